@@ -1,0 +1,1 @@
+"""What happens to samples whatever their format."""

@@ -1,0 +1,1 @@
+"""What happens on one worker, in plain torch."""

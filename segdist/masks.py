@@ -1,0 +1,151 @@
+"""Masks as run lengths: encode, decode, combine, measure. Pure functions.
+
+A decoded mask is a boolean array `mask_HW`; an encoded one is an `Rle`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from segdist.records import Instance, Rle
+
+Mask = NDArray[np.bool_]
+
+
+def encode(mask_HW: NDArray[Any]) -> Rle:
+    """The run lengths of a (H, W) mask; anything non-zero is set."""
+    return _rle(coco_mask.encode(np.asfortranarray(mask_HW != 0, dtype=np.uint8)))
+
+
+def encode_many(masks_NHW: NDArray[Any]) -> list[Rle]:
+    """The run lengths of N masks of one size."""
+    if len(masks_NHW) == 0:
+        return []
+    return [_rle(r) for r in coco_mask.encode(np.asfortranarray(np.moveaxis(masks_NHW != 0, 0, 2), dtype=np.uint8))]
+
+
+def decode(rle: Rle) -> Mask:
+    """The (H, W) boolean mask."""
+    return np.asarray(coco_mask.decode(rle.coco)).astype(np.bool_)
+
+
+def empty(size_hw: tuple[int, int]) -> Rle:
+    """A mask without a pixel set."""
+    return encode(np.zeros(size_hw, np.uint8))
+
+
+def union(rles: Sequence[Rle], *, size_hw: tuple[int, int]) -> Rle:
+    """The pixels set in any of the masks; empty of `size_hw` where there are none."""
+    return _rle(coco_mask.merge([r.coco for r in rles])) if rles else empty(size_hw)
+
+
+def intersection_area(a: Rle, b: Rle) -> int:
+    """Number of pixels set in both, without decoding."""
+    if a.size_hw != b.size_hw:
+        raise ValueError(f"masks must have one size, but got {a.size_hw} and {b.size_hw}")
+    return int(coco_mask.area(coco_mask.merge([a.coco, b.coco], intersect=True)))
+
+
+def iou(a: Rle, b: Rle) -> float:
+    """Intersection over union; NaN where both are empty."""
+    common = intersection_area(a, b)
+    whole = a.area + b.area - common
+    return common / whole if whole else float("nan")
+
+
+def from_box(box_xyxy: Sequence[float], *, size_hw: tuple[int, int]) -> Rle:
+    """The filled box, rounded to whole pixels and clipped to the image."""
+    height, width = size_hw
+    x1, y1, x2, y2 = (round(float(v)) for v in box_xyxy)
+    mask = np.zeros(size_hw, np.uint8)
+    mask[max(y1, 0) : min(max(y2, 0), height), max(x1, 0) : min(max(x2, 0), width)] = 1
+    return encode(mask)
+
+
+def from_polygons(polygons: Sequence[Sequence[float]], *, size_hw: tuple[int, int]) -> Rle:
+    """The union of polygons given as x1, y1, x2, y2, ... in pixels, rasterised as COCO does.
+
+    The caller has checked that coordinates are finite and inside; pycocotools takes gigabytes for an infinite one.
+    """
+    height, width = size_hw
+    return _rle(coco_mask.merge(coco_mask.frPyObjects([list(map(float, p)) for p in polygons], height, width)))
+
+
+def from_coco(segmentation: dict[str, Any], *, size_hw: tuple[int, int]) -> Rle:
+    """An RLE dictionary from outside, compressed or not.
+
+    Raises:
+        ValueError: the size is not the image's, or the counts do not sum to height x width; pycocotools would
+            read past its buffer.
+    """
+    height, width = (int(v) for v in segmentation["size"])
+    if (height, width) != tuple(size_hw):
+        raise ValueError(f"RLE size (h, w) must be the image's {tuple(size_hw)}, but is {(height, width)}")
+    counts = segmentation["counts"]
+    runs = _runs(counts.encode("ascii") if isinstance(counts, str) else counts)
+    if any(r < 0 for r in runs) or sum(runs) != height * width:
+        raise ValueError(f"RLE counts must sum to h x w = {height * width}, but sum to {sum(runs)}")
+    return _rle(coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width))
+
+
+def resize(mask_HW: Mask, size_hw: tuple[int, int]) -> Mask:
+    """A mask at another size; area-weighted when shrinking, so that thin structures fade instead of breaking."""
+    if mask_HW.shape == tuple(size_hw):
+        return mask_HW
+    shrinks = size_hw[0] < mask_HW.shape[0]
+    soft = cv2.resize(
+        mask_HW.astype(np.float32),
+        (size_hw[1], size_hw[0]),
+        interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
+    )
+    return np.asarray(soft >= 0.5)
+
+
+def instances_from_classes(
+    classes_HW: NDArray[np.integer[Any]], scores_CHW: NDArray[np.floating[Any]], *, classes: Sequence[str]
+) -> tuple[Instance, ...]:
+    """One instance a class from a semantic map: 0 is background, k is `classes[k - 1]`.
+
+    Args:
+        classes_HW: class index of each pixel.
+        scores_CHW: probability of each class (background excluded); an instance's score is its mean over the region.
+        classes: the class names.
+    """
+    found = []
+    for index, label in enumerate(classes):
+        mask = classes_HW == index + 1
+        if mask.any():
+            rle = encode(mask)
+            found.append(Instance(label, rle, rle.box_xyxy, score=float(scores_CHW[index][mask].mean())))
+    return tuple(found)
+
+
+def _rle(coco: dict[str, Any]) -> Rle:
+    height, width = coco["size"]
+    return Rle((int(height), int(width)), bytes(coco["counts"]))
+
+
+def _runs(counts: bytes | Sequence[int]) -> list[int]:
+    """The run lengths; compressed counts are 5 bits a character, each run from the third on relative to the one two before."""
+    if not isinstance(counts, bytes):
+        return [int(c) for c in counts]
+    runs: list[int] = []
+    value = shift = 0
+    for byte in counts:
+        chunk = byte - 48
+        if not 0 <= chunk < 64:
+            raise ValueError(f"compressed RLE counts hold a character outside the COCO alphabet: {chr(byte)!r}")
+        value |= (chunk & 0x1F) << shift
+        shift += 5
+        if not chunk & 0x20:
+            if chunk & 0x10:
+                value |= -1 << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if shift:
+        raise ValueError("compressed RLE counts end in the middle of a number")
+    return runs

@@ -1,0 +1,135 @@
+"""What a model family, a dataset format and a prompt strategy must provide.
+
+This module imports no torch: `segdist check` reads declarations only, and is quick.
+
+- **Model family**: a folder `models/<name>/`. Its `__init__.py` declares `FAMILY: Family`; its `network.py` holds the
+  torch side, a function `build(options, classes) -> Segmenter`.
+- **Dataset format**: a file `formats/<name>.py` with `Options` and `class Format` (see `DatasetFormat`).
+- **Prompt strategy**: a file `prompts/<name>.py` with `Options` and `def prompts(...)` (see `PromptStrategy`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segdist.masks import Mask
+from segdist.records import Finding, Instance, Prompt, Sample
+from segdist.spec import Strict
+
+if TYPE_CHECKING:
+    import torch
+
+ImageHWC = NDArray[np.uint8]
+"""An RGB image, (height, width, 3), 0..255."""
+Batch = dict[str, Any]
+"""What `Segmenter.collate` makes and `Segmenter.forward` takes; tensors in it are moved to the device."""
+
+
+class ModelOptions(Strict):
+    """Options every family has; a family adds its own, among them a random CPU-sized variant."""
+
+    image_size: int = 256
+    """Longest side in pixels that the network sees; images are scaled to it and padded right and below."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a model family declares, without torch.
+
+    Attributes:
+        options: the keys it takes under `model.<family>`.
+        debug: option values of its random, CPU-sized variant: what the contract suite trains.
+        losses: its loss terms and their default weights.
+        encoder: prefixes of module names that make up the encoder (for freezing and `encoder_lr_factor`).
+        lora_targets: endings of names of the linear layers that LoRA touches.
+        lora_trains: prefixes of modules that stay fully trained beside LoRA (heads, new layers).
+        prompts: prompt kinds it understands at prediction: "none", "box"; may depend on the options.
+        instances: whether it tells objects of one class apart without prompts.
+        licence: of the code and of the published weights.
+    """
+
+    options: type[ModelOptions]
+    debug: Mapping[str, Any]
+    losses: Mapping[str, float]
+    encoder: tuple[str, ...]
+    lora_targets: tuple[str, ...]
+    lora_trains: tuple[str, ...]
+    prompts: Callable[[Any], frozenset[str]] = field(default=lambda _: frozenset({"none"}))
+    instances: bool = False
+    licence: str = "Apache-2.0"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training image at the network's scale, before padding.
+
+    Attributes:
+        image_id: of the sample.
+        image_HWC: RGB, scaled so that its longest side is the family's `image_size`.
+        labels: class index of each instance, 0 for the first class.
+        masks_NHW: their masks at the scale of `image_HWC`.
+        boxes_xyxy: (N, 4) their boxes at that scale.
+        scores: (N,) 1 for human truth, otherwise the teacher's confidence.
+        ignore_HW: pixels that teach nothing: crowds, and boxes whose mask is unknown.
+    """
+
+    image_id: str
+    image_HWC: ImageHWC
+    labels: NDArray[np.int64]
+    masks_NHW: NDArray[np.bool_]
+    boxes_xyxy: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    ignore_HW: Mask
+
+
+class Segmenter(Protocol):
+    """The torch side of a family: an `nn.Module` with these methods."""
+
+    classes: tuple[str, ...]
+    options: Any
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Stack, normalise and pad examples into tensors on the CPU."""
+
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Unweighted loss terms, each a scalar connected to the graph, also for images without objects."""
+
+    def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:
+        """Instances in the pixels of each image at its own size; an empty `Prompt()` tells nothing.
+
+        With boxes, exactly one instance a box comes back, in order, with the box's label.
+        """
+
+
+class DatasetFormat(Protocol):
+    """A dataset format: reads samples, and the encoded bytes of their images.
+
+    `Options` is a pydantic model of the keys it takes beside `format`.
+    """
+
+    Options: ClassVar[type[Strict]]
+
+    def __init__(self, options: Any) -> None: ...
+
+    def signature(self) -> str:
+        """A digest that changes when the source does; cheap: sizes and times of files, not their contents."""
+
+    def read(self, report: Callable[[Finding], None]) -> Iterator[Sample]:
+        """Every image with its annotations. What is wrong is reported; nothing is dropped in silence."""
+
+    def image_bytes(self, sample: Sample) -> bytes:
+        """The encoded image (JPEG, PNG, ...), as it lies in the source. Runs on any node."""
+
+
+class PromptStrategy(Protocol):
+    """A module of `prompts/`: how the instances of an image become prompts."""
+
+    Options: type[Strict]
+
+    def prompts(self, sample: Sample, indices: Sequence[int], options: Any, seed: int) -> list[Prompt]:
+        """Prompts for the instances at `indices`; several prompts ask the teacher several times."""

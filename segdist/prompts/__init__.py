@@ -1,0 +1,1 @@
+"""Prompt strategies: one file each."""

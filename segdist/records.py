@@ -1,0 +1,167 @@
+"""The values that flow: truth, pseudo-label and prediction are all a tuple of instances.
+
+Frames: pixels of the image at its own size, x to the right, y down. `size_hw` is (height, width).
+`box_xyxy` is (x1, y1, x2, y2) in pixels, x2 and y2 exclusive.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from typing import Any
+
+from pycocotools import mask as coco_mask
+
+HUMAN = "human"
+
+
+@dataclass(frozen=True)
+class Rle:
+    """A binary mask as compressed COCO run lengths: column-major, zeros first.
+
+    Attributes:
+        size_hw: height and width of the image in pixels.
+        counts: the compressed counts of the COCO format.
+
+    Build one with `masks.encode` or, from outside, `masks.from_coco`, which checks that the counts fit the size.
+    """
+
+    size_hw: tuple[int, int]
+    counts: bytes
+
+    def __post_init__(self) -> None:
+        if min(self.size_hw) < 1:
+            raise ValueError(f"`size_hw` must be positive, but got {self.size_hw}")
+
+    @property
+    def coco(self) -> dict[str, Any]:
+        """The dictionary that pycocotools and faster-coco-eval take."""
+        return {"size": list(self.size_hw), "counts": self.counts}
+
+    @cached_property
+    def area(self) -> int:
+        """Number of pixels set, without decoding."""
+        return int(coco_mask.area(self.coco))
+
+    @cached_property
+    def box_xyxy(self) -> tuple[float, float, float, float]:
+        """The tight box around the pixels set, without decoding; all zeros for an empty mask."""
+        x, y, w, h = (float(v) for v in coco_mask.toBbox(self.coco))
+        return x, y, x + w, y + h
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One object, or one region of a "stuff" class, in one image.
+
+    Attributes:
+        label: the class name.
+        mask: None where only a box is known (a detection data set, an abstaining teacher).
+        box_xyxy: the box as annotated, in pixels.
+        score: 1 for human truth; otherwise the teacher's or model's confidence in 0..1.
+        is_crowd: a region of many objects that are not told apart; ignored in training.
+    """
+
+    label: str
+    mask: Rle | None
+    box_xyxy: tuple[float, float, float, float]
+    score: float = 1.0
+    is_crowd: bool = False
+
+    def __post_init__(self) -> None:
+        x1, y1, x2, y2 = self.box_xyxy
+        if not (x1 <= x2 and y1 <= y2):
+            raise ValueError(f"`x1 <= x2 and y1 <= y2` must hold, but got box_xyxy={self.box_xyxy}")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with what is known about it; no pixels inside.
+
+    Attributes:
+        image_id: unique in its data set.
+        image_uri: where the image came from.
+        size_hw: height and width in pixels, as decoded with the EXIF orientation applied.
+        instances: truth or pseudo-labels.
+        split: "train", "val", "test", or "" before splitting.
+        group: samples of one group never part in a split (copies of one source image, one building).
+        source: "human", or the id of the label policy that made the instances.
+    """
+
+    image_id: str
+    image_uri: str
+    size_hw: tuple[int, int]
+    instances: tuple[Instance, ...] = ()
+    split: str = ""
+    group: str = ""
+    source: str = HUMAN
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a promptable model is told about one image.
+
+    Attributes:
+        boxes_xyxy: one box an object, in pixels.
+        labels: the class name of each box; the predictions come back in this order with these labels.
+        points_xy: for each object, its points in pixels.
+        point_is_object: for each point, True for "on the object", False for "off".
+        text: a phrase to look for, for models that read.
+    """
+
+    boxes_xyxy: tuple[tuple[float, float, float, float], ...] = ()
+    labels: tuple[str, ...] = ()
+    points_xy: tuple[tuple[tuple[float, float], ...], ...] = ()
+    point_is_object: tuple[tuple[bool, ...], ...] = ()
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        if self.boxes_xyxy and len(self.labels) != len(self.boxes_xyxy):
+            raise ValueError(f"one label a box must hold, but got {len(self.boxes_xyxy)} and {len(self.labels)}")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model found in one image, and the seconds it took."""
+
+    image_id: str
+    instances: tuple[Instance, ...]
+    seconds: float = 0.0
+
+
+class Severity(StrEnum):
+    """What happened because of a finding."""
+
+    ERROR = "error"
+    REPAIRED = "repaired"
+    SKIPPED = "skipped"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong in the data: where it is, and what was done about it."""
+
+    code: str
+    severity: Severity
+    message: str
+    file: str = ""
+    image: str = ""
+    annotation: str = ""
+
+    def __str__(self) -> str:
+        place = ", ".join(
+            f"{what} {where}"
+            for what, where in (("", self.file), ("image", self.image), ("annotation", self.annotation))
+            if where
+        )
+        return f"{self.severity}[{self.code}] {place.strip()}: {self.message}"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How one run ended."""
+
+    run_id: str
+    fingerprint: str
+    metrics: dict[str, float] = field(default_factory=dict)
+    checkpoint_uri: str = ""

@@ -1,0 +1,351 @@
+"""Every key of a sweep file: type, unit, default and meaning.
+
+The string under a field is its documentation; `segdist schema` and the editors read it from there. Options of one
+model family, dataset format or prompt strategy live with it and are checked by `sweepfile`.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+
+Split = Literal["train", "val", "test"]
+
+
+class Strict(BaseModel):
+    """A frozen value that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Open(Strict):
+    """A value whose further keys belong to the plug-in it names."""
+
+    model_config = ConfigDict(extra="allow")
+
+    def options(self, *but: str) -> dict[str, Any]:
+        """The keys that belong to the plug-in."""
+        return {k: v for k, v in (self.model_extra or {}).items() if k not in but}
+
+
+class SourceSpec(Open):
+    """One folder or generator of images; further keys are the format's options."""
+
+    format: str
+    """A dataset format: a file name in segdist/formats."""
+
+
+class SplitSpec(Strict):
+    """How samples that come without a split are divided; groups stay whole."""
+
+    val: float = Field(default=0.15, ge=0, lt=1)
+    """Share of the samples used for early stopping and choosing the winner."""
+    test: float = Field(default=0.15, ge=0, lt=1)
+    """Share of the samples that only the winner is scored on."""
+    seed: int = 0
+    """Seed of the division."""
+
+    @model_validator(mode="after")
+    def _leaves_something_to_train_on(self) -> Self:
+        if self.val + self.test >= 1:
+            raise ValueError(f"`val + test < 1` must hold, but got val={self.val}, test={self.test}")
+        return self
+
+
+class DataSpec(Strict):
+    """Which images, and which of their annotations may be learned from."""
+
+    sources: tuple[SourceSpec, ...] = Field(min_length=1)
+    """The folders and generators, merged in this order."""
+    classes: tuple[str, ...] = ()
+    """Class names in order; empty takes every class found, in alphabetical order."""
+    split: SplitSpec = SplitSpec()
+    """Division of samples that have no split of their own."""
+    boxes_only: tuple[Split, ...] = ()
+    """Splits whose masks are hidden from labelling and training, and used only to measure label quality."""
+
+
+class ModelSpec(Open):
+    """A model family and the options of each family, under the family's own name."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    family: str
+    """A model family: a folder name in segdist/models."""
+
+    def family_options(self, family: str | None = None) -> dict[str, Any]:
+        """The options written for a family (the named one by default)."""
+        return dict((self.model_extra or {}).get(family or self.family) or {})
+
+
+class PromptSpec(Open):
+    """How boxes become prompts; further keys are the strategy's options."""
+
+    strategy: str = "box"
+    """A prompt strategy: a file name in segdist/prompts."""
+
+
+class LabelSpec(Strict):
+    """Which teacher turns boxes into masks, and what of its work is kept."""
+
+    teacher: ModelSpec
+    """The model that labels: any promptable family."""
+    prompt: PromptSpec = PromptSpec()
+    """How each box is shown to the teacher."""
+    min_score: float = Field(default=0.0, ge=0, le=1)
+    """Masks scored lower stay boxes: training ignores what lies in them."""
+    splits: tuple[Split, ...] = ("train", "val", "test")
+    """Splits in which instances without a mask are labelled."""
+    actors: PositiveInt | Literal["auto"] = "auto"
+    """Teachers working side by side; auto takes as many as the free CPUs and GPUs hold."""
+    cpus_per_actor: PositiveFloat = 0.45
+    """CPUs each teacher reserves; below a half, so that reading never waits behind labelling."""
+    gpus_per_actor: float = Field(default=0.0, ge=0)
+    """GPUs each teacher reserves; a fraction shares a card."""
+    images_per_shard: PositiveInt = 64
+    """Images labelled between two saves: the most a killed job has to do again."""
+
+
+class AdapterSpec(Strict):
+    """What of the model is trained."""
+
+    kind: Literal["full", "lora", "frozen_encoder"] = "full"
+    """full: everything. lora: low-rank updates (Hu et al. 2021) plus the head. frozen_encoder: all but the encoder."""
+    rank: PositiveInt = 8
+    """LoRA rank r."""
+    alpha: PositiveFloat = 16.0
+    """LoRA scale: updates are multiplied by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout in front of the LoRA matrices."""
+    targets: tuple[str, ...] = ()
+    """Module name endings that LoRA touches; empty takes the family's own choice."""
+
+
+class TrainSpec(Strict):
+    """How a model is fitted."""
+
+    epochs: PositiveInt = 10
+    """Passes over the training split."""
+    batch_size: PositiveInt = 8
+    """Images per worker and step."""
+    accumulate: PositiveInt = 1
+    """Steps whose gradients are added before the optimiser moves."""
+    lr: PositiveFloat = 1e-3
+    """Peak learning rate of AdamW."""
+    encoder_lr_factor: float = Field(default=1.0, gt=0, le=1)
+    """Learning rate of the encoder relative to `lr`."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """Decoupled weight decay; not applied to biases and norms."""
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises linearly; it falls as a half cosine afterwards."""
+    grad_clip: PositiveFloat = 1.0
+    """Largest norm of the gradient."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 autocast on a GPU that has it, float32 elsewhere."""
+    adapter: AdapterSpec = AdapterSpec()
+    """What of the model is trained."""
+    loss: dict[str, float] = {}
+    """Weights of the family's loss terms; a term left out keeps the family's default."""
+    augment: tuple[str, ...] = ("flip", "brightness")
+    """Augmentations by name, in this order."""
+    checkpoint_every: PositiveInt = 1
+    """Epochs between checkpoints: the most a crashed trial has to do again."""
+
+    @field_validator("loss")
+    @classmethod
+    def _weights_are_not_negative(cls, loss: dict[str, float]) -> dict[str, float]:
+        for term, weight in loss.items():
+            if weight < 0:
+                raise ValueError(f"a loss weight must not be negative, but got {term}={weight}")
+        return loss
+
+
+class EvaluateSpec(Strict):
+    """How every trial is scored."""
+
+    prompts: Literal["none", "box"] = "none"
+    """box shows the model the true boxes, so it is compared as a box-to-mask tool only; none shows it nothing."""
+    min_score: float = Field(default=0.3, ge=0, le=1)
+    """Instances scored lower do not count as found in IoU and Dice; average precision sees them all."""
+    batch_size: PositiveInt = 8
+    """Images per prediction step."""
+    pictures: int = Field(default=6, ge=0)
+    """Panels [image | truth | prediction] kept for each trial."""
+
+
+class ResourceSpec(Strict):
+    """What one trial runs on."""
+
+    workers: PositiveInt = 1
+    """Data-parallel workers of a trial; one trains inside the search's own process, more form a Ray Train group."""
+    cpus_per_worker: PositiveFloat = 1.0
+    """CPUs each worker reserves."""
+    gpus_per_worker: float = Field(default=0.0, ge=0)
+    """GPUs each worker reserves; a fraction shares a card between trials."""
+    max_failures: int = Field(default=2, ge=0)
+    """Times a crashed trial is resumed from its last checkpoint."""
+
+
+class RunSpec(Strict):
+    """Everything that decides what one trial learns."""
+
+    model: ModelSpec
+    """The model family and its options."""
+    train: TrainSpec = TrainSpec()
+    """How it is fitted."""
+    evaluate: EvaluateSpec = EvaluateSpec()
+    """How it is scored."""
+    resources: ResourceSpec = ResourceSpec()
+    """What it runs on."""
+    seed: int = 0
+    """Seed of weights, order and augmentation."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that name what this run learns; resources and other families' options do not count."""
+        content = self.model_dump(mode="json", exclude={"resources", "model", "evaluate": {"pictures", "batch_size"}})
+        content["model"] = {"family": self.model.family, "options": self.model.family_options()}
+        return digest(content)
+
+    def override(self, values: Mapping[str, Any]) -> Self:
+        """This run with other values for dotted keys, e.g. `{"train.lr": 3e-4, "model.sam.size": "tiny"}`."""
+        content = self.model_dump(mode="json")
+        for key, value in values.items():
+            *parents, leaf = key.split(".")
+            node = content
+            for name in parents:
+                node = node.setdefault(name, {})
+            node[leaf] = value
+        return type(self).model_validate(content)
+
+
+class Range(Strict):
+    """The values that a searched key may take: `choices`, or numbers from `low` to `high`.
+
+    A plain list in the file means `choices`.
+    """
+
+    low: float | int | None = None
+    """Smallest number."""
+    high: float | int | None = None
+    """Largest number."""
+    log: bool = False
+    """Search on a logarithmic scale."""
+    step: float | int | None = None
+    """Distance between numbers; two whole numbers as bounds mean whole steps."""
+    choices: tuple[Any, ...] = ()
+    """The values to choose from, instead of a range of numbers."""
+    when: dict[str, Any] = {}
+    """Search this key only where other searched keys have these values, e.g. `{model.family: sam}`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_list_means_choices(cls, value: Any) -> Any:
+        return {"choices": value} if isinstance(value, list | tuple) else value
+
+    @model_validator(mode="after")
+    def _is_a_range_or_a_choice(self) -> Self:
+        if self.choices:
+            if self.low is not None or self.high is not None or self.log or self.step is not None:
+                raise ValueError("`choices` stands alone, without low, high, log or step")
+            return self
+        if self.low is None or self.high is None:
+            raise ValueError("a range needs both `low` and `high`, or a list of choices")
+        if not self.low < self.high:
+            raise ValueError(f"`low < high` must hold, but got low={self.low}, high={self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"`low > 0` must hold on a logarithmic scale, but got low={self.low}")
+        if self.log and self.step is not None:
+            raise ValueError("`log` and `step` exclude each other")
+        if self.step is not None and self.step <= 0:
+            raise ValueError(f"`step > 0` must hold, but got step={self.step}")
+        return self
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether the range holds whole numbers only."""
+        return isinstance(self.low, int) and isinstance(self.high, int) and isinstance(self.step, int | None)
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value lies in this range."""
+        if self.choices:
+            return value in self.choices
+        number = isinstance(value, int | float) and math.isfinite(value)
+        return number and self.low <= value <= self.high  # type: ignore[operator]
+
+
+class AshaSpec(Strict):
+    """Early stopping by successive halving (Li et al. 2018), in epochs."""
+
+    grace_epochs: PositiveInt = 2
+    """Epochs every trial gets before it may be stopped."""
+    reduction_factor: PositiveInt = Field(default=3, ge=2)
+    """One of this many trials survives each rung."""
+
+
+class SearchSpec(Strict):
+    """How the space is searched."""
+
+    trials: PositiveInt = 10
+    """Trials to run; the first is the sweep file's own values, untuned."""
+    metric: str = "val/iou"
+    """What to maximise, after each epoch and over trials."""
+    sampler: Literal["tpe", "random"] = "tpe"
+    """tpe: Optuna's tree-structured Parzen estimator. random: independent draws."""
+    startup_trials: PositiveInt = 5
+    """Random trials before the sampler begins to learn."""
+    asha: AshaSpec | None = AshaSpec()
+    """Early stopping; null lets every trial finish."""
+    concurrency: PositiveInt | Literal["auto"] = "auto"
+    """Trials at once; auto takes as many as the resources hold."""
+    seed: int = 0
+    """Seed of the sampler."""
+
+
+class TrackingSpec(Strict):
+    """Where every trial is recorded."""
+
+    uri: str = "embedded"
+    """An MLflow tracking URI, or `embedded`: SQLite and artifacts inside the storage folder."""
+
+
+class SweepSpec(RunSpec):
+    """One question, the data that answer it, and the search for the model that answers it best."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """Name of the sweep: the MLflow experiment, the registered model, and what `segdist compare` takes."""
+    question: str = ""
+    """What the model is to find, in a sentence for people."""
+    data_root: str = "."
+    """Where the images lie; use it in paths as `${data_root}` and set it on the command line."""
+    storage: str = Field(default="${oc.env:SEGDIST_STORAGE,${oc.env:HOME}/segdist}")
+    """A folder or `s3://` prefix for data shards, labels, checkpoints and reports; shared by all nodes."""
+    tracking: TrackingSpec = TrackingSpec()
+    """Where every trial is recorded."""
+    data: DataSpec
+    """Which images."""
+    label: LabelSpec | None = None
+    """Which teacher labels them; null trains on the masks that are there."""
+    space: dict[str, Range] = {}
+    """What is searched: dotted keys and their ranges."""
+    search: SearchSpec = SearchSpec()
+    """How it is searched."""
+
+    @property
+    def run(self) -> RunSpec:
+        """The untuned run: this sweep without its data and search."""
+        return RunSpec.model_validate({k: v for k, v in self.model_dump().items() if k in RunSpec.model_fields})
+
+    @property
+    def sweep_fingerprint(self) -> str:
+        """Names this search: the same fingerprint resumes instead of starting anew."""
+        return digest(self.model_dump(mode="json", exclude={"storage", "tracking", "resources", "question"}))
+
+
+def digest(content: Any) -> str:
+    """Sixteen hex digits of any JSON value's canonical text."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
