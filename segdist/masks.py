@@ -130,7 +130,7 @@ def _rle(coco: dict[str, Any]) -> Rle:
 
 
 def _runs(counts: bytes | Sequence[int]) -> list[int]:
-    """The run lengths; compressed counts are 5 bits a character, each run from the third on relative to the one two before."""
+    """The run lengths. Compressed: 5 bits a character, each run from the third on relative to the one two before."""
     if not isinstance(counts, bytes):
         return [int(c) for c in counts]
     runs: list[int] = []

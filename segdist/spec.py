@@ -206,7 +206,8 @@ class RunSpec(Strict):
     @property
     def fingerprint(self) -> str:
         """Sixteen hex digits that name what this run learns; resources and other families' options do not count."""
-        content = self.model_dump(mode="json", exclude={"resources", "model", "evaluate": {"pictures", "batch_size"}})
+        unrelated: Any = {"resources": True, "model": True, "evaluate": {"pictures", "batch_size"}}
+        content = self.model_dump(mode="json", exclude=unrelated)
         content["model"] = {"family": self.model.family, "options": self.model.family_options()}
         return digest(content)
 
