@@ -49,6 +49,7 @@ class Family:
         lora_targets: endings of names of the linear layers that LoRA touches.
         lora_trains: prefixes of modules that stay fully trained beside LoRA (heads, new layers).
         prompts: prompt kinds it understands at prediction: "none", "box"; may depend on the options.
+        check: raises SegdistError where options cannot work, e.g. weights that are not there; called before a start.
         instances: whether it tells objects of one class apart without prompts.
         licence: of the code and of the published weights.
     """
@@ -60,6 +61,7 @@ class Family:
     lora_targets: tuple[str, ...]
     lora_trains: tuple[str, ...]
     prompts: Callable[[Any], frozenset[str]] = field(default=lambda _: frozenset({"none"}))
+    check: Callable[[Any], None] = field(default=lambda _: None)
     instances: bool = False
     licence: str = "Apache-2.0"
 

@@ -1,0 +1,338 @@
+"""A sweep file, composed and checked: everything that can be wrong is named with file, line and key before a start.
+
+Composition is Hydra's (`defaults` lists, config groups, `key=value` overrides); validation is pydantic's, by `spec`
+and by the options of the plug-ins the file names.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+
+from segdist import registry
+from segdist.augment import augmentations
+from segdist.errors import SegdistError, SpecError, did_you_mean
+from segdist.plugins import Family
+from segdist.spec import ModelSpec, Range, SweepSpec
+
+Keys = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong in a sweep file: the path of keys to it, and the rule it breaks."""
+
+    keys: Keys
+    message: str
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
+    """The checked content of a sweep file.
+
+    Args:
+        path: a YAML file; config groups are folders beside it.
+        overrides: `key=value` in Hydra's grammar, e.g. `search.trials=3`.
+
+    Raises:
+        SpecError: one line for each problem, with file, line, key and the nearest right one.
+    """
+    path = Path(path)
+    content = _compose(path, overrides)
+    if isinstance(content.get("space"), dict):
+        content["space"] = dict(_flat_space(content["space"]))
+    try:
+        spec = SweepSpec.model_validate(content)
+    except ValidationError as error:
+        raise _report(path, overrides, problems_of(error, SweepSpec)) from None
+    problems = list(_plugin_problems(spec))
+    if problems:
+        raise _report(path, overrides, problems)
+    return spec
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a sweep file, with the options of every plug-in: for completion in editors."""
+    whole = SweepSpec.model_json_schema(ref_template="#/$defs/{model}")
+    definitions = whole["$defs"]
+    for family in registry.names("models"):
+        options = _family(family).options.model_json_schema()
+        definitions.update(options.pop("$defs", {}))
+        definitions["ModelSpec"]["properties"][family] = options
+    definitions["ModelSpec"]["additionalProperties"] = False
+    definitions["ModelSpec"]["properties"]["family"]["enum"] = registry.names("models")
+    for kind, holder, key in (("formats", "SourceSpec", "format"), ("prompts", "PromptSpec", "strategy")):
+        definitions[holder] = _union_schema(kind, key, definitions[holder])  # type: ignore[arg-type]
+    return whole
+
+
+def candidates(spec: SweepSpec) -> list[str]:
+    """The model families that a sweep may train: the one it names, or those it searches."""
+    searched = spec.space.get("model.family")
+    return [str(f) for f in searched.choices] if searched else [spec.model.family]
+
+
+def problems_of(error: ValidationError, model: type[BaseModel], under: Keys = ()) -> Iterator[Problem]:
+    """What pydantic found, in our words."""
+    for detail in error.errors():
+        keys = tuple(str(k) for k in detail["loc"])
+        if detail["type"] == "extra_forbidden":
+            message = f"unknown key `{keys[-1]}`. {did_you_mean(keys[-1], _known_keys(model, keys[:-1]))}"
+        elif detail["type"] == "missing":
+            message = f"`{keys[-1]}` is missing"
+        else:
+            message = f"{detail['msg'].removeprefix('Value error, ')}"
+            if not isinstance(detail["input"], Mapping | BaseModel) and "but got" not in message:
+                message += f", but got {detail['input']!r}"
+        yield Problem(under + keys, message)
+
+
+def _compose(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    if not path.is_file():
+        near = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        hint = did_you_mean(path.name, near) if near else "Check the path."
+        raise SpecError(f"There is no sweep file {path}. {hint}")
+    try:
+        with initialize_config_dir(str(path.parent.resolve()), job_name="segdist", version_base="1.3"):
+            composed = compose(path.stem, overrides=[_forced(o, path.parent) for o in overrides])
+        content = OmegaConf.to_container(composed, resolve=True)
+        defaults = OmegaConf.create({"storage": SweepSpec.model_fields["storage"].default})
+    except yaml.YAMLError as error:
+        raise SpecError(f"{path} is not valid YAML: {error}") from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise SpecError(f"{path} cannot be composed: {_first_lines(error)}") from error
+    if not isinstance(content, dict):
+        raise SpecError(f"{path} must hold keys and values, but holds {type(content).__name__}")
+    content.setdefault("storage", defaults.storage)
+    return {str(k): v for k, v in content.items()}
+
+
+def _forced(override: str, folder: Path) -> str:
+    """`key=value` as Hydra's "set or add", so that keys left out of the file can be set; group choices stay as they are."""
+    key, equals, _ = override.partition("=")
+    if not equals:
+        raise SpecError(f"an override must read `key=value`, but got `{override}`")
+    is_group = (folder / key).is_dir()
+    return override if is_group or override[0] in "+~" else f"++{override}"
+
+
+def _flat_space(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Ranges under dotted keys, from `train.lr: {...}` and from `train: {lr: {...}}` alike; later parts win."""
+    found: dict[str, Any] = {}
+    for name, value in node.items():
+        key = f"{prefix}{name}"
+        is_range = not isinstance(value, Mapping) or bool(set(value) & set(Range.model_fields)) or not value
+        for inner, range_ in [(key, value)] if is_range else _flat_space(value, f"{key}."):
+            both = isinstance(range_, Mapping) and isinstance(found.get(inner), Mapping)
+            found[inner] = {**found[inner], **range_} if both else range_
+    yield from found.items()
+
+
+def _plugin_problems(spec: SweepSpec) -> Iterator[Problem]:
+    yield from _source_problems(spec)
+    families = list(_family_problems(spec.model, candidates(spec), ("model",)))
+    yield from families
+    if spec.label:
+        yield from _label_problems(spec)
+    if families:
+        return  # what follows needs the families' declarations
+    yield from _augment_problems(spec)
+    yield from _loss_problems(spec)
+    yield from _space_problems(spec)
+    yield from _prompt_problems(spec)
+
+
+def _source_problems(spec: SweepSpec) -> Iterator[Problem]:
+    for index, source in enumerate(spec.data.sources):
+        keys = ("data", "sources", str(index))
+        yield from _options_problems("formats", source.format, source.options(), keys, "format")
+
+
+def _label_problems(spec: SweepSpec) -> Iterator[Problem]:
+    assert spec.label is not None
+    teacher = spec.label.teacher
+    yield from _options_problems(
+        "prompts", spec.label.prompt.strategy, spec.label.prompt.options(), ("label", "prompt"), "strategy"
+    )
+    keys = ("label", "teacher")
+    wrong = list(_family_problems(teacher, [teacher.family], keys))
+    yield from wrong
+    if not wrong and "box" not in prompts_of(teacher):
+        yield Problem(keys, f"a teacher must take box prompts, but `{teacher.family}` as configured does not")
+
+
+def _options_problems(
+    kind: registry.Kind, name: str, options: Mapping[str, Any], keys: Keys, name_key: str
+) -> Iterator[Problem]:
+    try:
+        model: type[BaseModel] = registry.load(kind, name).Options
+        model.model_validate(options)
+    except ValidationError as error:
+        yield from problems_of(error, model, keys)
+    except SpecError as error:
+        yield Problem((*keys, name_key), str(error))
+
+
+def _family_problems(model: ModelSpec, families: Sequence[str], keys: Keys) -> Iterator[Problem]:
+    for name in dict.fromkeys([*families, model.family]):
+        try:
+            declared = _family(name)
+            declared.check(declared.options.model_validate(model.family_options(name)))
+        except ValidationError as error:
+            yield from problems_of(error, declared.options, (*keys, name))
+        except SegdistError as error:
+            yield Problem((*keys, "family"), str(error))
+    for name in model.model_extra or {}:
+        if name not in registry.names("models"):
+            yield Problem((*keys, name), f"unknown key `{name}`. {did_you_mean(name, registry.names('models'))}")
+
+
+def _augment_problems(spec: SweepSpec) -> Iterator[Problem]:
+    try:
+        augmentations(spec.train.augment)
+    except SpecError as error:
+        yield Problem(("train", "augment"), str(error))
+
+
+def _loss_problems(spec: SweepSpec) -> Iterator[Problem]:
+    known = {term for family in candidates(spec) for term in _family(family).losses}
+    searched = [k.split(".", 2) for k in spec.space if k.startswith("train.loss.")]
+    for keys in [("train", "loss", term) for term in spec.train.loss] + [("space", ".".join(k)) for k in searched]:
+        term = keys[-1].rpartition(".")[2]
+        if term not in known:
+            families = " or ".join(f"`{f}`" for f in candidates(spec))
+            yield Problem(keys, f"{families} has no loss `{term}`. {did_you_mean(term, known)}")
+
+
+def _space_problems(spec: SweepSpec) -> Iterator[Problem]:
+    for key, range_ in spec.space.items():
+        where = ("space", key)
+        for probe in range_.choices or (range_.low, range_.high):
+            problem = _value_problem(spec, key, probe)
+            if problem:
+                yield Problem(where, problem)
+                break
+        for condition, value in range_.when.items():
+            if condition not in spec.space:
+                yield Problem(where, f"`when: {condition}` is not searched. {did_you_mean(condition, spec.space)}")
+            elif not spec.space[condition].holds(value):
+                yield Problem(where, f"`when: {condition}` never takes the value {value!r}")
+
+
+def _value_problem(spec: SweepSpec, key: str, value: Any) -> str:
+    """Why a run cannot take this value under this key; "" where it can."""
+    try:
+        run = spec.run.override({key: value})
+        for family in candidates(spec):
+            declared = _family(family)
+            declared.options.model_validate(run.model.family_options(family))
+    except ValidationError as error:
+        model: type[BaseModel] = SweepSpec if not key.startswith("model.") else declared.options
+        first = next(problems_of(error, model))
+        return first.message if "unknown key" in first.message else f"{value!r} is not possible: {first.message}"
+    except (AttributeError, TypeError):
+        return f"`{key}` is not a key that can be searched"
+    return "" if key.split(".")[0] in spec.run.model_dump() else f"`{key}` is not a key of a run"
+
+
+def _prompt_problems(spec: SweepSpec) -> Iterator[Problem]:
+    wanted = spec.evaluate.prompts
+    for family in candidates(spec):
+        if wanted not in prompts_of(spec.model, family):
+            reason = (
+                "it cannot be shown boxes, and models that are must not be compared with models that are not"
+                if wanted == "box"
+                else "as configured it needs box prompts"
+            )
+            yield Problem(("evaluate", "prompts"), f"`{family}` does not go with `prompts: {wanted}`: {reason}")
+
+
+def prompts_of(model: ModelSpec, family: str | None = None) -> frozenset[str]:
+    """The kinds of prompt that a family, as configured, predicts from."""
+    declared = _family(family or model.family)
+    return declared.prompts(declared.options.model_validate(model.family_options(family)))
+
+
+def _family(name: str) -> Family:
+    declared: Family = registry.load("models", name).FAMILY
+    return declared
+
+
+def _known_keys(model: type[BaseModel], keys: Keys) -> Iterable[str]:
+    """The field names of the model that lies at a path of keys."""
+    for key in keys:
+        field = model.model_fields.get(key)
+        inner = [a for a in _types_in(field.annotation if field else None) if issubclass(a, BaseModel)]
+        if inner:
+            model = inner[0]
+    return model.model_fields
+
+
+def _types_in(annotation: Any) -> Iterator[type]:
+    if isinstance(annotation, type):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _types_in(argument)
+
+
+def _union_schema(kind: registry.Kind, key: str, base: dict[str, Any]) -> dict[str, Any]:
+    options = []
+    for name in registry.names(kind):
+        one = registry.load(kind, name).Options.model_json_schema()
+        one["properties"] = {key: {**base["properties"][key], "const": name}, **one.get("properties", {})}
+        options.append(one)
+    return {"oneOf": options, "description": base.get("description", "")}
+
+
+def _report(path: Path, overrides: Sequence[str], problems: Iterable[Problem]) -> SpecError:
+    lines = _key_lines(path)
+    overridden = {tuple(o.lstrip("+~").partition("=")[0].split(".")) for o in overrides}
+    return SpecError("\n".join(f"{_place(path, lines, overridden, p.keys)}: {p.message}" for p in problems))
+
+
+def _place(path: Path, lines: Mapping[Keys, tuple[Path, int]], overridden: Iterable[Keys], keys: Keys) -> str:
+    dotted = ".".join(keys)
+    if any(".".join(o) == dotted or dotted.startswith(".".join(o) + ".") for o in overridden):
+        return f"command line: {dotted}"
+    for length in range(len(keys), 0, -1):
+        if keys[:length] in lines:
+            file, line = lines[keys[:length]]
+            return f"{file}:{line}: {dotted}"
+    return f"{path}: {dotted}"
+
+
+def _key_lines(path: Path) -> dict[Keys, tuple[Path, int]]:
+    """Where each key stands: in the file itself, or in the group files beside it that its `defaults` list names."""
+    root = yaml.compose(path.read_text(), Loader=yaml.SafeLoader)
+    lines = dict(_node_lines(root, path))
+    for entry in (yaml.safe_load(path.read_text()) or {}).get("defaults", []):
+        for group, choice in entry.items() if isinstance(entry, dict) else [("", entry)]:
+            file = path.parent / group / f"{choice}.yaml"
+            if file.is_file():
+                prefix = tuple(p for p in group.split(os.sep) if p)
+                inner = _node_lines(yaml.compose(file.read_text(), Loader=yaml.SafeLoader), file, prefix)
+                lines = {**dict(inner), **lines}
+    return lines
+
+
+def _node_lines(node: yaml.Node | None, file: Path, keys: Keys = ()) -> Iterator[tuple[Keys, tuple[Path, int]]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            inner = (*keys, str(key.value))
+            yield inner, (file, key.start_mark.line + 1)
+            yield from _node_lines(value, file, inner)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield (*keys, str(index)), (file, value.start_mark.line + 1)
+            yield from _node_lines(value, file, (*keys, str(index)))
+
+
+def _first_lines(error: Exception, count: int = 4) -> str:
+    return "\n".join(str(error).strip().splitlines()[:count])
