@@ -1,0 +1,164 @@
+"""The command line: arguments to one call each. Everything heavy is imported by the command that needs it."""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from segdist.errors import SegdistError, SpecError
+
+app = typer.Typer(
+    name="segdist",
+    help="Images and a question in, the best fine-tuned segmentation model out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Sweeps = Annotated[
+    list[str], typer.Argument(metavar="SWEEP... [KEY=VALUE...]", help="Sweep files, then overrides of their keys.")
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and what the workers print.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Storage = Annotated[
+    str, typer.Option(envvar="SEGDIST_STORAGE", help="The storage folder of the sweep.", show_default="~/segdist")
+]
+Tracking = Annotated[str, typer.Option(help="MLflow tracking URI, or `embedded` for the storage folder's own.")]
+HOME_STORAGE = str(Path.home() / "segdist")
+
+
+@app.command()
+def run(sweeps: Sweeps, debug: Debug = False) -> None:
+    """Label, search, evaluate and report; run again to go on where it stopped."""
+    from segdist.pipeline.run import run_sweep
+
+    _each(sweeps, lambda file, overrides: run_sweep(file, overrides), debug=debug)
+
+
+@app.command()
+def check(sweeps: Sweeps, debug: Debug = False) -> None:
+    """Check sweep files, their data and their plan; nothing is started."""
+    from segdist.pipeline.plan import describe
+    from segdist.sweepfile import load
+
+    _each(sweeps, lambda file, overrides: typer.echo(describe(load(file, overrides))), debug=debug)
+
+
+@app.command()
+def train(
+    sweeps: Sweeps,
+    save: Annotated[Path | None, typer.Option(help="Also write the model folder here.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Train the untuned run of a sweep file: one trial, no search."""
+    from segdist.pipeline.run import train_once
+
+    _each(sweeps, lambda file, overrides: train_once(file, overrides, save=save), debug=debug)
+
+
+@app.command()
+def compare(
+    name: Annotated[str, typer.Argument(help="Name of a sweep.")],
+    storage: Storage = HOME_STORAGE,
+    tracking: Tracking = "embedded",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Print the leaderboard of a sweep, best trial first."""
+    from segdist.report import as_json as to_json
+    from segdist.report import leaderboard, print_leaderboard
+    from segdist.tracking import Tracker
+
+    with _errors(debug=debug):
+        board = leaderboard(Tracker.at(storage, tracking), name)
+        if as_json:
+            typer.echo(json.dumps(to_json(board), indent=1))
+        else:
+            print_leaderboard(board)
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(help="`NAME@champion`, `NAME@VERSION`, or a model folder.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files and folders.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for predictions.json and overlays.")],
+    boxes: Annotated[
+        Path | None, typer.Option(help="COCO file with the boxes to segment, for models prompted with boxes.")
+    ] = None,
+    storage: Storage = HOME_STORAGE,
+    tracking: Tracking = "embedded",
+    debug: Debug = False,
+) -> None:
+    """Segment images with a trained model: COCO JSON and overlay pictures."""
+    from segdist.pipeline.predict import predict_images
+
+    with _errors(debug=debug):
+        predict_images(model, images, out, boxes=boxes, storage=storage, tracking=tracking)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of sweep files, for completion in editors."""
+    from segdist.sweepfile import schema as build
+
+    with _errors(debug=False):
+        typer.echo(json.dumps(build(), indent=1))
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+def _each(arguments: list[str], action: Callable[[str, list[str]], Any], *, debug: bool) -> None:
+    """Do one thing for each sweep file; with several, go on after an error and sum up at the end."""
+    files = [a for a in arguments if "=" not in a]
+    overrides = [a for a in arguments if "=" in a]
+    outcomes: dict[str, str] = {}
+    with _errors(debug=debug):
+        if not files:
+            raise SpecError(f"A sweep file must be named, but got {' '.join(arguments)}. For example: sweeps/quickstart.yaml")
+    for file in files:
+        if len(files) > 1:
+            typer.echo(f"== {file}")
+        try:
+            action(file, overrides)
+            outcomes[file] = "ok"
+        except SegdistError as error:
+            _show(error, debug=debug)
+            outcomes[file] = "failed: " + str(error).splitlines()[0]
+    if len(files) > 1:
+        typer.echo("\n".join(["== summary", *(f"{file}  {outcome}" for file, outcome in outcomes.items())]))
+    if any(outcome != "ok" for outcome in outcomes.values()):
+        raise typer.Exit(2)
+
+
+class _errors:  # noqa: N801 - reads as a statement: `with _errors(debug=...)`
+    """Turns a user's error into a message on stderr and exit code 2."""
+
+    def __init__(self, *, debug: bool) -> None:
+        self._debug = debug
+        if debug:
+            os.environ["SEGDIST_DEBUG"] = "1"
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
+        if isinstance(error, SegdistError):
+            _show(error, debug=self._debug)
+            raise typer.Exit(2) from None
+
+
+def _show(error: SegdistError, *, debug: bool) -> None:
+    if debug:
+        traceback.print_exception(error)
+    typer.secho(f"error: {error}", fg="red", err=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

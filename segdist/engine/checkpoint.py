@@ -1,0 +1,150 @@
+"""Models on disk: what was trained, beside the description that rebuilds the rest.
+
+A model folder holds `model.json` (family, options, adapter, classes) and `weights.safetensors`.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from segdist import adapters, registry
+from segdist.errors import WeightsError
+from segdist.plugins import Family
+from segdist.spec import AdapterSpec, ModelSpec, RunSpec
+
+DESCRIPTION = "model.json"
+WEIGHTS = "weights.safetensors"
+SELF_CONTAINED_BYTES = 64 * 2**20
+"""Frozen weights up to this size are saved along; larger ones are named by their digest and loaded from their source."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What `model.json` says: enough to build the model again."""
+
+    model: ModelSpec
+    adapter: AdapterSpec
+    classes: tuple[str, ...]
+    evaluate_prompts: str
+    min_score: float
+    frozen_digest: str
+    """Digest of the frozen weights that are not in the checkpoint; "" where it holds everything."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `model.json`."""
+        options = {"family": self.model.family, self.model.family: self.model.family_options()}
+        return {
+            "schema_version": 1,
+            "model": options,
+            "adapter": self.adapter.model_dump(mode="json"),
+            "classes": list(self.classes),
+            "evaluate_prompts": self.evaluate_prompts,
+            "min_score": self.min_score,
+            "frozen_digest": self.frozen_digest,
+        }
+
+
+def build(model: ModelSpec, classes: tuple[str, ...], *, adapter: AdapterSpec | None = None, seed: int = 0) -> nn.Module:
+    """A model of a family with its base weights, and the adapter (if any) in place."""
+    declared = declaration(model.family)
+    options = declared.options.model_validate(model.family_options())
+    torch.manual_seed(seed)
+    network: nn.Module = registry.load_network(model.family).build(options, classes)
+    if adapter is not None:
+        adapters.apply(network, declared, adapter)
+    return network
+
+
+def declaration(family: str) -> Family:
+    """What a family declares."""
+    declared: Family = registry.load("models", family).FAMILY
+    return declared
+
+
+def save(network: nn.Module, folder: Path, run: RunSpec, classes: tuple[str, ...]) -> None:
+    """Write `model.json` and `weights.safetensors` into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = network.state_dict()
+    trained = {name for name, p in network.named_parameters() if p.requires_grad}
+    buffers = {name for name, _ in network.named_buffers()}
+    frozen = {k: v for k, v in state.items() if k not in trained | buffers}
+    keeps_all = sum(v.nbytes for v in frozen.values()) <= SELF_CONTAINED_BYTES
+    kept = state if keeps_all else {k: v for k, v in state.items() if k not in frozen}
+    save_file({k: v.detach().cpu().contiguous().clone() for k, v in kept.items()}, folder / WEIGHTS)
+    description = Description(
+        run.model,
+        run.train.adapter,
+        classes,
+        run.evaluate.prompts,
+        run.evaluate.min_score,
+        "" if keeps_all else digest_of(frozen),
+    )
+    (folder / DESCRIPTION).write_text(json.dumps(description.to_json(), indent=1))
+
+
+def describe(folder: Path) -> Description:
+    """What a checkpoint folder holds.
+
+    Raises:
+        WeightsError: it is not a checkpoint.
+    """
+    file = folder / DESCRIPTION
+    if not file.is_file():
+        raise WeightsError(f"{folder} is not a segdist model: it has no {DESCRIPTION}")
+    content = json.loads(file.read_text())
+    return Description(
+        ModelSpec.model_validate(content["model"]),
+        AdapterSpec.model_validate(content["adapter"]),
+        tuple(content["classes"]),
+        content["evaluate_prompts"],
+        content["min_score"],
+        content["frozen_digest"],
+    )
+
+
+def load(folder: Path, *, device: torch.device | str = "cpu") -> nn.Module:
+    """The model of a checkpoint folder, ready to predict.
+
+    Raises:
+        WeightsError: files are missing or damaged, or the frozen base weights are not those it was trained on.
+    """
+    description = describe(folder)
+    network = build(description.model, description.classes, adapter=description.adapter)
+    restore(network, folder, frozen_digest=description.frozen_digest)
+    return network.to(device).eval()
+
+
+def restore(network: nn.Module, folder: Path, *, frozen_digest: str = "") -> None:
+    """Put the weights of a checkpoint folder into a model built alike."""
+    file = folder / WEIGHTS
+    if not file.is_file():
+        raise WeightsError(f"The checkpoint {folder} has no {WEIGHTS}; it was not finished. Use another one.")
+    try:
+        state = load_file(file)
+    except SafetensorError as error:
+        raise WeightsError(f"{file} is damaged ({error}). Use another checkpoint.") from error
+    missing, unexpected = network.load_state_dict(state, strict=False)
+    frozen = {k: v for k, v in network.state_dict().items() if k in missing}
+    if unexpected or (missing and digest_of(frozen) != frozen_digest):
+        names = ", ".join((*unexpected, *missing)[:3])
+        raise WeightsError(
+            f"{file} does not fit the model it describes ({names}, ...): "
+            "the base weights or the family's code are not those it was trained with."
+        )
+
+
+def digest_of(state: Mapping[str, torch.Tensor]) -> str:
+    """Sixteen hex digits of tensors' names and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(state[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,85 @@
+"""Shards to batches: the order of the images, their augmentation and their stacking, reproducible from a seed."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from segdist.augment import augmentations
+from segdist.data.examples import make_example
+from segdist.plugins import Batch, Example
+from segdist.records import Sample
+from segdist.spec import RunSpec
+
+Rows = Sequence[tuple[Sample, bytes]]
+"""Samples with their encoded images, by index: a split of a data set."""
+EpochIndex = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Examples(Dataset[Example]):
+    """Augmented examples; the same (epoch, index) gives the same example on every machine."""
+
+    rows: Rows
+    classes: tuple[str, ...]
+    image_size: int
+    augment: tuple[str, ...]
+    seed: int
+
+    def __getitem__(self, where: EpochIndex) -> Example:
+        epoch, index = where
+        sample, image_bytes = self.rows[index]
+        return make_example(
+            sample,
+            image_bytes,
+            classes=self.classes,
+            image_size=self.image_size,
+            augment=augmentations(self.augment),
+            rng=np.random.default_rng((self.seed, epoch, index)),
+        )
+
+
+class EpochBatches(Sampler[list[EpochIndex]]):
+    """Batches of one epoch for one worker; every worker gets the same number, so that none waits for another."""
+
+    def __init__(self, count: int, *, batch_size: int, seed: int, rank: int, world_size: int) -> None:
+        self._count, self._batch_size, self._seed = count, batch_size, seed
+        self._rank, self._world_size = rank, world_size
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return -(-self._share // self._batch_size)
+
+    def __iter__(self) -> Iterator[list[EpochIndex]]:
+        order = np.random.default_rng((self._seed, self.epoch)).permutation(self._count)
+        whole = np.resize(order, self._share * self._world_size)  # a few images twice rather than workers out of step
+        mine = [(self.epoch, int(i)) for i in whole[self._rank :: self._world_size]]
+        yield from (mine[i : i + self._batch_size] for i in range(0, len(mine), self._batch_size))
+
+    @property
+    def _share(self) -> int:
+        return -(-self._count // self._world_size)
+
+
+def loader(
+    network: Any, rows: Rows, run: RunSpec, *, rank: int, world_size: int, pin_memory: bool
+) -> tuple[DataLoader[Batch], EpochBatches]:
+    """Batches of collated examples, and the sampler whose `epoch` chooses their order."""
+    batches = EpochBatches(
+        len(rows), batch_size=run.train.batch_size, seed=run.seed, rank=rank, world_size=world_size
+    )
+    examples = Examples(rows, network.classes, network.options.image_size, run.train.augment, run.seed)
+    decoders = max(0, int(run.resources.cpus_per_worker) - 1)  # one CPU trains, the others decode
+    return (
+        DataLoader(
+            examples,
+            batch_sampler=batches,
+            collate_fn=network.collate,
+            num_workers=decoders,
+            pin_memory=pin_memory,
+            persistent_workers=False,
+        ),
+        batches,
+    )

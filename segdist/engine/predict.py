@@ -1,0 +1,52 @@
+"""Predictions and scores of one model over one split, streaming."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+
+from segdist import metrics
+from segdist.data.examples import decode_image
+from segdist.engine.workers import Workers
+from segdist.plugins import ImageHWC
+from segdist.records import Prediction, Prompt, Sample
+from segdist.spec import EvaluateSpec
+
+Row = tuple[Sample, bytes]
+
+
+def predict(network: Any, rows: Iterable[Row], evaluate: EvaluateSpec) -> Iterator[tuple[Sample, ImageHWC, Prediction]]:
+    """Each sample with its decoded image and what the model finds in it."""
+    network.eval()
+    rows = iter(rows)
+    while batch := list(islice(rows, evaluate.batch_size)):
+        images = [decode_image(image_bytes) for _, image_bytes in batch]
+        prompts = [box_prompt(sample) if evaluate.prompts == "box" else Prompt() for sample, _ in batch]
+        start = time.perf_counter()
+        with torch.inference_mode():
+            found = network.predict(images, prompts)
+        seconds = (time.perf_counter() - start) / len(batch)
+        for (sample, _), image, instances in zip(batch, images, found, strict=True):
+            yield sample, image, Prediction(sample.image_id, instances, seconds)
+
+
+def box_prompt(sample: Sample) -> Prompt:
+    """The true boxes of a sample, crowds left out."""
+    objects = [i for i in sample.instances if not i.is_crowd]
+    return Prompt(boxes_xyxy=tuple(i.box_xyxy for i in objects), labels=tuple(i.label for i in objects))
+
+
+def score(
+    network: Any, rows: Sequence[Row], evaluate: EvaluateSpec, *, workers: Workers
+) -> tuple[dict[str, float], list[tuple[Sample, Prediction]]]:
+    """Metrics over all rows, each worker predicting its share; and this worker's own predictions."""
+    mine = (rows[i] for i in range(workers.rank, len(rows), workers.world_size))
+    pairs = [(sample, prediction) for sample, _, prediction in predict(network, mine, evaluate)]
+    everyone = workers.gather(pairs)
+    samples = [sample for sample, _ in everyone]
+    predictions = [prediction for _, prediction in everyone]
+    values = metrics.evaluate(samples, predictions, classes=network.classes, min_score=evaluate.min_score)
+    values["seconds_per_image"] = sum(p.seconds for p in predictions) / max(1, len(predictions))
+    return values, pairs

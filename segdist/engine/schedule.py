@@ -1,0 +1,47 @@
+"""The optimiser and its learning rate."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from segdist.spec import TrainSpec
+
+
+def adamw(network: nn.Module, train: TrainSpec, *, encoder: Iterable[str]) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019) over what is trained; no decay on vectors, a smaller rate for the encoder.
+
+    Args:
+        network: its parameters with `requires_grad` are trained.
+        train: rates and decay.
+        encoder: name prefixes of the modules that get `encoder_lr_factor`.
+    """
+    prefixes = tuple(encoder)
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            in_encoder = bool(prefixes) and name.startswith(prefixes)
+            groups.setdefault((in_encoder, parameter.ndim > 1), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr": train.lr * (train.encoder_lr_factor if in_encoder else 1.0),
+                "weight_decay": train.weight_decay if decays else 0.0,
+            }
+            for (in_encoder, decays), parameters in groups.items()
+        ]
+    )
+
+
+def warmup_cosine(optimizer: torch.optim.Optimizer, *, steps: int, warmup: float) -> torch.optim.lr_scheduler.LambdaLR:
+    """Linear rise over the first `warmup` share of the steps, then half a cosine to zero."""
+    rising = max(1, round(steps * warmup))
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return (step + 1) / rising
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / max(1, steps - rising))))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

@@ -1,0 +1,52 @@
+"""The workers that train one model together: who am I, where do I compute, and what do the others say."""
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import distributed, nn
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Workers:
+    """One process of a data-parallel group; the only one by default."""
+
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = torch.device("cpu")
+
+    @classmethod
+    def here(cls) -> "Workers":
+        """This process, in the torch process group if there is one, on its own GPU if it has one."""
+        device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        if distributed.is_available() and distributed.is_initialized():
+            return cls(distributed.get_rank(), distributed.get_world_size(), device)
+        return cls(device=device)
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this worker saves and reports for all."""
+        return self.rank == 0
+
+    def parallel(self, network: nn.Module) -> nn.Module:
+        """The model with gradients averaged over the workers."""
+        if self.world_size == 1:
+            return network
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        # A class absent from every image of a worker's batch leaves its head without a gradient in that step.
+        return nn.parallel.DistributedDataParallel(network, device_ids=ids, find_unused_parameters=True)
+
+    def gather(self, mine: list[T]) -> list[T]:
+        """The lists of all workers, one after the other."""
+        if self.world_size == 1:
+            return mine
+        parts: list[Any] = [None] * self.world_size
+        distributed.all_gather_object(parts, mine)
+        return [item for part in parts for item in part]
+
+    def mean(self, value: float) -> float:
+        """The mean of a number over the workers."""
+        values = self.gather([value])
+        return sum(values) / len(values)

@@ -1,0 +1,89 @@
+"""The Ray cluster this process works on: the one `RAY_ADDRESS` names, or one of its own on this machine."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from segdist.errors import BackendError
+
+# Read by Ray when it is imported or when a session starts.
+_SETTINGS = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the default of 2 s is added to every report of a worker group
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # CPU actors on a GPU machine keep their environment
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing leaves the machine unasked
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow is the record; no CSV, JSON and TensorBoard copies
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",  # a killed driver forgets at most a second of the search
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",  # one second is meant
+}
+
+
+def cache_dir() -> Path:
+    """This node's folder for data shards as memory-mapped files; `SEGDIST_CACHE` moves it."""
+    fallback = Path(tempfile.gettempdir()) / f"segdist-cache-{os.getuid()}"
+    return Path(os.environ.get("SEGDIST_CACHE", fallback))
+
+
+@contextmanager
+def connected() -> Iterator[Any]:
+    """The `ray` module, connected; a cluster of our own is shut down at the end.
+
+    Raises:
+        BackendError: nobody answers at `RAY_ADDRESS`, or it refuses us.
+    """
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a private cluster on loopback needs no token file
+    import ray
+
+    if ray.is_initialized():
+        yield ray
+        return
+    try:
+        ray.init(
+            address=address or "local",
+            logging_level="ERROR",
+            log_to_driver=bool(os.environ.get("SEGDIST_DEBUG")),
+            # Without the dashboard the placement groups of finished trials are never freed.
+            **({} if address else {"include_dashboard": True, "dashboard_host": "127.0.0.1"}),
+            runtime_env={"env_vars": _worker_environment()},
+        )
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        raise BackendError(
+            f"No Ray cluster answers at {address or 'this machine'}: {str(error).splitlines()[0]}\n"
+            "Start one with `ray start --head`, or unset RAY_ADDRESS to work on this machine alone."
+        ) from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _worker_environment() -> dict[str, str]:
+    names = [*_SETTINGS, "SEGDIST_CACHE", "SEGDIST_DEBUG", "AWS_ENDPOINT_URL", "YOLO_CONFIG_DIR"]
+    found = {name: os.environ[name] for name in names if name in os.environ}
+    # One thread a process: trials share the machine, and each sets its own number when it starts.
+    return {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **found}
+
+
+def slots(ray: Any, *, cpus: float, gpus: float) -> int:
+    """How many holders of these resources fit the cluster at once.
+
+    Raises:
+        BackendError: not even one fits.
+    """
+    total = ray.cluster_resources()
+    fits = [int(total.get(kind, 0) / need + 1e-6) for kind, need in (("CPU", cpus), ("GPU", gpus)) if need > 0]
+    if min(fits, default=1) < 1:
+        raise BackendError(
+            f"A trial asks for {cpus:g} CPUs and {gpus:g} GPUs, but the cluster has {total.get('CPU', 0):g} and "
+            f"{total.get('GPU', 0):g}. Lower `resources.workers`, `cpus_per_worker` or `gpus_per_worker`."
+        )
+    return min(fits, default=1)

@@ -1,0 +1,59 @@
+"""What a sweep would do, in a screen of text; looks at the sources, starts nothing."""
+
+from segdist.data.sources import open_sources
+from segdist.pipeline.sweep import epochs_of, trials_of
+from segdist.spec import Range, SweepSpec
+from segdist.sweepfile import candidates
+
+
+def describe(spec: SweepSpec) -> str:
+    """The plan of a checked sweep.
+
+    Raises:
+        DataError: a source is not there.
+    """
+    for source in open_sources(spec.data):
+        source.signature()
+    lines = [
+        f"{spec.name}: {spec.question}" if spec.question else spec.name,
+        f"  data      {'; '.join(_source(s.format, s.options()) for s in spec.data.sources)}",
+        f"  labels    {_labels(spec)}",
+        f"  families  {', '.join(candidates(spec))}",
+        f"  search    {_search(spec)}",
+        *(f"    {key:<28} {_range(range_)}" for key, range_ in spec.space.items()),
+        f"  resources {_resources(spec)}",
+        f"  scored    {spec.search.metric}, prompts: {spec.evaluate.prompts}",
+        f"  storage   {spec.storage}",
+        f"  tracking  {spec.tracking.uri}",
+    ]
+    return "\n".join(lines)
+
+
+def _source(name: str, options: dict[str, object]) -> str:
+    return f"{name} ({', '.join(f'{k}={v}' for k, v in options.items())})"
+
+
+def _labels(spec: SweepSpec) -> str:
+    if spec.label is None:
+        return "as they are"
+    hidden = f"; masks hidden in {', '.join(spec.data.boxes_only)}" if spec.data.boxes_only else ""
+    return f"{spec.label.teacher.family} by {spec.label.prompt.strategy} prompts{hidden}"
+
+
+def _search(spec: SweepSpec) -> str:
+    early = f"ASHA after {spec.search.asha.grace_epochs} epochs" if spec.search.asha else "no early stopping"
+    return f"{trials_of(spec)} trials of up to {epochs_of(spec)} epochs, {spec.search.sampler}, {early}"
+
+
+def _range(range_: Range) -> str:
+    values = ", ".join(map(str, range_.choices)) if range_.choices else f"{range_.low} .. {range_.high}"
+    when = f"  where {', '.join(f'{k}={v}' for k, v in range_.when.items())}" if range_.when else ""
+    return f"{values}{' (log)' if range_.log else ''}{when}"
+
+
+def _resources(spec: SweepSpec) -> str:
+    r = spec.resources
+    gpus = f" and {r.gpus_per_worker:g} GPU" if r.gpus_per_worker else ""
+    return f"{r.workers} worker{'s' * (r.workers > 1)} a trial, each {r.cpus_per_worker:g} CPU{gpus}"
+
+

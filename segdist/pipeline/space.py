@@ -1,0 +1,108 @@
+"""The search space as an Optuna define-by-run function, and the searcher that asks it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from segdist.spec import Range, SweepSpec
+
+
+@dataclass(frozen=True)
+class Space:
+    """Suggests a value for each searched key whose `when` holds; picklable, because the search is saved with it."""
+
+    ranges: Mapping[str, Range]
+
+    def __call__(self, trial: Any) -> None:
+        """Ask an Optuna trial for its values."""
+        chosen: dict[str, Any] = {}
+        for key in _conditions_first(self.ranges):
+            if active(self.ranges[key], chosen):
+                chosen[key] = _suggest(trial, key, self.ranges[key])
+
+
+def active(range_: Range, chosen: Mapping[str, Any]) -> bool:
+    """Whether a key is searched, given the values chosen so far."""
+    return all(chosen.get(condition) == value for condition, value in range_.when.items())
+
+
+def baseline(spec: SweepSpec) -> dict[str, Any]:
+    """The first trial: the sweep file's own values, moved to the nearest value the ranges hold."""
+    chosen: dict[str, Any] = {}
+    content = spec.run.model_dump(mode="json")
+    for key in _conditions_first(spec.space):
+        range_ = spec.space[key]
+        if active(range_, chosen):
+            chosen[key] = _nearest(range_, _value(content, key, spec))
+    return chosen
+
+
+def searcher(spec: SweepSpec) -> Any:
+    """Optuna behind Tune's interface, in memory: a database would run ahead of Tune's own snapshots."""
+    import optuna
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler: optuna.samplers.BaseSampler
+    if spec.search.sampler == "random":
+        sampler = optuna.samplers.RandomSampler(seed=spec.search.seed)
+    else:
+        conditional = any(r.when for r in spec.space.values())
+        sampler = optuna.samplers.TPESampler(
+            seed=spec.search.seed,
+            n_startup_trials=spec.search.startup_trials,
+            multivariate=True,
+            group=conditional,
+            constant_liar=True,  # trials run side by side: do not suggest what is being tried
+        )
+    return OptunaSearch(
+        Space(dict(spec.space)),
+        metric=spec.search.metric,
+        mode="max",
+        sampler=sampler,
+        points_to_evaluate=[baseline(spec)],
+    )
+
+
+def _conditions_first(ranges: Mapping[str, Range]) -> list[str]:
+    return sorted(ranges, key=lambda key: len(ranges[key].when))
+
+
+def _suggest(trial: Any, key: str, range_: Range) -> Any:
+    if range_.choices:
+        return trial.suggest_categorical(key, list(range_.choices))
+    if range_.is_integer:
+        return trial.suggest_int(key, range_.low, range_.high, step=range_.step or 1, log=range_.log)
+    return trial.suggest_float(key, range_.low, range_.high, step=range_.step, log=range_.log)
+
+
+def _value(content: Mapping[str, Any], key: str, spec: SweepSpec) -> Any:
+    """The sweep's own value of a dotted key; a family's default where the file leaves an option or loss out."""
+    node: Any = content
+    for name in key.split("."):
+        node = node.get(name) if isinstance(node, Mapping) else None
+    return node if node is not None else _declared_default(key, spec)
+
+
+def _declared_default(key: str, spec: SweepSpec) -> Any:
+    from segdist import registry
+
+    first, _, rest = key.partition(".")
+    if first == "model":
+        family, _, option = rest.partition(".")
+        return registry.load("models", family).FAMILY.options.model_fields[option].default
+    term = key.removeprefix("train.loss.")
+    return registry.load("models", spec.model.family).FAMILY.losses.get(term)
+
+
+def _nearest(range_: Range, value: Any) -> Any:
+    if range_.choices:
+        return value if value in range_.choices else range_.choices[0]
+    assert range_.low is not None
+    assert range_.high is not None
+    if not isinstance(value, int | float):
+        return range_.low
+    clipped = min(max(value, range_.low), range_.high)
+    if range_.step:
+        clipped = range_.low + round((clipped - range_.low) / range_.step) * range_.step
+    return round(clipped) if range_.is_integer else float(clipped)

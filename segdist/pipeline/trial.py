@@ -1,0 +1,108 @@
+"""One trial: inside the search's own process, or in a group of data-parallel workers; both report alike."""
+
+import os
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from segdist.data.shards import Dataset
+from segdist.pipeline.cluster import cache_dir
+from segdist.spec import RunSpec
+
+CHECKPOINT_PATH = "checkpoint_path"
+"""The metric under which a worker group's checkpoints reach the search."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every trial of a sweep has in common; small, because it travels to each of them."""
+
+    run: RunSpec
+    dataset_uri: str
+    labels_uri: str
+    """Pseudo-labels that overlay the data set's own annotations; "" for none."""
+    boxes_only: tuple[str, ...]
+    storage_path: str
+    """Where worker groups keep their checkpoints."""
+    metric: str
+
+
+def train_trial(config: dict[str, Any], job: Job) -> None:
+    """The function Ray Tune runs: the job's run with the searched values in `config`."""
+    run = job.run.override(config)
+    if run.resources.workers > 1:
+        _train_in_group(run, job)
+        return
+    from ray import tune
+
+    work(run, job, tune)
+
+
+def work(run: RunSpec, job: Job, session: Any) -> None:
+    """Fit on this process's share; `session` is `ray.tune` or `ray.train`, which report with the same calls."""
+    import torch
+
+    from segdist.engine.fit import fit
+
+    torch.set_num_threads(max(1, int(run.resources.cpus_per_worker)))
+    dataset = Dataset.open(job.dataset_uri)
+    labels = Dataset.open(job.labels_uri) if job.labels_uri else None
+    train, val = (
+        dataset.reader(split, cache_dir(), labels=labels, hide_masks=split in job.boxes_only)
+        for split in ("train", "val")
+    )
+    checkpoint = session.get_checkpoint()
+    with checkpoint.as_directory() if checkpoint else nullcontext() as resume:
+        fit(
+            run,
+            dataset.manifest.classes,
+            train=train,
+            val=val,
+            resume=resume,
+            report=lambda metrics, folder: session.report(
+                metrics, checkpoint=session.Checkpoint.from_directory(folder) if folder else None
+            ),
+        )
+
+
+def _train_in_group(run: RunSpec, job: Job) -> None:
+    """A Ray Train group of `resources.workers` processes; its reports pass through to the search."""
+    import ray
+    from ray import train, tune
+    from ray.train.torch import TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    # The trial's id is part of the name: a second trial with equal values must not find this one's checkpoints.
+    name = f"{run.fingerprint}-{tune.get_context().get_trial_id()}"
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    per_worker = {"CPU": run.resources.cpus_per_worker, "GPU": run.resources.gpus_per_worker}
+    filesystem, path = _filesystem(job.storage_path)
+    TorchTrainer(
+        _train_worker,
+        train_loop_config={"run": run.model_dump_json(), "job": job},
+        scaling_config=train.ScalingConfig(
+            num_workers=run.resources.workers,
+            use_gpu=run.resources.gpus_per_worker > 0,
+            resources_per_worker={kind: amount for kind, amount in per_worker.items() if amount},
+        ),
+        run_config=train.RunConfig(
+            name=name,
+            storage_path=path,
+            storage_filesystem=filesystem,
+            callbacks=[TuneReportCallback()],
+            failure_config=train.FailureConfig(max_failures=run.resources.max_failures),
+            checkpoint_config=train.CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=job.metric),
+        ),
+    ).fit()
+
+
+def _train_worker(config: dict[str, Any]) -> None:
+    from ray import train
+
+    work(RunSpec.model_validate_json(config["run"]), config["job"], train)
+
+
+def _filesystem(uri: str) -> tuple[Any, str]:
+    from segdist import storage
+
+    return storage.arrow_filesystem(uri)
