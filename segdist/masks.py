@@ -93,16 +93,21 @@ def from_coco(segmentation: dict[str, Any], *, size_hw: tuple[int, int]) -> Rle:
 
 
 def resize(mask_HW: Mask, size_hw: tuple[int, int]) -> Mask:
-    """A mask at another size; area-weighted when shrinking, so that thin structures fade instead of breaking."""
+    """A mask at another size, in which no structure gets lost, however thin.
+
+    Shrinking keeps a pixel that is covered at least a third as much as the most covered one around it: along wide
+    regions that is a third of the pixel (areas grow by some percent at most), along a crack thinner than a pixel it
+    is less. With a half, every second two-pixel line broke when shrunk by 5. Enlarging takes the nearest pixel:
+    smoothing would break a diagonal line of single pixels.
+    """
     if mask_HW.shape == tuple(size_hw):
         return mask_HW
-    shrinks = size_hw[0] < mask_HW.shape[0]
-    soft = cv2.resize(
-        mask_HW.astype(np.float32),
-        (size_hw[1], size_hw[0]),
-        interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
-    )
-    return np.asarray(soft >= 0.5)
+    size_wh = (size_hw[1], size_hw[0])
+    if size_hw[0] >= mask_HW.shape[0] and size_hw[1] >= mask_HW.shape[1]:
+        return cv2.resize(mask_HW.astype(np.uint8), size_wh, interpolation=cv2.INTER_NEAREST_EXACT).astype(np.bool_)
+    cover_HW = cv2.resize(mask_HW.astype(np.float32), size_wh, interpolation=cv2.INTER_AREA)
+    most_HW = cv2.dilate(cover_HW, np.ones((3, 3), np.uint8))
+    return np.asarray((cover_HW >= most_HW / 3) & (cover_HW > 1e-4))
 
 
 def instances_from_classes(

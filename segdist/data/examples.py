@@ -1,0 +1,162 @@
+"""From encoded bytes and a sample to what a network learns from, and back to the image's own size.
+
+One geometry for every family, the one of SAM (Kirillov et al. 2023): the longest side becomes `image_size`, the rest is
+padded on the right and below.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from segdist import masks
+from segdist.augment import Augmentation
+from segdist.errors import DataError
+from segdist.plugins import Example, ImageHWC
+from segdist.records import Instance, Sample
+
+if TYPE_CHECKING:
+    import torch
+
+MAX_PIXELS = 400_000_000
+"""Images larger than this are refused before they are decoded: a few kilobytes can claim terabytes."""
+
+
+def decode(image_bytes: bytes, *, longest: int | None = None, name: str = "image") -> ImageHWC:
+    """The RGB pixels of an encoded image, upright (EXIF orientation applied).
+
+    Args:
+        image_bytes: JPEG, PNG or anything else that Pillow reads.
+        longest: when the longest side is needed at this many pixels only, a JPEG is decoded at the nearest eighth
+            above it, which is several times quicker; the result may be larger than asked, never smaller.
+        name: what the error message calls the image.
+
+    Raises:
+        DataError: the bytes are no image, are truncated, or hold more than `MAX_PIXELS`.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's bomb warning: the limit below is ours; broken EXIF is harmless
+            image = Image.open(io.BytesIO(image_bytes))
+            return _pixels(image, longest)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"An image must be complete and of at most {MAX_PIXELS:,} pixels, but {name} cannot be decoded: {error}. "
+            "Replace the file, or remove it from the annotations."
+        ) from error
+
+
+def scaled_size(size_hw: tuple[int, int], image_size: int) -> tuple[int, int]:
+    """Height and width after scaling so that the longest side is `image_size`, rounded as segment-anything does."""
+    scale = image_size / max(size_hw)
+    return max(int(size_hw[0] * scale + 0.5), 1), max(int(size_hw[1] * scale + 0.5), 1)
+
+
+def letterbox(image_HWC: ImageHWC, image_size: int) -> ImageHWC:
+    """The image scaled so that its longest side is `image_size` (antialiased bilinear, as SAM), not yet padded."""
+    height, width = scaled_size(image_HWC.shape[:2], image_size)
+    if image_HWC.shape[:2] == (height, width):
+        return image_HWC
+    return np.asarray(Image.fromarray(image_HWC).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def scale_boxes(boxes_xyxy: NDArray[np.float32], size_hw: tuple[int, int], image_size: int) -> NDArray[np.float32]:
+    """(N, 4) boxes in pixels of an image of `size_hw`, in pixels of that image after `letterbox`."""
+    height, width = scaled_size(size_hw, image_size)
+    factor = np.array([width / size_hw[1], height / size_hw[0]] * 2, np.float32)
+    return np.asarray(boxes_xyxy, np.float32).reshape(-1, 4) * factor
+
+
+def pad(array_HW: NDArray[np.generic], image_size: int, *, value: float = 0) -> NDArray[np.generic]:
+    """An (H, W) or (H, W, C) array padded right and below to `image_size` x `image_size`."""
+    below, right = image_size - array_HW.shape[0], image_size - array_HW.shape[1]
+    return np.pad(array_HW, ((0, below), (0, right), *((0, 0),) * (array_HW.ndim - 2)), constant_values=value)
+
+
+def restore(logits_CHW: torch.Tensor, *, size_hw: tuple[int, int], image_size: int) -> torch.Tensor:
+    """Network output over the padded square, brought to the image's own size: (C, *size_hw).
+
+    Args:
+        logits_CHW: logits or probabilities over the whole padded square, at any resolution.
+        size_hw: the image's own height and width in pixels.
+        image_size: side of the square in pixels, as the network saw it.
+    """
+    from torch.nn.functional import interpolate
+
+    height, width = scaled_size(size_hw, image_size)
+    square_1CHW = logits_CHW.float()[None]
+    if square_1CHW.shape[-1] != image_size:
+        square_1CHW = interpolate(square_1CHW, (image_size, image_size), mode="bilinear", align_corners=False)
+    return interpolate(square_1CHW[..., :height, :width], size_hw, mode="bilinear", align_corners=False)[0]
+
+
+def make_example(
+    sample: Sample,
+    image_bytes: bytes,
+    *,
+    classes: Sequence[str],
+    image_size: int,
+    augment: Sequence[Augmentation] = (),
+    rng: np.random.Generator,
+) -> Example:
+    """One training image at the network's scale.
+
+    Instances of a label outside `classes` are background. Crowds and instances without a mask teach nothing: their
+    pixels are ignored, except where another instance's mask says what they are.
+
+    Args:
+        sample: the truth, in pixels of the image at its own size.
+        image_bytes: the encoded image.
+        classes: the class names in order.
+        image_size: longest side in pixels that the network sees.
+        augment: applied in this order.
+        rng: what the augmentations draw from.
+
+    Raises:
+        DataError: the image cannot be decoded.
+    """
+    image_HWC = letterbox(decode(image_bytes, longest=image_size, name=sample.image_id), image_size)
+    size_hw = image_HWC.shape[:2]
+    index = {label: i for i, label in enumerate(classes)}
+    known = [i for i in sample.instances if i.label in index]
+    taught = [i for i in known if i.mask is not None and not i.is_crowd]
+    masks_NHW = [_scaled_mask(i, sample.size_hw, size_hw) for i in taught]
+    unknown = [_scaled_mask(i, sample.size_hw, size_hw) for i in known if i.mask is None or i.is_crowd]
+    stack_NHW = np.stack(masks_NHW) if masks_NHW else np.zeros((0, *size_hw), np.bool_)
+    ignore_HW = np.any(unknown, axis=0) & ~stack_NHW.any(axis=0) if unknown else np.zeros(size_hw, np.bool_)
+    boxes_xyxy = np.array([i.box_xyxy for i in taught], np.float32).reshape(-1, 4)
+    example = Example(
+        image_id=sample.image_id,
+        image_HWC=image_HWC,
+        labels=np.array([index[i.label] for i in taught], np.int64),
+        masks_NHW=stack_NHW,
+        boxes_xyxy=scale_boxes(boxes_xyxy, sample.size_hw, image_size),
+        scores=np.array([i.score for i in taught], np.float32),
+        ignore_HW=ignore_HW,
+    )
+    for function in augment:
+        example = function(example, rng)
+    return example
+
+
+def _pixels(image: Image.Image, longest: int | None) -> ImageHWC:
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"it claims {image.width} x {image.height} pixels")
+    if longest is not None:
+        factor = max(longest / max(image.size), 0)
+        image.draft("RGB", (max(int(image.width * factor), 1), max(int(image.height * factor), 1)))
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I;16") or upright.mode == "I":  # 16-bit grey: `convert` would clip, not scale
+        upright = Image.fromarray((np.asarray(upright).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+    return np.asarray(upright.convert("RGB"))
+
+
+def _scaled_mask(instance: Instance, own_hw: tuple[int, int], size_hw: tuple[int, int]) -> masks.Mask:
+    rle = instance.mask or masks.from_box(instance.box_xyxy, size_hw=own_hw)
+    return masks.resize(masks.decode(rle), size_hw)
