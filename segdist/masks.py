@@ -43,11 +43,16 @@ def union(rles: Sequence[Rle], *, size_hw: tuple[int, int]) -> Rle:
     return _rle(coco_mask.merge([r.coco for r in rles])) if rles else empty(size_hw)
 
 
-def intersection_area(a: Rle, b: Rle) -> int:
-    """Number of pixels set in both, without decoding."""
+def intersection(a: Rle, b: Rle) -> Rle:
+    """The pixels set in both masks."""
     if a.size_hw != b.size_hw:
         raise ValueError(f"masks must have one size, but got {a.size_hw} and {b.size_hw}")
-    return int(coco_mask.area(coco_mask.merge([a.coco, b.coco], intersect=True)))
+    return _rle(coco_mask.merge([a.coco, b.coco], intersect=True))
+
+
+def intersection_area(a: Rle, b: Rle) -> int:
+    """Number of pixels set in both, without decoding."""
+    return intersection(a, b).area
 
 
 def iou(a: Rle, b: Rle) -> float:

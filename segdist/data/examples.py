@@ -28,7 +28,7 @@ MAX_PIXELS = 400_000_000
 """Images larger than this are refused before they are decoded: a few kilobytes can claim terabytes."""
 
 
-def decode(image_bytes: bytes, *, longest: int | None = None, name: str = "image") -> ImageHWC:
+def decode_image(image_bytes: bytes, *, longest: int | None = None, name: str = "image") -> ImageHWC:
     """The RGB pixels of an encoded image, upright (EXIF orientation applied).
 
     Args:
@@ -121,7 +121,7 @@ def make_example(
     Raises:
         DataError: the image cannot be decoded.
     """
-    image_HWC = letterbox(decode(image_bytes, longest=image_size, name=sample.image_id), image_size)
+    image_HWC = letterbox(decode_image(image_bytes, longest=image_size, name=sample.image_id), image_size)
     size_hw = image_HWC.shape[:2]
     index = {label: i for i, label in enumerate(classes)}
     known = [i for i in sample.instances if i.label in index]

@@ -11,7 +11,7 @@ from PIL import Image
 
 from segdist import masks
 from segdist.augment import augmentations
-from segdist.data.examples import decode, letterbox, make_example, pad, restore, scaled_size
+from segdist.data.examples import decode_image, letterbox, make_example, pad, restore, scaled_size
 from segdist.errors import DataError
 from segdist.plugins import Example
 from segdist.records import Instance, Sample
@@ -53,13 +53,15 @@ def test_exif_orientation_is_applied() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees to see it upright
     image_HWC = gradient(40, 60)
-    np.testing.assert_array_equal(decode(encoded(image_HWC, "PNG", exif=exif.tobytes())), np.rot90(image_HWC, k=-1))
+    np.testing.assert_array_equal(
+        decode_image(encoded(image_HWC, "PNG", exif=exif.tobytes())), np.rot90(image_HWC, k=-1)
+    )
 
 
 @pytest.mark.parametrize("size_hw", [(1024, 768), (700, 1333), (64, 64)])
 def test_reduced_jpeg_decoding_is_never_smaller_than_asked_and_looks_the_same(size_hw: tuple[int, int]) -> None:
     content = encoded(gradient(*size_hw), "JPEG", quality=95)
-    full, reduced = decode(content), decode(content, longest=128)
+    full, reduced = decode_image(content), decode_image(content, longest=128)
     assert full.shape[:2] == size_hw
     assert max(reduced.shape) >= min(128, max(size_hw))
     difference = np.abs(letterbox(full, 64).astype(int) - letterbox(reduced, 64).astype(int))
@@ -68,13 +70,13 @@ def test_reduced_jpeg_decoding_is_never_smaller_than_asked_and_looks_the_same(si
 
 def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
     values = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
-    assert abs(float(decode(encoded(values)).mean()) - 127.5) < 2
+    assert abs(float(decode_image(encoded(values)).mean()) - 127.5) < 2
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", encoded(gradient(64, 64))[:120]])
 def test_what_cannot_be_decoded_is_named(content: bytes) -> None:
     with pytest.raises(DataError, match=r"wall_17\.jpg"):
-        decode(content, name="wall_17.jpg")
+        decode_image(content, name="wall_17.jpg")
 
 
 def test_a_thin_crack_survives_shrinking_in_one_piece() -> None:
