@@ -1,0 +1,150 @@
+"""A connection to MLflow: opened late, checked early, quiet, with errors that name the fix."""
+
+import contextlib
+import fcntl
+import http.client
+import logging
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from segdist.errors import BackendError, StorageError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_ANSWER_SECONDS = 5.0
+
+
+class Connection:
+    """Where MLflow is; the client is made when it is first used, and never pickled.
+
+    Args:
+        uri: an MLflow tracking URI.
+        artifact_root: where the files of new experiments go; "" leaves it to the server.
+    """
+
+    def __init__(self, uri: str, artifact_root: str) -> None:
+        self.uri = uri
+        self.artifact_root = artifact_root
+        self._client: MlflowClient | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The addresses only: clients hold sockets and locks."""
+        return {**self.__dict__, "_client": None}
+
+    @contextlib.contextmanager
+    def client(self) -> Iterator["MlflowClient"]:
+        """The client; what goes wrong inside the block becomes an error for users.
+
+        Raises:
+            BackendError: nobody answers, or MLflow refuses.
+            StorageError: the database or the artifacts cannot be written.
+        """
+        if self._client is None:
+            self._client = self._open()
+        try:
+            yield self._client
+        except _refusals() as error:
+            raise BackendError(f"MLflow at {self.shown} refused: {_first_line(error)}") from error
+        except OSError as error:  # artifacts are plain files in the embedded mode
+            raise StorageError(f"MLflow's files under {self.artifact_root} cannot be used: {error}") from error
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keep other processes on this SQLite file out, so that find-or-create is one step; a server: no lock."""
+        if self._file is None:
+            yield
+            return
+        with self._file.with_name(self._file.name + ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield  # closing the file releases the lock, also when the process is killed
+
+    @property
+    def shown(self) -> str:
+        """The address without credentials."""
+        parts = urlsplit(self.uri)
+        return self.uri.replace(f"{parts.netloc.rpartition('@')[0]}@", "") if "@" in parts.netloc else self.uri
+
+    @property
+    def _file(self) -> Path | None:
+        return Path(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:///") else None
+
+    def _open(self) -> "MlflowClient":
+        self._check()
+        _hush()
+        from mlflow import MlflowClient
+
+        try:
+            with self.exclusive():  # two processes must not both create the tables
+                return _connected(MlflowClient(tracking_uri=self.uri, registry_uri=self.uri))
+        except _refusals() as error:
+            raise BackendError(f"{self.shown} is no usable MLflow address: {_first_line(error)} {_FIX}") from error
+
+    def _check(self) -> None:
+        scheme = urlsplit(self.uri).scheme
+        if scheme in ("http", "https"):
+            _answers(self.uri, self.shown)
+        elif self._file is not None:
+            _writable(self._file)
+        elif scheme in ("", "file"):
+            raise BackendError(f"MLflow no longer keeps runs in a plain folder, but tracking.uri={self.uri}. {_FIX}")
+
+
+_FIX = "Set tracking.uri to `embedded`, to `sqlite:///FILE`, or to the `http://HOST:PORT` of an MLflow server."
+
+
+def _answers(uri: str, shown: str) -> None:
+    """Ask once with a short patience; MLflow itself would retry for minutes, which is right only later on."""
+    request = urllib.request.Request(uri.rstrip("/") + "/health", method="GET")  # noqa: S310  http(s) only, see caller
+    try:
+        with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS):  # noqa: S310
+            return
+    except urllib.error.HTTPError:
+        return  # somebody answers; whether it is MLflow shows in the first call
+    except (OSError, http.client.HTTPException) as error:
+        raise BackendError(
+            f"No MLflow server answers at {shown} ({getattr(error, 'reason', error)}). Start one "
+            f"(`mlflow server --host HOST --port PORT`), mend tracking.uri, or leave it at `embedded`."
+        ) from error
+
+
+def _writable(file: Path) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("ab"):  # creates an empty file, which SQLite takes as an empty database
+            pass
+    except OSError as error:
+        raise StorageError(
+            f"MLflow's database {file} cannot be written ({error.strerror}). Set storage or tracking.uri to a "
+            f"place you may write to."
+        ) from error
+
+
+def _connected(client: "MlflowClient") -> "MlflowClient":
+    """The client after its first call: SQLite creates its tables here, and a stranger gives itself away."""
+    client.search_experiments(max_results=1)
+    return client
+
+
+def _hush() -> None:
+    """Silence what tells a user nothing: migrations of an empty database, progress bars of small files."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # no network unless asked
+    for name in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError  # MLflow lets some of them through, e.g. "file is not a database"
+
+    return MlflowException, SQLAlchemyError
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,76 @@
+"""Names and values in the form that MLflow accepts, and back."""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_PARAM_LENGTH = 6000  # mlflow.utils.validation.MAX_PARAM_VAL_LENGTH
+_TAG_LENGTH = 8000  # MAX_TAG_VAL_LENGTH
+_KEY_LENGTH = 250  # MAX_ENTITY_KEY_LENGTH
+_FOREIGN = re.compile(r"[^/\w.\- :]")
+
+
+def key(name: str) -> str:
+    """A name in MLflow's alphabet: letters, digits, `_ - . / :` and space; anything else becomes `_`.
+
+    MLflow also refuses names that are no normal paths, such as `a//b`, `../a` and `a/`.
+    """
+    parts = [part for part in _FOREIGN.sub("_", name).split("/") if part.strip(".")]
+    return "/".join(parts)[:_KEY_LENGTH].rstrip("/") or "_"
+
+
+def param_text(value: Any) -> str:
+    """A parameter as text: JSON, but strings that could be nothing else stand without quotes."""
+    plain = isinstance(value, str) and not _is_json(value)
+    text = value if plain else json.dumps(value, default=str, ensure_ascii=False)
+    return clip(text, _PARAM_LENGTH)
+
+
+def param_value(text: str) -> Any:
+    """The value that `param_text` wrote; a text that was cut stays a string."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def tag_text(value: Any) -> str:
+    """A tag as text."""
+    return clip(value if isinstance(value, str) else json.dumps(value, default=str), _TAG_LENGTH)
+
+
+def clip(text: str, length: int) -> str:
+    """The text, cut to a length with an ellipsis as its last character."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys: `{"train": {"lr": 1}}` becomes `{"train.lr": 1}`."""
+    return dict(_leaves(values, prefix))
+
+
+def finite(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics that are finite numbers: a class absent everywhere has none, and MLflow would store 1.8e308."""
+    return {
+        key(name): float(value)
+        for name, value in metrics.items()
+        if isinstance(value, int | float) and math.isfinite(value)
+    }
+
+
+def _leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True

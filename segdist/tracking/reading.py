@@ -1,0 +1,168 @@
+"""MLflow's runs as records: what was written by `tracker`, typed again, best first."""
+
+import json
+import math
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from segdist.errors import BackendError, did_you_mean
+from segdist.tracking import tags
+from segdist.tracking.encoding import clip, param_value
+from segdist.tracking.values import DatasetInfo, SweepRecord, TrialRecord
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput, Run
+
+_PAGE = 1000
+_OVERFLOW = 1e308  # SQL stores keep infinity as the largest double
+
+
+def latest_sweep(client: "MlflowClient", name: str, *, where: str) -> SweepRecord:
+    """The sweep of a name that was started or resumed last."""
+    runs = _sweep_runs(client, name)
+    if not runs:
+        raise BackendError(f"There is no sweep `{name}` in MLflow at {where}. {_known_sweeps(client, name)}")
+    return _sweep(client, max(runs, key=lambda run: int(run.data.tags.get(tags.STARTED, 0))))
+
+
+def find_sweep(client: "MlflowClient", name: str, fingerprint: str) -> SweepRecord | None:
+    """The sweep of a name with a fingerprint; None where it was never started."""
+    runs = [run for run in _sweep_runs(client, name) if run.data.tags.get(tags.FINGERPRINT) == fingerprint]
+    return _sweep(client, runs[0]) if runs else None
+
+
+def children(client: "MlflowClient", parent_run_id: str) -> list["Run"]:
+    """All runs of the trials of a sweep, in order of their start."""
+    experiment_id = client.get_run(parent_run_id).info.experiment_id
+    return _search(client, experiment_id, f"tags.`{tags.PARENT}` = '{parent_run_id}'")
+
+
+def trials(client: "MlflowClient", parent_run_id: str) -> list[TrialRecord]:
+    """The trials of a sweep, each once, best first."""
+    metric = client.get_run(parent_run_id).data.tags.get(tags.METRIC, "val/iou")
+    first: dict[str, TrialRecord] = {}
+    for run in children(client, parent_run_id):
+        record = _trial(run)
+        first.setdefault(record.trial_key, record)
+    return sorted(first.values(), key=lambda t: -t.metrics.get(metric, -math.inf))
+
+
+def fetch(client: "MlflowClient", run_id: str, artifact_path: str, folder: Path) -> Path | None:
+    """Copy a file or folder of a run; None where there is none."""
+    parent = str(PurePosixPath(artifact_path).parent)
+    found = client.list_artifacts(run_id, None if parent == "." else parent)
+    if artifact_path not in {item.path for item in found}:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    return Path(client.download_artifacts(run_id, artifact_path, str(folder)))
+
+
+def load_json(client: "MlflowClient", run_id: str, artifact_path: str) -> dict[str, Any]:
+    """A JSON file of a run; empty where there is none."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = fetch(client, run_id, artifact_path, Path(folder))
+        return dict(json.loads(file.read_text("utf-8"))) if file else {}
+
+
+def dataset_input(dataset: DatasetInfo) -> "DatasetInput":
+    """The data set as an MLflow input of context "training"; the digest is the content hash."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    entity = Dataset(
+        name=clip(dataset.name, 500),
+        digest=dataset.digest[:36],  # MLflow's limit
+        source_type="segdist",
+        source=json.dumps({"uri": dataset.uri}),
+        profile=json.dumps(dataset.profile),
+    )
+    return DatasetInput(entity, [InputTag("mlflow.data.context", "training")])
+
+
+def _search(client: "MlflowClient", experiment_id: str, condition: str) -> list["Run"]:
+    runs: list[Run] = []
+    token: str | None = None
+    while True:
+        page = client.search_runs([experiment_id], condition, 1, _PAGE, ["attributes.start_time ASC"], token)
+        runs += page
+        token = page.token
+        if not token:
+            return runs
+
+
+def _sweep_runs(client: "MlflowClient", name: str) -> list["Run"]:
+    experiment = client.get_experiment_by_name(name)
+    return _search(client, experiment.experiment_id, f"tags.`{tags.KIND}` = '{tags.SWEEP}'") if experiment else []
+
+
+def _sweep(client: "MlflowClient", run: "Run") -> SweepRecord:
+    marks = run.data.tags
+    with tempfile.TemporaryDirectory() as folder:
+        files = fetch(client, run.info.run_id, "sweep", Path(folder))
+        texts = {f.name: f.read_text("utf-8") for f in files.iterdir()} if files else {}
+    spec = json.loads(texts.get("spec.json", "{}"))
+    return SweepRecord(
+        run_id=run.info.run_id,
+        name=run.info.run_name,
+        fingerprint=marks.get(tags.FINGERPRINT, ""),
+        status=run.info.status,
+        metric=marks.get(tags.METRIC, "val/iou"),
+        question=spec.get("question", ""),
+        spec=spec,
+        file_name=marks.get("mlflow.source.name", ""),
+        file_text=texts.get("file.yaml", ""),
+        environment=json.loads(texts.get("environment.json", "{}")),
+        dataset=_dataset(run),
+        params={name: param_value(text) for name, text in run.data.params.items()},
+        metrics=_finite(run.data.metrics.items()),
+        tags=dict(marks),
+        started=run.info.start_time,
+        seconds=_seconds(run),
+    )
+
+
+def _trial(run: "Run") -> TrialRecord:
+    marks, measured = run.data.tags, _finite(run.data.metrics.items())
+    best = {name.removeprefix(tags.BEST): v for name, v in measured.items() if name.startswith(tags.BEST)}
+    last = {name: v for name, v in measured.items() if not name.startswith(tags.BEST)}
+    best_epoch = int(best.pop("epoch", 0))
+    return TrialRecord(
+        run_id=run.info.run_id,
+        trial_key=marks.get(tags.TRIAL, run.info.run_id),
+        number=int(marks.get(tags.NUMBER, 0)),
+        status=run.info.status,
+        reason=marks.get(tags.END, ""),
+        params={name: param_value(text) for name, text in run.data.params.items()},
+        searched=tuple(json.loads(marks.get(tags.SEARCHED, "[]"))),
+        metrics=last | best,
+        epochs=int(last.get("epoch", 0)),
+        best_epoch=best_epoch,
+        seconds=last.get("seconds", _seconds(run)),
+        started=run.info.start_time,
+    )
+
+
+def _dataset(run: "Run") -> DatasetInfo | None:
+    for item in run.inputs.dataset_inputs if run.inputs else ():
+        found = item.dataset
+        uri = json.loads(found.source).get("uri", "")
+        return DatasetInfo(found.name, found.digest, uri, json.loads(found.profile or "{}"))
+    return None
+
+
+def _finite(metrics: Iterable[tuple[str, float]]) -> dict[str, float]:
+    return {name: value for name, value in metrics if abs(value) < _OVERFLOW}  # NaN compares false too
+
+
+def _seconds(run: "Run") -> float:
+    running = run.info.status == "RUNNING" or not run.info.end_time
+    end = time.time() * 1000 if running else run.info.end_time
+    return float(max(end - run.info.start_time, 0) / 1000)
+
+
+def _known_sweeps(client: "MlflowClient", name: str) -> str:
+    names = [e.name for e in client.search_experiments() if e.name != "Default"]
+    return did_you_mean(name, names) if names else "None was run there yet: segdist run SWEEP.yaml"

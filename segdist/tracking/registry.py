@@ -1,0 +1,62 @@
+"""The model registry: a sweep's winner under the alias `champion`, and models by name."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from segdist.errors import BackendError, did_you_mean
+from segdist.tracking.encoding import tag_text
+from segdist.tracking.reading import fetch
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+
+CHAMPION = "champion"
+_FILES = "segdist.artifact_path"
+
+
+def register_champion(client: "MlflowClient", name: str, run_id: str, artifact_path: str) -> int:
+    """A version of the model for these files of this run, found or created, with the alias `champion`."""
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name)
+    versions = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+    same = [v for v in versions if v.tags.get(_FILES) == artifact_path]
+    version = same[0] if same else _create(client, name, run_id, artifact_path)
+    client.set_registered_model_alias(name, CHAMPION, version.version)
+    return int(version.version)
+
+
+def model_files(client: "MlflowClient", model: str, folder: Path, *, where: str) -> Path:
+    """Copy the files of `NAME@ALIAS` or `NAME@VERSION`."""
+    name, at, which = model.partition("@")
+    if not (at and which):
+        raise BackendError(f"A model is named NAME@ALIAS or NAME@VERSION, but got `{model}`. Try `{name}@{CHAMPION}`.")
+    version = _version(client, _registered(client, name, where=where), which)
+    files = fetch(client, str(version.run_id), version.tags.get(_FILES, ""), folder)
+    if files is None:
+        raise BackendError(f"The files of model {model} are gone from MLflow run {version.run_id} at {where}.")
+    return files
+
+
+def _create(client: "MlflowClient", name: str, run_id: str, artifact_path: str) -> "ModelVersion":
+    source = f"{client.get_run(run_id).info.artifact_uri}/{artifact_path}"
+    return client.create_model_version(name, source, run_id, tags={_FILES: tag_text(artifact_path)})
+
+
+def _registered(client: "MlflowClient", name: str, *, where: str) -> "RegisteredModel":
+    known = {model.name: model for model in client.search_registered_models(max_results=1000)}
+    if name in known:
+        return known[name]
+    hint = (
+        did_you_mean(name, known) if known else "None is registered yet: segdist run SWEEP.yaml registers its winner."
+    )
+    raise BackendError(f"There is no model `{name}` in MLflow at {where}. {hint}")
+
+
+def _version(client: "MlflowClient", model: "RegisteredModel", which: str) -> "ModelVersion":
+    versions = {str(v.version): v for v in client.search_model_versions(f"name = '{model.name}'")}
+    number = str(model.aliases.get(which, which))
+    if number not in versions:
+        known = did_you_mean(which, [*model.aliases, *versions])
+        raise BackendError(f"Model `{model.name}` has no alias or version `{which}`. {known}")
+    return versions[number]

@@ -1,0 +1,98 @@
+"""What goes into MLflow and comes out of it."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+TrialStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+"""RUNNING, or how a run ended: by itself, by an error, or stopped (early stopping counts as FINISHED)."""
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """The data set a run learned from, as MLflow shows it.
+
+    Attributes:
+        name: what people call it.
+        digest: its content hash.
+        uri: where its shards lie.
+        profile: counts to show (images a split, classes, instances, findings); JSON values.
+    """
+
+    name: str
+    digest: str
+    uri: str
+    profile: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial as recorded.
+
+    Attributes:
+        run_id: of the MLflow run.
+        trial_key: names the trial within its sweep.
+        number: its place in the order of the search; 0 is the untuned run.
+        status: how it ended.
+        reason: why it ended, where there is more to say: "stopped early", an error.
+        params: everything logged as a parameter, dotted keys, with the types they had.
+        searched: the keys among `params` that the search chose.
+        metrics: at the best epoch where a metric is measured each epoch, otherwise the last value. Always finite.
+        epochs: epochs finished.
+        best_epoch: the epoch in which the search metric was highest; 0 before the first.
+        seconds: spent training, over all resumptions.
+        started: milliseconds since 1970.
+    """
+
+    run_id: str
+    trial_key: str
+    number: int
+    status: str
+    reason: str
+    params: dict[str, Any]
+    searched: tuple[str, ...]
+    metrics: dict[str, float]
+    epochs: int
+    best_epoch: int
+    seconds: float
+    started: int
+
+
+@dataclass(frozen=True)
+class SweepRecord:
+    """One sweep as recorded.
+
+    Attributes:
+        run_id: of the MLflow parent run.
+        name: of the sweep and of the MLflow experiment.
+        fingerprint: `SweepSpec.sweep_fingerprint`.
+        status: how it ended.
+        metric: what the search maximised.
+        question: what the model is to find.
+        spec: the sweep as checked, defaults filled in; JSON values.
+        file_name: of the sweep file.
+        file_text: the sweep file as written.
+        environment: `provenance.Environment` as JSON values.
+        dataset: the data set it learned from.
+        params: of the parent run.
+        metrics: of the parent run; always finite.
+        tags: of the parent run.
+        started: milliseconds since 1970.
+        seconds: from its start to its end, or until now.
+    """
+
+    run_id: str
+    name: str
+    fingerprint: str
+    status: str
+    metric: str
+    question: str
+    spec: dict[str, Any]
+    file_name: str
+    file_text: str
+    environment: dict[str, Any]
+    dataset: DatasetInfo | None
+    params: dict[str, Any]
+    metrics: dict[str, float]
+    tags: dict[str, str]
+    started: int
+    seconds: float

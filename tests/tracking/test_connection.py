@@ -1,0 +1,142 @@
+import http.server
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from segdist.errors import BackendError, StorageError
+from segdist.spec import SweepSpec
+from segdist.tracking import Tracker
+from tests.tracking.conftest import DATASET
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def test_an_address_nobody_answers_on_is_an_error_within_seconds(free_port: int) -> None:
+    started = time.monotonic()
+    with pytest.raises(BackendError, match=r"No MLflow server answers.*tracking\.uri"):
+        Tracker(f"http://127.0.0.1:{free_port}").check()
+    assert time.monotonic() - started < 5
+
+
+def test_an_address_that_accepts_and_stays_silent_is_an_error_within_seconds() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        with pytest.raises(BackendError, match="No MLflow server answers"):
+            Tracker(f"http://127.0.0.1:{listener.getsockname()[1]}").check()
+
+
+def test_a_server_that_is_not_mlflow_is_an_error(free_port: int) -> None:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", free_port), http.server.BaseHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with pytest.raises(BackendError, match="no usable MLflow address"):
+            Tracker(f"http://127.0.0.1:{free_port}").check()
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_credentials_in_the_address_are_never_shown(free_port: int) -> None:
+    tracker = Tracker(f"http://me:secret@127.0.0.1:{free_port}")
+    assert "secret" not in tracker.uri
+    with pytest.raises(BackendError) as error:
+        tracker.check()
+    assert "secret" not in str(error.value)
+
+
+def test_a_storage_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match=r"cannot be written.*Set storage or tracking\.uri"):
+        Tracker.for_storage(str(tmp_path / "file" / "storage")).check()
+
+
+def test_embedded_tracking_on_an_object_store_is_an_error_with_both_fixes() -> None:
+    with pytest.raises(StorageError, match=r"MLflow server.*or storage to a folder"):
+        Tracker.for_storage("s3://bucket/segdist")
+
+
+def test_a_plain_folder_as_address_is_an_error_with_the_fix(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="`embedded`"):
+        Tracker.for_storage(str(tmp_path), str(tmp_path / "mlruns")).check()
+
+
+def test_a_broken_database_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("this is no database, but long enough to be read as one " * 20)
+    with pytest.raises(BackendError, match=r"mlflow\.db"):
+        Tracker.for_storage(str(tmp_path)).check()
+
+
+def test_an_open_tracker_can_be_pickled(tracker: Tracker) -> None:
+    tracker.check()
+    pickle.loads(pickle.dumps(tracker)).check()
+
+
+def test_the_first_use_of_a_new_database_prints_nothing(tmp_path: Path) -> None:
+    code = "import sys; from segdist.tracking import Tracker; Tracker.for_storage(sys.argv[1]).check()"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+@pytest.fixture
+def server(tmp_path: Path, free_port: int) -> Iterator[str]:
+    """A real MLflow server on loopback."""
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(free_port), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--artifacts-destination", str(tmp_path / "files"),
+    ]  # fmt: skip
+    env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (tmp_path / "log").open("w") as log, subprocess.Popen(command, env=env, stdout=log, stderr=log) as process:
+        try:
+            _wait_for(free_port, process)
+            yield f"http://127.0.0.1:{free_port}"
+        finally:
+            process.terminate()
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.5)
+    pytest.fail("the MLflow server did not start")
+
+
+@pytest.mark.slow
+def test_everything_works_through_a_server(server: str, spec: SweepSpec, tmp_path: Path) -> None:
+    tracker = Tracker.for_storage(spec.storage, server)
+    parent = tracker.start_sweep(spec, file=Path("cracks.yaml"), text="name: cracks", dataset=DATASET)
+    runs = [
+        tracker.start_trial(parent, f"key-{n}", number=n, params={"train.lr": 1e-3}, searched=(), dataset=DATASET)
+        for n in (0, 1, 1)
+    ]
+    assert runs[1] == runs[2]
+    for epoch in (1, 2):
+        tracker.log_epoch(runs[1], {"val/iou": 0.5 / epoch}, epoch=epoch)
+    tracker.log_text(runs[1], "weights", "checkpoint/model.safetensors")
+    tracker.end(runs[1])
+    tracker.close_orphans(parent)
+    assert [(t.status, t.metrics.get("val/iou")) for t in tracker.trials(parent)] == [
+        ("FINISHED", 0.5),
+        ("KILLED", None),
+    ]
+    assert tracker.history(runs[1], "val/iou") == [(1, 0.5), (2, 0.25)]
+    assert tracker.register_champion("cracks", runs[1], "checkpoint") == 1
+    assert tracker.register_champion("cracks", runs[1], "checkpoint") == 1
+    assert (tracker.model_files("cracks@champion", tmp_path / "out") / "model.safetensors").read_text() == "weights"
+    assert tracker.latest_sweep("cracks").dataset == DATASET

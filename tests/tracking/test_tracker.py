@@ -1,0 +1,246 @@
+import json
+import math
+import pickle
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from segdist.errors import BackendError
+from segdist.spec import SweepSpec
+from segdist.tracking import Tracker
+from tests.tracking.conftest import DATASET
+
+
+def start_sweep(tracker: Tracker, spec: SweepSpec) -> str:
+    return tracker.start_sweep(spec, file=Path("sweeps/cracks.yaml"), text="name: cracks  # ä\n", dataset=DATASET)
+
+
+def start_trial(tracker: Tracker, parent: str, number: int = 0, params: Mapping[str, Any] | None = None) -> str:
+    return tracker.start_trial(
+        parent, f"key-{number}", number=number, params=params or {}, searched=("train.lr",), dataset=DATASET
+    )
+
+
+def client(tracker: Tracker) -> MlflowClient:
+    return MlflowClient(tracker.uri)
+
+
+def test_a_sweep_started_again_is_the_same_run_and_shows_what_it_was_started_with(
+    tracker: Tracker, spec: SweepSpec
+) -> None:
+    first = start_sweep(tracker, spec)
+    tracker.end(first)
+    assert start_sweep(Tracker.for_sweep(spec), spec) == first
+    record = tracker.latest_sweep("cracks")
+    assert (record.run_id, record.status, record.question) == (first, "RUNNING", "Where is the wall cracked?")
+    assert record.spec == spec.model_dump(mode="json")
+    assert record.file_text == "name: cracks  # ä\n"
+    assert record.dataset == DATASET
+    assert {"mlflow", "torch", "numpy"} <= set(record.environment["packages"])
+    found = tracker.find_sweep(spec)
+    assert found is not None
+    assert found.run_id == first
+
+
+def test_a_sweep_with_other_values_is_another_run_and_the_last_started_one_is_the_latest(
+    tracker: Tracker, spec: SweepSpec
+) -> None:
+    first = start_sweep(tracker, spec)
+    other = spec.model_copy(update={"seed": 1})
+    assert tracker.find_sweep(other) is None
+    second = start_sweep(tracker, other)
+    assert first != second
+    assert tracker.latest_sweep("cracks").run_id == second
+    start_sweep(tracker, spec)
+    assert tracker.latest_sweep("cracks").run_id == first
+
+
+def test_a_resumed_trial_keeps_its_run_and_the_parameters_it_had(tracker: Tracker, spec: SweepSpec) -> None:
+    parent = start_sweep(tracker, spec)
+    run = start_trial(tracker, parent, params={"train.lr": 1e-3})
+    tracker.end(run, "KILLED")
+    again = start_trial(Tracker.for_sweep(spec), parent, params={"train.lr": 5e-3, "train.epochs": 4})
+    assert again == run
+    (trial,) = tracker.trials(parent)
+    assert trial.status == "RUNNING"
+    assert trial.params == {"train.lr": 1e-3, "train.epochs": 4}
+
+
+def test_parameters_come_back_with_the_types_they_had(tracker: Tracker, spec: SweepSpec) -> None:
+    parent = start_sweep(tracker, spec)
+    params = {
+        "train": {"lr": 3e-4, "epochs": 4, "augment": ["flip", "brightness"], "loss": {}},
+        "model": {"family": "sam", "sam": {"size": "tiny", "checkpoint": None, "looks_like": "1e-3", "yes": True}},
+    }
+    start_trial(tracker, parent, params=params)
+    (trial,) = tracker.trials(parent)
+    assert trial.params == {
+        "train.lr": 3e-4,
+        "train.epochs": 4,
+        "train.augment": ["flip", "brightness"],
+        "train.loss": {},
+        "model.family": "sam",
+        "model.sam.size": "tiny",
+        "model.sam.checkpoint": None,
+        "model.sam.looks_like": "1e-3",
+        "model.sam.yes": True,
+    }
+    assert trial.searched == ("train.lr",)
+
+
+def test_long_parameters_many_parameters_and_foreign_names_are_accepted(tracker: Tracker, spec: SweepSpec) -> None:
+    parent = start_sweep(tracker, spec)
+    many = {f"option {i}": i for i in range(250)}
+    run = start_trial(tracker, parent, params={"long": "ä" * 20_000, **many, "größe (m²)/../a//b": 1})
+    tracker.log_epoch(run, {"val/iou/Fenster & Türen: 50%": 0.5, "val/iou": 0.5}, epoch=1)
+    (trial,) = tracker.trials(parent)
+    assert len(trial.params["long"]) == 6000
+    assert trial.params["long"].endswith("…")
+    assert trial.params["option 249"] == 249
+    assert trial.metrics["val/iou/Fenster _ Türen: 50_"] == 0.5
+
+
+def test_a_record_shows_the_best_epoch_and_mlflow_the_last_one_too(tracker: Tracker, spec: SweepSpec) -> None:
+    parent = start_sweep(tracker, spec)
+    run = start_trial(tracker, parent)
+    for epoch, iou in enumerate((0.2, 0.6, 0.4), start=1):
+        tracker.log_epoch(
+            run, {"val/iou": iou, "val/dice": iou + 0.1, "train/loss": 1 / epoch, "seconds": 5.0 * epoch}, epoch=epoch
+        )
+    (trial,) = tracker.trials(parent)
+    assert trial.metrics["val/iou"] == 0.6
+    assert trial.metrics["val/dice"] == pytest.approx(0.7)
+    assert trial.metrics["train/loss"] == pytest.approx(1 / 3)
+    assert (trial.epochs, trial.best_epoch, trial.seconds) == (3, 2, 15.0)
+    assert tracker.history(run, "val/iou") == [(1, 0.2), (2, 0.6), (3, 0.4)]
+    assert client(tracker).get_run(run).data.metrics["val/iou"] == 0.4
+
+
+def test_the_best_survives_a_resumption_and_a_repeated_epoch_counts_once(tracker: Tracker, spec: SweepSpec) -> None:
+    parent = start_sweep(tracker, spec)
+    run = start_trial(tracker, parent)
+    tracker.log_epoch(run, {"val/iou": 0.6}, epoch=1)
+    tracker.log_epoch(run, {"val/iou": 0.3}, epoch=2)
+    resumed = pickle.loads(pickle.dumps(tracker))
+    resumed.log_epoch(run, {"val/iou": 0.5}, epoch=2)
+    (trial,) = resumed.trials(parent)
+    assert (trial.metrics["val/iou"], trial.best_epoch) == (0.6, 1)
+    assert resumed.history(run, "val/iou") == [(1, 0.6), (2, 0.5)]
+
+
+def test_values_that_are_not_finite_are_left_out(tracker: Tracker, spec: SweepSpec) -> None:
+    parent = start_sweep(tracker, spec)
+    run = start_trial(tracker, parent)
+    tracker.log_epoch(run, {"val/iou": math.nan, "val/iou/door": math.nan, "loss": math.inf, "lr": 0.1}, epoch=1)
+    (trial,) = tracker.trials(parent)
+    assert trial.metrics == {"lr": 0.1, "epoch": 1.0}
+    json.dumps(trial.metrics, allow_nan=False)
+
+
+def test_trials_come_best_first_and_those_without_a_score_last(tracker: Tracker, spec: SweepSpec) -> None:
+    parent = start_sweep(tracker, spec)
+    for number, iou in enumerate((0.3, None, 0.7, 0.5)):
+        run = start_trial(tracker, parent, number)
+        if iou is not None:
+            tracker.log_epoch(run, {"val/iou": iou}, epoch=1)
+        tracker.end(run, "FINISHED" if iou else "FAILED", reason="" if iou else "CUDA out of memory")
+    trials = tracker.trials(parent)
+    assert [t.number for t in trials] == [2, 3, 0, 1]
+    assert (trials[-1].status, trials[-1].reason) == ("FAILED", "CUDA out of memory")
+
+
+def test_orphans_are_killed_living_trials_kept_and_second_runs_deleted(tracker: Tracker, spec: SweepSpec) -> None:
+    parent = start_sweep(tracker, spec)
+    alive, orphan, done = (start_trial(tracker, parent, number) for number in range(3))
+    tracker.end(done)
+    twin = client(tracker).get_run(done)  # what two drivers on one server could leave behind
+    client(tracker).create_run(twin.info.experiment_id, tags=dict(twin.data.tags))
+    closed = tracker.close_orphans(parent, keep={"key-0"})
+    assert orphan in closed
+    assert len(closed) == 2
+    assert {t.run_id: t.status for t in tracker.trials(parent)} == {
+        alive: "RUNNING",
+        orphan: "KILLED",
+        done: "FINISHED",
+    }
+    assert len(client(tracker).search_runs([twin.info.experiment_id])) == 4  # the parent and three children
+
+
+def test_a_discarded_trial_is_gone_and_its_key_free_again(tracker: Tracker, spec: SweepSpec) -> None:
+    parent = start_sweep(tracker, spec)
+    run = start_trial(tracker, parent)
+    tracker.discard(run)
+    assert tracker.trials(parent) == []
+    assert start_trial(tracker, parent) != run
+
+
+def test_children_are_nested_under_the_parent_and_carry_the_data_set(tracker: Tracker, spec: SweepSpec) -> None:
+    parent = start_sweep(tracker, spec)
+    run = client(tracker).get_run(start_trial(tracker, parent, 3))
+    assert run.data.tags["mlflow.parentRunId"] == parent
+    assert run.info.run_name == "cracks-003"
+    assert run.inputs is not None
+    (item,) = run.inputs.dataset_inputs
+    assert (item.dataset.name, item.dataset.digest, item.tags[0].value) == ("walls", DATASET.digest, "training")
+
+
+def test_two_processes_write_one_sweep_at_once_and_every_trial_has_one_run(storage: Path, spec: SweepSpec) -> None:
+    command = [sys.executable, "-m", "tests.tracking.driver", str(storage), "once"]
+    drivers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    errors = [driver.communicate(timeout=120)[1] for driver in drivers]
+    assert [driver.returncode for driver in drivers] == [0, 0], errors
+    tracker = Tracker.for_sweep(spec)
+    sweep = tracker.latest_sweep("cracks")
+    trials = tracker.trials(sweep.run_id)
+    runs = client(tracker).search_runs([client(tracker).get_run(sweep.run_id).info.experiment_id])
+    assert len(runs) == 4
+    assert [tracker.history(t.run_id, "val/iou")[-1] for t in trials] == [(5, 0.5)] * 3
+
+
+def test_after_the_driver_was_killed_the_next_start_finds_its_runs(storage: Path, spec: SweepSpec) -> None:
+    command = [sys.executable, "-m", "tests.tracking.driver", str(storage), "stay"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "ready\n"
+        driver.kill()
+    tracker = Tracker.for_sweep(spec)
+    parent = start_sweep(tracker, spec)
+    assert {t.status for t in tracker.trials(parent)} == {"RUNNING"}
+    resumed = start_trial(tracker, parent, 1)
+    tracker.close_orphans(parent, keep={"key-1"})
+    assert {t.run_id: t.status for t in tracker.trials(parent)}[resumed] == "RUNNING"
+    assert sorted(t.status for t in tracker.trials(parent)) == ["KILLED", "KILLED", "RUNNING"]
+
+
+def test_files_of_a_run_come_back_and_missing_ones_are_none(tracker: Tracker, spec: SweepSpec, tmp_path: Path) -> None:
+    run = start_sweep(tracker, spec)
+    (tmp_path / "panels").mkdir()
+    (tmp_path / "panels" / "0.jpg").write_bytes(b"\xff\xd8")
+    tracker.log_files(run, tmp_path / "panels", "panels")
+    tracker.log_json(run, {"best": "a"}, "summary.json")
+    fetched = tracker.files(run, "panels", tmp_path / "out")
+    assert fetched is not None
+    assert (fetched / "0.jpg").read_bytes() == b"\xff\xd8"
+    assert tracker.files(run, "nothing", tmp_path / "out") is None
+    assert tracker.read_json(run, "summary.json") == {"best": "a"}
+    assert tracker.read_json(run, "other.json") == {}
+
+
+def test_an_unknown_sweep_is_an_error_that_names_the_nearest(tracker: Tracker, spec: SweepSpec) -> None:
+    with pytest.raises(BackendError, match="None was run there yet"):
+        tracker.latest_sweep("crack")
+    start_sweep(tracker, spec)
+    with pytest.raises(BackendError, match=r"no sweep `crack`.*Did you mean `cracks`\?"):
+        tracker.latest_sweep("crack")
+
+
+def test_a_deleted_experiment_is_an_error_with_the_fix(tracker: Tracker, spec: SweepSpec) -> None:
+    run = client(tracker).get_run(start_sweep(tracker, spec))
+    client(tracker).delete_experiment(run.info.experiment_id)
+    with pytest.raises(BackendError, match="mlflow experiments restore"):
+        start_sweep(tracker, spec)
