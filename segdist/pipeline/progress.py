@@ -111,3 +111,8 @@ class Progress(Callback):
                 style="bold green" if best is not None and best == top else None,
             )
         return table
+
+
+def say(text: str) -> None:
+    """One line for people."""
+    print(text, flush=True)  # noqa: T201

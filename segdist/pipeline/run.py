@@ -1,0 +1,188 @@
+"""The main job: ingest, label, search, evaluate, report. Each step does only what is missing."""
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from segdist import storage
+from segdist.data.shards import Dataset
+from segdist.errors import BackendError
+from segdist.pipeline.cluster import connected
+from segdist.pipeline.evaluate import score_on_test
+from segdist.pipeline.ingest import ingest, ingest_key
+from segdist.pipeline.label import label
+from segdist.pipeline.progress import say
+from segdist.pipeline.sweep import search, trials_of
+from segdist.pipeline.trial import Job
+from segdist.spec import SweepSpec, digest
+from segdist.sweepfile import load
+from segdist.tracking import Tracker
+
+DONE = "segdist.done"
+"""Tag of a sweep whose report is written."""
+
+
+class Interrupted(BackendError):
+    """The search was stopped before its last trial; the same command goes on with it."""
+
+
+def run_sweep(file: str, overrides: Sequence[str]) -> str:
+    """Do whatever of a sweep is not done yet; the id of its run in MLflow.
+
+    Raises:
+        SegdistError: something a user can mend, named with its fix.
+    """
+    return _run(load(file, overrides), file, kind="sweep")
+
+
+def train_once(file: str, overrides: Sequence[str], *, save: Path | None = None) -> str:
+    """Train the untuned run of a sweep file as a sweep of one trial; the id of its run in MLflow.
+
+    Args:
+        file: the sweep file.
+        overrides: `key=value`.
+        save: also write the trained model folder here.
+    """
+    spec = load(file, overrides)
+    parent = _run(spec.model_copy(update={"space": {}}), file, kind="train")
+    if save:
+        tracker = Tracker.for_sweep(spec)
+        with TemporaryDirectory(prefix="segdist-") as folder:
+            model = tracker.download(tracker.trials(parent, spec.search.metric)[0].run_id, "model", Path(folder))
+            shutil.copytree(model, save, dirs_exist_ok=True)
+        say(f"model     {save}")
+    return parent
+
+
+def _run(spec: SweepSpec, file: str, *, kind: str) -> str:
+    started = time.monotonic()
+    storage.check_writable(spec.storage)
+    tracker = Tracker.for_sweep(spec)
+    fingerprint = digest([kind, spec.sweep_fingerprint, ingest_key(spec)])
+    done = tracker.find_sweep(spec.name, fingerprint)
+    if done and done.tags.get(DONE):
+        say(f"{spec.name} is done: nothing to do. Change a key, or name another `storage`, to run it anew.")
+        _show(tracker, spec, done.run_id)
+        return done.run_id
+    with connected() as ray:
+        dataset = ingest(spec)
+        _say_dataset(dataset)
+        labels = label(spec, dataset, on_progress=say) if spec.label else None
+        if labels:
+            _say_labels(labels)
+        parent = _open(tracker, spec, file, kind, fingerprint, dataset, labels)
+        with _closing(tracker, parent):
+            best = _search(ray, tracker, spec, parent, fingerprint, dataset, labels)
+            _finish(tracker, spec, parent, best, kind)
+    _show(tracker, spec, parent)
+    say(f"took      {_minutes(time.monotonic() - started)}")
+    return parent
+
+
+def _open(
+    tracker: Tracker, spec: SweepSpec, file: str, kind: str, fingerprint: str, dataset: Dataset, labels: Dataset | None
+) -> str:
+    parent = tracker.start_sweep(
+        spec.name,
+        fingerprint,
+        spec_text=spec.model_dump_json(indent=1),
+        spec_file=file,
+        tags={"segdist.kind": kind, "segdist.question": spec.question},
+        params={"search.trials": trials_of(spec), "search.metric": spec.search.metric},
+        dataset=dataset.manifest,
+    )
+    tracker.log_dict(parent, _summary(spec, dataset, labels), "summary.json")
+    return parent
+
+
+def _search(
+    ray: Any,
+    tracker: Tracker,
+    spec: SweepSpec,
+    parent: str,
+    fingerprint: str,
+    dataset: Dataset,
+    labels: Dataset | None,
+) -> str:
+    """Run the missing trials, and score the winner on the test split; the winner's run."""
+    job = Job(
+        run=spec.run,
+        dataset_uri=dataset.uri,
+        labels_uri=labels.uri if labels else "",
+        boxes_only=tuple(spec.data.boxes_only),
+        storage_path=storage.join(spec.storage, "sweeps", spec.name, fingerprint),
+        metric=spec.search.metric,
+    )
+    tags = {"segdist.dataset": dataset.manifest.content_hash}
+    if labels:
+        tags["segdist.labels"] = labels.manifest.content_hash
+    search(spec, job, ray, tracker, parent, tags)
+    trials = tracker.trials(parent, spec.search.metric)
+    finished = [t for t in trials if t.status in ("FINISHED", "FAILED")]
+    if len(finished) < trials_of(spec):
+        raise Interrupted(
+            f"`{spec.name}` was stopped with {len(finished)} of {trials_of(spec)} trials done. "
+            "The same command goes on with it."
+        )
+    best = finished[0].run_id
+    winner = Job(**{**vars(job), "run": spec.run})
+    metrics = score_on_test(ray, tracker, best, winner)
+    if metrics:
+        say(f"test      iou {metrics['test/iou']:.3f}, dice {metrics['test/dice']:.3f} (the winner alone)")
+    return best
+
+
+def _finish(tracker: Tracker, spec: SweepSpec, parent: str, best: str, kind: str) -> None:
+    from segdist import report
+
+    if kind == "sweep":
+        version = tracker.register_champion(spec.name, best, "model")
+        say(f"champion  {spec.name}@champion is version {version}")
+    with TemporaryDirectory(prefix="segdist-") as folder:
+        page = report.write_html(tracker, spec.name, Path(folder) / "report.html", parent_run_id=parent)
+        tracker.log_files(parent, page.parent, "report")
+        where = storage.join(spec.storage, "sweeps", spec.name, "report.html")
+        storage.write_atomic(where, page.read_bytes())
+    say(f"report    {where}")
+    tracker.tag(parent, DONE, "1")
+
+
+def _show(tracker: Tracker, spec: SweepSpec, parent: str) -> None:
+    from segdist import report
+
+    report.print_leaderboard(report.leaderboard(tracker, spec.name, parent_run_id=parent))
+
+
+@contextmanager
+def _closing(tracker: Tracker, parent: str) -> Iterator[None]:
+    """End the sweep's run as what it was: finished, failed or stopped."""
+    try:
+        yield
+    except (KeyboardInterrupt, Interrupted):
+        tracker.end(parent, "KILLED")
+        raise
+    except BaseException:
+        tracker.end(parent, "FAILED")
+        raise
+    tracker.end(parent, "FINISHED")
+
+
+def _summary(spec: SweepSpec, dataset: Dataset, labels: Dataset | None) -> dict[str, Any]:
+    return {}
+
+
+def _say_dataset(dataset: Dataset) -> None:
+    splits = ", ".join(f"{name} {counts.images}" for name, counts in dataset.manifest.splits.items())
+    say(f"data      {splits} images; classes {', '.join(dataset.manifest.classes)}; {dataset.manifest.content_hash}")
+
+
+def _say_labels(labels: Dataset) -> None:
+    say(f"labels    {labels.manifest.content_hash}")
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -1,0 +1,146 @@
+"""A sweep file with anything wrong is refused with file, line, key and the nearest right one."""
+
+from pathlib import Path
+
+import pytest
+
+from segdist.errors import SpecError
+from segdist.spec import Range
+from segdist.sweepfile import load, schema
+
+GOOD = """\
+defaults:
+  - search: few
+  - _self_
+name: demo
+data:
+  sources:
+    - {format: synthetic, scene: roofs, count: 4}
+model:
+  family: unet_cbam
+  unet_cbam: {image_size: 64}
+train:
+  lr: 1e-3
+space:
+  train.lr: {low: 1e-4, high: 1e-2, log: true}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search" / "few.yaml").write_text("trials: 3\n")
+    (tmp_path / "search" / "many.yaml").write_text("trials: 30\n")
+    return tmp_path
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "demo.yaml"
+    file.write_text(text)
+    return file
+
+
+def refusal(file: Path, *overrides: str) -> str:
+    with pytest.raises(SpecError) as caught:
+        load(file, overrides)
+    return str(caught.value)
+
+
+def test_a_file_composes_with_its_groups_and_overrides(folder: Path) -> None:
+    file = write(folder, GOOD)
+    assert load(file).search.trials == 3
+    assert load(file, ["search.trials=5"]).search.trials == 5
+    assert load(file, ["search=many"]).search.trials == 30
+    spec = load(file, ["storage=scratch/x", "train.weight_decay=1e-2", "space.train.lr.high=0.1"])
+    assert spec.storage == "scratch/x"
+    assert spec.train.weight_decay == 0.01
+    assert spec.space["train.lr"] == Range(low=1e-4, high=0.1, log=True)
+
+
+def test_storage_is_absolute_by_default_so_that_jobs_and_users_agree(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(folder, GOOD)
+    monkeypatch.setenv("SEGDIST_STORAGE", "/somewhere")
+    assert load(file).storage == "/somewhere"
+    monkeypatch.delenv("SEGDIST_STORAGE")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert load(file).storage == "/home/me/segdist"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "said"),
+    [
+        ("  lr: 1e-3", "  lrr: 1e-3", 12, "unknown key `lrr`. Did you mean `lr`?"),
+        ("  lr: 1e-3", "  lr: fast", 12, "but got 'fast'"),
+        ("  lr: 1e-3", "  lr: -1", 12, "greater than 0"),
+        ("family: unet_cbam", "family: unet_cbm", 9, "Did you mean `unet_cbam`?"),
+        ("{image_size: 64}", "{image_sise: 64}", 10, "Did you mean `image_size`?"),
+        ("format: synthetic", "format: sinthetic", 7, "Did you mean `synthetic`?"),
+        ("scene: roofs", "scene: rofs", 7, "scene"),
+        ("low: 1e-4, high: 1e-2", "low: 1e-2, high: 1e-4", 14, "`low < high` must hold, but got low=0.01, high=0.0001"),
+        ("  train.lr: {", "  train.lrr: {", 14, "Did you mean `lr`?"),
+        ("  train.lr: {", "  data.lr: {", 14, "not a key of a run"),
+        ("  train.lr: {low: 1e-4", "  train.lr: {low: -1, log: false, high: 2} #", 14, "-1"),
+        ("  lr: 1e-3", "  loss: {dicee: 1.0}", 12, "Did you mean `dice`?"),
+        ("  train.lr: {", "  train.loss.dicee: {", 14, "Did you mean `dice`?"),
+        ("  train.lr: {", "  train.lr: {when: {model.family: sam}, ", 14, "is not searched"),
+        ("  lr: 1e-3", "  augment: [flipp]", 12, "Did you mean `flip`?"),
+    ],
+)
+def test_a_mistake_is_named_with_line_and_fix(folder: Path, old: str, new: str, line: int, said: str) -> None:
+    assert old in GOOD
+    file = write(folder, GOOD.replace(old, new, 1))
+    message = refusal(file)
+    assert message.startswith(f"{file}:{line}: ")
+    assert said in message
+
+
+def test_every_mistake_is_named_at_once(folder: Path) -> None:
+    file = write(folder, GOOD.replace("  lr: 1e-3", "  lrr: 1\n  batchsize: 2"))
+    assert len(refusal(file).splitlines()) == 2
+
+
+def test_a_mistake_in_a_group_file_names_that_file(folder: Path) -> None:
+    (folder / "search" / "few.yaml").write_text("# few\ntrails: 3\n")
+    file = write(folder, GOOD)
+    assert refusal(file).startswith(f"{folder / 'search' / 'few.yaml'}:2: search.trails: unknown key")
+
+
+def test_a_mistake_on_the_command_line_says_so(folder: Path) -> None:
+    file = write(folder, GOOD)
+    assert refusal(file, "train.lrr=1").startswith("command line: train.lrr: unknown key `lrr`. Did you mean `lr`?")
+    assert "key=value" in refusal(file, "train.lr")
+
+
+def test_boxes_are_not_shown_to_a_family_that_cannot_use_them(folder: Path) -> None:
+    file = write(folder, GOOD + "evaluate: {prompts: box}\n")
+    assert "cannot be shown boxes" in refusal(file)
+
+
+def test_a_missing_file_names_the_nearest(folder: Path) -> None:
+    write(folder, GOOD)
+    assert "Did you mean `demo.yaml`?" in refusal(folder / "dmo.yaml")
+
+
+def test_broken_yaml_names_the_line(folder: Path) -> None:
+    file = write(folder, "name: demo\ndata: [\n")
+    assert "line 3" in refusal(file)
+
+
+def test_the_schema_lists_every_family_and_format_with_its_options() -> None:
+    whole = schema()
+    assert "image_size" in whole["$defs"]["ModelSpec"]["properties"]["unet_cbam"]["properties"]
+    formats = {o["properties"]["format"]["const"] for o in whole["$defs"]["SourceSpec"]["oneOf"]}
+    assert {"coco", "synthetic"} <= formats
+    assert whole["properties"]["seed"]["description"] == "Seed of weights, order and augmentation."
+
+
+@pytest.mark.parametrize("file", sorted(Path("sweeps").rglob("*.yaml")), ids=str)
+def test_every_sweep_in_the_repo_is_valid_and_executable(file: Path) -> None:
+    if file.parent.name == "search":
+        pytest.skip("a config group, not a sweep")
+    text = file.read_text()
+    assert text.startswith("#!/usr/bin/env -S segdist run\n")
+    assert file.stat().st_mode & 0o111, f"chmod +x {file}"
+    assert load(file).name == file.stem
