@@ -27,7 +27,7 @@ def apply(network: nn.Module, family: Family, adapter: AdapterSpec) -> None:
     if adapter.kind == "frozen_encoder":
         for name, parameter in network.named_parameters():
             if name.startswith(family.encoder):
-                parameter.requires_grad_(False)
+                parameter.requires_grad = False
     elif adapter.kind == "lora":
         _add_lora(network, family, adapter)
 
@@ -54,7 +54,7 @@ def _add_lora(network: nn.Module, family: Family, adapter: AdapterSpec) -> None:
     )
     inject_adapter_in_model(config, network, adapter_name=ADAPTER)
     for parameter in head.values():  # injection froze everything but the adapter
-        parameter.requires_grad_(True)
+        parameter.requires_grad = True
 
 
 def _modules(network: nn.Module, endings: Sequence[str]) -> list[str]:
