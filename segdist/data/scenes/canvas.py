@@ -103,7 +103,7 @@ class Canvas:
         """A ramp from -0.5 to 0.5 along a direction."""
         y_HW, x_HW = np.mgrid[0 : self.side, 0 : self.side].astype(np.float32) / self.side - 0.5
         angle = np.deg2rad(degrees)
-        return np.asarray(x_HW * np.cos(angle) + y_HW * np.sin(angle), np.float32) / np.float32(np.sqrt(2) / 2 * 2)
+        return np.asarray(x_HW * np.cos(angle) + y_HW * np.sin(angle), np.float32) / np.float32(np.sqrt(2))
 
     def finish(self) -> Drawing:
         """Average down, add the camera's blur and noise, and read off the masks."""

@@ -1,0 +1,190 @@
+"""Files on a local path or in an object store, by URI; what is written is there whole or not at all.
+
+`s3://` honours `AWS_ENDPOINT_URL` and the usual credentials.
+"""
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.core import url_to_fs
+
+from segdist.errors import StorageError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file in a listing.
+
+    Attributes:
+        uri: its full URI or path.
+        size: bytes.
+        stamp: changes when the content does: the time of change of a local file, the ETag of an object.
+    """
+
+    uri: str
+    size: int
+    stamp: str
+
+
+def join(uri: str, *parts: str) -> str:
+    """A URI below another one."""
+    return "/".join([uri.rstrip("/") if uri.strip("/") else uri, *(part.strip("/") for part in parts)])
+
+
+def is_local(uri: str) -> bool:
+    """Whether a URI is a path of this machine (or a mounted file system)."""
+    return "://" not in uri or uri.startswith("file://")
+
+
+def exists(uri: str) -> bool:
+    """Whether there is a file or folder."""
+    with _explained(uri, "read"):
+        filesystem, path = _open(uri)
+        return bool(filesystem.exists(path))
+
+
+def read_bytes(uri: str) -> bytes:
+    """The content of a file.
+
+    Raises:
+        StorageError: it is missing or cannot be read.
+    """
+    with _explained(uri, "read"):
+        filesystem, path = _open(uri)
+        return bytes(filesystem.cat_file(path))
+
+
+def write_atomic(uri: str, content: bytes) -> None:
+    """Write a file so that readers see the old content or the new, never a part.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    with _explained(uri, "write"):
+        filesystem, path = _open(uri)
+        if is_local(uri):
+            _replace_file(Path(path), content)
+        else:
+            filesystem.pipe_file(path, content)  # an object appears when its upload completes
+
+
+def remove(uri: str) -> None:
+    """Delete a file, or a folder with everything in it; nothing happens where there is none."""
+    with _explained(uri, "write"):
+        filesystem, path = _open(uri)
+        if filesystem.exists(path):
+            filesystem.rm(path, recursive=True)
+
+
+def find(uri: str, *, suffix: str = "") -> list[Entry]:
+    """Every file below a folder, or the file itself, sorted by name; empty where there is nothing."""
+    with _explained(uri, "read"):
+        filesystem, path = _open(uri)
+        found = filesystem.find(path, detail=True)
+        scheme = uri.partition("://")[0] + "://" if not is_local(uri) else ""
+        return [
+            Entry(scheme + name, int(info["size"] or 0), str(info.get("ETag") or info.get("mtime") or ""))
+            for name, info in sorted(found.items())
+            if name.endswith(suffix)
+        ]
+
+
+def check_writable(uri: str) -> None:
+    """Make sure that results can be stored, before hours are spent on them.
+
+    Raises:
+        StorageError: a file cannot be written there.
+    """
+    probe = join(uri, f".segdist-{uuid.uuid4().hex}")
+    write_atomic(probe, b"")
+    remove(probe)
+
+
+def arrow_filesystem(uri: str) -> tuple[Any, str]:
+    """The same place for pyarrow and Ray: a `pyarrow.fs.FileSystem` and the path in it."""
+    from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
+
+    filesystem, path = _open(uri)
+    return (LocalFileSystem() if is_local(uri) else PyFileSystem(FSSpecHandler(filesystem))), path
+
+
+def read_json(uri: str) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        StorageError: it is missing, cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(read_bytes(uri))
+    except ValueError as error:
+        raise StorageError(
+            f"{uri} must be JSON, but: {error}. It is damaged; delete it to have it made anew."
+        ) from error
+
+
+def write_json(uri: str, content: Any) -> None:
+    """Write a JSON file atomically."""
+    write_atomic(uri, json.dumps(content, indent=1, allow_nan=False).encode())
+
+
+def _open(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system and the path in it."""
+    options: dict[str, Any] = {}
+    if uri.startswith("s3://"):
+        # Other nodes write too: a cached listing would hide their files.
+        options = {"use_listings_cache": False, "endpoint_url": os.environ.get("AWS_ENDPOINT_URL") or None}
+    try:
+        filesystem, path = url_to_fs(uri, **options)
+    except ImportError as error:
+        raise StorageError(f"{uri} needs a library: {error}. Install it: pip install 'segdist[s3]'") from error
+    except ValueError as error:
+        raise StorageError(f"{uri} must be a local path or begin with s3://, but: {error}") from error
+    return filesystem, str(path)
+
+
+def _replace_file(file: Path, content: bytes) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.name}.{uuid.uuid4().hex}.part")
+    try:
+        with part.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _explained(uri: str, verb: str) -> Iterator[None]:
+    """Turn the errors of file systems into one that names the place and the fix."""
+    try:
+        yield
+    except (OSError, *_boto_errors()) as error:
+        raise StorageError(f"Cannot {verb} {uri}: {error or type(error).__name__}. {_fix(uri, verb, error)}") from error
+
+
+def _fix(uri: str, verb: str, error: Exception) -> str:
+    if isinstance(error, FileNotFoundError) and (is_local(uri) or verb == "read"):
+        return "Check the path."
+    if not is_local(uri):
+        return "Check the bucket's name, the credentials and AWS_ENDPOINT_URL."
+    if verb == "write":
+        return "Name a folder that you may write to (`storage=...`) on a disk with free space."
+    return "Check its permissions."
+
+
+def _boto_errors() -> tuple[type[Exception], ...]:
+    """What the S3 client raises for a wrong endpoint or missing credentials; nothing where it is not installed."""
+    try:
+        from botocore.exceptions import BotoCoreError, ClientError
+    except ImportError:
+        return ()
+    return (BotoCoreError, ClientError)

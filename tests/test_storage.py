@@ -1,0 +1,103 @@
+"""Storage: whole files or none, the same calls for a path and for s3://, and errors that name the fix."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segdist import storage
+from segdist.errors import StorageError
+
+
+@pytest.fixture(params=["local", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path) if request.param == "local" else request.getfixturevalue("s3_bucket") + "/" + tmp_path.name
+
+
+def test_what_is_written_is_read_back_found_and_removed(root: str) -> None:
+    uri = storage.join(root, "a/b", "c.bin")
+    assert not storage.exists(uri)
+    storage.write_atomic(uri, b"123")
+    storage.write_atomic(uri, b"12345")
+    assert storage.read_bytes(uri) == b"12345"
+    assert [(e.uri, e.size) for e in storage.find(root, suffix=".bin")] == [(uri, 5)]
+    stamp = storage.find(root)[0].stamp
+    storage.write_atomic(uri, b"54321")
+    assert storage.find(root)[0].stamp != stamp
+    storage.remove(uri)
+    assert not storage.exists(uri)
+    assert storage.find(storage.join(root, "nowhere")) == []
+
+
+def test_a_writable_place_passes_the_check_and_stays_empty(root: str) -> None:
+    storage.check_writable(storage.join(root, "new"))
+    assert storage.find(storage.join(root, "new")) == []
+
+
+def test_a_folder_that_is_a_file_fails_the_check_with_the_fix(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"Cannot write .*storage="):
+        storage.check_writable(str(tmp_path / "file" / "below"))
+
+
+def test_a_bucket_that_is_not_there_fails_the_check_with_the_fix(s3_bucket: str) -> None:
+    with pytest.raises(StorageError, match="bucket"):
+        storage.check_writable("s3://no-such-bucket-here/x")
+
+
+def test_an_endpoint_nobody_answers_at_is_an_error_with_the_fix(
+    s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with pytest.raises(StorageError, match="AWS_ENDPOINT_URL"):
+        storage.read_bytes(s3_bucket + "/x")
+
+
+def test_a_missing_file_is_named(root: str) -> None:
+    with pytest.raises(StorageError, match=r"Cannot read .*nothing\.txt"):
+        storage.read_bytes(storage.join(root, "nothing.txt"))
+
+
+def test_a_failed_write_leaves_the_old_content_and_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = str(tmp_path / "a.txt")
+    storage.write_atomic(uri, b"old")
+
+    def full_disk(_: Any, __: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full_disk)
+    with pytest.raises(StorageError, match="No space left"):
+        storage.write_atomic(uri, b"new")
+    assert Path(uri).read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_without_s3fs_the_error_says_what_to_install() -> None:
+    script = """
+import sys
+sys.modules["s3fs"] = None  # as if it were not installed
+from segdist import storage
+try:
+    storage.exists("s3://bucket/x")
+except storage.StorageError as error:
+    print(error)
+"""
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert "pip install 'segdist[s3]'" in said
+
+
+def test_arrow_reads_what_storage_wrote(root: str) -> None:
+    uri = storage.join(root, "x/y.bin")
+    storage.write_atomic(uri, b"abc")
+    filesystem, path = storage.arrow_filesystem(uri)
+    with filesystem.open_input_file(path) as stream:
+        assert stream.read() == b"abc"
+
+
+def test_json_that_is_damaged_is_named(tmp_path: Path) -> None:
+    (tmp_path / "m.json").write_text("{")
+    with pytest.raises(StorageError, match=r"m\.json must be JSON"):
+        storage.read_json(str(tmp_path / "m.json"))
