@@ -64,6 +64,8 @@ class DataSpec(Strict):
     """Class names in order; empty takes every class found, in alphabetical order."""
     split: SplitSpec = SplitSpec()
     """Division of samples that have no split of their own."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """stop: an error in the data ends the run with a list. skip: what is wrong is left out, named and counted."""
     boxes_only: tuple[Split, ...] = ()
     """Splits whose masks are hidden from labelling and training, and used only to measure label quality."""
 

@@ -165,9 +165,10 @@ def _replace_file(file: Path, content: bytes) -> None:
 @contextmanager
 def _explained(uri: str, verb: str) -> Iterator[None]:
     """Turn the errors of file systems into one that names the place and the fix."""
+    expected: tuple[type[Exception], ...] = (OSError, *_boto_errors())
     try:
         yield
-    except (OSError, *_boto_errors()) as error:
+    except expected as error:
         raise StorageError(f"Cannot {verb} {uri}: {error or type(error).__name__}. {_fix(uri, verb, error)}") from error
 
 

@@ -29,6 +29,7 @@ SCHEMA = pa.schema(
         pa.field("source", pa.string(), nullable=False),
         pa.field("instances", pa.list_(INSTANCE), nullable=False),
         pa.field("digest", pa.string(), nullable=False),
+        pa.field("image_sha256", pa.string(), nullable=False),
         pa.field("image", pa.large_binary()),  # 64-bit offsets: a batch of large photos passes 2 GiB
     ]
 )
@@ -37,6 +38,7 @@ SCHEMA = pa.schema(
 
 def to_row(sample: Sample, image_bytes: bytes | None) -> dict[str, Any]:
     """The row of a sample; a label shard has no image bytes."""
+    image_sha256 = hashlib.sha256(image_bytes).hexdigest() if image_bytes is not None else ""
     return {
         "image_id": sample.image_id,
         "image_uri": sample.image_uri,
@@ -46,7 +48,8 @@ def to_row(sample: Sample, image_bytes: bytes | None) -> dict[str, Any]:
         "group": sample.group,
         "source": sample.source,
         "instances": [_instance_row(i) for i in sample.instances],
-        "digest": sample_digest(sample, image_bytes),
+        "digest": sample_digest(sample, image_sha256),
+        "image_sha256": image_sha256,
         "image": image_bytes,
     }
 
@@ -65,11 +68,11 @@ def from_row(row: dict[str, Any]) -> Sample:
     )
 
 
-def sample_digest(sample: Sample, image_bytes: bytes | None) -> str:
+def sample_digest(sample: Sample, image_sha256: str) -> str:
     """Names what can be learned from a sample: pixels, truth and split, but not where the file lay."""
     content = [
         sample.image_id,
-        hashlib.sha256(image_bytes).hexdigest() if image_bytes is not None else "",
+        image_sha256,
         sample.size_hw,
         sample.split,
         sample.source,

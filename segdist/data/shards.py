@@ -68,13 +68,26 @@ class Manifest(Strict):
     """What the step that made it measured: the quality of labels, images a second."""
 
 
+class RowSummary(Strict):
+    """What the manifest needs to know of one row."""
+
+    image_id: str
+    """Of the sample."""
+    split: str
+    """Of the sample."""
+    digest: str
+    """Of all that can be learned from it."""
+    image_sha256: str
+    """Of the encoded image; "" in a set of labels."""
+
+
 class ShardSummary(Strict):
     """What the manifest needs to know of one shard."""
 
     file: str
     """File name."""
-    rows: tuple[tuple[str, str], ...]
-    """Image id and digest of each row."""
+    rows: tuple[RowSummary, ...]
+    """Each row."""
     splits: dict[str, SplitCounts]
     """Counts of each split."""
     findings: tuple[dict[str, str], ...]
@@ -141,7 +154,7 @@ def write_manifest(
     """
     parts = sorted(shards, key=lambda s: s.file)
     everything = [*findings, *(Finding(**f) for part in parts for f in part.findings)]  # type: ignore[arg-type]
-    digests = sorted(digest for part in parts for _, digest in part.rows)
+    digests = sorted(row.digest for part in parts for row in part.rows)
     content = json.dumps([SCHEMA_VERSION, kind, list(classes), digests])
     manifest = Manifest(
         kind=kind,
@@ -256,10 +269,11 @@ def _by_leaf(compression: dict[str, str]) -> dict[str, str]:
 
 def _summary(uri: str, table: pa.Table) -> ShardSummary:
     notes = (table.schema.metadata or {}).get(_FINDINGS_KEY, b"[]")
-    samples = [from_row(row) for row in table.select(_LIGHT).to_pylist()]
+    rows = table.select(_LIGHT).to_pylist()
+    samples = [from_row(row) for row in rows]
     return ShardSummary(
         file=uri.rsplit("/", 1)[-1],
-        rows=tuple(zip(table.column("image_id").to_pylist(), table.column("digest").to_pylist(), strict=True)),
+        rows=tuple(RowSummary(**{name: row[name] for name in RowSummary.model_fields}) for row in rows),
         splits={name: _count([s for s in samples if s.split == name]) for name in sorted({s.split for s in samples})},
         findings=tuple(json.loads(notes)),
     )

@@ -147,7 +147,7 @@ def test_the_content_hash_ignores_order_and_place_but_nothing_that_is_learned(tm
         "label": Sample(**{**vars(one), "instances": (Instance("x", None, (0, 0, 1, 1)),)}),
     }.items():
         assert hash_of(name, [other, two]) != hash_of("1", [one, two]), name
-    assert sample_digest(one, b"x") != sample_digest(one, b"y")
+    assert sample_digest(one, "x") != sample_digest(one, "y")
 
 
 def test_the_summary_of_a_shard_that_is_there_equals_the_one_from_writing_it(tmp_path: Path) -> None:

@@ -1,0 +1,128 @@
+"""COCO categories and annotations as labels and instances; formats that borrow COCO's fields use it too."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from segdist.data.geometry import Box, Problem, box_from_xywh, box_iou, mask_from_segmentation
+from segdist.records import Finding, Instance, Rle, Severity
+
+Noted = tuple[str, Severity, str]
+"""Code, severity and message of a finding."""
+STALE_BOX = 0.1
+"""A box that overlaps the box of its own mask less than this (IoU) is stale."""
+_RESERVED = ("<loc", "<seg", " ; ", "\n", "\x00")
+"""What PaliGemma's answers are made of: a class name that holds it could not be read back."""
+
+
+class Categories:
+    """Class names by category id for each file; matched by name over the files, never by id."""
+
+    def __init__(self, contents: Mapping[str, dict[str, Any]], report: Callable[[Finding], None]) -> None:
+        self._report = report
+        self._names: dict[str, dict[str, str]] = {}
+        self._spelling: dict[str, str] = {}
+        self._id_of: dict[str, str] = {}
+        for uri, content in contents.items():
+            self._names[uri] = self._read(uri, content)
+
+    def names(self, uri: str) -> Mapping[str, str]:
+        """Class name by category id (as text) in one file."""
+        return self._names[uri]
+
+    def _read(self, uri: str, content: dict[str, Any]) -> dict[str, str]:
+        used = {str(a.get("category_id")) for a in content["annotations"] if isinstance(a, dict)}
+        found: dict[str, str] = {}
+        for category in content["categories"]:
+            key, name = str(category.get("id")), str(category.get("name") or "")
+            if is_placeholder(category, content["categories"], used):
+                continue
+            if key in found:
+                self._find(uri, "category-id-duplicate", Severity.ERROR, f"category id {key} stands twice")
+            if not name.strip() or any(part in name for part in _RESERVED):
+                message = f"the class name `{name}` must not be empty or hold any of {_RESERVED[:3]}; rename it"
+                self._find(uri, "class-name-reserved", Severity.ERROR, message)
+            found[key] = self._spelled(uri, name)
+            self._check_id(uri, found[key], key)
+        return found
+
+    def _spelled(self, uri: str, name: str) -> str:
+        """One spelling for names that differ in case or blanks only."""
+        first = self._spelling.setdefault(" ".join(name.lower().split()), name.strip())
+        if name != first:
+            self._find(uri, "class-name-spelling", Severity.REPAIRED, f"the class `{name}` is read as `{first}`")
+        return first
+
+    def _check_id(self, uri: str, name: str, key: str) -> None:
+        first = self._id_of.setdefault(name, key)
+        if key != first:
+            message = f"`{name}` has category id {key} here and {first} before; classes are matched by name"
+            self._find(uri, "category-id-differs", Severity.REPAIRED, message)
+
+    def _find(self, uri: str, code: str, severity: Severity, message: str) -> None:
+        self._report(Finding(code, severity, message, file=uri))
+
+
+def is_placeholder(category: Mapping[str, Any], categories: list[dict[str, Any]], used: set[str]) -> bool:
+    """Whether a category only groups others: it is the supercategory of another one, and nothing is annotated with it.
+
+    Roboflow puts such a category at id 0, sometimes under the name of a real class.
+    """
+    others = [c for c in categories if c is not category]
+    groups = any(c.get("supercategory") == category.get("name") for c in others)
+    return groups and str(category.get("id")) not in used
+
+
+def instance_of(
+    annotation: Mapping[str, Any], names: Mapping[str, str], *, size_hw: tuple[int, int], expects_mask: bool
+) -> tuple[Instance | None, list[Noted]]:
+    """One annotation as an instance, or None where it cannot be used, and what there is to say about it.
+
+    Args:
+        annotation: as it stands in the JSON file.
+        names: class name by category id.
+        size_hw: of its image.
+        expects_mask: whether a missing mask is worth a warning: not in a data set of boxes.
+    """
+    repairs: list[str] = []
+    try:
+        label = names.get(str(annotation.get("category_id")))
+        if label is None:
+            message = f"there is no category with id {annotation.get('category_id')}"
+            raise Problem("category-unknown", Severity.ERROR, message)
+        mask = _mask(annotation, size_hw, repairs)
+        box_xyxy = _box(annotation, mask, size_hw, repairs)
+    except Problem as problem:
+        return None, [(problem.code, problem.severity, problem.message)]
+    is_crowd = str(annotation.get("iscrowd") or 0) not in ("0", "False")
+    notes: list[Noted] = (
+        [("annotation-repaired", Severity.REPAIRED, "; ".join(dict.fromkeys(repairs)))] if repairs else []
+    )
+    if mask is None and expects_mask:
+        notes.append(("mask-missing", Severity.WARNING, "it has a box and no mask: it needs a pseudo-label"))
+    if is_crowd and isinstance(annotation.get("segmentation"), list):
+        notes.append(("crowd-polygon", Severity.WARNING, "it is marked as a crowd but has a polygon; kept as a crowd"))
+    return Instance(label, mask, box_xyxy, is_crowd=is_crowd), notes
+
+
+def _mask(annotation: Mapping[str, Any], size_hw: tuple[int, int], repairs: list[str]) -> Rle | None:
+    segmentation = annotation.get("segmentation")
+    if segmentation is None or segmentation in ([], {}, [[]], ""):
+        return None
+    return mask_from_segmentation(segmentation, size_hw=size_hw, repairs=repairs)
+
+
+def _box(annotation: Mapping[str, Any], mask: Rle | None, size_hw: tuple[int, int], repairs: list[str]) -> Box:
+    """The annotated box; the mask's own where there is none, or where it lies elsewhere."""
+    if mask is None:
+        return box_from_xywh(annotation.get("bbox"), size_hw=size_hw, repairs=repairs)
+    if any("polygon" in r and "clipped" in r for r in repairs):
+        return mask.box_xyxy
+    try:
+        box_xyxy = box_from_xywh(annotation.get("bbox"), size_hw=size_hw, repairs=repairs)
+    except Problem as problem:
+        repairs.append(f"the box was taken from the mask: {problem.message}")
+        return mask.box_xyxy
+    if box_iou(box_xyxy, mask.box_xyxy) < STALE_BOX:
+        repairs.append("bbox lies beside the mask; it was taken from the mask")
+        return mask.box_xyxy
+    return box_xyxy

@@ -1,0 +1,192 @@
+"""Polygons and boxes from outside: checked, clipped to the image, repaired where the meaning is plain.
+
+`repairs` collects, in words, what was mended. What cannot be mended is a `Problem`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from segdist import masks
+from segdist.records import Rle, Severity
+
+Box = tuple[float, float, float, float]
+Point = tuple[float, float]
+TOLERANCE = 1.0
+"""Pixels that a coordinate may lie outside the image by rounding alone."""
+
+
+class Problem(Exception):  # noqa: N818 - becomes a finding, never reaches the user as an exception
+    """Why an annotation cannot be used, and whether the run must stop for it."""
+
+    def __init__(self, code: str, severity: Severity, message: str) -> None:
+        super().__init__(message)
+        self.code, self.severity, self.message = code, severity, message
+
+
+def numbers(values: Any, what: str, repairs: list[str]) -> list[float]:
+    """A flat list of finite numbers; numbers written as strings are repaired.
+
+    Raises:
+        Problem: anything else.
+    """
+    if not isinstance(values, list):
+        raise Problem("number-invalid", Severity.ERROR, f"{what} must be a list of numbers, but is {_short(values)}")
+    found = []
+    for value in values:
+        try:
+            number = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise Problem("number-invalid", Severity.ERROR, f"{what} must hold finite numbers, but has {_short(value)}")
+        found.append(number)
+    if any(isinstance(v, str) for v in values):
+        repairs.append(f"numbers of {what} were written as strings")
+    return found
+
+
+def mask_from_segmentation(segmentation: Any, *, size_hw: tuple[int, int], repairs: list[str]) -> Rle:
+    """The mask of a COCO `segmentation`: polygons or either kind of RLE; parts outside the image are clipped.
+
+    Raises:
+        Problem: it is malformed, or nothing of it lies in the image.
+    """
+    rle = (
+        _from_rle(segmentation, size_hw)
+        if isinstance(segmentation, dict)
+        else _from_polygons(segmentation, size_hw, repairs)
+    )
+    if rle.area == 0:
+        raise Problem("mask-empty", Severity.SKIPPED, "the mask covers no pixel of the image")
+    return rle
+
+
+def box_from_xywh(values: Any, *, size_hw: tuple[int, int], repairs: list[str]) -> Box:
+    """A COCO box (x, y, width, height) as xyxy, clipped to the image.
+
+    Raises:
+        Problem: it is malformed, or nothing of it lies in the image.
+    """
+    found = numbers(values, "bbox", repairs)
+    if len(found) != 4:
+        raise Problem(
+            "box-malformed", Severity.ERROR, f"bbox must be [x, y, width, height], but has {len(found)} numbers"
+        )
+    x, y, width, height = found
+    if width < 0 or height < 0:
+        raise Problem("box-malformed", Severity.ERROR, f"bbox must not have negative width or height, but is {found}")
+    whole = (x, y, x + width, y + height)
+    clipped = clip_box(whole, size_hw)
+    if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
+        raise Problem("box-empty", Severity.SKIPPED, f"bbox {found} covers nothing of the image")
+    if max(abs(a - b) for a, b in zip(whole, clipped, strict=True)) > TOLERANCE:
+        repairs.append(f"bbox {found} reaches outside the image and was clipped")
+    return clipped
+
+
+def clip_box(box_xyxy: Box, size_hw: tuple[int, int]) -> Box:
+    """The part of a box inside the image; of no size where there is none."""
+    height, width = size_hw
+    x1, x2 = (min(max(v, 0.0), float(width)) for v in (box_xyxy[0], box_xyxy[2]))
+    y1, y2 = (min(max(v, 0.0), float(height)) for v in (box_xyxy[1], box_xyxy[3]))
+    return x1, y1, x2, y2
+
+
+def box_iou(a: Box, b: Box) -> float:
+    """Intersection over union of two boxes; 0 where both are of no size."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    common = max(width, 0.0) * max(height, 0.0)
+    whole = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common
+    return common / whole if whole > 0 else 0.0
+
+
+def clip_polygon(points_xy: Sequence[Point], size_hw: tuple[int, int]) -> list[Point]:
+    """The part of a polygon inside the image, by Sutherland and Hodgman (1974); empty where there is none."""
+    height, width = size_hw
+    points = list(points_xy)
+    for axis, limit, keeps in (
+        (0, 0.0, float.__ge__),
+        (0, float(width), float.__le__),
+        (1, 0.0, float.__ge__),
+        (1, float(height), float.__le__),
+    ):
+        points = _clip_to_line(points, axis, limit, keeps)
+    return points
+
+
+def _clip_to_line(points: list[Point], axis: int, limit: float, keeps: Callable[[float, float], bool]) -> list[Point]:
+    kept: list[Point] = []
+    for before, point in zip([*points[-1:], *points[:-1]], points, strict=True):
+        if keeps(before[axis], limit) != keeps(point[axis], limit):
+            share = (limit - before[axis]) / (point[axis] - before[axis])
+            other = before[1 - axis] + share * (point[1 - axis] - before[1 - axis])
+            kept.append((limit, other) if axis == 0 else (other, limit))
+        if keeps(point[axis], limit):
+            kept.append(point)
+    return kept
+
+
+def _from_rle(segmentation: dict[str, Any], size_hw: tuple[int, int]) -> Rle:
+    try:
+        return masks.from_coco(segmentation, size_hw=size_hw)
+    except KeyError as error:
+        raise Problem(
+            "rle-malformed", Severity.ERROR, f"an RLE needs `size` and `counts`, but has no {error}"
+        ) from None
+    except (ValueError, TypeError, OverflowError) as error:
+        raise Problem("rle-malformed", Severity.ERROR, str(error)) from None
+
+
+def _from_polygons(segmentation: Any, size_hw: tuple[int, int], repairs: list[str]) -> Rle:
+    polygons = [_polygon(part, repairs) for part in _parts(segmentation, repairs)]
+    usable = [p for p in polygons if len(p) >= 3]
+    if not usable:
+        raise Problem("polygon-too-short", Severity.SKIPPED, "a polygon needs at least three points, but has fewer")
+    if len(usable) < len(polygons):
+        repairs.append(f"{len(polygons) - len(usable)} part(s) with fewer than three points were left out")
+    clipped = [clip_polygon(p, size_hw) for p in usable]
+    inside = [p for p in clipped if len(p) >= 3]
+    if not inside:
+        raise Problem("polygon-outside", Severity.SKIPPED, "the polygon lies outside the image")
+    if _outside(usable, size_hw) > TOLERANCE:
+        repairs.append("the polygon reaches outside the image and was clipped")
+    return masks.from_polygons([[v for point in p for v in point] for p in inside], size_hw=size_hw)
+
+
+def _parts(segmentation: Any, repairs: list[str]) -> list[Any]:
+    """The polygons of a segmentation, also when it is a single one that was not put into a list."""
+    if not isinstance(segmentation, list):
+        raise Problem(
+            "segmentation-malformed",
+            Severity.ERROR,
+            f"segmentation must be a list of polygons or an RLE, but is {_short(segmentation)}",
+        )
+    flat = all(isinstance(v, int | float | str) for v in segmentation)
+    pairs = all(isinstance(v, list) and len(v) == 2 and not isinstance(v[0], list) for v in segmentation)
+    if flat or (pairs and len(segmentation) > 2):
+        repairs.append("the polygon was not put into a list")
+        return [segmentation]
+    return segmentation
+
+
+def _polygon(part: Any, repairs: list[str]) -> list[Point]:
+    if isinstance(part, list) and part and all(isinstance(point, list) and len(point) == 2 for point in part):
+        repairs.append("the polygon was written as [x, y] pairs")
+        part = [v for point in part for v in point]
+    values = numbers(part, "polygon", repairs)
+    if len(values) % 2:
+        message = f"a polygon must have x and y for each point, but has {len(values)} numbers"
+        raise Problem("polygon-odd-length", Severity.ERROR, message)
+    return list(zip(values[::2], values[1::2], strict=True))
+
+
+def _outside(polygons: Sequence[Sequence[Point]], size_hw: tuple[int, int]) -> float:
+    height, width = size_hw
+    return max(max(-x, x - width, -y, y - height) for p in polygons for x, y in p)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,69 @@
+"""The encoded image of a sample: is it there, whole, and of the size that the annotations were made for?"""
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from segdist import masks
+from segdist.data.examples import decode_image
+from segdist.errors import DataError
+from segdist.records import Finding, Instance, Sample, Severity
+
+_ORIENTATION = 0x0112
+_TURNS: dict[int, Callable[[masks.Mask], masks.Mask]] = {
+    5: lambda m: m.T,
+    6: lambda m: np.rot90(m, -1),
+    7: lambda m: np.rot90(m, 2).T,
+    8: np.rot90,
+}
+"""How stored pixels become upright, for the EXIF orientations that swap height and width."""
+_AMBIGUOUS = "square, with an EXIF orientation: taken as annotated upright; check that its masks fit"
+
+
+def check_image(sample: Sample, image_bytes: bytes) -> tuple[Sample | None, list[Finding]]:
+    """The sample in the frame of its upright image, or None where the image cannot be used, and what there is to say.
+
+    Annotations made on the stored pixels of a photo that its EXIF orientation turns are turned with it.
+    """
+    try:
+        height, width = decode_image(image_bytes, name=sample.image_id).shape[:2]
+    except DataError as error:
+        return None, [_finding("image-unreadable", Severity.ERROR, str(error), sample)]
+    orientation = _orientation(image_bytes)
+    turn = _TURNS.get(orientation)
+    if sample.size_hw == (height, width):
+        ambiguous = turn is not None and height == width
+        return sample, [_finding("exif-ambiguous", Severity.WARNING, _AMBIGUOUS, sample)] if ambiguous else []
+    if turn and sample.size_hw == (width, height):
+        instances = tuple(_turned(i, orientation, sample.size_hw) for i in sample.instances)
+        turned = replace(sample, size_hw=(height, width), instances=instances)
+        message = "annotated on the stored pixels; turned upright as its EXIF orientation says"
+        return turned, [_finding("exif-turned", Severity.REPAIRED, message, sample)]
+    message = (
+        f"the annotations are for {sample.size_hw[1]} x {sample.size_hw[0]} pixels, "
+        f"but the image has {width} x {height}; correct `width` and `height`, or export again"
+    )
+    return None, [_finding("image-size-differs", Severity.ERROR, message, sample)]
+
+
+def _orientation(image_bytes: bytes) -> int:
+    try:
+        return int(Image.open(io.BytesIO(image_bytes)).getexif().get(_ORIENTATION, 1))
+    except (OSError, ValueError, SyntaxError, UnidentifiedImageError):
+        return 1
+
+
+def _turned(instance: Instance, orientation: int, stored_hw: tuple[int, int]) -> Instance:
+    x1, y1, x2, y2 = instance.box_xyxy
+    height, width = stored_hw
+    across = (height - y2, height - y1) if orientation in (6, 7) else (y1, y2)
+    down = (width - x2, width - x1) if orientation in (7, 8) else (x1, x2)
+    mask = masks.encode(_TURNS[orientation](masks.decode(instance.mask))) if instance.mask else None
+    return replace(instance, mask=mask, box_xyxy=(across[0], down[0], across[1], down[1]))
+
+
+def _finding(code: str, severity: Severity, message: str, sample: Sample) -> Finding:
+    return Finding(code, severity, message, file=sample.image_uri, image=sample.image_id)

@@ -1,0 +1,60 @@
+"""Splits: reproducible, groups whole, classes spread, given splits kept, leaks named."""
+
+from collections import Counter
+
+import pytest
+
+from segdist.data.split import leaks, split
+from segdist.records import Instance, Sample
+from segdist.spec import SplitSpec
+
+
+def _sample(number: int, *labels: str, group: str = "", given: str = "") -> Sample:
+    boxes = tuple(Instance(label, None, (0, 0, 1, 1)) for label in labels)
+    return Sample(f"i{number:04d}", "", (4, 4), boxes, given, group)
+
+
+def test_the_shares_are_met_and_the_seed_decides_who_goes_where() -> None:
+    samples = [_sample(n, "a") for n in range(200)]
+    places = split(samples, SplitSpec(val=0.2, test=0.1, seed=3))
+    assert Counter(places.values()) == {"train": 140, "val": 40, "test": 20}
+    assert places == split(samples[::-1], SplitSpec(val=0.2, test=0.1, seed=3))
+    assert places != split(samples, SplitSpec(val=0.2, test=0.1, seed=4))
+
+
+def test_a_rare_class_reaches_every_split() -> None:
+    samples = [_sample(n, "common", *(["rare"] if n % 20 == 0 else [])) for n in range(200)]
+    places = split(samples, SplitSpec(val=0.2, test=0.2))
+    rare = Counter(places[s.image_id] for s in samples if len(s.instances) == 2)
+    assert rare == {"train": 6, "val": 2, "test": 2}
+
+
+def test_groups_are_never_parted() -> None:
+    samples = [_sample(n, "a", group=f"g{n // 7}") for n in range(140)]
+    places = split(samples, SplitSpec())
+    for group in range(20):
+        assert len({places[s.image_id] for s in samples if s.group == f"g{group}"}) == 1
+    assert len(set(places.values())) == 3
+
+
+def test_given_splits_are_kept_and_only_the_others_divided() -> None:
+    samples = [_sample(n, "a", given="test" if n < 10 else "") for n in range(100)]
+    places = split(samples, SplitSpec())
+    assert all(places[f"i{n:04d}"] == "test" for n in range(10))
+    assert {"train", "val"} <= {places[f"i{n:04d}"] for n in range(10, 100)}
+
+
+def test_without_a_validation_split_some_of_the_training_images_become_one() -> None:
+    places = split([_sample(n, "a", given="train") for n in range(50)], SplitSpec(val=0.2))
+    assert Counter(places.values()) == {"train": 40, "val": 10}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_samples_leave_at_least_one_to_train_on(count: int) -> None:
+    assert "train" in split([_sample(n, "a") for n in range(count)], SplitSpec()).values()
+
+
+def test_images_that_share_a_key_over_splits_are_named_once() -> None:
+    found = leaks({"a": "train", "b": "val", "c": "val"}, {"a": "x", "b": "x", "c": "y"}, code="k", what="copies")
+    assert [(f.code, f.image) for f in found] == [("k", "a")]
+    assert "a, b" in found[0].message
