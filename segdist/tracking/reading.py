@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from segdist.data.shards import Manifest
 from segdist.errors import BackendError, did_you_mean
-from segdist.tracking import tags
+from segdist.tracking import names
 from segdist.tracking.encoding import clip, param_value
 from segdist.tracking.values import DatasetInfo, SweepRecord, TrialRecord
 
@@ -22,33 +23,66 @@ _OVERFLOW = 1e308  # SQL stores keep infinity as the largest double
 
 
 def latest_sweep(client: "MlflowClient", name: str, *, where: str) -> SweepRecord:
-    """The sweep of a name that was started or resumed last."""
+    """The sweep of a name that was started or resumed last; a single trial only where nothing was searched."""
     runs = _sweep_runs(client, name)
     if not runs:
         raise BackendError(f"There is no sweep `{name}` in MLflow at {where}. {_known_sweeps(client, name)}")
-    return _sweep(client, max(runs, key=lambda run: int(run.data.tags.get(tags.STARTED, 0))))
+    searches = [run for run in runs if run.data.tags.get(names.KIND) == "sweep"]
+    return sweep(client, max(searches or runs, key=lambda run: int(run.data.tags.get(names.STARTED, 0))))
 
 
 def find_sweep(client: "MlflowClient", name: str, fingerprint: str) -> SweepRecord | None:
     """The sweep of a name with a fingerprint; None where it was never started."""
-    runs = [run for run in _sweep_runs(client, name) if run.data.tags.get(tags.FINGERPRINT) == fingerprint]
-    return _sweep(client, runs[0]) if runs else None
+    runs = [run for run in _sweep_runs(client, name) if run.data.tags.get(names.FINGERPRINT) == fingerprint]
+    return sweep(client, runs[0]) if runs else None
+
+
+def sweep(client: "MlflowClient", run: "Run") -> SweepRecord:
+    """The record of a parent run."""
+    marks = run.data.tags
+    with tempfile.TemporaryDirectory() as folder:
+        files = fetch(client, run.info.run_id, "sweep", Path(folder))
+        texts = {f.name: f.read_text("utf-8") for f in files.iterdir()} if files else {}
+    spec = json.loads(texts.get("spec.json", "{}"))
+    return SweepRecord(
+        run_id=run.info.run_id,
+        name=run.info.run_name,
+        fingerprint=marks.get(names.FINGERPRINT, ""),
+        status=run.info.status,
+        metric=marks.get(names.METRIC, "val/iou"),
+        question=marks.get(names.QUESTION, spec.get("question", "")),
+        spec=spec,
+        file_name=marks.get("mlflow.source.name", ""),
+        file_text=texts.get("file.yaml", ""),
+        environment=json.loads(texts.get("environment.json", "{}")),
+        dataset=_dataset(run),
+        params={name: param_value(text) for name, text in run.data.params.items()},
+        metrics=_finite(run.data.metrics.items()),
+        tags=dict(marks),
+        started=run.info.start_time,
+        seconds=_seconds(run),
+    )
 
 
 def children(client: "MlflowClient", parent_run_id: str) -> list["Run"]:
     """All runs of the trials of a sweep, in order of their start."""
     experiment_id = client.get_run(parent_run_id).info.experiment_id
-    return _search(client, experiment_id, f"tags.`{tags.PARENT}` = '{parent_run_id}'")
+    return _search(client, experiment_id, f"tags.`{names.PARENT}` = '{parent_run_id}'")
 
 
-def trials(client: "MlflowClient", parent_run_id: str) -> list[TrialRecord]:
+def trials(client: "MlflowClient", parent_run_id: str, metric: str = "") -> list[TrialRecord]:
     """The trials of a sweep, each once, best first."""
-    metric = client.get_run(parent_run_id).data.tags.get(tags.METRIC, "val/iou")
+    metric = metric or client.get_run(parent_run_id).data.tags.get(names.METRIC, "val/iou")
     first: dict[str, TrialRecord] = {}
     for run in children(client, parent_run_id):
         record = _trial(run)
         first.setdefault(record.trial_key, record)
     return sorted(first.values(), key=lambda t: -t.metrics.get(metric, -math.inf))
+
+
+def next_number(client: "MlflowClient", parent_run_id: str) -> int:
+    """The place of a new trial in the order of the search."""
+    return 1 + max((int(run.data.tags.get(names.NUMBER, -1)) for run in children(client, parent_run_id)), default=-1)
 
 
 def fetch(client: "MlflowClient", run_id: str, artifact_path: str, folder: Path) -> Path | None:
@@ -68,16 +102,16 @@ def load_json(client: "MlflowClient", run_id: str, artifact_path: str) -> dict[s
         return dict(json.loads(file.read_text("utf-8"))) if file else {}
 
 
-def dataset_input(dataset: DatasetInfo) -> "DatasetInput":
+def dataset_input(name: str, dataset: Manifest) -> "DatasetInput":
     """The data set as an MLflow input of context "training"; the digest is the content hash."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     entity = Dataset(
-        name=clip(dataset.name, 500),
-        digest=dataset.digest[:36],  # MLflow's limit
+        name=clip(name, 500),
+        digest=dataset.content_hash[:36],  # MLflow's limit
         source_type="segdist",
-        source=json.dumps({"uri": dataset.uri}),
-        profile=json.dumps(dataset.profile),
+        source="{}",
+        profile=dataset.model_dump_json(exclude={"shards"}),
     )
     return DatasetInput(entity, [InputTag("mlflow.data.context", "training")])
 
@@ -95,61 +129,33 @@ def _search(client: "MlflowClient", experiment_id: str, condition: str) -> list[
 
 def _sweep_runs(client: "MlflowClient", name: str) -> list["Run"]:
     experiment = client.get_experiment_by_name(name)
-    return _search(client, experiment.experiment_id, f"tags.`{tags.KIND}` = '{tags.SWEEP}'") if experiment else []
-
-
-def _sweep(client: "MlflowClient", run: "Run") -> SweepRecord:
-    marks = run.data.tags
-    with tempfile.TemporaryDirectory() as folder:
-        files = fetch(client, run.info.run_id, "sweep", Path(folder))
-        texts = {f.name: f.read_text("utf-8") for f in files.iterdir()} if files else {}
-    spec = json.loads(texts.get("spec.json", "{}"))
-    return SweepRecord(
-        run_id=run.info.run_id,
-        name=run.info.run_name,
-        fingerprint=marks.get(tags.FINGERPRINT, ""),
-        status=run.info.status,
-        metric=marks.get(tags.METRIC, "val/iou"),
-        question=spec.get("question", ""),
-        spec=spec,
-        file_name=marks.get("mlflow.source.name", ""),
-        file_text=texts.get("file.yaml", ""),
-        environment=json.loads(texts.get("environment.json", "{}")),
-        dataset=_dataset(run),
-        params={name: param_value(text) for name, text in run.data.params.items()},
-        metrics=_finite(run.data.metrics.items()),
-        tags=dict(marks),
-        started=run.info.start_time,
-        seconds=_seconds(run),
-    )
+    return _search(client, experiment.experiment_id, f"tags.`{names.FINGERPRINT}` LIKE '%'") if experiment else []
 
 
 def _trial(run: "Run") -> TrialRecord:
     marks, measured = run.data.tags, _finite(run.data.metrics.items())
-    best = {name.removeprefix(tags.BEST): v for name, v in measured.items() if name.startswith(tags.BEST)}
-    last = {name: v for name, v in measured.items() if not name.startswith(tags.BEST)}
+    best = {name.removeprefix(names.BEST): v for name, v in measured.items() if name.startswith(names.BEST)}
+    last = {name: v for name, v in measured.items() if not name.startswith(names.BEST)}
     best_epoch = int(best.pop("epoch", 0))
     return TrialRecord(
         run_id=run.info.run_id,
-        trial_key=marks.get(tags.TRIAL, run.info.run_id),
-        number=int(marks.get(tags.NUMBER, 0)),
+        trial_key=marks.get(names.TRIAL, run.info.run_id),
+        number=int(marks.get(names.NUMBER, 0)),
+        is_baseline=marks.get(names.BASELINE, "").lower() == "true",
         status=run.info.status,
-        reason=marks.get(tags.END, ""),
+        reason=marks.get(names.END, ""),
         params={name: param_value(text) for name, text in run.data.params.items()},
-        searched=tuple(json.loads(marks.get(tags.SEARCHED, "[]"))),
         metrics=last | best,
         epochs=int(last.get("epoch", 0)),
         best_epoch=best_epoch,
-        seconds=last.get("seconds", _seconds(run)),
+        seconds=last.get(names.TOTAL_SECONDS) or _seconds(run),
         started=run.info.start_time,
     )
 
 
 def _dataset(run: "Run") -> DatasetInfo | None:
     for item in run.inputs.dataset_inputs if run.inputs else ():
-        found = item.dataset
-        uri = json.loads(found.source).get("uri", "")
-        return DatasetInfo(found.name, found.digest, uri, json.loads(found.profile or "{}"))
+        return DatasetInfo(item.dataset.name, item.dataset.digest, json.loads(item.dataset.profile or "{}"))
     return None
 
 
@@ -164,5 +170,5 @@ def _seconds(run: "Run") -> float:
 
 
 def _known_sweeps(client: "MlflowClient", name: str) -> str:
-    names = [e.name for e in client.search_experiments() if e.name != "Default"]
-    return did_you_mean(name, names) if names else "None was run there yet: segdist run SWEEP.yaml"
+    known = [e.name for e in client.search_experiments() if e.name != "Default"]
+    return did_you_mean(name, known) if known else "None was run there yet: segdist run SWEEP.yaml"

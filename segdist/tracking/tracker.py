@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from segdist import provenance
+from segdist.data.shards import Manifest
 from segdist.errors import BackendError, StorageError
 from segdist.spec import SweepSpec
-from segdist.tracking import reading, registry, tags
+from segdist.tracking import names, reading, registry
 from segdist.tracking.connection import Connection
 from segdist.tracking.encoding import finite, flatten, key, param_text, tag_text
-from segdist.tracking.values import DatasetInfo, SweepRecord, TrialRecord, TrialStatus
+from segdist.tracking.values import SweepRecord, TrialRecord, TrialStatus
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,15 +33,15 @@ class Tracker:
     def __init__(self, uri: str, artifact_root: str = "", *, metric: str = "val/iou") -> None:
         self.metric = key(metric)
         self._connection = Connection(uri, artifact_root)
-        self._best: dict[str, float] = {}
+        self._progress: dict[str, tuple[float, float]] = {}
 
     @classmethod
     def for_sweep(cls, spec: SweepSpec) -> Self:
         """The tracker that a sweep file asks for."""
-        return cls.for_storage(spec.storage, spec.tracking.uri, metric=spec.search.metric)
+        return cls.at(spec.storage, spec.tracking.uri, metric=spec.search.metric)
 
     @classmethod
-    def for_storage(cls, storage: str, uri: str = "embedded", *, metric: str = "val/iou") -> Self:
+    def at(cls, storage: str, uri: str = "embedded", *, metric: str = "val/iou") -> Self:
         """The tracker at `tracking.uri`; `embedded` means SQLite and artifacts inside the storage folder.
 
         Raises:
@@ -77,39 +78,41 @@ class Tracker:
 
     def start_sweep(
         self,
-        spec: SweepSpec,
+        name: str,
+        fingerprint: str,
         *,
-        file: Path,
-        text: str,
-        dataset: DatasetInfo,
-        more_tags: Mapping[str, Any] = {},
+        spec_text: str,
+        spec_file: str,
+        tags: Mapping[str, Any],
+        params: Mapping[str, Any],
+        dataset: Manifest,
     ) -> str:
         """The parent run of a sweep: found by its fingerprint, or created.
 
         Args:
-            spec: the sweep, checked.
-            file: where the sweep file lies; its repository's commit is recorded.
-            text: the sweep file as written.
+            name: of the sweep, and of the MLflow experiment.
+            fingerprint: names this very search.
+            spec_text: the sweep as checked, defaults filled in, as JSON.
+            spec_file: where the sweep file lies; it is kept as written, with its repository's commit.
+            tags: further tags; `segdist.kind` and `segdist.question` are shown in reports.
+            params: what to compare sweeps by.
             dataset: what its trials learn from.
-            more_tags: further tags of the run.
 
         Returns:
             The run id.
         """
-        environment = provenance.environment(file.absolute().parent)
-        marks = {
-            tags.KIND: tags.SWEEP, tags.FINGERPRINT: spec.sweep_fingerprint, tags.METRIC: self.metric,
-            "mlflow.source.name": file.name, "mlflow.source.type": "LOCAL", "mlflow.note.content": spec.question,
-            "mlflow.source.git.commit": environment.git_commit, "segdist.git_dirty": environment.git_dirty,
-            "segdist.command": provenance.command_line(), tags.STARTED: time.time_ns() // 1_000_000, **more_tags,
-        }  # fmt: skip
+        file = Path(spec_file).absolute()
+        environment = provenance.environment(file.parent)
+        marks = {**names.of_sweep(self.metric, file, environment, time.time_ns() // 1_000_000), **tags}
         with self._connection.client() as client:
-            same = {tags.KIND: tags.SWEEP, tags.FINGERPRINT: spec.sweep_fingerprint}
-            run_id = self._find_or_create(client, self._experiment(client, spec.name), same, name=spec.name)
-            self._describe(client, run_id, marks, spec.model_dump(mode="json"), dataset)
-            for name, content in (("spec", spec.model_dump(mode="json")), ("environment", environment.as_dict())):
-                client.log_dict(run_id, content, f"sweep/{name}.json")
-            client.log_text(run_id, text, "sweep/file.yaml")
+            same = {names.FINGERPRINT: fingerprint}
+            run_id, _ = self._find_or_create(client, self._experiment(client, name), same, run_name=name)
+            self._describe(client, run_id, marks, params)
+            client.log_inputs(run_id, datasets=[reading.dataset_input(name, dataset)])
+            client.log_text(run_id, spec_text, "sweep/spec.json")
+            client.log_dict(run_id, environment.as_dict(), "sweep/environment.json")
+            if file.is_file():
+                client.log_text(run_id, file.read_text("utf-8"), "sweep/file.yaml")
         return run_id
 
     def close_orphans(self, parent_run_id: str, *, keep: Collection[str] = ()) -> list[str]:
@@ -125,7 +128,7 @@ class Tracker:
         closed, seen = [], set()
         with self._connection.client() as client:
             for run in reading.children(client, parent_run_id):
-                trial_key = run.data.tags.get(tags.TRIAL, "")
+                trial_key = run.data.tags.get(names.TRIAL, "")
                 if trial_key in seen:
                     client.delete_run(run.info.run_id)
                 elif run.info.status == "RUNNING" and trial_key not in keep:
@@ -140,56 +143,46 @@ class Tracker:
     # Writing trials
 
     def start_trial(
-        self,
-        parent_run_id: str,
-        trial_key: str,
-        *,
-        number: int,
-        params: Mapping[str, Any],
-        searched: Collection[str],
-        dataset: DatasetInfo,
-        more_tags: Mapping[str, Any] = {},
+        self, parent_run_id: str, trial_key: str, *, params: Mapping[str, Any], tags: Mapping[str, Any]
     ) -> str:
-        """The run of a trial: found by its key when it is resumed, or created.
+        """The run of a trial: found by its key when it is resumed, or created with the sweep's data set.
 
         Args:
             parent_run_id: of the sweep.
-            trial_key: names the trial within the sweep, e.g. its fingerprint and number.
-            number: its place in the order of the search; 0 is the untuned run.
+            trial_key: names the trial within the sweep.
             params: all values that decide what it learns, nested or with dotted keys; what was logged before stays.
-            searched: the dotted keys among them that the search chose.
-            dataset: what it learns from.
-            more_tags: further tags of the run.
+            tags: further tags; `segdist.baseline: True` marks the untuned run.
 
         Returns:
             The run id.
         """
-        marks = {tags.NUMBER: number, tags.SEARCHED: list(searched), tags.END: "", **more_tags}
-        same = {tags.PARENT: parent_run_id, tags.TRIAL: trial_key}
+        same = {names.PARENT: parent_run_id, names.TRIAL: trial_key}
         with self._connection.client() as client:
             parent = client.get_run(parent_run_id)
-            name = f"{parent.info.run_name}-{number:03d}"
-            run_id = self._find_or_create(client, parent.info.experiment_id, same, name=name)
-            self._describe(client, run_id, marks, params, dataset)
+            run_id, is_new = self._find_or_create(client, parent.info.experiment_id, same, run_name=trial_key)
+            marks = {names.END: "", **tags}
+            if is_new:
+                number = reading.next_number(client, parent_run_id)
+                marks[names.NUMBER] = number
+                client.update_run(run_id, name=f"{parent.info.run_name}-{number:03d}")
+                client.log_inputs(run_id, datasets=parent.inputs.dataset_inputs if parent.inputs else [])
+            self._describe(client, run_id, marks, params)
         return run_id
 
-    def log_epoch(self, run_id: str, metrics: Mapping[str, Any], *, epoch: int) -> None:
-        """Record what was measured after an epoch (counted from 1).
+    def log_metrics(self, run_id: str, metrics: Mapping[str, Any], *, step: int) -> None:
+        """Record measurements; values that are not finite are left out.
 
-        Values that are not finite are left out. When the search metric is the highest so far, all `val/` values
-        are kept as `best/val/...` too, because MLflow itself shows the last value only. The metric `seconds`, if
-        given, is the training time so far over all resumptions.
+        Args:
+            run_id: of a sweep or trial.
+            metrics: by name. With the search metric among them they are those of an epoch: when it is the highest so
+                far, all `val/` values are kept as `best/val/...` too, because MLflow itself shows the last value
+                only; `seconds`, the length of the epoch, is added up as `total_seconds`.
+            step: the epoch, counted from 1.
         """
-        values = {**finite(metrics), "epoch": float(epoch)}
-        if values.get(self.metric, float("-inf")) > self._best_so_far(run_id):
-            self._best[run_id] = values[self.metric]
-            kept = {n: v for n, v in values.items() if n.startswith("val/") or n in (self.metric, "epoch")}
-            values |= {tags.BEST + n: v for n, v in kept.items()}
-        self._log(run_id, values, step=epoch)
-
-    def log_metrics(self, run_id: str, metrics: Mapping[str, Any], *, step: int = 0) -> None:
-        """Record measurements that are not made each epoch, e.g. `test/iou`; what is not finite is left out."""
-        self._log(run_id, finite(metrics), step=step)
+        values = finite(metrics)
+        if self.metric in values:
+            values = self._with_progress(run_id, {**values, "epoch": float(step)})
+        self._log(run_id, values, step=step)
 
     def end(self, run_id: str, status: TrialStatus = "FINISHED", *, reason: str = "") -> None:
         """End a run.
@@ -197,12 +190,17 @@ class Tracker:
         Args:
             run_id: of a sweep or trial.
             status: how it ended; a trial that early stopping ended is FINISHED.
-            reason: why, in a few words: "stopped early", the first line of an error.
+            reason: why, in a few words, e.g. the first line of an error.
         """
         with self._connection.client() as client:
             if reason:
-                client.set_tag(run_id, tags.END, tag_text(reason))
+                client.set_tag(run_id, names.END, tag_text(reason))
             client.set_terminated(run_id, status)
+
+    def tag(self, run_id: str, name: str, value: Any) -> None:
+        """Set one tag of a run."""
+        with self._connection.client() as client:
+            client.set_tag(run_id, name, tag_text(value))
 
     def discard(self, run_id: str) -> None:
         """Delete the run of a trial that a killed driver started and no restored search knows; MLflow can undo it."""
@@ -216,7 +214,7 @@ class Tracker:
         with self._connection.client() as client:
             client.log_artifacts(run_id, str(folder), artifact_path)
 
-    def log_json(self, run_id: str, content: Mapping[str, Any], artifact_path: str) -> None:
+    def log_dict(self, run_id: str, content: Mapping[str, Any], artifact_path: str) -> None:
         """Keep JSON values as a file of the run."""
         with self._connection.client() as client:
             client.log_dict(run_id, dict(content), artifact_path)
@@ -226,8 +224,19 @@ class Tracker:
         with self._connection.client() as client:
             client.log_text(run_id, text, artifact_path)
 
-    def files(self, run_id: str, artifact_path: str, folder: Path) -> Path | None:
-        """Fetch a file or folder of a run into a local folder; None where the run has none."""
+    def download(self, run_id: str, artifact_path: str, folder: Path) -> Path:
+        """Fetch a file or folder of a run into a local folder.
+
+        Raises:
+            BackendError: the run has none there.
+        """
+        found = self.find_files(run_id, artifact_path, folder)
+        if found is None:
+            raise BackendError(f"MLflow run {run_id} at {self.uri} has no files at `{artifact_path}`.")
+        return found
+
+    def find_files(self, run_id: str, artifact_path: str, folder: Path) -> Path | None:
+        """The same; None where the run has none."""
         with self._connection.client() as client:
             return reading.fetch(client, run_id, artifact_path, folder)
 
@@ -247,15 +256,25 @@ class Tracker:
         with self._connection.client() as client:
             return reading.latest_sweep(client, name, where=self.uri)
 
-    def find_sweep(self, spec: SweepSpec) -> SweepRecord | None:
-        """This very sweep, if it was started before."""
+    def find_sweep(self, name: str, fingerprint: str) -> SweepRecord | None:
+        """The sweep of a fingerprint, if it was started before."""
         with self._connection.client() as client:
-            return reading.find_sweep(client, spec.name, spec.sweep_fingerprint)
+            return reading.find_sweep(client, name, fingerprint)
 
-    def trials(self, parent_run_id: str) -> list[TrialRecord]:
-        """The trials of a sweep, each once, best first; those without a score come last, in order of their start."""
+    def sweep(self, run_id: str) -> SweepRecord:
+        """The sweep of a parent run."""
         with self._connection.client() as client:
-            return reading.trials(client, parent_run_id)
+            return reading.sweep(client, client.get_run(run_id))
+
+    def trials(self, parent_run_id: str, metric: str = "") -> list[TrialRecord]:
+        """The trials of a sweep, each once, best first; those without a score come last, in order of their start.
+
+        Args:
+            parent_run_id: of the sweep.
+            metric: what to sort by; "" takes the sweep's search metric.
+        """
+        with self._connection.client() as client:
+            return reading.trials(client, parent_run_id, key(metric) if metric else "")
 
     def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
         """(step, value) in order; of a step that was repeated after a crash, the last value."""
@@ -286,8 +305,8 @@ class Tracker:
     # Helpers
 
     def __getstate__(self) -> dict[str, Any]:
-        """What another process needs; the best values are read again there."""
-        return {**self.__dict__, "_best": {}}
+        """What another process needs; the progress of trials is read again there."""
+        return {**self.__dict__, "_progress": {}}
 
     def _experiment(self, client: "MlflowClient", name: str) -> str:
         with self._connection.exclusive():
@@ -301,24 +320,22 @@ class Tracker:
             )
         return str(found.experiment_id)
 
-    def _find_or_create(self, client: "MlflowClient", experiment_id: str, same: Mapping[str, str], *, name: str) -> str:
+    def _find_or_create(
+        self, client: "MlflowClient", experiment_id: str, same: Mapping[str, str], *, run_name: str
+    ) -> tuple[str, bool]:
+        """The first run with these tags, and whether it is new."""
         condition = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in same.items())
         with self._connection.exclusive():
             found = client.search_runs(
                 [experiment_id], condition, max_results=1, order_by=["attributes.start_time ASC"]
             )
             if not found:
-                return str(client.create_run(experiment_id, tags=dict(same), run_name=name).info.run_id)
+                return str(client.create_run(experiment_id, tags=dict(same), run_name=run_name).info.run_id), True
         client.update_run(found[0].info.run_id, status="RUNNING")
-        return str(found[0].info.run_id)
+        return str(found[0].info.run_id), False
 
     def _describe(
-        self,
-        client: "MlflowClient",
-        run_id: str,
-        marks: Mapping[str, Any],
-        params: Mapping[str, Any],
-        dataset: DatasetInfo,
+        self, client: "MlflowClient", run_id: str, marks: Mapping[str, Any], params: Mapping[str, Any]
     ) -> None:
         """Tags are set anew, parameters once: MLflow refuses to change one, and a resumed run keeps its own."""
         from mlflow.entities import Param, RunTag
@@ -329,7 +346,18 @@ class Tracker:
         for start in range(0, len(missing), _PARAMS_PER_CALL):
             client.log_batch(run_id, params=missing[start : start + _PARAMS_PER_CALL])
         client.log_batch(run_id, tags=[RunTag(name, tag_text(value)) for name, value in marks.items()])
-        client.log_inputs(run_id, datasets=[reading.dataset_input(dataset)])
+
+    def _with_progress(self, run_id: str, values: dict[str, float]) -> dict[str, float]:
+        """The values of an epoch, with the best so far and the time so far."""
+        best, seconds = self._progress_of(run_id)
+        seconds += values.get("seconds", 0.0)
+        added = {names.TOTAL_SECONDS: seconds}
+        if values[self.metric] > best:
+            best = values[self.metric]
+            kept = {n: v for n, v in values.items() if n.startswith("val/") or n in (self.metric, "epoch")}
+            added |= {names.BEST + n: v for n, v in kept.items()}
+        self._progress[run_id] = best, seconds
+        return values | added
 
     def _log(self, run_id: str, values: Mapping[str, float], *, step: int) -> None:
         from mlflow.entities import Metric
@@ -340,12 +368,12 @@ class Tracker:
             for start in range(0, len(metrics), _METRICS_PER_CALL):
                 client.log_batch(run_id, metrics=metrics[start : start + _METRICS_PER_CALL])
 
-    def _best_so_far(self, run_id: str) -> float:
-        if run_id not in self._best:
-            with self._connection.client() as client:
-                known = client.get_run(run_id).data.metrics
-            self._best[run_id] = known.get(tags.BEST + self.metric, float("-inf"))
-        return self._best[run_id]
+    def _progress_of(self, run_id: str) -> tuple[float, float]:
+        if run_id in self._progress:
+            return self._progress[run_id]
+        with self._connection.client() as client:
+            known = client.get_run(run_id).data.metrics
+        return known.get(names.BEST + self.metric, float("-inf")), known.get(names.TOTAL_SECONDS, 0.0)
 
 
 def _artifacts_beside(storage: str) -> str:

@@ -14,13 +14,11 @@ class DatasetInfo:
     Attributes:
         name: what people call it.
         digest: its content hash.
-        uri: where its shards lie.
-        profile: counts to show (images a split, classes, instances, findings); JSON values.
+        profile: its manifest without the list of shards; JSON values.
     """
 
     name: str
     digest: str
-    uri: str
     profile: dict[str, Any] = field(default_factory=dict)
 
 
@@ -31,25 +29,25 @@ class TrialRecord:
     Attributes:
         run_id: of the MLflow run.
         trial_key: names the trial within its sweep.
-        number: its place in the order of the search; 0 is the untuned run.
+        number: its place in the order of the search, from 0.
+        is_baseline: whether it has the sweep file's own values, untuned.
         status: how it ended.
-        reason: why it ended, where there is more to say: "stopped early", an error.
+        reason: why it ended, where there is more to say, e.g. an error.
         params: everything logged as a parameter, dotted keys, with the types they had.
-        searched: the keys among `params` that the search chose.
         metrics: at the best epoch where a metric is measured each epoch, otherwise the last value. Always finite.
         epochs: epochs finished.
         best_epoch: the epoch in which the search metric was highest; 0 before the first.
-        seconds: spent training, over all resumptions.
+        seconds: spent in epochs, over all resumptions; before the first epoch, since its start.
         started: milliseconds since 1970.
     """
 
     run_id: str
     trial_key: str
     number: int
+    is_baseline: bool
     status: str
     reason: str
     params: dict[str, Any]
-    searched: tuple[str, ...]
     metrics: dict[str, float]
     epochs: int
     best_epoch: int
@@ -64,7 +62,7 @@ class SweepRecord:
     Attributes:
         run_id: of the MLflow parent run.
         name: of the sweep and of the MLflow experiment.
-        fingerprint: `SweepSpec.sweep_fingerprint`.
+        fingerprint: names this very search; the same is resumed.
         status: how it ended.
         metric: what the search maximised.
         question: what the model is to find.

@@ -1,18 +1,21 @@
 """An empty MLflow database, made once and copied for each test, and a small sweep."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from segdist.data.shards import Manifest, SplitCounts
 from segdist.spec import SweepSpec
-from segdist.tracking import DatasetInfo, Tracker
+from segdist.tracking import Tracker
 
 
 @pytest.fixture(scope="session")
 def empty_storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("empty storage")  # the space in the name must do no harm
-    Tracker.for_storage(str(folder)).check()
+    Tracker.at(str(folder)).check()
     return folder
 
 
@@ -23,7 +26,7 @@ def storage(empty_storage: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tracker(storage: Path) -> Tracker:
-    return Tracker.for_storage(str(storage))
+    return Tracker.at(str(storage))
 
 
 @pytest.fixture
@@ -44,4 +47,32 @@ def make_spec(storage: Path) -> SweepSpec:
     )
 
 
-DATASET = DatasetInfo("walls", "0123456789abcdef", "/storage/datasets/0123", {"images": {"train": 80, "val": 20}})
+def start_sweep(tracker: Tracker, spec: SweepSpec, file: str = "sweeps/cracks.yaml") -> str:
+    return tracker.start_sweep(
+        spec.name,
+        spec.sweep_fingerprint,
+        spec_text=spec.model_dump_json(),
+        spec_file=file,
+        tags={"segdist.kind": "sweep", "segdist.question": spec.question},
+        params={"search.trials": spec.search.trials},
+        dataset=DATASET,
+    )
+
+
+def start_trial(tracker: Tracker, parent: str, number: int = 0, params: Mapping[str, Any] | None = None) -> str:
+    tags = {"segdist.baseline": str(number == 0)}
+    return tracker.start_trial(parent, f"key-{number}", params=params or {"train.lr": 1e-3}, tags=tags)
+
+
+def counts(images: int) -> SplitCounts:
+    return SplitCounts(images=images, instances=2 * images, masks=images, empty_images=0, per_class={"crack": images})
+
+
+DATASET = Manifest(
+    kind="dataset",
+    classes=("crack", "seam"),
+    splits={"train": counts(80), "val": counts(20)},
+    shards=("0.parquet",),
+    findings={"skipped": {"image-unreadable": 1}},
+    content_hash="0123456789abcdef",
+)

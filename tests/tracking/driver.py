@@ -5,19 +5,17 @@ import time
 from pathlib import Path
 
 from segdist.tracking import Tracker
-from tests.tracking.conftest import DATASET, make_spec
+from tests.tracking.conftest import make_spec, start_sweep, start_trial
 
 
 def main(storage: str, then: str) -> None:
     spec = make_spec(Path(storage))
     tracker = Tracker.for_sweep(spec)
-    parent = tracker.start_sweep(spec, file=Path("cracks.yaml"), text="name: cracks", dataset=DATASET)
+    parent = start_sweep(tracker, spec)
     for number in range(3):
-        run = tracker.start_trial(
-            parent, f"key-{number}", number=number, params={"train.lr": 1e-3}, searched=(), dataset=DATASET
-        )
+        run = start_trial(tracker, parent, number)
         for epoch in range(1, 6):
-            tracker.log_epoch(run, {"val/iou": 0.1 * epoch}, epoch=epoch)
+            tracker.log_metrics(run, {"val/iou": 0.1 * epoch}, step=epoch)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     if then == "stay":

@@ -14,7 +14,7 @@ import pytest
 from segdist.errors import BackendError, StorageError
 from segdist.spec import SweepSpec
 from segdist.tracking import Tracker
-from tests.tracking.conftest import DATASET
+from tests.tracking.conftest import DATASET, start_sweep, start_trial
 
 
 @pytest.fixture
@@ -61,23 +61,23 @@ def test_credentials_in_the_address_are_never_shown(free_port: int) -> None:
 def test_a_storage_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match=r"cannot be written.*Set storage or tracking\.uri"):
-        Tracker.for_storage(str(tmp_path / "file" / "storage")).check()
+        Tracker.at(str(tmp_path / "file" / "storage")).check()
 
 
 def test_embedded_tracking_on_an_object_store_is_an_error_with_both_fixes() -> None:
     with pytest.raises(StorageError, match=r"MLflow server.*or storage to a folder"):
-        Tracker.for_storage("s3://bucket/segdist")
+        Tracker.at("s3://bucket/segdist")
 
 
 def test_a_plain_folder_as_address_is_an_error_with_the_fix(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="`embedded`"):
-        Tracker.for_storage(str(tmp_path), str(tmp_path / "mlruns")).check()
+        Tracker.at(str(tmp_path), str(tmp_path / "mlruns")).check()
 
 
 def test_a_broken_database_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("this is no database, but long enough to be read as one " * 20)
     with pytest.raises(BackendError, match=r"mlflow\.db"):
-        Tracker.for_storage(str(tmp_path)).check()
+        Tracker.at(str(tmp_path)).check()
 
 
 def test_an_open_tracker_can_be_pickled(tracker: Tracker) -> None:
@@ -86,7 +86,7 @@ def test_an_open_tracker_can_be_pickled(tracker: Tracker) -> None:
 
 
 def test_the_first_use_of_a_new_database_prints_nothing(tmp_path: Path) -> None:
-    code = "import sys; from segdist.tracking import Tracker; Tracker.for_storage(sys.argv[1]).check()"
+    code = "import sys; from segdist.tracking import Tracker; Tracker.at(sys.argv[1]).check()"
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
 
@@ -119,15 +119,12 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 
 @pytest.mark.slow
 def test_everything_works_through_a_server(server: str, spec: SweepSpec, tmp_path: Path) -> None:
-    tracker = Tracker.for_storage(spec.storage, server)
-    parent = tracker.start_sweep(spec, file=Path("cracks.yaml"), text="name: cracks", dataset=DATASET)
-    runs = [
-        tracker.start_trial(parent, f"key-{n}", number=n, params={"train.lr": 1e-3}, searched=(), dataset=DATASET)
-        for n in (0, 1, 1)
-    ]
+    tracker = Tracker.at(spec.storage, server)
+    parent = start_sweep(tracker, spec)
+    runs = [start_trial(tracker, parent, n) for n in (0, 1, 1)]
     assert runs[1] == runs[2]
     for epoch in (1, 2):
-        tracker.log_epoch(runs[1], {"val/iou": 0.5 / epoch}, epoch=epoch)
+        tracker.log_metrics(runs[1], {"val/iou": 0.5 / epoch}, step=epoch)
     tracker.log_text(runs[1], "weights", "checkpoint/model.safetensors")
     tracker.end(runs[1])
     tracker.close_orphans(parent)
@@ -139,4 +136,6 @@ def test_everything_works_through_a_server(server: str, spec: SweepSpec, tmp_pat
     assert tracker.register_champion("cracks", runs[1], "checkpoint") == 1
     assert tracker.register_champion("cracks", runs[1], "checkpoint") == 1
     assert (tracker.model_files("cracks@champion", tmp_path / "out") / "model.safetensors").read_text() == "weights"
-    assert tracker.latest_sweep("cracks").dataset == DATASET
+    sweep = tracker.latest_sweep("cracks")
+    assert sweep.dataset is not None
+    assert sweep.dataset.digest == DATASET.content_hash

@@ -5,12 +5,12 @@ import pytest
 from segdist.errors import BackendError
 from segdist.spec import SweepSpec
 from segdist.tracking import Tracker
-from tests.tracking.conftest import DATASET
+from tests.tracking.conftest import start_sweep
 
 
 @pytest.fixture
 def run_id(tracker: Tracker, spec: SweepSpec) -> str:
-    run = tracker.start_sweep(spec, file=Path("cracks.yaml"), text="", dataset=DATASET)
+    run = start_sweep(tracker, spec)
     tracker.log_text(run, "weights", "checkpoint/model.safetensors")
     return run
 
@@ -20,7 +20,7 @@ def test_the_same_champion_stays_one_version_and_a_new_one_takes_the_alias(
 ) -> None:
     assert tracker.register_champion("cracks", run_id, "checkpoint") == 1
     assert tracker.register_champion("cracks", run_id, "checkpoint") == 1
-    other = tracker.start_sweep(spec.model_copy(update={"seed": 1}), file=Path("cracks.yaml"), text="", dataset=DATASET)
+    other = start_sweep(tracker, spec.model_copy(update={"seed": 1}))
     tracker.log_text(other, "better weights", "checkpoint/model.safetensors")
     assert tracker.register_champion("cracks", other, "checkpoint") == 2
     for model, text in (("cracks@champion", "better weights"), ("cracks@1", "weights")):

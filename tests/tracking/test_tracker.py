@@ -3,9 +3,7 @@ import math
 import pickle
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -13,17 +11,7 @@ from mlflow import MlflowClient
 from segdist.errors import BackendError
 from segdist.spec import SweepSpec
 from segdist.tracking import Tracker
-from tests.tracking.conftest import DATASET
-
-
-def start_sweep(tracker: Tracker, spec: SweepSpec) -> str:
-    return tracker.start_sweep(spec, file=Path("sweeps/cracks.yaml"), text="name: cracks  # ä\n", dataset=DATASET)
-
-
-def start_trial(tracker: Tracker, parent: str, number: int = 0, params: Mapping[str, Any] | None = None) -> str:
-    return tracker.start_trial(
-        parent, f"key-{number}", number=number, params=params or {}, searched=("train.lr",), dataset=DATASET
-    )
+from tests.tracking.conftest import DATASET, start_sweep, start_trial
 
 
 def client(tracker: Tracker) -> MlflowClient:
@@ -31,18 +19,21 @@ def client(tracker: Tracker) -> MlflowClient:
 
 
 def test_a_sweep_started_again_is_the_same_run_and_shows_what_it_was_started_with(
-    tracker: Tracker, spec: SweepSpec
+    tracker: Tracker, spec: SweepSpec, tmp_path: Path
 ) -> None:
-    first = start_sweep(tracker, spec)
+    file = tmp_path / "cracks.yaml"
+    file.write_text("name: cracks  # ä\n", "utf-8")
+    first = start_sweep(tracker, spec, str(file))
     tracker.end(first)
-    assert start_sweep(Tracker.for_sweep(spec), spec) == first
+    assert start_sweep(Tracker.for_sweep(spec), spec, str(file)) == first
     record = tracker.latest_sweep("cracks")
     assert (record.run_id, record.status, record.question) == (first, "RUNNING", "Where is the wall cracked?")
     assert record.spec == spec.model_dump(mode="json")
     assert record.file_text == "name: cracks  # ä\n"
-    assert record.dataset == DATASET
+    assert record.dataset is not None
+    assert (record.dataset.digest, record.dataset.profile["classes"]) == (DATASET.content_hash, ["crack", "seam"])
     assert {"mlflow", "torch", "numpy"} <= set(record.environment["packages"])
-    found = tracker.find_sweep(spec)
+    found = tracker.find_sweep("cracks", spec.sweep_fingerprint)
     assert found is not None
     assert found.run_id == first
 
@@ -52,7 +43,7 @@ def test_a_sweep_with_other_values_is_another_run_and_the_last_started_one_is_th
 ) -> None:
     first = start_sweep(tracker, spec)
     other = spec.model_copy(update={"seed": 1})
-    assert tracker.find_sweep(other) is None
+    assert tracker.find_sweep("cracks", other.sweep_fingerprint) is None
     second = start_sweep(tracker, other)
     assert first != second
     assert tracker.latest_sweep("cracks").run_id == second
@@ -90,14 +81,13 @@ def test_parameters_come_back_with_the_types_they_had(tracker: Tracker, spec: Sw
         "model.sam.looks_like": "1e-3",
         "model.sam.yes": True,
     }
-    assert trial.searched == ("train.lr",)
 
 
 def test_long_parameters_many_parameters_and_foreign_names_are_accepted(tracker: Tracker, spec: SweepSpec) -> None:
     parent = start_sweep(tracker, spec)
     many = {f"option {i}": i for i in range(250)}
     run = start_trial(tracker, parent, params={"long": "ä" * 20_000, **many, "größe (m²)/../a//b": 1})
-    tracker.log_epoch(run, {"val/iou/Fenster & Türen: 50%": 0.5, "val/iou": 0.5}, epoch=1)
+    tracker.log_metrics(run, {"val/iou/Fenster & Türen: 50%": 0.5, "val/iou": 0.5}, step=1)
     (trial,) = tracker.trials(parent)
     assert len(trial.params["long"]) == 6000
     assert trial.params["long"].endswith("…")
@@ -109,8 +99,8 @@ def test_a_record_shows_the_best_epoch_and_mlflow_the_last_one_too(tracker: Trac
     parent = start_sweep(tracker, spec)
     run = start_trial(tracker, parent)
     for epoch, iou in enumerate((0.2, 0.6, 0.4), start=1):
-        tracker.log_epoch(
-            run, {"val/iou": iou, "val/dice": iou + 0.1, "train/loss": 1 / epoch, "seconds": 5.0 * epoch}, epoch=epoch
+        tracker.log_metrics(
+            run, {"val/iou": iou, "val/dice": iou + 0.1, "train/loss": 1 / epoch, "seconds": 5.0}, step=epoch
         )
     (trial,) = tracker.trials(parent)
     assert trial.metrics["val/iou"] == 0.6
@@ -124,21 +114,22 @@ def test_a_record_shows_the_best_epoch_and_mlflow_the_last_one_too(tracker: Trac
 def test_the_best_survives_a_resumption_and_a_repeated_epoch_counts_once(tracker: Tracker, spec: SweepSpec) -> None:
     parent = start_sweep(tracker, spec)
     run = start_trial(tracker, parent)
-    tracker.log_epoch(run, {"val/iou": 0.6}, epoch=1)
-    tracker.log_epoch(run, {"val/iou": 0.3}, epoch=2)
+    tracker.log_metrics(run, {"val/iou": 0.6, "seconds": 2}, step=1)
+    tracker.log_metrics(run, {"val/iou": 0.3, "seconds": 2}, step=2)
     resumed = pickle.loads(pickle.dumps(tracker))
-    resumed.log_epoch(run, {"val/iou": 0.5}, epoch=2)
+    resumed.log_metrics(run, {"val/iou": 0.5, "seconds": 3}, step=2)
     (trial,) = resumed.trials(parent)
-    assert (trial.metrics["val/iou"], trial.best_epoch) == (0.6, 1)
+    assert (trial.metrics["val/iou"], trial.best_epoch, trial.seconds) == (0.6, 1, 7.0)
     assert resumed.history(run, "val/iou") == [(1, 0.6), (2, 0.5)]
 
 
 def test_values_that_are_not_finite_are_left_out(tracker: Tracker, spec: SweepSpec) -> None:
     parent = start_sweep(tracker, spec)
     run = start_trial(tracker, parent)
-    tracker.log_epoch(run, {"val/iou": math.nan, "val/iou/door": math.nan, "loss": math.inf, "lr": 0.1}, epoch=1)
+    values = {"val/iou": math.nan, "val/iou/door": math.nan, "loss": math.inf, "lr": 0.1}
+    tracker.log_metrics(run, values, step=1)
     (trial,) = tracker.trials(parent)
-    assert trial.metrics == {"lr": 0.1, "epoch": 1.0}
+    assert trial.metrics == {"lr": 0.1}
     json.dumps(trial.metrics, allow_nan=False)
 
 
@@ -147,10 +138,11 @@ def test_trials_come_best_first_and_those_without_a_score_last(tracker: Tracker,
     for number, iou in enumerate((0.3, None, 0.7, 0.5)):
         run = start_trial(tracker, parent, number)
         if iou is not None:
-            tracker.log_epoch(run, {"val/iou": iou}, epoch=1)
+            tracker.log_metrics(run, {"val/iou": iou}, step=1)
         tracker.end(run, "FINISHED" if iou else "FAILED", reason="" if iou else "CUDA out of memory")
     trials = tracker.trials(parent)
     assert [t.number for t in trials] == [2, 3, 0, 1]
+    assert [t.is_baseline for t in trials] == [False, False, True, False]
     assert (trials[-1].status, trials[-1].reason) == ("FAILED", "CUDA out of memory")
 
 
@@ -181,12 +173,12 @@ def test_a_discarded_trial_is_gone_and_its_key_free_again(tracker: Tracker, spec
 
 def test_children_are_nested_under_the_parent_and_carry_the_data_set(tracker: Tracker, spec: SweepSpec) -> None:
     parent = start_sweep(tracker, spec)
-    run = client(tracker).get_run(start_trial(tracker, parent, 3))
+    run = client(tracker).get_run(start_trial(tracker, parent))
     assert run.data.tags["mlflow.parentRunId"] == parent
-    assert run.info.run_name == "cracks-003"
+    assert run.info.run_name == "cracks-000"
     assert run.inputs is not None
     (item,) = run.inputs.dataset_inputs
-    assert (item.dataset.name, item.dataset.digest, item.tags[0].value) == ("walls", DATASET.digest, "training")
+    assert (item.dataset.name, item.dataset.digest, item.tags[0].value) == ("cracks", DATASET.content_hash, "training")
 
 
 def test_two_processes_write_one_sweep_at_once_and_every_trial_has_one_run(storage: Path, spec: SweepSpec) -> None:
@@ -217,16 +209,17 @@ def test_after_the_driver_was_killed_the_next_start_finds_its_runs(storage: Path
     assert sorted(t.status for t in tracker.trials(parent)) == ["KILLED", "KILLED", "RUNNING"]
 
 
-def test_files_of_a_run_come_back_and_missing_ones_are_none(tracker: Tracker, spec: SweepSpec, tmp_path: Path) -> None:
+def test_files_of_a_run_come_back_and_missing_ones_are_told(tracker: Tracker, spec: SweepSpec, tmp_path: Path) -> None:
     run = start_sweep(tracker, spec)
     (tmp_path / "panels").mkdir()
     (tmp_path / "panels" / "0.jpg").write_bytes(b"\xff\xd8")
     tracker.log_files(run, tmp_path / "panels", "panels")
-    tracker.log_json(run, {"best": "a"}, "summary.json")
-    fetched = tracker.files(run, "panels", tmp_path / "out")
-    assert fetched is not None
+    tracker.log_dict(run, {"best": "a"}, "summary.json")
+    fetched = tracker.download(run, "panels", tmp_path / "out")
     assert (fetched / "0.jpg").read_bytes() == b"\xff\xd8"
-    assert tracker.files(run, "nothing", tmp_path / "out") is None
+    assert tracker.find_files(run, "nothing", tmp_path / "out") is None
+    with pytest.raises(BackendError, match="no files at `nothing`"):
+        tracker.download(run, "nothing", tmp_path / "out")
     assert tracker.read_json(run, "summary.json") == {"best": "a"}
     assert tracker.read_json(run, "other.json") == {}
 
@@ -244,3 +237,11 @@ def test_a_deleted_experiment_is_an_error_with_the_fix(tracker: Tracker, spec: S
     client(tracker).delete_experiment(run.info.experiment_id)
     with pytest.raises(BackendError, match="mlflow experiments restore"):
         start_sweep(tracker, spec)
+
+
+def test_a_single_training_does_not_hide_the_sweep_of_its_name(tracker: Tracker, spec: SweepSpec) -> None:
+    search = start_sweep(tracker, spec)
+    single = start_sweep(tracker, spec.model_copy(update={"seed": 1}))
+    tracker.tag(single, "segdist.kind", "train")
+    assert tracker.latest_sweep("cracks").run_id == search
+    assert tracker.sweep(single).tags["segdist.kind"] == "train"

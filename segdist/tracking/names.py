@@ -1,0 +1,32 @@
+"""Names of the tags and metrics by which segdist finds its runs in MLflow."""
+
+from pathlib import Path
+from typing import Any
+
+from segdist import provenance
+
+KIND = "segdist.kind"  # "sweep", or "train" for a single trial
+QUESTION = "segdist.question"
+FINGERPRINT = "segdist.fingerprint"  # on parent runs only
+METRIC = "segdist.metric"
+STARTED = "segdist.started"  # milliseconds since 1970 of the last start or resumption
+PARENT = "mlflow.parentRunId"  # what nests runs in MLflow's own pages
+TRIAL = "segdist.trial"
+NUMBER = "segdist.number"
+BASELINE = "segdist.baseline"
+END = "segdist.end"  # why a run ended
+BEST = "best/"  # in front of a metric: its value in the epoch in which the search metric was highest
+TOTAL_SECONDS = "total_seconds"  # spent in epochs, over all resumptions
+
+
+def of_sweep(metric: str, file: Path, environment: provenance.Environment, started: int) -> dict[str, Any]:
+    """The tags of a parent run, among them those that MLflow's own pages show."""
+    return {
+        METRIC: metric,
+        STARTED: started,
+        "segdist.command": provenance.command_line(),
+        "segdist.git_dirty": environment.git_dirty,
+        "mlflow.source.name": file.name,
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": environment.git_commit,
+    }
