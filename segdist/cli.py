@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +36,7 @@ def run(sweeps: Sweeps, debug: Debug = False) -> None:
     """Label, search, evaluate and report; run again to go on where it stopped."""
     from segdist.pipeline.run import run_sweep
 
-    _each(sweeps, lambda file, overrides: run_sweep(file, overrides), debug=debug)
+    _each(sweeps, run_sweep, debug=debug)
 
 
 @app.command()
@@ -122,7 +121,7 @@ def _each(arguments: list[str], action: Callable[[str, list[str]], Any], *, debu
     outcomes: dict[str, str] = {}
     with _errors(debug=debug):
         if not files:
-            raise SpecError(f"A sweep file must be named, but got {' '.join(arguments)}. For example: sweeps/quickstart.yaml")
+            raise SpecError(f"A sweep file must be named, e.g. sweeps/quickstart.yaml, but got {' '.join(arguments)}")
     for file in files:
         if len(files) > 1:
             typer.echo(f"== {file}")
@@ -161,4 +160,4 @@ def _show(error: SegdistError, *, debug: bool) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -4,7 +4,6 @@ Composition is Hydra's (`defaults` lists, config groups, `key=value` overrides);
 and by the options of the plug-ins the file names.
 """
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +114,7 @@ def _compose(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _forced(override: str, folder: Path) -> str:
-    """`key=value` as Hydra's "set or add", so that keys left out of the file can be set; group choices stay as they are."""
+    """`key=value` as Hydra's "set or add", so that a key the file leaves out can be set; group choices stay."""
     key, equals, _ = override.partition("=")
     if not equals:
         raise SpecError(f"an override must read `key=value`, but got `{override}`")
@@ -239,7 +238,7 @@ def _value_problem(spec: SweepSpec, key: str, value: Any) -> str:
         return first.message if "unknown key" in first.message else f"{value!r} is not possible: {first.message}"
     except (AttributeError, TypeError):
         return f"`{key}` is not a key that can be searched"
-    return "" if key.split(".")[0] in spec.run.model_dump() else f"`{key}` is not a key of a run"
+    return "" if key.partition(".")[0] in spec.run.model_dump() else f"`{key}` is not a key of a run"
 
 
 def _prompt_problems(spec: SweepSpec) -> Iterator[Problem]:
@@ -316,7 +315,7 @@ def _key_lines(path: Path) -> dict[Keys, tuple[Path, int]]:
         for group, choice in entry.items() if isinstance(entry, dict) else [("", entry)]:
             file = path.parent / group / f"{choice}.yaml"
             if file.is_file():
-                prefix = tuple(p for p in group.split(os.sep) if p)
+                prefix = Path(group).parts
                 inner = _node_lines(yaml.compose(file.read_text(), Loader=yaml.SafeLoader), file, prefix)
                 lines = {**dict(inner), **lines}
     return lines

@@ -23,7 +23,7 @@ from segdist.spec import AdapterSpec, ModelSpec, RunSpec
 DESCRIPTION = "model.json"
 WEIGHTS = "weights.safetensors"
 SELF_CONTAINED_BYTES = 64 * 2**20
-"""Frozen weights up to this size are saved along; larger ones are named by their digest and loaded from their source."""
+"""Frozen weights up to this size are saved along; larger ones are named by their digest and come from their source."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,9 @@ class Description:
         }
 
 
-def build(model: ModelSpec, classes: tuple[str, ...], *, adapter: AdapterSpec | None = None, seed: int = 0) -> nn.Module:
+def build(
+    model: ModelSpec, classes: tuple[str, ...], *, adapter: AdapterSpec | None = None, seed: int = 0
+) -> nn.Module:
     """A model of a family with its base weights, and the adapter (if any) in place."""
     declared = declaration(model.family)
     options = declared.options.model_validate(model.family_options())

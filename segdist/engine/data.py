@@ -1,5 +1,6 @@
 """Shards to batches: the order of the images, their augmentation and their stacking, reproducible from a seed."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,7 +51,7 @@ class EpochBatches(Sampler[list[EpochIndex]]):
         self.epoch = 0
 
     def __len__(self) -> int:
-        return -(-self._share // self._batch_size)
+        return math.ceil(self._share / self._batch_size)
 
     def __iter__(self) -> Iterator[list[EpochIndex]]:
         order = np.random.default_rng((self._seed, self.epoch)).permutation(self._count)
@@ -60,21 +61,19 @@ class EpochBatches(Sampler[list[EpochIndex]]):
 
     @property
     def _share(self) -> int:
-        return -(-self._count // self._world_size)
+        return math.ceil(self._count / self._world_size)
 
 
 def loader(
     network: Any, rows: Rows, run: RunSpec, *, rank: int, world_size: int, pin_memory: bool
 ) -> tuple[DataLoader[Batch], EpochBatches]:
     """Batches of collated examples, and the sampler whose `epoch` chooses their order."""
-    batches = EpochBatches(
-        len(rows), batch_size=run.train.batch_size, seed=run.seed, rank=rank, world_size=world_size
-    )
+    batches = EpochBatches(len(rows), batch_size=run.train.batch_size, seed=run.seed, rank=rank, world_size=world_size)
     examples = Examples(rows, network.classes, network.options.image_size, run.train.augment, run.seed)
     decoders = max(0, int(run.resources.cpus_per_worker) - 1)  # one CPU trains, the others decode
     return (
         DataLoader(
-            examples,
+            examples,  # type: ignore[arg-type]  # collating turns examples into batches
             batch_sampler=batches,
             collate_fn=network.collate,
             num_workers=decoders,

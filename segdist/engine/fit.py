@@ -136,14 +136,14 @@ def _train_epoch(state: Fit, parallel: nn.Module, batches: Any) -> Metrics:
     norms: list[float] = []
     accumulate = state.run.train.accumulate
     for batch, moves in _with_moves(batches, accumulate):
-        with nullcontext() if moves or not hasattr(parallel, "no_sync") else parallel.no_sync():
+        with nullcontext() if moves else state.workers.unsynchronised(parallel):
             terms = _losses(state, parallel, batch)
-            (terms["loss"] / accumulate).backward()
+            torch.autograd.backward(terms["loss"] / accumulate)
         for name, value in terms.items():
             values.setdefault(name, []).append(float(value.detach()))
         if moves:
             norms.append(_step(state))
-    metrics = {
+    metrics: Metrics = {
         f"train/{'loss' if name == 'loss' else f'loss/{name}'}": state.workers.mean(_finite_mean(steps))
         for name, steps in values.items()
     }

@@ -1,6 +1,7 @@
 """The workers that train one model together: who am I, where do I compute, and what do the others say."""
 
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -15,7 +16,7 @@ class Workers:
 
     rank: int = 0
     world_size: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @classmethod
     def here(cls) -> "Workers":
@@ -37,6 +38,13 @@ class Workers:
         ids = [self.device.index] if self.device.type == "cuda" else None
         # A class absent from every image of a worker's batch leaves its head without a gradient in that step.
         return nn.parallel.DistributedDataParallel(network, device_ids=ids, find_unused_parameters=True)
+
+    @staticmethod
+    def unsynchronised(parallel: nn.Module) -> AbstractContextManager[None]:
+        """While gradients are added up over several steps, they need not be averaged after each."""
+        is_ddp = isinstance(parallel, nn.parallel.DistributedDataParallel)
+        context: AbstractContextManager[None] = parallel.no_sync() if is_ddp else nullcontext()
+        return context
 
     def gather(self, mine: list[T]) -> list[T]:
         """The lists of all workers, one after the other."""

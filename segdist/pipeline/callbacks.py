@@ -6,11 +6,23 @@ from typing import Any
 from ray.tune import Callback, Checkpoint
 from ray.tune.experiment import Trial
 
+from segdist import storage
 from segdist.engine.fit import MODEL, PICTURES
 from segdist.pipeline.trial import CHECKPOINT_PATH, Job
 from segdist.tracking import Tracker
 
-_TUNES_OWN = frozenset({"training_iteration", "timestamp", "pid", "time_this_iter_s", "time_total_s", "iterations_since_restore", "time_since_restore", "done"})
+_TUNES_OWN = frozenset(
+    {
+        "training_iteration",
+        "timestamp",
+        "pid",
+        "time_this_iter_s",
+        "time_total_s",
+        "iterations_since_restore",
+        "time_since_restore",
+        "done",
+    }
+)
 
 
 class Tracking(Callback):
@@ -27,6 +39,17 @@ class Tracking(Callback):
         self._tracker, self._parent, self._job, self._tags = tracker, parent_run_id, job, tags
         self._run_ids: dict[str, str] = {}
         self._best: dict[str, tuple[float, str]] = {}
+        self._knows_the_past = False
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Before the first step: drop the runs of trials that a killed driver started and its last save forgot."""
+        if self._knows_the_past:
+            return
+        self._knows_the_past = True
+        known = {trial.trial_id for trial in trials}
+        for record in self._tracker.trials(self._parent):
+            if record.trial_key not in known:
+                self._tracker.discard(record.run_id)
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Open the trial's run, or the one it had before an interruption."""
@@ -34,11 +57,17 @@ class Tracking(Callback):
         self._run_ids[trial.trial_id] = self._tracker.start_trial(
             self._parent,
             trial.trial_id,
-            params={**flat(run.model_dump(mode="json")), **trial.config},
-            tags={**self._tags, "segdist.run_fingerprint": run.fingerprint, "segdist.baseline": str(trial is trials[0])},
+            params={**run.model_dump(mode="json"), **trial.config},
+            tags={
+                **self._tags,
+                "segdist.run_fingerprint": run.fingerprint,
+                "segdist.baseline": trial is trials[0],
+            },
         )
 
-    def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
         """Log an epoch."""
         numbers = {k: float(v) for k, v in result.items() if isinstance(v, int | float) and k not in _TUNES_OWN}
         self._tracker.log_metrics(self._run_ids[trial.trial_id], numbers, step=int(result.get("epoch", 0)))
@@ -55,14 +84,17 @@ class Tracking(Callback):
         """Close the run of a trial that failed for good, with its error."""
         run_id = self._run_ids.get(trial.trial_id)
         if run_id:
-            self._tracker.log_text(run_id, error_text(trial), "error.txt")
-            self._tracker.end(run_id, "FAILED")
+            text = error_text(trial)
+            self._tracker.log_text(run_id, text, "error.txt")
+            self._tracker.end(run_id, "FAILED", reason=last_line(text))
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         """Trials that are still open were interrupted; running the sweep again goes on with them."""
         for trial in trials:
             if trial.trial_id in self._run_ids and not trial.is_finished():
-                self._tracker.end(self._run_ids[trial.trial_id], "KILLED")
+                self._tracker.end(
+                    self._run_ids[trial.trial_id], "KILLED", reason="stopped; runs on when the sweep does"
+                )
 
     def get_state(self) -> dict[str, Any]:
         """What a resumed search needs to know."""
@@ -83,9 +115,7 @@ class Tracking(Callback):
 
     def _best_checkpoint(self, trial: Trial) -> Checkpoint | None:
         if trial.trial_id in self._best:
-            from segdist.pipeline.trial import _filesystem
-
-            filesystem, _ = _filesystem(self._job.storage_path)
+            filesystem, _ = storage.arrow_filesystem(self._job.storage_path)
             return Checkpoint(self._best[trial.trial_id][1], filesystem)
         best = trial.run_metadata.checkpoint_manager.best_checkpoint_result
         return best.checkpoint if best else None
@@ -97,9 +127,6 @@ def error_text(trial: Trial) -> str:
     return Path(file).read_text() if file and Path(file).exists() else "no error was recorded"
 
 
-def flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings under dotted keys."""
-    found: dict[str, Any] = {}
-    for name, value in content.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found
+def last_line(text: str) -> str:
+    """The line of a traceback that says what happened."""
+    return text.strip().splitlines()[-1]

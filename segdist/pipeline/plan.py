@@ -55,5 +55,3 @@ def _resources(spec: SweepSpec) -> str:
     r = spec.resources
     gpus = f" and {r.gpus_per_worker:g} GPU" if r.gpus_per_worker else ""
     return f"{r.workers} worker{'s' * (r.workers > 1)} a trial, each {r.cpus_per_worker:g} CPU{gpus}"
-
-

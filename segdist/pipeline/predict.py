@@ -65,7 +65,8 @@ def predict_images(
     target.write_text(json.dumps(coco.content()))
     if unreadable:
         raise DataError(
-            f"{len(unreadable)} of {len(files)} images cannot be read; the others are in {target}:\n" + "\n".join(unreadable)
+            f"{len(unreadable)} of {len(files)} images cannot be read; the others are in {target}:\n"
+            + "\n".join(unreadable)
         )
     return target
 
@@ -134,4 +135,6 @@ def _image_files(paths: Sequence[Path]) -> Iterator[Path]:
                 found = True
                 yield file
     if not found:
-        raise DataError(f"There is no image in {', '.join(map(str, paths))}: none of {', '.join(sorted(IMAGE_SUFFIXES))}")
+        raise DataError(
+            f"There is no image in {', '.join(map(str, paths))}: none of {', '.join(sorted(IMAGE_SUFFIXES))}"
+        )

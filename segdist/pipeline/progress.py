@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from segdist.pipeline.callbacks import error_text
+from segdist.pipeline.callbacks import error_text, last_line
 
 
 class Progress(Callback):
@@ -32,7 +32,9 @@ class Progress(Callback):
         self._started = time.monotonic()
         self._live: Live | None = None
 
-    def setup(self, stop: Any = None, num_samples: int | None = None, total_num_samples: int | None = None, **info: Any) -> None:
+    def setup(
+        self, stop: Any = None, num_samples: int | None = None, total_num_samples: int | None = None, **info: Any
+    ) -> None:
         """Start the table, where there is a terminal to draw it in."""
         self._started = time.monotonic()
         console = Console()
@@ -44,7 +46,9 @@ class Progress(Callback):
         """Know all trials."""
         self._seen = list(trials)
 
-    def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
         """Show an epoch."""
         value = float(result.get(self._metric, 0.0))
         self._best[trial.trial_id] = max(value, self._best.get(trial.trial_id, 0.0))
@@ -57,7 +61,7 @@ class Progress(Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Show a failure with the line that says why."""
-        self._line(trial, trials, f"FAILED: {error_text(trial).strip().splitlines()[-1]}")
+        self._line(trial, trials, f"FAILED: {last_line(error_text(trial))}")
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         """Leave the last table standing."""
@@ -80,9 +84,7 @@ class Progress(Callback):
 
     def _time_left(self, trials: Sequence[Trial]) -> str:
         """From the epochs done so far, counting a trial that ended early as whole."""
-        epochs = sum(
-            self._epochs if t.is_finished() else (t.last_result or {}).get("epoch", 0) for t in trials
-        )
+        epochs = sum(self._epochs if t.is_finished() else (t.last_result or {}).get("epoch", 0) for t in trials)
         elapsed = time.monotonic() - self._started
         if not epochs:
             return "time left ?"
@@ -91,7 +93,10 @@ class Progress(Callback):
 
     def _values(self, trial: Trial) -> str:
         shown = {key: trial.config[key] for key in self._searched if key in trial.config}
-        return " ".join(f"{k.rpartition('.')[2]}={v:.3g}" if isinstance(v, float) else f"{k.rpartition('.')[2]}={v}" for k, v in shown.items())
+        return " ".join(
+            f"{k.rpartition('.')[2]}={v:.3g}" if isinstance(v, float) else f"{k.rpartition('.')[2]}={v}"
+            for k, v in shown.items()
+        )
 
     def _table(self) -> Table:
         table = Table(title=self._summary(self._seen), title_justify="left", expand=False)

@@ -26,7 +26,7 @@ DONE = "segdist.done"
 """Tag of a sweep whose report is written."""
 
 
-class Interrupted(BackendError):
+class InterruptedSweepError(BackendError):
     """The search was stopped before its last trial; the same command goes on with it."""
 
 
@@ -95,7 +95,7 @@ def _open(
         params={"search.trials": trials_of(spec), "search.metric": spec.search.metric},
         dataset=dataset.manifest,
     )
-    tracker.log_dict(parent, _summary(spec, dataset, labels), "summary.json")
+    tracker.log_json(parent, _summary(spec, dataset, labels), "summary.json")
     return parent
 
 
@@ -124,13 +124,12 @@ def _search(
     trials = tracker.trials(parent, spec.search.metric)
     finished = [t for t in trials if t.status in ("FINISHED", "FAILED")]
     if len(finished) < trials_of(spec):
-        raise Interrupted(
+        raise InterruptedSweepError(
             f"`{spec.name}` was stopped with {len(finished)} of {trials_of(spec)} trials done. "
             "The same command goes on with it."
         )
     best = finished[0].run_id
-    winner = Job(**{**vars(job), "run": spec.run})
-    metrics = score_on_test(ray, tracker, best, winner)
+    metrics = score_on_test(ray, tracker, best, job)
     if metrics:
         say(f"test      iou {metrics['test/iou']:.3f}, dice {metrics['test/dice']:.3f} (the winner alone)")
     return best
@@ -162,7 +161,7 @@ def _closing(tracker: Tracker, parent: str) -> Iterator[None]:
     """End the sweep's run as what it was: finished, failed or stopped."""
     try:
         yield
-    except (KeyboardInterrupt, Interrupted):
+    except (KeyboardInterrupt, InterruptedSweepError):
         tracker.end(parent, "KILLED")
         raise
     except BaseException:

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+from segdist import storage
 from segdist.data.shards import Dataset
 from segdist.pipeline.cluster import cache_dir
 from segdist.spec import RunSpec
@@ -76,7 +77,7 @@ def _train_in_group(run: RunSpec, job: Job) -> None:
     name = f"{run.fingerprint}-{tune.get_context().get_trial_id()}"
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     per_worker = {"CPU": run.resources.cpus_per_worker, "GPU": run.resources.gpus_per_worker}
-    filesystem, path = _filesystem(job.storage_path)
+    filesystem, path = storage.arrow_filesystem(job.storage_path)
     TorchTrainer(
         _train_worker,
         train_loop_config={"run": run.model_dump_json(), "job": job},
@@ -100,9 +101,3 @@ def _train_worker(config: dict[str, Any]) -> None:
     from ray import train
 
     work(RunSpec.model_validate_json(config["run"]), config["job"], train)
-
-
-def _filesystem(uri: str) -> tuple[Any, str]:
-    from segdist import storage
-
-    return storage.arrow_filesystem(uri)

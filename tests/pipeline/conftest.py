@@ -1,0 +1,65 @@
+"""A sweep small enough for a test: drawn roofs, a debug-sized network, minutes of patience."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+SWEEP = """\
+name: tiny
+question: Where are the roofs?
+storage: {storage}
+data:
+  sources:
+    - {{format: synthetic, scene: roofs, count: 24, size: 64, seed: 1}}
+model:
+  family: unet_cbam
+  unet_cbam: {{image_size: 64, width: 8}}
+train: {{epochs: 3, batch_size: 8, lr: 1e-3}}
+evaluate: {{pictures: 2}}
+space:
+  train.lr: {{low: 1e-4, high: 1e-2, log: true}}
+search: {{trials: 3, startup_trials: 2}}
+"""
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """A sweep file whose storage is its own folder."""
+    file = tmp_path / "tiny.yaml"
+    file.write_text(SWEEP.format(storage=tmp_path / "storage"))
+    return file
+
+
+@pytest.fixture
+def segdist(tmp_path: Path) -> Command:
+    """The command line in a process of its own, as users run it."""
+
+    def run(*arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command(*arguments),
+            capture_output=True,
+            text=True,
+            timeout=280,
+            env={**environment(tmp_path), **(env or {})},
+            check=False,
+        )
+
+    return run
+
+
+def command(*arguments: str | Path) -> list[str]:
+    """The words of a segdist command line in this environment."""
+    return [sys.executable, "-m", "segdist.cli", *map(str, arguments)]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """This environment, with nothing of the user's: no storage, cache or cluster outside the test's folder."""
+    outside = {"RAY_ADDRESS", "SEGDIST_STORAGE", "MLFLOW_TRACKING_URI"}
+    kept = {k: v for k, v in os.environ.items() if k not in outside}
+    return {**kept, "SEGDIST_CACHE": str(folder / "cache")}

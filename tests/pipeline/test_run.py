@@ -1,0 +1,153 @@
+"""One command takes a sweep file to a compared winner; the same command resumes what was killed."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.conftest import Command, command, environment
+
+
+def leaderboard(segdist: Command, storage: Path) -> dict[str, object]:
+    answer = segdist("compare", "tiny", "--storage", storage, "--json")
+    assert answer.returncode == 0, answer.stderr
+    content: dict[str, object] = json.loads(answer.stdout)
+    return content
+
+
+def test_a_sweep_runs_to_a_champion_that_predicts_and_the_second_run_does_nothing(
+    sweep: Path, segdist: Command, tmp_path: Path
+) -> None:
+    first = segdist("run", sweep)
+    assert first.returncode == 0, first.stdout + first.stderr
+
+    board = leaderboard(segdist, tmp_path / "storage")
+    trials = board["trials"]
+    assert isinstance(trials, list)
+    assert len(trials) == 3
+    assert board["best"] == trials[0]["run_id"]
+    scores = [t["metrics"]["val/iou"] for t in trials]
+    assert scores == sorted(scores, reverse=True)
+    assert all(t["status"] == "FINISHED" for t in trials)
+    assert 0.001 in [t["params"]["train.lr"] for t in trials], "the file's own values must be among the trials"
+    assert "test/iou" in trials[0]["metrics"]
+    assert all("test/iou" not in t["metrics"] for t in trials[1:]), "the test split is for the winner alone"
+    page = (tmp_path / "storage" / "sweeps" / "tiny" / "report.html").read_text()
+    assert "Where are the roofs?" in page
+
+    start = time.monotonic()
+    second = segdist("run", sweep)
+    assert second.returncode == 0, second.stderr
+    assert "nothing to do" in second.stdout
+    assert time.monotonic() - start < 30
+    assert leaderboard(segdist, tmp_path / "storage") == board
+
+    picture = tmp_path / "photos" / "one.png"
+    picture.parent.mkdir()
+    _draw_roofs(picture)
+    (picture.parent / "cut.png").write_bytes(picture.read_bytes()[:200])
+    out = tmp_path / "out"
+    answer = segdist("predict", "tiny@champion", picture, "-o", out, "--storage", tmp_path / "storage")
+    assert answer.returncode == 0, answer.stderr
+    coco = json.loads((out / "predictions.json").read_text())
+    assert [c["name"] for c in coco["categories"]] == ["roof"]
+    assert coco["images"][0]["height"] == 96
+    assert len(list((out / "overlays").iterdir())) == 1
+
+    answer = segdist("predict", "tiny@champion", picture.parent, "-o", out, "--storage", tmp_path / "storage")
+    assert answer.returncode == 2
+    assert "cut.png" in answer.stderr
+    assert len(json.loads((out / "predictions.json").read_text())["images"]) == 1, "the readable image is there"
+
+
+def test_a_killed_driver_resumes_and_mlflow_shows_each_trial_once(
+    sweep: Path, segdist: Command, tmp_path: Path
+) -> None:
+    with (tmp_path / "log").open("w") as log:
+        driver = subprocess.Popen(
+            command("run", sweep), stdout=log, stderr=log, env=environment(tmp_path), start_new_session=True
+        )
+        try:
+            _wait_for(tmp_path / "log", r"\[ ?\d/3\] epoch", driver)
+        finally:
+            os.killpg(driver.pid, signal.SIGKILL)
+            driver.wait()
+    answer = segdist("run", sweep)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    trials = leaderboard(segdist, tmp_path / "storage")["trials"]
+    assert isinstance(trials, list)
+    assert [t["status"] for t in trials] == ["FINISHED"] * 3
+
+
+def test_a_terminated_driver_marks_its_trials_killed_and_resumes(sweep: Path, segdist: Command, tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w") as log:
+        driver = subprocess.Popen(command("run", sweep), stdout=log, stderr=log, env=environment(tmp_path))
+        _wait_for(tmp_path / "log", r"\[ ?\d/3\] epoch", driver)
+        driver.terminate()
+        assert driver.wait(60) == 2, (tmp_path / "log").read_text()
+    trials = leaderboard(segdist, tmp_path / "storage")["trials"]
+    assert isinstance(trials, list)
+    assert "RUNNING" not in {t["status"] for t in trials}
+    assert "KILLED" in {t["status"] for t in trials}
+    assert segdist("run", sweep).returncode == 0
+    trials = leaderboard(segdist, tmp_path / "storage")["trials"]
+    assert isinstance(trials, list)
+    assert [t["status"] for t in trials] == ["FINISHED"] * 3
+
+
+def test_several_files_run_one_after_the_other_and_one_mistake_does_not_stop_the_rest(
+    sweep: Path, segdist: Command, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("name: broken\n")
+    answer = segdist("run", broken, sweep, "search.trials=1", "train.epochs=1")
+    assert answer.returncode == 2
+    assert re.search(rf"{broken}  failed", answer.stdout)
+    assert re.search(rf"{sweep}  ok", answer.stdout)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["storage=/proc/nowhere"], "/proc/nowhere"),
+        (["tracking.uri=http://127.0.0.1:9"], "127.0.0.1:9"),
+        (["data.sources=[{format: coco, path: missing}]"], "missing"),
+        (["resources.cpus_per_worker=512"], "cpus_per_worker"),
+    ],
+)
+def test_what_cannot_work_is_one_message_and_exit_code_2(
+    sweep: Path, segdist: Command, overrides: list[str], said: str
+) -> None:
+    answer = segdist("run", sweep, *overrides)
+    assert answer.returncode == 2, answer.stdout + answer.stderr
+    assert "Traceback" not in answer.stderr + answer.stdout
+    assert said in answer.stderr
+
+
+def test_a_ray_address_nobody_answers_on_is_named(sweep: Path, segdist: Command) -> None:
+    answer = segdist("run", sweep, env={"RAY_ADDRESS": "127.0.0.1:9"})
+    assert answer.returncode == 2
+    assert "127.0.0.1:9" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def _wait_for(log: Path, pattern: str, driver: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 200
+    while not re.search(pattern, log.read_text()):
+        assert driver.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.2)
+
+
+def _draw_roofs(file: Path) -> None:
+    import cv2
+
+    from segdist.data.scenes import draw
+
+    image, _ = draw("roofs", 5, 96)
+    assert cv2.imwrite(str(file), image[..., ::-1])
