@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
@@ -20,7 +21,7 @@ from segdist import storage
 from segdist.data.cache import ArrowFile, Rows, cached
 from segdist.data.rows import SCHEMA, from_row, to_row
 from segdist.errors import DataError
-from segdist.records import Finding, Sample
+from segdist.records import Finding, Sample, Severity
 from segdist.spec import Strict
 
 SCHEMA_VERSION = 1
@@ -28,7 +29,7 @@ MANIFEST = "manifest.json"
 FINDINGS = "findings.json"
 ROWS_PER_GROUP = 32
 """Rows that a reader has to hold at once."""
-_FINDINGS_KEY = b"segdist.findings"
+_FINDINGS_KEY, _NOTES_KEY = b"segdist.findings", b"segdist.notes"
 _LIGHT = [name for name in SCHEMA.names if name != "image"]
 
 
@@ -92,10 +93,21 @@ class ShardSummary(Strict):
     """Counts of each split."""
     findings: tuple[dict[str, str], ...]
     """What was found wrong while the shard was made."""
+    notes: dict[str, Any] = {}
+    """What was measured while it was made."""
+
+    @property
+    def found(self) -> list[Finding]:
+        """The findings."""
+        return [_finding(f) for f in self.findings]
 
 
 def write_shard(
-    uri: str, rows: Iterable[tuple[Sample, bytes | None]], *, findings: Sequence[Finding] = ()
+    uri: str,
+    rows: Iterable[tuple[Sample, bytes | None]],
+    *,
+    findings: Sequence[Finding] = (),
+    notes: dict[str, Any] | None = None,
 ) -> ShardSummary:
     """Write one shard; it is there whole or not at all.
 
@@ -103,13 +115,14 @@ def write_shard(
         uri: where, ending in `.parquet`.
         rows: samples with their encoded images, or None in a label shard. One shard is held in memory: keep it small.
         findings: what was found wrong while it was made; they travel in the file, so that resuming forgets none.
+        notes: what was measured; JSON values.
 
     Raises:
         StorageError: it cannot be written.
     """
     table = pa.Table.from_pylist([to_row(sample, image) for sample, image in rows], schema=SCHEMA)
-    notes = json.dumps([vars(f) for f in findings]).encode()
-    table = table.replace_schema_metadata({_FINDINGS_KEY: notes})
+    said = json.dumps([vars(f) for f in findings]).encode()
+    table = table.replace_schema_metadata({_FINDINGS_KEY: said, _NOTES_KEY: json.dumps(notes or {}).encode()})
     sink = io.BytesIO()
     # Images and run lengths are compressed already; dictionary pages and zstd serve the small columns.
     compression = {name: "none" if name == "image" else "zstd" for name in SCHEMA.names}
@@ -153,7 +166,7 @@ def write_manifest(
         details: what the step measured.
     """
     parts = sorted(shards, key=lambda s: s.file)
-    everything = [*findings, *(Finding(**f) for part in parts for f in part.findings)]  # type: ignore[arg-type]
+    everything = [*findings, *(f for part in parts for f in part.found)]
     digests = sorted(row.digest for part in parts for row in part.rows)
     content = json.dumps([SCHEMA_VERSION, kind, list(classes), digests])
     manifest = Manifest(
@@ -212,7 +225,7 @@ class Dataset:
 
     def findings(self) -> list[Finding]:
         """Everything that was found wrong."""
-        return [Finding(**f) for f in storage.read_json(storage.join(self.uri, FINDINGS))]
+        return [_finding(f) for f in storage.read_json(storage.join(self.uri, FINDINGS))]
 
     def samples(self, split: str | None = None) -> Iterator[Sample]:
         """The samples of a split, or all; images are not read."""
@@ -247,9 +260,18 @@ class Dataset:
     def _batches(self, split: str | None, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         for uri in self.shard_uris:
             for batch in _parquet(uri).iter_batches(ROWS_PER_GROUP, columns=list(columns)):
-                kept = batch if split is None else batch.filter(pa.compute.equal(batch.column("split"), split))
+                kept = batch if split is None else batch.filter(pc.equal(batch.column("split"), split))
                 if kept.num_rows:
                     yield kept.replace_schema_metadata(None).cast(SCHEMA.empty_table().select(list(columns)).schema)
+
+
+def read_rows(uri: str) -> list[tuple[Sample, bytes | None]]:
+    """All rows of one shard.
+
+    Raises:
+        DataError: the file is no shard, or damaged.
+    """
+    return [(from_row(row), row["image"]) for row in _parquet(uri).read().to_pylist()]
 
 
 def _parquet(uri: str) -> pq.ParquetFile:
@@ -260,6 +282,10 @@ def _parquet(uri: str) -> pq.ParquetFile:
         raise DataError(f"The shard {uri} cannot be read: {error}. Delete it and run the sweep again.") from error
 
 
+def _finding(content: dict[str, str]) -> Finding:
+    return Finding(**{**content, "severity": Severity(content["severity"])})  # type: ignore[arg-type]
+
+
 def _by_leaf(compression: dict[str, str]) -> dict[str, str]:
     """Compression by Parquet leaf: nested columns are named by their path."""
     leaves = {f"instances.list.element.{f.name}": "zstd" for f in SCHEMA.field("instances").type.value_type}
@@ -268,14 +294,15 @@ def _by_leaf(compression: dict[str, str]) -> dict[str, str]:
 
 
 def _summary(uri: str, table: pa.Table) -> ShardSummary:
-    notes = (table.schema.metadata or {}).get(_FINDINGS_KEY, b"[]")
+    metadata = table.schema.metadata or {}
     rows = table.select(_LIGHT).to_pylist()
     samples = [from_row(row) for row in rows]
     return ShardSummary(
         file=uri.rsplit("/", 1)[-1],
         rows=tuple(RowSummary(**{name: row[name] for name in RowSummary.model_fields}) for row in rows),
         splits={name: _count([s for s in samples if s.split == name]) for name in sorted({s.split for s in samples})},
-        findings=tuple(json.loads(notes)),
+        findings=tuple(json.loads(metadata.get(_FINDINGS_KEY, b"[]"))),
+        notes=json.loads(metadata.get(_NOTES_KEY, b"{}")),
     )
 
 

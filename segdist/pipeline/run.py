@@ -68,9 +68,9 @@ def _run(spec: SweepSpec, file: str, *, kind: str) -> str:
         say(f"{spec.name} is done: nothing to do. Change a key, or name another `storage`, to run it anew.")
         _show(tracker, spec, done.run_id)
         return done.run_id
+    dataset = ingest(spec)
+    _say_dataset(dataset)
     with connected() as ray:
-        dataset = ingest(spec)
-        _say_dataset(dataset)
         labels = label(spec, dataset, on_progress=say) if spec.label else None
         if labels:
             _say_labels(labels)
