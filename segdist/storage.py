@@ -43,6 +43,11 @@ def is_local(uri: str) -> bool:
     return "://" not in uri or uri.startswith("file://")
 
 
+def absolute(uri: str) -> str:
+    """The same place for a process with another working directory."""
+    return str(Path(uri.removeprefix("file://")).expanduser().absolute()) if is_local(uri) else uri
+
+
 def exists(uri: str) -> bool:
     """Whether there is a file or folder."""
     with _explained(uri, "read"):

@@ -52,7 +52,10 @@ class Format:
     Options: ClassVar[type[Strict]] = Options
 
     def __init__(self, options: Any) -> None:
-        self.options: _Options = options
+        # Workers read images by the URIs of samples, from another working directory.
+        images = storage.absolute(options.images) if options.images else ""
+        changed = {"path": storage.absolute(options.path), "images": images}
+        self.options: _Options = options.model_copy(update=changed)
 
     def signature(self) -> str:
         """Changes with the sizes and times of the JSON files and images."""

@@ -1,0 +1,228 @@
+"""Labelling: boxes become masks, human masks stay, truth stays hidden, and a killed run goes on where it was."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from segdist import masks, metrics, storage
+from segdist.data.rows import without_masks
+from segdist.data.shards import Dataset, write_manifest, write_shard
+from segdist.errors import SpecError, WeightsError
+from segdist.formats.synthetic import Format, Options
+from segdist.pipeline import label as module
+from segdist.pipeline.cluster import connected
+from segdist.pipeline.label import LabelJob, label, label_key, label_samples, summarise
+from segdist.pipeline.teacher import Question, Teacher
+from segdist.records import Instance, Prediction, Sample
+from segdist.spec import LabelSpec, SweepSpec
+
+LABEL = {"teacher": {"family": "sam"}, "images_per_shard": 4, "actors": 2}
+
+
+class Ellipses(Teacher):
+    """A teacher that answers each box with the ellipse in it, and asserts that it sees no mask."""
+
+    def masks(self, questions: Sequence[Question]) -> list[tuple[Instance, ...]]:
+        answers = []
+        for sample, indices, image_HWC in questions:
+            assert image_HWC.shape[:2] == sample.size_hw
+            assert indices, "images without boxes must never be shown to a teacher"
+            assert all(sample.instances[i].mask is None for i in indices)
+            answers.append(tuple(_ellipse(sample.instances[i], sample.size_hw) for i in indices))
+        return answers
+
+
+class Unloadable(Teacher):
+    """A teacher whose weights are not there."""
+
+    def masks(self, questions: Sequence[Question]) -> list[tuple[Instance, ...]]:
+        raise WeightsError("There are no weights at nowhere.pth. Download them.")
+
+
+def _ellipse(instance: Instance, size_hw: tuple[int, int]) -> Instance:
+    x1, y1, x2, y2 = instance.box_xyxy
+    y, x = np.mgrid[0 : size_hw[0], 0 : size_hw[1]] + 0.5
+    inside = ((x - (x1 + x2) / 2) / (x2 - x1)) ** 2 + ((y - (y1 + y2) / 2) / (y2 - y1)) ** 2 <= 0.25
+    return Instance(instance.label, masks.encode(inside), instance.box_xyxy, score=0.8)
+
+
+def _rows(count: int, split: str = "train") -> list[tuple[Sample, bytes]]:
+    source = Format(Options(scene="roofs", count=count, size=64))
+    return [(replace(s, split=split), source.image_bytes(s)) for s in source.read(lambda _: None)]
+
+
+def _job(**fields: Any) -> LabelJob:
+    spec = LabelSpec.model_validate({**LABEL, **fields.pop("spec", {})})
+    return LabelJob(**{"label": spec, "classes": ("roof",), "hidden": ("train",), "source": "label-x", **fields})
+
+
+def _teacher(job: LabelJob) -> Ellipses:
+    return Ellipses(job.label, job.classes)
+
+
+def test_hidden_masks_are_replaced_and_measured_as_the_reference_measures_them() -> None:
+    rows, job = _rows(6), _job()
+    made, findings, notes = label_samples(rows, job, _teacher(job))
+    truth = [sample for sample, _ in rows]
+    assert findings == []
+    assert all(s.source == "label-x" for s in made if s.instances)
+    for true, guess in zip(truth, made, strict=True):
+        assert [i.box_xyxy for i in guess.instances] == [i.box_xyxy for i in true.instances]
+        assert all(g.mask != t.mask for g, t in zip(guess.instances, true.instances, strict=True))
+        assert {i.score for i in guess.instances} <= {0.8}
+    predictions = [Prediction(s.image_id, s.instances) for s in made]
+    objects = sum(len(s.instances) for s in truth)
+    sums = notes["quality"]["roof"]
+    assert sums[0] == objects
+    assert sums[1] / objects == pytest.approx(metrics.prompted_iou(truth, predictions)["prompted_iou"])
+    assert sums[2] / objects == pytest.approx(metrics.prompted_iou(truth, metrics.box_fill(truth))["prompted_iou"])
+
+
+def test_human_masks_are_kept_where_they_are_not_hidden() -> None:
+    rows, job = _rows(3, "val"), _job()
+    made, _, notes = label_samples(rows, job, _teacher(job))
+    assert made == [sample for sample, _ in rows]
+    assert notes["quality"] == {}
+    assert notes["counts"] == {"labelled": 0, "abstained": 0, "kept": sum(len(s.instances) for s in made)}
+
+
+def test_only_the_instances_without_a_mask_are_asked_for() -> None:
+    ((sample, content), *_) = _rows(1, "val")
+    first, *others = sample.instances
+    mixed = replace(sample, instances=(replace(first, mask=None), *others))
+    job = _job()
+    ((made,), _, notes) = label_samples([(mixed, content)], job, _teacher(job))
+    assert made.instances[0].mask is not None
+    assert made.instances[1:] == tuple(others)
+    assert notes["counts"]["labelled"] == 1
+
+
+def test_masks_scored_too_low_stay_boxes_and_count_as_abstained() -> None:
+    rows, job = _rows(2), _job(spec={"min_score": 0.9})
+    made, _, notes = label_samples(rows, job, _teacher(job))
+    assert all(i.mask is None for s in made for i in s.instances)
+    assert notes["counts"]["abstained"] == sum(len(s.instances) for s in made)
+    assert notes["quality"]["roof"][1] == 0
+
+
+def test_images_without_boxes_and_crowds_pass_through_unasked() -> None:
+    ((sample, content), *_) = _rows(1)
+    empty = replace(sample, instances=())
+    crowd = replace(
+        sample, instances=(Instance("roof", None, (0, 0, 9, 9), is_crowd=True), Instance("roof", None, (3, 3, 3, 9)))
+    )
+    job = _job()
+    made, findings, _ = label_samples([(empty, content), (crowd, content)], job, _teacher(job))
+    assert made == [empty, crowd]
+    assert findings == []
+
+
+def test_one_bad_image_is_named_and_the_rest_is_labelled() -> None:
+    rows, job = _rows(4), _job()
+    rows[1] = (rows[1][0], rows[1][1][:50])
+    made, findings, _ = label_samples(rows, job, _teacher(job))
+    assert [(f.code, f.image) for f in findings] == [("image-unreadable", rows[1][0].image_id)]
+    assert made[1] == without_masks(rows[1][0])
+    assert all(i.mask is not None for s in (made[0], made[2], made[3]) for i in s.instances)
+
+
+def test_the_quality_of_several_shards_is_the_mean_over_objects(tmp_path: Path) -> None:
+    sample = _rows(1)[0][0]
+    notes = [
+        {"counts": {"labelled": 3}, "quality": {"a": [3, 1.5, 0.6]}},
+        {"counts": {"labelled": 2}, "quality": {"a": [1, 0.9, 0.2], "b": [1, 0.1, 0.1]}},
+    ]
+    shards = [write_shard(str(tmp_path / f"{n}.parquet"), [(sample, None)], notes=note) for n, note in enumerate(notes)]
+    found = summarise(shards)
+    assert found["labelled"] == 5
+    assert found["quality"]["iou"] == pytest.approx(2.5 / 5)
+    assert found["quality"]["box_fill_iou"] == pytest.approx(0.9 / 5)
+    assert found["quality"]["per_class"]["a"]["iou"] == pytest.approx(0.6)
+    assert summarise([])["quality"] is None
+
+
+def _dataset(root: Path, count: int = 14) -> Dataset:
+    rows = _rows(count)
+    shards = [write_shard(str(root / f"train-{n:05d}.parquet"), rows[n * 7 : n * 7 + 7]) for n in range(-(-count // 7))]
+    return write_manifest(str(root), "dataset", ("roof",), shards)
+
+
+def _sweep(folder: Path, **fields: Any) -> SweepSpec:
+    content = {
+        "name": "t",
+        "storage": str(folder),
+        "model": {"family": "unet_cbam"},
+        "data": {"sources": [{"format": "synthetic"}], "boxes_only": ["train"]},
+        "label": {**LABEL, **fields},
+    }
+    return SweepSpec.model_validate(content)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    with connected():
+        yield
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_pool_of_teachers_labels_every_image_once_and_the_second_time_nothing_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, spec, said = _dataset(tmp_path / "d"), _sweep(tmp_path), list[str]()
+    labels = label(spec, dataset, said.append, teacher=Ellipses)
+    assert {s.image_id for s in labels.samples()} == {s.image_id for s in dataset.samples()}
+    assert len(list(labels.samples())) == 14
+    assert len(labels.manifest.shards) == 4
+    assert labels.manifest.details["quality"]["iou"] > 0.5
+    assert len(said) == 4
+    rows = dataset.reader("train", tmp_path / "cache", labels=labels, hide_masks=True)
+    truth = {s.image_id: s for s in dataset.samples()}
+    for index in range(len(rows)):
+        sample, _ = rows[index]
+        hidden = {i.mask for i in truth[sample.image_id].instances}
+        assert not hidden & {i.mask for i in sample.instances}
+    monkeypatch.setattr(module, "_run", lambda *_: pytest.fail("labelled again"))
+    assert label(spec, dataset).manifest == labels.manifest
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_killed_run_labels_only_what_is_missing_and_ends_the_same(tmp_path: Path) -> None:
+    dataset, spec = _dataset(tmp_path / "d"), _sweep(tmp_path)
+    whole = label(spec, dataset, teacher=Ellipses)
+    manifest = Path(whole.uri) / "manifest.json"
+    manifest.unlink()
+    lost = Path(whole.uri) / whole.manifest.shards[1]
+    lost.unlink()
+    stamps = {e.uri: e.stamp for e in storage.find(whole.uri, suffix=".parquet")}
+    again = label(spec, dataset, teacher=Ellipses)
+    assert again.manifest.content_hash == whole.manifest.content_hash
+    now = {e.uri: e.stamp for e in storage.find(whole.uri, suffix=".parquet")}
+    assert {uri: now[uri] for uri in stamps} == stamps
+    assert set(now) - set(stamps) == {str(lost)}
+
+
+@pytest.mark.usefixtures("cluster")
+def test_missing_weights_are_a_plain_error_although_they_are_missed_on_a_worker(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"^There are no weights at nowhere\.pth"):
+        label(_sweep(tmp_path), _dataset(tmp_path / "d"), teacher=Unloadable)
+
+
+def test_the_key_follows_the_policy_and_not_how_many_work_on_it(tmp_path: Path) -> None:
+    dataset = _dataset(tmp_path / "d", 7)
+    key = label_key(_sweep(tmp_path), dataset)
+    assert key == label_key(_sweep(tmp_path, actors=1, images_per_shard=9), dataset)
+    assert key != label_key(_sweep(tmp_path, min_score=0.5), dataset)
+    (tmp_path / "w.pth").write_bytes(b"one")
+    weights = {"teacher": {"family": "sam", "sam": {"checkpoint": str(tmp_path / "w.pth")}}}
+    before = label_key(_sweep(tmp_path, **weights), dataset)
+    (tmp_path / "w.pth").write_bytes(b"other")
+    assert before != label_key(_sweep(tmp_path, **weights), dataset)
+
+
+def test_a_teacher_that_takes_no_boxes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="must take boxes"):
+        label(_sweep(tmp_path, teacher={"family": "unet_cbam"}), _dataset(tmp_path / "d", 7))
