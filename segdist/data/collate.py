@@ -1,0 +1,59 @@
+"""Examples to tensors: what every family's `collate` does alike.
+
+Shapes: B images of S x S pixels, C channels, N masks of one image.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segdist.data.examples import pad
+from segdist.plugins import Example, ImageHWC
+
+Colour = tuple[float, float, float]
+IMAGENET_MEAN: Colour = (123.675, 116.28, 103.53)
+IMAGENET_STD: Colour = (58.395, 57.12, 57.375)
+
+
+def stack_images(
+    images: Sequence[ImageHWC], image_size: int, *, mean: Colour = IMAGENET_MEAN, std: Colour = IMAGENET_STD
+) -> Tensor:
+    """(B, 3, S, S) images at the network's scale, normalised, then padded with zeros right and below, as SAM does.
+
+    Args:
+        images: RGB, 0..255, with sides of at most `image_size`: examples, or images after `letterbox`.
+        image_size: S, the side of the square.
+        mean: of each channel, in 0..255.
+        std: of each channel, in 0..255.
+    """
+    shift, factor = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    batch_BHWC = np.zeros((len(images), image_size, image_size, 3), np.float32)
+    for square_HWC, image_HWC in zip(batch_BHWC, images, strict=True):
+        height, width = image_HWC.shape[:2]
+        square_HWC[:height, :width] = (image_HWC - shift) / factor
+    return torch.from_numpy(np.ascontiguousarray(batch_BHWC.transpose(0, 3, 1, 2)))
+
+
+def ignored(examples: Sequence[Example], image_size: int) -> Tensor:
+    """(B, S, S) True where a pixel teaches nothing: unknown regions, and the padding."""
+    return torch.from_numpy(np.stack([pad(e.ignore_HW, image_size, value=True) for e in examples]))
+
+
+def padded_masks(example: Example, image_size: int) -> Tensor:
+    """(N, S, S) the masks of one image, False in the padding."""
+    padded_NHW = np.zeros((len(example.masks_NHW), image_size, image_size), np.bool_)
+    height, width = example.ignore_HW.shape
+    padded_NHW[:, :height, :width] = example.masks_NHW
+    return torch.from_numpy(padded_NHW)
+
+
+def class_maps(examples: Sequence[Example], image_size: int) -> Tensor:
+    """(B, S, S) class index of each pixel, 0 background, k the class `k - 1`; the smallest of overlapping masks."""
+    maps_BHW = np.zeros((len(examples), image_size, image_size), np.int64)
+    for map_HW, example in zip(maps_BHW, examples, strict=True):
+        height, width = example.ignore_HW.shape
+        for n in np.argsort(-example.masks_NHW.sum(axis=(1, 2)), kind="stable"):
+            map_HW[:height, :width][example.masks_NHW[n]] = example.labels[n] + 1
+    return torch.from_numpy(maps_BHW)

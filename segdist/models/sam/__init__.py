@@ -1,0 +1,108 @@
+"""Segment Anything (Kirillov et al. 2023), on the `segment-anything` package.
+
+Shown boxes, it draws one mask a box and needs no classes: a teacher. With `prompt: class` it learns a prompt of its own
+for each class instead, and segments without being shown anything: a student like the others.
+"""
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, PositiveInt, model_validator
+
+from segdist.errors import WeightsError
+from segdist.plugins import Family, ModelOptions
+
+SHIPPED = "shipped"
+RANDOM = "random"
+SHIPPED_FILE = Path(__file__).with_name("tiny.safetensors")
+_PUBLISHED = {"vit_b": "sam_vit_b_01ec64.pth", "vit_l": "sam_vit_l_0b3195.pth", "vit_h": "sam_vit_h_4b8939.pth"}
+_IMAGE_SIZE = {"tiny": 128, "vit_b": 1024, "vit_l": 1024, "vit_h": 1024}
+_STRIDE = {"tiny": 8, "vit_b": 16, "vit_l": 16, "vit_h": 16}
+
+
+class Options(ModelOptions):
+    """Which network, and what it is shown."""
+
+    size: Literal["tiny", "vit_b", "vit_l", "vit_h"] = "tiny"
+    """tiny: 1.2 M parameters, trained by us on drawn scenes. The others are Meta's."""
+    weights: str = SHIPPED
+    """A .pth or .safetensors file; shipped: those that come with segdist (tiny only); random: untrained."""
+    prompt: Literal["box", "class"] = "box"
+    """box: it is shown a box an object. class: it learns a prompt for each class and needs to be shown nothing."""
+    masks: Literal["one", "best_of_three"] = "one"
+    """best_of_three draws three masks a prompt and takes the one it trusts most; one is better for boxes."""
+    image_size: int = Field(default=_IMAGE_SIZE["tiny"], gt=0)
+    """Longest side in pixels that the network sees; left out: 128 for tiny and 1024 for the others, as trained."""
+    class_tokens: PositiveInt = 4
+    """Length of the learned prompt of a class."""
+    prompts_per_image: PositiveInt = 16
+    """Most objects of an image that one training step draws from it, at random."""
+    box_jitter: float = Field(default=0.1, ge=0, lt=0.5)
+    """In training each side of a box moves by up to this share of its width or height: no user draws perfect boxes."""
+    point_share: float = Field(default=0.2, ge=0, le=1)
+    """Share of the training steps in which every box comes with a point on the object."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _image_size_as_trained(cls, options: Any) -> Any:
+        if isinstance(options, dict) and "image_size" not in options:
+            return {**options, "image_size": _IMAGE_SIZE.get(options.get("size", "tiny"), _IMAGE_SIZE["tiny"])}
+        return options
+
+    @model_validator(mode="after")
+    def _image_is_whole_patches(self) -> Self:
+        if self.image_size % _STRIDE[self.size]:
+            raise ValueError(
+                f"`image_size` must be a multiple of {_STRIDE[self.size]} for {self.size}, but got {self.image_size}"
+            )
+        return self
+
+
+def check(options: Options) -> None:
+    """Looks for the weights file.
+
+    Raises:
+        WeightsError: it is not there.
+    """
+    weights_file(options)
+
+
+def weights_file(options: Options) -> Path | None:
+    """The file that holds the weights; None for random ones.
+
+    Raises:
+        WeightsError: it is not there.
+    """
+    if options.weights == RANDOM:
+        return None
+    if options.weights != SHIPPED:
+        file = Path(options.weights).expanduser()
+    elif options.size == "tiny":
+        file = SHIPPED_FILE
+    else:
+        raise WeightsError(f"`model.sam.weights` must be a file for {options.size}. {how_to_get(options)}")
+    if not file.is_file():
+        raise WeightsError(f"`model.sam.weights` must be a file, but there is no {file}. {how_to_get(options)}")
+    return file
+
+
+def how_to_get(options: Options) -> str:
+    """The sentence that says where weights of this size come from."""
+    if options.size == "tiny":
+        return "`shipped` weights come with segdist; train your own with sweeps/recipes/pretrain_sam_tiny.yaml."
+    return (
+        f"Download {_PUBLISHED[options.size]} from the model checkpoints of "
+        "github.com/facebookresearch/segment-anything and set `weights` to its path."
+    )
+
+
+FAMILY = Family(
+    options=Options,
+    debug={"size": "tiny", "weights": RANDOM, "prompt": "class", "image_size": 64},
+    losses={"focal": 20.0, "dice": 1.0, "iou": 1.0},
+    encoder=("image_encoder.",),
+    lora_targets=("qkv",),
+    lora_trains=("mask_decoder.", "prompt_encoder.", "class_tokens"),
+    prompts=lambda options: frozenset({"box" if options.prompt == "box" else "none"}),
+    check=check,
+)

@@ -1,0 +1,250 @@
+"""The networks, built from segment-anything's own modules (Kirillov et al. 2023).
+
+Shapes: B images, N prompts over all images of a batch, C channels, H and W of the embedding, M masks a prompt.
+"""
+
+from functools import partial
+from itertools import pairwise
+
+import torch
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from segment_anything.modeling.common import LayerNorm2d
+from torch import Tensor, nn
+from torch.nn.functional import gelu, pixel_shuffle, pixel_unshuffle
+
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+_EMBEDDING = 256
+_PATCH = 16
+
+
+def vit_b(image_size: int = 1024) -> Sam:
+    """91 M parameters, 1024 pixels."""
+    return _build_sam(image_size, width=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11))
+
+
+def vit_l(image_size: int = 1024) -> Sam:
+    """308 M parameters, 1024 pixels."""
+    return _build_sam(image_size, width=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23))
+
+
+def vit_h(image_size: int = 1024) -> Sam:
+    """636 M parameters, 1024 pixels."""
+    return _build_sam(image_size, width=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31))
+
+
+def tiny(image_size: int = 128, *, width: int = 128, depth: int = 4) -> Sam:
+    """1.2 M parameters for small pictures, with masks at full resolution.
+
+    Three things differ from the large ones, so that it learns thin structures on one CPU in minutes: a convolutional
+    stem (Xiao et al. 2021), fine features that reach the mask (as in SAM 2, Ravi et al. 2024), and boxes that also
+    enter as filled masks. All three hide inside the modules, so segment-anything's `SamPredictor` runs it unchanged.
+
+    Args:
+        image_size: side of the padded square in pixels, a multiple of 8.
+        width: channels of the transformer.
+        depth: number of transformer blocks.
+    """
+    channels = 64
+    grid = image_size // _FineEncoder.STRIDE
+    return Sam(
+        image_encoder=_FineEncoder(image_size, width=width, depth=depth, out_channels=channels),
+        prompt_encoder=_BoxAsMaskEncoder(
+            embed_dim=channels,
+            image_embedding_size=(grid, grid),
+            input_image_size=(image_size, image_size),
+            mask_in_chans=16,
+        ),
+        mask_decoder=_FineDecoder(channels),
+        pixel_mean=list(PIXEL_MEAN),
+        pixel_std=list(PIXEL_STD),
+    )
+
+
+class BatchedDecoder(MaskDecoder):
+    """SAM's mask decoder that takes one embedding a prompt, so that prompts of several images share one pass.
+
+    Its weights and results are those of `MaskDecoder`, which repeats the embedding of a single image.
+    """
+
+    def predict_masks(
+        self,
+        image_embeddings: Tensor,
+        image_pe: Tensor,
+        sparse_prompt_embeddings: Tensor,
+        dense_prompt_embeddings: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """(N, M, 4H, 4W) mask logits and (N, M) predicted IoU; all M masks."""
+        count = len(sparse_prompt_embeddings)
+        embeddings_NCHW = image_embeddings.expand(count, *image_embeddings.shape[1:])
+        coarse_NCHW, fine = self.split(embeddings_NCHW)
+        output = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+        tokens_NLC = torch.cat([output.expand(count, -1, -1), sparse_prompt_embeddings], dim=1)
+        source_NCHW = coarse_NCHW + dense_prompt_embeddings
+        tokens_NLC, source_NPC = self.transformer(source_NCHW, image_pe.expand(count, -1, -1, -1), tokens_NLC)
+        pixels_NCHW = self.upscale(source_NPC.transpose(1, 2).reshape(source_NCHW.shape), fine)
+        hyper_NMC = torch.stack(
+            [mlp(tokens_NLC[:, 1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
+        )
+        masks_NMHW = (hyper_NMC @ pixels_NCHW.flatten(2)).view(count, -1, *pixels_NCHW.shape[2:])
+        return masks_NMHW, self.iou_prediction_head(tokens_NLC[:, 0])
+
+    def split(self, embeddings_NCHW: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """What the transformer sees, and finer features (none here)."""
+        return embeddings_NCHW, []
+
+    def upscale(self, source_NCHW: Tensor, fine: list[Tensor]) -> Tensor:  # noqa: ARG002 - there is nothing fine
+        """The features that masks are read from."""
+        return self.output_upscaling(source_NCHW)
+
+
+def _build_sam(image_size: int, *, width: int, depth: int, heads: int, global_blocks: tuple[int, ...]) -> Sam:
+    """The architecture of the published checkpoints, which saw 1024 pixels."""
+    grid = image_size // _PATCH
+    return Sam(
+        image_encoder=ImageEncoderViT(
+            depth=depth,
+            embed_dim=width,
+            img_size=image_size,
+            mlp_ratio=4,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            num_heads=heads,
+            patch_size=_PATCH,
+            qkv_bias=True,
+            use_rel_pos=True,
+            global_attn_indexes=global_blocks,
+            window_size=14,
+            out_chans=_EMBEDDING,
+        ),
+        prompt_encoder=PromptEncoder(
+            embed_dim=_EMBEDDING,
+            image_embedding_size=(grid, grid),
+            input_image_size=(image_size, image_size),
+            mask_in_chans=16,
+        ),
+        mask_decoder=BatchedDecoder(
+            num_multimask_outputs=3,
+            transformer=TwoWayTransformer(depth=2, embedding_dim=_EMBEDDING, mlp_dim=2048, num_heads=8),
+            transformer_dim=_EMBEDDING,
+            iou_head_depth=3,
+            iou_head_hidden_dim=256,
+        ),
+        pixel_mean=list(PIXEL_MEAN),
+        pixel_std=list(PIXEL_STD),
+    )
+
+
+_FINE = ((1, 8), (2, 16), (4, 32))
+"""Resolutions (pixels a cell) and channels of the fine features, which are not coarser than 1/8."""
+
+
+class _FineEncoder(ImageEncoderViT):
+    """A ViT behind a convolutional stem; fine features travel as further channels of the embedding."""
+
+    STRIDE = 8
+
+    def __init__(self, image_size: int, *, width: int, depth: int, out_channels: int) -> None:
+        super().__init__(
+            img_size=image_size,
+            patch_size=self.STRIDE,
+            embed_dim=width,
+            depth=depth,
+            num_heads=4,
+            out_chans=out_channels,
+            use_rel_pos=False,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        )
+        self.patch_embed = _Stem(width)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        *fine, tokens_BHWC = self.patch_embed(image_BCHW)
+        tokens_BHWC = tokens_BHWC + self.pos_embed
+        for block in self.blocks:
+            tokens_BHWC = block(tokens_BHWC)
+        coarse_BCHW = self.neck(tokens_BHWC.permute(0, 3, 1, 2))
+        folded = [pixel_unshuffle(f, self.STRIDE // cell) for f, (cell, _) in zip(fine, _FINE, strict=True)]
+        return torch.cat([coarse_BCHW, *folded], dim=1)
+
+
+class _Stem(nn.Module):
+    """3 x 3 convolutions from pixels to tokens; gives the features of every resolution on the way."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        channels = [3, *(c for _, c in _FINE), width]
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(a, b, 3, stride=1 if i == 0 else 2, padding=1),
+                nn.GroupNorm(4, b),
+                nn.GELU(),
+                nn.Conv2d(b, b, 3, padding=1, groups=1 if i < len(_FINE) else 4),
+                nn.GroupNorm(4, b),
+                nn.GELU(),
+            )
+            for i, (a, b) in enumerate(pairwise(channels))
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        features = []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        features[-1] = features[-1].permute(0, 2, 3, 1)
+        return features
+
+
+class _BoxAsMaskEncoder(PromptEncoder):
+    """A prompt encoder that also shows each box as a mask, filled with 1 inside and -1 outside."""
+
+    def forward(
+        self, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, masks: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        if masks is None and boxes is not None:
+            masks = _filled(boxes.reshape(-1, 4), self.mask_input_size, self.input_image_size)
+        return super().forward(points=points, boxes=boxes, masks=masks)
+
+
+def _filled(boxes_N4: Tensor, size_hw: tuple[int, int], image_hw: tuple[int, int]) -> Tensor:
+    """(N, 1, H, W): for each cell how much of it lies in the box, from -1 (nothing) to 1 (all)."""
+    covered = []
+    for axis in (0, 1):
+        cells = size_hw[1 - axis]
+        edge_C = torch.arange(cells, device=boxes_N4.device)
+        low_N1, high_N1 = (boxes_N4[:, [i]] * (cells / image_hw[1 - axis]) for i in (axis, axis + 2))
+        covered.append((torch.minimum(edge_C + 1, high_N1) - torch.maximum(edge_C, low_N1)).clamp(0, 1))
+    return (covered[1][:, :, None] * covered[0][:, None, :])[:, None] * 2 - 1
+
+
+class _FineDecoder(BatchedDecoder):
+    """A mask decoder that upscales eightfold and adds the fine features of each resolution on its way."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(
+            num_multimask_outputs=3,
+            transformer=TwoWayTransformer(depth=2, embedding_dim=channels, mlp_dim=4 * channels, num_heads=4),
+            transformer_dim=channels,
+            iou_head_depth=3,
+            iou_head_hidden_dim=channels,
+        )
+        del self.output_upscaling
+        self.channels = channels
+        fine = [c for _, c in reversed(_FINE)]
+        self.steps = nn.ModuleList(
+            nn.ConvTranspose2d(a, b, kernel_size=2, stride=2) for a, b in pairwise([channels, *fine])
+        )
+        self.norms = nn.ModuleList([*(LayerNorm2d(c) for c in fine[:-1]), nn.Identity()])
+        for mlp in self.output_hypernetworks_mlps:
+            mlp.layers[-1] = nn.Linear(channels, fine[-1])
+
+    def split(self, embeddings_NCHW: Tensor) -> tuple[Tensor, list[Tensor]]:
+        sizes = [c * (_FineEncoder.STRIDE // cell) ** 2 for cell, c in _FINE]
+        coarse, *folded = torch.split(embeddings_NCHW, [self.channels, *sizes], dim=1)
+        return coarse, [
+            pixel_shuffle(f, _FineEncoder.STRIDE // cell) for f, (cell, _) in zip(folded, _FINE, strict=True)
+        ]
+
+    def upscale(self, source_NCHW: Tensor, fine: list[Tensor]) -> Tensor:
+        for step, norm, detail in zip(self.steps, self.norms, reversed(fine), strict=True):
+            source_NCHW = gelu(norm(step(source_NCHW) + detail))
+        return source_NCHW

@@ -1,0 +1,178 @@
+"""What every model family promises, checked on its random CPU-sized variant."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from segdist import adapters, registry
+from segdist.masks import encode
+from segdist.metrics import iou
+from segdist.records import Instance, Prediction, Prompt, Sample
+from segdist.spec import AdapterSpec
+from tests.models.variants import CLASSES, VARIANTS, Variant, example, picture, prompt
+
+every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)
+
+
+def asked(variant: Variant, truth: dict[str, np.ndarray]) -> Prompt:
+    return prompt(truth) if variant.takes_boxes else Prompt()
+
+
+def val_iou(variant: Variant, network: Any) -> float:
+    image, truth = picture()
+    network.eval()
+    with torch.inference_mode():
+        (found,) = network.predict([image], [asked(variant, truth)])
+    instances = tuple(Instance(label, encode(mask), encode(mask).box_xyxy) for label, mask in truth.items())
+    sample = Sample("a", "", image.shape[:2], instances)
+    return iou([sample], [Prediction("a", found)], classes=CLASSES, min_score=0.3)["iou"]
+
+
+def fit_one_image(variant: Variant, network: Any, *, steps: int) -> list[float]:
+    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=2e-3)
+    network.train()
+    values = []
+    for _ in range(steps):
+        loss = variant.weighted(network(network.collate([example(variant.options.image_size)] * 2)))
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        values.append(float(loss.detach()))
+    return values
+
+
+@every_variant
+def test_a_declaration_is_read_without_torch(variant: Variant) -> None:
+    code = f"import sys, segdist.models.{variant.family} as m; m.FAMILY; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@every_variant
+def test_it_learns_one_image(variant: Variant) -> None:
+    network = variant.build()
+    values = fit_one_image(variant, network, steps=60)
+    assert np.mean(values[-5:]) < 0.5 * np.mean(values[:3])
+    assert val_iou(variant, network) > 0.7
+
+
+@every_variant
+def test_the_terms_are_those_declared_and_finite_scalars(variant: Variant) -> None:
+    network = variant.build().train()
+    terms = network(network.collate([example(variant.options.image_size)]))
+    assert terms.keys() == variant.declared.losses.keys()
+    assert all(value.ndim == 0 and torch.isfinite(value) for value in terms.values())
+
+
+@every_variant
+@pytest.mark.parametrize("has_objects", [(True, False), (False, False), (False,)], ids=str)
+def test_images_without_objects_give_finite_losses_connected_to_the_graph(
+    variant: Variant, has_objects: tuple[bool, ...]
+) -> None:
+    network = variant.build().train()
+    size = variant.options.image_size
+    terms = network(network.collate([example(size, objects=h) for h in has_objects]))
+    assert terms.keys() == variant.declared.losses.keys()
+    for value in terms.values():
+        assert value.ndim == 0
+        assert torch.isfinite(value)
+        assert value.requires_grad
+    torch.autograd.backward(variant.weighted(terms))
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    assert gradients
+    assert all(torch.isfinite(g).all() for g in gradients)
+
+
+@every_variant
+def test_it_predicts_at_each_images_own_size(variant: Variant) -> None:
+    network = variant.build().eval()
+    sizes = [(50, 91), (140, 60), (33, 33)]
+    drawn = [picture(s) for s in sizes]
+    with torch.inference_mode():
+        found = network.predict([image for image, _ in drawn], [asked(variant, truth) for _, truth in drawn])
+    assert len(found) == 3
+    for instances, size_hw, (_, truth) in zip(found, sizes, drawn, strict=True):
+        for instance in instances:
+            assert instance.label in CLASSES
+            assert instance.mask is not None
+            assert instance.mask.size_hw == size_hw
+            assert 0 <= instance.score <= 1
+        if variant.takes_boxes:
+            assert [i.label for i in instances] == list(truth)
+            assert [i.box_xyxy for i in instances] == list(prompt(truth).boxes_xyxy)
+
+
+@every_variant
+def test_a_batch_predicts_what_its_images_predict_alone(variant: Variant) -> None:
+    network = variant.build().eval()
+    drawn = [picture((64, 64)), picture((40, 72))]
+    with torch.inference_mode():
+        together = network.predict([i for i, _ in drawn], [asked(variant, t) for _, t in drawn])
+        alone = [network.predict([i], [asked(variant, t)])[0] for i, t in drawn]
+    for a, b in zip(together, alone, strict=True):
+        assert [i.label for i in a] == [i.label for i in b]
+        for one, other in zip(a, b, strict=True):
+            assert one.score == pytest.approx(other.score, abs=1e-4)
+
+
+@every_variant
+def test_saving_and_loading_changes_no_bit(variant: Variant, tmp_path: Path) -> None:
+    network = variant.build()
+    fit_one_image(variant, network, steps=2)
+    file = tmp_path / "weights.safetensors"
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, file)
+    again = variant.build(seed=1)
+    again.load_state_dict(load_file(file))
+    image, truth = picture()
+    predictions = []
+    for model in (network.eval(), again.eval()):
+        with torch.inference_mode():
+            predictions.append(model.predict([image], [asked(variant, truth)])[0])
+    assert predictions[0] == predictions[1]
+
+
+@every_variant
+@pytest.mark.parametrize("kind", ["full", "lora", "frozen_encoder"])
+def test_every_parameter_it_says_it_trains_gets_a_gradient(variant: Variant, kind: str) -> None:
+    network = variant.build()
+    adapters.apply(network, variant.declared, AdapterSpec(kind=kind, rank=2))
+    network.train()
+    trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    assert trained
+    for _ in range(8):  # a mode may choose between prompts, so that not every step uses everything
+        batch = network.collate([example(variant.options.image_size)] * 2)
+        torch.autograd.backward(variant.weighted(network(batch)))
+    assert not [name for name, p in trained.items() if p.grad is None]
+    assert not [name for name, p in network.named_parameters() if p.grad is not None and name not in trained]
+    frozen = [name for name, p in network.named_parameters() if not p.requires_grad]
+    if kind != "full":
+        assert any(name.startswith(variant.declared.encoder) for name in frozen)
+    if kind == "frozen_encoder":
+        assert not any(name.startswith(variant.declared.encoder) for name in trained)
+    if kind == "lora":
+        assert all("lora_" in n or n.startswith(variant.declared.lora_trains) for n in trained)
+
+
+@every_variant
+def test_what_is_drawn_where_pixels_are_ignored_does_not_change_the_loss(variant: Variant) -> None:
+    """A false object inside the ignored region, against the same region left empty."""
+    network = variant.build().eval()  # no jitter: only the truth differs
+    size = variant.options.image_size
+    values = []
+    for fill in (False, True):
+        veiled = example(size)
+        veiled.ignore_HW[: size // 16] = True
+        veiled.masks_NHW[0, : size // 16] = fill
+        torch.manual_seed(0)
+        values.append(float(variant.weighted(network(network.collate([veiled]))).detach()))
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+
+
+def test_every_family_folder_is_found() -> None:
+    assert {"sam", "unet_cbam"} <= set(registry.names("models"))

@@ -1,0 +1,85 @@
+"""What the contract suite runs over: the debug size of every family, and the other modes of some."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from segdist import masks, registry
+from segdist.plugins import Example, Family
+from segdist.records import Prompt
+
+CLASSES = ("disc", "bar")
+MODES: dict[str, dict[str, dict[str, Any]]] = {
+    "sam": {"box": {"prompt": "box"}, "best_of_three": {"prompt": "box", "masks": "best_of_three"}}
+}
+"""Options, beside the debug ones, of further modes that behave differently."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A family in one mode."""
+
+    family: str
+    mode: str = "debug"
+
+    def __str__(self) -> str:
+        return f"{self.family}-{self.mode}"
+
+    @property
+    def declared(self) -> Family:
+        declared: Family = registry.load("models", self.family).FAMILY
+        return declared
+
+    @property
+    def options(self) -> Any:
+        return self.declared.options.model_validate(
+            {**self.declared.debug, **MODES.get(self.family, {}).get(self.mode, {})}
+        )
+
+    @property
+    def takes_boxes(self) -> bool:
+        return "box" in self.declared.prompts(self.options)
+
+    def build(self, seed: int = 0) -> Any:
+        torch.manual_seed(seed)
+        return registry.load_network(self.family).build(self.options, CLASSES)
+
+    def weighted(self, terms: dict[str, torch.Tensor]) -> torch.Tensor:
+        return torch.stack([self.declared.losses[name] * value for name, value in terms.items()]).sum()
+
+
+VARIANTS = [Variant(family, mode) for family in registry.names("models") for mode in ("debug", *MODES.get(family, {}))]
+
+
+def picture(size_hw: tuple[int, int] = (96, 128)) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """A bright disc and a dark bar on grey, and their masks."""
+    height, width = size_hw
+    disc, bar = np.zeros(size_hw, np.uint8), np.zeros(size_hw, np.uint8)
+    cv2.circle(disc, (width // 3, height // 2), height // 4, 1, -1)
+    cv2.line(bar, (width * 2 // 3, height // 8), (width * 5 // 6, height * 7 // 8), 1, max(height // 12, 2))
+    image = np.full((*size_hw, 3), 120, np.uint8)
+    image[disc > 0], image[bar > 0] = (230, 200, 60), (30, 40, 90)
+    return image, {"disc": disc > 0, "bar": bar > 0}
+
+
+def example(image_size: int, *, objects: bool = True) -> Example:
+    """The picture at the network's scale; without objects the same picture, with no truth."""
+    image, truth = picture((image_size * 3 // 4, image_size))
+    stack = np.stack(list(truth.values()))[: None if objects else 0]
+    return Example(
+        image_id="a",
+        image_HWC=image,
+        labels=np.arange(len(stack)),
+        masks_NHW=stack,
+        boxes_xyxy=np.array([masks.encode(m).box_xyxy for m in stack], np.float32).reshape(-1, 4),
+        scores=np.ones(len(stack), np.float32),
+        ignore_HW=np.zeros(image.shape[:2], np.bool_),
+    )
+
+
+def prompt(truth: dict[str, np.ndarray]) -> Prompt:
+    """The true boxes."""
+    return Prompt(tuple(masks.encode(m).box_xyxy for m in truth.values()), tuple(truth))
