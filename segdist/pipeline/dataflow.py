@@ -1,52 +1,45 @@
-"""Ray Data as we use it: one item, one task, one result; what a user did wrong on a worker is raised as such here."""
+"""Ray Data as we use it: one item, one task, one text back; errors of ours on a worker are raised here as such."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from segdist import errors
 from segdist.errors import SegdistError
 
 
-def map_items(ray: Any, function: Callable[..., Any], items: Sequence[dict[str, Any]], **how: Any) -> Iterator[Any]:
-    """The results of `function` (or of the actor class) over the items, as they come.
+def answers(work: Callable[..., str]) -> Callable[..., dict[str, str]]:
+    """Makes a function (or the `__call__` of an actor) that returns a text fit for `map_items`.
+
+    An error of ours is part of the answer: raised, it would lose its class and come back as pages of Ray's traceback.
+    """
+
+    @functools.wraps(work)
+    def answer(*arguments: Any) -> dict[str, str]:
+        try:
+            return {"text": work(*arguments), "error": "", "message": ""}
+        except SegdistError as error:
+            kind = next(c.__name__ for c in type(error).__mro__ if c.__module__ == errors.__name__)
+            return {"text": "", "error": kind, "message": str(error)}
+
+    return answer
+
+
+def map_items(ray: Any, function: Callable[..., Any], items: Sequence[dict[str, Any]], **how: Any) -> Iterator[str]:
+    """The answers to the items, as they come.
 
     Args:
         ray: the connected `ray` module.
-        function: takes an item and returns a dict.
+        function: a function or actor class whose call is decorated with `answers`.
         items: small dicts; each becomes a block of its own, so that all workers have something to do.
         how: further arguments of `ray.data.Dataset.map`.
 
     Raises:
-        SegdistError: a worker raised it.
+        SegdistError: a worker met it.
     """
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    try:
-        rows = ray.data.from_items(list(items), override_num_blocks=len(items)).map(function, **how)
-        yield from rows.iter_rows()
-    except Exception as error:
-        own = _own(error)
-        if own is None:
-            raise
-        raise own from error
-
-
-def _own(error: BaseException | None) -> SegdistError | None:
-    """The error of ours inside Ray's wrappers."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        inner = getattr(error, "cause", None)
-        for one in (inner, error):
-            if isinstance(one, SegdistError):
-                return type(one)(*one.args) if type(one).__module__ == "segdist.errors" else _plain(one)
-        error = inner if isinstance(inner, BaseException) else error.__cause__
-    return None
-
-
-def _plain(error: SegdistError) -> SegdistError:
-    """Our class instead of the one that Ray derives from it to print a traceback."""
-    for known in type(error).__mro__:
-        if known.__module__ == "segdist.errors":
-            cause = getattr(error, "cause", None)
-            return known(*(cause.args if isinstance(cause, SegdistError) else error.args))
-    return error
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    rows = ray.data.from_items(list(items), override_num_blocks=len(items)).map(function, **how)
+    for row in rows.iter_rows():
+        if row["error"]:
+            raise getattr(errors, row["error"])(row["message"])
+        yield row["text"]

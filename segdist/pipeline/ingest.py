@@ -21,7 +21,7 @@ from segdist.data.split import NAMES, leaks, split
 from segdist.data.validate import check_image
 from segdist.errors import DataError, StorageError
 from segdist.pipeline.cluster import connected
-from segdist.pipeline.dataflow import map_items
+from segdist.pipeline.dataflow import answers, map_items
 from segdist.plugins import DatasetFormat
 from segdist.records import Finding, Sample, Severity
 from segdist.spec import DataSpec, SweepSpec, digest
@@ -153,12 +153,13 @@ def _run(works: Sequence[_Work]) -> Iterator[ShardSummary]:
         yield from map(_write_one, works)
         return
     with connected() as ray:
-        for row in map_items(ray, _write_row, [{"work": pickle.dumps(work)} for work in works]):
-            yield ShardSummary.model_validate_json(row["summary"])
+        for text in map_items(ray, _write_row, [{"work": pickle.dumps(work)} for work in works]):
+            yield ShardSummary.model_validate_json(text)
 
 
-def _write_row(row: dict[str, Any]) -> dict[str, Any]:
-    return {"summary": _write_one(pickle.loads(row["work"])).model_dump_json()}  # noqa: S301 - our own driver's
+@answers
+def _write_row(row: dict[str, Any]) -> str:
+    return _write_one(pickle.loads(row["work"])).model_dump_json()  # noqa: S301 - our own driver's
 
 
 def _write_one(work: _Work) -> ShardSummary:

@@ -25,7 +25,7 @@ from segdist.data.shards import (
 )
 from segdist.errors import DataError, SpecError
 from segdist.pipeline.cluster import connected, slots
-from segdist.pipeline.dataflow import map_items
+from segdist.pipeline.dataflow import answers, map_items
 from segdist.pipeline.teacher import Teacher, teacher_digest
 from segdist.records import Finding, Instance, Sample, Severity
 from segdist.spec import LabelSpec, SweepSpec, digest
@@ -180,12 +180,13 @@ class LabelShard:
         self._job = job
         self._teacher = teacher(job.label, job.classes)
 
-    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+    @answers
+    def __call__(self, unit: dict[str, Any]) -> str:
         """Write the label shard of a unit; its summary as JSON."""
         rows = read_rows(unit["shard"])[unit["start"] : unit["stop"]]
         samples, findings, notes = label_samples(rows, self._job, self._teacher)
         written = write_shard(unit["target"], [(s, None) for s in samples], findings=findings, notes=notes)
-        return {"summary": written.model_dump_json()}
+        return written.model_dump_json()
 
 
 def _means(sums: Sequence[float]) -> dict[str, Any]:
@@ -220,7 +221,7 @@ def _run(units: Sequence[dict[str, Any]], job: LabelJob, teacher: TeacherMaker) 
         # A fraction of a CPU lets reading go on beside the teachers; more teachers than CPUs would only queue.
         most = slots(ray, cpus=max(1.0, spec.cpus_per_actor), gpus=spec.gpus_per_actor)
         actors = min(len(units), most if spec.actors == "auto" else spec.actors)
-        rows = map_items(
+        found = map_items(
             ray,
             LabelShard,
             units,
@@ -229,8 +230,8 @@ def _run(units: Sequence[dict[str, Any]], job: LabelJob, teacher: TeacherMaker) 
             num_cpus=spec.cpus_per_actor,
             num_gpus=spec.gpus_per_actor,
         )
-        for row in rows:
-            yield ShardSummary.model_validate_json(row["summary"])
+        for text in found:
+            yield ShardSummary.model_validate_json(text)
 
 
 def _reported(

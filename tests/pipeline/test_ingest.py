@@ -150,6 +150,7 @@ def test_identical_images_in_two_splits_are_a_warning_that_names_them(tmp_path: 
     assert dataset.manifest.findings["warning"]["image-in-two-splits"] == 8
 
 
+@pytest.mark.usefixtures("cluster")
 def test_many_images_go_through_ray_data_and_give_the_same_data_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

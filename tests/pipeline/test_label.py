@@ -1,6 +1,6 @@
 """Labelling: boxes become masks, human masks stay, truth stays hidden, and a killed run goes on where it was."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from segdist.data.shards import Dataset, write_manifest, write_shard
 from segdist.errors import SpecError, WeightsError
 from segdist.formats.synthetic import Format, Options
 from segdist.pipeline import label as module
-from segdist.pipeline.cluster import connected
 from segdist.pipeline.label import LabelJob, label, label_key, label_samples, summarise
 from segdist.pipeline.teacher import Question, Teacher
 from segdist.records import Instance, Prediction, Sample
@@ -160,12 +159,6 @@ def _sweep(folder: Path, **fields: Any) -> SweepSpec:
         "label": {**LABEL, **fields},
     }
     return SweepSpec.model_validate(content)
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    with connected():
-        yield
 
 
 @pytest.mark.usefixtures("cluster")
