@@ -10,7 +10,7 @@ from segdist.plugins import Family, ModelOptions
 class Options(ModelOptions):
     """Size of the network."""
 
-    width: int = Field(default=32, ge=8, multiple_of=8)
+    width: int = Field(default=32, ge=4, multiple_of=4)
     """Channels at full resolution; every level down has twice as many."""
     depth: int = Field(default=4, ge=1, le=6)
     """Number of times the resolution is halved."""

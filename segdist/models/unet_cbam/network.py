@@ -110,9 +110,9 @@ class _Block(nn.Module):
     def __init__(self, before: int, after: int, *, stride: int = 1) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
-        self.norm1 = nn.GroupNorm(8, after)
+        self.norm1 = nn.GroupNorm(4, after)
         self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
-        self.norm2 = nn.GroupNorm(8, after)
+        self.norm2 = nn.GroupNorm(4, after)
         self.attention = _Cbam(after)
         self.shortcut = nn.Conv2d(before, after, 1, stride=stride, bias=False)
 
