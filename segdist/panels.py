@@ -26,6 +26,8 @@ _PALETTE: tuple[Colour, ...] = (
 _FILL = 0.45
 _VIEW = 420  # pixels of the longest side of one view in a panel
 _GAP = 10
+_TEXT = 22  # large, because panels are looked at as thumbnails
+_LINE = 30
 _INK, _PAPER, _FAINT = (32, 33, 36), (255, 255, 255), (95, 99, 104)
 _CROWD: Colour = (160, 160, 160)
 
@@ -185,20 +187,20 @@ def _fit(image_HWC: ImageHWC) -> ImageHWC:
 
 def _compose(views: Sequence[ImageHWC], captions: Sequence[str], legend: Sequence[tuple[str, Colour]]) -> ImageHWC:
     height, width = views[0].shape[:2]
-    font = _font(15)
+    font = _font(_TEXT)
     columns = [_GAP + i * (width + _GAP) for i in range(len(views))]
     total = columns[-1] + width + _GAP
     entries, bottom = _legend_places(legend, font, total)
-    top = _GAP + 22
+    top = _GAP + _LINE
     canvas = Image.new("RGB", (total, top + height + (bottom + 8 if entries else 0) + _GAP), _PAPER)
     draw = ImageDraw.Draw(canvas)
     for x, view, caption in zip(columns, views, captions, strict=True):
-        draw.text((x, _GAP - 1), caption, fill=_FAINT, font=font)
+        draw.text((x, _GAP - 2), caption, fill=_FAINT, font=font)
         canvas.paste(Image.fromarray(view), (x, top))
     for x, y, name, shade in entries:
         y += top + height + 8
-        draw.rounded_rectangle((x, y + 3, x + 12, y + 15), radius=3, fill=shade)
-        draw.text((x + 18, y), name, fill=_INK, font=font)
+        draw.rounded_rectangle((x, y + 4, x + 18, y + 22), radius=4, fill=shade)
+        draw.text((x + 26, y), name, fill=_INK, font=font)
     return np.asarray(canvas)
 
 
@@ -208,12 +210,12 @@ def _legend_places(
     """(x, y, name, colour) of every entry, broken into lines, and the height of all lines."""
     x, y, places = _GAP, 0, []
     for name, shade in legend:
-        needed = 18 + math.ceil(font.getlength(name)) + 20
+        needed = 26 + math.ceil(font.getlength(name)) + 26
         if x > _GAP and x + needed > width:
-            x, y = _GAP, y + 22
+            x, y = _GAP, y + _LINE
         places.append((x, y, name, shade))
         x += needed
-    return places, y + 22
+    return places, y + _LINE
 
 
 def _ink_on(background: Colour) -> Colour:

@@ -214,7 +214,7 @@ class Tracker:
         with self._connection.client() as client:
             client.log_artifacts(run_id, str(folder), artifact_path)
 
-    def log_dict(self, run_id: str, content: Mapping[str, Any], artifact_path: str) -> None:
+    def log_json(self, run_id: str, content: Mapping[str, Any], artifact_path: str) -> None:
         """Keep JSON values as a file of the run."""
         with self._connection.client() as client:
             client.log_dict(run_id, dict(content), artifact_path)

@@ -214,7 +214,7 @@ def test_files_of_a_run_come_back_and_missing_ones_are_told(tracker: Tracker, sp
     (tmp_path / "panels").mkdir()
     (tmp_path / "panels" / "0.jpg").write_bytes(b"\xff\xd8")
     tracker.log_files(run, tmp_path / "panels", "panels")
-    tracker.log_dict(run, {"best": "a"}, "summary.json")
+    tracker.log_json(run, {"best": "a"}, "summary.json")
     fetched = tracker.download(run, "panels", tmp_path / "out")
     assert (fetched / "0.jpg").read_bytes() == b"\xff\xd8"
     assert tracker.find_files(run, "nothing", tmp_path / "out") is None

@@ -1,0 +1,148 @@
+"""The trials of a sweep in order, in the terminal and for machines."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from segdist.spec import Range
+from segdist.tracking import SweepRecord, Tracker, TrialRecord
+
+_PIPED_WIDTH = 160  # a log has no width of its own; Rich would take 80 and break the numbers
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """A sweep and its trials, best first."""
+
+    sweep: SweepRecord
+    trials: tuple[TrialRecord, ...]
+
+    @property
+    def metric(self) -> str:
+        """What the search maximised."""
+        return self.sweep.metric
+
+    @property
+    def space(self) -> dict[str, Range]:
+        """The searched keys and their ranges."""
+        return {key: Range.model_validate(value) for key, value in self.sweep.spec.get("space", {}).items()}
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The winner: of the trials that ended well the one with the highest score, else of all."""
+        scored = [t for t in self.trials if self.metric in t.metrics]
+        return next((t for t in scored if t.status == "FINISHED"), scored[0] if scored else None)
+
+    @property
+    def baseline(self) -> TrialRecord | None:
+        """The untuned trial: the sweep file's own values."""
+        return next((t for t in self.trials if t.is_baseline), None)
+
+    def score(self, trial: TrialRecord | None) -> float | None:
+        """The search metric of a trial, in its best epoch."""
+        return trial.metrics.get(self.metric) if trial else None
+
+    def gain(self, trial: TrialRecord | None) -> float | None:
+        """How much higher a trial scored than the untuned one; None for that one itself."""
+        score, untuned = self.score(trial), self.score(self.baseline)
+        known = score is not None and untuned is not None and trial is not self.baseline
+        return score - untuned if known else None  # type: ignore[operator]
+
+    def ended(self, trial: TrialRecord) -> str:
+        """How a trial ended, in words."""
+        planned = trial.params.get("train.epochs")
+        if trial.status == "FINISHED" and isinstance(planned, int) and trial.epochs < planned:
+            return "stopped early"
+        return trial.status.lower()
+
+
+def leaderboard(tracker: Tracker, name: str, *, parent_run_id: str = "") -> Leaderboard:
+    """The leaderboard of a sweep.
+
+    Args:
+        tracker: where it was recorded.
+        name: of the sweep; the one started last counts.
+        parent_run_id: this very one instead, where several have the name.
+
+    Raises:
+        BackendError: there is no such sweep.
+    """
+    sweep = tracker.sweep(parent_run_id) if parent_run_id else tracker.latest_sweep(name)
+    return Leaderboard(sweep, tuple(tracker.trials(sweep.run_id)))
+
+
+def as_json(board: Leaderboard) -> dict[str, Any]:
+    """The leaderboard as JSON values: no NaN, best trial first, `best` its run id or null."""
+    trials = [
+        {
+            "run_id": trial.run_id,
+            "status": trial.status,
+            "params": trial.params,
+            "metrics": trial.metrics,
+            "seconds": round(trial.seconds, 3),
+        }
+        for trial in board.trials
+    ]
+    best = board.best.run_id if board.best else None
+    return {"sweep": board.sweep.name, "parent_run_id": board.sweep.run_id, "trials": trials, "best": best}
+
+
+def print_leaderboard(board: Leaderboard, console: Console | None = None) -> None:
+    """Print the leaderboard: what was searched, how it scored, and what was won over the untuned trial."""
+    console = console or Console()
+    if not console.is_terminal:
+        console.width = max(console.width, _PIPED_WIDTH)
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("trial", "status", board.metric, "gain", "val/dice", "epochs", "seconds", *board.space):
+        table.add_column(escape(column), justify="left" if column in ("trial", "status") else "right")
+    for trial in board.trials:
+        style = "bold green" if trial is board.best else "dim" if board.score(trial) is None else ""
+        table.add_row(*(Text(cell) for cell in _cells(board, trial)), style=style)
+    console.print(f"[bold]{escape(board.sweep.name)}[/bold]  {escape(board.sweep.question)}")
+    console.print(table)
+    for line in conclusions(board):
+        console.print(escape(line))
+
+
+def conclusions(board: Leaderboard) -> list[str]:
+    """The result in sentences: the winner against the untuned trial, and on the test split."""
+    best, lines = board.best, []
+    if best is None:
+        return ["No trial has a score yet."]
+    gain = board.gain(best)
+    won = "" if gain is None else f", {gain:+.3f} against the untuned trial"
+    lines.append(f"best   trial {best.number}: {board.metric} {board.score(best):.3f}{won}")
+    if "test/iou" in best.metrics:
+        lines.append(f"test   iou {best.metrics['test/iou']:.3f} on images that no trial was chosen by")
+    return lines
+
+
+def number(value: Any) -> str:
+    """A value as people write it: three digits, and an empty text for nothing."""
+    if isinstance(value, bool) or value is None:
+        return "" if value is None else str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return ", ".join(map(number, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _cells(board: Leaderboard, trial: TrialRecord) -> list[str]:
+    gain = board.gain(trial)
+    return [
+        f"{trial.number}{' untuned' if trial.is_baseline else ''}",
+        board.ended(trial),
+        _score(board.score(trial)),
+        "" if gain is None else f"{gain:+.3f}",
+        _score(trial.metrics.get("val/dice")),
+        str(trial.epochs),
+        f"{trial.seconds:.0f}",
+        *(number(trial.params.get(key)) for key in board.space),
+    ]
+
+
+def _score(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

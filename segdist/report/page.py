@@ -1,0 +1,174 @@
+"""One self-contained HTML page: result, leaderboard, curves, search space, pictures, data, provenance."""
+
+import base64
+import tempfile
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from segdist.panels import colour
+from segdist.report import charts
+from segdist.report.leaderboard import Leaderboard, leaderboard, number
+from segdist.tracking import Tracker, TrialRecord
+from segdist.tracking.encoding import key
+
+PICTURES, TEST_PICTURES, SUMMARY = "pictures", "pictures_test", "summary.json"
+_PICTURE_BYTES = 10_000_000  # of all pictures together, so that the page opens on a phone and fits in a mail
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The pictures of one trial, as data URIs."""
+
+    trial: TrialRecord
+    title: str
+    pictures: tuple[str, ...]
+
+
+def write_html(tracker: Tracker, name: str, path: Path, *, parent_run_id: str = "") -> Path:
+    """Write the report of a sweep; nothing outside the file is needed to read it.
+
+    Everything comes from MLflow: runs, metric histories, the panels under `pictures/` of each trial (the winner's of
+    the test split under `pictures_test/`), the sweep's data set input, and `summary.json` of its run:
+    `{"labels": manifest of the pseudo-labels or null}`, whose `details` may hold `quality`.
+
+    Args:
+        tracker: where the sweep was recorded.
+        name: of the sweep.
+        path: the file to write.
+        parent_run_id: this very sweep, where several have the name.
+
+    Returns:
+        `path`.
+    """
+    board = leaderboard(tracker, name, parent_run_id=parent_run_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(_render(tracker, board), "utf-8")
+    return path
+
+
+def _render(tracker: Tracker, board: Leaderboard) -> str:
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters |= {"number": number, "score": _score, "signed": _signed, "duration": _duration}
+    template = environment.from_string(files("segdist.report").joinpath("report.html.jinja").read_text("utf-8"))
+    galleries, omitted = _galleries(tracker, board)
+    dataset = board.sweep.dataset
+    return template.render(
+        board=board,
+        sweep=board.sweep,
+        best=board.best,
+        baseline=board.baseline,
+        tints={line.trial: line.tint for line in _lines(board)},
+        classes=_classes(board),
+        curves=_curves(tracker, board),
+        parallel=charts.parallel(_lines(board), board.space, metric=board.metric),
+        galleries=galleries,
+        omitted=omitted,
+        data=dataset.profile if dataset else {},
+        digest=dataset.digest if dataset else "",
+        labels=tracker.read_json(board.sweep.run_id, SUMMARY).get("labels"),
+        uri=tracker.uri,
+    )
+
+
+def _lines(board: Leaderboard) -> list[charts.Line]:
+    """One line a trial that has a score, without its curve."""
+    scored = [(t, score) for t in board.trials if (score := board.score(t)) is not None]
+    low, high = min((s for _, s in scored), default=0.0), max((s for _, s in scored), default=1.0)
+    return [
+        charts.Line(
+            trial=trial.number,
+            title=f"trial {trial.number}{' (untuned)' if trial.is_baseline else ''}: {board.metric} {score:.3f}",
+            tint=(score - low) / ((high - low) or 1.0),
+            kind="best" if trial is board.best else "baseline" if trial.is_baseline else "",
+            params={**{k: v for k, v in trial.params.items() if k in board.space}, board.metric: score},
+        )
+        for trial, score in scored
+    ]
+
+
+def _curves(tracker: Tracker, board: Leaderboard) -> list[tuple[str, Markup]]:
+    runs = {trial.number: trial.run_id for trial in board.trials}
+    found = []
+    for metric in (board.metric, "train/loss"):
+        lines = [
+            charts.Line(line.trial, line.title, line.tint, line.kind, tracker.history(runs[line.trial], metric))
+            for line in _lines(board)
+        ]
+        found.append((metric, charts.curves(lines, title=metric)))
+    return [(metric, chart) for metric, chart in found if chart]
+
+
+def _classes(board: Leaderboard) -> list[dict[str, Any]]:
+    """Each class with its colour in the pictures, and the winner's IoU."""
+    profile = board.sweep.dataset.profile if board.sweep.dataset else {}
+    metrics = board.best.metrics if board.best else {}
+    untuned = board.baseline.metrics if board.baseline else {}
+    return [
+        {
+            "name": name,
+            "colour": "#{:02x}{:02x}{:02x}".format(*colour(index)),
+            "val": _of_class(metrics, "val/iou", name),
+            "untuned": _of_class(untuned, "val/iou", name),
+            "test": _of_class(metrics, "test/iou", name),
+            "instances": {split: c["per_class"].get(name, 0) for split, c in profile.get("splits", {}).items()},
+        }
+        for index, name in enumerate(profile.get("classes", ()))
+    ]
+
+
+def _of_class(metrics: dict[str, float], metric: str, name: str) -> float | None:
+    return metrics.get(key(f"{metric}/{name}"))
+
+
+def _galleries(tracker: Tracker, board: Leaderboard) -> tuple[list[Gallery], int]:
+    """The pictures of the trials, best first, as many as fit; and of how many trials they did not."""
+    found: list[Gallery] = []
+    omitted, room = 0, _PICTURE_BYTES
+    wanted = [(board.best, TEST_PICTURES, "winner on the test split")] if board.best else []
+    wanted += [(t, PICTURES, _gallery_title(board, t)) for t in board.trials]
+    for trial, folder, title in wanted:
+        pictures = _pictures(tracker, trial, folder)
+        size = sum(map(len, pictures))
+        if pictures and size <= room:
+            found.append(Gallery(trial, title, pictures))
+            room -= size
+        elif pictures:
+            omitted += 1
+    return sorted(found, key=lambda g: (g.trial is not board.best, "test" not in g.title)), omitted
+
+
+def _gallery_title(board: Leaderboard, trial: TrialRecord) -> str:
+    role = "winner" if trial is board.best else f"trial {trial.number}"
+    mark = ", untuned" if trial.is_baseline else ""
+    return f"{role}{mark}, validation ({board.metric} {_score(board.score(trial))})"
+
+
+def _pictures(tracker: Tracker, trial: TrialRecord, artifact_path: str) -> tuple[str, ...]:
+    with tempfile.TemporaryDirectory(prefix="segdist-") as scratch:
+        folder = tracker.find_files(trial.run_id, artifact_path, Path(scratch))
+        pictures = sorted(p for p in folder.iterdir() if p.suffix in (".jpg", ".png")) if folder else []
+        return tuple(_data_uri(picture) for picture in pictures)
+
+
+def _data_uri(picture: Path) -> str:
+    kind = "png" if picture.suffix == ".png" else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(picture.read_bytes()).decode('ascii')}"
+
+
+def _score(value: float | None) -> str:
+    return "\u2013" if value is None else f"{value:.3f}"
+
+
+def _signed(value: float | None) -> str:
+    return "" if value is None else f"{value:+.3f}".replace("-", "\u2212")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
