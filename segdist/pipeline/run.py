@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from segdist import storage
+from segdist import report, storage
 from segdist.data.shards import Dataset
 from segdist.errors import BackendError
 from segdist.pipeline.cluster import connected
@@ -95,7 +95,7 @@ def _open(
         params={"search.trials": trials_of(spec), "search.metric": spec.search.metric},
         dataset=dataset.manifest,
     )
-    tracker.log_json(parent, _summary(spec, dataset, labels), "summary.json")
+    tracker.log_json(parent, _summary(labels), "summary.json")
     return parent
 
 
@@ -136,8 +136,6 @@ def _search(
 
 
 def _finish(tracker: Tracker, spec: SweepSpec, parent: str, best: str, kind: str) -> None:
-    from segdist import report
-
     if kind == "sweep":
         version = tracker.register_champion(spec.name, best, "model")
         say(f"champion  {spec.name}@champion is version {version}")
@@ -151,8 +149,6 @@ def _finish(tracker: Tracker, spec: SweepSpec, parent: str, best: str, kind: str
 
 
 def _show(tracker: Tracker, spec: SweepSpec, parent: str) -> None:
-    from segdist import report
-
     report.print_leaderboard(report.leaderboard(tracker, spec.name, parent_run_id=parent))
 
 
@@ -170,8 +166,9 @@ def _closing(tracker: Tracker, parent: str) -> Iterator[None]:
     tracker.end(parent, "FINISHED")
 
 
-def _summary(spec: SweepSpec, dataset: Dataset, labels: Dataset | None) -> dict[str, Any]:
-    return {}
+def _summary(labels: Dataset | None) -> dict[str, Any]:
+    """What the report shows beside the runs: how the labels were made and how good they are."""
+    return {"labels": labels.manifest.model_dump(mode="json", exclude={"shards"}) if labels else None}
 
 
 def _say_dataset(dataset: Dataset) -> None:

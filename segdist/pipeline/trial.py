@@ -3,6 +3,7 @@
 import os
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from segdist import storage
@@ -59,7 +60,7 @@ def work(run: RunSpec, job: Job, session: Any) -> None:
             dataset.manifest.classes,
             train=train,
             val=val,
-            resume=resume,
+            resume=Path(resume) if resume else None,
             report=lambda metrics, folder: session.report(
                 metrics, checkpoint=session.Checkpoint.from_directory(folder) if folder else None
             ),
