@@ -1,6 +1,7 @@
 """Ray Data as we use it: one item, one task, one text back; errors of ours on a worker are raised here as such."""
 
 import functools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -37,6 +38,7 @@ def map_items(ray: Any, function: Callable[..., Any], items: Sequence[dict[str, 
     Raises:
         SegdistError: a worker met it.
     """
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plans and metrics are no news to a user
     ray.data.DataContext.get_current().enable_progress_bars = False
     rows = ray.data.from_items(list(items), override_num_blocks=len(items)).map(function, **how)
     for row in rows.iter_rows():

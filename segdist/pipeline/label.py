@@ -197,7 +197,10 @@ def _check_takes_boxes(spec: LabelSpec) -> None:
     family = registry.load("models", spec.teacher.family).FAMILY
     options = family.options.model_validate(spec.teacher.family_options())
     if "box" not in family.prompts(options):
-        raise SpecError(f"A teacher must take boxes, but `{spec.teacher.family}` does not. Use `sam`.")
+        raise SpecError(
+            f"A teacher must take boxes, but `{spec.teacher.family}` with these options takes "
+            f"{', '.join(sorted(family.prompts(options)))}. Use the family `sam` with `prompt: box`."
+        )
 
 
 def _units(root: str, dataset: Dataset, spec: LabelSpec) -> list[dict[str, Any]]:
