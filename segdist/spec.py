@@ -276,8 +276,9 @@ class Range(Strict):
         """Whether a value lies in this range."""
         if self.choices:
             return value in self.choices
-        number = isinstance(value, int | float) and math.isfinite(value)
-        return number and self.low <= value <= self.high  # type: ignore[operator]
+        assert self.low is not None
+        assert self.high is not None
+        return isinstance(value, int | float) and math.isfinite(value) and self.low <= value <= self.high
 
 
 class AshaSpec(Strict):

@@ -110,7 +110,7 @@ def fit(
             saved = _saves(run, state.epoch) and workers.is_chief
             if saved:
                 state.save(Path(folder))
-                pictures.save(Path(folder) / PICTURES, val, pairs, run.evaluate)
+                pictures.save(Path(folder) / PICTURES, val, pairs, run.evaluate, classes=classes)
             report(metrics, Path(folder) if saved else None)
     return network
 
@@ -150,7 +150,7 @@ def _train_epoch(state: Fit, parallel: nn.Module, batches: Any) -> Metrics:
     finite = [n for n in norms if math.isfinite(n)]
     metrics["train/grad_norm"] = _finite_mean(norms)
     metrics["train/skipped_steps"] = float(len(norms) - len(finite))
-    metrics["train/lr"] = max(state.schedule.get_last_lr())
+    metrics["train/lr"] = max(float(rate) for rate in state.schedule.get_last_lr())
     metrics["diverged"] = float(not finite)
     return metrics
 

@@ -11,8 +11,15 @@ from segdist.records import Prediction, Sample
 from segdist.spec import EvaluateSpec
 
 
-def save(folder: Path, rows: Rows, pairs: Sequence[tuple[Sample, Prediction]], evaluate: EvaluateSpec) -> None:
-    """Write `evaluate.pictures` panels as `<number>.jpg`."""
+def save(
+    folder: Path,
+    rows: Rows,
+    pairs: Sequence[tuple[Sample, Prediction]],
+    evaluate: EvaluateSpec,
+    *,
+    classes: Sequence[str],
+) -> None:
+    """Write `evaluate.pictures` panels as `<number>.jpg`; a class has the same colour in all of them."""
     if not evaluate.pictures:
         return
     folder.mkdir(parents=True)
@@ -21,5 +28,7 @@ def save(folder: Path, rows: Rows, pairs: Sequence[tuple[Sample, Prediction]], e
     for number in numbers:
         sample, image_bytes = rows[number]
         shown = tuple(i for i in found[sample.image_id].instances if i.score >= evaluate.min_score)
-        image = panel(decode_image(image_bytes), sample, replace(found[sample.image_id], instances=shown))
+        image = panel(
+            decode_image(image_bytes), sample, replace(found[sample.image_id], instances=shown), classes=classes
+        )
         (folder / f"{number:03d}.jpg").write_bytes(encode_jpeg(image))

@@ -42,9 +42,9 @@ class Workers:
     @staticmethod
     def unsynchronised(parallel: nn.Module) -> AbstractContextManager[None]:
         """While gradients are added up over several steps, they need not be averaged after each."""
-        is_ddp = isinstance(parallel, nn.parallel.DistributedDataParallel)
-        context: AbstractContextManager[None] = parallel.no_sync() if is_ddp else nullcontext()
-        return context
+        if isinstance(parallel, nn.parallel.DistributedDataParallel):
+            return parallel.no_sync()
+        return nullcontext()
 
     def gather(self, mine: list[T]) -> list[T]:
         """The lists of all workers, one after the other."""

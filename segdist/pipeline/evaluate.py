@@ -45,12 +45,12 @@ def _score(packed: dict[str, bytes], job: Job) -> tuple[dict[str, float], dict[s
     with TemporaryDirectory(prefix="segdist-") as folder:
         for name, content in packed.items():
             (Path(folder) / name).write_bytes(content)
-        network = checkpoint.load(Path(folder), device=workers.device)
+        network: Any = checkpoint.load(Path(folder), device=workers.device)
     labels = Dataset.open(job.labels_uri) if job.labels_uri else None
     hide = "test" in job.boxes_only
     rows = Dataset.open(job.dataset_uri).reader("test", cache_dir(), labels=labels, hide_masks=hide)
     values, pairs = score(network, rows, job.run.evaluate, workers=workers)
     with TemporaryDirectory(prefix="segdist-") as folder:
         shown = Path(folder) / "pictures"
-        pictures.save(shown, rows, pairs, job.run.evaluate)
+        pictures.save(shown, rows, pairs, job.run.evaluate, classes=network.classes)
         return values, {p.name: p.read_bytes() for p in sorted(shown.glob("*.jpg"))}
