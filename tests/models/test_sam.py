@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from segment_anything import SamPredictor
+from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
 from segdist import masks
@@ -83,6 +83,14 @@ def test_masks_are_those_of_segment_anythings_own_predictor(
     for instance, (rle, score) in zip(found, expected, strict=True):
         assert instance.mask == rle
         assert instance.score == pytest.approx(score, abs=1e-5)
+
+
+@pytest.mark.parametrize("size", ["vit_b", "vit_l", "vit_h"])
+def test_published_checkpoints_fit_without_a_tensor_left_over(size: str) -> None:
+    with torch.device("meta"):
+        ours = getattr(architecture, size)().state_dict()
+        theirs = sam_model_registry[size]().state_dict()
+    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
 
 
 def test_prompts_beyond_one_pass_come_back_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
