@@ -38,6 +38,7 @@ class Fit:
     workers: Workers
     loss_weights: Mapping[str, float]
     epoch: int = 0
+    first_step_at: float = 0.0
 
     def save(self, folder: Path) -> None:
         """Write the model, and what training needs to go on."""
@@ -79,6 +80,7 @@ def fit(
         train: samples with masks and encoded images; read by index.
         val: the same, held out.
         report: called by every worker after every epoch; metrics are named as in MLflow (`train/loss`, `val/iou`).
+            `first_step_at` says when this process had done its first step, in seconds since 1970.
         workers: this process's place among the data-parallel workers.
         resume: a checkpoint folder to go on from.
 
@@ -143,6 +145,7 @@ def _train_epoch(state: Fit, parallel: nn.Module, batches: Any) -> Metrics:
             values.setdefault(name, []).append(float(value.detach()))
         if moves:
             norms.append(_step(state))
+            state.first_step_at = state.first_step_at or time.time()
     metrics: Metrics = {
         f"train/{'loss' if name == 'loss' else f'loss/{name}'}": state.workers.mean(_finite_mean(steps))
         for name, steps in values.items()
@@ -152,6 +155,7 @@ def _train_epoch(state: Fit, parallel: nn.Module, batches: Any) -> Metrics:
     metrics["train/skipped_steps"] = float(len(norms) - len(finite))
     metrics["train/lr"] = max(float(rate) for rate in state.schedule.get_last_lr())
     metrics["diverged"] = float(not finite)
+    metrics["first_step_at"] = state.first_step_at
     return metrics
 
 

@@ -11,8 +11,9 @@ from segdist.engine.fit import MODEL, PICTURES
 from segdist.pipeline.trial import CHECKPOINT_PATH, Job
 from segdist.tracking import Tracker
 
-_TUNES_OWN = frozenset(
+_NO_SCORES = frozenset(
     {
+        "first_step_at",
         "training_iteration",
         "timestamp",
         "pid",
@@ -23,6 +24,7 @@ _TUNES_OWN = frozenset(
         "done",
     }
 )
+"""Numbers about the process and Tune's own, not about what was learned."""
 
 
 class Tracking(Callback):
@@ -69,7 +71,7 @@ class Tracking(Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """Log an epoch."""
-        numbers = {k: float(v) for k, v in result.items() if isinstance(v, int | float) and k not in _TUNES_OWN}
+        numbers = {k: float(v) for k, v in result.items() if isinstance(v, int | float) and k not in _NO_SCORES}
         self._tracker.log_metrics(self._run_ids[trial.trial_id], numbers, step=int(result.get("epoch", 0)))
         path, value = result.get(CHECKPOINT_PATH), float(result.get(self._job.metric, float("-inf")))
         if path and value >= self._best.get(trial.trial_id, (float("-inf"), ""))[0]:
