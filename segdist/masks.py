@@ -107,6 +107,8 @@ def resize(mask_HW: Mask, size_hw: tuple[int, int]) -> Mask:
     """
     if mask_HW.shape == tuple(size_hw):
         return mask_HW
+    if mask_HW.flags.f_contiguous and not mask_HW.flags.c_contiguous:
+        return resize(mask_HW.T, (size_hw[1], size_hw[0])).T  # decoded run lengths; OpenCV would copy them slowly
     size_wh = (size_hw[1], size_hw[0])
     if size_hw[0] >= mask_HW.shape[0] and size_hw[1] >= mask_HW.shape[1]:
         return cv2.resize(mask_HW.astype(np.uint8), size_wh, interpolation=cv2.INTER_NEAREST_EXACT).astype(np.bool_)

@@ -10,7 +10,7 @@ from typing import Any
 
 from segdist import report, storage
 from segdist.data.shards import Dataset
-from segdist.errors import BackendError
+from segdist.errors import BackendError, DataError
 from segdist.pipeline.cluster import connected
 from segdist.pipeline.evaluate import score_on_test
 from segdist.pipeline.ingest import ingest, ingest_key
@@ -70,6 +70,7 @@ def _run(spec: SweepSpec, file: str, *, kind: str) -> str:
         return done.run_id
     dataset = ingest(spec)
     _say_dataset(dataset)
+    _check_learnable(spec, dataset)
     with connected() as ray:
         labels = label(spec, dataset, on_progress=say) if spec.label else None
         if labels:
@@ -114,7 +115,7 @@ def _search(
         dataset_uri=dataset.uri,
         labels_uri=labels.uri if labels else "",
         boxes_only=tuple(spec.data.boxes_only),
-        storage_path=storage.join(spec.storage, "sweeps", spec.name, fingerprint),
+        storage_path=storage.join(storage.absolute(spec.storage), "sweeps", spec.name, fingerprint),
         metric=spec.search.metric,
     )
     tags = {"segdist.dataset": dataset.manifest.content_hash}
@@ -166,6 +167,23 @@ def _closing(tracker: Tracker, parent: str) -> Iterator[None]:
     tracker.end(parent, "FINISHED")
 
 
+def _check_learnable(spec: SweepSpec, dataset: Dataset) -> None:
+    """There must be something to learn from, and something to be scored on."""
+    for split, purpose in (("train", "learned from"), ("val", "scored on")):
+        counts = dataset.manifest.splits.get(split)
+        if counts is None or not counts.instances:
+            raise DataError(
+                f"The split `{split}` has no object, so nothing can be {purpose}. "
+                f"Annotate some of its images, or give it a larger share in `data.split`."
+            )
+        is_labelled = spec.label is not None and split in spec.label.splits
+        if not is_labelled and (not counts.masks or split in spec.data.boxes_only):
+            raise DataError(
+                f"The split `{split}` has boxes but no masks, so nothing can be {purpose}. "
+                f"Let a teacher draw them: label: {{teacher: {{family: sam}}, splits: [{split}]}}"
+            )
+
+
 def _summary(labels: Dataset | None) -> dict[str, Any]:
     """What the report shows beside the runs: how the labels were made and how good they are."""
     return {"labels": labels.manifest.model_dump(mode="json", exclude={"shards"}) if labels else None}
@@ -177,7 +195,13 @@ def _say_dataset(dataset: Dataset) -> None:
 
 
 def _say_labels(labels: Dataset) -> None:
-    say(f"labels    {labels.manifest.content_hash}")
+    quality = labels.manifest.details.get("quality")
+    known = (
+        f"mean IoU {quality['iou']:.3f} against hidden masks, box-fill {quality['box_fill_iou']:.3f}; "
+        if quality
+        else ""
+    )
+    say(f"labels    {known}{labels.manifest.content_hash}")
 
 
 def _minutes(seconds: float) -> str:
