@@ -1,6 +1,5 @@
 """One trial: inside the search's own process, or in a group of data-parallel workers; both report alike."""
 
-import os
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,14 +68,12 @@ def work(run: RunSpec, job: Job, session: Any) -> None:
 
 def _train_in_group(run: RunSpec, job: Job) -> None:
     """A Ray Train group of `resources.workers` processes; its reports pass through to the search."""
-    import ray
     from ray import train, tune
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
     # The trial's id is part of the name: a second trial with equal values must not find this one's checkpoints.
     name = f"{run.fingerprint}-{tune.get_context().get_trial_id()}"
-    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     per_worker = {"CPU": run.resources.cpus_per_worker, "GPU": run.resources.gpus_per_worker}
     filesystem, path = storage.arrow_filesystem(job.storage_path)
     TorchTrainer(
@@ -93,7 +90,8 @@ def _train_in_group(run: RunSpec, job: Job) -> None:
             storage_filesystem=filesystem,
             callbacks=[TuneReportCallback()],
             failure_config=train.FailureConfig(max_failures=run.resources.max_failures),
-            checkpoint_config=train.CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=job.metric),
+            # Two, because the group runs ahead of the search: the best that the search knows of must still be there.
+            checkpoint_config=train.CheckpointConfig(num_to_keep=2, checkpoint_score_attribute=job.metric),
         ),
     ).fit()
 
