@@ -6,6 +6,7 @@ and by the options of the plug-ins the file names.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,7 +21,7 @@ from segdist import registry
 from segdist.augment import augmentations
 from segdist.errors import SegdistError, SpecError, did_you_mean
 from segdist.plugins import Family
-from segdist.spec import ModelSpec, Range, SweepSpec
+from segdist.spec import ModelSpec, Range, RunSpec, SweepSpec
 
 Keys = tuple[str, ...]
 
@@ -223,22 +224,28 @@ def _space_problems(spec: SweepSpec) -> Iterator[Problem]:
                 yield Problem(where, f"`when: {condition}` is not searched. {did_you_mean(condition, spec.space)}")
             elif not spec.space[condition].holds(value):
                 yield Problem(where, f"`when: {condition}` never takes the value {value!r}")
+    try:
+        TopologicalSorter({key: range_.when for key, range_ in spec.space.items()}).prepare()
+    except CycleError as error:
+        yield Problem(("space",), f"`when` must not lead back to its own key, but does: {' -> '.join(error.args[1])}")
 
 
 def _value_problem(spec: SweepSpec, key: str, value: Any) -> str:
     """Why a run cannot take this value under this key; "" where it can."""
+    first = key.partition(".")[0]
+    if first not in RunSpec.model_fields:
+        return f"`{key}` is not a key of a run. {did_you_mean(first, RunSpec.model_fields)}"
     try:
         run = spec.run.override({key: value})
         for family in candidates(spec):
             declared = _family(family)
             declared.options.model_validate(run.model.family_options(family))
     except ValidationError as error:
-        model: type[BaseModel] = SweepSpec if not key.startswith("model.") else declared.options
-        first = next(problems_of(error, model))
-        return first.message if "unknown key" in first.message else f"{value!r} is not possible: {first.message}"
+        problem = next(problems_of(error, declared.options if first == "model" else RunSpec))
+        return problem.message if "unknown key" in problem.message else f"{value!r} is not possible: {problem.message}"
     except (AttributeError, TypeError):
         return f"`{key}` is not a key that can be searched"
-    return "" if key.partition(".")[0] in spec.run.model_dump() else f"`{key}` is not a key of a run"
+    return ""
 
 
 def _prompt_problems(spec: SweepSpec) -> Iterator[Problem]:

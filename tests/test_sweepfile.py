@@ -144,3 +144,13 @@ def test_every_sweep_in_the_repo_is_valid_and_executable(file: Path) -> None:
     assert text.startswith("#!/usr/bin/env -S segdist run\n")
     assert file.stat().st_mode & 0o111, f"chmod +x {file}"
     assert load(file).name == file.stem
+
+
+def test_conditions_that_lead_back_to_their_own_key_are_refused(folder: Path) -> None:
+    file = write(
+        folder,
+        GOOD
+        + "  train.epochs: {choices: [1, 2], when: {seed: 1}}\n"
+        + "  seed: {choices: [1, 2], when: {train.epochs: 2}}\n",
+    )
+    assert "must not lead back" in refusal(file)

@@ -29,6 +29,7 @@ class Progress(Callback):
         self._searched, self._concurrency = tuple(searched), concurrency
         self._seen: list[Trial] = []
         self._best: dict[str, float] = {}
+        self._epoch: dict[str, int] = {}
         self._started = time.monotonic()
         self._live: Live | None = None
 
@@ -52,11 +53,12 @@ class Progress(Callback):
         """Show an epoch."""
         value = float(result.get(self._metric, 0.0))
         self._best[trial.trial_id] = max(value, self._best.get(trial.trial_id, 0.0))
+        self._epoch[trial.trial_id] = int(result.get("epoch", 0))
         self._line(trial, trials, f"epoch {result.get('epoch', 0):>3}/{self._epochs}  {self._metric} {value:.3f}")
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Show an end."""
-        early = (trial.last_result or {}).get("epoch", 0) < self._epochs
+        early = self._epoch.get(trial.trial_id, 0) < self._epochs
         self._line(trial, trials, "stopped early" if early else "finished")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -84,7 +86,7 @@ class Progress(Callback):
 
     def _time_left(self, trials: Sequence[Trial]) -> str:
         """From the epochs done so far, counting a trial that ended early as whole."""
-        epochs = sum(self._epochs if t.is_finished() else (t.last_result or {}).get("epoch", 0) for t in trials)
+        epochs = sum(self._epochs if t.is_finished() else self._epoch.get(t.trial_id, 0) for t in trials)
         elapsed = time.monotonic() - self._started
         if not epochs:
             return "time left ?"

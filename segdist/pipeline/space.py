@@ -1,7 +1,9 @@
 """The search space as an Optuna define-by-run function, and the searcher that asks it."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from typing import Any
 
 from segdist.spec import Range, SweepSpec
@@ -47,14 +49,16 @@ def searcher(spec: SweepSpec) -> Any:
     if spec.search.sampler == "random":
         sampler = optuna.samplers.RandomSampler(seed=spec.search.seed)
     else:
-        conditional = any(r.when for r in spec.space.values())
-        sampler = optuna.samplers.TPESampler(
-            seed=spec.search.seed,
-            n_startup_trials=spec.search.startup_trials,
-            multivariate=True,
-            group=conditional,
-            constant_liar=True,  # trials run side by side: do not suggest what is being tried
-        )
+        with warnings.catch_warnings():
+            # Both settings have been "experimental" for years; without them, values are drawn as if independent.
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler = optuna.samplers.TPESampler(
+                seed=spec.search.seed,
+                n_startup_trials=spec.search.startup_trials,
+                multivariate=True,
+                group=any(r.when for r in spec.space.values()),
+                constant_liar=True,  # trials run side by side: do not suggest what is being tried
+            )
     return OptunaSearch(
         Space(dict(spec.space)),
         metric=spec.search.metric,
@@ -65,7 +69,8 @@ def searcher(spec: SweepSpec) -> Any:
 
 
 def _conditions_first(ranges: Mapping[str, Range]) -> list[str]:
-    return sorted(ranges, key=lambda key: len(ranges[key].when))
+    """The searched keys, each after those that its `when` names; the order does not depend on the file's."""
+    return list(TopologicalSorter({key: sorted(ranges[key].when) for key in sorted(ranges)}).static_order())
 
 
 def _suggest(trial: Any, key: str, range_: Range) -> Any:

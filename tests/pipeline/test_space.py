@@ -1,0 +1,67 @@
+"""The search asks for the keys that count, starting from the file's own values."""
+
+import pickle
+from typing import Any
+
+import optuna
+import pytest
+
+from segdist.pipeline.space import Space, baseline, searcher
+from segdist.spec import SweepSpec
+
+
+def spec(**changes: Any) -> SweepSpec:
+    content: dict[str, Any] = {
+        "name": "s",
+        "data": {"sources": [{"format": "synthetic"}]},
+        "model": {"family": "unet_cbam", "unet_cbam": {"width": 12}},
+        "train": {"lr": 0.5},
+        "space": {
+            "train.adapter.rank": {"choices": [4, 8], "when": {"train.adapter.kind": "lora"}},
+            "train.adapter.kind": {"choices": ["full", "lora"], "when": {"model.family": "sam"}},
+            "model.unet_cbam.width": {"choices": [8, 12], "when": {"model.family": "unet_cbam"}},
+            "model.unet_cbam.depth": {"low": 2, "high": 6, "step": 2},
+            "model.family": ["unet_cbam", "sam"],
+            "train.lr": {"low": 1e-4, "high": 1e-2, "log": True},
+            "train.loss.dice": {"low": 0.5, "high": 2.0},
+        },
+        **changes,
+    }
+    return SweepSpec.model_validate(content)
+
+
+def test_the_first_trial_is_the_files_own_values_moved_into_the_ranges() -> None:
+    assert baseline(spec()) == {
+        "model.family": "unet_cbam",
+        "model.unet_cbam.width": 12,
+        "model.unet_cbam.depth": 4,
+        "train.lr": 1e-2,
+        "train.loss.dice": 1.0,
+    }
+
+
+def test_a_key_is_asked_for_only_where_its_condition_holds() -> None:
+    space = Space(dict(spec().space))
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    seen = set()
+    for _ in range(40):
+        trial = study.ask()
+        space(trial)
+        seen.add(frozenset(trial.params))
+        assert ("model.unet_cbam.width" in trial.params) == (trial.params["model.family"] == "unet_cbam")
+        assert ("train.adapter.kind" in trial.params) == (trial.params["model.family"] == "sam")
+        assert ("train.adapter.rank" in trial.params) == (trial.params.get("train.adapter.kind") == "lora")
+        study.tell(trial, 0.0)
+    assert len(seen) == 3
+
+
+def test_the_searcher_starts_with_the_baseline_and_survives_a_save() -> None:
+    found = searcher(spec())
+    assert found.suggest("a") == baseline(spec())
+    assert pickle.loads(pickle.dumps(found)).suggest("b").keys() >= {"train.lr", "model.family"}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_the_same_seed_asks_for_the_same_values(sampler: str) -> None:
+    one, two = (searcher(spec(search={"sampler": sampler, "seed": 5})) for _ in range(2))
+    assert [one.suggest(str(i)) for i in range(4)] == [two.suggest(str(i)) for i in range(4)]
