@@ -78,7 +78,10 @@ def dice(probabilities_NHW: Tensor, target_NHW: Tensor, *, ignore_NHW: Tensor, s
 
 
 def class_dice(logits_BKHW: Tensor, target_BHW: Tensor, *, ignore_BHW: Tensor) -> Tensor:
-    """Mean `dice` of the classes, background left out, each over all images of the batch at once.
+    """Mean `dice` of the classes that occur in the batch, background left out, each over all images at once.
+
+    A class that does not occur teaches nothing here: its Dice loss is 1 whatever small probability is left, and with
+    small batches the rare classes would be unlearned at most steps. Cross-entropy sees its false positives.
 
     Args:
         logits_BKHW: one logit a class, background first.
@@ -88,7 +91,10 @@ def class_dice(logits_BKHW: Tensor, target_BHW: Tensor, *, ignore_BHW: Tensor) -
     probabilities_KBHW = logits_BKHW.float().softmax(1)[:, 1:].transpose(0, 1)
     target_KBHW = torch.stack([target_BHW == k for k in range(1, logits_BKHW.shape[1])])
     ignore_KBHW = ignore_BHW.expand_as(target_KBHW)
-    return dice(probabilities_KBHW, target_KBHW, ignore_NHW=ignore_KBHW).mean()
+    occurs_K = (target_KBHW & ~ignore_KBHW).flatten(1).any(1)
+    return mean_or_zero(
+        dice(probabilities_KBHW, target_KBHW, ignore_NHW=ignore_KBHW)[occurs_K], graph=probabilities_KBHW
+    )
 
 
 def mean_or_zero(values_N: Tensor, *, graph: Tensor) -> Tensor:
