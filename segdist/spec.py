@@ -272,6 +272,10 @@ class Range(Strict):
         """Whether the range holds whole numbers only."""
         return isinstance(self.low, int) and isinstance(self.high, int) and isinstance(self.step, int | None)
 
+    def applies(self, chosen: Mapping[str, Any]) -> bool:
+        """Whether this key is searched at all, given the values of the others."""
+        return all(chosen.get(key) == value for key, value in self.when.items())
+
     def holds(self, value: Any) -> bool:
         """Whether a value lies in this range."""
         if self.choices:

@@ -59,6 +59,7 @@ class Tracking(Callback):
         self._run_ids[trial.trial_id] = self._tracker.start_trial(
             self._parent,
             trial.trial_id,
+            number=trials.index(trial),
             params={**run.model_dump(mode="json"), **trial.config},
             tags={
                 **self._tags,

@@ -19,13 +19,8 @@ class Space:
         """Ask an Optuna trial for its values."""
         chosen: dict[str, Any] = {}
         for key in _conditions_first(self.ranges):
-            if active(self.ranges[key], chosen):
+            if self.ranges[key].applies(chosen):
                 chosen[key] = _suggest(trial, key, self.ranges[key])
-
-
-def active(range_: Range, chosen: Mapping[str, Any]) -> bool:
-    """Whether a key is searched, given the values chosen so far."""
-    return all(chosen.get(condition) == value for condition, value in range_.when.items())
 
 
 def baseline(spec: SweepSpec) -> dict[str, Any]:
@@ -34,7 +29,7 @@ def baseline(spec: SweepSpec) -> dict[str, Any]:
     content = spec.run.model_dump(mode="json")
     for key in _conditions_first(spec.space):
         range_ = spec.space[key]
-        if active(range_, chosen):
+        if range_.applies(chosen):
             chosen[key] = _nearest(range_, _value(content, key, spec))
     return chosen
 

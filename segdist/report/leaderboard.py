@@ -1,5 +1,6 @@
 """The trials of a sweep in order, in the terminal and for machines."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,10 @@ class Leaderboard:
     def baseline(self) -> TrialRecord | None:
         """The untuned trial: the sweep file's own values."""
         return next((t for t in self.trials if t.is_baseline), None)
+
+    def values(self, trial: TrialRecord) -> dict[str, Any]:
+        """What the search chose for a trial; without the keys whose `when` did not hold."""
+        return {k: trial.params[k] for k, r in self.space.items() if k in trial.params and r.applies(trial.params)}
 
     def score(self, trial: TrialRecord | None) -> float | None:
         """The search metric of a trial, in its best epoch."""
@@ -97,7 +102,7 @@ def print_leaderboard(board: Leaderboard, console: Console | None = None) -> Non
     if not console.is_terminal:
         console.width = max(console.width, _PIPED_WIDTH)
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("trial", "status", board.metric, "gain", "val/dice", "epochs", "seconds", *board.space):
+    for column in ("trial", "status", board.metric, "gain", "val/dice", "epochs", "seconds", *short_names(board.space)):
         table.add_column(escape(column), justify="left" if column in ("trial", "status") else "right")
     for trial in board.trials:
         style = "bold green" if trial is board.best else "dim" if board.score(trial) is None else ""
@@ -121,6 +126,12 @@ def conclusions(board: Leaderboard) -> list[str]:
     return lines
 
 
+def short_names(keys: Collection[str]) -> list[str]:
+    """The last part of each dotted key, or the whole key where that is not unique."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return [name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)]
+
+
 def number(value: Any) -> str:
     """A value as people write it: three digits, and an empty text for nothing."""
     if isinstance(value, bool) or value is None:
@@ -140,7 +151,7 @@ def _cells(board: Leaderboard, trial: TrialRecord) -> list[str]:
         _score(trial.metrics.get("val/dice")),
         str(trial.epochs),
         f"{trial.seconds:.0f}",
-        *(number(trial.params.get(key)) for key in board.space),
+        *(number(board.values(trial).get(key)) for key in board.space),
     ]
 
 

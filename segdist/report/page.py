@@ -85,7 +85,7 @@ def _lines(board: Leaderboard) -> list[charts.Line]:
             title=f"trial {trial.number}{' (untuned)' if trial.is_baseline else ''}: {board.metric} {score:.3f}",
             tint=(score - low) / ((high - low) or 1.0),
             kind="best" if trial is board.best else "baseline" if trial.is_baseline else "",
-            params={**{k: v for k, v in trial.params.items() if k in board.space}, board.metric: score},
+            params={**board.values(trial), board.metric: score},
         )
         for trial, score in scored
     ]

@@ -80,11 +80,6 @@ def trials(client: "MlflowClient", parent_run_id: str, metric: str = "") -> list
     return sorted(first.values(), key=lambda t: -t.metrics.get(metric, -math.inf))
 
 
-def next_number(client: "MlflowClient", parent_run_id: str) -> int:
-    """The place of a new trial in the order of the search."""
-    return 1 + max((int(run.data.tags.get(names.NUMBER, -1)) for run in children(client, parent_run_id)), default=-1)
-
-
 def fetch(client: "MlflowClient", run_id: str, artifact_path: str, folder: Path) -> Path | None:
     """Copy a file or folder of a run; None where there is none."""
     parent = str(PurePosixPath(artifact_path).parent)

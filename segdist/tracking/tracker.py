@@ -143,13 +143,14 @@ class Tracker:
     # Writing trials
 
     def start_trial(
-        self, parent_run_id: str, trial_key: str, *, params: Mapping[str, Any], tags: Mapping[str, Any]
+        self, parent_run_id: str, trial_key: str, *, number: int, params: Mapping[str, Any], tags: Mapping[str, Any]
     ) -> str:
         """The run of a trial: found by its key when it is resumed, or created with the sweep's data set.
 
         Args:
             parent_run_id: of the sweep.
             trial_key: names the trial within the sweep.
+            number: its place in the order of the search, from 0.
             params: all values that decide what it learns, nested or with dotted keys; what was logged before stays.
             tags: further tags; `segdist.baseline: True` marks the untuned run.
 
@@ -160,10 +161,8 @@ class Tracker:
         with self._connection.client() as client:
             parent = client.get_run(parent_run_id)
             run_id, is_new = self._find_or_create(client, parent.info.experiment_id, same, run_name=trial_key)
-            marks = {names.END: "", **tags}
+            marks = {names.END: "", names.NUMBER: number, **tags}
             if is_new:
-                number = reading.next_number(client, parent_run_id)
-                marks[names.NUMBER] = number
                 client.update_run(run_id, name=f"{parent.info.run_name}-{number:03d}")
                 client.log_inputs(run_id, datasets=parent.inputs.dataset_inputs if parent.inputs else [])
             self._describe(client, run_id, marks, params)

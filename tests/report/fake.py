@@ -68,7 +68,7 @@ def _trial(tracker: Tracker, parent: str, spec: SweepSpec, number: int, trials: 
     }
     params = {**spec.run.model_dump(mode="json"), **({} if number == 0 else values)}
     tags = {"segdist.baseline": str(number == 0)}
-    run = tracker.start_trial(parent, f"trial-{number}", params=params, tags=tags)
+    run = tracker.start_trial(parent, f"trial-{number}", number=number, params=params, tags=tags)
     if number == 3:
         tracker.end(run, "FAILED", reason="CUDA out of memory <at step 3>")
         return math.nan

@@ -61,7 +61,7 @@ def start_sweep(tracker: Tracker, spec: SweepSpec, file: str = "sweeps/cracks.ya
 
 def start_trial(tracker: Tracker, parent: str, number: int = 0, params: Mapping[str, Any] | None = None) -> str:
     tags = {"segdist.baseline": str(number == 0)}
-    return tracker.start_trial(parent, f"key-{number}", params=params or {"train.lr": 1e-3}, tags=tags)
+    return tracker.start_trial(parent, f"key-{number}", number=number, params=params or {"train.lr": 1e-3}, tags=tags)
 
 
 def counts(images: int) -> SplitCounts:

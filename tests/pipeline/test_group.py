@@ -1,0 +1,76 @@
+"""Trials of several data-parallel workers: searched, recorded and resumed like those of one."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from segdist.tracking import Tracker
+from tests.pipeline.conftest import command, environment
+
+EPOCHS = 12
+OVERRIDES = (
+    "resources.workers=2",
+    "resources.cpus_per_worker=0.9",  # two and the search's own hundredth fit two CPUs
+    "search.trials=2",
+    f"train.epochs={EPOCHS}",
+    f"search.asha.grace_epochs={EPOCHS}",
+)
+
+
+@pytest.mark.slow  # three starts of a worker group: a minute on two idle CPUs
+def test_a_killed_worker_goes_on_from_its_checkpoint_and_leaves_its_cpus_to_the_next_trial(
+    sweep: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    with log.open("w") as out:
+        driver = subprocess.Popen(
+            command("run", sweep, *OVERRIDES), stdout=out, stderr=out, env=environment(tmp_path), start_new_session=True
+        )
+        try:
+            _wait_for(log, r"\[ 1/2\] epoch +2/", driver)
+            victim = _workers(tmp_path)[1]
+            os.kill(victim, signal.SIGKILL)
+            assert not re.search(rf"epoch +{EPOCHS}/", log.read_text()), "it was killed in the middle"
+            assert driver.wait(240) == 0, log.read_text()
+        finally:
+            if driver.poll() is None:
+                os.killpg(driver.pid, signal.SIGKILL)
+                driver.wait()
+
+    text = log.read_text()
+    reported = [int(epoch) for epoch in re.findall(r"\[ 1/2\] epoch +(\d+)/", text)]
+    assert reported == list(range(1, EPOCHS + 1)), "it went on, and did not begin again"
+    tracker = Tracker.at(str(tmp_path / "storage"))
+    trials = tracker.trials(tracker.latest_sweep("tiny").run_id)
+    assert [trial.status for trial in trials] == ["FINISHED", "FINISHED"]
+    for trial in trials:
+        assert [step for step, _ in tracker.history(trial.run_id, "val/iou")] == list(range(1, EPOCHS + 1))
+        model = tracker.download(trial.run_id, "model", tmp_path / trial.run_id)
+        assert (model / "weights.safetensors").is_file()
+        assert list(tracker.download(trial.run_id, "pictures", tmp_path / trial.run_id).glob("*.jpg"))
+
+
+def _workers(folder: Path) -> list[int]:
+    """Process ids of the Train workers whose environment names this test's folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            ours = f"SEGDIST_CACHE={folder}" in (process / "environ").read_text(errors="replace")
+            if ours and (process / "cmdline").read_bytes().startswith(b"ray::RayTrainWorker"):
+                found.append(int(process.name))
+        except OSError:  # it ended, or is not ours to look at
+            continue
+    return sorted(found)
+
+
+def _wait_for(log: Path, pattern: str, driver: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 200
+    while not re.search(pattern, log.read_text()):
+        assert driver.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
