@@ -18,7 +18,7 @@ data:
 model:
   family: unet_cbam
   unet_cbam: {{image_size: 64, width: 8}}
-train: {{epochs: 3, batch_size: 8, lr: 1e-3}}
+train: {{epochs: 6, batch_size: 8, lr: 1e-3}}
 evaluate: {{pictures: 2}}
 space:
   train.lr: {{low: 1e-4, high: 1e-2, log: true}}

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,8 +28,7 @@ def test_a_sweep_runs_to_a_champion_that_predicts_and_the_second_run_does_nothin
     assert first.returncode == 0, first.stdout + first.stderr
 
     board = leaderboard(segdist, tmp_path / "storage")
-    trials = board["trials"]
-    assert isinstance(trials, list)
+    trials = _trials(segdist, tmp_path / "storage")
     assert len(trials) == 3
     assert board["best"] == trials[0]["run_id"]
     scores = [t["metrics"]["val/iou"] for t in trials]
@@ -65,39 +65,25 @@ def test_a_sweep_runs_to_a_champion_that_predicts_and_the_second_run_does_nothin
     assert len(json.loads((out / "predictions.json").read_text())["images"]) == 1, "the readable image is there"
 
 
-def test_a_killed_driver_resumes_and_mlflow_shows_each_trial_once(
+def test_a_killed_and_then_terminated_sweep_is_finished_by_the_same_command(
     sweep: Path, segdist: Command, tmp_path: Path
 ) -> None:
-    with (tmp_path / "log").open("w") as log:
-        driver = subprocess.Popen(
-            command("run", sweep), stdout=log, stderr=log, env=environment(tmp_path), start_new_session=True
-        )
-        try:
-            _wait_for(tmp_path / "log", r"\[ ?\d/3\] epoch", driver)
-        finally:
-            os.killpg(driver.pid, signal.SIGKILL)
-            driver.wait()
+    driver = _started(sweep, tmp_path / "log")
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.wait()
+
+    driver = _started(sweep, tmp_path / "log_2")
+    driver.terminate()
+    assert driver.wait(60) == 2, (tmp_path / "log_2").read_text()
+    assert "The same command goes on with it" in (tmp_path / "log_2").read_text()
+    statuses = [t["status"] for t in _trials(segdist, tmp_path / "storage")]
+    assert "RUNNING" not in statuses
+    assert "KILLED" in statuses
+
     answer = segdist("run", sweep)
     assert answer.returncode == 0, answer.stdout + answer.stderr
-    trials = leaderboard(segdist, tmp_path / "storage")["trials"]
-    assert isinstance(trials, list)
-    assert [t["status"] for t in trials] == ["FINISHED"] * 3
-
-
-def test_a_terminated_driver_marks_its_trials_killed_and_resumes(sweep: Path, segdist: Command, tmp_path: Path) -> None:
-    with (tmp_path / "log").open("w") as log:
-        driver = subprocess.Popen(command("run", sweep), stdout=log, stderr=log, env=environment(tmp_path))
-        _wait_for(tmp_path / "log", r"\[ ?\d/3\] epoch", driver)
-        driver.terminate()
-        assert driver.wait(60) == 2, (tmp_path / "log").read_text()
-    trials = leaderboard(segdist, tmp_path / "storage")["trials"]
-    assert isinstance(trials, list)
-    assert "RUNNING" not in {t["status"] for t in trials}
-    assert "KILLED" in {t["status"] for t in trials}
-    assert segdist("run", sweep).returncode == 0
-    trials = leaderboard(segdist, tmp_path / "storage")["trials"]
-    assert isinstance(trials, list)
-    assert [t["status"] for t in trials] == ["FINISHED"] * 3
+    trials = _trials(segdist, tmp_path / "storage")
+    assert [t["status"] for t in trials] == ["FINISHED"] * 3, "each trial once, and all of them done"
 
 
 def test_several_files_run_one_after_the_other_and_one_mistake_does_not_stop_the_rest(
@@ -136,12 +122,24 @@ def test_a_ray_address_nobody_answers_on_is_named(sweep: Path, segdist: Command)
     assert "Traceback" not in answer.stderr
 
 
-def _wait_for(log: Path, pattern: str, driver: subprocess.Popen[bytes]) -> None:
+def _trials(segdist: Command, storage: Path) -> list[dict[str, Any]]:
+    trials = leaderboard(segdist, storage)["trials"]
+    assert isinstance(trials, list)
+    return trials
+
+
+def _started(sweep: Path, log: Path) -> subprocess.Popen[bytes]:
+    """A driver whose first trial has reported an epoch."""
+    with log.open("w") as file:
+        driver = subprocess.Popen(
+            command("run", sweep), stdout=file, stderr=file, env=environment(sweep.parent), start_new_session=True
+        )
     deadline = time.monotonic() + 200
-    while not re.search(pattern, log.read_text()):
+    while not re.search(r"\[ ?\d/3\] epoch", log.read_text()):
         assert driver.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.2)
+    return driver
 
 
 def _draw_roofs(file: Path) -> None:
