@@ -36,7 +36,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint_and_leaves_its_cpus_to_the_
             victim = _workers(tmp_path)[1]
             os.kill(victim, signal.SIGKILL)
             assert not re.search(rf"epoch +{EPOCHS}/", log.read_text()), "it was killed in the middle"
-            assert driver.wait(240) == 0, log.read_text()
+            assert driver.wait(480) == 0, log.read_text()
         finally:
             if driver.poll() is None:
                 os.killpg(driver.pid, signal.SIGKILL)
