@@ -1,5 +1,6 @@
 """The Ray cluster this process works on: the one `RAY_ADDRESS` names, or one of its own on this machine."""
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -48,6 +49,10 @@ def connected() -> Iterator[Any]:
         os.environ.setdefault(_PREEMPTION, "0")  # nobody takes this machine away; saves a worker group four CPU-seconds
     import ray
 
+    if not os.environ.get("SEGDIST_DEBUG"):
+        # A failed trial is a line of progress and a file in MLflow; Ray would print its traceback three times more.
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+        logging.getLogger("ray.train").setLevel(logging.CRITICAL)
     if ray.is_initialized():
         yield ray
         return
