@@ -112,6 +112,9 @@ def resize(mask_HW: Mask, size_hw: tuple[int, int]) -> Mask:
     size_wh = (size_hw[1], size_hw[0])
     if size_hw[0] >= mask_HW.shape[0] and size_hw[1] >= mask_HW.shape[1]:
         return cv2.resize(mask_HW.astype(np.uint8), size_wh, interpolation=cv2.INTER_NEAREST_EXACT).astype(np.bool_)
+    smaller_hw = (min(size_hw[0], mask_HW.shape[0]), min(size_hw[1], mask_HW.shape[1]))
+    if smaller_hw != tuple(size_hw):  # OpenCV takes no mean of areas where one side grows
+        return resize(resize(mask_HW, smaller_hw), size_hw)
     cover_HW = cv2.resize(mask_HW.astype(np.float32), size_wh, interpolation=cv2.INTER_AREA)
     most_HW = cv2.dilate(cover_HW, np.ones((3, 3), np.uint8))
     return np.asarray((cover_HW >= most_HW / 3) & (cover_HW > 1e-4))
