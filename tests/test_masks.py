@@ -34,7 +34,7 @@ def test_empty_full_and_one_pixel_wide_masks_come_back(size_hw: Shape, *, value:
     rle = masks.encode(mask)
     assert np.array_equal(masks.decode(rle), mask)
     assert rle.area == mask.sum()
-    assert rle.box_xyxy == ((0, 0, size_hw[1], size_hw[0]) if value else (0, 0, 0, 0))
+    assert list(rle.box_xyxy) == ([0, 0, size_hw[1], size_hw[0]] if value else [0] * 4)
     assert (rle == masks.empty(size_hw)) is not value
 
 

@@ -96,20 +96,23 @@ def describe(folder: Path) -> Description:
     """What a checkpoint folder holds.
 
     Raises:
-        WeightsError: it is not a checkpoint.
+        WeightsError: it is not a checkpoint, or its description is damaged.
     """
     file = folder / DESCRIPTION
     if not file.is_file():
         raise WeightsError(f"{folder} is not a segdist model: it has no {DESCRIPTION}")
-    content = json.loads(file.read_text())
-    return Description(
-        ModelSpec.model_validate(content["model"]),
-        AdapterSpec.model_validate(content["adapter"]),
-        tuple(content["classes"]),
-        content["evaluate_prompts"],
-        content["min_score"],
-        content["frozen_digest"],
-    )
+    try:
+        content = json.loads(file.read_text())
+        return Description(
+            ModelSpec.model_validate(content["model"]),
+            AdapterSpec.model_validate(content["adapter"]),
+            tuple(content["classes"]),
+            content["evaluate_prompts"],
+            content["min_score"],
+            content["frozen_digest"],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{file} is damaged ({error!r}). Use another checkpoint.") from error
 
 
 def load(folder: Path, *, device: torch.device | str = "cpu") -> nn.Module:
@@ -133,14 +136,16 @@ def restore(network: nn.Module, folder: Path, *, frozen_digest: str = "") -> Non
         state = load_file(file)
     except SafetensorError as error:
         raise WeightsError(f"{file} is damaged ({error}). Use another checkpoint.") from error
-    missing, unexpected = network.load_state_dict(state, strict=False)
-    frozen = {k: v for k, v in network.state_dict().items() if k in missing}
-    if unexpected or (missing and digest_of(frozen) != frozen_digest):
-        names = ", ".join((*unexpected, *missing)[:3])
+    own = network.state_dict()
+    frozen = {k: v for k, v in own.items() if k not in state}
+    strangers = [k for k, v in state.items() if k not in own or own[k].shape != v.shape]
+    if strangers or (frozen and digest_of(frozen) != frozen_digest):
+        names = ", ".join((*strangers, *frozen)[:3])
         raise WeightsError(
             f"{file} does not fit the model it describes ({names}, ...): "
             "the base weights or the family's code are not those it was trained with."
         )
+    network.load_state_dict(state, strict=False)
 
 
 def digest_of(state: Mapping[str, torch.Tensor]) -> str:

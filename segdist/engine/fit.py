@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -47,7 +48,6 @@ class Fit:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "epoch": self.epoch,
-            "torch_rng": torch.get_rng_state(),
         }
         torch.save(state, folder / TRAINING)
 
@@ -59,7 +59,11 @@ class Fit:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.epoch = state["epoch"]
-        torch.set_rng_state(state["torch_rng"])
+
+    def draw_anew(self) -> None:
+        """Seed dropout and jitter for the epoch: other draws on each worker, the same ones after a resumption."""
+        seeds = np.random.SeedSequence((self.run.seed, self.epoch, self.workers.rank))
+        torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
 
 
 def fit(
@@ -98,6 +102,7 @@ def fit(
     parallel = workers.parallel(network)
     for epoch in range(state.epoch, run.train.epochs):
         sampler.epoch = epoch
+        state.draw_anew()
         start = time.perf_counter()
         metrics = _train_epoch(state, parallel, batches)
         metrics["train/images_per_second"] = len(train) / (time.perf_counter() - start)
@@ -123,7 +128,6 @@ def _start(run: RunSpec, network: nn.Module, *, steps: int, workers: Workers) ->
     total = math.ceil(steps / run.train.accumulate) * run.train.epochs
     schedule = warmup_cosine(optimizer, steps=total, warmup=run.train.warmup)
     weights = {term: run.train.loss.get(term, default) for term, default in declared.losses.items()}
-    torch.manual_seed(run.seed + workers.rank)  # dropout and jitter differ between workers, weights do not
     return Fit(run, network, optimizer, schedule, workers, weights)
 
 
@@ -182,8 +186,9 @@ def _step(state: Fit) -> float:
     """Move the parameters once; the norm of the gradient before clipping."""
     parameters = [p for p in state.network.parameters() if p.requires_grad]
     norm = torch.nn.utils.clip_grad_norm_(parameters, state.run.train.grad_clip)
-    if torch.isfinite(norm):
-        state.optimizer.step()
+    if not torch.isfinite(norm):
+        state.optimizer.zero_grad(set_to_none=True)  # without gradients the step moves nothing
+    state.optimizer.step()
     state.schedule.step()
     state.optimizer.zero_grad(set_to_none=True)
     return float(norm)

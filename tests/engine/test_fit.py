@@ -1,0 +1,144 @@
+"""A fit learns, resumes to the same bits, says what it measured, and ends when nothing is finite any more."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from segdist.engine.fit import fit
+from segdist.models.unet_cbam.network import UnetCbam
+from segdist.spec import RunSpec
+from tests.engine.drawn import CLASSES, Reports, Rows, roofs, tiny_run, weights
+
+TRAIN, VAL = roofs(8), roofs(4, seed=1)
+
+
+def fitted(run: RunSpec, reports: Reports, *, train: Rows = TRAIN, resume: Path | None = None) -> dict[str, np.ndarray]:
+    return weights(fit(run, CLASSES, train=train, val=VAL, report=reports, resume=resume))
+
+
+def assert_same_bits(some: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> None:
+    assert some.keys() == others.keys()
+    assert not [name for name, value in some.items() if not np.array_equal(value, others[name])]
+
+
+def test_the_score_on_held_out_roofs_rises_and_the_loss_falls() -> None:
+    reports = Reports()
+    fitted(tiny_run(epochs=12, batch_size=2, checkpoint_every=12), reports)
+    scores = [m["val/iou"] for m in reports.metrics]
+    assert scores[-1] > 0.5
+    assert scores[-1] > scores[0] + 0.1
+    assert reports.metrics[-1]["train/loss"] < 0.7 * reports.metrics[0]["train/loss"]
+
+
+@pytest.mark.parametrize("adapter", [{"kind": "full"}, {"kind": "lora", "rank": 2, "dropout": 0.5}], ids=str)
+def test_a_fit_resumed_after_one_of_two_epochs_ends_with_the_same_bits(adapter: dict[str, Any], tmp_path: Path) -> None:
+    """Dropout makes what the random generator gives count, beside the optimiser and its schedule."""
+    run = tiny_run(epochs=2, adapter=adapter)
+    whole = Reports(tmp_path)
+    expected = fitted(run, whole)
+
+    torch.manual_seed(99)  # whatever the process did before
+    rest = Reports()
+    assert_same_bits(fitted(run, rest, resume=tmp_path / "1"), expected)
+    assert [m["epoch"] for m in rest.metrics] == [2]
+    for name in ("train/loss", "train/grad_norm", "train/lr", "val/iou"):
+        assert rest.metrics[0][name] == whole.metrics[1][name]
+
+
+def test_a_finished_fit_resumed_trains_no_further(tmp_path: Path) -> None:
+    expected = fitted(tiny_run(), Reports(tmp_path))
+    rest = Reports()
+    assert_same_bits(fitted(tiny_run(), rest, resume=tmp_path / "1"), expected)
+    assert not rest.metrics
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_gives_others() -> None:
+    run = tiny_run()
+    assert_same_bits(fitted(run, Reports()), fitted(run, Reports()))
+    other = fitted(run.override({"seed": 1}), Reports())
+    assert not np.array_equal(other["head.weight"], fitted(run, Reports())["head.weight"])
+
+
+def test_every_epoch_reports_its_metrics_by_name(tmp_path: Path) -> None:
+    reports = Reports(tmp_path)
+    fitted(tiny_run(epochs=3, checkpoint_every=2), reports)
+    named = {
+        *("train/loss", "train/loss/cross_entropy", "train/loss/dice", "train/loss/focal"),
+        *("train/lr", "train/grad_norm", "train/skipped_steps", "train/images_per_second"),
+        *("val/iou", "val/dice", "val/iou/roof", "val/dice/roof", "val/seconds_per_image"),
+        *("epoch", "seconds", "diverged", "first_step_at"),
+    }
+    assert [m["epoch"] for m in reports.metrics] == [1, 2, 3]
+    for metrics in reports.metrics:
+        assert named <= metrics.keys()
+        assert metrics["diverged"] == metrics["train/skipped_steps"] == 0
+        assert metrics["train/loss"] == pytest.approx(
+            metrics["train/loss/cross_entropy"] + metrics["train/loss/dice"], rel=1e-5
+        )
+    assert reports.saved == [False, True, True], "every second epoch, and the last"
+    assert reports.metrics[-1]["train/lr"] == pytest.approx(0.0, abs=1e-9)
+    assert len(list((tmp_path / "3" / "pictures").iterdir())) == 1
+
+
+def test_a_loss_that_is_not_finite_ends_the_fit_without_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = UnetCbam.forward
+    monkeypatch.setattr(
+        UnetCbam, "forward", lambda self, batch: {k: v * float("nan") for k, v in forward(self, batch).items()}
+    )
+    reports = Reports()
+    values = fitted(tiny_run(epochs=3), reports)
+    assert len(reports.metrics) == 1, "nothing after the first epoch"
+    assert reports.saved == [False]
+    (metrics,) = reports.metrics
+    assert (metrics["diverged"], metrics["val/iou"], metrics["val/dice"], metrics["epoch"]) == (1, 0, 0, 1)
+    assert metrics["train/skipped_steps"] == 2
+    assert all(np.isfinite(v).all() for v in values.values()), "no step was taken"
+
+
+def test_one_step_that_is_not_finite_is_skipped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward, calls = UnetCbam.forward, []
+
+    def sometimes(self: UnetCbam, batch: Any) -> dict[str, torch.Tensor]:
+        calls.append(1)
+        return {k: v * (float("inf") if len(calls) == 1 else 1.0) for k, v in forward(self, batch).items()}
+
+    monkeypatch.setattr(UnetCbam, "forward", sometimes)
+    reports = Reports()
+    values = fitted(tiny_run(), reports)
+    assert reports.metrics[0]["train/skipped_steps"] == 1
+    assert reports.metrics[0]["diverged"] == 0
+    assert reports.saved == [True]
+    assert all(np.isfinite(v).all() for v in values.values())
+
+
+def test_two_accumulated_batches_move_the_weights_as_one_of_twice_the_size() -> None:
+    """Cross-entropy alone, because Dice of two halves is not the Dice of the whole."""
+    run = tiny_run(epochs=2, loss={"dice": 0.0}, augment=[], lr=1e-3, warmup=0.0)
+    reports = Reports(), Reports(), Reports()
+    start = weights(fit(run.override({"train.lr": 1e-30}), CLASSES, train=TRAIN, val=VAL, report=reports[2]))
+    whole = fitted(run, reports[0])
+    halves = fitted(run.override({"train.batch_size": 2, "train.accumulate": 2}), reports[1])
+    for name, value in whole.items():
+        assert halves[name] == pytest.approx(value, abs=5e-5), name
+    assert np.abs(whole["head.weight"] - start["head.weight"]).max() > 5e-4, "ten times what they may differ by"
+    for one, two in zip(reports[0].metrics, reports[1].metrics, strict=True):
+        for name in ("train/loss", "train/grad_norm", "train/lr"):
+            assert two[name] == pytest.approx(one[name], rel=1e-3), name
+
+
+def test_a_loss_weight_of_zero_switches_a_term_off() -> None:
+    """Left with nothing, the weights stay; with the term alone, the loss is the term."""
+    still = tiny_run(loss={"cross_entropy": 0.0, "dice": 0.0, "focal": 0.0}, weight_decay=0.0)
+    reports = Reports()
+    values = fitted(still, reports)
+    assert reports.metrics[0]["train/loss"] == 0
+    assert reports.metrics[0]["train/grad_norm"] == 0
+    assert_same_bits(values, fitted(still.override({"train.lr": 1.0}), Reports()))
+
+    only_dice = Reports()
+    fitted(tiny_run(loss={"cross_entropy": 0.0}), only_dice)
+    assert only_dice.metrics[0]["train/loss"] == pytest.approx(only_dice.metrics[0]["train/loss/dice"], rel=1e-6)
+    assert only_dice.metrics[0]["train/loss/cross_entropy"] > 0, "reported all the same"
