@@ -1,0 +1,93 @@
+"""The command line answers at once, and turns what a user got wrong into one message."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "ray", "mlflow", "transformers")
+SWEEP = """\
+name: tiny
+storage: {storage}
+data: {{sources: [{{format: synthetic, scene: roofs, count: 8, size: 32}}]}}
+model: {{family: unet_cbam}}
+"""
+
+
+def answer(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own; what heavy libraries it imported is the last line of stderr."""
+    code = (
+        "import sys\nfrom segdist.cli import main\n"
+        f"sys.argv = {['segdist', *map(str, arguments)]!r}\n"
+        "try:\n    main()\n"
+        f"finally:\n    print('imported:', *[m for m in {HEAVY} if m in sys.modules], file=sys.stderr)"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+
+
+def imported(process: subprocess.CompletedProcess[str]) -> set[str]:
+    start, *names = process.stderr.splitlines()[-1].split()
+    assert start == "imported:"
+    return set(names)
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(SWEEP.format(storage=tmp_path / "storage"))
+    return file
+
+
+def test_help_names_the_commands_and_imports_nothing_heavy() -> None:
+    process = answer("--help")
+    assert process.returncode == 0, process.stderr
+    assert all(command in process.stdout for command in ("run", "check", "train", "compare", "predict", "schema"))
+    assert imported(process) == set()
+
+
+def test_check_shows_the_plan_starts_nothing_and_imports_nothing_heavy(sweep: Path) -> None:
+    process = answer("check", sweep, "train.epochs=7")
+    assert process.returncode == 0, process.stderr
+    assert "7 epochs" in process.stdout
+    assert "unet_cbam" in process.stdout
+    assert imported(process) == set()
+    assert not (sweep.parent / "storage").exists()
+
+
+def test_a_sweep_file_that_is_not_there_is_one_message_with_the_nearest(sweep: Path) -> None:
+    process = answer("check", sweep.with_name("tinny.yaml"))
+    assert process.returncode == 2
+    assert "There is no sweep file" in process.stderr
+    assert "Did you mean `tiny.yaml`?" in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_overrides_without_a_file_are_told_what_is_missing(command: str) -> None:
+    process = answer(command, "search.trials=3")
+    assert process.returncode == 2
+    assert "A sweep file must be named" in process.stderr
+    assert "search.trials=3" in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+def test_of_several_files_the_good_ones_are_checked_and_the_bad_one_decides_the_exit_code(sweep: Path) -> None:
+    process = answer("check", sweep.with_name("other.yaml"), sweep)
+    assert process.returncode == 2
+    assert "unet_cbam" in process.stdout
+    *_, bad, good = process.stdout.splitlines()
+    assert bad.startswith(f"{sweep.with_name('other.yaml')}  failed: There is no sweep file")
+    assert good == f"{sweep}  ok"
+
+
+def test_debug_shows_the_traceback_beside_the_message(sweep: Path) -> None:
+    process = answer("check", "--debug", sweep.with_name("other.yaml"))
+    assert process.returncode == 2
+    assert "Traceback" in process.stderr
+    assert "error: There is no sweep file" in process.stderr
+
+
+def test_no_command_at_all_shows_the_help() -> None:
+    process = answer()
+    assert "Usage" in process.stdout + process.stderr
