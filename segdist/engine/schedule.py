@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from inspect import unwrap
 
 import torch
 from torch import nn
@@ -9,7 +10,21 @@ from torch import nn
 from segdist.spec import TrainSpec
 
 
-def adamw(network: nn.Module, train: TrainSpec, *, encoder: Iterable[str]) -> torch.optim.AdamW:
+class AdamW(torch.optim.AdamW):
+    """torch's AdamW, and nothing else of torch.
+
+    torch wraps these methods to keep its compiler away from them, and imports the compiler to say so: 870 modules, as
+    long as importing torch itself, at the start of every trial. We do not compile optimisers.
+    """
+
+    add_param_group = unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = unwrap(torch.optim.Optimizer.zero_grad)
+    state_dict = unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = unwrap(torch.optim.Optimizer.load_state_dict)
+    step = torch.no_grad()(unwrap(torch.optim.AdamW.step))
+
+
+def adamw(network: nn.Module, train: TrainSpec, *, encoder: Iterable[str]) -> AdamW:
     """AdamW (Loshchilov & Hutter 2019) over what is trained; no decay on vectors, a smaller rate for the encoder.
 
     Args:
@@ -23,7 +38,7 @@ def adamw(network: nn.Module, train: TrainSpec, *, encoder: Iterable[str]) -> to
         if parameter.requires_grad:
             in_encoder = bool(prefixes) and name.startswith(prefixes)
             groups.setdefault((in_encoder, parameter.ndim > 1), []).append(parameter)
-    return torch.optim.AdamW(
+    return AdamW(
         [
             {
                 "params": parameters,
