@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from copy import deepcopy
 
 import pytest
 import torch
@@ -49,9 +50,9 @@ def test_steps_are_those_of_torchs_own_adamw_also_after_loading_its_state() -> N
     for step in range(6):
         if step == 3:
             optimizers[0] = AdamW([ours], lr=9.0)
-            optimizers[0].load_state_dict(optimizers[1].state_dict())
+            optimizers[0].load_state_dict(deepcopy(optimizers[1].state_dict()))  # torch shares the moments otherwise
         for parameter, optimizer in zip((ours, theirs), optimizers, strict=True):
-            (parameter * torch.tensor([1.0, -2.0, 0.5, step])).sum().backward()
+            torch.autograd.backward((parameter * torch.tensor([1.0, -2.0, 0.5, step])).sum())
             optimizer.step()
             optimizer.zero_grad()
     assert torch.equal(ours, theirs)
