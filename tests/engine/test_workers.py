@@ -1,0 +1,108 @@
+"""Two processes train one model: same weights, same number of steps, one score."""
+
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import distributed
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from segdist.engine.fit import MODEL, TRAINING, fit
+from segdist.engine.predict import score
+from segdist.engine.workers import Workers
+from tests.engine.drawn import CLASSES, Reports, roofs, tiny_run, weights
+
+TRAIN, VAL = roofs(7), roofs(5, seed=1)
+"""Counts that two workers cannot divide."""
+RUN = tiny_run(epochs=2, batch_size=2)
+
+
+@dataclass
+class Outcome:
+    """How the fit of one worker ended."""
+
+    weights: dict[str, np.ndarray]
+    metrics: list[dict[str, float]]
+    saved: list[bool]
+    steps: int
+    noise: float
+    """The next number of this worker's random generator."""
+    alone: dict[str, float]
+    """The score of its weights by one process on all images."""
+
+
+def _work(rank: int, folder: Path) -> Outcome:
+    torch.set_num_threads(1)
+    steps: list[int] = []
+    register_optimizer_step_post_hook(lambda *_: steps.append(1))
+    distributed.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
+    try:
+        workers = Workers.here()
+        assert (workers.rank, workers.world_size, workers.is_chief) == (rank, 2, rank == 0)
+        reports = Reports(folder)
+        network: Any = fit(RUN, CLASSES, train=TRAIN, val=VAL, report=reports, workers=workers)
+        noise = float(torch.rand(()))
+        alone, _ = score(network, VAL, RUN.evaluate, workers=Workers())
+        return Outcome(weights(network), reports.metrics, reports.saved, len(steps), noise, alone)
+    finally:
+        distributed.destroy_process_group()
+
+
+Group = tuple[Path, list[Outcome]]
+
+
+@pytest.fixture(scope="module")
+def group(tmp_path_factory: pytest.TempPathFactory) -> Group:
+    """The folder of the checkpoints, and what two workers came to."""
+    folder = tmp_path_factory.mktemp("workers")
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as processes:
+        return folder, list(processes.map(_work, range(2), [folder] * 2))
+
+
+def test_both_workers_end_with_the_same_weights(group: Group) -> None:
+    _, (first, second) = group
+    assert not [name for name, value in first.weights.items() if not np.array_equal(value, second.weights[name])]
+
+
+def test_both_workers_take_the_same_number_of_steps_though_the_images_do_not_divide(group: Group) -> None:
+    """Seven images are four for each worker, two batches an epoch."""
+    _, outcomes = group
+    assert [o.steps for o in outcomes] == [4, 4]
+
+
+def test_the_gathered_score_is_that_of_one_process_on_all_images(group: Group) -> None:
+    _, outcomes = group
+    for outcome in outcomes:
+        assert [m["epoch"] for m in outcome.metrics] == [1, 2]
+        for name in ("iou", "dice", "iou/roof", "dice/roof"):
+            assert outcome.metrics[-1][f"val/{name}"] == outcome.alone[name]
+
+
+def test_the_workers_report_one_mean_loss_and_the_same_gradient(group: Group) -> None:
+    _, (first, second) = group
+    for one, two in zip(first.metrics, second.metrics, strict=True):
+        for name in ("train/loss", "train/loss/dice", "train/grad_norm", "train/lr", "diverged"):
+            assert one[name] == two[name]
+
+
+def test_the_chief_alone_saves(group: Group) -> None:
+    folder, (first, second) = group
+    assert (first.saved, second.saved) == ([True, True], [False, False])
+    assert {p.name for p in (folder / "2").iterdir()} >= {MODEL, TRAINING}
+
+
+def test_what_is_drawn_at_random_differs_between_the_workers(group: Group) -> None:
+    _, (first, second) = group
+    assert first.noise != second.noise
+
+
+def test_a_single_worker_gathers_its_own() -> None:
+    alone = Workers()
+    assert alone.is_chief
+    assert alone.gather([1, 2]) == [1, 2]
+    assert alone.mean(3.0) == 3.0
