@@ -30,6 +30,7 @@ class Progress(Callback):
         self._seen: list[Trial] = []
         self._best: dict[str, float] = {}
         self._epoch: dict[str, int] = {}
+        self._done: set[str] = set()
         self._started = time.monotonic()
         self._live: Live | None = None
 
@@ -58,11 +59,13 @@ class Progress(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Show an end."""
+        self._done.add(trial.trial_id)
         early = self._epoch.get(trial.trial_id, 0) < self._epochs
         self._line(trial, trials, "stopped early" if early else "finished")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Show a failure with the line that says why."""
+        self._done.add(trial.trial_id)
         self._line(trial, trials, f"FAILED: {last_line(error_text(trial))}")
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
@@ -80,13 +83,12 @@ class Progress(Callback):
             print(f"[{number:>2}/{self._total}] {text:<34} {self._summary(trials)}  {self._values(trial)}", flush=True)  # noqa: T201
 
     def _summary(self, trials: Sequence[Trial]) -> str:
-        done = sum(t.is_finished() for t in trials)
         best = max(self._best.values(), default=0.0)
-        return f"best {best:.3f}  done {done}/{self._total}  {self._time_left(trials)}"
+        return f"best {best:.3f}  done {len(self._done)}/{self._total}  {self._time_left(trials)}"
 
     def _time_left(self, trials: Sequence[Trial]) -> str:
         """From the epochs done so far, counting a trial that ended early as whole."""
-        epochs = sum(self._epochs if t.is_finished() else self._epoch.get(t.trial_id, 0) for t in trials)
+        epochs = sum(self._epochs if t.trial_id in self._done else self._epoch.get(t.trial_id, 0) for t in trials)
         elapsed = time.monotonic() - self._started
         if not epochs:
             return "time left ?"
