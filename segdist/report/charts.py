@@ -58,7 +58,7 @@ def curves(lines: Sequence[Line], *, title: str) -> Markup:
     return _svg(frame, parts, label=f"{title} over epochs, one line a trial")
 
 
-def parallel(lines: Sequence[Line], space: Mapping[str, Range], *, metric: str) -> Markup:
+def parallel(lines: Sequence[Line], space: Mapping[str, Range], *, metric: str, titles: Mapping[str, str]) -> Markup:
     """Parallel coordinates: one axis a searched key, the last one the score."""
     seen = {key: [line.params[key] for line in lines if line.params and key in line.params] for key in [*space, metric]}
     axes = [_Axis.of(key, values, space.get(key)) for key, values in seen.items() if values]
@@ -75,7 +75,7 @@ def parallel(lines: Sequence[Line], space: Mapping[str, Range], *, metric: str) 
             if axis.key in values
         ]
         parts.append(_path(line, points))
-    parts += [_axis(frame, x, axis) for x, axis in zip(places, axes, strict=True)]
+    parts += [_axis(frame, x, axis, titles.get(axis.key, axis.key)) for x, axis in zip(places, axes, strict=True)]
     return _svg(frame, parts, label="Searched values and score of every trial")
 
 
@@ -133,9 +133,9 @@ class _Axis:
         return [(self.place(v), number(float(v))) for v in [*ends, *far]]
 
 
-def _axis(frame: _Frame, x: float, axis: _Axis) -> Markup:
+def _axis(frame: _Frame, x: float, axis: _Axis, title: str) -> Markup:
     parts = [Markup('<line class="axis" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>').format(_n(x), frame.y(0), frame.y(1))]
-    name = axis.key if len(axis.key) <= 20 else "…" + axis.key[-19:]
+    name = title if len(title) <= 20 else "…" + title[-19:]
     log = " (log)" if axis.log else ""
     parts.append(
         Markup('<text class="name" x="{}" y="20" text-anchor="middle">{}{}<title>{}</title></text>').format(

@@ -1,6 +1,5 @@
 """The trials of a sweep in order, in the terminal and for machines."""
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +41,12 @@ class Leaderboard:
     def baseline(self) -> TrialRecord | None:
         """The untuned trial: the sweep file's own values."""
         return next((t for t in self.trials if t.is_baseline), None)
+
+    @property
+    def headings(self) -> dict[str, str]:
+        """A short name for each searched key: its last part, or the whole key where that is not unique."""
+        last = {key: key.rpartition(".")[2] for key in self.space}
+        return {key: name if list(last.values()).count(name) == 1 else key for key, name in last.items()}
 
     def values(self, trial: TrialRecord) -> dict[str, Any]:
         """What the search chose for a trial; without the keys whose `when` did not hold."""
@@ -102,7 +107,7 @@ def print_leaderboard(board: Leaderboard, console: Console | None = None) -> Non
     if not console.is_terminal:
         console.width = max(console.width, _PIPED_WIDTH)
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("trial", "status", board.metric, "gain", "val/dice", "epochs", "seconds", *short_names(board.space)):
+    for column in ("trial", "status", board.metric, "gain", "val/dice", "epochs", "seconds", *board.headings.values()):
         table.add_column(escape(column), justify="left" if column in ("trial", "status") else "right")
     for trial in board.trials:
         style = "bold green" if trial is board.best else "dim" if board.score(trial) is None else ""
@@ -124,12 +129,6 @@ def conclusions(board: Leaderboard) -> list[str]:
     if "test/iou" in best.metrics:
         lines.append(f"test   iou {best.metrics['test/iou']:.3f} on images that no trial was chosen by")
     return lines
-
-
-def short_names(keys: Collection[str]) -> list[str]:
-    """The last part of each dotted key, or the whole key where that is not unique."""
-    last = [key.rpartition(".")[2] for key in keys]
-    return [name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)]
 
 
 def number(value: Any) -> str:

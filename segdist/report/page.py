@@ -65,7 +65,7 @@ def _render(tracker: Tracker, board: Leaderboard) -> str:
         tints={line.trial: line.tint for line in _lines(board)},
         classes=_classes(board),
         curves=_curves(tracker, board),
-        parallel=charts.parallel(_lines(board), board.space, metric=board.metric),
+        parallel=charts.parallel(_lines(board), board.space, metric=board.metric, titles=board.headings),
         galleries=galleries,
         omitted=omitted,
         data=dataset.profile if dataset else {},
