@@ -34,18 +34,26 @@ HOME_STORAGE = str(Path.home() / "segdist")
 @app.command()
 def run(sweeps: Sweeps, debug: Debug = False) -> None:
     """Label, search, evaluate and report; run again to go on where it stopped."""
-    from segdist.pipeline.run import run_sweep
 
-    _each(sweeps, run_sweep, debug=debug)
+    def action(file: str, overrides: list[str]) -> None:
+        from segdist.pipeline.run import run_sweep
+
+        run_sweep(file, overrides)
+
+    _each(sweeps, action, debug=debug)
 
 
 @app.command()
 def check(sweeps: Sweeps, debug: Debug = False) -> None:
-    """Check sweep files, their data and their plan; nothing is started."""
-    from segdist.pipeline.plan import describe
-    from segdist.sweepfile import load
+    """Check sweep files and show their plan, with what is missing of their data; nothing is started."""
 
-    _each(sweeps, lambda file, overrides: typer.echo(describe(load(file, overrides))), debug=debug)
+    def action(file: str, overrides: list[str]) -> None:
+        from segdist.pipeline.plan import describe
+        from segdist.sweepfile import load
+
+        typer.echo(describe(load(file, overrides)))
+
+    _each(sweeps, action, debug=debug)
 
 
 @app.command()
@@ -55,9 +63,13 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Train the untuned run of a sweep file: one trial, no search."""
-    from segdist.pipeline.run import train_once
 
-    _each(sweeps, lambda file, overrides: train_once(file, overrides, save=save), debug=debug)
+    def action(file: str, overrides: list[str]) -> None:
+        from segdist.pipeline.run import train_once
+
+        train_once(file, overrides, save=save)
+
+    _each(sweeps, action, debug=debug)
 
 
 @app.command()

@@ -141,10 +141,10 @@ def _train_epoch(state: Fit, parallel: nn.Module, batches: Any) -> Metrics:
     values: dict[str, list[float]] = {}
     norms: list[float] = []
     accumulate = state.run.train.accumulate
-    for batch, moves in _with_moves(batches, accumulate):
+    for batch, share, moves in _in_groups(batches, accumulate):
         with nullcontext() if moves else state.workers.unsynchronised(parallel):
             terms = _losses(state, parallel, batch)
-            torch.autograd.backward(terms["loss"] / accumulate)
+            torch.autograd.backward(terms["loss"] * share)
         for name, value in terms.items():
             values.setdefault(name, []).append(float(value.detach()))
         if moves:
@@ -165,14 +165,16 @@ def _train_epoch(state: Fit, parallel: nn.Module, batches: Any) -> Metrics:
 
 def _finite_mean(values: list[float]) -> float:
     finite = [v for v in values if math.isfinite(v)]
-    return sum(finite) / len(finite) if finite else 0.0
+    return sum(finite) / len(finite) if finite else math.nan
 
 
-def _with_moves(batches: Any, accumulate: int) -> Iterator[tuple[Batch, bool]]:
-    """Batches, each with whether the optimiser moves after it."""
+def _in_groups(batches: Any, accumulate: int) -> Iterator[tuple[Batch, float, bool]]:
+    """Batches, each with its share of its group's step, and whether the optimiser moves after it."""
     last = len(batches)
+    in_last_group = last % accumulate or accumulate
     for number, batch in enumerate(batches, start=1):
-        yield batch, number % accumulate == 0 or number == last
+        size = in_last_group if number > last - in_last_group else accumulate
+        yield batch, 1 / size, number % accumulate == 0 or number == last
 
 
 def _losses(state: Fit, parallel: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:

@@ -1,22 +1,20 @@
 """What a sweep would do, in a screen of text; looks at the sources, starts nothing."""
 
+from collections.abc import Iterator
+
 from segdist.data.sources import open_sources
+from segdist.errors import DataError, StorageError
 from segdist.pipeline.sweep import epochs_of, trials_of
 from segdist.spec import Range, SweepSpec
 from segdist.sweepfile import candidates
 
 
 def describe(spec: SweepSpec) -> str:
-    """The plan of a checked sweep.
-
-    Raises:
-        DataError: a source is not there.
-    """
-    for source in open_sources(spec.data):
-        source.signature()
+    """The plan of a checked sweep; data that are not there yet are named, not refused: they may be on the cluster."""
     lines = [
         f"{spec.name}: {spec.question}" if spec.question else spec.name,
         f"  data      {'; '.join(_source(s.format, s.options()) for s in spec.data.sources)}",
+        *(f"  NOT HERE  {problem}" for problem in _missing(spec)),
         f"  labels    {_labels(spec)}",
         f"  families  {', '.join(candidates(spec))}",
         f"  search    {_search(spec)}",
@@ -27,6 +25,14 @@ def describe(spec: SweepSpec) -> str:
         f"  tracking  {spec.tracking.uri}",
     ]
     return "\n".join(lines)
+
+
+def _missing(spec: SweepSpec) -> Iterator[str]:
+    for source in open_sources(spec.data):
+        try:
+            source.signature()
+        except (DataError, StorageError) as error:
+            yield str(error)
 
 
 def _source(name: str, options: dict[str, object]) -> str:

@@ -121,9 +121,10 @@ def test_two_accumulated_batches_move_the_weights_as_one_of_twice_the_size() -> 
     start = weights(fit(run.override({"train.lr": 1e-30}), CLASSES, train=TRAIN, val=VAL, report=reports[2]))
     whole = fitted(run, reports[0])
     halves = fitted(run.override({"train.batch_size": 2, "train.accumulate": 2}), reports[1])
-    for name, value in whole.items():
-        assert halves[name] == pytest.approx(value, abs=5e-5), name
-    assert np.abs(whole["head.weight"] - start["head.weight"]).max() > 5e-4, "ten times what they may differ by"
+    # Adam turns rounding in a gradient near zero into a whole step of that one value, so the move as a whole counts.
+    apart = sum(float(((whole[n] - halves[n]) ** 2).sum()) for n in whole)
+    moved = sum(float(((whole[n] - start[n]) ** 2).sum()) for n in whole)
+    assert apart < 1e-3 * moved
     for one, two in zip(reports[0].metrics, reports[1].metrics, strict=True):
         for name in ("train/loss", "train/grad_norm", "train/lr"):
             assert two[name] == pytest.approx(one[name], rel=1e-3), name
