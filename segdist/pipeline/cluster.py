@@ -65,7 +65,7 @@ def connected() -> Iterator[Any]:
             **({} if address else {"include_dashboard": True, "dashboard_host": "127.0.0.1"}),
             runtime_env={"env_vars": _worker_environment(), "worker_process_setup_hook": _HOOK},
         )
-    except Exception as error:  # noqa: BLE001 - what Ray raises here ranges from ValueError to bare Exception
+    except Exception as error:  # Ray raises anything here, bare Exception included
         raise BackendError(
             f"No Ray cluster answers at {address or 'this machine'}: {str(error).splitlines()[0]}\n"
             "Start one with `ray start --head`, or unset RAY_ADDRESS to work on this machine alone."
