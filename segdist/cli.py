@@ -109,7 +109,7 @@ def predict(
     from segdist.pipeline.predict import predict_images
 
     with _errors(debug=debug):
-        predict_images(model, images, out, boxes=boxes, storage=storage, tracking=tracking)
+        typer.echo(predict_images(model, images, out, boxes=boxes, storage=storage, tracking=tracking))
 
 
 @app.command()

@@ -15,6 +15,7 @@ _NO_SCORES = frozenset(
     {
         "first_step_at",
         "training_iteration",
+        "should_checkpoint",
         "timestamp",
         "pid",
         "time_this_iter_s",
