@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,8 @@ def connected() -> Iterator[Any]:
     if not address:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a private cluster on loopback needs no token file
         os.environ.setdefault(_PREEMPTION, "0")  # nobody takes this machine away; saves a worker group four CPU-seconds
+    else:
+        _knock(address)
     import ray
 
     if not os.environ.get("SEGDIST_DEBUG"):
@@ -66,14 +69,33 @@ def connected() -> Iterator[Any]:
             runtime_env={"env_vars": _worker_environment(), "worker_process_setup_hook": _HOOK},
         )
     except Exception as error:  # Ray raises anything here, bare Exception included
-        raise BackendError(
-            f"No Ray cluster answers at {address or 'this machine'}: {str(error).splitlines()[0]}\n"
-            "Start one with `ray start --head`, or unset RAY_ADDRESS to work on this machine alone."
-        ) from error
+        raise BackendError(_no_answer(address or "this machine", str(error).partition("\n")[0])) from error
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Ray tries an address for minutes before it gives up; a closed door shows at once.
+
+    Raises:
+        BackendError: nobody listens there.
+    """
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not host or not port.isdigit():
+        return  # "auto" and the like: Ray's own to find
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise BackendError(_no_answer(address, str(error))) from error
+
+
+def _no_answer(address: str, reason: str) -> str:
+    return (
+        f"No Ray cluster answers at {address}: {reason}\n"
+        "Start one with `ray start --head`, or unset RAY_ADDRESS to work on this machine alone."
+    )
 
 
 def know_own_cluster() -> None:

@@ -125,6 +125,7 @@ def _search(
     trials = tracker.trials(parent, spec.search.metric)
     finished = [t for t in trials if t.status in ("FINISHED", "FAILED")]
     if len(finished) < trials_of(spec):
+        tracker.close_orphans(parent)
         raise InterruptedSweepError(
             f"`{spec.name}` was stopped with {len(finished)} of {trials_of(spec)} trials done. "
             "The same command goes on with it."

@@ -339,11 +339,12 @@ class Tracker:
         """Tags are set anew, parameters once: MLflow refuses to change one, and a resumed run keeps its own."""
         from mlflow.entities import Param, RunTag
 
-        known = client.get_run(run_id).data.params
         new = {key(name): param_text(value) for name, value in flatten(params).items()}
-        missing = [Param(name, text) for name, text in new.items() if name not in known]
-        for start in range(0, len(missing), _PARAMS_PER_CALL):
-            client.log_batch(run_id, params=missing[start : start + _PARAMS_PER_CALL])
+        with self._connection.exclusive():  # another driver may be describing the same run
+            known = client.get_run(run_id).data.params
+            missing = [Param(name, text) for name, text in new.items() if name not in known]
+            for start in range(0, len(missing), _PARAMS_PER_CALL):
+                client.log_batch(run_id, params=missing[start : start + _PARAMS_PER_CALL])
         client.log_batch(run_id, tags=[RunTag(name, tag_text(value)) for name, value in marks.items()])
 
     def _with_progress(self, run_id: str, values: dict[str, float]) -> dict[str, float]:

@@ -45,7 +45,7 @@ def segdist(tmp_path: Path) -> Command:
             command(*arguments),
             capture_output=True,
             text=True,
-            timeout=280,
+            timeout=500,
             env={**environment(tmp_path), **(env or {})},
             check=False,
         )

@@ -13,6 +13,9 @@ import pytest
 
 from tests.pipeline.conftest import Command, command, environment
 
+# Whole sweeps, each in processes of its own; on a busy machine they take minutes.
+pytestmark = pytest.mark.timeout(900)
+
 
 def leaderboard(segdist: Command, storage: Path) -> dict[str, object]:
     answer = segdist("compare", "tiny", "--storage", storage, "--json")
