@@ -21,12 +21,11 @@ class Progress(Callback):
         trials: how many trials there will be.
         epochs: of a full trial.
         searched: the searched keys.
-        concurrency: trials at once.
     """
 
-    def __init__(self, *, metric: str, trials: int, epochs: int, searched: Sequence[str], concurrency: int) -> None:
+    def __init__(self, *, metric: str, trials: int, epochs: int, searched: Sequence[str]) -> None:
         self._metric, self._total, self._epochs = metric, trials, epochs
-        self._searched, self._concurrency = tuple(searched), concurrency
+        self._searched = tuple(searched)
         self._seen: list[Trial] = []
         self._best: dict[str, float] = {}
         self._epoch: dict[str, int] = {}
@@ -80,15 +79,15 @@ class Progress(Callback):
     def _line(self, trial: Trial, trials: list[Trial], text: str) -> None:
         if self._live is None:
             number = trials.index(trial) + 1
-            print(f"[{number:>2}/{self._total}] {text:<34} {self._summary(trials)}  {self._values(trial)}", flush=True)  # noqa: T201
+            print(f"[{number:>2}/{self._total}] {text:<34} {self._summary()}  {self._values(trial)}", flush=True)  # noqa: T201
 
-    def _summary(self, trials: Sequence[Trial]) -> str:
+    def _summary(self) -> str:
         best = max(self._best.values(), default=0.0)
-        return f"best {best:.3f}  done {len(self._done)}/{self._total}  {self._time_left(trials)}"
+        return f"best {best:.3f}  done {len(self._done)}/{self._total}  {self._time_left()}"
 
-    def _time_left(self, trials: Sequence[Trial]) -> str:
+    def _time_left(self) -> str:
         """From the epochs done so far, counting a trial that ended early as whole."""
-        epochs = sum(self._epochs if t.trial_id in self._done else self._epoch.get(t.trial_id, 0) for t in trials)
+        epochs = sum(self._epochs if trial in self._done else epoch for trial, epoch in self._epoch.items())
         elapsed = time.monotonic() - self._started
         if not epochs:
             return "time left ?"
@@ -103,7 +102,7 @@ class Progress(Callback):
         )
 
     def _table(self) -> Table:
-        table = Table(title=self._summary(self._seen), title_justify="left", expand=False)
+        table = Table(title=self._summary(), title_justify="left", expand=False)
         for column in ("#", "status", "epoch", self._metric, "best", "values"):
             table.add_column(column, justify="right" if column in ("#", "epoch", self._metric, "best") else "left")
         top = max(self._best.values(), default=0.0)

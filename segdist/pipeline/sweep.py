@@ -93,9 +93,7 @@ def _new_tuner(
         grace_period=min(asha.grace_epochs, epochs),
         reduction_factor=asha.reduction_factor,
     )
-    progress = Progress(
-        metric=job.metric, trials=trials_of(spec), epochs=epochs, searched=list(spec.space), concurrency=concurrency
-    )
+    progress = Progress(metric=job.metric, trials=trials_of(spec), epochs=epochs, searched=list(spec.space))
     filesystem, path = storage.arrow_filesystem(job.storage_path)
     return tune.Tuner(
         trainable,
