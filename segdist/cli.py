@@ -86,7 +86,9 @@ def compare(
     from segdist.tracking import Tracker
 
     with _errors(debug=debug):
-        board = leaderboard(Tracker.at(storage, tracking), name)
+        tracker = Tracker.at(storage, tracking)
+        tracker.close_abandoned()
+        board = leaderboard(tracker, name)
         if as_json:
             typer.echo(json.dumps(to_json(board), indent=1))
         else:

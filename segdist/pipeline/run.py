@@ -62,6 +62,7 @@ def _run(spec: SweepSpec, file: str, *, kind: str) -> str:
     started = time.monotonic()
     storage.check_writable(spec.storage)
     tracker = Tracker.for_sweep(spec)
+    tracker.close_abandoned()
     fingerprint = digest([kind, spec.sweep_fingerprint, ingest_key(spec)])
     done = tracker.find_sweep(spec.name, fingerprint)
     if done and done.tags.get(DONE):
@@ -130,11 +131,20 @@ def _search(
             f"`{spec.name}` was stopped with {len(finished)} of {trials_of(spec)} trials done. "
             "The same command goes on with it."
         )
-    best = finished[0].run_id
+    best = _winner(report.leaderboard(tracker, spec.name, parent_run_id=parent))
     metrics = score_on_test(ray, tracker, best, job)
     if metrics:
         say(f"test      iou {metrics['test/iou']:.3f}, dice {metrics['test/dice']:.3f} (the winner alone)")
     return best
+
+
+def _winner(board: report.Leaderboard) -> str:
+    """The run of the best trial that kept a model: one that failed after some epochs kept none."""
+    if board.best is None or board.best.status != "FINISHED":
+        raise BackendError(
+            f"No trial of `{board.sweep.name}` ended with a score in `{board.metric}`: see their metrics in MLflow."
+        )
+    return board.best.run_id
 
 
 def _finish(tracker: Tracker, spec: SweepSpec, parent: str, best: str, kind: str) -> None:

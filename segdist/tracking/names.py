@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from segdist import provenance
+from segdist.tracking.drivers import this_driver
 
 KIND = "segdist.kind"  # "sweep", or "train" for a single trial
 QUESTION = "segdist.question"
 FINGERPRINT = "segdist.fingerprint"  # on parent runs only
 METRIC = "segdist.metric"
 STARTED = "segdist.started"  # milliseconds since 1970 of the last start or resumption
+DRIVER = "segdist.driver"  # the process that writes a parent run and its trials
 PARENT = "mlflow.parentRunId"  # what nests runs in MLflow's own pages
 TRIAL = "segdist.trial"
 NUMBER = "segdist.number"
@@ -24,6 +26,7 @@ def of_sweep(metric: str, file: Path, environment: provenance.Environment, start
     return {
         METRIC: metric,
         STARTED: started,
+        DRIVER: this_driver(),
         "segdist.command": provenance.command_line(),
         "segdist.git_dirty": environment.git_dirty,
         "mlflow.source.name": file.name,

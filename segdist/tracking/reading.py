@@ -64,6 +64,12 @@ def sweep(client: "MlflowClient", run: "Run") -> SweepRecord:
     )
 
 
+def running_sweeps(client: "MlflowClient") -> list["Run"]:
+    """The parent runs, of all experiments, that are marked RUNNING."""
+    condition = f"attributes.status = 'RUNNING' and tags.`{names.FINGERPRINT}` LIKE '%'"
+    return [run for e in client.search_experiments() for run in _search(client, e.experiment_id, condition)]
+
+
 def children(client: "MlflowClient", parent_run_id: str) -> list["Run"]:
     """All runs of the trials of a sweep, in order of their start."""
     experiment_id = client.get_run(parent_run_id).info.experiment_id

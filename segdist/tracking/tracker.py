@@ -9,7 +9,7 @@ from segdist import provenance
 from segdist.data.shards import Manifest
 from segdist.errors import BackendError, StorageError
 from segdist.spec import SweepSpec
-from segdist.tracking import names, reading, registry
+from segdist.tracking import drivers, names, reading, registry
 from segdist.tracking.connection import Connection
 from segdist.tracking.encoding import finite, flatten, key, param_text, tag_text
 from segdist.tracking.values import SweepRecord, TrialRecord, TrialStatus
@@ -114,6 +114,20 @@ class Tracker:
             if file.is_file():
                 client.log_text(run_id, file.read_text("utf-8"), "sweep/file.yaml")
         return run_id
+
+    def close_abandoned(self) -> list[str]:
+        """Mark sweeps KILLED, with their trials, whose driver was killed on this host; those of other hosts stay.
+
+        Returns:
+            Ids of the sweeps' runs.
+        """
+        with self._connection.client() as client:
+            running = reading.running_sweeps(client)
+        gone = [run.info.run_id for run in running if drivers.is_gone(run.data.tags.get(names.DRIVER, ""))]
+        for run_id in gone:
+            self.close_orphans(run_id)
+            self.end(run_id, "KILLED", reason="its driver was killed; the same command goes on with it")
+        return gone
 
     def close_orphans(self, parent_run_id: str, *, keep: Collection[str] = ()) -> list[str]:
         """Mark runs KILLED that a killed driver left RUNNING, and delete second runs of one trial.

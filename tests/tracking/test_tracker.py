@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from segdist.errors import BackendError
 from segdist.spec import SweepSpec
 from segdist.tracking import Tracker
+from segdist.tracking.drivers import is_gone, this_driver
 from tests.tracking.conftest import DATASET, start_sweep, start_trial
 
 
@@ -194,19 +195,40 @@ def test_two_processes_write_one_sweep_at_once_and_every_trial_has_one_run(stora
     assert [tracker.history(t.run_id, "val/iou")[-1] for t in trials] == [(5, 0.5)] * 3
 
 
-def test_after_the_driver_was_killed_the_next_start_finds_its_runs(storage: Path, spec: SweepSpec) -> None:
+def test_after_the_driver_was_killed_whoever_comes_next_closes_its_runs_and_the_same_sweep_goes_on_in_them(
+    storage: Path, spec: SweepSpec
+) -> None:
     command = [sys.executable, "-m", "tests.tracking.driver", str(storage), "stay"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
         assert driver.stdout is not None
         assert driver.stdout.readline() == "ready\n"
+        tracker = Tracker.for_sweep(spec)
+        assert tracker.close_abandoned() == [], "it lives"
         driver.kill()
-    tracker = Tracker.for_sweep(spec)
+    other = start_sweep(tracker, spec.model_copy(update={"name": "other"}))
+    abandoned = tracker.latest_sweep(spec.name)
+    assert abandoned.status == "RUNNING"
+    assert tracker.close_abandoned() == [abandoned.run_id]
+    assert tracker.sweep(abandoned.run_id).status == "KILLED"
+    assert {trial.status for trial in tracker.trials(abandoned.run_id)} == {"KILLED"}
+    assert tracker.sweep(other).status == "RUNNING"
+
     parent = start_sweep(tracker, spec)
-    assert {t.status for t in tracker.trials(parent)} == {"RUNNING"}
+    assert parent == abandoned.run_id
     resumed = start_trial(tracker, parent, 1)
-    tracker.close_orphans(parent, keep={"key-1"})
     assert {t.run_id: t.status for t in tracker.trials(parent)}[resumed] == "RUNNING"
     assert sorted(t.status for t in tracker.trials(parent)) == ["KILLED", "KILLED", "RUNNING"]
+
+
+@pytest.mark.parametrize("mark", ["", "no json", "[]", '{"host": "elsewhere", "pid": 1, "started": 0}'])
+def test_a_driver_that_cannot_be_known_from_here_is_not_called_gone(mark: str) -> None:
+    assert not is_gone(mark)
+
+
+def test_a_process_number_that_was_given_away_again_is_another_driver() -> None:
+    driver = json.loads(this_driver())
+    assert not is_gone(json.dumps(driver))
+    assert is_gone(json.dumps({**driver, "started": driver["started"] - 3600}))
 
 
 def test_files_of_a_run_come_back_and_missing_ones_are_told(tracker: Tracker, spec: SweepSpec, tmp_path: Path) -> None:
