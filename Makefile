@@ -19,8 +19,9 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: setup
 	$(BIN)/segdist run sweeps/quickstart.yaml
 
+# Two processes: the tests that start Ray in one, one after the other, and everything else in the other.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout 1800
