@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from segdist.data_cli import app as data_app
 from segdist.errors import SegdistError, SpecError
 
 app = typer.Typer(
@@ -18,6 +19,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(data_app, name="data")
 
 Sweeps = Annotated[
     list[str], typer.Argument(metavar="SWEEP... [KEY=VALUE...]", help="Sweep files, then overrides of their keys.")
