@@ -5,7 +5,18 @@ from collections.abc import Iterable
 
 
 class SegdistError(Exception):
-    """The base of every error a user can mend; the command line prints it without a traceback and exits 2."""
+    """The base of every error a user can mend; the command line prints it without a traceback and exits 2.
+
+    Attributes:
+        option: where `Family.check` raises, the option of the family that is wrong; "" for the family as a whole.
+    """
+
+    option: str = ""
+
+    def __init__(self, message: object = "", *, option: str | None = None) -> None:
+        super().__init__(message)
+        if option is not None:
+            self.option = option
 
 
 class SpecError(SegdistError):
@@ -18,6 +29,8 @@ class DataError(SegdistError):
 
 class WeightsError(SegdistError):
     """Model weights are missing or do not fit the model."""
+
+    option = "weights"
 
 
 class StorageError(SegdistError):

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segdist.masks import Mask
 from segdist.records import Finding, Instance, Prompt, Sample
-from segdist.spec import Strict
+from segdist.spec import AdapterKind, LossOptions, NoiseSpec, Strict
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +28,10 @@ ImageHWC = NDArray[np.uint8]
 """An RGB image, (height, width, 3), 0..255."""
 Batch = dict[str, Any]
 """What `Segmenter.collate` makes and `Segmenter.forward` takes; tensors in it are moved to the device."""
+Task = Literal["semantic", "instance", "promptable"]
+"""semantic: a class for each pixel. instance: objects of one class told apart. promptable: masks of boxes or points."""
+USUAL_ADAPTERS: tuple[AdapterKind, ...] = ("full", "frozen_encoder", "layernorm", "bitfit", "lora", "dora")
+"""What every family can do that has an encoder, norms, biases and layers for LoRA."""
 
 
 class ModelOptions(Strict):
@@ -47,10 +51,17 @@ class Family:
         losses: its loss terms and their default weights.
         encoder: prefixes of module names that make up the encoder (for freezing and `encoder_lr_factor`).
         lora_targets: endings of names of the linear layers that LoRA touches.
-        lora_trains: prefixes of modules that stay fully trained beside LoRA (heads, new layers).
+        lora_trains: prefixes of the heads: modules that stay fully trained beside an adapter (heads, new layers).
+        encoder_blocks: names of the encoder's blocks from first to last, for `partial`; a part may hold wildcards:
+            `encoder.layers.*`. Patterns that match nothing, as those of another size, are passed over.
         prompts: prompt kinds it understands at prediction: "none", "box"; may depend on the options.
         check: raises SegdistError where options cannot work, e.g. weights that are not there; called before a start.
-        instances: whether it tells objects of one class apart without prompts.
+        tasks: what it can do.
+        sizes: its sizes and what they are, e.g. `{"vit_b": "91 M parameters"}`; for `segdist models`.
+        adapters: the kinds of `train.adapter` that it supports.
+        sometimes_unused: prefixes of parameters that a step need not use, as when it chooses between prompts; any
+            other parameter without a gradient after the first step ends the training with its name.
+        extra: the extra of the package that installs what it needs; "" for nothing beside the core.
         licence: of the code and of the published weights.
     """
 
@@ -60,10 +71,40 @@ class Family:
     encoder: tuple[str, ...]
     lora_targets: tuple[str, ...]
     lora_trains: tuple[str, ...]
+    encoder_blocks: tuple[str, ...] = ()
     prompts: Callable[[Any], frozenset[str]] = field(default=lambda _: frozenset({"none"}))
     check: Callable[[Any], None] = field(default=lambda _: None)
-    instances: bool = False
+    tasks: tuple[Task, ...] = ("semantic",)
+    sizes: Mapping[str, str] = field(default_factory=dict)
+    adapters: tuple[AdapterKind, ...] = USUAL_ADAPTERS
+    sometimes_unused: tuple[str, ...] = ()
+    extra: str = ""
     licence: str = "Apache-2.0"
+
+    def __post_init__(self) -> None:
+        if ("partial" in self.adapters) != bool(self.encoder_blocks):
+            raise ValueError("`partial` must be among `adapters` if and only if `encoder_blocks` are named")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a network is to minimise, beside the data; set by the engine as `network.objective` before training.
+
+    Attributes:
+        weights: of each loss term; empty where nobody has said, as in a test: then all terms are wanted.
+        options: parameters of the losses.
+        noise: what is done about uncertain labels.
+        class_weights: of background and each class, with mean 1; empty weighs them alike.
+    """
+
+    weights: Mapping[str, float] = field(default_factory=dict)
+    options: LossOptions = field(default_factory=LossOptions)
+    noise: NoiseSpec = field(default_factory=NoiseSpec)
+    class_weights: tuple[float, ...] = ()
+
+    def wants(self, term: str) -> bool:
+        """Whether a term has a weight; an expensive one that has none need not be computed."""
+        return not self.weights or self.weights.get(term, 0.0) > 0
 
 
 @dataclass(frozen=True)
@@ -76,7 +117,7 @@ class Example:
         labels: class index of each instance, 0 for the first class.
         masks_NHW: their masks at the scale of `image_HWC`.
         boxes_xyxy: (N, 4) their boxes at that scale.
-        scores: (N,) 1 for human truth, otherwise the teacher's confidence.
+        scores: (N,) 1 for human truth, otherwise the teacher's confidence; see `collate.Certainty`.
         ignore_HW: pixels that teach nothing: crowds, and boxes whose mask is unknown.
     """
 
@@ -90,16 +131,24 @@ class Example:
 
 
 class Segmenter(Protocol):
-    """The torch side of a family: an `nn.Module` with these methods."""
+    """The torch side of a family: an `nn.Module` with these methods.
+
+    `objective` is `Objective()` until the engine sets it; a family reads from it the parameters of its losses, class
+    weights and noise options as far as it supports them.
+    """
 
     classes: tuple[str, ...]
     options: Any
+    objective: Objective
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Stack, normalise and pad examples into tensors on the CPU."""
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Unweighted loss terms, each a scalar connected to the graph, also for images without objects."""
+        """Unweighted loss terms, each a scalar connected to the graph, also for images without objects.
+
+        All of `Family.losses`; a term that `objective.wants` not may be left out.
+        """
 
     def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:
         """Instances in the pixels of each image at its own size; an empty `Prompt()` tells nothing.

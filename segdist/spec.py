@@ -111,26 +111,97 @@ class LabelSpec(Strict):
     """Images labelled between two saves: the most a killed job has to do again."""
 
 
+AdapterKind = Literal["full", "frozen_encoder", "partial", "layernorm", "bitfit", "lora", "dora", "qlora", "conv_lora"]
+
+
 class AdapterSpec(Strict):
     """What of the model is trained."""
 
-    kind: Literal["full", "lora", "frozen_encoder"] = "full"
-    """full: everything. lora: low-rank updates (Hu et al. 2021) plus the head. frozen_encoder: all but the encoder."""
+    kind: AdapterKind = "full"
+    """full: everything. frozen_encoder: all but the encoder. partial: all but the encoder's blocks before the last
+    `blocks`. layernorm: the norms' scales and shifts. bitfit: the biases (Ben Zaken et al. 2022). lora: low-rank
+    updates (Hu et al. 2021). dora: the same, with their magnitude apart (Liu et al. 2024). qlora: low-rank updates
+    beside base weights of four bits (Dettmers et al. 2023), on a GPU only. conv_lora: low-rank updates with
+    convolutions of several scales between (Zhong et al. 2024), for encoders that keep their tokens in a grid."""
+    heads: bool = True
+    """Beside anything but `full`, `partial` and `frozen_encoder`: also train the layers that the family names as
+    heads. Without them only the adapter learns, which suits weights that were trained for the same classes."""
     rank: PositiveInt = 8
-    """LoRA rank r."""
+    """Rank r of low-rank updates."""
     alpha: PositiveFloat = 16.0
-    """LoRA scale: updates are multiplied by alpha / rank."""
+    """Scale of low-rank updates: they are multiplied by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout in front of the LoRA matrices."""
+    """Dropout in front of low-rank updates."""
     targets: tuple[str, ...] = ()
-    """Module name endings that LoRA touches; empty takes the family's own choice."""
+    """Module name endings that get low-rank updates; empty takes the family's own choice."""
+    blocks: PositiveInt = 2
+    """partial: how many of the encoder's last blocks are trained."""
+    experts: PositiveInt = 4
+    """conv_lora: convolutions, the n-th of which works at n times the resolution."""
+
+
+class LossOptions(Strict):
+    """The parameters of losses; their weights are in `train.loss`."""
+
+    focal_gamma: float = Field(default=2.0, ge=0)
+    """How little the pixels count in `focal` that are right already; 0 is cross-entropy."""
+    tversky_alpha: float = Field(default=0.3, ge=0, le=1)
+    """What a false positive costs in `tversky`; 0.5 and 0.5 is Dice."""
+    tversky_beta: float = Field(default=0.7, ge=0, le=1)
+    """What a false negative costs in `tversky`; above `tversky_alpha` it favours finding all of a rare class."""
+    edge_weight: float = Field(default=5.0, ge=0)
+    """How much more a pixel on a mask's edge counts in `edge`."""
+    edge_sigma: PositiveFloat = 3.0
+    """How far the extra weight of `edge` reaches, as the deviation of a Gaussian in pixels of the network's scale."""
+    class_balance: Literal["none", "inverse_frequency", "effective_number"] = "none"
+    """Class weights computed from the training split. inverse_frequency: by pixels. effective_number: by the number
+    of instances (Cui et al. 2019)."""
+    class_balance_beta: float = Field(default=0.999, ge=0, lt=1)
+    """effective_number: 0 weighs all classes alike, close to 1 by their inverse frequency."""
+
+    @model_validator(mode="after")
+    def _tversky_counts_errors(self) -> Self:
+        if self.tversky_alpha + self.tversky_beta == 0:
+            raise ValueError("`tversky_alpha + tversky_beta > 0` must hold, but got 0 and 0")
+        return self
+
+
+class NoiseSpec(Strict):
+    """What is done about labels that are not quite right, as a teacher's are."""
+
+    ignore_band: int = Field(default=0, ge=0)
+    """Pixels at the network's scale on both sides of a teacher's mask edge that teach nothing; the centre line of a
+    thin object still does. Human masks are taken as they are."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of a pixel's truth that is spread over all classes (Szegedy et al. 2016)."""
+    soft_targets: bool = False
+    """Spread what a teacher was not sure of: one minus the instance's score, where that is more than the smoothing."""
+    score_power: float = Field(default=0.0, ge=0)
+    """Weight of an instance's pixels as a power of the teacher's score: 0 counts all alike, 1 in proportion to it."""
+
+
+class PhaseSpec(Strict):
+    """One of several phases of training, with an optimiser and a schedule of its own."""
+
+    epochs: PositiveInt
+    """Passes over the training split."""
+    lr: PositiveFloat
+    """Peak learning rate of AdamW."""
+    freeze: Literal["nothing", "encoder"] = "nothing"
+    """encoder: it is not trained in this phase."""
+    encoder_lr_factor: float = Field(default=1.0, gt=0, le=1)
+    """Learning rate of the encoder relative to `lr`."""
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the phase's steps in which the learning rate rises linearly."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls to zero after the warm-up, or that it does not."""
 
 
 class TrainSpec(Strict):
     """How a model is fitted."""
 
     epochs: PositiveInt = 10
-    """Passes over the training split."""
+    """Passes over the training split; with `phases`, theirs count instead."""
     batch_size: PositiveInt = 8
     """Images per worker and step."""
     accumulate: PositiveInt = 1
@@ -142,7 +213,12 @@ class TrainSpec(Strict):
     weight_decay: float = Field(default=0.01, ge=0)
     """Decoupled weight decay; not applied to biases and norms."""
     warmup: float = Field(default=0.05, ge=0, lt=1)
-    """Share of the steps in which the learning rate rises linearly; it falls as a half cosine afterwards."""
+    """Share of the steps in which the learning rate rises linearly."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls to zero after the warm-up, or that it does not."""
+    phases: tuple[PhaseSpec, ...] = ()
+    """Phases one after the other, e.g. the encoder frozen first; they replace `epochs`, `lr`, `encoder_lr_factor`,
+    `warmup` and `schedule`."""
     grad_clip: PositiveFloat = 1.0
     """Largest norm of the gradient."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -151,6 +227,10 @@ class TrainSpec(Strict):
     """What of the model is trained."""
     loss: dict[str, float] = {}
     """Weights of the family's loss terms; a term left out keeps the family's default."""
+    loss_options: LossOptions = LossOptions()
+    """Parameters of the losses."""
+    noise: NoiseSpec = NoiseSpec()
+    """What is done about labels that are not quite right."""
     augment: tuple[str, ...] = ("flip", "brightness")
     """Augmentations by name, in this order."""
     checkpoint_every: PositiveInt = 1
@@ -163,6 +243,17 @@ class TrainSpec(Strict):
             if weight < 0:
                 raise ValueError(f"a loss weight must not be negative, but got {term}={weight}")
         return loss
+
+    @property
+    def all_phases(self) -> tuple[PhaseSpec, ...]:
+        """The phases, or the one that the other keys describe."""
+        keys = ("epochs", "lr", "encoder_lr_factor", "warmup", "schedule")
+        return self.phases or (PhaseSpec(**{key: getattr(self, key) for key in keys}),)
+
+    @property
+    def total_epochs(self) -> int:
+        """Passes over the training split in all phases."""
+        return sum(phase.epochs for phase in self.all_phases)
 
 
 class EvaluateSpec(Strict):
@@ -214,14 +305,17 @@ class RunSpec(Strict):
         return digest(content)
 
     def override(self, values: Mapping[str, Any]) -> Self:
-        """This run with other values for dotted keys, e.g. `{"train.lr": 3e-4, "model.sam.size": "tiny"}`."""
+        """This run with other values for dotted keys, e.g. `{"train.lr": 3e-4, "model.sam.size": "tiny"}`.
+
+        A number in a key is a place in a list: `train.phases.0.lr`.
+        """
         content = self.model_dump(mode="json")
         for key, value in values.items():
             *parents, leaf = key.split(".")
-            node = content
+            node: Any = content
             for name in parents:
-                node = node.setdefault(name, {})
-            node[leaf] = value
+                node = node[int(name)] if isinstance(node, list) else node.setdefault(name, {})
+            node[int(leaf) if isinstance(node, list) else leaf] = value
         return type(self).model_validate(content)
 
 

@@ -188,7 +188,7 @@ def _family_problems(model: ModelSpec, families: Sequence[str], keys: Keys) -> I
         except ValidationError as error:
             yield from problems_of(error, declared.options, (*keys, name))
         except SegdistError as error:
-            yield Problem((*keys, "family"), str(error))
+            yield Problem((*keys, name, error.option) if error.option else (*keys, "family"), str(error))
     for name in model.model_extra or {}:
         if name not in registry.names("models"):
             yield Problem((*keys, name), f"unknown key `{name}`. {did_you_mean(name, registry.names('models'))}")

@@ -77,6 +77,6 @@ FAMILY = Family(
         "model.model.transformer_module.queries_",
     ),
     check=check,
-    instances=True,
+    tasks=("semantic", "instance"),
     licence="code: Apache-2.0 (transformers) and MIT; Meta's published weights: CC BY-NC 4.0 by its model zoo",
 )

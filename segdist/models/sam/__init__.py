@@ -105,4 +105,5 @@ FAMILY = Family(
     lora_trains=("mask_decoder.", "prompt_encoder.", "class_tokens"),
     prompts=lambda options: frozenset({"box" if options.prompt == "box" else "none"}),
     check=check,
+    tasks=("promptable", "semantic"),
 )
