@@ -4,7 +4,8 @@ This module imports no torch: `segdist check` reads declarations only, and is qu
 
 - **Model family**: a folder `models/<name>/`. Its `__init__.py` declares `FAMILY: Family`; its `network.py` holds the
   torch side, a function `build(options, classes) -> Segmenter`.
-- **Dataset format**: a file `formats/<name>.py` with `Options` and `class Format` (see `DatasetFormat`).
+- **Dataset format**: a file `formats/<name>.py` with `Options` and `class Format` (see `DatasetFormat`). A format that
+  can be written has `class Writer` too (see `DatasetWriter`), and `recognises(files)` where a folder shows what it is.
 - **Prompt strategy**: a file `prompts/<name>.py` with `Options` and `def prompts(...)` (see `PromptStrategy`).
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -175,6 +177,25 @@ class DatasetFormat(Protocol):
 
     def image_bytes(self, sample: Sample) -> bytes:
         """The encoded image (JPEG, PNG, ...), as it lies in the source. Runs on any node."""
+
+
+class DatasetWriter(Protocol):
+    """The other direction: writes samples into an empty local folder that appears only when it is complete.
+
+    What the format cannot hold is reported as a finding: a warning where it is held nearly, skipped where it is left out.
+    """
+
+    Options: ClassVar[type[Strict]]
+
+    def __init__(
+        self, folder: Path, classes: Sequence[str], options: Any, report: Callable[[Finding], None]
+    ) -> None: ...
+
+    def add(self, sample: Sample, image_bytes: bytes, file_name: str) -> None:
+        """Write one image under a name whose stem no other image has, and its annotations."""
+
+    def close(self) -> None:
+        """Write what can be written only when all images are known."""
 
 
 class PromptStrategy(Protocol):

@@ -66,6 +66,17 @@ def read_bytes(uri: str) -> bytes:
         return bytes(filesystem.cat_file(path))
 
 
+def read_head(uri: str, size: int) -> bytes:
+    """The first bytes of a file, at most `size`: enough for the header of an image.
+
+    Raises:
+        StorageError: it is missing or cannot be read.
+    """
+    with _explained(uri, "read"):
+        filesystem, path = _open(uri)
+        return bytes(filesystem.cat_file(path, start=0, end=size))
+
+
 def write_atomic(uri: str, content: bytes) -> None:
     """Write a file so that readers see the old content or the new, never a part.
 

@@ -10,11 +10,13 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from segdist import storage
+from segdist.data.coco_export import CONVERSION, Writer, recognises
 from segdist.data.coco_instances import Categories, instance_of
 from segdist.errors import DataError
 from segdist.records import Finding, Instance, Sample, Severity
 from segdist.spec import Split, Strict, digest
 
+__all__ = ["Format", "Options", "Writer", "recognises", "source_stem"]
 Report = Callable[[Finding], None]
 ROBOFLOW_FILE = "_annotations.coco.json"
 _SPLITS: Mapping[str, Split] = {
@@ -84,7 +86,7 @@ class Format:
             raise DataError(f"There is no {path}. `path` must name a COCO JSON file or a folder that holds one.")
         if path.endswith(".json"):
             return [_Part(path, path.rpartition("/")[0] or ".", "")]
-        names = {e.uri for e in storage.find(path, suffix=".json")}
+        names = {e.uri for e in storage.find(path, suffix=".json") if not e.uri.endswith(f"/{CONVERSION}")}
         parts = [
             _Part(uri, uri.rpartition("/")[0], _SPLITS[folder])
             for uri in sorted(names)

@@ -1,0 +1,150 @@
+"""The files of a source, and what all formats that read a folder of files share."""
+
+import io
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import Any, ClassVar
+
+from PIL import Image, UnidentifiedImageError
+
+from segdist import storage
+from segdist.errors import DataError
+from segdist.records import Finding, Sample, Severity
+from segdist.spec import Split, Strict, digest
+
+Report = Callable[[Finding], None]
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2")
+SPLITS: Mapping[str, Split] = {
+    "train": "train", "training": "train", "valid": "val", "val": "val", "validation": "val", "test": "test",
+    "testing": "test",
+}  # fmt: skip
+"""What folders and files of a split are called in the field."""
+_HEAD = 65_536
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
+
+
+class Listing:
+    """Every file below a folder by its path in it; hidden files (`.DS_Store`, `._photo.jpg`) are no data."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root.rstrip("/")
+        self._heads: dict[str, str] = {}
+
+    @cached_property
+    def entries(self) -> Mapping[str, storage.Entry]:
+        """Size and stamp by relative path, sorted by name."""
+        start = self.root + "/"
+        found = {e.uri.removeprefix(start): e for e in storage.find(self.root) if e.uri.startswith(start)}
+        return {name: entry for name, entry in found.items() if not _is_hidden(name)}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.entries
+
+    def uri(self, name: str) -> str:
+        """The full URI of a file by its relative path."""
+        return f"{self.root}/{name}"
+
+    def with_suffix(self, *suffixes: str) -> list[str]:
+        """Relative paths that end so, in any case."""
+        return [name for name in self.entries if name.lower().endswith(suffixes)]
+
+    @cached_property
+    def images(self) -> list[str]:
+        """Relative paths of the images."""
+        return self.with_suffix(*IMAGE_SUFFIXES)
+
+    def head(self, name: str) -> str:
+        """The beginning of a text file, for a look at what it is; bytes that are no UTF-8 are replaced."""
+        if name not in self._heads:
+            self._heads[name] = storage.read_head(self.uri(name), _HEAD).decode("utf-8", errors="replace")
+        return self._heads[name]
+
+
+class FolderFormat:
+    """What formats share that read a folder of files, local or in an object store, named by the option `path`."""
+
+    Options: ClassVar[type[Strict]]
+
+    def __init__(self, options: Any) -> None:
+        # Workers read images by the URIs of samples, from another working directory.
+        self.options = options.model_copy(update={"path": storage.absolute(options.path).rstrip("/")})
+
+    def signature(self) -> str:
+        """Changes with the options and with the name, size or time of any file."""
+        entries = [(e.uri, e.size, e.stamp) for e in self.listing().entries.values()]
+        return digest([self.options.model_dump(mode="json"), entries])
+
+    def image_bytes(self, sample: Sample) -> bytes:
+        """The file as it is."""
+        return storage.read_bytes(sample.image_uri)
+
+    def listing(self) -> Listing:
+        """The files of the folder.
+
+        Raises:
+            DataError: there is no such folder, or nothing in it.
+        """
+        files = Listing(self.options.path)
+        if not files.entries:
+            raise DataError(f"There are no files below {self.options.path}. `path` must name a folder with images.")
+        return files
+
+
+def split_of(name: str) -> Split | None:
+    """The split that a folder of a relative path stands for; None where no folder has such a name."""
+    return next((SPLITS[part.lower()] for part in PurePosixPath(name).parts[:-1] if part.lower() in SPLITS), None)
+
+
+def swap_folder(name: str, old: str, new: str) -> str | None:
+    """A relative path with its last folder called `old` renamed; None where it has none."""
+    parts = list(PurePosixPath(name).parts)
+    places = [number for number, part in enumerate(parts[:-1]) if part == old]
+    if not places:
+        return None
+    parts[places[-1]] = new
+    return str(PurePosixPath(*parts))
+
+
+def stem_of(name: str) -> str:
+    """A relative path without its suffix."""
+    return str(PurePosixPath(name).with_suffix(""))
+
+
+def upright_size_hw(uri: str, *, image_id: str, report: Report) -> tuple[int, int] | None:
+    """Height and width of an image with its EXIF orientation applied, from its header; None, reported, if unreadable."""
+    try:
+        try:
+            return header_size_hw(storage.read_head(uri, _HEAD))
+        except (OSError, ValueError, SyntaxError):  # metadata before the size may be longer than the head
+            return header_size_hw(storage.read_bytes(uri))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        message = f"the image cannot be read: {error}; replace the file or remove it"
+        report(Finding("image-unreadable", Severity.ERROR, message, file=uri, image=image_id))
+        return None
+
+
+def header_size_hw(content: bytes) -> tuple[int, int]:
+    """Height and width that the header of an encoded image promises, upright.
+
+    Raises:
+        OSError, ValueError, SyntaxError: it is no image.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # broken EXIF is harmless here; size limits are checked before decoding
+        try:
+            image = Image.open(io.BytesIO(content))
+        except UnidentifiedImageError as error:
+            raise ValueError("it is in no known image format") from error
+        width, height = image.size
+        # Pillow would decode a whole PNG to look for EXIF behind the pixels.
+        exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
+        return (width, height) if exif.get(_ORIENTATION) in _TURNED else (height, width)
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
