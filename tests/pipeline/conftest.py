@@ -63,3 +63,16 @@ def environment(folder: Path) -> dict[str, str]:
     outside = {"RAY_ADDRESS", "SEGDIST_STORAGE", "MLFLOW_TRACKING_URI"}
     kept = {k: v for k, v in os.environ.items() if k not in outside}
     return {**kept, "SEGDIST_CACHE": str(folder / "cache")}
+
+
+def processes(folder: Path, title: str) -> list[int]:
+    """Ids of the processes that Ray calls by a title and whose environment names this test's folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            is_ours = f"SEGDIST_CACHE={folder}" in (process / "environ").read_text(errors="replace")
+            if is_ours and (process / "cmdline").read_bytes().startswith(title.encode()):
+                found.append(int(process.name))
+        except OSError:  # it ended, or is not ours to look at
+            continue
+    return sorted(found)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from segdist.tracking import Tracker
-from tests.pipeline.conftest import command, environment
+from tests.pipeline.conftest import command, environment, processes
 
 EPOCHS = 12
 OVERRIDES = (
@@ -33,7 +33,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint_and_leaves_its_cpus_to_the_
         )
         try:
             _wait_for(log, r"\[ 1/2\] epoch +2/", driver)
-            victim = _workers(tmp_path)[1]
+            victim = processes(tmp_path, "ray::RayTrainWorker")[1]
             os.kill(victim, signal.SIGKILL)
             assert not re.search(rf"epoch +{EPOCHS}/", log.read_text()), "it was killed in the middle"
             assert driver.wait(480) == 0, log.read_text()
@@ -53,19 +53,6 @@ def test_a_killed_worker_goes_on_from_its_checkpoint_and_leaves_its_cpus_to_the_
         model = tracker.download(trial.run_id, "model", tmp_path / trial.run_id)
         assert (model / "weights.safetensors").is_file()
         assert list(tracker.download(trial.run_id, "pictures", tmp_path / trial.run_id).glob("*.jpg"))
-
-
-def _workers(folder: Path) -> list[int]:
-    """Process ids of the Train workers whose environment names this test's folder."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            ours = f"SEGDIST_CACHE={folder}" in (process / "environ").read_text(errors="replace")
-            if ours and (process / "cmdline").read_bytes().startswith(b"ray::RayTrainWorker"):
-                found.append(int(process.name))
-        except OSError:  # it ended, or is not ours to look at
-            continue
-    return sorted(found)
 
 
 def _wait_for(log: Path, pattern: str, driver: subprocess.Popen[bytes]) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.pipeline.conftest import Command, command, environment
+from segdist.tracking import Tracker
+from tests.pipeline.conftest import Command, command, environment, processes
 
 # Whole sweeps, each in processes of its own; on a busy machine they take minutes.
 pytestmark = pytest.mark.timeout(900)
@@ -68,7 +69,7 @@ def test_a_sweep_runs_to_a_champion_that_predicts_and_the_second_run_does_nothin
     assert len(json.loads((out / "predictions.json").read_text())["images"]) == 1, "the readable image is there"
 
 
-def test_a_killed_and_then_terminated_sweep_is_finished_by_the_same_command(
+def test_after_driver_and_trial_were_killed_the_same_command_finishes_the_sweep_and_each_trial_is_there_once(
     sweep: Path, segdist: Command, tmp_path: Path
 ) -> None:
     driver = _started(sweep, tmp_path / "log")
@@ -83,10 +84,17 @@ def test_a_killed_and_then_terminated_sweep_is_finished_by_the_same_command(
     assert "RUNNING" not in statuses
     assert "KILLED" in statuses
 
-    answer = segdist("run", sweep)
-    assert answer.returncode == 0, answer.stdout + answer.stderr
+    driver = _started(sweep, tmp_path / "log_3")
+    victims = processes(tmp_path, "ray::ImplicitFunc.train")
+    assert victims, "a trial trains inside Tune's process"
+    os.kill(victims[0], signal.SIGKILL)
+    assert driver.wait(300) == 0, (tmp_path / "log_3").read_text()
     trials = _trials(segdist, tmp_path / "storage")
     assert [t["status"] for t in trials] == ["FINISHED"] * 3, "each trial once, and all of them done"
+    tracker = Tracker.at(str(tmp_path / "storage"))
+    for trial in trials:
+        epochs = [step for step, _ in tracker.history(trial["run_id"], "val/iou")]
+        assert epochs == list(range(1, len(epochs) + 1)), "it went on where its checkpoint was"
 
 
 def test_several_files_run_one_after_the_other_and_one_mistake_does_not_stop_the_rest(
