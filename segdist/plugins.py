@@ -182,7 +182,7 @@ class DatasetFormat(Protocol):
 class DatasetWriter(Protocol):
     """The other direction: writes samples into an empty local folder that appears only when it is complete.
 
-    What the format cannot hold is reported as a finding: a warning where it is held nearly, skipped where it is left out.
+    What the format cannot hold is a finding: a warning where it is held nearly, skipped where it is left out.
     """
 
     Options: ClassVar[type[Strict]]

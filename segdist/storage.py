@@ -5,6 +5,7 @@
 
 import json
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,15 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from segdist.errors import StorageError
+
+
+def cache_dir() -> Path:
+    """This node's folder for data that can be made again: memory-mapped shards, unpacked archives.
+
+    `SEGDIST_CACHE` moves it.
+    """
+    fallback = Path(tempfile.gettempdir()) / f"segdist-cache-{os.getuid()}"
+    return Path(os.environ.get("SEGDIST_CACHE", fallback))
 
 
 @dataclass(frozen=True)

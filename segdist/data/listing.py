@@ -116,7 +116,7 @@ def stem_of(name: str) -> str:
 
 
 def upright_size_hw(uri: str, *, image_id: str, report: Report) -> tuple[int, int] | None:
-    """Height and width of an image with its EXIF orientation applied, from its header; None, reported, if unreadable."""
+    """Height and width of an image with its EXIF orientation applied, from its header; None, and a finding, if none."""
     try:
         try:
             return header_size_hw(storage.read_head(uri, _HEAD))

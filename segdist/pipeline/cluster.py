@@ -3,10 +3,8 @@
 import logging
 import os
 import socket
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from segdist.errors import BackendError
@@ -27,12 +25,6 @@ _SETTINGS = {
 
 _PREEMPTION = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 _HOOK = "segdist.pipeline.cluster.know_own_cluster"
-
-
-def cache_dir() -> Path:
-    """This node's folder for data shards as memory-mapped files; `SEGDIST_CACHE` moves it."""
-    fallback = Path(tempfile.gettempdir()) / f"segdist-cache-{os.getuid()}"
-    return Path(os.environ.get("SEGDIST_CACHE", fallback))
 
 
 @contextmanager

@@ -4,8 +4,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from segdist import storage
 from segdist.data.shards import Dataset
-from segdist.pipeline.cluster import cache_dir
 from segdist.pipeline.trial import Job
 from segdist.tracking import Tracker
 
@@ -48,7 +48,7 @@ def _score(packed: dict[str, bytes], job: Job) -> tuple[dict[str, float], dict[s
         network: Any = checkpoint.load(Path(folder), device=workers.device)
     labels = Dataset.open(job.labels_uri) if job.labels_uri else None
     hide = "test" in job.boxes_only
-    rows = Dataset.open(job.dataset_uri).reader("test", cache_dir(), labels=labels, hide_masks=hide)
+    rows = Dataset.open(job.dataset_uri).reader("test", storage.cache_dir(), labels=labels, hide_masks=hide)
     values, pairs = score(network, rows, job.run.evaluate, workers=workers)
     with TemporaryDirectory(prefix="segdist-") as folder:
         shown = Path(folder) / "pictures"

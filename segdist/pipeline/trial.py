@@ -7,7 +7,6 @@ from typing import Any
 
 from segdist import storage
 from segdist.data.shards import Dataset
-from segdist.pipeline.cluster import cache_dir
 from segdist.spec import RunSpec
 
 CHECKPOINT_PATH = "checkpoint_path"
@@ -49,7 +48,7 @@ def work(run: RunSpec, job: Job, session: Any) -> None:
     dataset = Dataset.open(job.dataset_uri)
     labels = Dataset.open(job.labels_uri) if job.labels_uri else None
     train, val = (
-        dataset.reader(split, cache_dir(), labels=labels, hide_masks=split in job.boxes_only)
+        dataset.reader(split, storage.cache_dir(), labels=labels, hide_masks=split in job.boxes_only)
         for split in ("train", "val")
     )
     checkpoint = session.get_checkpoint()
