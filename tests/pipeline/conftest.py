@@ -76,3 +76,13 @@ def processes(folder: Path, title: str) -> list[int]:
         except OSError:  # it ended, or is not ours to look at
             continue
     return sorted(found)
+
+
+def draw_roofs(file: Path) -> None:
+    """Write a picture of roofs, 96 pixels wide."""
+    import cv2
+
+    from segdist.data.scenes import draw
+
+    image, _ = draw("roofs", 5, 96)
+    assert cv2.imwrite(str(file), image[..., ::-1])

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from segdist.tracking import Tracker
-from tests.pipeline.conftest import Command, command, environment, processes
+from tests.pipeline.conftest import Command, command, draw_roofs, environment, processes
 
 # Whole sweeps, each in processes of its own; on a busy machine they take minutes.
 pytestmark = pytest.mark.timeout(900)
@@ -53,7 +53,7 @@ def test_a_sweep_runs_to_a_champion_that_predicts_and_the_second_run_does_nothin
 
     picture = tmp_path / "photos" / "one.png"
     picture.parent.mkdir()
-    _draw_roofs(picture)
+    draw_roofs(picture)
     (picture.parent / "cut.png").write_bytes(picture.read_bytes()[:200])
     out = tmp_path / "out"
     answer = segdist("predict", "tiny@champion", picture, "-o", out, "--storage", tmp_path / "storage")
@@ -151,12 +151,3 @@ def _started(sweep: Path, log: Path) -> subprocess.Popen[bytes]:
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.2)
     return driver
-
-
-def _draw_roofs(file: Path) -> None:
-    import cv2
-
-    from segdist.data.scenes import draw
-
-    image, _ = draw("roofs", 5, 96)
-    assert cv2.imwrite(str(file), image[..., ::-1])
