@@ -1,10 +1,8 @@
 """What is special about Mask2Former; the contract suite trains it like every other family."""
 
 import json
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +10,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch.nn import functional
 
 from segdist import adapters
 from segdist.errors import WeightsError
 from segdist.models.mask2former import FAMILY, Options, check
-from segdist.models.mask2former.criterion import NON_FINITE, NOT_TAUGHT, TOO_MANY, Criterion, Layer, Targets
 from segdist.models.mask2former.network import Mask2Former, build
 from segdist.plugins import Example
 from segdist.records import Prompt
@@ -56,29 +52,6 @@ EMPTY = example(boxes={})
 
 def weighted(terms: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return torch.stack([FAMILY.losses[name] * value for name, value in terms.items()]).sum()
-
-
-@cache
-def collator() -> Mask2Former:
-    return network()
-
-
-def targets(*examples: Example) -> Targets:
-    batch = collator().collate(examples)
-    return Targets(batch["labels"], batch["masks"], ~batch["ignored_BSS"], batch["crowd_BSS"])
-
-
-def guess(batch: int = 1, *, queries: int = 5, seed: int = 0) -> Layer:
-    """Smooth logits at a quarter of the size."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse_BQhw = torch.randn(batch, queries, 4, 4, generator=generator) * 3
-    masks_BQhw = functional.interpolate(coarse_BQhw, (SIZE // 4, SIZE // 4), mode="bilinear")
-    classes_BQC = torch.randn(batch, queries, len(CLASSES) + 1, generator=generator)
-    return Layer(classes_BQC.requires_grad_(), masks_BQhw.requires_grad_())
-
-
-def criterion(num_points: int = 4096) -> Criterion:
-    return Criterion(num_points=num_points, no_object_weight=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -158,90 +131,6 @@ class TestWeights:
             network(weights=str(tmp_path))
 
 
-class TestCriterion:
-    def test_without_ignored_pixels_it_agrees_with_transformers(self) -> None:
-        from transformers import Mask2FormerConfig
-        from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
-
-        square = (SIZE, SIZE)
-        taught = targets(
-            example(boxes={(8, 8, 40, 24): 0, (16, 40, 60, 60): 1}, size_hw=square),
-            example(boxes={(0, 0, 32, 64): 1}, size_hw=square),
-        )
-        layer = guess(2)
-        reference = Mask2FormerLoss(Mask2FormerConfig(num_labels=2, train_num_points=20000), {})
-        labels, masks = list(taught.labels), [m.float() for m in taught.masks]
-        torch.manual_seed(0)
-        expected = reference(layer.masks_BQhw, layer.classes_BQC, masks, labels)
-        found = criterion(20000)([layer], taught)
-        for name, theirs in (("class", "loss_cross_entropy"), ("mask", "loss_mask"), ("dice", "loss_dice")):
-            assert found[name].item() == pytest.approx(expected[theirs].item(), rel=1e-5 if name == "class" else 0.03)
-
-    def test_several_layers_give_the_mean_of_their_losses(self) -> None:
-        taught, layers = targets(EMPTY), [guess(seed=0), guess(seed=1)]
-        alone = [criterion()([layer], taught)["class"].item() for layer in layers]
-        assert criterion()(layers, taught)["class"].item() == pytest.approx(sum(alone) / 2)
-
-    def test_padding_and_ignored_pixels_get_no_gradient(self) -> None:
-        ignore_HW = np.zeros(ONE.ignore_HW.shape, np.bool_)
-        ignore_HW[44:, :] = True
-        layer = guess()
-        terms = criterion()([layer], targets(replace(ONE, ignore_HW=ignore_HW)))
-        (terms["mask"] + terms["dice"]).backward()  # type: ignore[no-untyped-call]
-        moved_hw = layer.masks_BQhw.grad.abs().sum((0, 1)) > 0  # type: ignore[union-attr]
-        assert moved_hw[:11, :12].all()
-        assert not moved_hw[12:].any()  # ignored from row 44 = 4 * 11; row 11 is neighbour to a taught pixel
-        assert not moved_hw[:, 13:].any()  # padding from column 48 = 4 * 12
-
-    def test_a_query_on_ignored_pixels_is_not_taught_that_nothing_is_there(self) -> None:
-        ignore_HW = np.zeros(EMPTY.ignore_HW.shape, np.bool_)
-        ignore_HW[:32] = True
-        masks_BQhw = torch.full((1, 2, 16, 16), -5.0)
-        masks_BQhw[0, 0, :6] = 5.0
-        masks_BQhw[0, 1, 10:] = 5.0
-        classes_BQC = torch.zeros(1, 2, 3, requires_grad=True)
-        crowd = targets(replace(EMPTY, ignore_HW=ignore_HW))
-        criterion()([Layer(classes_BQC, masks_BQhw)], crowd)["class"].backward()  # type: ignore[no-untyped-call]
-        assert classes_BQC.grad is not None
-        assert (classes_BQC.grad[0, 0] == 0).all()
-        assert (classes_BQC.grad[0, 1] != 0).all()
-
-    def test_an_image_ignored_whole_costs_nothing_and_is_no_nan(self) -> None:
-        layer = guess()
-        layer.masks_BQhw.data.abs_()
-        square = example(boxes={}, size_hw=(SIZE, SIZE))
-        terms = criterion()([layer], targets(replace(square, ignore_HW=np.ones((SIZE, SIZE), np.bool_))))
-        assert {name: value.item() for name, value in terms.items()} == {"class": 0, "mask": 0, "dice": 0}
-
-    def test_a_query_gone_to_infinity_is_counted_and_the_others_are_matched(
-        self, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        layer = guess()
-        layer.masks_BQhw.data[0, 2] = torch.inf
-        ours = criterion()
-        with caplog.at_level(logging.WARNING):
-            terms = ours([layer], targets(ONE))
-        assert ours.counts == {NON_FINITE: 1}
-        assert NON_FINITE in caplog.text
-        assert all(torch.isfinite(value) for value in terms.values())
-
-    def test_objects_beyond_the_number_of_queries_are_counted(self) -> None:
-        crowded = example(boxes={(x, 8, x + 4, 20): 0 for x in range(0, 40, 5)})
-        ours = criterion()
-        terms = ours([guess()] * 3, targets(crowded))
-        assert ours.counts == {TOO_MANY: 8 - 5}
-        assert all(torch.isfinite(value) for value in terms.values())
-
-    def test_the_right_answer_costs_less_than_a_wrong_one(self) -> None:
-        taught = targets(ONE)
-        truth_hw = functional.avg_pool2d(taught.masks[0].float(), 4)[0] * 20 - 10
-        right = Layer(torch.tensor([[[9.0, 0, 0], [0, 0, 9.0]]]), torch.stack([truth_hw, -truth_hw])[None])
-        wrong = Layer(right.classes_BQC.flip(1), right.masks_BQhw)
-        good, bad = criterion()([right], taught), criterion()([wrong], taught)
-        assert good["class"].item() < 0.01 < bad["class"].item()
-        assert max(good["mask"].item(), good["dice"].item()) < 0.05  # the rim: logits are four times coarser
-
-
 class TestTraining:
     @pytest.mark.parametrize("kind", ["full", "lora", "frozen_encoder"])
     @pytest.mark.parametrize("examples", [[ONE, EMPTY], [EMPTY, EMPTY]], ids=["one empty", "all empty"])
@@ -278,6 +167,13 @@ class TestTraining:
             net.eval().predict([ONE.image_HWC], [Prompt()])
         weighted(net.train()(net.collate([ONE]))).backward()  # type: ignore[no-untyped-call]
         assert net.model.class_predictor.weight.grad is not None
+
+    def test_what_could_not_be_taught_is_counted_once(self) -> None:
+        crowded = example(boxes={(x, 8, x + 2, 20): 0 for x in range(0, 44, 2)})
+        net = network().train()
+        net(net.collate([crowded]))
+        assert net.take_counts() == {"matching_fallbacks": 0, "surplus_objects": 22 - 20}
+        assert net.take_counts()["surplus_objects"] == 0
 
     def test_an_object_of_which_no_pixel_is_left_teaches_nothing(self) -> None:
         gone = replace(ONE, masks_NHW=np.zeros_like(ONE.masks_NHW))
@@ -327,10 +223,5 @@ class TestPrediction:
         net = network().eval()
         with torch.inference_mode():
             at_once = net.predict([ONE.image_HWC], [Prompt()])
-            monkeypatch.setattr("segdist.models.mask2former.network._PIXELS_AT_ONCE", 1)
+            monkeypatch.setattr("segdist.data.queries._PIXELS_AT_ONCE", 1)
             assert net.predict([ONE.image_HWC], [Prompt()]) == at_once
-
-    def test_not_taught_is_the_class_that_cross_entropy_ignores(self) -> None:
-        logits = torch.randn(2, 3)
-        both = functional.cross_entropy(logits, torch.tensor([1, NOT_TAUGHT]), ignore_index=NOT_TAUGHT)
-        assert both == functional.cross_entropy(logits[:1], torch.tensor([1]))
