@@ -108,8 +108,9 @@ def _fetched(uri: str) -> Path:
     """A local copy of a folder in an object store, kept as long as the original does not change."""
     entries = storage.find(uri)
     folder = cache_folder() / "weights" / digest([[e.uri, e.size, e.stamp] for e in entries])
+    path = uri.partition("://")[2].strip("/")  # some stores list more slashes than were asked for
     for entry in entries:
-        file = folder / entry.uri.removeprefix(uri).strip("/")
+        file = folder / entry.uri.partition(path)[2].strip("/")
         if not file.is_file() or file.stat().st_size != entry.size:
             storage.write_atomic(str(file), storage.read_bytes(entry.uri))
     return folder
