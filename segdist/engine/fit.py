@@ -160,7 +160,13 @@ def _train_epoch(state: Fit, parallel: nn.Module, batches: Any) -> Metrics:
     metrics["train/lr"] = max(float(rate) for rate in state.schedule.get_last_lr())
     metrics["diverged"] = float(not finite)
     metrics["first_step_at"] = state.first_step_at
-    return metrics
+    return metrics | _counts(state)
+
+
+def _counts(state: Fit) -> Metrics:
+    """What the family counted in this epoch, over all workers; see `Segmenter`."""
+    mine: dict[str, float] = getattr(state.network, "take_counts", dict)()
+    return {f"train/{name}": sum(state.workers.gather([count])) for name, count in mine.items()}
 
 
 def _finite_mean(values: list[float]) -> float:

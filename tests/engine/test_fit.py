@@ -143,3 +143,10 @@ def test_a_loss_weight_of_zero_switches_a_term_off() -> None:
     fitted(tiny_run(loss={"cross_entropy": 0.0}), only_dice)
     assert only_dice.metrics[0]["train/loss"] == pytest.approx(only_dice.metrics[0]["train/loss/dice"], rel=1e-6)
     assert only_dice.metrics[0]["train/loss/cross_entropy"] > 0, "reported all the same"
+
+
+def test_what_a_family_counts_is_reported_for_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(UnetCbam, "take_counts", lambda _: {"matching_fallbacks": 3.0}, raising=False)
+    reports = Reports()
+    fitted(tiny_run(), reports)
+    assert reports.metrics[0]["train/matching_fallbacks"] == 3
