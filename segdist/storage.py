@@ -101,6 +101,28 @@ def write_atomic(uri: str, content: bytes) -> None:
             filesystem.pipe_file(path, content)  # an object appears when its upload completes
 
 
+def download(uri: str, file: Path) -> None:
+    """Copy a file to this machine, piece by piece.
+
+    Raises:
+        StorageError: it is missing or cannot be read.
+    """
+    with _explained(uri, "read"):
+        filesystem, path = _open(uri)
+        filesystem.get_file(path, str(file))
+
+
+def upload(file: Path, uri: str) -> None:
+    """Copy a file of this machine to its place, piece by piece.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    with _explained(uri, "write"):
+        filesystem, path = _open(uri)
+        filesystem.put_file(str(file), path)
+
+
 def remove(uri: str) -> None:
     """Delete a file, or a folder with everything in it; nothing happens where there is none."""
     with _explained(uri, "write"):

@@ -98,7 +98,7 @@ def cached(file: Path, batches: Iterator[pa.RecordBatch]) -> ArrowFile:
         StorageError: the node's cache folder cannot be written.
     """
     try:
-        with _locked(file):
+        with locked(file):
             if not file.exists():
                 _write(file, batches)
     except OSError as error:
@@ -121,8 +121,8 @@ def _write(file: Path, batches: Iterator[pa.RecordBatch]) -> None:
 
 
 @contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    """One process at a time: the others wait for its file instead of writing their own."""
+def locked(file: Path) -> Iterator[None]:
+    """One process of the node at a time: the others wait for its file instead of writing their own."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # freed by the system when the process ends, however it ends

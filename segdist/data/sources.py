@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from segdist import registry
+from segdist.data.archived import open_format
 from segdist.errors import DataError
 from segdist.plugins import DatasetFormat
 from segdist.records import Finding, Sample, Severity
@@ -20,7 +20,7 @@ def open_sources(data: DataSpec) -> list[DatasetFormat]:
     Raises:
         SpecError: there is no such format, or its options are wrong.
     """
-    return [_open(source.format, source.options()) for source in data.sources]
+    return [open_format(source.format, source.options()) for source in data.sources]
 
 
 def read_sources(sources: Sequence[DatasetFormat], report: Callable[[Finding], None]) -> Iterator[tuple[int, Sample]]:
@@ -80,12 +80,6 @@ def stop_on_errors(findings: Sequence[Finding]) -> None:
             ]
         )
     )
-
-
-def _open(name: str, options: dict[str, object]) -> DatasetFormat:
-    module = registry.load("formats", name)
-    source: DatasetFormat = module.Format(module.Options.model_validate(options))
-    return source
 
 
 def _prefixed(report: Callable[[Finding], None], prefix: str) -> Callable[[Finding], None]:
