@@ -138,8 +138,8 @@ class Segmenter(Protocol):
     `objective` is `Objective()` until the engine sets it; a family reads from it the parameters of its losses, class
     weights and noise options as far as it supports them.
 
-    A family may have a method `take_counts() -> dict[str, float]`: numbers of what went wrong in training since the last
-    call, such as matchings with costs that are not finite. They are reported for each epoch as `train/<name>`.
+    A family may have a method `take_counts() -> dict[str, float]`: numbers of what went wrong in training since the
+    last call, such as matchings with costs that are not finite. They are reported for each epoch as `train/<name>`.
     """
 
     classes: tuple[str, ...]
