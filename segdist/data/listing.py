@@ -26,17 +26,24 @@ _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 
 
 class Listing:
-    """Every file below a folder by its path in it; hidden files (`.DS_Store`, `._photo.jpg`) are no data."""
+    """Every file below a folder by its path in it; hidden files (`.DS_Store`, `._photo.jpg`) are no data.
 
-    def __init__(self, root: str) -> None:
-        self.root = root.rstrip("/")
+    The listing of a file holds that file alone, and `root` is its folder.
+    """
+
+    def __init__(self, place: str) -> None:
+        self.place = place.rstrip("/")
+        self.root = self.place
         self._heads: dict[str, str] = {}
 
     @cached_property
     def entries(self) -> Mapping[str, storage.Entry]:
         """Size and stamp by relative path, sorted by name."""
+        listed = storage.find(self.place)
+        if [e.uri for e in listed] == [self.place]:
+            self.root = self.place.rpartition("/")[0]
         start = self.root + "/"
-        found = {e.uri.removeprefix(start): e for e in storage.find(self.root) if e.uri.startswith(start)}
+        found = {e.uri.removeprefix(start): e for e in listed if e.uri.startswith(start)}
         return {name: entry for name, entry in found.items() if not _is_hidden(name)}
 
     def __iter__(self) -> Iterator[str]:

@@ -1,0 +1,138 @@
+"""What every conversion needs, whatever the format written: a folder that appears whole, names that never collide."""
+
+import hashlib
+import io
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+
+from PIL import Image
+
+from segdist import storage
+from segdist.data.coco_export import CONVERSION
+from segdist.data.listing import IMAGE_SUFFIXES, SPLITS
+from segdist.errors import StorageError
+from segdist.records import Finding, Sample, Severity
+
+_FORBIDDEN = re.compile(r'[\x00-\x1f<>:"|?*\\]')
+"""Characters that some file system refuses."""
+_LONGEST_STEM = 120
+SHOWN = 5
+"""Findings of one kind that a summary quotes."""
+
+
+@contextmanager
+def new_folder(out: str) -> Iterator[Path]:
+    """An empty local folder that becomes `out` when the block ends well, and vanishes when it does not.
+
+    On an object store the files are uploaded one by one, `conversion.json` last: where it is, everything is.
+
+    Raises:
+        StorageError: `out` is there already, or cannot be written.
+    """
+    if storage.exists(out) and storage.find(out):
+        raise StorageError(f"{out} must not exist yet, but has files in it. Name another folder, or remove it.")
+    if storage.is_local(out):
+        with _local_folder(Path(storage.absolute(out))) as folder:
+            yield folder
+        return
+    with TemporaryDirectory(prefix="segdist-") as folder:
+        yield Path(folder)
+        _upload(Path(folder), out)
+
+
+@contextmanager
+def _local_folder(target: Path) -> Iterator[Path]:
+    part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+    try:
+        try:
+            part.mkdir(parents=True)
+        except OSError as error:
+            raise StorageError(f"Cannot write {target}: {error}. Name a folder that you may write to.") from error
+        yield part
+        if target.exists():
+            target.rmdir()  # empty, as was checked; `replace` would refuse a folder on some systems
+        part.replace(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _upload(folder: Path, out: str) -> None:
+    files = sorted((f for f in folder.rglob("*") if f.is_file()), key=lambda f: (f.name == CONVERSION, f))
+    try:
+        for file in files:
+            storage.upload(file, storage.join(out, file.relative_to(folder).as_posix()))
+    except BaseException:
+        storage.remove(out)
+        raise
+
+
+class FileNames:
+    """A file name for each image: its own where possible, and no two with one stem, in whatever case."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def name(self, sample: Sample, image_bytes: bytes) -> str:
+        """The name that a sample's image gets; label files that share its stem never collide either."""
+        path = PurePosixPath(_FORBIDDEN.sub("_", sample.image_id))
+        folders = [part for part in path.parts[:-1] if part.lower() not in (*SPLITS, "images", "/", "..")]
+        suffix = path.suffix if path.suffix.lower() in IMAGE_SUFFIXES else _suffix(image_bytes)
+        stem = path.stem if path.suffix == suffix else path.name
+        digest = hashlib.sha256(sample.image_id.encode()).hexdigest()[:10]
+        for candidate in (stem, "__".join([*folders, stem]), f"{stem[:_LONGEST_STEM]}-{digest}"):
+            clean = candidate.strip(". ")
+            if clean and len(clean.encode()) <= _LONGEST_STEM * 2 - 40 and clean.casefold() not in self._taken:
+                self._taken.add(clean.casefold())
+                return clean + suffix
+        self._taken.add(digest)
+        return digest + suffix
+
+
+def _suffix(image_bytes: bytes) -> str:
+    """The suffix that an encoded image should have."""
+    kind = (Image.open(io.BytesIO(image_bytes)).format or "png").lower()
+    return {"jpeg": ".jpg", "mpo": ".jpg", "tiff": ".tif"}.get(kind, f".{kind}")
+
+
+class Tally:
+    """Counts findings by severity and code and keeps the first of each kind: flat memory for millions of them."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[Severity, str], int] = {}
+        self._first: dict[tuple[Severity, str], list[Finding]] = {}
+
+    def __call__(self, finding: Finding) -> None:
+        """Take note of a finding."""
+        key = (finding.severity, finding.code)
+        self._counts[key] = self._counts.get(key, 0) + 1
+        kept = self._first.setdefault(key, [])
+        if len(kept) < SHOWN:
+            kept.append(finding)
+
+    def of(self, *severities: Severity) -> int:
+        """How many findings there are of these severities."""
+        return sum(count for (severity, _), count in self._counts.items() if severity in severities)
+
+    def first(self, severity: Severity) -> list[Finding]:
+        """The first findings of each code of a severity."""
+        return [f for (found, _), kept in sorted(self._first.items()) if found is severity for f in kept]
+
+    def as_json(self) -> list[dict[str, object]]:
+        """One entry a kind: severity, code, count, and examples."""
+        return [
+            {
+                "code": code,
+                "severity": str(severity),
+                "count": count,
+                "examples": [
+                    {"image": f.image, "annotation": f.annotation, "file": f.file, "message": f.message}
+                    for f in self._first[severity, code]
+                ],
+            }
+            for (severity, code), count in sorted(self._counts.items(), key=lambda item: (item[0][1], item[0][0]))
+        ]
