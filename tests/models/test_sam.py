@@ -94,7 +94,7 @@ def test_published_checkpoints_fit_without_a_tensor_left_over(size: str) -> None
 
 
 def test_prompts_beyond_one_pass_come_back_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segdist.models.sam.network._PROMPTS_AT_ONCE", 3)
+    monkeypatch.setattr("segdist.promptable.segmenter.PROMPTS_AT_ONCE", 3)
     network = build(options(), CLASSES).eval()
     image, _ = picture()
     boxes = tuple((float(x), 0.0, float(x + 10), 20.0) for x in range(8))

@@ -13,7 +13,13 @@ from segdist.records import Prompt
 
 CLASSES = ("disc", "bar")
 MODES: dict[str, dict[str, dict[str, Any]]] = {
-    "sam": {"box": {"prompt": "box"}, "best_of_three": {"prompt": "box", "masks": "best_of_three"}}
+    "sam": {
+        "box": {"prompt": "box"},
+        "best_of_three": {"prompt": "box", "masks": "best_of_three"},
+        "point": {"prompt": "point"},
+        "mixed": {"prompt": "mixed"},
+        "everything": {"prompt": "everything", "grid_side": 8},
+    },
 }
 """Options, beside the debug ones, of further modes that behave differently."""
 

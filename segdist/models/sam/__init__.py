@@ -1,16 +1,18 @@
 """Segment Anything (Kirillov et al. 2023), on the `segment-anything` package.
 
-Shown boxes, it draws one mask a box and needs no classes: a teacher. With `prompt: class` it learns a prompt of its own
-for each class instead, and segments without being shown anything: a student like the others.
+Shown boxes or points, it draws one mask for each and needs no classes: a teacher. With `prompt: class` it learns a
+prompt of its own for each class, with `prompt: everything` it looks under every point of a grid: then it segments
+without being shown anything, a student like the others.
 """
 
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from segdist.errors import WeightsError
-from segdist.plugins import Family, ModelOptions
+from segdist.plugins import Family
+from segdist.promptable.options import LOSSES, PromptableOptions, prompts
 
 SHIPPED = "shipped"
 RANDOM = "random"
@@ -20,27 +22,15 @@ _IMAGE_SIZE = {"tiny": 128, "vit_b": 1024, "vit_l": 1024, "vit_h": 1024}
 _STRIDE = {"tiny": 8, "vit_b": 16, "vit_l": 16, "vit_h": 16}
 
 
-class Options(ModelOptions):
+class Options(PromptableOptions):
     """Which network, and what it is shown."""
 
     size: Literal["tiny", "vit_b", "vit_l", "vit_h"] = "tiny"
     """tiny: 1.2 M parameters, trained by us on drawn scenes. The others are Meta's."""
     weights: str = SHIPPED
     """A .pth or .safetensors file; shipped: those that come with segdist (tiny only); random: untrained."""
-    prompt: Literal["box", "class"] = "box"
-    """box: it is shown a box an object. class: it learns a prompt for each class and needs to be shown nothing."""
-    masks: Literal["one", "best_of_three"] = "one"
-    """best_of_three draws three masks a prompt and takes the one it trusts most; one is better for boxes."""
     image_size: int = Field(default=_IMAGE_SIZE["tiny"], gt=0)
     """Longest side in pixels that the network sees; left out: 128 for tiny and 1024 for the others, as trained."""
-    class_tokens: PositiveInt = 4
-    """Length of the learned prompt of a class."""
-    prompts_per_image: PositiveInt = 16
-    """Most objects of an image that one training step draws from it, at random."""
-    box_jitter: float = Field(default=0.1, ge=0, lt=0.5)
-    """In training each side of a box moves by up to this share of its width or height: no user draws perfect boxes."""
-    point_share: float = Field(default=0.2, ge=0, le=1)
-    """Share of the training steps in which every box comes with a point on the object."""
 
     @model_validator(mode="before")
     @classmethod
@@ -99,11 +89,11 @@ def how_to_get(options: Options) -> str:
 FAMILY = Family(
     options=Options,
     debug={"size": "tiny", "weights": RANDOM, "prompt": "class", "image_size": 64},
-    losses={"focal": 20.0, "dice": 1.0, "iou": 1.0},
+    losses=LOSSES,
     encoder=("image_encoder.",),
     lora_targets=("qkv",),
-    lora_trains=("mask_decoder.", "prompt_encoder.", "class_tokens"),
-    prompts=lambda options: frozenset({"box" if options.prompt == "box" else "none"}),
+    lora_trains=("mask_decoder.", "prompt_encoder.", "class_tokens", "class_head."),
+    prompts=prompts,
     check=check,
     tasks=("promptable", "semantic"),
 )

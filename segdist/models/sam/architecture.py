@@ -75,19 +75,26 @@ class BatchedDecoder(MaskDecoder):
         dense_prompt_embeddings: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """(N, M, 4H, 4W) mask logits and (N, M) predicted IoU; all M masks."""
-        count = len(sparse_prompt_embeddings)
-        embeddings_NCHW = image_embeddings.expand(count, *image_embeddings.shape[1:])
-        coarse_NCHW, fine = self.split(embeddings_NCHW)
-        output = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
-        tokens_NLC = torch.cat([output.expand(count, -1, -1), sparse_prompt_embeddings], dim=1)
-        source_NCHW = coarse_NCHW + dense_prompt_embeddings
-        tokens_NLC, source_NPC = self.transformer(source_NCHW, image_pe.expand(count, -1, -1, -1), tokens_NLC)
-        pixels_NCHW = self.upscale(source_NPC.transpose(1, 2).reshape(source_NCHW.shape), fine)
-        hyper_NMC = torch.stack(
-            [mlp(tokens_NLC[:, 1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
+        masks_NMHW, iou_NM, _ = self.decode(
+            image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings
         )
+        return masks_NMHW, iou_NM
+
+    def decode(
+        self, embeddings_NCHW: Tensor, position_1CHW: Tensor, sparse_NTC: Tensor, dense_NCHW: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Mask logits and predicted IoU as `predict_masks`, and the (N, M, C) tokens that the masks are read from."""
+        count = len(sparse_NTC)
+        coarse_NCHW, fine = self.split(embeddings_NCHW.expand(count, *embeddings_NCHW.shape[1:]))
+        output = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+        tokens_NLC = torch.cat([output.expand(count, -1, -1), sparse_NTC], dim=1)
+        source_NCHW = coarse_NCHW + dense_NCHW
+        tokens_NLC, source_NPC = self.transformer(source_NCHW, position_1CHW.expand(count, -1, -1, -1), tokens_NLC)
+        pixels_NCHW = self.upscale(source_NPC.transpose(1, 2).reshape(source_NCHW.shape), fine)
+        tokens_NMC = tokens_NLC[:, 1 : 1 + self.num_mask_tokens]
+        hyper_NMC = torch.stack([mlp(tokens_NMC[:, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1)
         masks_NMHW = (hyper_NMC @ pixels_NCHW.flatten(2)).view(count, -1, *pixels_NCHW.shape[2:])
-        return masks_NMHW, self.iou_prediction_head(tokens_NLC[:, 0])
+        return masks_NMHW, self.iou_prediction_head(tokens_NLC[:, 0]), tokens_NMC
 
     def split(self, embeddings_NCHW: Tensor) -> tuple[Tensor, list[Tensor]]:
         """What the transformer sees, and finer features (none here)."""
