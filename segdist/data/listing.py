@@ -122,6 +122,11 @@ def stem_of(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
+def source_stem(name: str) -> str:
+    """What copies of one image have in common: the name before Roboflow's `.rf.`, or the file's stem."""
+    return PurePosixPath(name).name.partition(".rf.")[0] if ".rf." in name else PurePosixPath(name).stem
+
+
 def upright_size_hw(uri: str, *, image_id: str, report: Report) -> tuple[int, int] | None:
     """Height and width of an image with its EXIF orientation applied, from its header; None, and a finding, if none."""
     try:

@@ -32,7 +32,7 @@ class SampleStore:
 
     def get(self, name: str) -> Sample | None:
         """The sample of a name, or None."""
-        return self[name] if name in self else None
+        return self[name] if name in self else None  # noqa: SIM401 - this is what `get` means
 
     def names(self) -> list[str]:
         """The names in the order in which they were added."""

@@ -1,0 +1,13 @@
+"""YOLO text labels with a data.yaml: boxes (`class cx cy w h`) and polygons (`class x1 y1 x2 y2 ...`), in 0..1."""
+
+from segdist.data.listing import Listing
+from segdist.formats.yolo.reader import Format, Options
+from segdist.formats.yolo.writer import Writer
+
+__all__ = ["Format", "Options", "Writer", "recognises"]
+
+
+def recognises(files: Listing) -> bool:
+    """Whether there is a YAML file with `names`, or a `labels` folder of text files."""
+    named = any("names:" in files.head(name) for name in files.with_suffix(".yaml", ".yml"))
+    return named or any(f"/{name}".rpartition("/")[0].count("/labels") for name in files.with_suffix(".txt"))

@@ -1,0 +1,147 @@
+"""Where a YOLO data set keeps what: data.yaml, its splits, the label file of each image."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import yaml
+
+from segdist import storage
+from segdist.data.listing import SPLITS, Listing, Report, split_of, stem_of, swap_folder
+from segdist.errors import DataError
+from segdist.records import Finding, Severity
+
+_KEYS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What data.yaml says, matched with the files that are there.
+
+    Attributes:
+        file: URI of data.yaml; the folder where there is none.
+        names: class name by id, as written.
+        images: split by relative path of each image.
+    """
+
+    file: str
+    names: Mapping[Any, Any]
+    images: Mapping[str, str]
+
+
+def find_layout(files: Listing, names: tuple[str, ...], report: Report) -> Layout:
+    """Read data.yaml and find the images of each split.
+
+    Args:
+        files: of the source.
+        names: class names given as an option; they win over the file's.
+        report: takes findings on paths that do not exist.
+
+    Raises:
+        DataError: there is no data.yaml and no names, or it describes key points.
+    """
+    places = [n for n in files.with_suffix(".yaml", ".yml") if "names" in files.head(n)]
+    if len(places) > 1:
+        raise DataError(f"{files.root} holds several data.yaml: {', '.join(places)}. Name the folder of one in `path`.")
+    content = _content(files, places[0]) if places else {}
+    found = dict(enumerate(names)) or _names(content) or _classes_txt(files)
+    if not found:
+        raise DataError(
+            f"{files.root} names no classes: no data.yaml with `names` and no classes.txt. Set `names` to the list."
+        )
+    file = files.uri(places[0]) if places else files.root
+    images = _from_yaml(files, places[0], content, report) if any(content.get(k) for k in _KEYS) else {}
+    return Layout(file, found, images or {name: split_of(name) or "" for name in files.images})
+
+
+def label_name(image: str) -> str:
+    """Where an image's labels lie: the folder `labels` beside its `images`, or beside the image itself."""
+    return stem_of(swap_folder(image, "images", "labels") or image) + ".txt"
+
+
+def _content(files: Listing, name: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(storage.read_bytes(files.uri(name)))
+    except yaml.YAMLError as error:
+        raise DataError(f"{files.uri(name)} must be YAML, but: {error}. Export it again.") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{files.uri(name)} must hold keys like `names` and `train`, but is {type(content).__name__}.")
+    if "kpt_shape" in content:
+        raise DataError(f"{files.uri(name)} describes key points (`kpt_shape`), which segmentation cannot use.")
+    return content
+
+
+def _names(content: Mapping[str, Any]) -> dict[Any, Any]:
+    names = content.get("names") or {}
+    return dict(names) if isinstance(names, dict) else dict(enumerate(names))
+
+
+def _classes_txt(files: Listing) -> dict[Any, Any]:
+    places = [n for n in files if PurePosixPath(n).name in ("classes.txt", "obj.names")]
+    lines = storage.read_bytes(files.uri(places[0])).decode("utf-8").splitlines() if places else []
+    return dict(enumerate(line.strip() for line in lines if line.strip()))
+
+
+def _from_yaml(files: Listing, place: str, content: Mapping[str, Any], report: Report) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key in _KEYS:
+        entries = content.get(key) or []
+        for entry in [entries] if isinstance(entries, str) else entries:
+            for image in _entry(files, place, str(content.get("path") or ""), key, str(entry), report):
+                found.setdefault(image, SPLITS[key])
+    unread = sorted({str(PurePosixPath(n).parent) for n in files.images if n not in found})
+    for folder in unread if found else []:
+        message = f"data.yaml names no split that holds the images of `{folder}`; they were not read"
+        report(Finding("folder-unread", Severity.WARNING, message, file=files.uri(folder)))
+    return found
+
+
+def _entry(files: Listing, place: str, root: str, key: str, entry: str, report: Report) -> Iterator[str]:
+    """The images of one entry of data.yaml: a folder or a list of files, found as written or by its ending."""
+    for candidate in _candidates(str(PurePosixPath(place).parent), root, entry):
+        images = [n for n in files.images if n.startswith(candidate + "/") or candidate == "."]
+        if candidate in files and candidate.endswith(".txt"):
+            images = _listed(files, candidate)
+        if images:
+            if candidate != _joined(str(PurePosixPath(place).parent), root, entry):
+                written = f"{root}/{entry}" if root else entry
+                message = f"`{key}` is written as `{written}`, which is not there; read from `{candidate}`"
+                report(Finding("split-path-repaired", Severity.REPAIRED, message, file=files.uri(place)))
+            yield from images
+            return
+    severity = Severity.ERROR if key == "train" else Severity.WARNING
+    message = f"`{key}: {entry}` names no folder with images below {files.root}; correct it or leave it out"
+    report(Finding("split-path-missing", severity, message, file=files.uri(place)))
+
+
+def _candidates(folder: str, root: str, entry: str) -> Iterator[str]:
+    """Relative folders that an entry may mean: as written, beside data.yaml, and ever shorter endings of it."""
+    yield _joined(folder, root, entry)
+    yield _joined(folder, "", entry)
+    parts = [part for part in PurePosixPath(entry).parts if part not in ("..", ".", "/")]
+    for start in range(len(parts)):
+        yield _joined(folder, "", "/".join(parts[start:]))
+
+
+def _joined(folder: str, root: str, entry: str) -> str:
+    """A path relative to the source, with `..` resolved; one that leaves the source keeps its `..`."""
+    parts: list[str] = []
+    for part in PurePosixPath(folder, root, entry).parts:
+        if part == ".." and parts and parts[-1] != "..":
+            parts.pop()
+        else:
+            parts.append(part)
+    return "/".join(parts) or "."
+
+
+def _listed(files: Listing, name: str) -> list[str]:
+    """The images that a text file lists, one a line, found by the ending of their path."""
+    lines = storage.read_bytes(files.uri(name)).decode("utf-8").splitlines()
+    folder = str(PurePosixPath(name).parent)
+    found = []
+    for line in (line.strip() for line in lines):
+        match = next((c for c in _candidates(folder, "", line) if c in files), None) if line else None
+        if match:
+            found.append(match)
+    return found
