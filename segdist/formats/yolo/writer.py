@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import yaml
 
+from segdist.data.losses import Losses
 from segdist.data.outlines import outlines, single_polygon
 from segdist.records import Finding, Instance, Rle, Sample, Severity
 from segdist.spec import Strict
@@ -23,7 +24,7 @@ class Writer:
         """segment: polygons, and boxes where no mask is known. detect: boxes only."""
 
     def __init__(self, folder: Path, classes: Sequence[str], options: Any, report: Callable[[Finding], None]) -> None:
-        self._folder, self._report = folder, report
+        self._folder, self._report, self._losses = folder, report, Losses("YOLO", report)
         self._detects = options.task == "detect"
         self._ids = {name: number for number, name in enumerate(classes)}
         self._splits: set[str] = set()
@@ -35,14 +36,20 @@ class Writer:
             (self._folder / kind / _FOLDERS[sample.split]).mkdir(parents=True)
         self._splits.add(sample.split)
         (self._folder / "images" / _FOLDERS[sample.split] / file_name).write_bytes(image_bytes)
-        lines = [self._line(number, one, sample) for number, one in enumerate(sample.instances, 1)]
+        lines: dict[str, int] = {}
+        for number, instance in self._losses.plain(sample):
+            line = self._line(number, instance, sample)
+            if line in lines:
+                message = f"it is the same as annotation {lines[line]}; readers of YOLO keep one of two equal lines"
+                self._losses("duplicate-dropped", message, sample, number, left_out=True)
+            lines.setdefault(line, number)
         labels = self._folder / "labels" / _FOLDERS[sample.split] / f"{Path(file_name).stem}.txt"
-        labels.write_text("".join(f"{line}\n" for line in dict.fromkeys(filter(None, lines))))
+        labels.write_text("".join(f"{line}\n" for line in lines))
 
     def close(self) -> None:
-        """Write data.yaml without a `path`, so that the folder may be moved; images without a split stand in no entry."""
+        """Write data.yaml, without a `path` so that the folder may be moved; without entries where there are no splits."""
         content: dict[str, Any] = {s: f"images/{s}" for s in ("train", "val", "test") if s in self._splits}
-        content |= {"nc": len(self._classes), "names": {n: name for name, n in self._ids.items()}}
+        content |= {"nc": len(self._ids), "names": {n: name for name, n in self._ids.items()}}
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         (self._folder / "data.yaml").write_text(text, encoding="utf-8")
         if self._boxes and self._polygons:
@@ -50,26 +57,18 @@ class Writer:
             self._report(Finding("box-beside-masks", Severity.WARNING, message))
 
     def _line(self, number: int, instance: Instance, sample: Sample) -> str:
-        def lost(code: str, message: str, severity: Severity = Severity.WARNING) -> None:
-            self._report(Finding(code, severity, message, image=sample.image_id, annotation=str(number)))
-
-        if instance.is_crowd:
-            lost("crowd-dropped", "YOLO has no crowds; the region was left out", Severity.SKIPPED)
-            return ""
-        if instance.score != 1:
-            lost("score-dropped", "YOLO labels have no score")
         class_id = self._ids[instance.label]
         if instance.mask is None or self._detects or instance.mask.area == 0:
             if instance.mask is not None:
-                lost("mask-dropped", "the mask was written as its box")
+                self._losses("mask-dropped", "the mask was written as its box", sample, number)
             self._boxes += 1
             return f"{class_id} {_box_text(instance, sample.size_hw)}"
         self._polygons += 1
-        if max(abs(a - b) for a, b in zip(instance.box_xyxy, instance.mask.box_xyxy, strict=True)) > 1e-3:
-            lost("box-from-mask", "beside a polygon there is no box; it comes back as the box of the mask")
+        self._losses.box_beside_mask(sample, number)
         text, loops = _polygon_text(instance.mask)
         if loops > 1:
-            lost("parts-bridged", "holes and parts are joined by bridges of no width; other tools may draw them")
+            message = "holes and parts are joined by bridges of no width; other tools may draw them"
+            self._losses("parts-bridged", message, sample, number)
         return f"{class_id} {text}"
 
 
