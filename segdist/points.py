@@ -2,8 +2,8 @@
 
 Points are pixels here, and only pixels that teach something are drawn: neither padding nor ignored regions.
 
-Shapes: B images, M matched pairs of a batch, P points, H W pixels of the padded square, K = H W of them, h w of the
-predicted masks.
+Shapes: B images, N objects of a batch, M matched pairs of a batch, P points, H W pixels of the padded square, K = H W
+of them, h w of the predicted masks.
 """
 
 import torch
@@ -53,14 +53,21 @@ class TaughtPixels:
 
 
 def mask_losses(
-    logits_Mhw: Tensor, image_M: Tensor, truth_MK: Tensor, pixels: TaughtPixels, *, num_points: int
+    logits_Mhw: Tensor,
+    image_M: Tensor,
+    object_M: Tensor,
+    *,
+    truth_NK: Tensor,
+    pixels: TaughtPixels,
+    num_points: int,
 ) -> dict[str, Tensor]:
     """Binary cross-entropy (`mask`) and Dice loss (`dice`) at points, as means over the matched pairs.
 
     Args:
         logits_Mhw: predicted masks; without any, the terms are zeros connected to its graph.
         image_M: the image of each pair.
-        truth_MK: the true mask of each pair at the size of the padded square, flat, boolean.
+        object_M: the object of each pair, an index into `truth_NK`.
+        truth_NK: the true masks of the batch at the size of the padded square, flat, boolean.
         pixels: what points are drawn from.
         num_points: points of each mask.
     """
@@ -69,7 +76,7 @@ def mask_losses(
         return {"mask": nothing, "dice": nothing}
     points_MP = pixels.draw_undecided(logits_Mhw, image_M, num_points)
     logits_MP = pixels.values(logits_Mhw[:, None], points_MP)[:, 0]
-    truth_MP = truth_MK.gather(1, points_MP).float()
+    truth_MP = truth_NK[object_M[:, None], points_MP].float()
     prob_MP = logits_MP.sigmoid()
     common_M, both_M = (prob_MP * truth_MP).sum(1), prob_MP.sum(1) + truth_MP.sum(1)
     return {

@@ -80,8 +80,9 @@ class SetCriterion:
             **mask_losses(
                 layer.masks_BQhw[found.image_M, found.query_M],
                 found.image_M,
-                truth_NK[found.object_M],
-                pixels,
+                found.object_M,
+                truth_NK=truth_NK,
+                pixels=pixels,
                 num_points=self.num_points,
             ),
         }

@@ -5,7 +5,8 @@ from typing import Any
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
 from segdist import pretrained
-from segdist.models.mask2former import PUBLISHED, RANDOM, Options
+from segdist.models.mask2former import PUBLISHED, Options
+from segdist.weights import RANDOM
 
 _BY_CLASS = ("class_predictor.", "criterion.")
 _BY_QUERY = ("model.transformer_module.queries_",)

@@ -1,0 +1,115 @@
+"""The torch side of RF-DETR-Seg: transformers' network, targets, loss and predictions of our own.
+
+transformers' loss fails without objects (its masks' terms are no scalars then), draws its points from all pixels,
+ignored ones too, and takes the logarithm of scores that may be zero. Its layers are called one by one, because the
+inner layers' masks, which the loss needs, are not among its outputs.
+
+Shapes: B images, S side of the padded square, Q queries of all groups, L decoder layers, C classes, N objects.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from segdist.data.collate import ignored, padded_masks, stack_images
+from segdist.data.examples import letterbox, pad
+from segdist.data.queries import instances_of_queries, without_empty
+from segdist.models.rf_detr import Options
+from segdist.models.rf_detr.architecture import load
+from segdist.models.rf_detr.criterion import Criterion, Layer, Targets
+from segdist.plugins import Batch, Example, ImageHWC, Objective
+from segdist.records import Instance, Prompt
+
+
+class RfDetr(nn.Module):
+    """Learns from boxes and masks, finds instances; a class of "stuff" is an instance like any other."""
+
+    def __init__(self, options: Options, classes: tuple[str, ...]) -> None:
+        super().__init__()
+        self.options = options
+        self.classes = classes
+        self.objective = Objective()
+        self.model = load(options, num_classes=len(classes))
+        config = self.model.config
+        self.criterion = Criterion(num_queries=config.num_queries, points_ratio=config.mask_point_sample_ratio)
+        mask_token = self.model.model.model.backbone.backbone.embeddings.mask_token
+        if mask_token is not None:  # of DINOv2's own training; no image here has hidden patches
+            mask_token.requires_grad_(requires_grad=False)
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Pixels normalised as ImageNet's (B, 3, S, S), and for each image its labels, boxes in 0..1 and masks."""
+        size = self.options.image_size
+        shown = [without_empty(e) for e in examples]
+        return {
+            "pixels_B3SS": stack_images([e.image_HWC for e in shown], size),
+            "labels": [torch.from_numpy(e.labels) for e in shown],
+            "boxes_cxcywh": [_centred(e, size) for e in shown],
+            "masks": [padded_masks(e, size) for e in shown],
+            "ignored_BSS": ignored(shown, size),
+            "crowd_BSS": torch.from_numpy(np.stack([pad(e.ignore_HW, size) for e in shown])),
+        }
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The terms `class`, `box`, `giou`, `mask` and `dice`, each a mean over the layers and the encoder's guess."""
+        layers = self._layers(batch["pixels_B3SS"])
+        targets = Targets(
+            batch["labels"], batch["boxes_cxcywh"], batch["masks"], ~batch["ignored_BSS"], batch["crowd_BSS"]
+        )
+        with torch.autocast(batch["pixels_B3SS"].device.type, enabled=False):  # sums over thousands of points
+            return self.criterion(layers, targets)
+
+    def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:  # noqa: ARG002 - understands none
+        """Instances of each image, best first: at most 100, each scored at least 0.05."""
+        if not images:
+            return []
+        size = self.options.image_size
+        pixels_B3SS = stack_images([letterbox(image, size) for image in images], size)
+        output = self.model(pixels_B3SS.to(self.model.device))
+        return [
+            instances_of_queries(
+                classes_QC.float().sigmoid(),
+                masks_Qhw.float(),
+                classes=self.classes,
+                size_hw=(image.shape[0], image.shape[1]),
+                image_size=size,
+                weigh_by_mask=False,
+            )
+            for image, classes_QC, masks_Qhw in zip(images, output.logits, output.pred_masks, strict=True)
+        ]
+
+    def take_counts(self) -> dict[str, float]:
+        """What could not be taught as it should since the last call: see `matching.Matcher`."""
+        return self.criterion.matcher.take_counts()
+
+    def _layers(self, pixels_B3SS: Tensor) -> list[Layer]:
+        """The encoder's proposals first, then every decoder layer; in training the queries of all groups."""
+        detector, size_hw = self.model.model, pixels_B3SS.shape[-2:]
+        output = detector.model(pixels_B3SS)
+        features_BCHW, hidden_LBQC = output.backbone_features, output.intermediate_hidden_states
+        proposals = Layer(
+            detector.predict_encoder_class_logits(output.enc_outputs_class).float(),
+            output.enc_outputs_coord_logits.float(),
+            self.model.segmentation_head(features_BCHW, output.enc_outputs_class, size_hw, skip_blocks=True).float(),
+        )
+        classes_LBQC, boxes_LBQ4 = detector.predict_class_and_boxes(hidden_LBQC, output.intermediate_reference_points)
+        masks = self.model.segmentation_head(features_BCHW, hidden_LBQC, size_hw)
+        decoded = zip(classes_LBQC, boxes_LBQ4, masks, strict=True)
+        return [proposals, *(Layer(c.float(), b.float(), m.float()) for c, b, m in decoded)]
+
+
+def build(options: Options, classes: tuple[str, ...]) -> RfDetr:
+    """The network with its base weights.
+
+    Raises:
+        SpecError: there are more queries than places in the image.
+        WeightsError: the weights are missing or do not fit.
+    """
+    return RfDetr(options, classes)
+
+
+def _centred(example: Example, image_size: int) -> Tensor:
+    """(N, 4) boxes as centre and sides, as parts of the square's side."""
+    x1_N, y1_N, x2_N, y2_N = torch.from_numpy(example.boxes_xyxy / image_size).float().unbind(1)
+    return torch.stack([(x1_N + x2_N) / 2, (y1_N + y2_N) / 2, x2_N - x1_N, y2_N - y1_N], dim=1)
