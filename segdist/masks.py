@@ -120,6 +120,23 @@ def resize(mask_HW: Mask, size_hw: tuple[int, int]) -> Mask:
     return np.asarray((cover_HW >= most_HW / 3) & (cover_HW > 1e-4))
 
 
+def edge_band(mask_HW: Mask, width: int) -> Mask:
+    """Pixels within `width` pixels of the mask's edge, on both sides, but for the centre line of what is thinner.
+
+    The image's border is no edge. Distances are those between centres of pixels: a width of 1 is the outermost pixels
+    of the object and those next to them.
+    """
+    from skimage.morphology import skeletonize
+
+    inner, outer = mask_HW.astype(np.uint8), (~mask_HW).astype(np.uint8)
+    if not inner.any() or not outer.any():
+        return np.zeros(mask_HW.shape, np.bool_)
+    near_HW = cv2.distanceTransform(inner, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= width
+    near_HW &= cv2.distanceTransform(outer, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= width
+    band_HW: Mask = near_HW & ~skeletonize(mask_HW)
+    return band_HW
+
+
 def instances_from_classes(
     classes_HW: NDArray[np.integer[Any]], scores_CHW: NDArray[np.floating[Any]], *, classes: Sequence[str]
 ) -> tuple[Instance, ...]:

@@ -119,7 +119,7 @@ class Example:
         labels: class index of each instance, 0 for the first class.
         masks_NHW: their masks at the scale of `image_HWC`.
         boxes_xyxy: (N, 4) their boxes at that scale.
-        scores: (N,) 1 for human truth, otherwise the teacher's confidence; see `collate.Certainty`.
+        scores: (N,) 1 for human truth, otherwise the teacher's confidence; see `collate.certainty`.
         ignore_HW: pixels that teach nothing: crowds, and boxes whose mask is unknown.
     """
 

@@ -4,13 +4,16 @@ Shapes: B images of S x S pixels, C channels, N masks of one image.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from segdist.data.examples import pad
 from segdist.plugins import Example, ImageHWC
+from segdist.spec import NoiseSpec
 
 Colour = tuple[float, float, float]
 IMAGENET_MEAN: Colour = (123.675, 116.28, 103.53)
@@ -53,7 +56,43 @@ def class_maps(examples: Sequence[Example], image_size: int) -> Tensor:
     """(B, S, S) class index of each pixel, 0 background, k the class `k - 1`; the smallest of overlapping masks."""
     maps_BHW = np.zeros((len(examples), image_size, image_size), np.int64)
     for map_HW, example in zip(maps_BHW, examples, strict=True):
-        height, width = example.ignore_HW.shape
-        for n in np.argsort(-example.masks_NHW.sum(axis=(1, 2)), kind="stable"):
-            map_HW[:height, :width][example.masks_NHW[n]] = example.labels[n] + 1
+        _paint(map_HW, example, example.labels + 1)
     return torch.from_numpy(maps_BHW)
+
+
+def score_maps(examples: Sequence[Example], image_size: int) -> Tensor:
+    """(B, S, S) the score of the instance that `class_maps` shows at each pixel; 1 on background."""
+    maps_BHW = np.ones((len(examples), image_size, image_size), np.float32)
+    for map_HW, example in zip(maps_BHW, examples, strict=True):
+        _paint(map_HW, example, example.scores)
+    return torch.from_numpy(maps_BHW)
+
+
+def certainty(examples: Sequence[Example], image_size: int, noise: NoiseSpec) -> dict[str, Tensor]:
+    """How sure the labels of a class map are, for losses by pixel; only what the options ask for.
+
+    Returns:
+        `weight`: (B, S, S) how much each pixel counts, `weight_BHW` of the losses. `smoothing`: (B, S, S) the share of
+        its truth that is spread over all classes, `smoothing_BHW`.
+    """
+    found: dict[str, Tensor] = {}
+    score_BHW = score_maps(examples, image_size)
+    if noise.score_power:
+        found["weight"] = score_BHW**noise.score_power
+    if noise.soft_targets:
+        found["smoothing"] = (1 - score_BHW).clamp(min=noise.label_smoothing)
+    elif noise.label_smoothing:
+        found["smoothing"] = torch.full_like(score_BHW, noise.label_smoothing)
+    return found
+
+
+def instance_weights(example: Example, noise: NoiseSpec) -> Tensor:
+    """(N,) how much each instance counts, for losses by mask: `weights_N` of `losses.mean_or_zero`."""
+    return torch.from_numpy(example.scores) ** noise.score_power
+
+
+def _paint(map_HW: NDArray[Any], example: Example, values: NDArray[Any]) -> None:
+    """Write one value an instance into a map, small ones over large ones."""
+    height, width = example.ignore_HW.shape
+    for n in np.argsort(-example.masks_NHW.sum(axis=(1, 2)), kind="stable"):
+        map_HW[:height, :width][example.masks_NHW[n]] = values[n]

@@ -19,7 +19,7 @@ from segdist import masks
 from segdist.augment import Augmentation
 from segdist.errors import DataError
 from segdist.plugins import Example, ImageHWC
-from segdist.records import Instance, Sample
+from segdist.records import HUMAN, Instance, Sample
 
 if TYPE_CHECKING:
     import torch
@@ -104,6 +104,7 @@ def make_example(
     image_size: int,
     augment: Sequence[Augmentation] = (),
     rng: np.random.Generator,
+    ignore_band: int = 0,
 ) -> Example:
     """One training image at the network's scale.
 
@@ -117,6 +118,8 @@ def make_example(
         image_size: longest side in pixels that the network sees.
         augment: applied in this order.
         rng: what the augmentations draw from.
+        ignore_band: pixels at the network's scale on both sides of the mask edges of a pseudo-labelled image that
+            teach nothing.
 
     Raises:
         DataError: the image cannot be decoded.
@@ -130,6 +133,9 @@ def make_example(
     unknown = [_scaled_mask(i, sample.size_hw, size_hw) for i in known if i.mask is None or i.is_crowd]
     stack_NHW = np.stack(masks_NHW) if masks_NHW else np.zeros((0, *size_hw), np.bool_)
     ignore_HW = np.any(unknown, axis=0) & ~stack_NHW.any(axis=0) if unknown else np.zeros(size_hw, np.bool_)
+    if ignore_band and sample.source != HUMAN:
+        for mask_HW in masks_NHW:
+            ignore_HW |= masks.edge_band(mask_HW, ignore_band)
     boxes_xyxy = np.array([i.box_xyxy for i in taught], np.float32).reshape(-1, 4)
     example = Example(
         image_id=sample.image_id,

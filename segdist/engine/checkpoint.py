@@ -1,11 +1,11 @@
 """Models on disk: what was trained, beside the description that rebuilds the rest.
 
-A model folder holds `model.json` (family, options, adapter, classes) and `weights.safetensors`.
+A model folder holds `model.json` (family, options, adapter, classes, seed) and `weights.safetensors`.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ class Description:
     min_score: float
     frozen_digest: str
     """Digest of the frozen weights that are not in the checkpoint; "" where it holds everything."""
+    seed: int = 0
+    """What the weights that no file gives were drawn with; large frozen ones are drawn again."""
 
     def to_json(self) -> dict[str, Any]:
         """The content of `model.json`."""
@@ -49,6 +51,7 @@ class Description:
             "evaluate_prompts": self.evaluate_prompts,
             "min_score": self.min_score,
             "frozen_digest": self.frozen_digest,
+            "seed": self.seed,
         }
 
 
@@ -71,23 +74,50 @@ def declaration(family: str) -> Family:
     return declared
 
 
-def save(network: nn.Module, folder: Path, run: RunSpec, classes: tuple[str, ...]) -> None:
-    """Write `model.json` and `weights.safetensors` into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+def save(
+    network: nn.Module, folder: Path, run: RunSpec, classes: tuple[str, ...], *, trained: Collection[str] | None = None
+) -> None:
+    """Write `model.json` and `weights.safetensors` into a folder.
+
+    Args:
+        network: built from `run`.
+        folder: made where it is not there.
+        run: what was trained.
+        classes: class names in order.
+        trained: names of the parameters trained in any phase; by default those that require a gradient now.
+    """
     state = network.state_dict()
-    trained = {name for name, p in network.named_parameters() if p.requires_grad}
-    buffers = {name for name, _ in network.named_buffers()}
-    frozen = {k: v for k, v in state.items() if k not in trained | buffers}
-    keeps_all = sum(v.nbytes for v in frozen.values()) <= SELF_CONTAINED_BYTES
+    trained = adapters.trained_names(network) if trained is None else trained
+    frozen = {k: v for k, v in state.items() if k not in {*trained, *(name for name, _ in network.named_buffers())}}
+    # Weights of four bits are made anew from the base: torch cannot load them into a layer.
+    keeps_all = run.train.adapter.kind != "qlora" and sum(v.nbytes for v in frozen.values()) <= SELF_CONTAINED_BYTES
     kept = state if keeps_all else {k: v for k, v in state.items() if k not in frozen}
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in kept.items()}, folder / WEIGHTS)
+    _write(folder, kept, run, run.train.adapter, classes, frozen_digest="" if keeps_all else digest_of(frozen))
+
+
+def save_merged(network: nn.Module, folder: Path, run: RunSpec, classes: tuple[str, ...]) -> None:
+    """Fold the adapter into the weights, in place, and write a model folder that holds all weights.
+
+    With Conv-LoRA, which cannot be folded, the folder describes the adapter and holds it beside the base.
+    """
+    adapters.merge(network)
+    stays = run.train.adapter.kind == "conv_lora"
+    _write(folder, network.state_dict(), run, run.train.adapter if stays else AdapterSpec(), classes, frozen_digest="")
+
+
+def _write(
+    folder: Path,
+    state: Mapping[str, torch.Tensor],
+    run: RunSpec,
+    adapter: AdapterSpec,
+    classes: tuple[str, ...],
+    *,
+    frozen_digest: str,
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.detach().cpu().contiguous().clone() for k, v in state.items()}, folder / WEIGHTS)
     description = Description(
-        run.model,
-        run.train.adapter,
-        classes,
-        run.evaluate.prompts,
-        run.evaluate.min_score,
-        "" if keeps_all else digest_of(frozen),
+        run.model, adapter, classes, run.evaluate.prompts, run.evaluate.min_score, frozen_digest, run.seed
     )
     (folder / DESCRIPTION).write_text(json.dumps(description.to_json(), indent=1))
 
@@ -110,6 +140,7 @@ def describe(folder: Path) -> Description:
             content["evaluate_prompts"],
             content["min_score"],
             content["frozen_digest"],
+            int(content.get("seed", 0)),  # not in the first models' descriptions
         )
     except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{file} is damaged ({error!r}). Use another checkpoint.") from error
@@ -122,7 +153,7 @@ def load(folder: Path, *, device: torch.device | str = "cpu") -> nn.Module:
         WeightsError: files are missing or damaged, or the frozen base weights are not those it was trained on.
     """
     description = describe(folder)
-    network = build(description.model, description.classes, adapter=description.adapter)
+    network = build(description.model, description.classes, adapter=description.adapter, seed=description.seed)
     restore(network, folder, frozen_digest=description.frozen_digest)
     return network.to(device).eval()
 

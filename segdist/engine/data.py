@@ -28,6 +28,7 @@ class Examples(Dataset[Example]):
     image_size: int
     augment: tuple[str, ...]
     seed: int
+    ignore_band: int = 0
 
     def __getitem__(self, where: EpochIndex) -> Example:
         epoch, index = where
@@ -39,6 +40,7 @@ class Examples(Dataset[Example]):
             image_size=self.image_size,
             augment=augmentations(self.augment),
             rng=np.random.default_rng((self.seed, epoch, index)),
+            ignore_band=self.ignore_band,
         )
 
 
@@ -69,7 +71,14 @@ def loader(
 ) -> tuple[DataLoader[Batch], EpochBatches]:
     """Batches of collated examples, and the sampler whose `epoch` chooses their order."""
     batches = EpochBatches(len(rows), batch_size=run.train.batch_size, seed=run.seed, rank=rank, world_size=world_size)
-    examples = Examples(rows, network.classes, network.options.image_size, run.train.augment, run.seed)
+    examples = Examples(
+        rows,
+        network.classes,
+        network.options.image_size,
+        run.train.augment,
+        run.seed,
+        ignore_band=run.train.noise.ignore_band,
+    )
     decoders = max(0, int(run.resources.cpus_per_worker) - 1)  # one CPU trains, the others decode
     return (
         DataLoader(

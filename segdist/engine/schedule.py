@@ -1,13 +1,13 @@
 """The optimiser and its learning rate."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from inspect import unwrap
 
 import torch
 from torch import nn
 
-from segdist.spec import TrainSpec
+from segdist.spec import PhaseSpec
 
 
 class AdamW(torch.optim.AdamW):
@@ -24,12 +24,13 @@ class AdamW(torch.optim.AdamW):
     step = torch.no_grad()(unwrap(torch.optim.AdamW.step))
 
 
-def adamw(network: nn.Module, train: TrainSpec, *, encoder: Iterable[str]) -> AdamW:
+def adamw(network: nn.Module, phase: PhaseSpec, *, weight_decay: float, encoder: Iterable[str]) -> AdamW:
     """AdamW (Loshchilov & Hutter 2019) over what is trained; no decay on vectors, a smaller rate for the encoder.
 
     Args:
         network: its parameters with `requires_grad` are trained.
-        train: rates and decay.
+        phase: the rates.
+        weight_decay: relative to the rate.
         encoder: name prefixes of the modules that get `encoder_lr_factor`.
     """
     prefixes = tuple(encoder)
@@ -42,21 +43,29 @@ def adamw(network: nn.Module, train: TrainSpec, *, encoder: Iterable[str]) -> Ad
         [
             {
                 "params": parameters,
-                "lr": train.lr * (train.encoder_lr_factor if in_encoder else 1.0),
-                "weight_decay": train.weight_decay if decays else 0.0,
+                "lr": phase.lr * (phase.encoder_lr_factor if in_encoder else 1.0),
+                "weight_decay": weight_decay if decays else 0.0,
             }
             for (in_encoder, decays), parameters in groups.items()
         ]
     )
 
 
-def warmup_cosine(optimizer: torch.optim.Optimizer, *, steps: int, warmup: float) -> torch.optim.lr_scheduler.LambdaLR:
-    """Linear rise over the first `warmup` share of the steps, then half a cosine to zero."""
-    rising = max(1, round(steps * warmup))
+def rates(optimizer: torch.optim.Optimizer, phase: PhaseSpec, *, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+    """Linear rise over the first `warmup` share of the steps, then half a cosine or a line to zero, or no fall."""
+    rising = max(1, round(steps * phase.warmup))
+    fall = _FALLS[phase.schedule]
 
     def factor(step: int) -> float:
         if step < rising:
             return (step + 1) / rising
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / max(1, steps - rising))))
+        return fall(min(1.0, (step - rising) / max(1, steps - rising)))
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+_FALLS: dict[str, Callable[[float], float]] = {
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+    "linear": lambda done: 1 - done,
+    "constant": lambda _: 1.0,
+}

@@ -63,7 +63,7 @@ def epochs_of(spec: SweepSpec) -> int:
     """The epochs of the longest trial."""
     searched = spec.space.get("train.epochs")
     if searched is None:
-        return spec.train.epochs
+        return spec.train.total_epochs
     return int(max(searched.choices) if searched.choices else searched.high or 0)
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from segdist.engine.schedule import AdamW, adamw, warmup_cosine
-from segdist.spec import TrainSpec
+from segdist.engine.schedule import AdamW, adamw, rates
+from segdist.spec import PhaseSpec
 
 
 class Tiny(nn.Module):
@@ -23,7 +23,7 @@ class Tiny(nn.Module):
 
 def test_the_encoder_gets_its_own_rate_and_vectors_no_decay() -> None:
     network = Tiny()
-    optimizer = adamw(network, TrainSpec(lr=0.1, encoder_lr_factor=0.5, weight_decay=0.3), encoder=("encoder.",))
+    optimizer = adamw(network, PhaseSpec(epochs=1, lr=0.1, encoder_lr_factor=0.5), weight_decay=0.3, encoder=("encoder.",))
     by_parameter = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     assert (by_parameter[id(network.encoder.weight)]["lr"], by_parameter[id(network.head.weight)]["lr"]) == (0.05, 0.1)
     assert by_parameter[id(network.head.weight)]["weight_decay"] == 0.3
@@ -31,17 +31,30 @@ def test_the_encoder_gets_its_own_rate_and_vectors_no_decay() -> None:
     assert id(network.frozen.weight) not in by_parameter
 
 
-def test_the_rate_rises_linearly_and_falls_as_half_a_cosine() -> None:
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = warmup_cosine(optimizer, steps=20, warmup=0.2)
-    rates = []
-    for _ in range(20):
-        rates.append(schedule.get_last_lr()[0])
+def rates_of(phase: PhaseSpec, *, steps: int = 20) -> list[float]:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=phase.lr)
+    schedule = rates(optimizer, phase, steps=steps)
+    found = []
+    for _ in range(steps + 1):
+        found.append(schedule.get_last_lr()[0])
         optimizer.step()
         schedule.step()
-    assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
-    assert rates[4:] == pytest.approx([0.5 * (1 + math.cos(math.pi * i / 16)) for i in range(16)])
-    assert schedule.get_last_lr()[0] == pytest.approx(0.0, abs=1e-12)
+    return found
+
+
+def test_the_rate_rises_linearly_and_falls_as_half_a_cosine() -> None:
+    found = rates_of(PhaseSpec(epochs=1, lr=1.0, warmup=0.2))
+    assert found[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert found[4:] == pytest.approx([0.5 * (1 + math.cos(math.pi * i / 16)) for i in range(17)])
+    assert found[-1] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_the_rate_may_fall_as_a_line_or_not_at_all() -> None:
+    line = rates_of(PhaseSpec(epochs=1, lr=2.0, warmup=0.2, schedule="linear"))
+    assert line[4:] == pytest.approx([2 * (1 - i / 16) for i in range(17)])
+    constant = rates_of(PhaseSpec(epochs=1, lr=2.0, warmup=0.2, schedule="constant"))
+    assert constant[:5] == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0])
+    assert constant[-1] == 2.0
 
 
 def test_steps_are_those_of_torchs_own_adamw_also_after_loading_its_state() -> None:
@@ -63,10 +76,11 @@ def test_steps_are_those_of_torchs_own_adamw_also_after_loading_its_state() -> N
 def test_a_step_does_not_wait_for_torchs_compiler_to_be_imported() -> None:
     program = """
 import sys, torch
-from segdist.engine.schedule import AdamW, warmup_cosine
+from segdist.engine.schedule import AdamW, rates
+from segdist.spec import PhaseSpec
 parameter = torch.nn.Parameter(torch.ones(2))
 optimizer = AdamW([parameter], lr=0.1)
-schedule = warmup_cosine(optimizer, steps=2, warmup=0.5)
+schedule = rates(optimizer, PhaseSpec(epochs=1, lr=0.1), steps=2)
 parameter.sum().backward()
 optimizer.step()
 schedule.step()

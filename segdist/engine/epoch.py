@@ -1,0 +1,162 @@
+"""One pass over the training split, step by step."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from segdist import adapters
+from segdist.engine.state import Fit
+from segdist.errors import SpecError
+from segdist.plugins import Batch
+
+Metrics = dict[str, float]
+
+
+def train_epoch(state: Fit, parallel: nn.Module, batches: Any, *, images: int) -> Metrics:
+    """Train on every batch once; what was measured, by the names of MLflow.
+
+    Args:
+        state: moved on by an epoch.
+        parallel: its network, wrapped for data-parallel training.
+        batches: of this worker.
+        images: of all workers.
+
+    Raises:
+        SpecError: a parameter that is to be trained is not used.
+    """
+    state.draw_anew()
+    start = time.perf_counter()
+    metrics = _all_steps(state, parallel, batches)
+    seconds = time.perf_counter() - start
+    state.epoch += 1
+    sizes = {
+        "model/parameters": float(adapters.parameters(state.network)),
+        "model/trained_parameters": float(adapters.trained_parameters(state.network)),
+        "model/adapter_bytes": float(adapters.bytes_of(state.network, state.trainable)),
+    }
+    progress = {"epoch": state.epoch, "seconds": seconds, "train/images_per_second": images / seconds}
+    return metrics | sizes | progress
+
+
+def _all_steps(state: Fit, parallel: nn.Module, batches: Any) -> Metrics:
+    """One pass over the training split; means of the loss terms, the gradient norm and the last learning rate."""
+    _train_mode(parallel)
+    values: dict[str, list[float]] = {}
+    norms: list[float] = []
+    accumulate = state.run.train.accumulate
+    for batch, share, moves in _in_groups(batches, accumulate):
+        with nullcontext() if moves else state.workers.unsynchronised(parallel):
+            terms = _losses(state, parallel, batch)
+            torch.autograd.backward(terms["loss"] * share)
+        if not state.gradients_checked:
+            _check_gradients(state)
+        for name, value in terms.items():
+            values.setdefault(name, []).append(float(value.detach()))
+        if moves:
+            norms.append(_step(state))
+            state.first_step_at = state.first_step_at or time.time()
+    metrics: Metrics = {
+        f"train/{'loss' if name == 'loss' else f'loss/{name}'}": state.workers.mean(_finite_mean(steps))
+        for name, steps in values.items()
+    }
+    finite = [n for n in norms if math.isfinite(n)]
+    metrics["train/grad_norm"] = _finite_mean(norms)
+    metrics["train/skipped_steps"] = float(len(norms) - len(finite))
+    metrics["train/lr"] = max(float(rate) for rate in state.schedule.get_last_lr())
+    metrics["train/phase"] = state.phase + 1.0
+    metrics["diverged"] = float(not finite)
+    metrics["first_step_at"] = state.first_step_at
+    return metrics | _counts(state)
+
+
+def _counts(state: Fit) -> Metrics:
+    """What the family counted in this epoch, over all workers; see `Segmenter`."""
+    mine: dict[str, float] = getattr(state.network, "take_counts", dict)()
+    return {f"train/{name}": sum(state.workers.gather([count])) for name, count in mine.items()}
+
+
+def _finite_mean(values: list[float]) -> float:
+    finite = [v for v in values if math.isfinite(v)]
+    return sum(finite) / len(finite) if finite else math.nan
+
+
+def _in_groups(batches: Any, accumulate: int) -> Iterator[tuple[Batch, float, bool]]:
+    """Batches, each with its share of its group's step, and whether the optimiser moves after it."""
+    last = len(batches)
+    in_last_group = last % accumulate or accumulate
+    for number, batch in enumerate(batches, start=1):
+        size = in_last_group if number > last - in_last_group else accumulate
+        yield batch, 1 / size, number % accumulate == 0 or number == last
+
+
+def _losses(state: Fit, parallel: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+    with _autocast(state):
+        terms: dict[str, torch.Tensor] = parallel(_to(batch, state.workers.device))
+    weighted = [state.loss_weights[name] * value for name, value in terms.items()]
+    balance = adapters.balance_loss(state.network)
+    if balance is not None:
+        terms, weighted = {**terms, "balance": balance}, [*weighted, balance]
+    return {**terms, "loss": torch.stack([w.float() for w in weighted]).sum()}
+
+
+def _train_mode(network: nn.Module) -> None:
+    """Training mode, but for batch norms that are frozen: a frozen layer keeps the statistics it was trained with."""
+    network.train()
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not adapters.trained_names(module):
+            module.eval()
+
+
+def _check_gradients(state: Fit) -> None:
+    """After the first step of a phase: every trained parameter must have a gradient on some worker.
+
+    Raises:
+        SpecError: one has none; data-parallel training would stop with a number in place of its name.
+    """
+    unused = [name for name, p in state.network.named_parameters() if p.requires_grad and p.grad is None]
+    nowhere = set.intersection(*map(set, state.workers.gather([unused])))
+    wrong = sorted(n for n in nowhere if not n.startswith(state.family.sometimes_unused or ("\0",)))
+    if wrong:
+        raise SpecError(
+            f"Every trained parameter must be used, but {len(wrong)} got no gradient in the first step: "
+            f"{', '.join(wrong[:5])}{', ...' if len(wrong) > 5 else ''}. Where `train.adapter.targets` names layers, "
+            "name others; otherwise the family must freeze them when it builds the model, or declare them as "
+            "`sometimes_unused`."
+        )
+    state.gradients_checked = True
+
+
+def _step(state: Fit) -> float:
+    """Move the parameters once; the norm of the gradient before clipping."""
+    parameters = [p for p in state.network.parameters() if p.requires_grad]
+    norm = torch.nn.utils.clip_grad_norm_(parameters, state.run.train.grad_clip)
+    if not torch.isfinite(norm):
+        state.optimizer.zero_grad(set_to_none=True)  # without gradients the step moves nothing
+    state.optimizer.step()
+    state.schedule.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    return float(norm)
+
+
+def _autocast(state: Fit) -> AbstractContextManager[Any]:
+    precision = state.run.train.precision
+    on_gpu = state.workers.device.type == "cuda"
+    if precision == "bfloat16" or (precision == "auto" and on_gpu and torch.cuda.is_bf16_supported()):
+        return torch.autocast(state.workers.device.type, torch.bfloat16)
+    return nullcontext()
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors, and lists of tensors, on the device."""
+
+    def move(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return value.to(device, non_blocking=True)
+        return [move(v) for v in value] if isinstance(value, list) else value
+
+    return {name: move(value) for name, value in batch.items()}

@@ -1,0 +1,116 @@
+"""The state of one fit: the model, what moves it, how far it came; its phases and its checkpoints."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from segdist import adapters
+from segdist.engine import checkpoint
+from segdist.engine.schedule import adamw, rates
+from segdist.engine.workers import Workers
+from segdist.errors import SpecError
+from segdist.plugins import Family
+from segdist.spec import RunSpec
+
+MODEL, PICTURES, TRAINING = "model", "pictures", "training.pt"
+"""What a checkpoint folder holds: the model, its validation panels, and what training needs to go on."""
+
+
+@dataclass
+class Fit:
+    """The state of one fit: the model, what moves it, and how far it came.
+
+    Attributes:
+        run: what is trained and how.
+        network: the model, with its adapter in place.
+        family: what the model's family declares.
+        workers: this process's place among the workers.
+        loss_weights: of each term.
+        steps_per_epoch: steps of this worker.
+        trainable: names of the parameters that some phase trains.
+        epoch: epochs done.
+        first_step_at: seconds since 1970.
+        gradients_checked: whether the first step has shown that every trained parameter is used.
+    """
+
+    run: RunSpec
+    network: nn.Module
+    family: Family
+    workers: Workers
+    loss_weights: Mapping[str, float]
+    steps_per_epoch: int
+    trainable: frozenset[str] = field(init=False)
+    optimizer: torch.optim.Optimizer = field(init=False)
+    schedule: torch.optim.lr_scheduler.LRScheduler = field(init=False)
+    phase: int = -1
+    epoch: int = 0
+    first_step_at: float = 0.0
+    gradients_checked: bool = False
+    _saved: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.trainable = adapters.trained_names(self.network)
+
+    def enter(self, number: int) -> None:
+        """Begin a phase, or go on in it: what it trains, and an optimiser and schedule of its own.
+
+        Raises:
+            SpecError: the phase trains nothing.
+        """
+        phase = self.run.train.all_phases[number]
+        frozen = self.family.encoder if phase.freeze == "encoder" else ()
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad_(name in self.trainable and not (frozen and name.startswith(frozen)))
+        if not adapters.trained_names(self.network):
+            raise SpecError(
+                f"`train.phases.{number}` must train something, but it freezes the encoder, and "
+                f"`train.adapter.kind: {self.run.train.adapter.kind}` trains nothing beside it"
+            )
+        steps = math.ceil(self.steps_per_epoch / self.run.train.accumulate) * phase.epochs
+        self.optimizer = adamw(
+            self.network, phase, weight_decay=self.run.train.weight_decay, encoder=self.family.encoder
+        )
+        self.schedule = rates(self.optimizer, phase, steps=steps)
+        if self._saved.get("phase") == number:
+            self.optimizer.load_state_dict(self._saved["optimizer"])
+            self.schedule.load_state_dict(self._saved["schedule"])
+        self._saved = {}
+        self.phase, self.gradients_checked = number, False
+
+    def save(self, folder: Path) -> None:
+        """Write the model, and what training needs to go on."""
+        classes: tuple[str, ...] = self.network.classes  # type: ignore[assignment]
+        checkpoint.save(self.network, folder / MODEL, self.run, classes, trained=self.trainable)
+        state = {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "phase": self.phase,
+            "epoch": self.epoch,
+        }
+        torch.save(state, folder / TRAINING)
+
+    def resume(self, folder: Path) -> None:
+        """Go on where a checkpoint was written."""
+        model = folder / MODEL
+        checkpoint.restore(self.network, model, frozen_digest=checkpoint.describe(model).frozen_digest)
+        self._saved = torch.load(folder / TRAINING, weights_only=True, map_location="cpu")
+        self.epoch = self._saved["epoch"]
+
+    def draw_anew(self) -> None:
+        """Seed dropout and jitter for the epoch: other draws on each worker, the same ones after a resumption."""
+        seeds = np.random.SeedSequence((self.run.seed, self.epoch, self.workers.rank))
+        torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
+
+    def remaining(self) -> Iterator[tuple[int, range]]:
+        """The phases that are not over, with their epochs still to do."""
+        stop = 0
+        for number, phase in enumerate(self.run.train.all_phases):
+            start, stop = stop, stop + phase.epochs
+            if self.epoch < stop:
+                yield number, range(max(start, self.epoch), stop)
