@@ -170,8 +170,8 @@ class NoiseSpec(Strict):
     """What is done about labels that are not quite right, as a teacher's are."""
 
     ignore_band: int = Field(default=0, ge=0)
-    """Pixels at the network's scale on both sides of a teacher's mask edge that teach nothing; the centre line of a
-    thin object still does. Human masks are taken as they are."""
+    """Pixels at the network's scale on both sides of a mask's edge that teach nothing; the centre line of a thin
+    object still does. Only in pseudo-labelled images."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of a pixel's truth that is spread over all classes (Szegedy et al. 2016)."""
     soft_targets: bool = False
@@ -265,6 +265,10 @@ class EvaluateSpec(Strict):
     """Instances scored lower do not count as found in IoU and Dice; average precision sees them all."""
     batch_size: PositiveInt = 8
     """Images per prediction step."""
+    each_epoch: tuple[str, ...] = Field(default=("iou", "dice"), min_length=1)
+    """Metrics computed after every epoch, `search.metric` among them; each trial's kept model gets all of them."""
+    boundary_width: PositiveFloat = 0.02
+    """Band of boundary IoU and AP: below 1 a share of the image diagonal (Cheng et al. 2021), from 1 on pixels."""
     pictures: int = Field(default=6, ge=0)
     """Panels [image | truth | prediction] kept for each trial."""
 
@@ -299,7 +303,7 @@ class RunSpec(Strict):
     @property
     def fingerprint(self) -> str:
         """Sixteen hex digits that name what this run learns; resources and other families' options do not count."""
-        unrelated: Any = {"resources": True, "model": True, "evaluate": {"pictures", "batch_size"}}
+        unrelated: Any = {"resources": True, "model": True, "evaluate": {"pictures", "batch_size", "each_epoch"}}
         content = self.model_dump(mode="json", exclude=unrelated)
         content["model"] = {"family": self.model.family, "options": self.model.family_options()}
         return digest(content)

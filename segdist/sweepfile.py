@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
-from segdist import registry
+from segdist import metrics, registry, train_checks
 from segdist.augment import augmentations
 from segdist.errors import SegdistError, SpecError, did_you_mean
 from segdist.plugins import Family
@@ -144,9 +144,11 @@ def _plugin_problems(spec: SweepSpec) -> Iterator[Problem]:
     if families:
         return  # what follows needs the families' declarations
     yield from _augment_problems(spec)
-    yield from _loss_problems(spec)
+    for where, message in train_checks.problems(spec, {name: _family(name) for name in candidates(spec)}):
+        yield Problem(where, message)
     yield from _space_problems(spec)
     yield from _prompt_problems(spec)
+    yield from _metric_problems(spec)
 
 
 def _source_problems(spec: SweepSpec) -> Iterator[Problem]:
@@ -201,16 +203,6 @@ def _augment_problems(spec: SweepSpec) -> Iterator[Problem]:
         yield Problem(("train", "augment"), str(error))
 
 
-def _loss_problems(spec: SweepSpec) -> Iterator[Problem]:
-    known = {term for family in candidates(spec) for term in _family(family).losses}
-    searched = [k.split(".", 2) for k in spec.space if k.startswith("train.loss.")]
-    for keys in [("train", "loss", term) for term in spec.train.loss] + [("space", ".".join(k)) for k in searched]:
-        term = keys[-1].rpartition(".")[2]
-        if term not in known:
-            families = " or ".join(f"`{f}`" for f in candidates(spec))
-            yield Problem(keys, f"{families} has no loss `{term}`. {did_you_mean(term, known)}")
-
-
 def _space_problems(spec: SweepSpec) -> Iterator[Problem]:
     for key, range_ in spec.space.items():
         where = ("space", key)
@@ -258,6 +250,25 @@ def _prompt_problems(spec: SweepSpec) -> Iterator[Problem]:
                 else "as configured it needs box prompts"
             )
             yield Problem(("evaluate", "prompts"), f"`{family}` does not go with `prompts: {wanted}`: {reason}")
+
+
+def _metric_problems(spec: SweepSpec) -> Iterator[Problem]:
+    for name in spec.evaluate.each_epoch:
+        if name not in metrics.names():
+            yield Problem(
+                ("evaluate", "each_epoch"), f"there is no metric `{name}`. {did_you_mean(name, metrics.names())}"
+            )
+    split, _, value = spec.search.metric.partition("/")
+    family, keys = metrics.family_of(value), ("search", "metric")
+    if split != "val" or not family:
+        known = [f"val/{name}" for name in metrics.names()]
+        yield Problem(keys, f"there is no metric `{spec.search.metric}`. {did_you_mean(spec.search.metric, known)}")
+    elif family not in spec.evaluate.each_epoch:
+        measured = ", ".join((*spec.evaluate.each_epoch, family))
+        message = f"`{spec.search.metric}` is not measured after each epoch. Set evaluate.each_epoch: [{measured}]"
+        yield Problem(keys, message)
+    elif metrics.lower_is_better(value):
+        yield Problem(keys, f"the search maximises, but the lower `{spec.search.metric}` the better")
 
 
 def prompts_of(model: ModelSpec, family: str | None = None) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from segdist.data.examples import decode_image
@@ -24,9 +25,8 @@ def save(
         return
     folder.mkdir(parents=True)
     found = {sample.image_id: prediction for sample, prediction in pairs}
-    numbers = [i for i in range(len(rows)) if rows[i][0].image_id in found][: evaluate.pictures]
-    for number in numbers:
-        sample, image_bytes = rows[number]
+    shown_rows = ((i, *rows[i]) for i in range(len(rows)) if rows[i][0].image_id in found)
+    for number, sample, image_bytes in islice(shown_rows, min(evaluate.pictures, len(found))):
         shown = tuple(i for i in found[sample.image_id].instances if i.score >= evaluate.min_score)
         image = panel(
             decode_image(image_bytes), sample, replace(found[sample.image_id], instances=shown), classes=classes

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from segdist import metrics
 from segdist.data.examples import decode_image
 from segdist.engine.workers import Workers
+from segdist.metrics import Evaluator
 from segdist.plugins import ImageHWC
 from segdist.records import Prediction, Prompt, Sample
 from segdist.spec import EvaluateSpec
@@ -41,12 +41,27 @@ def box_prompt(sample: Sample) -> Prompt:
 def score(
     network: Any, rows: Sequence[Row], evaluate: EvaluateSpec, *, workers: Workers
 ) -> tuple[dict[str, float], list[tuple[Sample, Prediction]]]:
-    """Metrics over all rows, each worker predicting its share; and this worker's own predictions."""
+    """The metrics of every epoch over all rows, each worker predicting its share.
+
+    Returns:
+        The values; and of this worker's own predictions the first few, as many as `evaluate.pictures` needs.
+    """
     mine = (rows[i] for i in range(workers.rank, len(rows), workers.world_size))
-    pairs = [(sample, prediction) for sample, _, prediction in predict(network, mine, evaluate)]
-    everyone = workers.gather(pairs)
-    samples = [sample for sample, _ in everyone]
-    predictions = [prediction for _, prediction in everyone]
-    values = metrics.evaluate(samples, predictions, classes=network.classes, min_score=evaluate.min_score)
-    values["seconds_per_image"] = sum(p.seconds for p in predictions) / max(1, len(predictions))
+    evaluator = evaluator_of(network.classes, evaluate, evaluate.each_epoch)
+    pairs: list[tuple[Sample, Prediction]] = []
+    seconds: list[float] = []
+    for sample, _, prediction in predict(network, mine, evaluate):
+        evaluator.add(sample, prediction)
+        seconds.append(prediction.seconds)
+        if len(pairs) < evaluate.pictures:
+            pairs.append((sample, prediction))
+    evaluator.seen = sorted(workers.gather(evaluator.seen), key=lambda image: image.image_id)
+    values = evaluator.values()
+    everyone = workers.gather(seconds)
+    values["seconds_per_image"] = sum(everyone) / max(1, len(everyone))
     return values, pairs
+
+
+def evaluator_of(classes: Sequence[str], evaluate: EvaluateSpec, metrics: Sequence[str] | None = None) -> Evaluator:
+    """The evaluator with the settings of a run; of all metrics by default."""
+    return Evaluator(classes, min_score=evaluate.min_score, metrics=metrics, boundary_width=evaluate.boundary_width)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from segdist import adapters, registry
 from segdist.masks import encode
-from segdist.metrics import iou
+from segdist.metrics import evaluate
 from segdist.records import Instance, Prediction, Prompt, Sample
 from segdist.spec import AdapterSpec
 from tests.models.variants import CLASSES, VARIANTS, Variant, example, picture, prompt
@@ -31,7 +31,7 @@ def val_iou(variant: Variant, network: Any) -> float:
         (found,) = network.predict([image], [asked(variant, truth)])
     instances = tuple(Instance(label, encode(mask), encode(mask).box_xyxy) for label, mask in truth.items())
     sample = Sample("a", "", image.shape[:2], instances)
-    return iou([sample], [Prediction("a", found)], classes=CLASSES, min_score=0.3)["iou"]
+    return evaluate([sample], [Prediction("a", found)], classes=CLASSES, min_score=0.3, metrics=["iou"])["iou"]
 
 
 def fit_one_image(variant: Variant, network: Any, *, steps: int) -> list[float]:

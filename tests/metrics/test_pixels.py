@@ -1,4 +1,4 @@
-"""IoU and Dice on run lengths, against NumPy on decoded masks."""
+"""Metrics on pixels, computed on run lengths, against NumPy on decoded masks."""
 
 import math
 
@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segdist import masks
-from segdist.metrics import box_fill, dice, evaluate, iou, prompted_iou
+from segdist.metrics import box_fill, evaluate, prompted_iou
 from segdist.records import Instance, Prediction, Sample
 
 SIZE_HW = (7, 9)
 CLASSES = ("a", "b", "c")
+METRICS = ("iou", "dice", "accuracy", "pixel_accuracy")
 
 
 @st.composite
@@ -42,9 +43,9 @@ def filled(chosen: list[Instance]) -> np.ndarray:
     return canvas
 
 
-def reference(pairs: list[tuple[tuple[Instance, ...], tuple[Instance, ...]]], label: str) -> tuple[float, float]:
-    """IoU and Dice of one class by counting pixels."""
-    common = whole = areas = 0
+def reference(pairs: list[tuple[tuple[Instance, ...], tuple[Instance, ...]]], label: str) -> tuple[float, float, float]:
+    """IoU, Dice and accuracy of one class by counting pixels."""
+    common = whole = areas = trues = 0
     for truth, guesses in pairs:
         known = [i for i in truth if i.mask is not None and not i.is_crowd]
         counts = ~(filled([i for i in truth if i not in known]) & ~filled(known))
@@ -53,20 +54,39 @@ def reference(pairs: list[tuple[tuple[Instance, ...], tuple[Instance, ...]]], la
         common += int((true & found).sum())
         whole += int((true | found).sum())
         areas += int(true.sum()) + int(found.sum())
-    return (common / whole, 2 * common / areas) if whole else (math.nan, math.nan)
+        trues += int(true.sum())
+    accuracy = common / trues if trues else math.nan
+    return (common / whole, 2 * common / areas, accuracy) if whole else (math.nan, math.nan, accuracy)
+
+
+def share_of_right_pixels(pairs: list[tuple[tuple[Instance, ...], tuple[Instance, ...]]]) -> float:
+    """Pixels at which the set of classes found is the set of true ones, of all that are known."""
+    right = total = 0
+    for truth, guesses in pairs:
+        known = [i for i in truth if i.mask is not None and not i.is_crowd]
+        counts = ~(filled([i for i in truth if i not in known]) & ~filled(known))
+        same = np.ones(SIZE_HW, bool)
+        for label in CLASSES:
+            true = filled([i for i in known if i.label == label])
+            same &= true == filled([i for i in guesses if i.label == label and i.score >= 0.3])
+        right += int((same & counts).sum())
+        total += int(counts.sum())
+    return right / total if total else math.nan
 
 
 @settings(deadline=None, max_examples=150)
 @given(st.lists(st.tuples(instances(truth=True), instances(truth=False)), max_size=4))
-def test_iou_and_dice_equal_counting_pixels(pairs: list[tuple[tuple[Instance, ...], tuple[Instance, ...]]]) -> None:
+def test_they_equal_counting_pixels(pairs: list[tuple[tuple[Instance, ...], tuple[Instance, ...]]]) -> None:
     samples = [Sample(str(n), "", SIZE_HW, truth) for n, (truth, _) in enumerate(pairs)]
     predictions = [Prediction(str(n), guesses) for n, (_, guesses) in enumerate(pairs)]
-    values = evaluate(samples, predictions, classes=CLASSES, min_score=0.3)
+    values = evaluate(samples, predictions, classes=CLASSES, min_score=0.3, metrics=METRICS)
     expected = {label: reference(pairs, label) for label in CLASSES}
-    for label, (iou_c, dice_c) in expected.items():
+    for label, (iou_c, dice_c, accuracy_c) in expected.items():
         assert values[f"iou/{label}"] == pytest.approx(iou_c, abs=1e-12, nan_ok=True)
         assert values[f"dice/{label}"] == pytest.approx(dice_c, abs=1e-12, nan_ok=True)
-    defined = [i for i, _ in expected.values() if not math.isnan(i)]
+        assert values[f"accuracy/{label}"] == pytest.approx(accuracy_c, abs=1e-12, nan_ok=True)
+    assert values["pixel_accuracy"] == pytest.approx(share_of_right_pixels(pairs), abs=1e-12, nan_ok=True)
+    defined = [i for i, *_ in expected.values() if not math.isnan(i)]
     assert values["iou"] == pytest.approx(np.mean(defined) if defined else math.nan, nan_ok=True)
 
 
@@ -77,18 +97,18 @@ def sample_with_square(image_id: str = "a") -> Sample:
 
 def test_a_missing_prediction_counts_as_empty() -> None:
     seen, missed = sample_with_square("a"), sample_with_square("b")
-    assert iou([seen, missed], [Prediction("a", seen.instances)], classes=("a",), min_score=0.0)["iou"] == 0.5
+    assert evaluate([seen, missed], [Prediction("a", seen.instances)], classes=("a",), min_score=0.0)["iou"] == 0.5
 
 
 def test_false_positives_on_images_without_objects_count() -> None:
     seen, bare = sample_with_square("a"), Sample("b", "", SIZE_HW)
     guesses = [Prediction("a", seen.instances), Prediction("b", seen.instances)]
-    assert iou([seen, bare], guesses, classes=("a",), min_score=0.0)["iou"] == 0.5
+    assert evaluate([seen, bare], guesses, classes=("a",), min_score=0.0)["iou"] == 0.5
 
 
 def test_a_class_that_is_nowhere_is_nan_and_left_out_of_the_mean() -> None:
     seen = sample_with_square()
-    values = dice([seen], [Prediction("a", seen.instances)], classes=("a", "b"), min_score=0.0)
+    values = evaluate([seen], [Prediction("a", seen.instances)], classes=("a", "b"), min_score=0.0)
     assert values["dice"] == 1
     assert math.isnan(values["dice/b"])
 
@@ -96,7 +116,7 @@ def test_a_class_that_is_nowhere_is_nan_and_left_out_of_the_mean() -> None:
 def test_a_class_that_is_only_predicted_is_zero_not_absent() -> None:
     seen = sample_with_square()
     wrong = Instance("b", seen.instances[0].mask, seen.instances[0].box_xyxy)
-    assert iou([seen], [Prediction("a", (wrong,))], classes=("a", "b"), min_score=0.0)["iou"] == 0
+    assert evaluate([seen], [Prediction("a", (wrong,))], classes=("a", "b"), min_score=0.0)["iou"] == 0
 
 
 def test_a_prediction_of_an_unknown_image_is_an_error() -> None:

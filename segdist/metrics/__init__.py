@@ -1,0 +1,39 @@
+"""Metrics: one function each, found by decorator, over what an image adds up to; and the one evaluator that calls them.
+
+What counts is the same for all of them. Predictions scored below `min_score` were not found; an image without a
+prediction is an image with an empty one; what is found in an image without objects is wrong. Crowds, and true boxes
+whose mask is unknown, are neither right nor wrong: predicted pixels there are left out, except where another true mask
+says what they are. A class that is nowhere is NaN, and left out of means.
+
+Adding one: a function with `@counting.counter` that looks at a `Pair`, and one with `@counting.metric` over its sums,
+in a module of this folder that is imported here.
+"""
+
+from segdist.metrics import boundaries, calibration, objects, pixels, skeletons
+from segdist.metrics.consistency import Consistency, Part, Spread, consistency, per_image
+from segdist.metrics.counting import metrics as formulas
+from segdist.metrics.evaluator import QUICK, Evaluator, evaluate, family_of, finite, lower_is_better, names
+from segdist.metrics.prompted import box_fill, prompted_iou
+
+__all__ = [
+    "QUICK",
+    "Consistency",
+    "Evaluator",
+    "Part",
+    "Spread",
+    "boundaries",
+    "box_fill",
+    "calibration",
+    "consistency",
+    "evaluate",
+    "family_of",
+    "finite",
+    "formulas",
+    "lower_is_better",
+    "names",
+    "objects",
+    "per_image",
+    "pixels",
+    "prompted_iou",
+    "skeletons",
+]

@@ -1,0 +1,156 @@
+"""The one evaluator: image after image in, named values out, for every family, every split and other tools' results."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from segdist.errors import SpecError, did_you_mean
+from segdist.metrics import counting
+from segdist.metrics.counting import Counter, Metric, Numbers
+from segdist.metrics.matching import Kind, Matches
+from segdist.metrics.pair import Pair
+from segdist.metrics.precision import AveragePrecision
+from segdist.records import Prediction, Sample
+
+QUICK = ("iou", "dice")
+"""What is computed after every epoch: on run lengths, without decoding a mask."""
+_KINDS: tuple[Kind, ...] = ("mask", "box", "boundary")
+_PRECISIONS = {ap.name: ap for ap in map(AveragePrecision, _KINDS)}
+
+
+def names() -> tuple[str, ...]:
+    """Every metric that can be asked for; those of average precision stand for a family of values."""
+    return (*counting.metrics(), *_PRECISIONS)
+
+
+def family_of(name: str) -> str:
+    """The metric that a value belongs to: `mask_ap` of `mask_ap_50/crack`; "" where there is none."""
+    base = name.partition("/")[0]
+    known = (*counting.metrics(), *(v for ap in _PRECISIONS.values() for v in ap.names()))
+    if base not in known:
+        return ""
+    return base if base in counting.metrics() else f"{base.partition('_')[0]}_ap"
+
+
+def lower_is_better(name: str) -> bool:
+    """Whether a value, e.g. `hausdorff_95/crack`, is an error or a distance."""
+    metric = counting.metrics().get(family_of(name))
+    return metric is not None and metric.lower_is_better
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one image adds: the numbers of each counter, and the matches of each kind of average precision."""
+
+    image_id: str
+    numbers: tuple[Numbers, ...]
+    matches: tuple[dict[str, Matches], ...]
+
+
+class Evaluator:
+    """Adds up what metrics need of each image; holds a few numbers an image, and no mask.
+
+    Args:
+        classes: the class names; instances of other labels do not count.
+        min_score: predicted instances scored lower do not count as found in metrics at one threshold; average
+            precision and calibration see them all.
+        metrics: names; by default all.
+        boundary_width: of the band of boundary IoU and AP: below 1 a share of the image diagonal, from 1 on pixels.
+
+    Attributes:
+        seen: what each image added, in order; workers that share a split put theirs together.
+
+    Raises:
+        SpecError: there is no such metric.
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        *,
+        min_score: float,
+        metrics: Sequence[str] | None = None,
+        boundary_width: float = 0.02,
+    ) -> None:
+        self.classes = tuple(classes)
+        self.seen: list[Seen] = []
+        self._min_score, self._boundary_width = min_score, boundary_width
+        wanted = names() if metrics is None else tuple(metrics)
+        for name in wanted:
+            if name not in names():
+                raise SpecError(f"There is no metric `{name}`. {did_you_mean(name, names())}")
+        self.metrics: tuple[Metric, ...] = tuple(counting.metrics()[n] for n in wanted if n in counting.metrics())
+        self._counters: tuple[Counter, ...] = tuple({m.counter.name: m.counter for m in self.metrics}.values())
+        self._precisions = tuple(_PRECISIONS[n] for n in wanted if n in _PRECISIONS)
+
+    def add(self, sample: Sample, prediction: Prediction | None) -> None:
+        """Look at one image; a missing prediction is an empty one.
+
+        Raises:
+            ValueError: a predicted mask is not of the image's size.
+        """
+        found = prediction.instances if prediction else ()
+        pair = Pair(sample, found, self.classes, min_score=self._min_score, boundary_width=self._boundary_width)
+        numbers = counting.count(self._counters, pair, self.classes)
+        self.seen.append(Seen(sample.image_id, tuple(numbers), tuple(p.of(pair) for p in self._precisions)))
+
+    def values(self) -> dict[str, float]:
+        """Every metric over all images: `<name>`, and `<name>/<class>` where it is one of classes."""
+        found: dict[str, float] = {}
+        for metric in self.metrics:
+            sums = self.table(metric).sum(axis=0)
+            found[metric.name] = float(metric.overall(sums))
+            if metric.counter.of_class:
+                per_class = metric.per_class(sums)
+                found |= {f"{metric.name}/{c}": float(v) for c, v in zip(self.classes, per_class, strict=True)}
+        for k, precision in enumerate(self._precisions):
+            found |= precision.values([image.matches[k] for image in self.seen], self.classes)
+        return found
+
+    def table(self, metric: Metric) -> Numbers:
+        """(images, classes, size) numbers of a metric's counter; what groups and intervals are computed from."""
+        column = [c.name for c in self._counters].index(metric.counter.name)
+        size = len(self.classes) if metric.counter.of_class else 1
+        return np.array([image.numbers[column] for image in self.seen]).reshape(-1, size, metric.counter.size)
+
+    def metric(self, name: str) -> Metric:
+        """One of the metrics that are formulas over sums."""
+        return next(m for m in self.metrics if m.name == name)
+
+
+def evaluate(
+    samples: Iterable[Sample],
+    predictions: Iterable[Prediction],
+    *,
+    classes: Sequence[str],
+    min_score: float,
+    metrics: Sequence[str] | None = None,
+    boundary_width: float = 0.02,
+) -> dict[str, float]:
+    """All metrics, or the named ones, over samples and what was found in them.
+
+    Args:
+        samples: the truth; every one counts, also those without objects.
+        predictions: what a model found, matched by `image_id`.
+        classes: the class names; instances of other labels do not count.
+        min_score: see `Evaluator`.
+        metrics: names; by default all.
+        boundary_width: see `Evaluator`.
+
+    Raises:
+        ValueError: a prediction belongs to no sample, or its masks are not of the sample's size.
+    """
+    found = {p.image_id: p for p in predictions}
+    evaluator = Evaluator(classes, min_score=min_score, metrics=metrics, boundary_width=boundary_width)
+    for sample in samples:
+        evaluator.add(sample, found.pop(sample.image_id, None))
+    if found:
+        raise ValueError(f"every prediction must belong to a sample, but there is none named {min(found)!r}")
+    return evaluator.values()
+
+
+def finite(values: dict[str, float]) -> dict[str, float | None]:
+    """The values for JSON, which has no NaN: null for what is undefined."""
+    return {name: None if math.isnan(value) else value for name, value in values.items()}

@@ -1,0 +1,109 @@
+"""Panoptic quality, boxes and calibration against their formulas."""
+
+import numpy as np
+import pytest
+
+from segdist import masks
+from segdist.metrics import evaluate
+from segdist.records import Prediction, Sample
+from tests.metrics.drawn import CLASSES, blob, generated, instance, shaken
+
+SIZE_HW = (60, 80)
+
+
+def panoptic(seed: int) -> tuple[Sample, Prediction, np.ndarray, np.ndarray, np.ndarray]:
+    """Segments that do not overlap, as maps of segment numbers, with some unknown pixels."""
+    rng = np.random.default_rng(seed)
+    true, found = np.zeros(SIZE_HW, int), np.zeros(SIZE_HW, int)
+    for number in range(1, 9):
+        mask = blob(rng, SIZE_HW)
+        true[mask] = number
+        found[shaken(mask, rng, 2)] = number
+    void = blob(rng, SIZE_HW) & (true == 0)
+    label = np.array([""] + [CLASSES[k % 3] for k in range(8)])
+    truths = tuple(instance(str(label[n]), true == n) for n in np.unique(true) if n)
+    guesses = tuple(instance(str(label[n]), found == n) for n in np.unique(found) if n)
+    crowd = (instance("trim", void, is_crowd=True),) if void.any() else ()
+    return Sample("0", "", SIZE_HW, truths + crowd), Prediction("0", guesses), true, found, void
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_panoptic_quality_is_that_of_the_papers_code(seed: int) -> None:
+    """The procedure of panopticapi on maps: union without void, matches above a half, void segments not invented."""
+    sample, prediction, true, found, void = panoptic(seed)
+    values = evaluate([sample], [prediction], classes=CLASSES, min_score=0.3)
+    for k, label in enumerate(CLASSES[:3]):
+        true_ids = [n for n in np.unique(true) if n and (n - 1) % 3 == k]
+        found_ids = [n for n in np.unique(found) if n and (n - 1) % 3 == k]
+        overlap, met, used = 0.0, set(), set()
+        for d in found_ids:
+            for g in true_ids:
+                common = ((found == d) & (true == g)).sum()
+                whole = (found == d).sum() + (true == g).sum() - common - ((found == d) & void).sum()
+                if common / whole > 0.5:
+                    overlap += common / whole
+                    met.add(g)
+                    used.add(d)
+        invented = [d for d in found_ids if d not in used and ((found == d) & void).sum() <= 0.5 * (found == d).sum()]
+        whole = len(met) + 0.5 * len(invented) + 0.5 * (len(true_ids) - len(met))
+        expected = overlap / whole if whole else np.nan
+        assert values[f"panoptic_quality/{label}"] == pytest.approx(expected, abs=1e-12, nan_ok=True)
+        if met:
+            product = values[f"segmentation_quality/{label}"] * values[f"recognition_quality/{label}"]
+            assert product == pytest.approx(expected, abs=1e-12)
+
+
+def test_calibration_error_and_brier_equal_their_formulas() -> None:
+    """Scores and outcomes are known because every object stands alone."""
+    rng = np.random.default_rng(1)
+    samples, predictions, scores, hits = [], [], [], []
+    square = masks.decode(masks.from_box((10, 10, 30, 30), size_hw=SIZE_HW))
+    for number in range(300):
+        score = float(np.float32(rng.random()))
+        hit = rng.random() < score**2
+        samples.append(Sample(f"{number}", "", SIZE_HW, (instance("crack", square),) if hit else ()))
+        predictions.append(Prediction(f"{number}", (instance("crack", square, score),)))
+        scores.append(score)
+        hits.append(float(hit))
+    values = evaluate(samples, predictions, classes=CLASSES, min_score=0.3, metrics=["calibration_error", "brier"])
+    s, h = np.array(scores), np.array(hits)
+    error = 0.0
+    for low in np.arange(15) / 15:
+        inside = (s > low) & (s <= low + 1 / 15)
+        if inside.any():
+            error += inside.mean() * abs(s[inside].mean() - h[inside].mean())
+    assert values["calibration_error"] == pytest.approx(error, abs=1e-9)
+    assert values["brier"] == pytest.approx(((s - h) ** 2).mean(), abs=1e-9)
+    assert values["brier/crack"] == values["brier"]
+
+
+def test_boxes_are_matched_once_and_every_other_one_counts_zero() -> None:
+    def box(x1: int, y1: int, x2: int, y2: int) -> np.ndarray:
+        return masks.decode(masks.from_box((x1, y1, x2, y2), size_hw=SIZE_HW))
+
+    truths = (instance("crack", box(0, 0, 10, 10)), instance("crack", box(40, 0, 50, 10)))
+    found = (
+        instance("crack", box(0, 0, 10, 5)),
+        instance("crack", box(0, 0, 10, 4)),
+        instance("crack", box(5, 30, 9, 40)),
+    )
+    values = evaluate([Sample("a", "", SIZE_HW, truths)], [Prediction("a", found)], classes=("crack",), min_score=0.3)
+    assert values["box_iou"] == pytest.approx(0.5 / 4)
+
+
+def test_a_score_below_the_threshold_is_not_found_but_ranks_in_average_precision() -> None:
+    square = masks.decode(masks.from_box((10, 10, 30, 30), size_hw=SIZE_HW))
+    sample, found = Sample("a", "", SIZE_HW, (instance("crack", square),)), instance("crack", square, 0.2)
+    values = evaluate([sample], [Prediction("a", (found,))], classes=("crack",), min_score=0.3)
+    assert values["iou"] == values["panoptic_quality"] == values["box_iou"] == 0
+    assert values["mask_ap"] == values["box_ap"] == values["boundary_ap"] == 1
+    assert values["brier"] == pytest.approx(0.64)
+
+
+def test_masks_of_another_size_and_unknown_images_are_errors() -> None:
+    samples, predictions = generated(0, images=2)
+    with pytest.raises(ValueError, match="'9'"):
+        evaluate(samples, [*predictions, Prediction("9", ())], classes=CLASSES, min_score=0.3)
+    wrong = Prediction("000", (instance("crack", np.ones((3, 4), np.bool_)),))
+    with pytest.raises(ValueError, match=r"\(60, 80\), but has \(3, 4\)"):
+        evaluate(samples, [wrong], classes=CLASSES, min_score=0.3)
