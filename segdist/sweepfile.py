@@ -235,7 +235,7 @@ def _value_problem(spec: SweepSpec, key: str, value: Any) -> str:
     except ValidationError as error:
         problem = next(problems_of(error, declared.options if first == "model" else RunSpec))
         return problem.message if "unknown key" in problem.message else f"{value!r} is not possible: {problem.message}"
-    except (AttributeError, TypeError):
+    except (AttributeError, TypeError, IndexError, ValueError):
         return f"`{key}` is not a key that can be searched"
     return ""
 

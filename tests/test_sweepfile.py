@@ -154,3 +154,52 @@ def test_conditions_that_lead_back_to_their_own_key_are_refused(folder: Path) ->
         + "  seed: {choices: [1, 2], when: {train.epochs: 2}}\n",
     )
     assert "must not lead back" in refusal(file)
+
+
+def test_an_adapter_that_a_family_has_not_is_refused_with_those_it_has(folder: Path) -> None:
+    file = write(folder, GOOD)
+    assert refusal(file, "train.adapter.kind=conv_lora").startswith(
+        "command line: train.adapter.kind: `unet_cbam` has no adapter `conv_lora`. It supports: full, "
+    )
+    searched = write(folder, GOOD + "  train.adapter.kind: [full, qlora]\n")
+    assert "space.train.adapter.kind: `unet_cbam` has no adapter `qlora`" in refusal(searched)
+
+
+def test_an_adapter_is_asked_of_those_families_alone_that_it_is_searched_for(folder: Path) -> None:
+    space = "  model.family: [unet_cbam, sam]\n  train.adapter.kind: {choices: [conv_lora], when: {model.family: sam}}\n"
+    assert load(write(folder, GOOD.replace("image_size: 64}", "image_size: 64}\n  sam: {prompt: class}") + space))
+
+
+def test_qlora_without_a_gpu_is_refused_before_the_start(folder: Path) -> None:
+    file = write(folder, GOOD.replace("family: unet_cbam", "family: sam\n  sam: {prompt: class}"))
+    assert "`qlora` needs a GPU. Set `resources.gpus_per_worker: 1`" in refusal(file, "train.adapter.kind=qlora")
+
+
+PHASES = GOOD.replace("lr: 1e-3", "phases: [{epochs: 3, freeze: encoder, lr: 1e-3}, {epochs: 7, lr: 1e-4}]").replace(
+    "train.lr:", "train.phases.1.lr:"
+)
+
+
+def test_the_rate_of_a_phase_can_be_searched(folder: Path) -> None:
+    spec = load(write(folder, PHASES))
+    assert spec.train.total_epochs == 10
+    run = spec.run.override({"train.phases.1.lr": 5e-4})
+    assert [p.lr for p in run.train.phases] == [1e-3, 5e-4]
+    assert "`train.phases.2.lr` is not a key" in refusal(write(folder, PHASES.replace("phases.1.lr", "phases.2.lr")))
+
+
+@pytest.mark.parametrize("key", ["epochs=4", "lr=1e-2", "warmup=0.5"])
+def test_keys_that_phases_replace_are_refused_beside_them(key: str, folder: Path) -> None:
+    message = refusal(write(folder, PHASES), f"train.{key}")
+    assert f"`train.{key.partition('=')[0]}` has no effect beside `train.phases`" in message
+
+
+def test_a_searched_rate_beside_phases_is_refused_with_the_key_that_counts(folder: Path) -> None:
+    file = write(folder, PHASES.replace("train.phases.1.lr:", "train.lr:"))
+    assert "Search `train.phases.0.lr` instead" in refusal(file)
+
+
+def test_missing_weights_are_named_at_their_own_key(folder: Path) -> None:
+    file = write(folder, GOOD.replace("family: unet_cbam", "family: sam\n  sam: {size: vit_b, prompt: class}"))
+    assert ": model.sam.weights: " in refusal(file)
+    assert ":10: model.sam.weights: " in refusal(file), "at the line of the family's options"

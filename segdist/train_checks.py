@@ -1,0 +1,81 @@
+"""What can be wrong about `train` once the families are known; imports no torch."""
+
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+
+from segdist.errors import did_you_mean
+from segdist.plugins import Family
+from segdist.spec import SweepSpec
+
+Keys = tuple[str, ...]
+Found = tuple[Keys, str]
+"""The path of keys to a problem, and the rule it breaks."""
+_NEEDS = {"lora": ("peft", "lora"), "dora": ("peft", "lora"), "qlora": ("bitsandbytes", "qlora,lora")}
+"""For an adapter, the library it needs and the extras that bring it."""
+_IN_PHASES = ("epochs", "lr", "encoder_lr_factor", "warmup", "schedule")
+
+
+def problems(spec: SweepSpec, families: Mapping[str, Family]) -> Iterator[Found]:
+    """What is wrong with losses, adapters and phases.
+
+    Args:
+        spec: the sweep.
+        families: the declarations of those it may train, by name.
+    """
+    yield from _losses(spec, families)
+    yield from _adapters(spec, families)
+    yield from _phases(spec)
+
+
+def _losses(spec: SweepSpec, families: Mapping[str, Family]) -> Iterator[Found]:
+    known = {term for family in families.values() for term in family.losses}
+    searched = [k.split(".", 2) for k in spec.space if k.startswith("train.loss.")]
+    for keys in [("train", "loss", term) for term in spec.train.loss] + [("space", ".".join(k)) for k in searched]:
+        term = keys[-1].rpartition(".")[2]
+        if term not in known:
+            named = " or ".join(f"`{f}`" for f in families)
+            yield keys, f"{named} has no loss `{term}`. {did_you_mean(term, known)}"
+
+
+def _adapters(spec: SweepSpec, families: Mapping[str, Family]) -> Iterator[Found]:
+    for name, family in families.items():
+        for kind, keys in _kinds(spec, name):
+            if kind not in family.adapters:
+                yield keys, f"`{name}` has no adapter `{kind}`. It supports: {', '.join(family.adapters)}."
+            elif missing := _missing(kind, spec):
+                yield keys, missing
+
+
+def _kinds(spec: SweepSpec, family: str) -> Iterator[tuple[str, Keys]]:
+    """The kinds of adapter that a family may be trained with, and where that is said."""
+    searched = spec.space.get("train.adapter.kind")
+    if searched and searched.when.get("model.family", family) == family:
+        yield from ((str(kind), ("space", "train.adapter.kind")) for kind in searched.choices)
+    else:
+        yield spec.train.adapter.kind, ("train", "adapter", "kind")
+
+
+def _missing(kind: str, spec: SweepSpec) -> str:
+    """What an adapter needs and does not find; "" where all is there."""
+    if kind == "qlora" and not spec.resources.gpus_per_worker:
+        return "`qlora` needs a GPU. Set `resources.gpus_per_worker: 1`, or use `lora`."
+    library, extras = _NEEDS.get(kind, ("", ""))
+    if library and not find_spec(library):
+        return f"`{kind}` needs the library `{library}`. Install it: pip install 'segdist[{extras}]'"
+    return ""
+
+
+def _phases(spec: SweepSpec) -> Iterator[Found]:
+    """With phases, the keys that they replace must not be set or searched as if they counted."""
+    if not spec.train.phases:
+        return
+    for key in _IN_PHASES:
+        value, total = getattr(spec.train, key), spec.train.total_epochs
+        if key in spec.train.model_fields_set and (key, value) != ("epochs", total):
+            yield ("train", key), f"`train.{key}` has no effect beside `train.phases`, which have their own. Remove it."
+        if f"train.{key}" in spec.space:
+            instead = f"train.phases.0.{key}"
+            yield (
+                ("space", f"train.{key}"),
+                f"`train.{key}` has no effect beside `train.phases`. Search `{instead}` instead.",
+            )
