@@ -72,8 +72,13 @@ def _knock(address: str) -> None:
     """Ray tries an address for minutes before it gives up; a closed door shows at once.
 
     Raises:
-        BackendError: nobody listens there.
+        BackendError: nobody listens there, or only the job server does.
     """
+    if address.startswith(("http://", "https://")):
+        raise BackendError(
+            f"RAY_ADDRESS is {address}: that is where jobs are submitted, not where a driver connects. Submit the file "
+            "(`ray job submit --working-dir . -- SWEEP.yaml`), or set RAY_ADDRESS to HOST:6379, or unset it."
+        )
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if not host or not port.isdigit():
         return  # "auto" and the like: Ray's own to find

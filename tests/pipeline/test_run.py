@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from segdist.errors import BackendError
+from segdist.pipeline.cluster import connected
 from segdist.tracking import Tracker
 from tests.pipeline.conftest import Command, command, draw_roofs, environment, processes
 
@@ -126,11 +128,14 @@ def test_what_cannot_work_is_one_message_and_exit_code_2(
     assert said in answer.stderr
 
 
-def test_a_ray_address_nobody_answers_on_is_named(sweep: Path, segdist: Command) -> None:
-    answer = segdist("run", sweep, env={"RAY_ADDRESS": "127.0.0.1:9"})
-    assert answer.returncode == 2
-    assert "127.0.0.1:9" in answer.stderr
-    assert "Traceback" not in answer.stderr
+@pytest.mark.parametrize(("address", "fix"), [("127.0.0.1:9", "ray start"), ("http://127.0.0.1:8265", "HOST:6379")])
+def test_a_ray_address_that_no_driver_can_use_is_named_with_the_fix(
+    monkeypatch: pytest.MonkeyPatch, address: str, fix: str
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(BackendError, match=fix) as error, connected():
+        pass
+    assert address in str(error.value)
 
 
 def _trials(segdist: Command, storage: Path) -> list[dict[str, Any]]:
