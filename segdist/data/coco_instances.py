@@ -1,9 +1,11 @@
 """COCO categories and annotations as labels and instances; formats that borrow COCO's fields use it too."""
 
+import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from segdist.data.geometry import Box, Problem, box_from_xywh, box_iou, mask_from_segmentation
+from segdist.data.coco_index import key_of
+from segdist.data.geometry import Box, Problem, box_from_xywh, box_iou, mask_from_segmentation, polygons_cross
 from segdist.records import Finding, Instance, Rle, Severity
 
 Noted = tuple[str, Severity, str]
@@ -30,19 +32,27 @@ class Categories:
         return self._names[uri]
 
     def _read(self, uri: str, content: dict[str, Any]) -> dict[str, str]:
-        used = {str(a.get("category_id")) for a in content["annotations"] if isinstance(a, dict)}
+        used = {str(key_of(a.get("category_id"))) for a in content["annotations"] if isinstance(a, dict)}
         found: dict[str, str] = {}
         for category in content["categories"]:
-            key, name = str(category.get("id")), str(category.get("name") or "")
+            key, name = str(key_of(category.get("id"))), _text(category.get("name"))
             if is_placeholder(category, content["categories"], used):
+                continue
+            if key == "None":
+                self._find(uri, "category-malformed", Severity.ERROR, f"a category needs an `id`: {category!r:.60}")
                 continue
             if key in found:
                 self._find(uri, "category-id-duplicate", Severity.ERROR, f"category id {key} stands twice")
             if not name.strip() or any(part in name for part in _RESERVED):
                 message = f"the class name `{name}` must not be empty or hold any of {_RESERVED[:3]}; rename it"
                 self._find(uri, "class-name-reserved", Severity.ERROR, message)
-            found[key] = self._spelled(uri, name)
-            self._check_id(uri, found[key], key)
+            spelled = self._spelled(uri, name)
+            if spelled in found.values() and key not in found:
+                message = f"two categories are called `{spelled}`; they are read as one class"
+                self._find(uri, "category-name-duplicate", Severity.REPAIRED, message)
+            else:
+                self._check_id(uri, spelled, key)
+            found[key] = spelled
         return found
 
     def _spelled(self, uri: str, name: str) -> str:
@@ -69,7 +79,12 @@ def is_placeholder(category: Mapping[str, Any], categories: list[dict[str, Any]]
     """
     others = [c for c in categories if c is not category]
     groups = any(c.get("supercategory") == category.get("name") for c in others)
-    return groups and str(category.get("id")) not in used
+    return groups and str(key_of(category.get("id"))) not in used
+
+
+def _text(value: Any) -> str:
+    """A class name with its accents written one way (NFC), so that names from different systems compare."""
+    return unicodedata.normalize("NFC", str(value)) if value is not None else ""
 
 
 def instance_of(
@@ -85,7 +100,7 @@ def instance_of(
     """
     repairs: list[str] = []
     try:
-        label = names.get(str(annotation.get("category_id")))
+        label = names.get(str(key_of(annotation.get("category_id"))))
         if label is None:
             message = f"there is no category with id {annotation.get('category_id')}"
             raise Problem("category-unknown", Severity.ERROR, message)
@@ -97,6 +112,10 @@ def instance_of(
     notes: list[Noted] = (
         [("annotation-repaired", Severity.REPAIRED, "; ".join(dict.fromkeys(repairs)))] if repairs else []
     )
+    polygons = annotation.get("segmentation") if mask is not None and not repairs else None
+    if isinstance(polygons, list) and polygons_cross(polygons, size_hw):
+        message = "a polygon crosses itself; look whether its mask is right"
+        notes.append(("polygon-crosses-itself", Severity.WARNING, message))
     if mask is None and expects_mask:
         notes.append(("mask-missing", Severity.WARNING, "it has a box and no mask: it needs a pseudo-label"))
     if is_crowd and isinstance(annotation.get("segmentation"), list):

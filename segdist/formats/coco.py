@@ -1,28 +1,40 @@
-"""COCO JSON: a file, a folder with one, or Roboflow's layout of train, valid and test folders."""
+"""COCO JSON: a file, a folder with some, or Roboflow's layout of train, valid and test folders."""
 
-import json
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
+from urllib.parse import unquote
 
 from pydantic import Field
 
 from segdist import storage
+from segdist.data.coco_chunk import CocoChunk
 from segdist.data.coco_export import CONVERSION, Writer, recognises
-from segdist.data.coco_instances import Categories, instance_of
+from segdist.data.coco_frames import check_frames
+from segdist.data.coco_index import CocoIndex, open_index
+from segdist.data.coco_instances import Categories
+from segdist.data.codes import finding
+from segdist.data.listing import IMAGE_SUFFIXES
 from segdist.errors import DataError
-from segdist.records import Finding, Instance, Sample, Severity
+from segdist.records import Finding, Sample, Severity
 from segdist.spec import Split, Strict, digest
 
 __all__ = ["Format", "Options", "Writer", "recognises", "source_stem"]
 Report = Callable[[Finding], None]
 ROBOFLOW_FILE = "_annotations.coco.json"
+IMAGES_PER_CHUNK = 512
+"""Images whose annotations are read together."""
 _SPLITS: Mapping[str, Split] = {
     "train": "train", "training": "train", "valid": "val", "val": "val", "validation": "val", "test": "test",
 }  # fmt: skip
 _IMAGE_FOLDERS = ("", "images", "data")
+_SPLIT_IN_NAME = re.compile(r"(?:^|[_\-.])(train|valid|val|test)(?:ing|idation)?\d*$", re.IGNORECASE)
+_NOT_INSTANCES = ("captions", "person_keypoints", "panoptic", "stuff", "image_info")
+"""How COCO's own files begin that hold the same images with other annotations."""
 
 
 class Options(Strict):
@@ -34,15 +46,18 @@ class Options(Strict):
     """Folder of the images; empty looks beside the JSON file and in its `images` folder."""
     splits: tuple[Split, ...] = Field(default=("train", "val", "test"), min_length=1)
     """Which of the folder's splits to read."""
+    find_images: bool = True
+    """false takes the images at their word without looking for their files: to check annotations alone."""
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One JSON file, with its place and the split it stands for ("" where none is given)."""
+    """One JSON file, with its place, the split it stands for ("" where none is given), and what tells its images."""
 
     uri: str
     folder: str
     split: str
+    prefix: str = ""
 
 
 _Options = Options  # inside `Format` the name stands for the attribute
@@ -58,6 +73,7 @@ class Format:
         images = storage.absolute(options.images) if options.images else ""
         changed = {"path": storage.absolute(options.path), "images": images}
         self.options: _Options = options.model_copy(update=changed)
+        self._licences: tuple[str, ...] = ()
 
     def signature(self) -> str:
         """Changes with the sizes and times of the JSON files and images."""
@@ -67,14 +83,25 @@ class Format:
 
     def read(self, report: Report) -> Iterator[Sample]:
         """Every image listed, annotated or not. An image whose file is missing is reported and still listed."""
+        for chunk in self.chunks(report):
+            yield from chunk.samples(report)
+
+    def chunks(self, report: Report) -> Iterator[CocoChunk]:
+        """The same in pieces that any process can read; what concerns files and images is reported here."""
         parts = self._parts()
-        contents = {part: _load(part.uri) for part in parts}
-        categories = Categories({part.uri: contents[part] for part in parts}, report)
         self._note_unread(parts, report)
-        for part, content in contents.items():
-            if part.split and not content["annotations"]:
+        indices = {part: open_index(part.uri, report) for part in parts}
+        categories = Categories({p.uri: _classes_of(index) for p, index in indices.items()}, report)
+        self._licences = tuple(dict.fromkeys(name for i in indices.values() for name in i.licences if name))
+        for part, index in indices.items():
+            if part.split and not index.has_annotations:
                 _report_empty_split(part, report)
-            yield from _Reader(part, content, categories, self._image_files(part), report).samples()
+            check_frames(index, report)
+            yield from _Reader(part, index, categories.names(part.uri), self._files(part), report).chunks()
+
+    def licences(self) -> tuple[str, ...]:
+        """The licences that the files state; known once they have been read."""
+        return self._licences
 
     def image_bytes(self, sample: Sample) -> bytes:
         """The file as it is."""
@@ -84,18 +111,9 @@ class Format:
         path = self.options.path.rstrip("/")
         if not storage.exists(path):
             raise DataError(f"There is no {path}. `path` must name a COCO JSON file or a folder that holds one.")
-        if path.endswith(".json"):
+        if [entry.uri for entry in storage.find(path)] == [path]:
             return [_Part(path, path.rpartition("/")[0] or ".", "")]
-        names = {e.uri for e in storage.find(path, suffix=".json") if not e.uri.endswith(f"/{CONVERSION}")}
-        parts = [
-            _Part(uri, uri.rpartition("/")[0], _SPLITS[folder])
-            for uri in sorted(names)
-            for folder, name in [PurePosixPath(uri).parts[-2:]]
-            if name == ROBOFLOW_FILE and folder in _SPLITS and _SPLITS[folder] in self.options.splits
-        ]
-        parts = parts or [
-            _Part(uri, path, "") for uri in sorted(names) if PurePosixPath(uri).parent.name in _json_places(path)
-        ]
+        parts = self._roboflow_parts() or _named_parts(path, self._json_files(), self.options.splits)
         if not parts:
             raise DataError(
                 f"{path} holds no COCO annotations: no JSON file in it, and no train, valid or test folder with "
@@ -103,182 +121,191 @@ class Format:
             )
         return parts
 
-    def _note_unread(self, parts: list[_Part], report: Report) -> None:
-        """Annotation files below the folder that belong to no split that is read."""
-        read = {part.uri for part in parts}
-        if self.options.path.endswith(".json"):
-            return
-        for entry in storage.find(self.options.path, suffix=ROBOFLOW_FILE):
-            folder = PurePosixPath(entry.uri).parts[-2]
-            if entry.uri not in read and folder not in _SPLITS:
-                message = f"folder `{folder}` is none of {', '.join(_SPLITS)} and was not read"
-                report(Finding("folder-unread", Severity.WARNING, message, file=entry.uri))
+    def _json_files(self) -> list[str]:
+        """JSON files below the folder; macOS puts a `._` twin without content beside each."""
+        found = (e.uri for e in storage.find(self.options.path))
+        return sorted(u for u in found if u.lower().endswith(".json") and not _is_hidden(u) and _name(u) != CONVERSION)
 
-    def _image_files(self, part: _Part) -> "_ImageFiles":
-        return _ImageFiles(self.options.images or part.folder)
+    def _roboflow_parts(self) -> list[_Part]:
+        return [
+            _Part(uri, uri.rpartition("/")[0], _SPLITS[folder.lower()])
+            for uri in self._json_files()
+            for folder, name in [PurePosixPath(uri).parts[-2:]]
+            if name == ROBOFLOW_FILE and _SPLITS.get(folder.lower()) in self.options.splits
+        ]
+
+    def _note_unread(self, parts: list[_Part], report: Report) -> None:
+        """Annotation files below the folder that are not read."""
+        read = {part.uri for part in parts}
+        if self.options.path.lower().endswith(".json"):
+            return
+        for uri in self._json_files():
+            folder = PurePosixPath(uri).parts[-2]
+            if uri in read:
+                continue
+            if _name(uri) == ROBOFLOW_FILE and folder.lower() not in _SPLITS:
+                message = f"folder `{folder}` is none of {', '.join(_SPLITS)} and was not read"
+                report(finding("folder-unread", message, file=uri))
+            elif _name(uri).startswith(_NOT_INSTANCES):
+                report(finding("file-unread", "it holds no boxes or masks of its own and was not read", file=uri))
+
+    def _files(self, part: _Part) -> "_ImageFiles":
+        is_coco_layout = PurePosixPath(part.folder).name == "annotations"
+        beside = part.folder.rpartition("/")[0] if is_coco_layout else part.folder
+        return _ImageFiles(self.options.images or beside or part.folder, look=self.options.find_images)
 
 
 class _ImageFiles:
     """The files below a folder, by the names under which annotations may know them."""
 
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-        self._files = {e.uri for e in storage.find(folder)}
-        self._by_name: dict[str, list[str]] = {}
-        for uri in sorted(self._files):
-            self._by_name.setdefault(PurePosixPath(uri).name.lower(), []).append(uri)
+    def __init__(self, folder: str, *, look: bool) -> None:
+        self.folder, self.look = folder, look
+        self._root = str(PurePosixPath(folder)) if storage.is_local(folder) else folder.rstrip("/")
+        self.used: set[str] = set()
+
+    @cached_property
+    def _files(self) -> dict[str, str]:
+        """URI by the path below the folder."""
+        found = (e.uri for e in storage.find(self.folder))
+        return {u.removeprefix("./").removeprefix(self._root.removeprefix("./")).lstrip("/"): u for u in found}
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for below in sorted(self._files):
+            if not _is_hidden(below):
+                found.setdefault(_plain_name(below), []).append(below)
+        return found
 
     def locate(self, file_name: str) -> tuple[str, str]:
         """The file's URI and, where its name had to be changed, how; ("", "") where there is none."""
-        root = str(PurePosixPath(self.folder)) if storage.is_local(self.folder) else self.folder
-        for below in _IMAGE_FOLDERS:
-            uri = storage.join(root, *filter(None, (below, file_name)))
-            if uri in self._files or uri.removeprefix("./") in self._files:
-                return uri, ""
-        near = self._by_name.get(PurePosixPath(file_name).name.lower(), [])
-        deeper = [uri for uri in near if uri.removeprefix(root).endswith("/" + file_name)]
+        if not self.look:
+            return storage.join(self.folder, file_name), ""
+        for folder in _IMAGE_FOLDERS:
+            below = f"{folder}/{file_name}" if folder else file_name
+            if below in self._files:
+                return self._take(below), ""
+        near = self._by_name.get(_plain_name(file_name)) or self._by_name.get(_plain_name(unquote(file_name)), [])
+        deeper = [below for below in near if f"/{below}".endswith("/" + file_name)]
         if len(deeper) == 1:
-            return deeper[0], ""
-        return (near[0], f"`{file_name}` was found as `{near[0].removeprefix(root)}`") if len(near) == 1 else ("", "")
+            return self._take(deeper[0]), ""
+        return (self._take(near[0]), f"`{file_name}` was found as `{near[0]}`") if len(near) == 1 else ("", "")
+
+    def unlisted(self) -> list[str]:
+        """Images below the folder that no annotation file has named."""
+        images = (b for b in self._files if b.lower().endswith(IMAGE_SUFFIXES) and not _is_hidden(b))
+        return sorted(b for b in images if self._files[b] not in self.used) if self.look else []
+
+    def _take(self, below: str) -> str:
+        self.used.add(self._files[below])
+        return self._files[below]
 
 
 class _Reader:
-    """The samples of one JSON file."""
+    """The samples of one JSON file, in chunks."""
 
     def __init__(
-        self, part: _Part, content: dict[str, Any], categories: Categories, files: _ImageFiles, report: Report
+        self, part: _Part, index: CocoIndex, names: Mapping[str, str], files: _ImageFiles, report: Report
     ) -> None:
-        self._part, self._content, self._categories, self._files, self._report = (
-            part,
-            content,
-            categories,
-            files,
-            report,
-        )
-        self._has_masks = any(a.get("segmentation") for a in content["annotations"] if isinstance(a, dict))
+        self._part, self._index, self._names, self._files, self._report = part, index, names, files, report
 
-    def samples(self) -> Iterator[Sample]:
-        images = self._images()
-        annotations = self._annotations_by_image(images)
-        for key, image in images.items():
-            sample = self._sample(image, annotations.get(key, []))
-            if sample:
-                yield sample
+    def chunks(self) -> Iterator[CocoChunk]:
+        index = self._index
+        for start in range(0, len(index.images), IMAGES_PER_CHUNK):
+            numbers = range(start, min(start + IMAGES_PER_CHUNK, len(index.images)))
+            found = [(n, sample) for n in numbers if (sample := self._bare(index.images[n]))]
+            yield CocoChunk(
+                uri=index.uri,
+                path=index.path,
+                names=self._names,
+                expects_mask=index.has_masks,
+                bare=tuple(sample for _, sample in found),
+                spans=tuple(index.spans_of(n) for n, _ in found),
+            )
+        self._note_unlisted()
 
-    def _images(self) -> dict[str, dict[str, Any]]:
-        found: dict[str, dict[str, Any]] = {}
-        names: Counter[str] = Counter()
-        for image in self._content["images"]:
-            name = str(image.get("file_name") or "") if isinstance(image, dict) else ""
-            key = str(image.get("id")) if isinstance(image, dict) else ""
-            names[name] += 1
-            if not name or image.get("id") is None:
-                self._find("image-malformed", f"an image needs `id` and `file_name`, but is {image!r:.80}", image=name)
-            elif key in found:
-                self._find(
-                    "image-id-duplicate", f"image id {key} is also that of {found[key]['file_name']}", image=name
-                )
-            elif names[name] > 1:
-                self._find("image-name-duplicate", "the same file is listed twice; remove one entry", image=name)
-            else:
-                found[key] = image
-        return found
-
-    def _annotations_by_image(self, images: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-        found: dict[str, list[dict[str, Any]]] = {}
-        seen: set[str] = set()
-        for annotation in self._content["annotations"]:
-            if not isinstance(annotation, dict):
-                self._find("annotation-malformed", f"an annotation must be an object, but is {annotation!r:.80}")
-                continue
-            name, key = str(annotation.get("id")), str(annotation.get("image_id"))
-            image = str(images[key]["file_name"]) if key in images else ""
-            if name in seen and annotation.get("id") is not None:
-                message = f"annotation id {name} stands twice; ids must be unique"
-                self._find("annotation-id-duplicate", message, image=image, annotation=name)
-            elif key not in images:
-                self._find("image-unknown", f"there is no image with id {key}", annotation=name)
-            else:
-                found.setdefault(key, []).append(annotation)
-            seen.add(name)
-        return found
-
-    def _sample(self, image: dict[str, Any], annotations: list[dict[str, Any]]) -> Sample | None:
+    def _bare(self, image: Mapping[str, Any]) -> Sample | None:
+        """The sample of an image without its instances."""
         name = str(image["file_name"])
         size_hw = _size(image)
         if size_hw is None:
             came = f"{image.get('height')!r} and {image.get('width')!r}"
             message = f"`height` and `width` must be whole numbers above 0, but are {came}"
-            self._find("image-size-invalid", message, image=name)
+            self._report(finding("image-size-invalid", message, file=self._part.uri, image=name))
             return None
         uri, repair = self._files.locate(name)
-        image_id = f"{self._part.split}/{name}" if self._part.split else name
+        image_id = f"{self._part.split or self._part.prefix}/{name}".lstrip("/")
         if repair:
-            self._find("image-renamed", repair, image=image_id, severity=Severity.REPAIRED)
+            self._report(finding("image-renamed", repair, file=self._part.uri, image=image_id))
         if not uri:
             message = f"there is no file `{name}` below {self._files.folder}; name the folder of the images in `images`"
-            self._find("image-missing", message, image=image_id)
+            self._report(finding("image-missing", message, file=self._part.uri, image=image_id))
         return Sample(
             image_id=image_id,
             image_uri=uri or storage.join(self._files.folder, name),
             size_hw=size_hw,
-            instances=tuple(i for a in annotations if (i := self._instance(a, size_hw, image_id))),
             split=self._part.split,
             group=source_stem(name),
         )
 
-    def _instance(self, annotation: dict[str, Any], size_hw: tuple[int, int], image_id: str) -> Instance | None:
-        instance, findings = instance_of(
-            annotation, self._categories.names(self._part.uri), size_hw=size_hw, expects_mask=self._has_masks
-        )
-        for code, severity, message in findings:
-            self._find(code, message, image=image_id, annotation=str(annotation.get("id")), severity=severity)
-        return instance
-
-    def _find(
-        self, code: str, message: str, *, image: str = "", annotation: str = "", severity: Severity = Severity.ERROR
-    ) -> None:
-        self._report(Finding(code, severity, message, file=self._part.uri, image=image, annotation=annotation))
+    def _note_unlisted(self) -> None:
+        if not self._part.split:
+            return  # a folder with one JSON file may hold anything; a split's folder holds its images
+        if names := self._files.unlisted():
+            shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+            message = f"{len(names)} image(s) beside it are not listed and were not read: {shown}"
+            self._report(finding("image-unlisted", message, file=self._part.uri))
 
 
 def source_stem(file_name: str) -> str:
     """What copies of one image have in common: the name before Roboflow's `.rf.`, or the file's stem."""
-    name = PurePosixPath(file_name).name
+    name = PurePosixPath(file_name.replace("\\", "/")).name
     return name.partition(".rf.")[0] if ".rf." in name else PurePosixPath(name).stem
 
 
-def _json_places(path: str) -> tuple[str, str]:
-    """Names of the folders in which annotation files lie: the folder itself, and `annotations` as in COCO's own."""
-    return PurePosixPath(path).name, "annotations"
+def _named_parts(path: str, files: Sequence[str], splits: Sequence[str]) -> list[_Part]:
+    """JSON files in the folder itself or in `annotations`, as in COCO's own layout; splits by `..._train2017`."""
+    there = [uri for uri in files if PurePosixPath(uri).parent.name in (PurePosixPath(path).name, "annotations")]
+    instances = [uri for uri in there if _name(uri).startswith("instances_")]
+    chosen = instances or [uri for uri in there if not _name(uri).startswith(_NOT_INSTANCES)]
+    parts = []
+    for uri in chosen:
+        stem = PurePosixPath(uri).stem
+        match = _SPLIT_IN_NAME.search(stem)
+        split = _SPLITS[match.group(1).lower()] if match and len(chosen) > 1 else ""
+        folder = path if PurePosixPath(uri).parent.name != "annotations" else uri.rpartition("/")[0]
+        parts.append(_Part(uri, folder, split, prefix=stem if len(chosen) > 1 else ""))
+    return [part for part in parts if not part.split or part.split in splits]
+
+
+def _classes_of(index: CocoIndex) -> dict[str, Any]:
+    """What `Categories` needs to know of a file."""
+    return {"categories": index.categories, "annotations": [{"category_id": key} for key in index.used_categories]}
+
+
+def _plain_name(path: str) -> str:
+    """A file's name as it is compared: without folders of any system, case, and the way its accents are written."""
+    return unicodedata.normalize("NFC", path.replace("\\", "/").rpartition("/")[2]).lower()
+
+
+def _name(uri: str) -> str:
+    return uri.rpartition("/")[2]
+
+
+def _is_hidden(uri: str) -> bool:
+    return _name(uri).startswith(".") or "/__MACOSX/" in f"/{uri}"
 
 
 def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
     try:
-        height, width = int(image["height"]), int(image["width"])
+        height, width = float(image["height"]), float(image["width"])
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
-    return (height, width) if min(height, width) > 0 else None
+    whole = height.is_integer() and width.is_integer() and min(height, width) > 0  # false for NaN and infinity
+    return (int(height), int(width)) if whole else None
 
 
 def _report_empty_split(part: _Part, report: Report) -> None:
     severity = Severity.ERROR if part.split == "train" else Severity.WARNING
     message = f"the split {part.split} has no annotation; check the export, or leave the split out with `splits`"
     report(Finding("split-without-annotations", severity, message, file=part.uri))
-
-
-def _load(uri: str) -> dict[str, Any]:
-    """The JSON file, with lists where COCO has lists.
-
-    Raises:
-        DataError: it is no COCO file.
-    """
-    try:
-        content = json.loads(storage.read_bytes(uri))
-    except ValueError as error:
-        raise DataError(f"{uri} must be JSON, but: {error}. Export the annotations again.") from error
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise DataError(
-                f"{uri} must be a COCO file with lists `images`, `annotations` and `categories`: no `{key}`."
-            )
-    return dict(content)

@@ -151,7 +151,7 @@ def test_both_kinds_of_rle_and_polygons_give_the_masks_of_pycocotools(tmp_path: 
     polygon = [2.3, 3.1, 11.7, 3.4, 9.2, 10.6]
     annotations = [
         _annotation(id=1, segmentation={"size": [20, 30], "counts": rle.counts.decode()}),
-        _annotation(id=2, segmentation={"size": [20, 30], "counts": runs}),
+        _annotation(id=2, segmentation={"size": [20, 30], "counts": runs}, bbox=[2, 3, 10, 7.5]),
         _annotation(id=3, segmentation=[polygon]),
     ]
     samples, findings = read(_write(tmp_path, annotations))

@@ -1,0 +1,60 @@
+"""Whether the numbers of a COCO file mean what COCO says: pixels, and boxes as (x, y, width, height).
+
+Some exports hold shares of the image (0..1) or corners (x1, y1, x2, y2). One annotation cannot tell; many can.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from segdist.data.coco_index import SAMPLED, CocoIndex, parse
+from segdist.data.codes import finding
+from segdist.records import Finding
+
+_FEWEST = 3
+"""Fewer boxes prove nothing."""
+Box = tuple[float, float, float, float]
+
+
+def check_frames(index: CocoIndex, report: Callable[[Finding], None]) -> None:
+    """Report an error for the file when most of its boxes are shares of the image, or corners."""
+    found = list(_boxes(index))
+    if len(found) < _FEWEST:
+        return
+    shares = [box for box, height, width in found if max(map(abs, box)) <= 1 < min(height, width)]
+    if len(shares) > len(found) / 2:
+        message = f"most boxes lie in 0..1, as {list(shares[0])}: multiply by the width and height of their images"
+        report(finding("coordinates-normalised", message, file=index.uri))
+        return
+    corners = [b for b, h, w in found if b[2] > b[0] and b[3] > b[1] and b[2] <= w + 1 and b[3] <= h + 1]
+    outside = [b for b, h, w in found if b[0] + b[2] > w + 1 or b[1] + b[3] > h + 1]
+    if len(corners) == len(found) and len(outside) > len(found) / 2:
+        message = f"most boxes reach outside their images, and all fit as corners, as {list(outside[0])}: "
+        report(finding("box-corners", message + "write (x, y, width, height)", file=index.uri))
+
+
+def _boxes(index: CocoIndex) -> Iterator[tuple[Box, float, float]]:
+    """Boxes of annotations spread over the file, with the height and width of their images."""
+    chosen = np.unique(np.linspace(0, len(index.spans), SAMPLED, endpoint=False).astype(np.int64))
+    if len(index.spans) == 0:
+        return
+    owners = np.searchsorted(index.first, chosen, side="right") - 1
+    with open(index.path, "rb") as file:  # noqa: PTH123 - many small reads
+        for (low, high), owner in zip(index.spans[chosen].tolist(), owners.tolist(), strict=True):
+            file.seek(low)
+            annotation = parse(index.uri, file.read(high - low))[-1]
+            image = index.images[owner]
+            box = _finite(annotation.get("bbox"))
+            size = _finite([image.get("height"), image.get("width")])
+            if box and size and len(box) == 4:
+                yield (box[0], box[1], box[2], box[3]), size[0], size[1]
+
+
+def _finite(values: Any) -> list[float]:
+    """The numbers of a list; nothing where one of them is none."""
+    if not isinstance(values, list):
+        return []
+    good = all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values)
+    return [float(v) for v in values] if good else []

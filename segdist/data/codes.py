@@ -1,0 +1,93 @@
+"""Every check on data: its code, how severe it is, and what it means. `segdist data validate --codes` prints this.
+
+Severities: an **error** stops a run (or, with `on_error: skip`, the thing is left out); **repaired** means the meaning
+was plain and the data are used as mended; **skipped** means one annotation is left out; a **warning** changes nothing.
+COCO's `area` is never read, whatever it says: areas are counted from the masks.
+"""
+
+from dataclasses import dataclass
+
+from segdist.records import Finding, Severity
+
+
+@dataclass(frozen=True)
+class Code:
+    """One check.
+
+    Attributes:
+        severity: of its findings.
+        meaning: what is wrong, and what becomes of it.
+    """
+
+    severity: Severity
+    meaning: str
+
+
+_E, _R, _S, _W = Severity.ERROR, Severity.REPAIRED, Severity.SKIPPED, Severity.WARNING
+
+CODES: dict[str, Code] = {
+    # files
+    "source-unreadable": Code(_E, "The annotation file or folder is missing, damaged, or of another format."),
+    "encoding-repaired": Code(_R, "The annotation file is not UTF-8; it was read as UTF-16 or Latin-1."),
+    "folder-unread": Code(_W, "A folder with annotations is no train, valid or test folder and was not read."),
+    "file-unread": Code(_W, "An annotation file beside the others holds no boxes or masks and was not read."),
+    "split-without-annotations": Code(_E, "A split has no annotation at all; a warning outside of train."),
+    # classes
+    "category-malformed": Code(_E, "A category is no object with `id` and `name`."),
+    "category-id-duplicate": Code(_E, "Two categories have one id."),
+    "category-name-duplicate": Code(_R, "Two categories have one name; they are read as one class."),
+    "category-id-differs": Code(_R, "A class has another id in another file; classes are matched by name."),
+    "category-unknown": Code(_E, "An annotation names a category that is not listed."),
+    "class-name-reserved": Code(_E, "A class name is empty, or holds what would break text answers (<loc, ` ; `)."),
+    "class-name-spelling": Code(_R, "Class names differ in case or blanks only; the first spelling is taken."),
+    # images
+    "image-malformed": Code(_E, "An image is listed without `id` or `file_name`."),
+    "image-id-duplicate": Code(_E, "Two images have one id."),
+    "image-name-duplicate": Code(_E, "A file is listed twice."),
+    "image-size-invalid": Code(_E, "The listed height or width is no whole number above 0."),
+    "image-size-differs": Code(_E, "The image has another size than the one it was annotated at."),
+    "image-missing": Code(_E, "There is no such file below the source."),
+    "image-renamed": Code(_R, "The file was found under another spelling, ending or folder than the one written."),
+    "image-unreadable": Code(_E, "The file is empty, truncated, no image, or claims too many pixels."),
+    "image-unlisted": Code(_W, "Image files lie beside the annotations but are not listed; they are not read."),
+    "image-animated": Code(_W, "The image has several frames; the first is used."),
+    "image-crowded": Code(_W, "An image has more than 1,000 annotations; COCO's evaluator sees the best 100."),
+    "exif-turned": Code(_R, "Annotated on the stored pixels of a photo that EXIF turns; turned with it."),
+    "exif-ambiguous": Code(_W, "A square photo with an EXIF orientation: its annotations may be turned."),
+    # annotations
+    "annotation-malformed": Code(_E, "An annotation is no object."),
+    "annotation-id-duplicate": Code(_E, "Two annotations have one id; the second is left out."),
+    "annotation-duplicate": Code(_S, "An image has the same annotation (class and outline) twice; one is kept."),
+    "annotation-repaired": Code(_R, "The annotation was written unusually, clipped or mended; see its message."),
+    "image-unknown": Code(_E, "An annotation names an image that is not listed."),
+    "id-type": Code(_R, "Ids are written as text or decimals; they were matched by value."),
+    "coordinates-normalised": Code(_E, "The coordinates of a file lie in 0..1: shares of the image, not pixels."),
+    "box-corners": Code(_E, "The boxes of a file are corners (x1, y1, x2, y2), not (x, y, width, height)."),
+    "number-invalid": Code(_E, "A coordinate is missing, no number, or not finite."),
+    "segmentation-malformed": Code(_E, "`segmentation` is neither a list of polygons nor an RLE."),
+    "polygon-odd-length": Code(_E, "A polygon has an odd number of coordinates."),
+    "polygon-too-short": Code(_S, "A polygon has fewer than three points."),
+    "polygon-outside": Code(_S, "A polygon lies outside its image."),
+    "polygon-crosses-itself": Code(_W, "A polygon crosses itself; its mask may not be what was drawn."),
+    "rle-malformed": Code(_E, "An RLE has another size than its image, or counts that do not fill it."),
+    "mask-empty": Code(_S, "A mask covers no pixel of the image."),
+    "mask-missing": Code(_W, "An annotation has a box but no mask, where others have masks: it needs a pseudo-label."),
+    "box-malformed": Code(_E, "A box has not four numbers, or a negative side."),
+    "box-empty": Code(_S, "A box covers nothing of the image."),
+    "crowd-polygon": Code(_W, "A crowd has a polygon instead of an RLE; it is kept as a crowd."),
+    # the whole
+    "image-in-two-splits": Code(_W, "Identical images stand in several splits: a leak."),
+    "near-duplicate-in-two-splits": Code(_W, "Images that look alike stand in several splits: perhaps a leak."),
+    "source-in-two-splits": Code(_W, "Copies of one source image stand in several splits: perhaps a leak."),
+    "near-duplicates": Code(_W, "Images look alike; they share a split group."),
+    "duplicate-merged": Code(_R, "Identical images were merged into one; their annotations agree or were united."),
+    "duplicate-conflict": Code(_W, "Identical images are annotated differently; the first source's labels are kept."),
+    "class-unmapped": Code(_W, "A source's class map names a class that the source does not have."),
+}
+
+
+def finding(
+    code: str, message: str, *, file: str = "", image: str = "", annotation: str = "", severity: Severity | None = None
+) -> Finding:
+    """A finding with the severity that its code has, unless the caller knows better."""
+    return Finding(code, severity or CODES[code].severity, message, file=file, image=image, annotation=annotation)
