@@ -18,7 +18,7 @@ from torch import nn
 from segdist import adapters, registry
 from segdist.errors import WeightsError
 from segdist.plugins import Family
-from segdist.spec import AdapterSpec, ModelSpec, RunSpec
+from segdist.spec import AdapterSpec, EvaluateSpec, ModelSpec, RunSpec
 
 DESCRIPTION = "model.json"
 WEIGHTS = "weights.safetensors"
@@ -33,8 +33,8 @@ class Description:
     model: ModelSpec
     adapter: AdapterSpec
     classes: tuple[str, ...]
-    evaluate_prompts: str
-    min_score: float
+    evaluate: EvaluateSpec
+    """How it was scored, and so how it predicts."""
     frozen_digest: str
     """Digest of the frozen weights that are not in the checkpoint; "" where it holds everything."""
     seed: int = 0
@@ -48,8 +48,7 @@ class Description:
             "model": options,
             "adapter": self.adapter.model_dump(mode="json"),
             "classes": list(self.classes),
-            "evaluate_prompts": self.evaluate_prompts,
-            "min_score": self.min_score,
+            "evaluate": self.evaluate.model_dump(mode="json"),
             "frozen_digest": self.frozen_digest,
             "seed": self.seed,
         }
@@ -116,9 +115,7 @@ def _write(
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.detach().cpu().contiguous().clone() for k, v in state.items()}, folder / WEIGHTS)
-    description = Description(
-        run.model, adapter, classes, run.evaluate.prompts, run.evaluate.min_score, frozen_digest, run.seed
-    )
+    description = Description(run.model, adapter, classes, run.evaluate, frozen_digest, run.seed)
     (folder / DESCRIPTION).write_text(json.dumps(description.to_json(), indent=1))
 
 
@@ -137,8 +134,7 @@ def describe(folder: Path) -> Description:
             ModelSpec.model_validate(content["model"]),
             AdapterSpec.model_validate(content["adapter"]),
             tuple(content["classes"]),
-            content["evaluate_prompts"],
-            content["min_score"],
+            EvaluateSpec.model_validate(content["evaluate"]),
             content["frozen_digest"],
             int(content.get("seed", 0)),  # not in the first models' descriptions
         )

@@ -10,7 +10,6 @@ from segdist import registry
 from segdist.data.examples import decode_image
 from segdist.errors import DataError
 from segdist.records import Instance, Sample
-from segdist.spec import EvaluateSpec
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
@@ -47,9 +46,7 @@ def predict_images(
             folder = Tracker.at(storage, tracking).model_files(model, Path(scratch))
         description = checkpoint.describe(folder)
         network: Any = checkpoint.load(folder, device=Workers.here().device)
-    evaluate = EvaluateSpec.model_validate(
-        {"prompts": description.evaluate_prompts, "min_score": description.min_score}
-    )
+    evaluate = description.evaluate
     if evaluate.prompts == "box" and boxes is None:
         raise DataError(f"{model} segments what boxes show it. Name a COCO file with boxes: --boxes annotations.json")
     boxes_of = _boxes(boxes) if boxes else {}

@@ -67,7 +67,7 @@ def test_the_description_says_what_was_trained(tmp_path: Path) -> None:
     run = tiny_run(adapter=LORA)
     assert description.model == run.model
     assert description.adapter == run.train.adapter
-    assert (description.classes, description.evaluate_prompts, description.min_score) == (CLASSES, "none", 0.3)
+    assert (description.classes, description.evaluate) == (CLASSES, run.evaluate)
 
 
 @pytest.mark.parametrize("adapter", [LORA, FROZEN], ids=lambda a: a["kind"])
