@@ -47,7 +47,7 @@ class Writer:
         labels.write_text("".join(f"{line}\n" for line in lines))
 
     def close(self) -> None:
-        """Write data.yaml, without a `path` so that the folder may be moved; without entries where there are no splits."""
+        """Write data.yaml: no `path`, so that the folder may be moved; no entries where there are no splits."""
         content: dict[str, Any] = {s: f"images/{s}" for s in ("train", "val", "test") if s in self._splits}
         content |= {"nc": len(self._ids), "names": {n: name for name, n in self._ids.items()}}
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
