@@ -45,7 +45,7 @@ FAMILY = Family(
         "model.model.transformer_module.decoder.mask_predictor.",
         "model.model.transformer_module.queries_",
     ),
-    encoder_blocks=("model.model.pixel_level_module.encoder.swin.layers.*.blocks.*",),
+    encoder_blocks=("model.model.pixel_level_module.encoder.swin.encoder.layers.*.blocks.*",),
     check=check,
     tasks=("semantic", "instance"),
     sizes={"debug": "1.5 M parameters, random", "swin_tiny": "47 M parameters"},

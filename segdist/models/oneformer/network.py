@@ -1,0 +1,178 @@
+"""The torch side of OneFormer: transformers' network; text, targets, loss and predictions of our own.
+
+transformers' processor is not used: it crashes on an image without objects, counts them wrongly over a batch, and reads
+a file of classes. Sentences are encoded once each, however many queries share them.
+
+Shapes: B images, S side of the padded square, Q queries, T sentences of an image, U different sentences, L their
+length, C classes, N objects.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from segdist.data.collate import ignored, padded_masks, stack_images
+from segdist.data.examples import letterbox, pad
+from segdist.data.queries import instances_of_queries, without_empty
+from segdist.errors import SpecError, did_you_mean
+from segdist.models.oneformer import Options
+from segdist.models.oneformer.architecture import load
+from segdist.models.oneformer.tasks import merged, panoptic, semantic
+from segdist.models.oneformer.text import TASKS, sentences
+from segdist.plugins import Batch, Example, ImageHWC, Objective
+from segdist.records import Instance, Prompt
+from segdist.set_criterion import Layer, SetCriterion, Targets
+
+_MOST_CERTAIN = 100.0
+"""Largest factor on the contrastive logits, as in CLIP (Radford et al. 2021)."""
+
+
+class OneFormer(nn.Module):
+    """Learns from masks and from the names of what they show; answers in the way of one task."""
+
+    def __init__(self, options: Options, classes: tuple[str, ...]) -> None:
+        super().__init__()
+        if strangers := [name for name in options.stuff if name not in classes]:
+            raise SpecError(
+                f"`model.oneformer.stuff` must name classes of the data, but there is no `{strangers[0]}`. "
+                f"{did_you_mean(strangers[0], classes)}"
+            )
+        self.options = options
+        self.classes = classes
+        self.objective = Objective()
+        self.model, self.vocabulary = load(options, classes)
+        config = self.model.config
+        self.logit_scale = self.model.criterion.logit_scale
+        self.model.criterion = None  # ours below knows ignored pixels
+        self.model.model.is_training = False  # the text is encoded below; the network needs none to predict
+        self.criterion = SetCriterion(
+            num_points=min(config.train_num_points, options.image_size**2 // 4),
+            no_object_weight=config.no_object_weight,
+        )
+        # Swin's last norm feeds the pooled output, which nothing reads.
+        self.model.model.pixel_level_module.encoder.swin.layernorm.requires_grad_(requires_grad=False)
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Pixels (B, 3, S, S), each image's task and sentences as token numbers, and its objects' labels and masks."""
+        size = self.options.image_size
+        tasks = [self._task() for _ in examples]
+        shown = [self._as_taught(without_empty(e), task) for e, task in zip(examples, tasks, strict=True)]
+        texts_UL, which_BT = self._texts(shown, tasks)
+        return {
+            "pixels_B3SS": stack_images([e.image_HWC for e in shown], size),
+            "tasks_BL": self._task_tokens(tasks),
+            "texts_UL": texts_UL,
+            "which_BT": which_BT,
+            "labels": [torch.from_numpy(e.labels) for e in shown],
+            "masks": [padded_masks(e, size) for e in shown],
+            "ignored_BSS": ignored(shown, size),
+            "crowd_BSS": torch.from_numpy(np.stack([pad(e.ignore_HW, size) for e in shown])),
+        }
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The terms `class`, `mask` and `dice` as means over the decoder's layers, and `contrastive`."""
+        output = self.model.model(batch["pixels_B3SS"], batch["tasks_BL"])
+        targets = Targets(batch["labels"], batch["masks"], ~batch["ignored_BSS"], batch["crowd_BSS"])
+        layers = [
+            Layer(inner["class_queries_logits"].float(), inner["masks_queries_logits"].float())
+            for inner in output.transformer_decoder_auxiliary_predictions
+        ]
+        texts_BQE = self._encoded(batch["texts_UL"], batch["which_BT"])
+        with torch.autocast(batch["pixels_B3SS"].device.type, enabled=False):  # sums over thousands of points
+            return {
+                **self.criterion([*layers, _last(output)], targets),
+                "contrastive": contrastive(
+                    output.transformer_decoder_contrastive_queries.float(), texts_BQE.float(), self.logit_scale
+                ),
+            }
+
+    def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:  # noqa: ARG002 - understands none
+        """Instances of each image in the way of `task`, best first."""
+        if not images:
+            return []
+        size, device = self.options.image_size, self.model.device
+        pixels_B3SS = stack_images([letterbox(image, size) for image in images], size)
+        tasks_BL = self._task_tokens([self.options.task] * len(images))
+        layer = _last(self.model.model(pixels_B3SS.to(device), tasks_BL.to(device)))
+        return [
+            self._instances(classes_QC.softmax(-1)[:, :-1], masks_Qhw, (image.shape[0], image.shape[1]))
+            for image, classes_QC, masks_Qhw in zip(images, layer.classes_BQC, layer.masks_BQhw, strict=True)
+        ]
+
+    def take_counts(self) -> dict[str, float]:
+        """What could not be taught as it should since the last call: see `matching.Matcher`."""
+        return self.criterion.matcher.take_counts()
+
+    def _instances(self, scores_QC: Tensor, masks_Qhw: Tensor, size_hw: tuple[int, int]) -> tuple[Instance, ...]:
+        place: Any = {"classes": self.classes, "size_hw": size_hw, "image_size": self.options.image_size}
+        if self.options.task == "semantic":
+            return semantic(scores_QC, masks_Qhw, **place)
+        instances = instances_of_queries(scores_QC, masks_Qhw, weigh_by_mask=True, **place)
+        return instances if self.options.task == "instance" else panoptic(instances, stuff=self.options.stuff)
+
+    def _task(self) -> str:
+        if self.options.train_tasks == "same":
+            return self.options.task
+        return TASKS[int(torch.randint(len(TASKS), ()))]
+
+    def _as_taught(self, example: Example, task: str) -> Example:
+        """The example with what counts as one object in a task."""
+        one_region = self.classes if task == "semantic" else self.options.stuff if task == "panoptic" else ()
+        return merged(example, [self.classes.index(name) for name in one_region]) if one_region else example
+
+    def _task_tokens(self, tasks: Sequence[str]) -> Tensor:
+        """(B, L) token numbers, as floats: a layer of weights reads them as they are."""
+        length = self.model.config.task_seq_len
+        return torch.stack([self.vocabulary.task(task, length=length) for task in tasks]).float()
+
+    def _texts(self, examples: Sequence[Example], tasks: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """The different sentences of a batch (U, L), and for each image which of them its queries are compared with."""
+        config = self.model.config
+        count = config.num_queries - config.text_encoder_n_ctx
+        said = [
+            sentences(e.labels.tolist(), self.classes, task, count=count)
+            for e, task in zip(examples, tasks, strict=True)
+        ]
+        different = sorted({sentence for one in said for sentence in one})
+        which_BT = torch.tensor([[different.index(sentence) for sentence in one] for one in said])
+        return self.vocabulary.numbers(different, length=config.text_encoder_context_length), which_BT
+
+    def _encoded(self, texts_UL: Tensor, which_BT: Tensor) -> Tensor:
+        """(B, Q, E) the text queries: encoded sentences, and learned words behind them."""
+        mapper = self.model.model.text_mapper
+        texts_BTE = mapper.text_projector(mapper.text_encoder(texts_UL))[which_BT]
+        if mapper.prompt_ctx is None:
+            return texts_BTE
+        return torch.cat([texts_BTE, mapper.prompt_ctx.weight.expand(len(which_BT), -1, -1).to(texts_BTE)], dim=1)
+
+
+def build(options: Options, classes: tuple[str, ...]) -> OneFormer:
+    """The network with its base weights.
+
+    Raises:
+        SpecError: `stuff` names no class, or there are too few queries.
+        WeightsError: the weights are missing or do not fit.
+    """
+    return OneFormer(options, classes)
+
+
+def contrastive(queries_BQE: Tensor, texts_BQE: Tensor, logit_scale: Tensor) -> Tensor:
+    """Cross-entropy of telling which text belongs to which image, and which image to which text (section 3.3).
+
+    A zero connected to the graph with a single image: there is nothing to tell apart.
+    """
+    images_BF = functional.normalize(queries_BQE.flatten(1), dim=-1)
+    texts_BF = functional.normalize(texts_BQE.flatten(1), dim=-1)
+    logits_BB = texts_BF @ images_BF.T * logit_scale.exp().clamp(max=_MOST_CERTAIN)
+    own_B = torch.arange(len(logits_BB), device=logits_BB.device)
+    return functional.cross_entropy(logits_BB, own_B) + functional.cross_entropy(logits_BB.T, own_B)
+
+
+def _last(output: Any) -> Layer:
+    return Layer(
+        output.transformer_decoder_class_predictions.float(), output.transformer_decoder_mask_predictions.float()
+    )
