@@ -3,24 +3,34 @@
 Shapes: B images, C channels, K classes with background, H and W pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu
 
 from segdist import losses
-from segdist.data.collate import class_maps, ignored, stack_images
+from segdist.data.collate import IMAGENET_MEAN, IMAGENET_STD, certainty, class_maps, ignored, stack_images
 from segdist.data.examples import letterbox, restore
 from segdist.masks import instances_from_classes
-from segdist.models.unet_cbam import Options
-from segdist.plugins import Batch, Example, ImageHWC
+from segdist.models.unet_cbam import SCRATCH, Options
+from segdist.models.unet_cbam.backbone import Backbone
+from segdist.plugins import Batch, Example, ImageHWC, Objective
 from segdist.records import Instance, Prompt
+
+_ALWAYS = ("cross_entropy", "dice", "focal")
+"""Terms that cost next to nothing: computed and reported also without a weight."""
 
 
 def build(options: Options, classes: tuple[str, ...]) -> "UnetCbam":
-    """The network with random weights."""
+    """The network, with random weights but for a pretrained backbone.
+
+    Raises:
+        SpecError: timm is not installed.
+        WeightsError: the backbone or its weights cannot be had.
+    """
     return UnetCbam(options, classes)
 
 
@@ -29,45 +39,84 @@ class UnetCbam(nn.Module):
 
     def __init__(self, options: Options, classes: tuple[str, ...]) -> None:
         super().__init__()
-        self.options, self.classes = options, classes
-        channels = [options.width * 2**level for level in range(options.depth + 1)]
-        self.encoder = _Encoder(channels)
+        self.options, self.classes, self.objective = options, classes, Objective()
+        self.encoder: nn.Module
+        self.stem: nn.Module | None = None
+        self.colours = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+        if options.backbone == SCRATCH:
+            channels = [options.width * 2**level for level in range(options.depth + 1)]
+            self.encoder = _Encoder(channels)
+        else:
+            self.encoder = backbone = Backbone(options)
+            self.colours = {"mean": backbone.mean, "std": backbone.std}
+            # The finest features of a backbone are half the size of the image or less; thin structures need all of it.
+            self.stem = _Block(3, options.width)
+            channels = [options.width, *backbone.channels]
         self.decoder = _Decoder(channels)
         self.head = nn.Conv2d(channels[0], len(classes) + 1, kernel_size=1)
 
     def collate(self, examples: Sequence[Example]) -> Batch:
-        """Images, class maps and ignored pixels."""
+        """Images, class maps, ignored pixels, how sure the labels are, and distances to edges where a loss needs them.
+
+        Distances are computed here, because here the workers that decode images share the work.
+        """
         size = self.options.image_size
-        return {
-            "images": stack_images([e.image_HWC for e in examples], size),
-            "target": class_maps(examples, size),
+        target_BHW = class_maps(examples, size)
+        batch = {
+            "images": stack_images([e.image_HWC for e in examples], size, **self.colours),
+            "target": target_BHW,
             "ignore": ignored(examples, size),
+            **certainty(examples, size, self.objective.noise),
         }
+        if self.objective.wants("boundary") or self.objective.wants("edge"):
+            of_class = [losses.signed_distance(target_BHW == k) for k in range(1, len(self.classes) + 1)]
+            batch["distance"] = torch.stack(of_class, dim=1)
+        return batch
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss terms of a batch."""
-        logits_BKHW = self.logits(batch["images"])
-        target_BHW, ignore_BHW = batch["target"], batch["ignore"]
-        return {
-            "cross_entropy": losses.cross_entropy(logits_BKHW, target_BHW, ignore_BHW=ignore_BHW),
-            "dice": losses.class_dice(logits_BKHW, target_BHW, ignore_BHW=ignore_BHW),
-            "focal": losses.focal(logits_BKHW, target_BHW, ignore_BHW=ignore_BHW),
-        }
+        """The loss terms of a batch: those that have a weight, and those that cost next to nothing."""
+        terms = self._terms(self.logits(batch["images"]), batch)
+        return {name: term() for name, term in terms.items() if name in _ALWAYS or self.objective.wants(name)}
 
     def logits(self, images_BCHW: Tensor) -> Tensor:
         """(B, K, H, W), background first."""
-        logits_BKHW: Tensor = self.head(self.decoder(self.encoder(images_BCHW)))
+        features = self.encoder(images_BCHW)
+        if self.stem is not None:
+            features = [self.stem(images_BCHW), *features]
+        logits_BKHW: Tensor = self.head(self.decoder(features))
         return logits_BKHW
 
     def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:  # noqa: ARG002
         """One instance a class and image; prompts tell it nothing."""
         size = self.options.image_size
-        square_BCHW = stack_images([letterbox(i, size) for i in images], size)
+        square_BCHW = stack_images([letterbox(i, size) for i in images], size, **self.colours)
         scores_BKHW = self.logits(square_BCHW.to(self.head.weight.device)).softmax(1)
         return [
             self._instances(restore(scores_KHW, size_hw=image.shape[:2], image_size=size))
             for scores_KHW, image in zip(scores_BKHW, images, strict=True)
         ]
+
+    def _terms(self, logits_BKHW: Tensor, batch: Batch) -> dict[str, Callable[[], Tensor]]:
+        target_BHW, options = batch["target"], self.objective.options
+        ignore: dict[str, Any] = {"ignore_BHW": batch["ignore"]}
+        weighted = {**ignore, "weight_BHW": batch.get("weight")}
+        balanced = {**weighted, "class_weights_K": self._class_weights(logits_BKHW)}
+        edges: dict[str, Any] = {"edge_weight": options.edge_weight, "sigma": options.edge_sigma}
+        tversky: dict[str, Any] = {"alpha": options.tversky_alpha, "beta": options.tversky_beta}
+        smoothing = batch.get("smoothing")
+        return {
+            "cross_entropy": lambda: losses.cross_entropy(logits_BKHW, target_BHW, **balanced, smoothing_BHW=smoothing),
+            "dice": lambda: losses.class_dice(logits_BKHW, target_BHW, **weighted),
+            "focal": lambda: losses.focal(logits_BKHW, target_BHW, **balanced, gamma=options.focal_gamma),
+            "tversky": lambda: losses.class_tversky(logits_BKHW, target_BHW, **weighted, **tversky),
+            "lovasz": lambda: losses.class_lovasz(logits_BKHW, target_BHW, **ignore),
+            "boundary": lambda: losses.class_boundary(logits_BKHW, batch["distance"], **ignore),
+            "edge": lambda: losses.class_edge_bce(logits_BKHW, target_BHW, batch["distance"], **ignore, **edges),
+        }
+
+    def _class_weights(self, like: Tensor) -> Tensor | None:
+        weights = self.objective.class_weights
+        return torch.tensor(weights, device=like.device) if weights else None
 
     def _instances(self, scores_KHW: Tensor) -> tuple[Instance, ...]:
         classes_HW = scores_KHW.argmax(0).cpu().numpy()
