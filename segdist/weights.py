@@ -30,11 +30,13 @@ class Published:
         family: the family's name, for messages.
         model_type: what `model_type` in config.json must say.
         example: the name on the hub of weights that fit.
+        also: further values of `model_type` whose weights hold those of this model.
     """
 
     family: str
     model_type: str
     example: str
+    also: tuple[str, ...] = ()
 
     @property
     def how_to_get(self) -> str:
@@ -56,7 +58,7 @@ class Published:
                     f"A folder of weights must hold *{suffix}, but {weights} has none. {self.how_to_get}"
                 )
         found = self._parsed(weights, lambda content: str(json.loads(content).get("model_type")))
-        if found != self.model_type:
+        if found not in (self.model_type, *self.also):
             raise WeightsError(
                 f"{weights}/config.json must describe a `{self.model_type}`, but says {found!r}. {self.how_to_get}"
             )

@@ -45,6 +45,10 @@ class PromptableNetwork(nn.Module):
         """What the decoder needs to know of each image: levels, images first."""
         raise NotImplementedError
 
+    def project(self, features_B: Features) -> Features:
+        """Trained layers between what may be cached and the decoder; none by default."""
+        return features_B
+
     def decode(self, features_N: Features, shown: Shown) -> Decoded:
         """Masks for N prompts, each with the features of its image."""
         raise NotImplementedError
@@ -83,7 +87,7 @@ class PromptableNetwork(nn.Module):
     def features_of(self, batch: Batch) -> Features:
         """The embeddings of all images of a batch; those computed here are kept."""
         if "known" not in batch:
-            return self.encode(batch["images"].to(self.device))
+            return self.project(self.encode(batch["images"].to(self.device)))
         known: list[Features] = list(batch["known"])
         if batch["missing"]:
             with torch.no_grad():
@@ -91,7 +95,9 @@ class PromptableNetwork(nn.Module):
             for n, i in enumerate(batch["missing"]):
                 known[i] = [level[n] for level in computed]
                 self._opened_cache().write(batch["keys"][i], known[i])
-        return [torch.stack([v.to(self.device) for v in levels]).float() for levels in zip(*known, strict=True)]
+        return self.project(
+            [torch.stack([v.to(self.device) for v in levels]).float() for levels in zip(*known, strict=True)]
+        )
 
     def _uses_cache(self) -> bool:
         """Whether embeddings are cached.

@@ -13,6 +13,7 @@ from segdist.records import Prompt
 
 CLASSES = ("disc", "bar")
 MODES: dict[str, dict[str, dict[str, Any]]] = {
+    "unet_cbam": {"backbone": {"backbone": "test_resnet", "weights": "random"}},
     "sam": {
         "box": {"prompt": "box"},
         "best_of_three": {"prompt": "box", "masks": "best_of_three"},
@@ -20,6 +21,7 @@ MODES: dict[str, dict[str, dict[str, Any]]] = {
         "mixed": {"prompt": "mixed"},
         "everything": {"prompt": "everything", "grid_side": 8},
     },
+    "sam2": {"box": {"prompt": "box"}, "best_of_three": {"prompt": "everything", "masks": "best_of_three"}},
 }
 """Options, beside the debug ones, of further modes that behave differently."""
 
@@ -82,6 +84,26 @@ def example(image_size: int, *, objects: bool = True) -> Example:
         masks_NHW=stack,
         boxes_xyxy=np.array([masks.encode(m).box_xyxy for m in stack], np.float32).reshape(-1, 4),
         scores=np.ones(len(stack), np.float32),
+        ignore_HW=np.zeros(image.shape[:2], np.bool_),
+    )
+
+
+def crowded(image_size: int, *, count: int = 200) -> Example:
+    """Small bright squares in rows, of both classes."""
+    side = int(np.ceil(np.sqrt(count)))
+    step = image_size / side
+    stack = np.zeros((count, image_size, image_size), np.bool_)
+    for n, mask_HW in enumerate(stack):
+        y, x = round(n // side * step), round(n % side * step)
+        mask_HW[y : y + max(int(step) - 1, 1), x : x + max(int(step) - 1, 1)] = True
+    image = np.where(stack.any(0)[:, :, None], 220, 90).astype(np.uint8).repeat(3, axis=2)
+    return Example(
+        image_id="crowded",
+        image_HWC=image,
+        labels=np.arange(count) % len(CLASSES),
+        masks_NHW=stack,
+        boxes_xyxy=np.array([masks.encode(m).box_xyxy for m in stack], np.float32),
+        scores=np.ones(count, np.float32),
         ignore_HW=np.zeros(image.shape[:2], np.bool_),
     )
 

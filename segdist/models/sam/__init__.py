@@ -93,7 +93,17 @@ FAMILY = Family(
     encoder=("image_encoder.",),
     lora_targets=("qkv",),
     lora_trains=("mask_decoder.", "prompt_encoder.", "class_tokens", "class_head."),
+    encoder_blocks=("image_encoder.blocks.*",),
     prompts=prompts,
     check=check,
-    tasks=("promptable", "semantic"),
+    tasks=("promptable", "semantic", "instance"),
+    sizes={
+        "tiny": "1.2 M parameters, shipped",
+        "vit_b": "91 M parameters",
+        "vit_l": "308 M parameters",
+        "vit_h": "636 M parameters",
+    },
+    adapters=("full", "frozen_encoder", "partial", "layernorm", "bitfit", "lora", "dora", "qlora", "conv_lora"),
+    sometimes_unused=("prompt_encoder.",),
+    extra="sam",
 )

@@ -1,0 +1,102 @@
+"""SAM 2 as a family: transformers' network behind what all promptable families share.
+
+Shapes: B images, N prompts over all images of a batch, M masks a prompt, C channels, P points, T tokens.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import Sam2Model
+
+from segdist.data.collate import IMAGENET_MEAN, IMAGENET_STD, Colour
+from segdist.models.sam2 import Options
+from segdist.models.sam2.architecture import load
+from segdist.promptable.network import Decoded
+from segdist.promptable.segmenter import Promptable
+from segdist.promptable.shown import Shown
+
+
+def build(options: Options, classes: tuple[str, ...]) -> "Sam2":
+    """The network with the weights that the options name.
+
+    Raises:
+        WeightsError: the weights are missing or do not fit.
+    """
+    return Sam2(options, classes, load(options))
+
+
+class Sam2(Promptable):
+    """An image encoder with three levels of features, and a decoder that runs once a prompt.
+
+    Of a single mask transformers chooses among four by their stability when not training; here `masks: one` is always
+    the first, the one that is trained.
+    """
+
+    options: Options
+
+    def __init__(self, options: Options, classes: tuple[str, ...], model: Sam2Model) -> None:
+        super().__init__(options, classes, embed_dim=model.config.mask_decoder_config.hidden_size)
+        self.model = model
+        model.mask_decoder.dynamic_multimask_via_stability = False
+        for name, parameter in self.named_parameters():
+            if name.startswith(_unused(options)):
+                parameter.requires_grad = False
+
+    def encode(self, images_BCHW: Tensor) -> list[Tensor]:
+        """The encoder's levels, fine to coarse, at a quarter, an eighth and a sixteenth of the resolution."""
+        return list(self.model.vision_encoder(images_BCHW).fpn_hidden_states)
+
+    def project(self, features_B: list[Tensor]) -> list[Tensor]:
+        """The levels as the decoder takes them; its own layers, so they learn also where the encoder is frozen."""
+        fine_BCHW, middle_BCHW, coarse_BCHW = features_B
+        decoder = self.model.mask_decoder
+        no_memory_BCHW = self.model.no_memory_embedding.view(1, -1, 1, 1)
+        return [decoder.conv_s0(fine_BCHW), decoder.conv_s1(middle_BCHW), coarse_BCHW + no_memory_BCHW]
+
+    def decode(self, features_N: list[Tensor], shown: Shown) -> Decoded:
+        """Masks of N prompts by SAM 2's own prompt encoder and decoder, or by learned tokens."""
+        *fine, coarse_NCHW = features_N
+        sparse_N1TC, dense_NCHW = self._prompts(shown, coarse_NCHW)
+        position_1CHW = self.model.get_image_wide_positional_embeddings()
+        logits_N1Mhw, iou_N1M, tokens_N1MC, _ = self.model.mask_decoder(
+            image_embeddings=coarse_NCHW,
+            image_positional_embeddings=position_1CHW.expand(len(coarse_NCHW), -1, -1, -1),
+            sparse_prompt_embeddings=sparse_N1TC,
+            dense_prompt_embeddings=dense_NCHW,
+            multimask_output=self.options.masks == "best_of_three",
+            high_resolution_features=fine,
+        )
+        return Decoded(logits_N1Mhw[:, 0], iou_N1M[:, 0], tokens_N1MC[:, 0])
+
+    @property
+    def encoder_modules(self) -> Sequence[nn.Module]:
+        """Hiera and its feature pyramid."""
+        return [self.model.vision_encoder]
+
+    @property
+    def colours(self) -> tuple[Colour, Colour]:
+        """Those of ImageNet."""
+        return IMAGENET_MEAN, IMAGENET_STD
+
+    def _prompts(self, shown: Shown, coarse_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, 1, T, C) tokens and (N, C, H, W) dense embeddings of what is shown."""
+        encoder = self.model.prompt_encoder
+        if shown.tokens_NTC is not None:
+            no_mask_1C11 = encoder.no_mask_embed.weight.view(1, -1, 1, 1)
+            return shown.tokens_NTC[:, None], no_mask_1C11.expand_as(coarse_NCHW)
+        return encoder(
+            input_points=None if shown.points_NP2 is None else shown.points_NP2[:, None],
+            input_labels=None if shown.is_object_NP is None else shown.is_object_NP[:, None].to(torch.int32),
+            input_boxes=None if shown.boxes_N4 is None else shown.boxes_N4[:, None],
+            input_masks=None,
+        )
+
+
+def _unused(options: Options) -> tuple[str, ...]:
+    """Parameters that these options never use; a trained parameter without a gradient would stop DDP."""
+    others = (1, 2, 3) if options.masks == "one" else (0,)
+    heads = tuple(f"model.mask_decoder.output_hypernetworks_mlps.{i}." for i in others)
+    points = ("point_embed", "not_a_point_embed") if options.prompt == "class" else ()
+    prompts = tuple(f"model.prompt_encoder.{name}" for name in ("mask_embed", *points))
+    return (*heads, *prompts, "model.mask_decoder.pred_obj_score_head.")
