@@ -3,6 +3,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import distance_transform_edt
 
 from segdist import masks, panels
 from segdist.records import Instance, Prediction, Sample
@@ -67,18 +68,57 @@ def test_names_are_written_inside_the_picture_even_for_objects_at_its_edge() -> 
 
 
 @pytest.mark.parametrize("size", [(64, 64), (600, 200), (1, 1), (30, 2000)])
-def test_a_panel_takes_any_size_and_shows_three_views(size: tuple[int, int]) -> None:
+def test_a_panel_takes_any_size_and_shows_four_views(size: tuple[int, int]) -> None:
     sample = Sample("a", "", size, (Instance("wall", masks.encode(np.ones(size)), (0, 0, size[1], size[0])),))
     picture = panels.panel(grey(*size), sample, Prediction("a", ()), classes=CLASSES)
     height, width = (max(1, round(side * 420 / max(size))) for side in size)
-    assert picture.shape[1] == 3 * width + 4 * 10
+    assert picture.shape[1] == 4 * width + 5 * 10
     assert picture.shape[0] > height
 
 
 def test_a_panel_without_instances_is_a_panel() -> None:
     picture = panels.panel(grey(), Sample("a", "", (64, 64)), Prediction("a", ()))
-    views = [picture[100, x] for x in (100, 600, 1000)]
-    assert all((view == 128).all() for view in views)
+    views = [picture[100, x] for x in (100, 600, 1000, 1500)]
+    assert all((view == 128).all() for view in views[:3])
+    assert (views[3] == 128 // 2 + 115).all(), "paler, and no error in it"
+
+
+def test_the_error_view_tells_missed_invented_mistaken_and_unknown_pixels_apart() -> None:
+    truth = (
+        instance("wall", (0, 0, 20, 20)), instance("window", (20, 0, 40, 20)), Instance("wall", None, (40, 40, 64, 64)),
+    )  # fmt: skip
+    found = (instance("wall", (20, 0, 40, 20)), instance("wall", (0, 40, 20, 64)), instance("wall", (40, 40, 60, 60)))
+    shown = panels.errors(grey(), Sample("a", "", (64, 64), truth), found)
+    assert tuple(shown[10, 10]) == panels.ERRORS["missed"]
+    assert tuple(shown[10, 30]) == panels.ERRORS["taken for another class"]
+    assert tuple(shown[50, 10]) == panels.ERRORS["invented"]
+    assert tuple(shown[50, 50]) == tuple(shown[62, 62]) == (160, 160, 160), "nobody knows what is right there"
+    assert tuple(shown[30, 50]) == (179, 179, 179)
+
+
+def test_edges_too_far_out_are_red_and_too_far_in_blue() -> None:
+    sample = Sample("a", "", (64, 64), (instance("wall", (16, 16, 48, 48)),))
+    wide = panels.edge_bleed(grey(), sample, [instance("wall", (6, 6, 58, 58))])
+    narrow = panels.edge_bleed(grey(), sample, [instance("wall", (26, 26, 38, 38))])
+    exact = panels.edge_bleed(grey(), sample, sample.instances)
+    out, into = panels.EDGES.values()
+    assert tuple(wide[30, 6]) == out
+    assert tuple(narrow[30, 26]) == into
+    assert exact[30, 16].min() > 200, "on the edge it is white"
+
+
+def test_signed_distance_is_that_of_scipy_outside_and_inside() -> None:
+    mask = masks.decode(masks.from_box((16, 20, 40, 48), size_hw=(64, 64)))
+    distance = panels.signed_distance(mask)
+    assert distance[~mask] == pytest.approx(distance_transform_edt(~mask)[~mask], rel=1e-6)
+    assert distance[mask] == pytest.approx(1 - distance_transform_edt(mask)[mask], rel=1e-6, abs=1e-6)
+    assert np.isinf(panels.signed_distance(np.zeros((4, 4), np.bool_))).all()
+
+
+def test_two_models_stand_beside_the_truth_each_with_its_errors() -> None:
+    sample = Sample("a", "", (64, 64), (instance("wall", (0, 0, 20, 20)),))
+    picture = panels.versus(grey(), sample, {"one": sample.instances, "other": ()}, classes=CLASSES)
+    assert picture.shape[1] == 5 * 420 + 6 * 10
 
 
 def test_encoded_pictures_are_read_back_in_rgb() -> None:

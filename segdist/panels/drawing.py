@@ -1,4 +1,4 @@
-"""Pictures of instances: overlays, and panels [image | truth | prediction]. Images are RGB uint8 (H, W, 3)."""
+"""Instances drawn on their image: filled, outlined, named; each class in a colour of its own."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from segdist import masks
-from segdist.records import HUMAN, Instance, Prediction, Sample
+from segdist.records import Instance
 
 ImageHWC = NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -24,12 +24,8 @@ _PALETTE: tuple[Colour, ...] = (
     (136, 34, 85), (153, 153, 51), (136, 204, 238),
 )  # fmt: skip
 _FILL = 0.45
-_VIEW = 420  # pixels of the longest side of one view in a panel
-_GAP = 10
-_TEXT = 22  # large, because panels are looked at as thumbnails
-_LINE = 30
-_INK, _PAPER, _FAINT = (32, 33, 36), (255, 255, 255), (95, 99, 104)
-_CROWD: Colour = (160, 160, 160)
+INK, PAPER = (32, 33, 36), (255, 255, 255)
+CROWD: Colour = (160, 160, 160)
 
 
 def colour(index: int) -> Colour:
@@ -56,30 +52,9 @@ def overlay(
     Returns:
         A new image of the same size.
     """
-    shapes = [_Shape.of(i, image_HWC.shape[:2], classes) for i in _large_first(instances)]
-    picture = _draw(image_HWC, shapes)
+    shapes = [Shape.of(i, image_HWC.shape[:2], classes) for i in large_first(instances)]
+    picture = draw(image_HWC, shapes)
     return _name(picture, shapes) if labels else picture
-
-
-def panel(image_HWC: ImageHWC, truth: Sample, prediction: Prediction, *, classes: Sequence[str] = ()) -> ImageHWC:
-    """[image | truth | prediction] side by side, with captions and a legend, at a size that suits a screen.
-
-    Args:
-        image_HWC: RGB at its own size.
-        truth: the sample with its true or pseudo-labelled instances.
-        prediction: what the model found.
-        classes: class names in order; they decide the colours. Empty takes the labels in this picture by name.
-    """
-    shown = [*truth.instances, *prediction.instances]
-    names = list(classes) or sorted({i.label for i in shown})
-    small = _fit(image_HWC)
-    views = [small] + [
-        _draw(small, [_Shape.of(i, small.shape[:2], names) for i in _large_first(instances)])
-        for instances in (truth.instances, prediction.instances)
-    ]
-    captions = ["image", "truth" if truth.source == HUMAN else "pseudo-label", "prediction"]
-    present = {i.label for i in shown}
-    return _compose(views, captions, [(name, colour(k)) for k, name in enumerate(names) if name in present])
 
 
 def encode_jpeg(image_HWC: ImageHWC, *, quality: int = 88) -> bytes:
@@ -93,7 +68,7 @@ def encode_png(image_HWC: ImageHWC) -> bytes:
 
 
 @dataclass(frozen=True)
-class _Shape:
+class Shape:
     """An instance at the size at which it is drawn."""
 
     text: str
@@ -102,7 +77,8 @@ class _Shape:
     box_xyxy: tuple[int, int, int, int]
 
     @classmethod
-    def of(cls, instance: Instance, size_hw: Sequence[int], classes: Sequence[str]) -> "_Shape":
+    def of(cls, instance: Instance, size_hw: Sequence[int], classes: Sequence[str]) -> "Shape":
+        """The shape of an instance in a picture of this size."""
         height, width = size_hw[0], size_hw[1]
         mask = scale = None
         if instance.mask is not None:
@@ -112,17 +88,24 @@ class _Shape:
         down, right = scale or (1.0, 1.0)
         box = (math.floor(x1 * right), math.floor(y1 * down), math.ceil(x2 * right), math.ceil(y2 * down))
         known = instance.label in classes and not instance.is_crowd
-        shade = colour(list(classes).index(instance.label)) if known else _CROWD
+        shade = colour(list(classes).index(instance.label)) if known else CROWD
         score = f" {instance.score:.2f}" if instance.score < 1 else ""
         return cls(instance.label + score, shade, mask, box)
 
 
-def _large_first(instances: Sequence[Instance]) -> list[Instance]:
+def mask_at(instance: Instance, own_hw: tuple[int, int], size_hw: Sequence[int]) -> masks.Mask:
+    """The mask, or the filled box where there is none, at another size than the image's own."""
+    rle = instance.mask or masks.from_box(instance.box_xyxy, size_hw=own_hw)
+    return masks.resize(masks.decode(rle), (size_hw[0], size_hw[1]))
+
+
+def large_first(instances: Sequence[Instance]) -> list[Instance]:
     """Small ones are drawn last, so that a window stays visible on its wall."""
     return sorted(instances, key=lambda i: -(i.mask.area if i.mask is not None else math.inf))
 
 
-def _draw(image_HWC: ImageHWC, shapes: Sequence[_Shape]) -> ImageHWC:
+def draw(image_HWC: ImageHWC, shapes: Sequence[Shape]) -> ImageHWC:
+    """A new image with the shapes filled and outlined, in their order."""
     picture = image_HWC.copy()
     stroke = max(1, round(max(picture.shape[:2]) / 400))
     for shape in shapes:
@@ -139,25 +122,25 @@ def _draw(image_HWC: ImageHWC, shapes: Sequence[_Shape]) -> ImageHWC:
     return picture
 
 
-def _name(picture_HWC: ImageHWC, shapes: Sequence[_Shape]) -> ImageHWC:
+def _name(picture_HWC: ImageHWC, shapes: Sequence[Shape]) -> ImageHWC:
     """Write each name on a chip of its colour, where that covers no other chip."""
     canvas = Image.fromarray(picture_HWC)
-    draw = ImageDraw.Draw(canvas)
-    font = _font(max(11, round(max(picture_HWC.shape[:2]) / 48)))
+    pen = ImageDraw.Draw(canvas)
+    font = font_of(max(11, round(max(picture_HWC.shape[:2]) / 48)))
     taken: list[tuple[int, int, int, int]] = []
     for shape in shapes:
-        chip = _chip(draw, shape, font, canvas.size)
+        chip = _chip(pen, shape, font, canvas.size)
         if any(chip[0] < t[2] and t[0] < chip[2] and chip[1] < t[3] and t[1] < chip[3] for t in taken):
             continue
         taken.append(chip)
-        draw.rectangle(chip, fill=shape.colour)
-        draw.text((chip[0] + 4, chip[1] + 2), shape.text, fill=_ink_on(shape.colour), font=font)
+        pen.rectangle(chip, fill=shape.colour)
+        pen.text((chip[0] + 4, chip[1] + 2), shape.text, fill=_ink_on(shape.colour), font=font)
     return np.asarray(canvas)
 
 
-def _chip(draw: ImageDraw.ImageDraw, shape: _Shape, font: Font, size_wh: tuple[int, int]) -> tuple[int, int, int, int]:
+def _chip(pen: ImageDraw.ImageDraw, shape: Shape, font: Font, size_wh: tuple[int, int]) -> tuple[int, int, int, int]:
     """Where a name goes (xyxy): on the object's thickest place if it fits there, otherwise above its box."""
-    _, _, text_width, text_height = (math.ceil(v) for v in draw.textbbox((0, 0), shape.text, font=font))
+    _, _, text_width, text_height = (math.ceil(v) for v in pen.textbbox((0, 0), shape.text, font=font))
     width, height = text_width + 8, text_height + 5
     thick, centre_x, centre_y = _thickest(shape.mask_HW)
     if thick > width / 2:
@@ -177,54 +160,14 @@ def _thickest(mask_HW: masks.Mask | None) -> tuple[float, int, int]:
     return float(distance[y, x]), int(x), int(y)
 
 
-def _fit(image_HWC: ImageHWC) -> ImageHWC:
-    height, width = image_HWC.shape[:2]
-    scale = _VIEW / max(height, width)
-    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return np.asarray(cv2.resize(image_HWC, size, interpolation=way), dtype=np.uint8)
-
-
-def _compose(views: Sequence[ImageHWC], captions: Sequence[str], legend: Sequence[tuple[str, Colour]]) -> ImageHWC:
-    height, width = views[0].shape[:2]
-    font = _font(_TEXT)
-    columns = [_GAP + i * (width + _GAP) for i in range(len(views))]
-    total = columns[-1] + width + _GAP
-    entries, bottom = _legend_places(legend, font, total)
-    top = _GAP + _LINE
-    canvas = Image.new("RGB", (total, top + height + (bottom + 8 if entries else 0) + _GAP), _PAPER)
-    draw = ImageDraw.Draw(canvas)
-    for x, view, caption in zip(columns, views, captions, strict=True):
-        draw.text((x, _GAP - 2), caption, fill=_FAINT, font=font)
-        canvas.paste(Image.fromarray(view), (x, top))
-    for x, y, name, shade in entries:
-        y += top + height + 8
-        draw.rounded_rectangle((x, y + 4, x + 18, y + 22), radius=4, fill=shade)
-        draw.text((x + 26, y), name, fill=_INK, font=font)
-    return np.asarray(canvas)
-
-
-def _legend_places(
-    legend: Sequence[tuple[str, Colour]], font: Font, width: int
-) -> tuple[list[tuple[int, int, str, Colour]], int]:
-    """(x, y, name, colour) of every entry, broken into lines, and the height of all lines."""
-    x, y, places = _GAP, 0, []
-    for name, shade in legend:
-        needed = 26 + math.ceil(font.getlength(name)) + 26
-        if x > _GAP and x + needed > width:
-            x, y = _GAP, y + _LINE
-        places.append((x, y, name, shade))
-        x += needed
-    return places, y + _LINE
-
-
 def _ink_on(background: Colour) -> Colour:
     red, green, blue = background
-    return _INK if 0.299 * red + 0.587 * green + 0.114 * blue > 130 else _PAPER
+    return INK if 0.299 * red + 0.587 * green + 0.114 * blue > 130 else PAPER
 
 
 @lru_cache
-def _font(size: int) -> Font:
+def font_of(size: int) -> Font:
+    """The typeface at a size in pixels."""
     return ImageFont.load_default(size)  # Pillow's own; no font files to look for
 
 

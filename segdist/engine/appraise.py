@@ -1,0 +1,156 @@
+"""One look at a finished model over one split: every metric, consistency, what it costs, and the telling images."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from segdist.engine import runtime
+from segdist.engine.predict import Row, box_prompt, evaluator_of, predict
+from segdist.metrics import Evaluator, consistency, per_image
+from segdist.plugins import ImageHWC
+from segdist.records import Prediction, Prompt, Sample
+from segdist.spec import EvaluateSpec
+
+BY_IMAGE = ("iou", "dice", "boundary_iou", "cldice", "panoptic_quality")
+"""Metrics that are kept for every single image."""
+DETAILED = ("iou", "boundary_iou")
+"""Metrics whose consistency is computed."""
+DARK, BRIGHT = 0.35, 0.65
+"""Mean brightness (Rec. 601 luma, 0..1) below and above which an image counts as dark and bright."""
+_LARGEST = {"small, < 0.25 MP": 0.25e6, "medium, < 1 MP": 1e6, "large, < 4 MP": 4e6}
+_PICTURED = 3
+
+
+@dataclass(frozen=True)
+class Appraisal:
+    """What was found.
+
+    Attributes:
+        metrics: by name, without the split; NaN where undefined.
+        consistency: of each metric of `DETAILED`, as JSON values.
+        images: for each image its id, metrics, seconds and groups, as JSON values.
+        predictions: of each image, in order.
+    """
+
+    metrics: dict[str, float]
+    consistency: list[dict[str, Any]] = field(default_factory=list)
+    images: list[dict[str, Any]] = field(default_factory=list)
+    predictions: list[Prediction] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the predictions, without NaN."""
+        numbers = {k: v for k, v in self.metrics.items() if not np.isnan(v)}
+        return {"metrics": numbers, "consistency": _without_nan(self.consistency), "images": _without_nan(self.images)}
+
+
+def appraise(network: Any, rows: Sequence[Row], evaluate: EvaluateSpec, *, seed: int = 0) -> Appraisal:
+    """Predict image after image, as production does, and measure everything.
+
+    Args:
+        network: a `Segmenter`, ready to predict.
+        rows: the split; read by index.
+        evaluate: how the model predicts and is scored; images are predicted one at a time whatever its `batch_size`.
+        seed: of the resampling behind intervals.
+    """
+    costs: runtime.Values = {}
+    if len(rows):
+        first = _input(next(iter(predict(network, [rows[0]], evaluate))), evaluate)  # warms up
+    with runtime.peak_memory(costs):
+        found = Judge(network.classes, evaluate)
+        for sample, image, prediction in predict(network, rows, evaluate.model_copy(update={"batch_size": 1})):
+            found.add(sample, image, prediction)
+    result = found.result(seed=seed)
+    if len(rows):
+        costs |= runtime.latency([p.seconds for p in result.predictions])
+        costs |= runtime.throughput(network, [first[0]], [first[1]])
+        costs |= runtime.arithmetic(network, *first)
+    return Appraisal(result.metrics | costs, result.consistency, result.images, result.predictions)
+
+
+class Judge:
+    """Looks at images one after the other, whoever predicted them.
+
+    Args:
+        classes: the class names.
+        evaluate: the settings of scoring.
+    """
+
+    def __init__(self, classes: Sequence[str], evaluate: EvaluateSpec, metrics: Sequence[str] | None = None) -> None:
+        self.evaluator: Evaluator = evaluator_of(classes, evaluate, metrics)
+        self._images: list[dict[str, Any]] = []
+        self._predictions: list[Prediction] = []
+
+    def add(self, sample: Sample, image_HWC: ImageHWC | None, prediction: Prediction) -> None:
+        """One image; its pixels tell the lighting."""
+        self.evaluator.add(sample, prediction)
+        self._predictions.append(prediction)
+        self._images.append(
+            {"image_id": sample.image_id, "seconds": prediction.seconds, "facets": facets(sample, image_HWC)}
+        )
+
+    def result(self, *, seed: int = 0) -> Appraisal:
+        """Metrics, consistency and what each image contributed."""
+        chosen = [m.name for m in self.evaluator.metrics]
+        for name in (n for n in BY_IMAGE if n in chosen):
+            for image, value in zip(self._images, per_image(self.evaluator, name), strict=True):
+                image[name] = float(value)
+        groups = grouping([image["facets"] for image in self._images])
+        details = [
+            consistency(self.evaluator, groups, metric=name, seed=seed).to_json() for name in DETAILED if name in chosen
+        ]
+        return Appraisal(self.evaluator.values(), details, self._images, self._predictions)
+
+
+def facets(sample: Sample, image_HWC: ImageHWC | None) -> dict[str, str]:
+    """What groups an image may belong to: its group and source, its size, and its lighting from the pixels."""
+    pixels = sample.size_hw[0] * sample.size_hw[1]
+    size = next((name for name, most in _LARGEST.items() if pixels < most), "huge, >= 4 MP")
+    found = {"group": sample.group, "source": sample.source, "size": size}
+    return found if image_HWC is None else found | {"lighting": lighting(image_HWC)}
+
+
+def lighting(image_HWC: ImageHWC) -> str:
+    """dark, normal or bright, by the mean brightness."""
+    luma = float((image_HWC.mean(axis=(0, 1)) @ np.array([0.299, 0.587, 0.114])) / 255)
+    return "dark" if luma < DARK else "bright" if luma > BRIGHT else "normal"
+
+
+def grouping(images: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
+    """The facets that divide the images: at least two groups, with two images each on average."""
+    kinds = images[0] if images else {}
+    columns = {kind: [image.get(kind, "") for image in images] for kind in kinds}
+    return {kind: names for kind, names in columns.items() if 2 <= len(set(names)) <= len(names) / 2}
+
+
+def telling(appraisal: Appraisal, metric: str = "iou", count: int = _PICTURED) -> dict[str, list[str]]:
+    """Image ids of the worst, the median and the best images; no image twice, and none in which nothing is defined."""
+    known = [(image[metric], image["image_id"]) for image in appraisal.images if not np.isnan(image[metric])]
+    ranked = [name for _, name in sorted(known)]
+    worst, best = ranked[:count], ranked[count:][-count:][::-1]
+    left = [name for name in ranked if name not in {*worst, *best}]
+    start = max(0, (len(left) - count) // 2)
+    return {"worst": worst, "median": left[start : start + count], "best": best}
+
+
+def _input(found: tuple[Sample, ImageHWC, Prediction], evaluate: EvaluateSpec) -> tuple[ImageHWC, Prompt]:
+    sample, image, _ = found
+    return image, box_prompt(sample) if evaluate.prompts == "box" else Prompt()
+
+
+def _without_nan(value: Any) -> Any:
+    """The same JSON values with null for NaN."""
+    if isinstance(value, Mapping):
+        return {k: _without_nan(v) for k, v in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and np.isnan(value) else value
+
+
+def rows_of(pairs: Iterable[tuple[Sample, Prediction]]) -> Iterator[tuple[Sample, None]]:
+    """Predictions as labels, so that they are kept and read like any labels."""
+    from dataclasses import replace
+
+    for sample, prediction in pairs:
+        yield replace(sample, instances=prediction.instances), None
