@@ -8,7 +8,11 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from segdist.errors import SegdistError, SpecError
+from segdist import storage
+from segdist.errors import DataError, SegdistError, SpecError
+
+Options = Annotated[list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="An option of the format.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 app = typer.Typer(help="Validate, merge, split, convert and look at annotated images.", no_args_is_help=True)
 
@@ -56,6 +60,58 @@ def convert(
             verify=not no_verify,
         )
         typer.echo(json.dumps(result, indent=1) if as_json else summary_text(result))
+
+
+@app.command()
+def validate(
+    path: Annotated[str, typer.Argument(help="A folder, file or archive, local or s3://.")] = "",
+    format_name: Annotated[str, typer.Option("--format", help="Its format, where it does not show.")] = "",
+    option: Options = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings count as errors.")] = False,
+    no_images: Annotated[bool, typer.Option("--no-images", help="Check annotations only; open no image.")] = False,
+    html: Annotated[str, typer.Option(help="Also write a page with pictures of the worst findings.")] = "",
+    manifest: Annotated[str, typer.Option(help="Also write a manifest: classes, counts, licences, hash.")] = "",
+    codes: Annotated[bool, typer.Option("--codes", help="List every check with its severity and meaning.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check images and annotations; exit 0 without errors, 2 otherwise."""
+    from segdist.data.codes import finding
+    from segdist.data.review import Review, codes_text, dumps, review, summary_text
+
+    with told():
+        if codes:
+            typer.echo(codes_text())
+            return
+        if not path:
+            raise SpecError("A folder or file must be named, e.g. segdist data validate photos/")
+        try:
+            name, source = _source(path, format_name, key_values(option or []), no_images=no_images)
+            found = review(source, name, open_images=not no_images, strict=strict)
+        except DataError as error:  # it could not even be opened: a finding too, so that --json is JSON
+            source, found = None, Review(format_name, [finding("source-unreadable", str(error), file=path)])
+        if manifest:
+            storage.write_json(manifest, found.manifest().model_dump(mode="json"))
+        if html:
+            from segdist.data.review_page import write_review_page
+
+            write_review_page(html, found, source)
+        typer.echo(dumps(found.as_json()) if as_json else summary_text(found))
+        raise typer.Exit(0 if found.ok else 2)
+
+
+def _source(path: str, format_name: str, options: dict[str, Any], *, no_images: bool = False) -> tuple[str, Any]:
+    """The format's name, and its reader."""
+    from segdist.data.archived import open_format
+    from segdist.data.convert import checked_options
+    from segdist.data.guess import guess_format
+    from segdist.registry import load
+
+    name = format_name or guess_format(path)
+    keys = load("formats", name).Options
+    if no_images and "find_images" in keys.model_fields:
+        options = {"find_images": False, **options}
+    checked_options(keys, {**options, "path": path}, what=f"reading {name}")
+    return name, open_format(name, {**options, "path": path})
 
 
 def key_values(texts: list[str]) -> dict[str, Any]:

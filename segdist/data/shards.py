@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -65,6 +65,8 @@ class Manifest(Strict):
     """How many findings of each severity and code; the findings themselves are in findings.json."""
     content_hash: str
     """Sixteen hex digits that depend on what can be learned, not on row order, file names or machine."""
+    licences: tuple[str, ...] = ()
+    """Licences that the sources state."""
     details: dict[str, Any] = {}
     """What the step that made it measured: the quality of labels, images a second."""
 
@@ -153,6 +155,7 @@ def write_manifest(
     shards: Iterable[ShardSummary],
     *,
     findings: Sequence[Finding] = (),
+    licences: Iterable[str] = (),
     details: dict[str, Any] | None = None,
 ) -> "Dataset":
     """Complete a data set: findings.json, then the manifest.
@@ -163,24 +166,31 @@ def write_manifest(
         classes: class names in order.
         shards: all of them.
         findings: those made before the shards were.
+        licences: of the sources.
         details: what the step measured.
     """
     parts = sorted(shards, key=lambda s: s.file)
     everything = [*findings, *(f for part in parts for f in part.found)]
-    digests = sorted(row.digest for part in parts for row in part.rows)
-    content = json.dumps([SCHEMA_VERSION, kind, list(classes), digests])
+    digests = [row.digest for part in parts for row in part.rows]
     manifest = Manifest(
         kind=kind,
         classes=tuple(classes),
-        splits=_added([part.splits for part in parts]),
+        splits=added_counts([part.splits for part in parts]),
         shards=tuple(part.file for part in parts),
         findings=count_findings(everything),
-        content_hash=hashlib.sha256(content.encode()).hexdigest()[:16],
+        content_hash=content_hash(kind, classes, digests),
+        licences=tuple(sorted(licences)),
         details=details or {},
     )
     storage.write_json(storage.join(root_uri, FINDINGS), [vars(f) for f in everything])
     storage.write_json(storage.join(root_uri, MANIFEST), manifest.model_dump(mode="json"))
     return Dataset(root_uri, manifest)
+
+
+def content_hash(kind: str, classes: Sequence[str], digests: Iterable[str]) -> str:
+    """Sixteen hex digits that depend on what can be learned: not on the order of rows, their files or the machine."""
+    content = json.dumps([SCHEMA_VERSION, kind, list(classes), sorted(digests)])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def count_findings(findings: Iterable[Finding]) -> dict[str, dict[str, int]]:
@@ -300,13 +310,16 @@ def _summary(uri: str, table: pa.Table) -> ShardSummary:
     return ShardSummary(
         file=uri.rsplit("/", 1)[-1],
         rows=tuple(RowSummary(**{name: row[name] for name in RowSummary.model_fields}) for row in rows),
-        splits={name: _count([s for s in samples if s.split == name]) for name in sorted({s.split for s in samples})},
+        splits={
+            name: count_samples([s for s in samples if s.split == name]) for name in sorted({s.split for s in samples})
+        },
         findings=tuple(json.loads(metadata.get(_FINDINGS_KEY, b"[]"))),
         notes=json.loads(metadata.get(_NOTES_KEY, b"{}")),
     )
 
 
-def _count(samples: Sequence[Sample]) -> SplitCounts:
+def count_samples(samples: Sequence[Sample]) -> SplitCounts:
+    """How much there is in these."""
     instances = [i for s in samples for i in s.instances]
     return SplitCounts(
         images=len(samples),
@@ -317,7 +330,8 @@ def _count(samples: Sequence[Sample]) -> SplitCounts:
     )
 
 
-def _added(parts: Sequence[dict[str, SplitCounts]]) -> dict[str, SplitCounts]:
+def added_counts(parts: Sequence[Mapping[str, SplitCounts]]) -> dict[str, SplitCounts]:
+    """The sums over shards, by split."""
     names = [n for n in ("train", "val", "test", "") if any(n in part for part in parts)]
     return {name: _sum([part[name] for part in parts if name in part]) for name in names}
 

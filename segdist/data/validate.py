@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -10,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from segdist import masks
 from segdist.data.examples import decode_image
 from segdist.errors import DataError
+from segdist.plugins import ImageHWC
 from segdist.records import Finding, Instance, Sample, Severity
 
 _ORIENTATION = 0x0112
@@ -23,16 +24,50 @@ _TURNS: dict[int, Callable[[masks.Mask], masks.Mask]] = {
 _AMBIGUOUS = "square, with an EXIF orientation: taken as annotated upright; check that its masks fit"
 
 
+@dataclass(frozen=True)
+class Checked:
+    """What came of an image.
+
+    Attributes:
+        sample: in the frame of the upright image; None where the image cannot be used.
+        findings: what there is to say.
+        image_HWC: its pixels; None where it cannot be decoded.
+    """
+
+    sample: Sample | None
+    findings: tuple[Finding, ...]
+    image_HWC: ImageHWC | None
+
+
 def check_image(sample: Sample, image_bytes: bytes) -> tuple[Sample | None, list[Finding]]:
     """The sample in the frame of its upright image, or None where the image cannot be used, and what there is to say.
 
     Annotations made on the stored pixels of a photo that its EXIF orientation turns are turned with it.
     """
+    checked = open_image(sample, image_bytes)
+    return checked.sample, list(checked.findings)
+
+
+def open_image(sample: Sample, image_bytes: bytes) -> Checked:
+    """The same, with the pixels."""
+    if not image_bytes:
+        message = "the file is empty; replace it, or remove it from the annotations"
+        return Checked(None, (_finding("image-unreadable", Severity.ERROR, message, sample),), None)
     try:
-        height, width = decode_image(image_bytes, name=sample.image_id).shape[:2]
+        image_HWC = decode_image(image_bytes, name=sample.image_id)
     except DataError as error:
-        return None, [_finding("image-unreadable", Severity.ERROR, str(error), sample)]
-    orientation = _orientation(image_bytes)
+        return Checked(None, (_finding("image-unreadable", Severity.ERROR, str(error), sample),), None)
+    orientation, frames = _metadata(image_bytes)
+    fitted, findings = _fitted(sample, orientation, (image_HWC.shape[0], image_HWC.shape[1]))
+    if frames > 1:
+        message = f"it has {frames} frames; the first is used"
+        findings.append(_finding("image-animated", Severity.WARNING, message, sample))
+    return Checked(fitted, tuple(findings), image_HWC)
+
+
+def _fitted(sample: Sample, orientation: int, size_hw: tuple[int, int]) -> tuple[Sample | None, list[Finding]]:
+    """The sample in the frame of an upright image of this size."""
+    height, width = size_hw
     turn = _TURNS.get(orientation)
     if sample.size_hw == (height, width):
         ambiguous = turn is not None and height == width
@@ -49,11 +84,15 @@ def check_image(sample: Sample, image_bytes: bytes) -> tuple[Sample | None, list
     return None, [_finding("image-size-differs", Severity.ERROR, message, sample)]
 
 
-def _orientation(image_bytes: bytes) -> int:
+def _metadata(image_bytes: bytes) -> tuple[int, int]:
+    """EXIF orientation and number of frames."""
     try:
-        return int(Image.open(io.BytesIO(image_bytes)).getexif().get(_ORIENTATION, 1))
+        image = Image.open(io.BytesIO(image_bytes))
+        # A JPEG with a second picture inside (MPO: a preview, the other eye) is no animation.
+        frames = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
+        return int(image.getexif().get(_ORIENTATION, 1)), frames
     except (OSError, ValueError, SyntaxError, UnidentifiedImageError):
-        return 1
+        return 1, 1
 
 
 def _turned(instance: Instance, orientation: int, stored_hw: tuple[int, int]) -> Instance:
