@@ -59,7 +59,7 @@ def fit_bare(job: Job, started: float) -> Timeline:
     import torch
 
     from segdist.engine.fit import fit
-    from segdist.pipeline.cluster import cache_dir
+    from segdist.storage import cache_dir
 
     os.nice(15)  # as Ray's workers run: beside other work on the machine they get as little as these do
     torch.set_num_threads(1)

@@ -166,7 +166,8 @@ def test_an_adapter_that_a_family_has_not_is_refused_with_those_it_has(folder: P
 
 
 def test_an_adapter_is_asked_of_those_families_alone_that_it_is_searched_for(folder: Path) -> None:
-    space = "  model.family: [unet_cbam, sam]\n  train.adapter.kind: {choices: [conv_lora], when: {model.family: sam}}\n"
+    kind = "{choices: [conv_lora], when: {model.family: sam}}"
+    space = f"  model.family: [unet_cbam, sam]\n  train.adapter.kind: {kind}\n"
     assert load(write(folder, GOOD.replace("image_size: 64}", "image_size: 64}\n  sam: {prompt: class}") + space))
 
 

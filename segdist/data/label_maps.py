@@ -42,7 +42,7 @@ def decode_values(content: bytes, *, colours: bool = False) -> Decoded:
     Raises:
         OSError, ValueError, SyntaxError: it is no image, truncated, or too large.
     """
-    image = Image.open(io.BytesIO(content))
+    image: Image.Image = Image.open(io.BytesIO(content))
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"it has more than {MAX_PIXELS:,} pixels")
     is_lossy = image.format in ("JPEG", "MPO")

@@ -80,10 +80,10 @@ def _value(content: Mapping[str, Any], key: str, spec: SweepSpec) -> Any:
     """The sweep's own value of a dotted key; a family's default where the file leaves an option or loss out."""
     node: Any = content
     for name in key.split("."):
-        if isinstance(node, list):
+        if isinstance(node, list):  # e.g. the second of `train.phases`
             node = node[int(name)]
-        else:
-            node = node.get(name) if isinstance(node, Mapping) else None
+            continue
+        node = node.get(name) if isinstance(node, Mapping) else None
     return node if node is not None else _declared_default(key, spec)
 
 

@@ -23,7 +23,8 @@ class Tiny(nn.Module):
 
 def test_the_encoder_gets_its_own_rate_and_vectors_no_decay() -> None:
     network = Tiny()
-    optimizer = adamw(network, PhaseSpec(epochs=1, lr=0.1, encoder_lr_factor=0.5), weight_decay=0.3, encoder=("encoder.",))
+    phase = PhaseSpec(epochs=1, lr=0.1, encoder_lr_factor=0.5)
+    optimizer = adamw(network, phase, weight_decay=0.3, encoder=("encoder.",))
     by_parameter = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     assert (by_parameter[id(network.encoder.weight)]["lr"], by_parameter[id(network.head.weight)]["lr"]) == (0.05, 0.1)
     assert by_parameter[id(network.head.weight)]["weight_decay"] == 0.3
@@ -36,7 +37,7 @@ def rates_of(phase: PhaseSpec, *, steps: int = 20) -> list[float]:
     schedule = rates(optimizer, phase, steps=steps)
     found = []
     for _ in range(steps + 1):
-        found.append(schedule.get_last_lr()[0])
+        found.append(float(schedule.get_last_lr()[0]))
         optimizer.step()
         schedule.step()
     return found
