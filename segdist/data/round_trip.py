@@ -89,12 +89,14 @@ def compare(written: SampleStore, back: Iterable[Sample]) -> RoundTrip:
         written: samples by the file name that they were written under, as they were before.
         back: what a reader makes of the folder.
     """
-    found = SampleStore()
+    found, ids = SampleStore(), {}
     for sample in back:
-        found.add(PurePosixPath(sample.image_id).name, sample)
+        found.add(sample.image_id, sample)
+        ids[PurePosixPath(sample.image_id).name] = sample.image_id
     result = RoundTrip()
     for name in written.names():
-        result.add(written[name], found.get(name))
+        sample = written[name]
+        result.add(sample, found.get(ids.get(name, sample.image_id)))  # our own data sets keep the id, not the name
     return result
 
 

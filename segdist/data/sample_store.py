@@ -2,6 +2,7 @@
 
 import pickle
 import tempfile
+import weakref
 from collections.abc import Iterator
 
 from segdist.records import Sample
@@ -12,6 +13,7 @@ class SampleStore:
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the store
+        weakref.finalize(self, self._file.close)
         self._offsets: dict[str, int] = {}
 
     def add(self, name: str, sample: Sample) -> None:

@@ -1,0 +1,33 @@
+"""A folder of bare images, to be labelled or looked at."""
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from segdist.data.listing import FolderFormat, Report, source_stem, split_of, upright_size_hw
+from segdist.errors import DataError
+from segdist.records import Sample
+from segdist.spec import Strict
+
+
+class Options(Strict):
+    """Where the images lie."""
+
+    path: str
+    """A folder with images at any depth; folders called train, valid and test are splits."""
+
+
+class Format(FolderFormat):
+    """Reads images without a label; `segdist data convert` takes a folder for this only where no format fits."""
+
+    Options: ClassVar[type[Strict]] = Options
+
+    def read(self, report: Report) -> Iterator[Sample]:
+        """Every image below the folder."""
+        files = self.listing()
+        if not files.images:
+            raise DataError(f"There are no images below {files.root}. `path` must name a folder that holds some.")
+        for name in files.images:
+            uri = files.uri(name)
+            size_hw = upright_size_hw(uri, image_id=name, report=report)
+            if size_hw:
+                yield Sample(name, uri, size_hw, split=split_of(name) or "", group=source_stem(name))

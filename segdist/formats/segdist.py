@@ -1,0 +1,104 @@
+"""segdist's own data sets: a folder of Parquet shards with a manifest."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from segdist import storage
+from segdist.data.listing import Listing, Report
+from segdist.data.rows import SCHEMA, from_row
+from segdist.data.shards import MANIFEST, Dataset, ShardSummary, write_manifest, write_shard
+from segdist.data.table_rows import MARK, TableRows
+from segdist.errors import DataError
+from segdist.records import Finding, Sample
+from segdist.spec import Strict, digest
+
+IMAGES_PER_SHARD, BYTES_PER_SHARD = 64, 64_000_000
+_LIGHT = [name for name in SCHEMA.names if name != "image"]
+_Rows = list[tuple[Sample, bytes | None]]
+
+
+def recognises(files: Listing) -> bool:
+    """Whether there is a manifest of ours."""
+    return MANIFEST in files and '"schema_version"' in files.head(MANIFEST)
+
+
+class Options(Strict):
+    """Where the data set is."""
+
+    path: str
+    """The folder with manifest.json."""
+
+
+class Format:
+    """Reads a complete data set; its splits, groups and sources stay."""
+
+    Options: ClassVar[type[Strict]] = Options
+
+    def __init__(self, options: Any) -> None:
+        self._path = storage.absolute(options.path).rstrip("/")
+        self._rows = TableRows()
+
+    def signature(self) -> str:
+        """Changes with what can be learned from the data set, wherever it lies."""
+        return digest(self._dataset.manifest.content_hash)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names in the data set's own order."""
+        return self._dataset.manifest.classes
+
+    def read(self, report: Report) -> Iterator[Sample]:  # noqa: ARG002 - what was wrong was found when it was made
+        """Every sample; `image_uri` names the row that holds the image."""
+        for uri in self._dataset.shard_uris:
+            for number, row in enumerate(self._rows.rows(uri, _LIGHT)):
+                yield replace(from_row(row), image_uri=f"{uri}{MARK}{number}")
+
+    def image_bytes(self, sample: Sample) -> bytes:
+        """The encoded image in its row."""
+        return bytes(self._rows.cell(sample.image_uri, "image"))
+
+    @cached_property
+    def _dataset(self) -> Dataset:
+        found = Dataset.open(self._path)
+        if found.manifest.kind != "dataset":
+            raise DataError(f"{self._path} holds labels without images. Name the data set that they belong to.")
+        return found
+
+
+class Writer:
+    """Writes shards of one split each, and the manifest; nothing is lost, image ids included."""
+
+    class Options(Strict):
+        """There is nothing to choose."""
+
+    def __init__(
+        self,
+        folder: Path,
+        classes: Sequence[str],
+        options: Any,  # noqa: ARG002 - there are none
+        report: Callable[[Finding], None],  # noqa: ARG002 - nothing is lost
+    ) -> None:
+        self._folder, self._classes = folder, tuple(classes)
+        self._open: dict[str, _Rows] = {}
+        self._shards: list[ShardSummary] = []
+
+    def add(self, sample: Sample, image_bytes: bytes, file_name: str) -> None:
+        """Keep a row; a full shard is written. The image's URI becomes the name that other formats give it."""
+        rows = self._open.setdefault(sample.split, [])
+        rows.append((replace(sample, image_uri=file_name), image_bytes))
+        if len(rows) == IMAGES_PER_SHARD or sum(len(image or b"") for _, image in rows) > BYTES_PER_SHARD:
+            self._flush(sample.split)
+
+    def close(self) -> None:
+        """Write what is left, then the manifest."""
+        for split in list(self._open):
+            self._flush(split)
+        write_manifest(str(self._folder), "dataset", self._classes, self._shards)
+
+    def _flush(self, split: str) -> None:
+        rows = self._open.pop(split)
+        name = f"{split or 'all'}-{len(self._shards):05d}.parquet"
+        self._shards.append(write_shard(str(self._folder / name), rows))

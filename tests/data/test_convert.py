@@ -1,0 +1,217 @@
+"""Conversions: exact where the format allows it, every loss counted where not, and a folder that is whole or absent."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis.extra import numpy as npst
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from segdist import storage
+from segdist.data.archived import open_format
+from segdist.data.convert import convert, writable
+from segdist.data.export import FileNames, new_folder
+from segdist.data.guess import guess_format
+from segdist.data.label_maps import take_apart
+from segdist.data.outlines import outlines, single_polygon
+from segdist.errors import DataError, SegdistError, SpecError, StorageError
+from segdist.formats.segdist import Writer
+from segdist.masks import decode, encode
+from segdist.records import Instance, Sample
+from tests.formats.test_contract import EXAMPLES
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+SYNTHETIC = {"scene": "rooms", "count": 4, "size": 64}
+
+
+def _hard() -> Sample:
+    """A hole, two parts, pixels that touch at a corner only, overlaps, a full image: what formats lose."""
+    ring, parts, corner = (np.zeros((40, 50), np.bool_) for _ in range(3))
+    ring[5:25, 5:25] = True
+    ring[10:20, 10:20] = False
+    parts[2:8, 30:45] = parts[30:38, 2:9] = True
+    corner[30:33, 30:33] = corner[33:36, 33:36] = True
+    named = [("door", ring), ("door", parts), ("wall", ring[::-1]), ("wall", corner)]
+    found = [(label, encode(mask)) for label, mask in [*named, ("wall", np.ones((40, 50), np.bool_))]]
+    return Sample("hard", "", (40, 50), tuple(Instance(label, rle, rle.box_xyxy) for label, rle in found))
+
+
+def _drawn(folder: Path) -> str:
+    """A data set of drawn scenes and the hard image."""
+    source = open_format("synthetic", SYNTHETIC)
+    rows = [(s, source.image_bytes(s)) for s in source.read(lambda finding: pytest.fail(str(finding)))]
+    rows.append((_hard(), _png((50, 40))))
+    folder.mkdir()
+    labels = sorted({i.label for s, _ in rows for i in s.instances})
+    writer = Writer(folder, labels, Writer.Options(), lambda finding: pytest.fail(str(finding)))
+    for sample, image_bytes in rows:
+        writer.add(sample, image_bytes, sample.image_id)
+    writer.close()
+    return str(folder)
+
+
+def _png(size_wh: tuple[int, int] = (4, 4)) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", size_wh).save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("to", "options"),
+    [("coco", {}), ("segdist", {}), ("png_masks", {"kind": "instance_id"}), ("yolo", {})],
+)
+def test_masks_come_back_to_the_pixel_where_the_format_allows_it(
+    tmp_path: Path, to: str, options: dict[str, Any]
+) -> None:
+    result = convert(_drawn(tmp_path / "in"), str(tmp_path / "out"), to=to, write_options=options)
+    trip = result["round_trip"]
+    assert trip["masks"] == trip["masks_exact"] == result["masks"] > 4
+    assert trip["instances_back"] == result["instances"]
+    assert result["read_back"] == []
+    assert storage.read_json(str(tmp_path / "out" / "conversion.json")) == result
+    if to != "yolo":
+        assert trip["exact"]
+        assert result["losses"] == []
+
+
+@pytest.mark.parametrize(
+    ("to", "options", "codes"),
+    [
+        ("paligemma", {}, {"mask-dropped"}),
+        ("png_masks", {"kind": "class_id"}, {"overlap-dropped", "instance-merged"}),
+        ("png_masks", {"kind": "binary"}, {"class-dropped", "instance-merged"}),
+        ("yolo", {"task": "detect"}, {"mask-dropped"}),
+    ],
+)
+def test_what_a_format_cannot_hold_is_counted_and_named(
+    tmp_path: Path, to: str, options: dict[str, Any], codes: set[str]
+) -> None:
+    result = convert(_drawn(tmp_path / "in"), str(tmp_path / "out"), to=to, write_options=options)
+    found = {entry["code"]: entry for entry in result["losses"]}
+    assert codes <= set(found)
+    assert all(found[code]["count"] > 0 and found[code]["examples"][0]["image"] for code in codes)
+    assert not result["round_trip"]["exact"]
+    if "mask-dropped" in codes:
+        assert found["mask-dropped"]["count"] == result["masks"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(npst.arrays(np.bool_, npst.array_shapes(min_dims=2, max_dims=2, max_side=16)))
+def test_the_polygon_of_any_mask_rasterises_back_to_it_in_pycocotools(mask_HW: np.ndarray[Any, Any]) -> None:
+    loops = outlines(encode(mask_HW))
+    assert bool(loops) == mask_HW.any()
+    if loops:
+        polygon = single_polygon(loops).ravel().astype(float).tolist()
+        height, width = mask_HW.shape
+        drawn = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects([polygon], height, width)))
+        assert np.array_equal(drawn, mask_HW)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    npst.arrays(
+        np.int64, npst.array_shapes(min_dims=2, max_dims=2, max_side=12), elements={"min_value": 0, "max_value": 4}
+    )
+)
+def test_a_label_map_is_taken_apart_as_comparing_pixels_does(values_HW: np.ndarray[Any, Any]) -> None:
+    found = take_apart(values_HW)
+    assert sorted(found) == [n for n in np.unique(values_HW) if n]
+    for number, rle in found.items():
+        assert rle == encode(values_HW == number)
+        assert np.array_equal(decode(rle), values_HW == number)
+
+
+@pytest.mark.parametrize("name", sorted(set(EXAMPLES) - {"synthetic"}))
+def test_a_small_source_of_every_format_is_recognised_and_converted(tmp_path: Path, name: str) -> None:
+    (tmp_path / "in").mkdir()
+    options = EXAMPLES[name](tmp_path / "in")
+    place = options.pop("path")
+    assert guess_format(place) == name
+    if name == "images":
+        result = convert(place, str(tmp_path / "out"), to="coco")
+        assert (result["images"], result["instances"]) == (3, 0)
+        return
+    result = convert(place, str(tmp_path / "out"), to="coco", read_options=options, format_name=name if options else "")
+    assert result["images"] == 3
+    assert result["round_trip"]["exact"]
+
+
+def test_the_same_goes_to_a_bucket_and_back(tmp_path: Path, s3_bucket: str) -> None:
+    out = f"{s3_bucket}/{tmp_path.name}"
+    convert(_drawn(tmp_path / "in"), f"{out}/png", to="png_masks")
+    result = convert(f"{out}/png", f"{out}/coco", to="coco")
+    assert result["format"] == "png_masks"
+    assert result["round_trip"]["exact"]
+    assert storage.exists(f"{out}/coco/conversion.json")
+
+
+def test_a_conversion_that_fails_leaves_nothing_and_one_that_exists_is_kept(tmp_path: Path) -> None:
+
+    def break_half_way() -> None:
+        with new_folder(str(tmp_path / "out")) as folder:
+            (folder / "half").write_text("x")
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        break_half_way()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("x")
+    with pytest.raises(StorageError, match="must not exist yet"), new_folder(str(tmp_path / "out")):
+        pass
+    assert (tmp_path / "out" / "mine").read_text() == "x"
+
+
+def test_files_of_one_stem_get_different_names_in_whatever_case() -> None:
+    names = FileNames()
+    ids = ["train/a.jpg", "0/train/A.png", "1/train/a.jpg", "1/val/a.jpg", "b/..", "c?<d.png"]
+    given_names = [names.name(Sample(name, "", (4, 4)), _png()) for name in ids]
+    stems = [Path(name).stem.casefold() for name in given_names]
+    assert len(set(stems)) == len(ids)
+    assert given_names[0] == "a.jpg"
+    assert not any(set(name) & set('/\\?<>:"|*') for name in given_names)
+
+
+def test_what_cannot_be_told_or_written_is_one_message_with_the_candidates(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="There are no files"):
+        guess_format(str(tmp_path))
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(DataError, match=r"no format that is recognised.*coco"):
+        guess_format(str(tmp_path))
+    with pytest.raises(SpecError, match=r"read but not written\. Written can be: coco"):
+        convert(str(tmp_path), str(tmp_path / "out"), to="images")
+    with pytest.raises(SpecError, match="option `task` for writing yolo"):
+        convert(str(tmp_path), str(tmp_path / "out"), to="yolo", write_options={"task": "fly"})
+    assert {"coco", "yolo", "png_masks", "paligemma", "segdist"} <= set(writable())
+
+
+def _codes(entries: Sequence[dict[str, Any]]) -> dict[str, int]:
+    return {entry["code"]: entry["count"] for entry in entries}
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the real exports lie beside the project only here")
+def test_real_potholes_are_two_formats_and_their_yolo_side_is_read_with_its_faults_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="coco or as yolo"):
+        guess_format(str(SHARED / "potholes"))
+    result = convert(str(SHARED / "potholes"), str(tmp_path / "out"), to="yolo", format_name="yolo")
+    assert (result["images"], result["masks"], result["round_trip"]["masks_exact"]) == (85, 115, 115)
+    found = _codes(result["findings"])
+    assert found["split-path-repaired"] == 2
+    assert found["label-file-missing"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.exists(), reason="the real exports lie beside the project only here")
+@pytest.mark.parametrize("to", ["coco", "png_masks", "yolo", "segdist"])
+@pytest.mark.parametrize("name", ["facades", "buildings", "potholes"])
+def test_every_mask_of_the_real_exports_comes_back_to_the_pixel(tmp_path: Path, name: str, to: str) -> None:
+    try:
+        result = convert(str(SHARED / name), str(tmp_path / "out"), to=to, format_name="coco", skip_errors=True)
+    except SegdistError as error:
+        pytest.fail(str(error))
+    assert result["round_trip"]["masks_exact"] == result["masks"] > 0
