@@ -1,11 +1,14 @@
 """One look at a finished model over one split: every metric, consistency, what it costs, and the telling images."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from segdist.data.shards import write_shard
 from segdist.engine import runtime
 from segdist.engine.predict import Row, box_prompt, evaluator_of, predict
 from segdist.metrics import Evaluator, consistency, per_image
@@ -19,6 +22,8 @@ DETAILED = ("iou", "boundary_iou")
 """Metrics whose consistency is computed."""
 DARK, BRIGHT = 0.35, 0.65
 """Mean brightness (Rec. 601 luma, 0..1) below and above which an image counts as dark and bright."""
+PREDICTED = "prediction"
+"""Source of labels that are a model's predictions."""
 _LARGEST = {"small, < 0.25 MP": 0.25e6, "medium, < 1 MP": 1e6, "large, < 4 MP": 4e6}
 _PICTURED = 3
 
@@ -38,6 +43,21 @@ class Appraisal:
     consistency: list[dict[str, Any]] = field(default_factory=list)
     images: list[dict[str, Any]] = field(default_factory=list)
     predictions: list[Prediction] = field(default_factory=list)
+
+    def write(self, folder: Path, name: str, rows: Sequence[Row]) -> None:
+        """Write `<name>.json`, and the predictions as labels into `<name>.parquet`.
+
+        Args:
+            folder: made where it is not there.
+            name: of the split.
+            rows: what was looked at, in the same order.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.json").write_text(json.dumps(self.to_json(), allow_nan=False))
+        labels = (
+            (replace(rows[k][0], instances=p.instances, source=PREDICTED), None) for k, p in enumerate(self.predictions)
+        )
+        write_shard(str(folder / f"{name}.parquet"), labels)
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the predictions, without NaN."""
@@ -146,11 +166,3 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, Iterable) and not isinstance(value, str):
         return [_without_nan(v) for v in value]
     return None if isinstance(value, float) and np.isnan(value) else value
-
-
-def rows_of(pairs: Iterable[tuple[Sample, Prediction]]) -> Iterator[tuple[Sample, None]]:
-    """Predictions as labels, so that they are kept and read like any labels."""
-    from dataclasses import replace
-
-    for sample, prediction in pairs:
-        yield replace(sample, instances=prediction.instances), None

@@ -68,7 +68,7 @@ def fit(
             sampler.epoch = epoch
             metrics = train_epoch(state, parallel, batches, images=len(train))
             if metrics["diverged"]:
-                report({**metrics, "val/iou": 0.0, "val/dice": 0.0}, None)
+                report(metrics | {f"val/{name}": 0.0 for name in run.evaluate.each_epoch}, None)
                 return network
             _score_and_report(state, metrics, val, report)
     return network
@@ -77,7 +77,7 @@ def fit(
 def _score_and_report(state: Fit, metrics: Metrics, val: Rows, report: Report) -> None:
     run, workers = state.run, state.workers
     start = time.perf_counter()
-    values, pairs = score(state.network, val, run.evaluate, workers=workers)
+    values, found = score(state.network, val, run.evaluate, workers=workers)
     metrics |= {f"val/{name}": value for name, value in values.items()}
     metrics["seconds"] += time.perf_counter() - start
     with TemporaryDirectory(prefix="segdist-") as folder:
@@ -85,7 +85,7 @@ def _score_and_report(state: Fit, metrics: Metrics, val: Rows, report: Report) -
         if saved:
             state.save(Path(folder))
             classes: tuple[str, ...] = state.network.classes  # type: ignore[assignment]
-            pictures.save(Path(folder) / PICTURES, val, pairs, run.evaluate, classes=classes)
+            pictures.save(Path(folder) / PICTURES, val, found, run.evaluate, classes=classes)
         report(metrics, Path(folder) if saved else None)
 
 

@@ -40,7 +40,7 @@ def box_prompt(sample: Sample) -> Prompt:
 
 def score(
     network: Any, rows: Sequence[Row], evaluate: EvaluateSpec, *, workers: Workers
-) -> tuple[dict[str, float], list[tuple[Sample, Prediction]]]:
+) -> tuple[dict[str, float], list[Prediction]]:
     """The metrics of every epoch over all rows, each worker predicting its share.
 
     Returns:
@@ -48,18 +48,18 @@ def score(
     """
     mine = (rows[i] for i in range(workers.rank, len(rows), workers.world_size))
     evaluator = evaluator_of(network.classes, evaluate, evaluate.each_epoch)
-    pairs: list[tuple[Sample, Prediction]] = []
+    kept: list[Prediction] = []
     seconds: list[float] = []
     for sample, _, prediction in predict(network, mine, evaluate):
         evaluator.add(sample, prediction)
         seconds.append(prediction.seconds)
-        if len(pairs) < evaluate.pictures:
-            pairs.append((sample, prediction))
+        if len(kept) < evaluate.pictures:
+            kept.append(prediction)
     evaluator.seen = sorted(workers.gather(evaluator.seen), key=lambda image: image.image_id)
     values = evaluator.values()
     everyone = workers.gather(seconds)
     values["seconds_per_image"] = sum(everyone) / max(1, len(everyone))
-    return values, pairs
+    return values, kept
 
 
 def evaluator_of(classes: Sequence[str], evaluate: EvaluateSpec, metrics: Sequence[str] | None = None) -> Evaluator:

@@ -1,13 +1,64 @@
-"""The winner, and it alone, on the test split: on a worker with a trial's resources."""
+"""Every trial's kept model over the validation split, and the winner over the test split: the same look at all of them.
 
+The full set of metrics is computed once a trial, after the search, and not where a checkpoint is saved: early stopping
+needs two numbers an epoch, most checkpoints are overwritten, and a trial that is stopped runs no code at its end. So it
+costs one pass over the split a trial, models are timed while nothing trains beside them, and what is missing after an
+interruption is made up for by the next start.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from segdist import storage
 from segdist.data.shards import Dataset
+from segdist.metrics import family_of
+from segdist.pipeline.cluster import slots
+from segdist.pipeline.progress import say
 from segdist.pipeline.trial import Job
-from segdist.tracking import Tracker
+from segdist.storage import cache_dir
+from segdist.tracking import Tracker, TrialRecord
+
+DONE = "runtime/latency_p50_ms"
+"""The metric that tells an appraised trial."""
+EVALUATION, TELLING = "evaluation", "pictures_telling"
+"""Where a run keeps numbers and predictions of each image, and the worst, median and best images."""
+Files = dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a worker sends back: metrics without the split's name, and the files of each folder."""
+
+    metrics: dict[str, float]
+    evaluation: Files
+    telling: Files
+    pictures: Files
+
+
+def appraise_trials(ray: Any, tracker: Tracker, parent_run_id: str, job: Job) -> None:
+    """Every metric, `runtime/...` and `model/bytes` of each finished trial that has none yet, logged to its run.
+
+    Args:
+        ray: the connected `ray` module.
+        tracker: where the trials were recorded.
+        parent_run_id: the sweep's run.
+        job: what its trials have in common.
+    """
+    waiting = [t for t in tracker.trials(parent_run_id) if t.status == "FINISHED" and DONE not in t.metrics]
+    if not waiting:
+        return
+    resources = job.run.resources
+    most = slots(ray, cpus=resources.cpus_per_worker, gpus=resources.gpus_per_worker)
+    say(f"evaluate  {len(waiting)} trial(s) on the validation split")
+    for trial, look in _looks(ray, tracker, waiting, job, most):
+        if isinstance(look, Look):
+            _log_val(tracker, trial, look, job)
+        else:
+            say(f"trial {trial.number} has only the metrics of its epochs: {look}")
 
 
 def score_on_test(ray: Any, tracker: Tracker, run_id: str, job: Job) -> dict[str, float]:
@@ -21,36 +72,93 @@ def score_on_test(ray: Any, tracker: Tracker, run_id: str, job: Job) -> dict[str
     """
     if not Dataset.open(job.dataset_uri).manifest.splits.get("test"):
         return {}
-    with TemporaryDirectory(prefix="segdist-") as folder:
-        model = tracker.download(run_id, "model", Path(folder))
-        packed = {file.name: file.read_bytes() for file in model.iterdir()}
-    resources = job.run.resources
-    remote = ray.remote(_score).options(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker)
-    values, panels = ray.get(remote.remote(packed, job))
-    metrics = {f"test/{name}": value for name, value in values.items()}
+    look: Look = ray.get(_ask(ray, _packed(tracker, run_id), job, "test"))
+    metrics = {f"test/{name}": value for name, value in look.metrics.items() if family_of(name)}
     tracker.log_metrics(run_id, metrics, step=0)
-    with TemporaryDirectory(prefix="segdist-") as folder:
-        for name, picture in panels.items():
-            (Path(folder) / name).write_bytes(picture)
-        tracker.log_files(run_id, Path(folder), "pictures_test")
+    for files, place in ((look.pictures, "pictures_test"), (look.evaluation, EVALUATION)):
+        with _written(files) as folder:
+            tracker.log_files(run_id, folder, place)
     return metrics
 
 
-def _score(packed: dict[str, bytes], job: Job) -> tuple[dict[str, float], dict[str, bytes]]:
-    from segdist.engine import checkpoint, pictures
-    from segdist.engine.predict import score
+def _looks(
+    ray: Any, tracker: Tracker, trials: Sequence[TrialRecord], job: Job, most: int
+) -> Iterator[tuple[TrialRecord, Look | str]]:
+    """What each trial's model shows, or why it shows nothing; at most so many models at once."""
+    left = iter(trials)
+    running: dict[Any, TrialRecord] = {}
+    while True:
+        for trial in islice(left, most - len(running)):
+            packed = _packed(tracker, trial.run_id)
+            if packed:
+                running[_ask(ray, packed, job, "val")] = trial
+            else:
+                yield trial, "it kept no model"
+        if not running:
+            return
+        (ready,), _ = ray.wait(list(running), num_returns=1)
+        trial = running.pop(ready)
+        try:
+            yield trial, ray.get(ready)
+        except ray.exceptions.RayError as error:  # one model that cannot be measured must not cost the sweep
+            yield trial, str(error).strip().splitlines()[-1]
+
+
+def _log_val(tracker: Tracker, trial: TrialRecord, look: Look, job: Job) -> None:
+    for files, place in ((look.evaluation, EVALUATION), (look.telling, TELLING)):
+        with _written(files) as folder:
+            tracker.log_files(trial.run_id, folder, place)
+    each_epoch = set(job.run.evaluate.each_epoch)  # these are there, and belong to the history of the search
+    new = {name: value for name, value in look.metrics.items() if family_of(name) not in each_epoch}
+    named = {f"val/{name}" if family_of(name) else name: value for name, value in new.items()}
+    tracker.log_metrics(trial.run_id, named, step=trial.best_epoch)
+
+
+def _packed(tracker: Tracker, run_id: str) -> Files:
+    """The files of a trial's model; none where it kept none."""
+    with TemporaryDirectory(prefix="segdist-") as folder:
+        model = tracker.find_files(run_id, "model", Path(folder))
+        return {file.name: file.read_bytes() for file in model.iterdir()} if model else {}
+
+
+def _ask(ray: Any, packed: Files, job: Job, split: str) -> Any:
+    """A worker with a trial's resources that looks at a model."""
+    resources = job.run.resources
+    options = {"num_cpus": resources.cpus_per_worker, "num_gpus": resources.gpus_per_worker}
+    return ray.remote(_look).options(**options).remote(packed, job, split)
+
+
+def _look(packed: Files, job: Job, split: str) -> Look:
+    import torch
+
+    from segdist.engine import checkpoint, pictures, runtime
+    from segdist.engine.appraise import appraise
     from segdist.engine.workers import Workers
 
-    workers = Workers.here()
-    with TemporaryDirectory(prefix="segdist-") as folder:
-        for name, content in packed.items():
-            (Path(folder) / name).write_bytes(content)
-        network: Any = checkpoint.load(Path(folder), device=workers.device)
+    torch.set_num_threads(max(1, int(job.run.resources.cpus_per_worker)))
+    with _written(packed) as folder:
+        network: Any = checkpoint.load(folder, device=Workers.here().device)
+        evaluate, costs = checkpoint.describe(folder).evaluate, runtime.bytes_on_disk(folder)
     labels = Dataset.open(job.labels_uri) if job.labels_uri else None
-    hide = "test" in job.boxes_only
-    rows = Dataset.open(job.dataset_uri).reader("test", storage.cache_dir(), labels=labels, hide_masks=hide)
-    values, pairs = score(network, rows, job.run.evaluate, workers=workers)
+    hide = split in job.boxes_only
+    rows = Dataset.open(job.dataset_uri).reader(split, cache_dir(), labels=labels, hide_masks=hide)
+    found = appraise(network, rows, evaluate, seed=job.run.seed)
+    with TemporaryDirectory(prefix="segdist-") as scratch:
+        places = {name: Path(scratch) / name for name in (EVALUATION, TELLING, "pictures")}
+        pictures.save(places["pictures"], rows, found.predictions, evaluate, classes=network.classes)
+        pictures.save_telling(places[TELLING], rows, found, evaluate, classes=network.classes)
+        found.write(places[EVALUATION], split, rows)
+        files = [_read(place) for place in places.values()]
+    return Look(found.metrics | costs, *files)
+
+
+def _read(folder: Path) -> Files:
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())} if folder.is_dir() else {}
+
+
+@contextmanager
+def _written(files: Files) -> Iterator[Path]:
     with TemporaryDirectory(prefix="segdist-") as folder:
-        shown = Path(folder) / "pictures"
-        pictures.save(shown, rows, pairs, job.run.evaluate, classes=network.classes)
-        return values, {p.name: p.read_bytes() for p in sorted(shown.glob("*.jpg"))}
+        for name, content in files.items():
+            (Path(folder) / name).write_bytes(content)
+        yield Path(folder)

@@ -12,7 +12,7 @@ from segdist import report, storage
 from segdist.data.shards import Dataset
 from segdist.errors import BackendError, DataError
 from segdist.pipeline.cluster import connected
-from segdist.pipeline.evaluate import score_on_test
+from segdist.pipeline.evaluate import appraise_trials, score_on_test
 from segdist.pipeline.ingest import ingest, ingest_key
 from segdist.pipeline.label import label
 from segdist.pipeline.progress import say
@@ -132,6 +132,7 @@ def _search(
             "The same command goes on with it."
         )
     best = _winner(report.leaderboard(tracker, spec.name, parent_run_id=parent))
+    appraise_trials(ray, tracker, parent, job)
     metrics = score_on_test(ray, tracker, best, job)
     if metrics:
         say(f"test      iou {metrics['test/iou']:.3f}, dice {metrics['test/dice']:.3f} (the winner alone)")

@@ -11,7 +11,42 @@ from rich.text import Text
 from segdist.spec import Range
 from segdist.tracking import SweepRecord, Tracker, TrialRecord
 
-_PIPED_WIDTH = 160  # a log has no width of its own; Rich would take 80 and break the numbers
+_PIPED_WIDTH = 220  # a log has no width of its own; Rich would take 80 and break the numbers
+
+
+@dataclass(frozen=True)
+class Column:
+    """One measure of a trial, as it is shown.
+
+    Attributes:
+        title: its heading, with the unit.
+        factor: what the value is multiplied by.
+        digits: after the point.
+        lower_is_better: for errors and costs.
+    """
+
+    title: str
+    factor: float = 1.0
+    digits: int = 3
+    lower_is_better: bool = False
+
+    def text(self, value: float | None) -> str:
+        """The value as people read it; empty for none."""
+        return "" if value is None else f"{value * self.factor:.{self.digits}f}"
+
+
+COLUMNS: dict[str, Column] = {
+    "val/iou": Column("val/iou"),
+    "val/dice": Column("val/dice"),
+    "val/mask_ap": Column("mask AP"),
+    "val/boundary_iou": Column("boundary IoU"),
+    "val/cldice": Column("clDice"),
+    "val/panoptic_quality": Column("PQ"),
+    "runtime/latency_p50_ms": Column("latency ms", digits=1, lower_is_better=True),
+    "model/parameters": Column("M parameters", 1e-6, 2, lower_is_better=True),
+    "model/bytes": Column("size MB", 1e-6, 2, lower_is_better=True),
+}
+"""What families are compared by, in this order; the page can show every other measure too."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +86,12 @@ class Leaderboard:
     def values(self, trial: TrialRecord) -> dict[str, Any]:
         """What the search chose for a trial; without the keys whose `when` did not hold."""
         return {k: trial.params[k] for k, r in self.space.items() if k in trial.params and r.applies(trial.params)}
+
+    @property
+    def columns(self) -> dict[str, Column]:
+        """What trials are compared by beside the search metric: what was measured of at least one of them."""
+        known = {name for trial in self.trials for name in trial.metrics}
+        return {name: c for name, c in COLUMNS.items() if name in known and name != self.metric}
 
     def score(self, trial: TrialRecord | None) -> float | None:
         """The search metric of a trial, in its best epoch."""
@@ -107,7 +148,8 @@ def print_leaderboard(board: Leaderboard, console: Console | None = None) -> Non
     if not console.is_terminal:
         console.width = max(console.width, _PIPED_WIDTH)
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("trial", "status", board.metric, "gain", "val/dice", "epochs", "seconds", *board.headings.values()):
+    measures = (column.title for column in board.columns.values())
+    for column in ("trial", "status", board.metric, "gain", *measures, "epochs", "seconds", *board.headings.values()):
         table.add_column(escape(column), justify="left" if column in ("trial", "status") else "right")
     for trial in board.trials:
         style = "bold green" if trial is board.best else "dim" if board.score(trial) is None else ""
@@ -147,7 +189,7 @@ def _cells(board: Leaderboard, trial: TrialRecord) -> list[str]:
         board.ended(trial),
         _score(board.score(trial)),
         "" if gain is None else f"{gain:+.3f}",
-        _score(trial.metrics.get("val/dice")),
+        *(column.text(trial.metrics.get(name)) for name, column in board.columns.items()),
         str(trial.epochs),
         f"{trial.seconds:.0f}",
         *(number(board.values(trial).get(key)) for key in board.space),
