@@ -49,6 +49,35 @@ class Rle:
         return x, y, x + w, y + h
 
 
+class Verdict(StrEnum):
+    """What becomes of a pseudo-label."""
+
+    ACCEPT = "accept"
+    REVIEW = "review"
+    REJECT = "reject"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What speaks for a pseudo-label, kept beside it.
+
+    Attributes:
+        verdict: whether it is learned from, shown to a person, or dropped.
+        proposed: the mask of a pseudo-label that was not accepted; `Instance.mask` is None there.
+        unsure: pixels at the edge of an accepted mask on which prompts disagree; they teach nothing.
+        predicted_iou: what the teacher expects its mask's IoU to be; None where it does not say.
+        stability: IoU of the mask at a lower and a higher threshold (Kirillov et al. 2023, appendix B); None likewise.
+        agreement: mean pairwise IoU of the masks of several prompts; None where there was one.
+    """
+
+    verdict: Verdict = Verdict.ACCEPT
+    proposed: Rle | None = None
+    unsure: Rle | None = None
+    predicted_iou: float | None = None
+    stability: float | None = None
+    agreement: float | None = None
+
+
 @dataclass(frozen=True)
 class Instance:
     """One object, or one region of a "stuff" class, in one image.
@@ -59,6 +88,7 @@ class Instance:
         box_xyxy: the box as annotated, in pixels.
         score: 1 for human truth; otherwise the teacher's or model's confidence in 0..1.
         is_crowd: a region of many objects that are not told apart; ignored in training.
+        evidence: of a pseudo-label, what speaks for it; None for human truth.
     """
 
     label: str
@@ -66,6 +96,7 @@ class Instance:
     box_xyxy: tuple[float, float, float, float]
     score: float = 1.0
     is_crowd: bool = False
+    evidence: Evidence | None = None
 
     def __post_init__(self) -> None:
         x1, y1, x2, y2 = self.box_xyxy
@@ -85,6 +116,7 @@ class Sample:
         split: "train", "val", "test", or "" before splitting.
         group: samples of one group never part in a split (copies of one source image, one building).
         source: "human", or the id of the label policy that made the instances.
+        text: what is looked for in the image, in words; "" where the class names say it.
     """
 
     image_id: str
@@ -94,6 +126,7 @@ class Sample:
     split: str = ""
     group: str = ""
     source: str = HUMAN
+    text: str = ""
 
 
 @dataclass(frozen=True)

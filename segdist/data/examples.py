@@ -133,6 +133,9 @@ def make_example(
     unknown = [_scaled_mask(i, sample.size_hw, size_hw) for i in known if i.mask is None or i.is_crowd]
     stack_NHW = np.stack(masks_NHW) if masks_NHW else np.zeros((0, *size_hw), np.bool_)
     ignore_HW = np.any(unknown, axis=0) & ~stack_NHW.any(axis=0) if unknown else np.zeros(size_hw, np.bool_)
+    for instance in taught:
+        if instance.evidence and instance.evidence.unsure:
+            ignore_HW |= masks.resize(masks.decode(instance.evidence.unsure), size_hw)
     if ignore_band and sample.source != HUMAN:
         for mask_HW in masks_NHW:
             ignore_HW |= masks.edge_band(mask_HW, ignore_band)

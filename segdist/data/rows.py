@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from segdist.records import Instance, Rle, Sample
+from segdist.records import Evidence, Instance, Rle, Sample, Verdict
 
 INSTANCE = pa.struct(
     [
@@ -16,6 +16,12 @@ INSTANCE = pa.struct(
         pa.field("box", pa.list_(pa.float64()), nullable=False),
         pa.field("score", pa.float64(), nullable=False),
         pa.field("is_crowd", pa.bool_(), nullable=False),
+        pa.field("verdict", pa.string()),
+        pa.field("proposed", pa.binary()),
+        pa.field("unsure", pa.binary()),
+        pa.field("predicted_iou", pa.float64()),
+        pa.field("stability", pa.float64()),
+        pa.field("agreement", pa.float64()),
     ]
 )
 SCHEMA = pa.schema(
@@ -27,6 +33,7 @@ SCHEMA = pa.schema(
         pa.field("split", pa.string(), nullable=False),
         pa.field("group", pa.string(), nullable=False),
         pa.field("source", pa.string(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
         pa.field("instances", pa.list_(INSTANCE), nullable=False),
         pa.field("digest", pa.string(), nullable=False),
         pa.field("image_sha256", pa.string(), nullable=False),
@@ -47,6 +54,7 @@ def to_row(sample: Sample, image_bytes: bytes | None) -> dict[str, Any]:
         "split": sample.split,
         "group": sample.group,
         "source": sample.source,
+        "text": sample.text,
         "instances": [_instance_row(i) for i in sample.instances],
         "digest": sample_digest(sample, image_sha256),
         "image_sha256": image_sha256,
@@ -65,6 +73,7 @@ def from_row(row: dict[str, Any]) -> Sample:
         split=row["split"],
         group=row["group"],
         source=row["source"],
+        text=row["text"],
     )
 
 
@@ -76,26 +85,40 @@ def sample_digest(sample: Sample, image_sha256: str) -> str:
         sample.size_hw,
         sample.split,
         sample.source,
-        [
-            (i.label, i.mask.counts.decode("ascii") if i.mask else None, i.box_xyxy, i.score, i.is_crowd)
-            for i in sample.instances
-        ],
+        [(i.label, _text(i.mask), i.box_xyxy, i.score, i.is_crowd, *_unsure(i)) for i in sample.instances],
+        *([sample.text] if sample.text else []),
     ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def without_masks(sample: Sample) -> Sample:
     """The sample as a data set of boxes shows it."""
-    return replace(sample, instances=tuple(replace(i, mask=None) for i in sample.instances))
+    return replace(sample, instances=tuple(replace(i, mask=None, evidence=None) for i in sample.instances))
+
+
+def _text(rle: Rle | None) -> str | None:
+    return rle.counts.decode("ascii") if rle else None
+
+
+def _unsure(instance: Instance) -> list[str | None]:
+    """The part of the evidence that training sees; nothing where there is none."""
+    return [_text(instance.evidence.unsure)] if instance.evidence and instance.evidence.unsure else []
 
 
 def _instance_row(instance: Instance) -> dict[str, Any]:
+    evidence = instance.evidence
     return {
         "label": instance.label,
         "counts": instance.mask.counts if instance.mask else None,
         "box": list(instance.box_xyxy),
         "score": instance.score,
         "is_crowd": instance.is_crowd,
+        "verdict": str(evidence.verdict) if evidence else None,
+        "proposed": evidence.proposed.counts if evidence and evidence.proposed else None,
+        "unsure": evidence.unsure.counts if evidence and evidence.unsure else None,
+        "predicted_iou": evidence.predicted_iou if evidence else None,
+        "stability": evidence.stability if evidence else None,
+        "agreement": evidence.agreement if evidence else None,
     }
 
 
@@ -106,4 +129,13 @@ def _instance(row: dict[str, Any], size_hw: tuple[int, int]) -> Instance:
         box_xyxy=tuple(row["box"]),
         score=row["score"],
         is_crowd=row["is_crowd"],
+        evidence=_evidence(row, size_hw),
     )
+
+
+def _evidence(row: dict[str, Any], size_hw: tuple[int, int]) -> Evidence | None:
+    if row["verdict"] is None:
+        return None
+    proposed, unsure = (Rle(size_hw, row[k]) if row[k] is not None else None for k in ("proposed", "unsure"))
+    numbers = {k: row[k] for k in ("predicted_iou", "stability", "agreement")}
+    return Evidence(Verdict(row["verdict"]), proposed, unsure, **numbers)

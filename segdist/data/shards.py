@@ -24,7 +24,7 @@ from segdist.errors import DataError
 from segdist.records import Finding, Sample, Severity
 from segdist.spec import Strict
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 FINDINGS = "findings.json"
 ROWS_PER_GROUP = 32

@@ -54,4 +54,4 @@ class PromptableOptions(ModelOptions):
 
 def prompts(options: PromptableOptions) -> frozenset[str]:
     """The prompt kinds understood at prediction."""
-    return frozenset({"none" if options.prompt in ("class", "everything") else "box"})
+    return frozenset({"none"} if options.prompt in ("class", "everything") else {"box", "point"})

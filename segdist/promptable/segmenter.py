@@ -21,7 +21,7 @@ from segdist.promptable.criterion import class_loss, mask_losses
 from segdist.promptable.embeddings import Features
 from segdist.promptable.network import PromptableNetwork
 from segdist.promptable.shown import Shown, centres, exact, on_object, training_prompts
-from segdist.records import Instance, Prompt
+from segdist.records import Evidence, Instance, Prompt
 
 PROMPTS_AT_ONCE = 64
 PIXELS_AT_ONCE = 2**26
@@ -127,13 +127,16 @@ class Promptable(PromptableNetwork):
             decoded = self.decode(_repeated(features_1, len(indices)), self._shown(prompt, indices, size_hw))
             best_N = decoded.iou_NM.argmax(1)
             rows_N = torch.arange(len(indices), device=best_N.device)
-            own_NHW = restore(decoded.logits_NMhw[rows_N, best_N], size_hw=size_hw, image_size=self.options.image_size)
+            logits_Nhw = decoded.logits_NMhw[rows_N, best_N]
+            own_NHW = restore(logits_Nhw, size_hw=size_hw, image_size=self.options.image_size)
             rles = masks.encode_many((own_NHW > 0).cpu().numpy())
             scores = decoded.iou_NM[rows_N, best_N].float().clamp(0, 1).tolist()
-            for i, rle, score in zip(indices, rles, scores, strict=True):
+            stable = grid.stability(logits_Nhw.float()).tolist()
+            for i, rle, score, stability in zip(indices, rles, scores, stable, strict=True):
                 box = prompt.boxes_xyxy[i] if prompt.boxes_xyxy else rle.box_xyxy
                 label = prompt.labels[i] if prompt.labels else self.classes[0]
-                found[i] = Instance(label, rle, box, score=score)
+                said = Evidence(predicted_iou=score, stability=stability)
+                found[i] = Instance(label, rle, box, score=score, evidence=said)
         return [i for i in found if i is not None]
 
     def _shown(self, prompt: Prompt, indices: Sequence[int], size_hw: tuple[int, int]) -> Shown:
