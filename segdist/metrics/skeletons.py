@@ -13,7 +13,7 @@ def skeleton(mask_HW: Mask) -> Mask:
         skeletonize,
     )  # here, because it brings scipy, and `segdist check` reads metrics' names
 
-    return np.asarray(skeletonize(mask_HW)) if mask_HW.any() else mask_HW  # type: ignore[no-untyped-call]
+    return np.asarray(skeletonize(mask_HW)) if mask_HW.any() else mask_HW
 
 
 @counter(4)

@@ -100,7 +100,7 @@ def test_our_lines_have_the_hausdorff_distance_that_skimage_finds() -> None:
     for _ in range(10):
         pair = [line(np.pad(blob(rng, (40, 50)), 1)) for _ in range(2)]
         apart = [distance_transform_edt(~pair[k])[pair[1 - k]] for k in (0, 1)]
-        assert max(d.max() for d in apart) == pytest.approx(hausdorff_distance(*pair))  # type: ignore[no-untyped-call]
+        assert max(d.max() for d in apart) == pytest.approx(hausdorff_distance(*pair))
 
 
 def test_cldice_and_skeleton_recall_are_those_of_the_paper(
@@ -109,7 +109,7 @@ def test_cldice_and_skeleton_recall_are_those_of_the_paper(
     for label in CLASSES[:3]:
         sums = np.zeros(4)
         for t, g in unions(*drawn, label):
-            thin_t, thin_g = (skeletonize(np.pad(m, 1))[1:-1, 1:-1] for m in (t, g))  # type: ignore[no-untyped-call]
+            thin_t, thin_g = (skeletonize(np.pad(m, 1))[1:-1, 1:-1] for m in (t, g))
             sums += (thin_g & t).sum(), thin_g.sum(), (thin_t & g).sum(), thin_t.sum()
         precision, recall = sums[0] / sums[1], sums[2] / sums[3]
         assert values[f"skeleton_recall/{label}"] == pytest.approx(recall, abs=1e-12)

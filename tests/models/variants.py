@@ -96,7 +96,7 @@ def crowded(image_size: int, *, count: int = 200) -> Example:
     for n, mask_HW in enumerate(stack):
         y, x = round(n // side * step), round(n % side * step)
         mask_HW[y : y + max(int(step) - 1, 1), x : x + max(int(step) - 1, 1)] = True
-    image = np.where(stack.any(0)[:, :, None], 220, 90).astype(np.uint8).repeat(3, axis=2)
+    image = np.where(np.any(stack, axis=0)[:, :, None], 220, 90).astype(np.uint8).repeat(3, axis=2)
     return Example(
         image_id="crowded",
         image_HWC=image,
