@@ -100,7 +100,7 @@ def compare(
 
 @app.command()
 def predict(
-    model: Annotated[str, typer.Argument(help="`NAME@champion`, `NAME@VERSION`, or a model folder.")],
+    model: Annotated[str, typer.Argument(help="`NAME@champion`, `NAME@VERSION`, a run id, or a model folder.")],
     images: Annotated[list[Path], typer.Argument(help="Image files and folders.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for predictions.json and overlays.")],
     boxes: Annotated[
@@ -115,6 +115,54 @@ def predict(
 
     with _errors(debug=debug):
         typer.echo(predict_images(model, images, out, boxes=boxes, storage=storage, tracking=tracking))
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="`NAME@champion`, `NAME@VERSION`, a run id, a model folder; a sweep with --all-checkpoints."
+        ),
+    ] = "",
+    data: Annotated[str, typer.Argument(help="A folder, file or archive with annotations, or a sweep file.")] = "",
+    predictions: Annotated[
+        Path | None, typer.Option(help="Another tool's COCO results (RLE, polygons or boxes), instead of a model.")
+    ] = None,
+    truth: Annotated[Path | None, typer.Option(help="The COCO annotations that --predictions belong to.")] = None,
+    split: Annotated[str, typer.Option(help="train, val or test.", show_default="test, else val, else all")] = "",
+    min_score: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="What is scored lower was not found.", show_default="the model's, or 0.3"),
+    ] = None,
+    all_checkpoints: Annotated[bool, typer.Option(help="Every trial of the sweep that kept a model.")] = False,
+    storage: Storage = HOME_STORAGE,
+    tracking: Tracking = "embedded",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Score a model, or another tool's results, with every metric, by class and by group of images."""
+    from segdist import report
+    from segdist.pipeline.score import score_checkpoints, score_model, score_results
+
+    with _errors(debug=debug):
+        found: Any
+        if predictions or truth:
+            if not (predictions and truth) or model or data:
+                raise SpecError(
+                    "`--predictions results.json` and `--truth annotations.json` go together, without a model."
+                )
+            found = score_results(predictions, truth, min_score=0.3 if min_score is None else min_score)
+        elif not (model and data):
+            raise SpecError("Name a model and data (segdist evaluate MODEL DATA), or --predictions and --truth.")
+        else:
+            changes = {} if min_score is None else {"min_score": min_score}
+            score = score_checkpoints if all_checkpoints else score_model
+            found = score(model, data, split=split, storage=storage, tracking=tracking, changes=changes)
+        if as_json:
+            typer.echo(json.dumps(found, indent=1, allow_nan=False))
+        else:
+            (report.print_checkpoints if all_checkpoints else report.print_evaluation)(found)
 
 
 @app.command()

@@ -22,7 +22,7 @@ _PRECISIONS = {ap.name: ap for ap in map(AveragePrecision, _KINDS)}
 
 def names() -> tuple[str, ...]:
     """Every metric that can be asked for; those of average precision stand for a family of values."""
-    return (*counting.metrics(), *_PRECISIONS)
+    return tuple(dict.fromkeys((*QUICK, *counting.metrics(), *_PRECISIONS)))
 
 
 def family_of(name: str) -> str:

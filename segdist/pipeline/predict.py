@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from segdist import registry
@@ -20,7 +19,7 @@ def predict_images(
     """Segment images; writes `predictions.json` (COCO) and `overlays/<name>.png`.
 
     Args:
-        model: `NAME@champion`, `NAME@VERSION`, or a model folder.
+        model: `NAME@champion`, `NAME@VERSION`, a run id, or a model folder.
         images: files, and folders searched through.
         out: the folder to write to.
         boxes: a COCO file whose boxes are segmented, for models prompted with boxes.
@@ -37,13 +36,10 @@ def predict_images(
     from segdist.engine.predict import predict
     from segdist.engine.workers import Workers
     from segdist.panels import encode_png, overlay
-    from segdist.tracking import Tracker
+    from segdist.pipeline.score import model_folder
 
     files = list(_image_files(images))
-    with TemporaryDirectory(prefix="segdist-") as scratch:
-        folder = Path(model)
-        if "@" in model and not folder.is_dir():
-            folder = Tracker.at(storage, tracking).model_files(model, Path(scratch))
+    with model_folder(model, storage, tracking) as folder:
         description = checkpoint.describe(folder)
         network: Any = checkpoint.load(folder, device=Workers.here().device)
     evaluate = description.evaluate

@@ -1,6 +1,15 @@
 """What a sweep found, read back from MLflow: a leaderboard in the terminal or as JSON, and a page to look at."""
 
+from segdist.report.evaluation import print_checkpoints, print_evaluation
 from segdist.report.leaderboard import Leaderboard, as_json, leaderboard, print_leaderboard
 from segdist.report.page import write_html
 
-__all__ = ["Leaderboard", "as_json", "leaderboard", "print_leaderboard", "write_html"]
+__all__ = [
+    "Leaderboard",
+    "as_json",
+    "leaderboard",
+    "print_checkpoints",
+    "print_evaluation",
+    "print_leaderboard",
+    "write_html",
+]

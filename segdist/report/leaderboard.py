@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from segdist import registry
 from segdist.spec import Range
 from segdist.tracking import SweepRecord, Tracker, TrialRecord
 
@@ -170,7 +171,18 @@ def conclusions(board: Leaderboard) -> list[str]:
     lines.append(f"best   trial {best.number}: {board.metric} {board.score(best):.3f}{won}")
     if "test/iou" in best.metrics:
         lines.append(f"test   iou {best.metrics['test/iou']:.3f} on images that no trial was chosen by")
+    if "val/mask_ap" in board.columns and (semantic := _semantic(board)):
+        which = ", ".join(semantic)
+        lines.append(f"note   AP and PQ count objects one by one; {which} gives one region a class and image")
     return lines
+
+
+def _semantic(board: Leaderboard) -> list[str]:
+    """The families of the trials that do not tell objects of one class apart."""
+    families = {str(t.params["model.family"]) for t in board.trials if "model.family" in t.params}
+    return [
+        f for f in sorted(families & set(registry.names("models"))) if not registry.load("models", f).FAMILY.instances
+    ]
 
 
 def number(value: Any) -> str:

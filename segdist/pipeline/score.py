@@ -1,0 +1,186 @@
+"""`segdist evaluate`: any model over any data, or another tool's results, with every metric."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+
+from segdist.data.guess import guess_format
+from segdist.data.sources import open_sources, read_sources, stop_on_errors
+from segdist.errors import DataError, did_you_mean
+from segdist.pipeline.ingest import ingest
+from segdist.plugins import DatasetFormat
+from segdist.records import Finding, Sample
+from segdist.spec import DataSpec, EvaluateSpec
+from segdist.storage import cache_dir
+from segdist.sweepfile import load
+from segdist.tracking import Tracker
+
+BOXES = ("box_ap", "box_iou")
+"""What can be said of results that are boxes alone."""
+
+
+def score_results(predictions: Path, truth: Path, *, min_score: float, seed: int = 0) -> dict[str, Any]:
+    """Every metric of another tool's COCO results, as JSON values.
+
+    Args:
+        predictions: see `engine.results.read_results`.
+        truth: a COCO annotation file.
+        min_score: results scored lower do not count as found in metrics at one threshold.
+        seed: of the intervals.
+
+    Raises:
+        DataError: a file is malformed; the message says where.
+    """
+    from segdist.engine.appraise import Judge
+    from segdist.engine.results import read_results
+
+    results = read_results(predictions, truth)
+    evaluate = EvaluateSpec(min_score=min_score)
+    chosen = None if results.has_masks or not results.found else BOXES
+    judge = Judge(results.classes, evaluate, chosen)
+    for sample, prediction in results.pairs():
+        judge.add(sample, None, prediction)
+    notes = [] if chosen is None else ["the results are boxes without masks: only metrics of boxes are defined"]
+    return {
+        "predictions": str(predictions),
+        "truth": str(truth),
+        "min_score": min_score,
+        "classes": list(results.classes),
+        "notes": notes,
+        **judge.result(seed=seed).to_json(),
+    }
+
+
+class Data(Sequence[tuple[Sample, bytes]]):
+    """Images with their truth; each is read when it is asked for."""
+
+    def __init__(self, found: Sequence[tuple[DatasetFormat, Sample]]) -> None:
+        self._found = found
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[k] for k in range(*index.indices(len(self)))]
+        source, sample = self._found[index]
+        return sample, source.image_bytes(sample)
+
+
+def score_model(
+    model: str,
+    data: str,
+    *,
+    split: str,
+    storage: str,
+    tracking: str,
+    changes: dict[str, Any],
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Every metric and the cost of a model over data, as JSON values.
+
+    Args:
+        model: `NAME@champion`, `NAME@VERSION`, a run id, or a model folder.
+        data: a folder, file or archive in any format that is recognised, or a sweep file.
+        split: which part of the data, where they are divided; "" takes test, else val, else everything.
+        storage: of the sweep that trained the model.
+        tracking: its MLflow URI, or "embedded".
+        changes: keys of `evaluate` to score with, instead of those the model was trained with.
+        seed: of the intervals.
+
+    Raises:
+        DataError: the data cannot be read, or have none of the model's classes.
+    """
+    from segdist.engine import checkpoint, runtime
+    from segdist.engine.appraise import appraise
+    from segdist.engine.workers import Workers
+
+    with model_folder(model, storage, tracking) as folder:
+        described = checkpoint.describe(folder)
+        network: Any = checkpoint.load(folder, device=Workers.here().device)
+        costs = runtime.bytes_on_disk(folder)
+    evaluate = EvaluateSpec.model_validate({**described.evaluate.model_dump(), **changes})
+    rows, notes = _data(data, split, described.classes)
+    found = appraise(network, rows, evaluate, seed=seed).to_json()
+    found["metrics"] |= costs
+    head = {"model": model, "data": data, "images_total": len(rows), "evaluate": evaluate.model_dump(mode="json")}
+    return {**head, "classes": list(described.classes), "notes": notes, **found}
+
+
+def score_checkpoints(sweep: str, data: str, **settings: Any) -> list[dict[str, Any]]:
+    """The same of every trial of a sweep that kept a model, best first by the sweep's own metric."""
+    tracker = Tracker.at(settings["storage"], settings["tracking"])
+    record = tracker.latest_sweep(sweep)
+    found = []
+    for trial in tracker.trials(record.run_id):
+        with TemporaryDirectory(prefix="segdist-") as scratch:
+            if tracker.find_files(trial.run_id, "model", Path(scratch)) is None:
+                continue
+        found.append({"trial": trial.number, **score_model(trial.run_id, data, **settings)})
+    if not found:
+        raise DataError(f"No trial of `{sweep}` kept a model. Run the sweep to its end first.")
+    return found
+
+
+@contextmanager
+def model_folder(model: str, storage: str, tracking: str) -> Iterator[Path]:
+    """The folder of a model; one from MLflow is gone afterwards.
+
+    Args:
+        model: `NAME@champion`, `NAME@VERSION`, a run id, or a model folder.
+        storage: of the sweep that trained it.
+        tracking: its MLflow URI, or "embedded".
+    """
+    if Path(model).is_dir():
+        yield Path(model)
+        return
+    with TemporaryDirectory(prefix="segdist-") as scratch:
+        tracker = Tracker.at(storage, tracking)
+        is_run = len(model) == 32 and all(c in "0123456789abcdef" for c in model)
+        yield tracker.download(model, "model", Path(scratch)) if is_run else tracker.model_files(model, Path(scratch))
+
+
+def _data(place: str, split: str, classes: Sequence[str]) -> tuple[Sequence[tuple[Sample, bytes]], list[str]]:
+    """The images to score on, and what was found out about them."""
+    if _is_sweep(place):
+        dataset = ingest(load(place))
+        labels, parts = set(dataset.manifest.classes), set(dataset.manifest.splits)
+        chosen = _split(place, split, parts)
+        rows: Sequence[tuple[Sample, bytes]] = dataset.reader(chosen, cache_dir())
+    else:
+        spec = DataSpec.model_validate({"sources": [{"format": guess_format(place), "path": place}]})
+        sources = open_sources(spec)
+        findings: list[Finding] = []
+        read = list(read_sources(spec, sources, findings.append))
+        stop_on_errors(findings)
+        chosen = _split(place, split, {sample.split for _, sample in read} - {""})
+        rows = Data([(sources[k], sample) for k, sample in read if not chosen or sample.split == chosen])
+        labels = {i.label for _, sample in read for i in sample.instances}
+    if not labels & set(classes):
+        raise DataError(
+            f"The model knows {', '.join(classes)}, but {place} has {', '.join(sorted(labels)) or 'no objects'}: "
+            "nothing can be scored. Rename classes with `class_map` in a sweep file and name that file."
+        )
+    strangers = sorted(labels - set(classes))
+    notes = [f"split {chosen}" if chosen else "all images"]
+    return rows, notes + [f"the model does not know {', '.join(strangers)}: left out"] * bool(strangers)
+
+
+def _split(place: str, wanted: str, there: set[str]) -> str:
+    """The split that is wanted, or test, or val; "" where the data are not divided."""
+    if wanted and wanted not in there:
+        known = did_you_mean(wanted, sorted(there)) if there else "They are not divided: leave out --split."
+        raise DataError(f"{place} has no split `{wanted}`. {known}")
+    return wanted or next((name for name in ("test", "val") if name in there), "")
+
+
+def _is_sweep(place: str) -> bool:
+    """Whether a YAML file is a sweep; data sets have YAML files of their own."""
+    if not place.endswith((".yaml", ".yml")) or not Path(place).is_file():
+        return False
+    content = yaml.safe_load(Path(place).read_text("utf-8"))
+    return isinstance(content, dict) and {"data", "name"} <= content.keys()

@@ -1,0 +1,102 @@
+"""What `segdist evaluate` found, in the terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+_PER_CLASS = ("iou", "dice", "boundary_iou", "cldice", "panoptic_quality", "mask_ap", "box_ap")
+_WORST_SHOWN = 5
+_COLUMNS = 3
+
+
+def print_evaluation(found: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print the metrics, those of each class, and where the model is least consistent.
+
+    Args:
+        found: what `pipeline.score` returned.
+        console: where to print.
+    """
+    console = console or Console()
+    values = found["metrics"]
+    console.print(
+        f"[bold]{escape(str(found.get('model') or found['predictions']))}[/bold]  {len(found['images'])} images"
+    )
+    for note in found["notes"]:
+        console.print(f"note  {escape(note)}")
+    console.print(_overall(values))
+    console.print(_classes(values, found["classes"]))
+    for details in found["consistency"]:
+        console.print(_spread(details))
+        for kind, parts in details["parts"].items():
+            if kind != "class":
+                console.print(_parts(kind, details["metric"], parts))
+
+
+def print_checkpoints(found: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
+    """Print several models over the same data, one a line."""
+    console = console or Console()
+    columns = ["iou", "mask_ap", "boundary_iou", "cldice", "panoptic_quality", "runtime/latency_p50_ms"]
+    table = _table("trial", *columns)
+    for one in found:
+        table.add_row(str(one["trial"]), *(_number(one["metrics"].get(name)) for name in columns))
+    console.print(table)
+
+
+def _overall(values: Mapping[str, float]) -> Table:
+    """All values over all classes, read down the columns."""
+    shown = [(n, _number(v)) for n, v in values.items() if "/" not in n or n.startswith(("runtime/", "model/"))]
+    height = -(-len(shown) // _COLUMNS)
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for row in range(height):
+        cells = [shown[k] for k in range(row, len(shown), height)]
+        table.add_row(*(Text(text) for cell in cells for text in cell))
+    return table
+
+
+def _classes(values: Mapping[str, float], classes: Sequence[str]) -> Table:
+    shown = [name for name in _PER_CLASS if any(f"{name}/{label}" in values for label in classes)]
+    table = _table("class", *shown)
+    for label in classes:
+        table.add_row(Text(label), *(_number(values.get(f"{name}/{label}")) for name in shown))
+    return table
+
+
+def _spread(details: Mapping[str, Any]) -> str:
+    whole = details["whole"]
+    spread, interval = whole["spread"], whole["interval"]
+    if spread is None:
+        return f"{details['metric']}: undefined in every image"
+    between = f", 95 % interval {interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
+    return (
+        f"{details['metric']} of single images: mean {spread['mean']:.3f}, std {spread['std']:.3f}, "
+        f"min {spread['low']:.3f}, P10 {spread['p10']:.3f}, P50 {spread['p50']:.3f}, P90 {spread['p90']:.3f}, "
+        f"max {spread['high']:.3f}; of all {_number(whole['value'])}{between}"
+    )
+
+
+def _parts(kind: str, metric: str, parts: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table(kind, metric, "95 % interval", "images", "P10", "P50", "P90")
+    for part in parts[:_WORST_SHOWN]:
+        spread, interval = part["spread"] or {}, part["interval"]
+        between = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
+        numbers = (_number(spread.get(p)) for p in ("p10", "p50", "p90"))
+        table.add_row(Text(part["name"]), _number(part["value"]), between, str(spread.get("images", 0)), *numbers)
+    if len(parts) > _WORST_SHOWN:
+        table.caption = f"the worst {_WORST_SHOWN} of {len(parts)}"
+    return table
+
+
+def _table(first: str, *columns: str) -> Table:
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(first)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
