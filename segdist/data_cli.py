@@ -99,6 +99,53 @@ def validate(
         raise typer.Exit(0 if found.ok else 2)
 
 
+@app.command()
+def merge(
+    spec: Annotated[str, typer.Argument(help="A YAML file of `sources`, `classes`, `split`, ..., or a sweep file.")],
+    out: Annotated[str, typer.Option("-o", "--out", help="A folder or s3:// prefix for the data set.")],
+    as_json: Json = False,
+) -> None:
+    """Merge sources into one data set: classes mapped, identical images kept once, split with groups whole."""
+    from segdist.data.merge_spec import load_data
+
+    with told():
+        _build(load_data(spec), out, as_json=as_json)
+
+
+@app.command()
+def split(
+    path: Annotated[str, typer.Argument(help="A data set of segdist, or anything else that can be read.")],
+    out: Annotated[str, typer.Option("-o", "--out", help="A folder or s3:// prefix for the divided data set.")],
+    format_name: Annotated[str, typer.Option("--format", help="The format of PATH, where it does not show.")] = "",
+    option: Options = None,
+    val: Annotated[float, typer.Option(help="Share for validation.")] = 0.15,
+    test: Annotated[float, typer.Option(help="Share for testing.")] = 0.15,
+    seed: Annotated[int, typer.Option(help="Same seed, same division.")] = 0,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the splits that are there; leaks are reported.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Divide into train, val and test: by classes and sizes, with copies and near-duplicates on one side."""
+    from segdist.data.merge_spec import data_spec
+
+    with told():
+        name, _ = _source(path, format_name, key_values(option or []))
+        source = {"format": name, "path": path, **key_values(option or [])}
+        division = {"val": val, "test": test, "seed": seed, "given": "keep" if keep else "redo"}
+        _build(data_spec({"sources": [source], "split": division}, "the command line"), out, as_json=as_json)
+
+
+def _build(data: Any, out: str, *, as_json: bool) -> None:
+    from segdist.data.build import build, on_all_cores
+    from segdist.data.dataset_text import dataset_text
+    from segdist.data.shards import MANIFEST
+
+    root = storage.absolute(out)
+    if storage.exists(storage.join(root, MANIFEST)):
+        raise DataError(f"{out} holds a data set already. Name another folder, or delete it first.")
+    dataset = build(root, data, on_all_cores)
+    typer.echo(dataset.manifest.model_dump_json(indent=1) if as_json else dataset_text(dataset))
+
+
 def _source(path: str, format_name: str, options: dict[str, Any], *, no_images: bool = False) -> tuple[str, Any]:
     """The format's name, and its reader."""
     from segdist.data.archived import open_format

@@ -36,11 +36,21 @@ class SourceSpec(Open):
 
     format: str
     """A dataset format: a file name in segdist/formats."""
+    class_map: dict[str, str | None] = {}
+    """New name of each class to rename; two classes of one new name are joined, null drops a class."""
+    text: str = ""
+    """What is looked for in these images, in words, for models that read; empty takes the class names."""
+    group: str = ""
+    """Keeps all images of this source on one side of a split, and names them for augmentation."""
+    licence: str = ""
+    """Licence of the images and annotations, where the source does not state it."""
 
 
 class SplitSpec(Strict):
-    """How samples that come without a split are divided; groups stay whole."""
+    """How samples are divided into train, val and test; groups stay whole."""
 
+    given: Literal["keep", "redo"] = "keep"
+    """keep: samples that come with a split keep it, and leaks are reported. redo: all are divided anew."""
     val: float = Field(default=0.15, ge=0, lt=1)
     """Share of the samples used for early stopping and choosing the winner."""
     test: float = Field(default=0.15, ge=0, lt=1)
@@ -62,8 +72,10 @@ class DataSpec(Strict):
     """The folders and generators, merged in this order."""
     classes: tuple[str, ...] = ()
     """Class names in order; empty takes every class found, in alphabetical order."""
+    near_duplicates: int = Field(default=6, ge=0, le=16)
+    """Bits (of 64) in which perceptual hashes of near-duplicates may differ; near-duplicates share a group."""
     split: SplitSpec = SplitSpec()
-    """Division of samples that have no split of their own."""
+    """Division into train, val and test."""
     on_error: Literal["stop", "skip"] = "stop"
     """stop: an error in the data ends the run with a list. skip: what is wrong is left out, named and counted."""
     boxes_only: tuple[Split, ...] = ()

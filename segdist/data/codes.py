@@ -82,7 +82,7 @@ CODES: dict[str, Code] = {
     "near-duplicates": Code(_W, "Images look alike; they share a split group."),
     "duplicate-merged": Code(_R, "Identical images were merged into one; their annotations agree or were united."),
     "duplicate-conflict": Code(_W, "Identical images are annotated differently; the first source's labels are kept."),
-    "class-unmapped": Code(_W, "A source's class map names a class that the source does not have."),
+    "class-unmapped": Code(_E, "A source's class map names a class that the source does not have."),
 }
 
 

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from segdist import storage
 from segdist.data.cache import ArrowFile, Rows, cached
 from segdist.data.rows import SCHEMA, from_row, to_row
+from segdist.data.sizes import size_name
 from segdist.errors import DataError
 from segdist.records import Finding, Sample, Severity
 from segdist.spec import Strict
@@ -46,6 +47,8 @@ class SplitCounts(Strict):
     """Images without an instance."""
     per_class: dict[str, int]
     """Instances of each class."""
+    per_size: dict[str, int] = {}
+    """Instances of each size, by COCO's bounds: small below 32 x 32 pixels, medium below 96 x 96, large."""
 
 
 class Manifest(Strict):
@@ -101,7 +104,7 @@ class ShardSummary(Strict):
     @property
     def found(self) -> list[Finding]:
         """The findings."""
-        return [_finding(f) for f in self.findings]
+        return [finding_of(f) for f in self.findings]
 
 
 def write_shard(
@@ -235,7 +238,7 @@ class Dataset:
 
     def findings(self) -> list[Finding]:
         """Everything that was found wrong."""
-        return [_finding(f) for f in storage.read_json(storage.join(self.uri, FINDINGS))]
+        return [finding_of(f) for f in storage.read_json(storage.join(self.uri, FINDINGS))]
 
     def samples(self, split: str | None = None) -> Iterator[Sample]:
         """The samples of a split, or all; images are not read."""
@@ -292,7 +295,8 @@ def _parquet(uri: str) -> pq.ParquetFile:
         raise DataError(f"The shard {uri} cannot be read: {error}. Delete it and run the sweep again.") from error
 
 
-def _finding(content: dict[str, str]) -> Finding:
+def finding_of(content: Mapping[str, str]) -> Finding:
+    """A finding that was stored as JSON."""
     return Finding(**{**content, "severity": Severity(content["severity"])})  # type: ignore[arg-type]
 
 
@@ -327,6 +331,7 @@ def count_samples(samples: Sequence[Sample]) -> SplitCounts:
         masks=sum(i.mask is not None for i in instances),
         empty_images=sum(not s.instances for s in samples),
         per_class=dict(sorted(Counter(i.label for i in instances).items())),
+        per_size=dict(sorted(Counter(map(size_name, instances)).items())),
     )
 
 
@@ -337,13 +342,15 @@ def added_counts(parts: Sequence[Mapping[str, SplitCounts]]) -> dict[str, SplitC
 
 
 def _sum(counts: Sequence[SplitCounts]) -> SplitCounts:
-    per_class: Counter[str] = Counter()
+    per_class, per_size = Counter[str](), Counter[str]()
     for one in counts:
         per_class.update(one.per_class)
+        per_size.update(one.per_size)
     return SplitCounts(
         images=sum(c.images for c in counts),
         instances=sum(c.instances for c in counts),
         masks=sum(c.masks for c in counts),
         empty_images=sum(c.empty_images for c in counts),
         per_class=dict(sorted(per_class.items())),
+        per_size=dict(sorted(per_size.items())),
     )

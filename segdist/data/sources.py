@@ -1,11 +1,12 @@
 """From the sources of a sweep to one list of samples: opened, read, merged."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from segdist.data.archived import open_format
-from segdist.errors import DataError
+from segdist.data.codes import finding
+from segdist.errors import DataError, did_you_mean
 from segdist.plugins import DatasetFormat
 from segdist.records import Finding, Sample, Severity
 from segdist.spec import DataSpec
@@ -23,16 +24,41 @@ def open_sources(data: DataSpec) -> list[DatasetFormat]:
     return [open_format(source.format, source.options()) for source in data.sources]
 
 
-def read_sources(sources: Sequence[DatasetFormat], report: Callable[[Finding], None]) -> Iterator[tuple[int, Sample]]:
+def read_sources(
+    data: DataSpec, sources: Sequence[DatasetFormat], report: Callable[[Finding], None]
+) -> Iterator[tuple[int, Sample]]:
     """The samples of all sources with their source's number; ids are made unique, so that no file hides another.
 
-    With several sources, ids and groups are preceded by the source's number.
+    With several sources, ids and groups are preceded by the source's number. Classes are renamed, joined and dropped as
+    each source's `class_map` says.
     """
-    for number, source in enumerate(sources):
+    for number, (spec, source) in enumerate(zip(data.sources, sources, strict=True)):
         prefix = f"{number}/" if len(sources) > 1 else ""
+        found: set[str] = set()
         for sample in source.read(_prefixed(report, prefix)):
-            group = prefix + sample.group if sample.group else ""
-            yield number, replace(sample, image_id=prefix + sample.image_id, group=group)
+            group = f"{prefix}{spec.group or sample.group}" if spec.group or sample.group else ""
+            found.update(i.label for i in sample.instances)
+            named = replace(sample, image_id=prefix + sample.image_id, group=group, text=spec.text or sample.text)
+            yield number, _mapped(named, spec.class_map)
+        for name in sorted(set(spec.class_map) - found):
+            message = f"`class_map` of source {number} names `{name}`, of which it has no instance. "
+            report(finding("class-unmapped", message + did_you_mean(name, found)))
+
+
+def licences(data: DataSpec, sources: Sequence[DatasetFormat]) -> tuple[str, ...]:
+    """The licences of all sources: written in the specification, or stated by the source; known once it is read."""
+    found: set[str] = set()
+    for spec, source in zip(data.sources, sources, strict=True):
+        found.update([spec.licence] if spec.licence else getattr(source, "licences", tuple)())
+    return tuple(sorted(found - {""}))
+
+
+def _mapped(sample: Sample, class_map: Mapping[str, str | None]) -> Sample:
+    """The sample under the new names of its classes."""
+    if not class_map:
+        return sample
+    renamed = ((i, class_map.get(i.label, i.label)) for i in sample.instances)
+    return replace(sample, instances=tuple(replace(i, label=label) for i, label in renamed if label))
 
 
 def class_names(wanted: Sequence[str], found: Counter[str]) -> tuple[str, ...]:

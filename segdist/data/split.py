@@ -2,10 +2,12 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from segdist.data.shards import SplitCounts
+from segdist.data.sizes import SIZES, size_name
 from segdist.records import Finding, Sample, Severity
 from segdist.spec import SplitSpec
 
@@ -23,11 +25,14 @@ class _Target:
 def split(samples: Sequence[Sample], spec: SplitSpec) -> dict[str, str]:
     """The split of each sample by image id.
 
-    Samples that come with a split keep it. If every sample has one and none is "val", the validation share is taken
-    from the training samples, because trials must be compared on something. The others are divided by group, the
-    rarest classes first, each group going to the split that lacks its classes most (the iterative stratification of
-    Sechidis et al. 2011, over groups). The result depends on ids and seed, not on the order of the samples.
+    Samples that come with a split keep it, unless `given: redo` says otherwise. If every sample has one and none is
+    "val", the validation share is taken from the training samples, because trials must be compared on something. The
+    others are divided by group, the rarest first of what their images show (a class, a class in a size), each group
+    going to the split that lacks that most (the iterative stratification of Sechidis et al. 2011, over groups). The
+    result depends on ids and seed, not on the order of the samples.
     """
+    if spec.given == "redo":
+        samples = [replace(s, split="") for s in samples]
     given = {s.image_id: s.split for s in samples if s.split}
     free = [s for s in samples if not s.split]
     shares = {"val": spec.val, "test": spec.test}
@@ -62,6 +67,30 @@ def leaks(places: Mapping[str, str], keys: Mapping[str, str], *, code: str, what
     ]
 
 
+def balance(splits: Mapping[str, SplitCounts]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a table: what share of the images, of each class and of each size each split has."""
+    total = {name: Counter[str]() for name in ("images", "per_class", "per_size")}
+    for counts in splits.values():
+        total["images"]["images"] += counts.images
+        total["per_class"].update(counts.per_class)
+        total["per_size"].update(counts.per_size)
+    rows = [["images", *(_share(c.images, total["images"]["images"]) for c in splits.values())]]
+    rows += [
+        [label, *(_share(c.per_class.get(label, 0), n) for c in splits.values())]
+        for label, n in sorted(total["per_class"].items())
+    ]
+    rows += [
+        [size, *(_share(c.per_size.get(size, 0), total["per_size"][size]) for c in splits.values())]
+        for size in SIZES
+        if total["per_size"][size]
+    ]
+    return ["", *(name or "no split" for name in splits)], rows
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part} ({100 * part / whole:.0f} %)" if whole else "0"
+
+
 def _divide(samples: Sequence[Sample], shares: Mapping[str, float], seed: int) -> dict[str, str]:
     groups: dict[str, list[Sample]] = {}
     for sample in sorted(samples, key=lambda s: s.image_id):
@@ -81,9 +110,14 @@ def _divide(samples: Sequence[Sample], shares: Mapping[str, float], seed: int) -
 
 
 def _content(members: Sequence[Sample]) -> Counter[str]:
-    """Images of each class; every image also counts as an image."""
-    labels = Counter(label for s in members for label in {i.label for i in s.instances} or {"no object"})
+    """Images of each class, and of each class in each size; every image also counts as an image."""
+    labels = Counter(label for s in members for label in _shown(s))
     return labels + Counter({"": len(members)})
+
+
+def _shown(sample: Sample) -> set[str]:
+    kinds = {(i.label, size_name(i)) for i in sample.instances}
+    return {label for label, _ in kinds} | {f"{label}, {size}" for label, size in kinds} or {"no object"}
 
 
 def _rarest(content: Counter[str], total: Counter[str]) -> tuple[int, str]:

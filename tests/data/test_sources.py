@@ -1,6 +1,7 @@
 """Merging: names never collide, classes come in a stable order, errors stop with a list of one screen."""
 
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 
@@ -14,12 +15,16 @@ def _data(*sources: dict[str, object]) -> DataSpec:
     return DataSpec.model_validate({"sources": sources})
 
 
+def _read(data: DataSpec, findings: list[Finding] | None = None) -> Iterator[tuple[int, Sample]]:
+    return read_sources(data, open_sources(data), (findings if findings is not None else []).append)
+
+
 def test_images_of_the_same_name_from_two_sources_stay_two() -> None:
     one = {"format": "synthetic", "scene": "cracks", "count": 3, "size": 32}
-    pairs = list(read_sources(open_sources(_data(one, one)), lambda _: None))
+    pairs = list(_read(_data(one, one)))
     assert [number for number, _ in pairs] == [0, 0, 0, 1, 1, 1]
     assert len({s.image_id for _, s in pairs}) == 6
-    (alone,) = {len(s.image_id.split("/")) for _, s in read_sources(open_sources(_data(one)), lambda _: None)}
+    (alone,) = {len(s.image_id.split("/")) for _, s in _read(_data(one))}
     assert alone == 1
 
 
@@ -54,3 +59,32 @@ def test_errors_stop_with_a_list_that_fits_a_screen_and_says_how_to_go_on() -> N
     assert "500 errors" in text
     assert "i0" in text
     assert "data.on_error: skip" in text
+
+
+def test_classes_are_renamed_joined_and_dropped_and_texts_and_groups_are_written_into_each_sample() -> None:
+    drawn = {"format": "synthetic", "scene": "rooms", "count": 2, "size": 64}
+    source = {
+        **drawn,
+        "class_map": {"wall": "surface", "floor": "surface", "trim": None},
+        "text": "walls",
+        "group": "g",
+    }
+    findings: list[Finding] = []
+    plain = [s for _, s in _read(_data(drawn))]
+    mapped = [s for _, s in _read(_data(source), findings)]
+    assert findings == []
+    assert {s.text for s in mapped} == {"walls"}
+    assert {s.group for s in mapped} == {"g"}
+    for before, after in zip(plain, mapped, strict=True):
+        kept = [i for i in before.instances if i.label != "trim"]
+        assert [i.mask for i in after.instances] == [i.mask for i in kept]
+        names = {"wall": "surface", "floor": "surface"}
+        assert [i.label for i in after.instances] == [names.get(i.label, i.label) for i in kept]
+
+
+def test_a_class_map_that_names_no_class_of_its_source_is_an_error_with_the_nearest() -> None:
+    findings: list[Finding] = []
+    source = {"format": "synthetic", "scene": "cracks", "count": 3, "size": 64, "empty_share": 0}
+    list(_read(_data({**source, "class_map": {"crak": "fissure"}}), findings))
+    assert [(f.code, f.severity) for f in findings] == [("class-unmapped", Severity.ERROR)]
+    assert "Did you mean `crack`?" in findings[0].message

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from segdist import storage
+from segdist.data import build as building
 from segdist.data.shards import Dataset
 from segdist.errors import DataError
 from segdist.pipeline import ingest as module
@@ -50,7 +51,7 @@ def test_a_data_set_has_every_image_once_and_all_splits(root: str) -> None:
 def test_the_second_time_nothing_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = sweep(str(tmp_path), DRAWN)
     first = ingest(spec)
-    monkeypatch.setattr(module, "read_sources", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(building, "read_sources", lambda *_: pytest.fail("read again"))
     assert ingest(spec).manifest == first.manifest
 
 
@@ -62,30 +63,31 @@ def test_the_key_follows_what_the_data_set_holds_and_not_what_is_hidden_in_it(tm
 
 
 def test_a_killed_run_resumes_with_the_shards_that_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "IMAGES_PER_SHARD", 5)
+    monkeypatch.setattr(building, "IMAGES_PER_SHARD", 5)
     spec = sweep(str(tmp_path), DRAWN)
     undisturbed = ingest(sweep(str(tmp_path / "other"), DRAWN))
     written: list[str] = []
-    write = module._write_one
+    from segdist.data.shards import write_shard as write
 
-    def killed_after_three(work: Any) -> Any:
+    def killed_after_three(uri: str, *arguments: Any, **more: Any) -> Any:
         if len(written) == 3:
             raise KeyboardInterrupt
-        written.append(work.uri)
-        return write(work)
+        written.append(uri)
+        return write(uri, *arguments, **more)
 
-    monkeypatch.setattr(module, "_write_one", killed_after_three)
+    monkeypatch.setattr(building, "write_shard", killed_after_three)
     with pytest.raises(KeyboardInterrupt):
         ingest(spec)
     with pytest.raises(DataError, match="no complete data set"):
         Dataset.open(written[0].rpartition("/")[0])
     again: list[str] = []
 
-    def counted(work: Any) -> Any:
-        again.append(work.uri)
-        return write(work)
+    def counted(uri: str, *arguments: Any, **more: Any) -> Any:
+        again.append(uri)
+        return write(uri, *arguments, **more)
 
-    monkeypatch.setattr(module, "_write_one", counted)
+    monkeypatch.setattr(building, "write_shard", counted)
+    monkeypatch.setattr(building, "open_image", lambda *_: pytest.fail("an image was opened again"))
     assert ingest(spec).manifest == undisturbed.manifest
     assert not set(again) & set(written)
 
@@ -154,7 +156,7 @@ def test_identical_images_in_two_splits_are_a_warning_that_names_them(tmp_path: 
 def test_many_images_go_through_ray_data_and_give_the_same_data_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "IMAGES_PER_SHARD", 8)
+    monkeypatch.setattr(building, "IMAGES_PER_SHARD", 8)
     inline = ingest(sweep(str(tmp_path / "a"), DRAWN))
     monkeypatch.setattr(module, "INLINE_IMAGES", 0)
     assert ingest(sweep(str(tmp_path / "b"), DRAWN)).manifest == inline.manifest

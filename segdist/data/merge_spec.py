@@ -1,0 +1,51 @@
+"""What to merge, from a YAML file: the `data` of a sweep, alone or in a sweep file."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
+
+from segdist.data.convert import checked_options
+from segdist.errors import SpecError
+from segdist.registry import load
+from segdist.spec import DataSpec
+from segdist.sweepfile import problems_of
+
+
+def load_data(path: str) -> DataSpec:
+    """The checked `data` of a file; `${...}` refers to its own keys and the environment, as in a sweep file.
+
+    Raises:
+        SpecError: the file is not there, is no YAML, or a key in it is wrong.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise SpecError(f"There is no {path}. Write a YAML file with `sources:`, one entry a folder.")
+    try:
+        content = OmegaConf.to_container(OmegaConf.create(file.read_text()), resolve=True)
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise SpecError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise SpecError(f"{path} must hold keys and values, but holds {type(content).__name__}")
+    return data_spec(content.get("data", content), path)
+
+
+def data_spec(content: Mapping[Any, Any], place: str) -> DataSpec:
+    """Checked keys, each source's own options too.
+
+    Raises:
+        SpecError: one line for each problem, with the nearest right key.
+    """
+    try:
+        data = DataSpec.model_validate(content)
+    except ValidationError as error:
+        lines = [f"{place}: {'.'.join(p.keys)}: {p.message}" for p in problems_of(error, DataSpec)]
+        raise SpecError("\n".join(lines)) from None
+    for number, source in enumerate(data.sources):
+        what = f"source {number} ({source.format})"
+        checked_options(load("formats", source.format).Options, source.options(), what=what)
+    return data

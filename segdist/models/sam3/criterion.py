@@ -1,0 +1,210 @@
+"""The loss of SAM 3 (Carion et al. 2025, section 3 and appendix), blind to ignored pixels.
+
+An image and a class name are one question. A presence token says whether the answer is "nothing"; queries say which of
+them is an object only where there are some, so that recognising and locating do not fight. Matched queries learn boxes,
+and in the last layer masks; a semantic head learns the union of the masks.
+
+Shapes: B images, P questions, Q queries, N objects of one question, M matched pairs of a batch, S side of the padded
+square, h w of the predicted masks. Boxes are centre and sides (cxcywh) as shares of the square.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, interpolate, l1_loss
+from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal_loss
+
+from segdist import losses
+from segdist.matching import Matcher, Matches, focal_class_cost, giou_box_cost, l1_box_cost
+from segdist.points import TaughtPixels, mask_losses, share_on
+
+_LOG = logging.getLogger(__name__)
+TERMS = ("class", "presence", "box", "giou", "mask", "dice", "semantic", "semantic_dice")
+_COSTS = {"class": 2.0, "box": 5.0, "giou": 2.0}
+"""Weights of the matching costs, those of Deformable DETR (Zhu et al. 2021)."""
+_ALPHA, _GAMMA = 0.25, 2.0
+"""Focal parameters of the queries' class."""
+_PRESENCE_ALPHA = 0.5
+"""Present and absent weigh alike: how many absent names are asked is our choice, not the data's."""
+MISSING = "missing_matches"
+"""Name of the count of layers that came without usable matches and were matched anew."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a batch of questions teaches.
+
+    Attributes:
+        boxes_cxcywh: for each question, the boxes of its objects (N, 4).
+        masks: for each question, the masks of its objects (N, S, S), boolean, none of them empty.
+        image_P: the image of each question.
+        valid_BSS: pixels that teach something: inside the image, not of a crowd.
+        crowd_BSS: pixels of crowds and of boxes without a mask.
+    """
+
+    boxes_cxcywh: Sequence[Tensor]
+    masks: Sequence[Tensor]
+    image_P: Tensor
+    valid_BSS: Tensor
+    crowd_BSS: Tensor
+
+    @property
+    def counts(self) -> list[int]:
+        """Objects of each question."""
+        return [len(boxes) for boxes in self.boxes_cxcywh]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one decoder layer predicts: (P, Q) class logits, (P, Q, 4) boxes as cxcywh, (P,) presence logits."""
+
+    classes_PQ: Tensor
+    boxes_PQ4: Tensor
+    presence_P: Tensor
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """All decoder layers, the last one last; (P, Q, h, w) its masks and (P, h, w) the semantic head, as logits."""
+
+    layers: Sequence[Layer]
+    masks_PQhw: Tensor
+    semantic_Phw: Tensor
+
+
+class Criterion:
+    """Loss terms; those of the decoder as a mean over its layers, so that they do not grow with its depth.
+
+    Attributes:
+        matcher: counts what could not be taught as it should: see `Matcher.counts`.
+    """
+
+    def __init__(self, *, num_points: int) -> None:
+        self.num_points = num_points
+        self.matcher = Matcher()
+        self._missing = 0
+
+    def __call__(
+        self, predicted: Predicted, targets: Targets, matches: Mapping[int, Matches] | None = None
+    ) -> dict[str, Tensor]:
+        """The terms `TERMS`, unweighted; those of objects are zeros connected to the graph where there are none.
+
+        Args:
+            predicted: what the network says.
+            targets: what is true.
+            matches: pairs of some layers, by the layer's index, where they are known; a layer without any, or with
+                pairs that do not fit the batch, is matched here and counted in `take_counts`.
+        """
+        queries = predicted.layers[0].classes_PQ.shape[1]
+        self.matcher.count_surplus(targets.counts, queries=queries)
+        taught_PQ = self._taught(predicted, targets)
+        found = [self._matches(n, layer, targets, matches) for n, layer in enumerate(predicted.layers)]
+        terms = [_layer_terms(a, m, targets, taught_PQ) for a, m in zip(predicted.layers, found, strict=True)]
+        return {
+            **{name: torch.stack([t[name] for t in terms]).mean() for name in ("class", "presence", "box", "giou")},
+            **self._mask_terms(predicted.masks_PQhw, found[-1], targets),
+            **_semantic_terms(predicted.semantic_Phw, targets),
+        }
+
+    def take_counts(self) -> dict[str, float]:
+        """What could not be taught as it should since the last call."""
+        taken = {**self.matcher.take_counts(), MISSING: float(self._missing)}
+        self._missing = 0
+        return taken
+
+    def _matches(self, number: int, layer: Layer, targets: Targets, known: Mapping[int, Matches] | None) -> Matches:
+        """The known pairs of a layer, or the cheapest ones."""
+        if known is not None:
+            given = known.get(number)
+            if given is not None and _fits(given, layer, targets):
+                return given
+            if not self._missing:
+                _LOG.warning("layer %d came without usable matches and is matched anew; counted as %s", number, MISSING)
+            self._missing += 1
+        costs = [costs_of(layer, question, boxes) for question, boxes in enumerate(targets.boxes_cxcywh)]
+        return self.matcher(costs)
+
+    @torch.no_grad()
+    def _taught(self, predicted: Predicted, targets: Targets) -> Tensor:
+        """(P, Q) queries that may be told they are no object: not those on crowds, where nobody knows."""
+        crowd_PSS = targets.crowd_BSS[targets.image_P]
+        if not crowd_PSS.any():
+            return torch.ones_like(predicted.masks_PQhw[..., 0, 0], dtype=torch.bool)
+        return share_on(predicted.masks_PQhw, crowd_PSS) <= 0.5
+
+    def _mask_terms(self, masks_PQhw: Tensor, found: Matches, targets: Targets) -> dict[str, Tensor]:
+        """`mask` (binary cross-entropy) and `dice` at points, as means over the pairs."""
+        return mask_losses(
+            masks_PQhw[found.image_M, found.query_M],
+            targets.image_P[found.image_M],
+            found.object_M,
+            truth_NK=torch.cat([m.flatten(1) for m in targets.masks]),
+            pixels=TaughtPixels(targets.valid_BSS),
+            num_points=self.num_points,
+        )
+
+
+@torch.no_grad()
+def costs_of(layer: Layer, question: int, boxes_N4: Tensor) -> Tensor:
+    """(Q, N) the cost of each query with each object of one question: focal class, L1 and GIoU of the boxes."""
+    boxes_Q4 = layer.boxes_PQ4[question]
+    if not len(boxes_N4):
+        return boxes_Q4.new_zeros(len(boxes_Q4), 0)
+    one_class_N = torch.zeros(len(boxes_N4), dtype=torch.int64, device=boxes_N4.device)
+    logits_Q1 = layer.classes_PQ[question][:, None]
+    return (
+        _COSTS["class"] * focal_class_cost(logits_Q1, one_class_N, alpha=_ALPHA, gamma=_GAMMA)
+        + _COSTS["box"] * l1_box_cost(boxes_Q4, boxes_N4)
+        + _COSTS["giou"] * giou_box_cost(_corners(boxes_Q4), _corners(boxes_N4))
+    )
+
+
+def _layer_terms(layer: Layer, found: Matches, targets: Targets, taught_PQ: Tensor) -> dict[str, Tensor]:
+    """The terms of one decoder layer; sums over the objects are divided by their number."""
+    present_P = torch.tensor([n > 0 for n in targets.counts], device=layer.presence_P.device)
+    pairs = max(len(found), 1)
+    truth_PQ = torch.zeros_like(layer.classes_PQ)
+    truth_PQ[found.image_M, found.query_M] = 1
+    class_PQ = sigmoid_focal_loss(layer.classes_PQ, truth_PQ, alpha=_ALPHA, gamma=_GAMMA)
+    # Which query it is makes sense only where there is something; whether there is, the presence token says.
+    counts_PQ = present_P[:, None] & (taught_PQ | (truth_PQ > 0))
+    presence_P = sigmoid_focal_loss(layer.presence_P, present_P.float(), alpha=_PRESENCE_ALPHA, gamma=_GAMMA)
+    boxes_M4 = layer.boxes_PQ4[found.image_M, found.query_M]
+    truth_M4 = torch.cat(list(targets.boxes_cxcywh))[found.object_M]
+    return {
+        "class": (class_PQ * counts_PQ).sum() / pairs,
+        "presence": presence_P.mean(),
+        "box": l1_loss(boxes_M4, truth_M4, reduction="sum") / pairs,
+        "giou": generalized_box_iou_loss(_corners(boxes_M4), _corners(truth_M4), reduction="none").sum() / pairs,
+    }
+
+
+def _semantic_terms(semantic_Phw: Tensor, targets: Targets) -> dict[str, Tensor]:
+    """Binary cross-entropy and Dice loss of the union of each question's masks, over all pixels that teach."""
+    size = targets.valid_BSS.shape[-1]
+    logits_PSS = interpolate(semantic_Phw[:, None], (size, size), mode="bilinear", align_corners=False)[:, 0]
+    truth_PSS = torch.stack([m.any(0) for m in targets.masks])
+    valid_PSS = targets.valid_BSS[targets.image_P]
+    pixels_PSS = binary_cross_entropy_with_logits(logits_PSS, truth_PSS.float(), reduction="none")
+    dice_P = losses.dice(logits_PSS.sigmoid(), truth_PSS, ignore_NHW=~valid_PSS)
+    present_P = truth_PSS.flatten(1).any(1)
+    return {
+        "semantic": torch.where(valid_PSS, pixels_PSS, 0).sum() / valid_PSS.sum().clamp(min=1),
+        "semantic_dice": losses.mean_or_zero(dice_P[present_P], graph=logits_PSS),
+    }
+
+
+def _fits(matches: Matches, layer: Layer, targets: Targets) -> bool:
+    """Whether pairs point at questions, queries and objects that exist, and leave out no object that has a query."""
+    questions, queries = layer.classes_PQ.shape
+    wanted = sum(min(n, queries) for n in targets.counts)
+    ranges = ((matches.image_M, questions), (matches.query_M, queries), (matches.object_M, sum(targets.counts)))
+    return len(matches) == wanted and all(bool(((i >= 0) & (i < end)).all()) for i, end in ranges)
+
+
+def _corners(boxes_cxcywh: Tensor) -> Tensor:
+    corners: Tensor = box_convert(boxes_cxcywh, "cxcywh", "xyxy")
+    return corners

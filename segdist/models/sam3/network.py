@@ -1,0 +1,199 @@
+"""The torch side of SAM 3: transformers' network, questions, loss and predictions of our own.
+
+transformers gives no loss and takes no labels. The inner layers' outputs, which the loss needs, are not among its
+results: hooks catch them.
+
+Shapes: B images, K classes, P questions (pairs of image and class), Q queries, L decoder layers, T tokens, S side of
+the padded square, h w of the predicted masks.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision.ops import box_convert
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput, inverse_sigmoid
+
+from segdist.data.collate import Colour, ignored, padded_masks, stack_images
+from segdist.data.examples import letterbox, pad
+from segdist.data.queries import instances_of_queries, without_empty
+from segdist.models.sam3 import Options, tokens
+from segdist.models.sam3.architecture import load
+from segdist.models.sam3.criterion import Criterion, Layer, Predicted, Targets
+from segdist.plugins import Batch, Example, ImageHWC, Objective
+from segdist.records import Instance, Prompt
+
+_MEAN: Colour = (127.5, 127.5, 127.5)
+_STD: Colour = (127.5, 127.5, 127.5)
+_QUESTIONS_AT_ONCE = 8
+"""Questions answered together at prediction: each has its own copy of the pixel decoder's features."""
+
+
+class Sam3(nn.Module):
+    """Asked for a class by its name, it finds the instances of it; a class of "stuff" is an instance like any other.
+
+    Every trained parameter is in the graph of every batch, also without objects.
+
+    Attributes:
+        ids_KT: tokens of the class names.
+        there_KT: 1 where there is a token, 0 in the padding.
+    """
+
+    ids_KT: Tensor
+    there_KT: Tensor
+
+    def __init__(self, options: Options, classes: tuple[str, ...]) -> None:
+        super().__init__()
+        self.options, self.classes, self.objective = options, classes, Objective()
+        self.model = load(options)
+        # A predicted mask has a sixteenth of the pixels; more points than 4 to each of those say nothing new.
+        self.criterion = Criterion(num_points=min(12544, options.image_size**2 // 4))
+        phrases = [options.names.get(name, name.replace("_", " ")) for name in classes]
+        ids_KT, there_KT = tokens.encode(tokens.tokenizer(options.weights), phrases)
+        self.register_buffer("ids_KT", ids_KT, persistent=False)
+        self.register_buffer("there_KT", there_KT, persistent=False)
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Pixels (B, 3, S, S); the questions, as image and class; and for each its boxes in 0..1 and masks."""
+        size = self.options.image_size
+        shown = [without_empty(e) for e in examples]
+        asked = [(n, k) for n, e in enumerate(shown) for k in self._asked(e)]
+        image_P, class_P = torch.tensor(asked).unbind(1)
+        masks = [padded_masks(e, size) for e in shown]
+        boxes = [_centred(e, size) for e in shown]
+        of_question = [torch.from_numpy(shown[n].labels == k) for n, k in asked]
+        return {
+            "pixels_B3SS": self._pixels([e.image_HWC for e in shown]),
+            "image_P": image_P,
+            "class_P": class_P,
+            "boxes_cxcywh": [boxes[n][own_N] for (n, _), own_N in zip(asked, of_question, strict=True)],
+            "masks": [masks[n][own_N] for (n, _), own_N in zip(asked, of_question, strict=True)],
+            "ignored_BSS": ignored(shown, size),
+            "crowd_BSS": torch.from_numpy(np.stack([pad(e.ignore_HW, size) for e in shown])),
+        }
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The terms of `criterion.TERMS`."""
+        predicted = self._answers(self._seen(batch["pixels_B3SS"]), batch["image_P"], batch["class_P"])
+        targets = Targets(
+            batch["boxes_cxcywh"], batch["masks"], batch["image_P"], ~batch["ignored_BSS"], batch["crowd_BSS"]
+        )
+        with torch.autocast(batch["pixels_B3SS"].device.type, enabled=False):  # sums over thousands of points
+            return self.criterion(predicted, targets)
+
+    def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:  # noqa: ARG002 - asked for all classes
+        """Instances of each image, best first: at most 100 a class, scored at least 0.05 (query times presence)."""
+        if not images:
+            return []
+        pixels_B3SS = self._pixels([letterbox(image, self.options.image_size) for image in images])
+        seen = self._seen(pixels_B3SS.to(self.model.device))
+        found: list[list[Instance]] = [[] for _ in images]
+        every = [(n, k) for n in range(len(images)) for k in range(len(self.classes))]
+        for start in range(0, len(every), _QUESTIONS_AT_ONCE):
+            some = every[start : start + _QUESTIONS_AT_ONCE]
+            image_P, class_P = torch.tensor(some, device=pixels_B3SS.device).to(self.model.device).unbind(1)
+            predicted = self._answers(seen, image_P, class_P)
+            for (n, k), scores_Q, masks_Qhw in zip(some, _scores(predicted), predicted.masks_PQhw, strict=True):
+                found[n].extend(self._instances(scores_Q, masks_Qhw, self.classes[k], images[n]))
+        return [tuple(sorted(instances, key=lambda i: -i.score)) for instances in found]
+
+    def take_counts(self) -> dict[str, float]:
+        """What could not be taught as it should since the last call: see `matching.Matcher`."""
+        return self.criterion.take_counts()
+
+    def _instances(self, scores_Q: Tensor, masks_Qhw: Tensor, label: str, image: ImageHWC) -> tuple[Instance, ...]:
+        return instances_of_queries(
+            scores_Q[:, None],
+            masks_Qhw,
+            classes=(label,),
+            size_hw=(image.shape[0], image.shape[1]),
+            image_size=self.options.image_size,
+            weigh_by_mask=False,
+        )
+
+    def _pixels(self, images: Sequence[ImageHWC]) -> Tensor:
+        return stack_images(images, self.options.image_size, mean=_MEAN, std=_STD)
+
+    def _asked(self, example: Example) -> list[int]:
+        """The classes that one step asks an image for: those it shows, then absent ones, each drawn at random."""
+        shown = sorted(set(example.labels.tolist()))
+        absent = sorted(set(range(len(self.classes))) - set(shown))
+        order = [group[i] for group in (shown, absent) for i in torch.randperm(len(group)).tolist()]
+        return order[: self.options.names_per_image]
+
+    def _seen(self, pixels_B3SS: Tensor) -> Sam3VisionEncoderOutput:
+        return self.model.get_vision_features(pixels_B3SS)
+
+    def _answers(self, seen: Sam3VisionEncoderOutput, image_P: Tensor, class_P: Tensor) -> Predicted:
+        """What all decoder layers say to each question; the encoders run once an image and once a class."""
+        names_U, which_P = torch.unique(class_P, return_inverse=True)
+        text = self.model.get_text_features(
+            input_ids=self.ids_KT[names_U], attention_mask=self.there_KT[names_U], return_dict=True
+        )
+        with _caught(self.model.detr_decoder, self.model.dot_product_scoring) as caught:
+            output = self.model(
+                vision_embeds=Sam3VisionEncoderOutput(
+                    fpn_hidden_states=tuple(level[image_P] for level in seen.fpn_hidden_states),
+                    fpn_position_encoding=tuple(level[image_P] for level in seen.fpn_position_encoding),
+                ),
+                text_embeds=BaseModelOutputWithPooling(pooler_output=text.pooler_output[which_P]),
+                attention_mask=self.there_KT[class_P],
+            )
+        decoded, scores_LPQ1 = caught
+        layers = [
+            Layer(scores_PQ1[..., 0].float(), boxes_PQ4.float(), presence_P1[:, 0].float())
+            for scores_PQ1, boxes_PQ4, presence_P1 in zip(
+                scores_LPQ1, self._boxes(decoded), decoded.presence_logits, strict=True
+            )
+        ]
+        return Predicted(layers, output.pred_masks.float(), output.semantic_seg[:, 0].float())
+
+    def _boxes(self, decoded: Any) -> Tensor:
+        """(L, P, Q, 4) the boxes of every layer, as centre and sides: each moves the one before."""
+        shift_LPQ4 = self.model.detr_decoder.box_head(decoded.intermediate_hidden_states)
+        return (inverse_sigmoid(decoded.reference_boxes) + shift_LPQ4).sigmoid()
+
+
+def build(options: Options, classes: tuple[str, ...]) -> Sam3:
+    """The network with its base weights.
+
+    Raises:
+        SpecError: the image size does not fit the network.
+        WeightsError: the weights or the tokenizer are missing or do not fit.
+    """
+    return Sam3(options, classes)
+
+
+@contextmanager
+def _caught(*modules: nn.Module) -> Iterator[list[Any]]:
+    """What the modules give in the next call, in order; filled once they have run."""
+    caught: list[Any] = [None] * len(modules)
+
+    def keep(place: int) -> Any:
+        def hook(_module: nn.Module, _arguments: Any, output: Any) -> None:
+            caught[place] = output
+
+        return hook
+
+    handles = [module.register_forward_hook(keep(place)) for place, module in enumerate(modules)]
+    try:
+        yield caught
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _scores(predicted: Predicted) -> Tensor:
+    """(P, Q) probability that a query is an object: that the class is there, times that it is this one."""
+    last = predicted.layers[-1]
+    return last.classes_PQ.sigmoid() * last.presence_P.sigmoid()[:, None]
+
+
+def _centred(example: Example, image_size: int) -> Tensor:
+    """(N, 4) boxes as centre and sides, as shares of the square's side."""
+    boxes: Tensor = box_convert(torch.from_numpy(example.boxes_xyxy).float() / image_size, "xyxy", "cxcywh")
+    return boxes

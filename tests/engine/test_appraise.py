@@ -1,0 +1,91 @@
+"""One look at a model tells every metric, what it costs, and which images to look at."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from segdist.data.shards import read_rows
+from segdist.engine import checkpoint, pictures, runtime
+from segdist.engine.appraise import Appraisal, appraise, grouping, lighting, telling
+from segdist.metrics import names
+from tests.engine.drawn import CLASSES, roofs, tiny_run
+
+ROWS = roofs(6)
+RUN = tiny_run()
+
+
+@pytest.fixture(scope="module")
+def found() -> Appraisal:
+    network = checkpoint.build(RUN.model, CLASSES).eval()
+    return appraise(network, ROWS, RUN.evaluate)
+
+
+def test_every_metric_and_every_cost_is_there(found: Appraisal) -> None:
+    assert set(names()) <= found.metrics.keys()
+    costs = {"latency_p50_ms", "latency_p95_ms", "images_per_second", "best_batch", "gflops"}
+    assert all(found.metrics[f"runtime/{name}"] > 0 for name in costs)
+    assert found.metrics["runtime/latency_p50_ms"] <= found.metrics["runtime/latency_p95_ms"]
+    assert [image["image_id"] for image in found.images] == [sample.image_id for sample, _ in ROWS]
+
+
+def test_what_is_written_is_json_without_nan_and_predictions_that_are_read_as_labels(
+    found: Appraisal, tmp_path: Path
+) -> None:
+    found.write(tmp_path, "val", ROWS)
+    content = json.loads((tmp_path / "val.json").read_text())
+    assert set(content) == {"metrics", "consistency", "images"}
+    read = [sample for sample, _ in read_rows(str(tmp_path / "val.parquet"))]
+    assert [s.image_id for s in read] == [p.image_id for p in found.predictions]
+    assert [s.instances for s in read] == [p.instances for p in found.predictions]
+
+
+def test_the_worst_median_and_best_images_are_different_ones_and_drawn(tmp_path: Path) -> None:
+    images = [{"image_id": str(k), "iou": v} for k, v in enumerate((0.5, 0.1, 0.9, float("nan"), 0.3, 0.7))]
+    shown = telling(Appraisal({}, images=images), count=1)
+    assert shown == {"worst": ["1"], "median": ["0"], "best": ["2"]}
+    assert telling(Appraisal({}, images=images[:1])) == {"worst": ["0"], "median": [], "best": []}
+
+
+def test_telling_pictures_are_files(found: Appraisal, tmp_path: Path) -> None:
+    pictures.save_telling(tmp_path / "shown", ROWS, found, RUN.evaluate, classes=CLASSES)
+    drawn = {p.name for p in (tmp_path / "shown").iterdir()}
+    known = sum(not np.isnan(image["iou"]) for image in found.images)
+    assert len(drawn) == known
+    assert "worst-0.jpg" in drawn
+
+
+def test_arithmetic_counts_a_convolution_exactly() -> None:
+    class Network(torch.nn.Conv2d):
+        def predict(self, images: list[np.ndarray], prompts: list[object]) -> None:
+            self(torch.zeros(1, 3, *images[0].shape[:2]))
+
+    network = Network(3, 8, 3, padding=1, bias=False)
+    values = runtime.arithmetic(network, np.zeros((16, 20, 3), np.uint8), None)  # type: ignore[arg-type]
+    assert values["runtime/gflops"] == pytest.approx(2 * 16 * 20 * 8 * 3 * 9 / 1e9)
+
+
+def test_throughput_stops_at_the_batch_that_does_not_fit() -> None:
+    class Network:
+        def predict(self, images: list[np.ndarray], prompts: list[object]) -> None:
+            if len(images) > 2:
+                raise torch.OutOfMemoryError
+
+    values = runtime.throughput(Network(), [np.zeros((4, 4, 3), np.uint8)], [None])  # type: ignore[list-item]
+    assert values["runtime/best_batch"] in (1, 2)
+
+
+def test_latency_is_the_percentile_in_milliseconds() -> None:
+    seconds = [0.01 * k for k in range(1, 101)]
+    assert runtime.latency(seconds)["runtime/latency_p95_ms"] == pytest.approx(1000 * np.percentile(seconds, 95))
+    assert runtime.latency([]) == {}
+
+
+def test_lighting_is_told_from_brightness_and_groups_of_single_images_are_no_groups() -> None:
+    shades = [lighting(np.full((4, 4, 3), v, np.uint8)) for v in (20, 128, 240)]
+    assert shades == ["dark", "normal", "bright"]
+    images = [{"group": str(k), "lighting": shade} for k, shade in enumerate(["dark", "dark", "bright", "bright"])]
+    assert grouping(images) == {"lighting": ["dark", "dark", "bright", "bright"]}
+    assert grouping([]) == {}
