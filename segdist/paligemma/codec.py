@@ -95,7 +95,8 @@ class MaskCodec(nn.Module):
 
 
 def _parts(whole: Tensor) -> Iterator[Tensor]:
-    yield from whole.split(_AT_ONCE) if len(whole) else ()
+    for start in range(0, len(whole), _AT_ONCE):
+        yield whole[start : start + _AT_ONCE]
 
 
 def _down() -> Iterator[nn.Module]:

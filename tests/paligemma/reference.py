@@ -35,7 +35,7 @@ def published_arrays(seed: int = 0) -> dict[str, NDArray[np.float32]]:
 def npz(arrays: Arrays) -> bytes:
     """The bytes of the file that holds them."""
     stream = io.BytesIO()
-    np.savez(stream, **arrays)
+    np.savez(stream, **arrays)  # type: ignore[arg-type]  # NumPy's hint forgets that names are free
     return stream.getvalue()
 
 
