@@ -11,6 +11,7 @@ import typer
 
 from segdist.data_cli import app as data_app
 from segdist.errors import SegdistError, SpecError
+from segdist.paligemma_cli import app as paligemma_app
 
 app = typer.Typer(
     name="segdist",
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 
 app.add_typer(data_app, name="data")
+app.add_typer(paligemma_app, name="paligemma")
 
 Sweeps = Annotated[
     list[str], typer.Argument(metavar="SWEEP... [KEY=VALUE...]", help="Sweep files, then overrides of their keys.")
@@ -163,6 +165,18 @@ def evaluate(
             typer.echo(json.dumps(found, indent=1, allow_nan=False))
         else:
             (report.print_checkpoints if all_checkpoints else report.print_evaluation)(found)
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """List the model families: sizes, licences, tasks, losses, adapters, and what to install."""
+    from segdist.catalogue import families, print_families
+
+    with _errors(debug=False):
+        if as_json:
+            typer.echo(json.dumps(families(), indent=1))
+        else:
+            print_families()
 
 
 @app.command()
