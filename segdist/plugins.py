@@ -52,7 +52,8 @@ class Family:
         debug: option values of its random, CPU-sized variant: what the contract suite trains.
         losses: its loss terms and their default weights.
         encoder: prefixes of module names that make up the encoder (for freezing and `encoder_lr_factor`).
-        lora_targets: endings of names of the linear layers that LoRA touches.
+        lora_targets: endings of names of the linear layers that LoRA touches; they may hold wildcards, which also
+            match dots: `language_model.*.q_proj`.
         lora_trains: prefixes of the heads: modules that stay fully trained beside an adapter (heads, new layers).
         encoder_blocks: names of the encoder's blocks from first to last, for `partial`; a part may hold wildcards:
             `encoder.layers.*`. Patterns that match nothing, as those of another size, are passed over.

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 
 from torch import nn
 
@@ -142,4 +143,4 @@ def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def _ends(name: str, ending: str) -> bool:
-    return name == ending or name.endswith(f".{ending}")
+    return fnmatchcase(name, ending) or fnmatchcase(name, f"*.{ending}")

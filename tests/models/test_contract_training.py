@@ -22,17 +22,18 @@ from segdist.spec import AdapterSpec, RunSpec
 from tests.models.variants import CLASSES, VARIANTS, Variant, crowded, example, picture
 
 _LOG = logging.getLogger(__name__)
-DEBUG = [v for v in VARIANTS if v.mode == "debug"]
+LEARNING = [v for v in VARIANTS if v.declared.losses]  # a family may only label
+DEBUG = [v for v in LEARNING if v.mode == "debug"]
 every_family = pytest.mark.parametrize("variant", DEBUG, ids=str)
 # By default each family in one mode and with two adapters; all modes and adapters take minutes.
 every_variant = pytest.mark.parametrize(
-    "variant", [pytest.param(v, marks=() if v in DEBUG else pytest.mark.slow) for v in VARIANTS], ids=str
+    "variant", [pytest.param(v, marks=() if v in DEBUG else pytest.mark.slow) for v in LEARNING], ids=str
 )
 every_kind = pytest.mark.parametrize(
     ("variant", "kind"),
     [
         pytest.param(v, kind, marks=() if v in DEBUG and kind in ("full", "lora") else pytest.mark.slow)
-        for v in VARIANTS
+        for v in LEARNING
         for kind in v.declared.adapters
         if v in DEBUG or kind in ("full", "lora")
     ],

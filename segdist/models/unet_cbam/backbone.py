@@ -62,15 +62,16 @@ def _features(options: Options) -> Any:
             "`model.unet_cbam.backbone` needs the library `timm`. Install it: pip install 'segdist[hf]'"
         ) from error
     settings: dict[str, Any] = {"features_only": True, "pretrained": options.weights != RANDOM}
-    if is_file(options.weights):
-        settings["pretrained_cfg_overlay"] = {"state_dict": state_dicts.read(options.weights)}
+    state = state_dicts.read(options.weights) if is_file(options.weights) else {}
+    if state:
+        settings["pretrained_cfg_overlay"] = {"state_dict": state}
     elif options.weights not in (PUBLISHED, RANDOM):
         settings["pretrained_cfg_overlay"] = {"hf_hub_id": options.weights}
     card = timm.models.get_pretrained_cfg(options.backbone, allow_unregistered=True)
     if card is not None and card.fixed_input_size:
         settings["img_size"] = options.image_size
     try:
-        return timm.create_model(options.backbone, **settings)
+        body = timm.create_model(options.backbone, **settings)
     except (OSError, KeyError, ValueError) as error:  # not found, offline, no such file on the hub
         raise WeightsError(
             f"The weights `{options.weights}` of {options.backbone} cannot be loaded: {error}. "
@@ -81,6 +82,29 @@ def _features(options: Options) -> Any:
         raise WeightsError(
             f"{options.backbone} of timm with weights `{options.weights}` cannot be an encoder: {reason}"
         ) from error
+    if state:
+        _check_filled(body, state, options)
+    return body
+
+
+def _check_filled(body: nn.Module, state: state_dicts.State, options: Options) -> None:
+    """Timm leaves layers that a file does not hold as they were drawn, in silence.
+
+    Raises:
+        WeightsError: the file lacks a layer of the backbone.
+    """
+    held = {_plain(name) for name in state}
+    lacking = [name for name, _ in body.named_parameters() if _plain(name) not in held]
+    if lacking:
+        raise WeightsError(
+            f"{options.weights} must hold timm's weights of {options.backbone}, but {len(lacking)} tensors are missing "
+            f"({', '.join(lacking[:3])}, ...)"
+        )
+
+
+def _plain(name: str) -> str:
+    """A tensor's name in the classifier and in the features made of it, e.g. `stages.0.x` and `stages_0.x`."""
+    return name.removeprefix("model.").replace("_", ".")
 
 
 def _colours(body: Any) -> tuple[Colour, Colour]:
