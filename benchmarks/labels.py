@@ -10,10 +10,11 @@ from dataclasses import replace
 
 from segdist.data.scenes import SCENES
 from segdist.formats.synthetic import Format, Options
+from segdist.labelling.quality import FINAL, MEASURES
 from segdist.pipeline.label import LabelJob, label_samples
 from segdist.pipeline.teacher import Teacher
 from segdist.records import Sample
-from segdist.spec import LabelSpec, ModelSpec
+from segdist.spec import LabelSpec
 
 SEED = 990
 """Of the scenes; the recipe of the shipped weights draws with another one."""
@@ -27,7 +28,7 @@ Sums = list[float]
 
 def main() -> None:
     """Print mean IoU over objects, for each kind of scene and each class."""
-    spec = LabelSpec(teacher=ModelSpec.model_validate({"family": "sam", "sam": _teacher_options()}))
+    spec = LabelSpec.model_validate({"teacher": {"family": "sam", "sam": _teacher_options()}})
     print(f"{'mean IoU with the truth':28}{'objects':>8}{'labels':>8}{'box fill':>10}{'ratio':>7}{'gain':>8}")
     scenes: dict[str, Sums] = {}
     start = time.perf_counter()
@@ -56,7 +57,8 @@ def _quality(spec: LabelSpec, scene: str) -> dict[str, Sums]:
     job = LabelJob(spec, classes, hidden=("test",), source="benchmark")
     rows = [(sample, drawn.image_bytes(sample)) for sample in samples]
     _, _, notes = label_samples(rows, job, Teacher(spec, classes))
-    return dict(notes["quality"])
+    iou, fill = 1 + MEASURES.index("iou"), 1 + MEASURES.index("box_fill_iou")
+    return {label: [rows[FINAL][0], rows[FINAL][iou], rows[FINAL][fill]] for label, rows in notes["quality"].items()}
 
 
 def _added(parts: Iterable[Sums]) -> Sums:

@@ -6,7 +6,7 @@ This module imports no torch: `segdist check` reads declarations only, and is qu
   torch side, a function `build(options, classes) -> Segmenter`.
 - **Dataset format**: a file `formats/<name>.py` with `Options` and `class Format` (see `DatasetFormat`). A format that
   can be written has `class Writer` too (see `DatasetWriter`), and `recognises(files)` where a folder shows what it is.
-- **Prompt strategy**: a file `prompts/<name>.py` with `Options` and `def prompts(...)` (see `PromptStrategy`).
+- **Prompt strategy**: a file `prompts/<name>.py` with `Options`, `NEEDS` and `def prompts(...)` (see `PromptStrategy`).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Family:
         lora_trains: prefixes of the heads: modules that stay fully trained beside an adapter (heads, new layers).
         encoder_blocks: names of the encoder's blocks from first to last, for `partial`; a part may hold wildcards:
             `encoder.layers.*`. Patterns that match nothing, as those of another size, are passed over.
-        prompts: prompt kinds it understands at prediction: "none", "box"; may depend on the options.
+        prompts: prompt kinds it understands at prediction: "none", "box", "point", "text"; may depend on the options.
         check: raises SegdistError where options cannot work, e.g. weights that are not there; called before a start.
         tasks: what it can do.
         sizes: its sizes and what they are, e.g. `{"vit_b": "91 M parameters"}`; for `segdist models`.
@@ -202,10 +202,40 @@ class DatasetWriter(Protocol):
         """Write what can be written only when all images are known."""
 
 
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What is to be labelled in one image.
+
+    Attributes:
+        sample: as the teacher may see it: hidden masks are not there.
+        indices: of the instances that need a mask.
+        image_HWC: the pixels.
+    """
+
+    sample: Sample
+    indices: Sequence[int]
+    image_HWC: ImageHWC
+
+    @property
+    def asked(self) -> list[Instance]:
+        """The instances that need a mask."""
+        return [self.sample.instances[i] for i in self.indices]
+
+
+Answers = Sequence[Sequence[Instance]]
+"""What the teacher found for each prompt of one question."""
+
+
 class PromptStrategy(Protocol):
-    """A module of `prompts/`: how the instances of an image become prompts."""
+    """A module of `prompts/`: how the instances of an image become prompts.
+
+    Where the teacher's answers are not one instance for each index, in order, the module also has
+    `def chosen(question: Question, answers: Answers, options) -> list[Sequence[Instance]]`, which makes them so.
+    """
 
     Options: type[Strict]
+    NEEDS: str
+    """What the teacher must understand: "box", "point", "text", or "none"."""
 
-    def prompts(self, sample: Sample, indices: Sequence[int], options: Any, seed: int) -> list[Prompt]:
-        """Prompts for the instances at `indices`; several prompts ask the teacher several times."""
+    def prompts(self, question: Question, options: Any, seed: int) -> list[Prompt]:
+        """Prompts for the instances asked for; several prompts ask the teacher several times."""

@@ -10,7 +10,16 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 Split = Literal["train", "val", "test"]
 
@@ -102,15 +111,161 @@ class PromptSpec(Open):
     """A prompt strategy: a file name in segdist/prompts."""
 
 
+View = Literal["as_is", "mirrored", "upside_down", "turned", "transposed"]
+
+
+class ConsensusSpec(Strict):
+    """Several masks of each object become one, scored by how well they agree."""
+
+    also: tuple[PromptSpec, ...] = ()
+    """Further prompts, asked beside `label.prompt`."""
+    views: tuple[View, ...] = Field(default=("as_is",), min_length=1)
+    """Every prompt is asked once for each: the image as it is, mirrored left to right, upside down, turned by 180
+    degrees, and transposed. A mask that depends on the side from which one looks is not to be trusted."""
+    share: float = Field(default=0.5, gt=0, le=1)
+    """A pixel belongs to the object where at least this share of the agreeing masks has it."""
+    agree_iou: float = Field(default=0.5, gt=0, le=1)
+    """Two masks with a smaller IoU do not agree; an object on whose mask no two agree goes to review."""
+    band: Literal["ignore", "keep"] = "ignore"
+    """ignore: pixels on which the masks disagree teach nothing. keep: they are taught as the majority has them."""
+    certain: float = Field(default=0.75, gt=0.5, le=1)
+    """With `band: ignore`, masks disagree on a pixel where less than this share says the same."""
+
+
+class FillHoles(Strict):
+    """Holes become part of the object."""
+
+    relative_area: float = Field(default=1.0, gt=0)
+    """Largest hole that is filled, relative to the object's area."""
+
+
+class RemoveParts(Strict):
+    """Small parts are removed; small relative to the object, so that thin and small objects keep theirs."""
+
+    relative_area: float = Field(default=0.02, gt=0, lt=1)
+    """Parts of less than this share of the object's area are removed."""
+
+
+class ClipToBox(Strict):
+    """What lies outside the box is removed."""
+
+    margin: float = Field(default=0.0, ge=0)
+    """How far beyond the box the mask may reach, as a share of the box's width and height."""
+
+
+class Morphology(Strict):
+    """A disc is moved along the mask. May break or erase what is thinner than the disc."""
+
+    radius: PositiveFloat = 1.0
+    """Of the disc, in pixels."""
+
+
+class Smooth(Strict):
+    """The contour is rounded. May erase what is thinner than `sigma`."""
+
+    sigma: PositiveFloat = 1.0
+    """Deviation of the Gaussian in pixels."""
+
+
+class Snap(Strict):
+    """The edge moves to where the colour changes (Lankton and Tannenbaum 2008).
+
+    Each pixel near it goes to the side whose mean colour around it is nearer. For images larger than the teacher sees,
+    whose masks are blurred; masks that are right to the pixel it makes worse.
+    """
+
+    pixels: PositiveInt = 1
+    """How far the edge may move."""
+    window: PositiveFloat = 7.5
+    """Deviation of the Gaussian, in pixels, that "around it" means."""
+
+
+class CleanStep(Strict):
+    """One step of cleaning: one key, e.g. `{fill_holes: {relative_area: 0.5}}`, or its name alone for the defaults."""
+
+    fill_holes: FillHoles | None = None
+    """Holes become part of the object."""
+    remove_parts: RemoveParts | None = None
+    """Parts that are small relative to the object are removed."""
+    clip_to_box: ClipToBox | None = None
+    """What lies outside the box is removed."""
+    open: Morphology | None = None
+    """Erosion, then dilation: removes what is thinner than the disc."""
+    close: Morphology | None = None
+    """Dilation, then erosion: closes gaps narrower than the disc."""
+    smooth: Smooth | None = None
+    """The contour is rounded."""
+    snap: Snap | None = None
+    """The edge moves to where the colour changes."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_name_means_defaults(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {value: {}}
+        return {k: {} if v is None else v for k, v in value.items()} if isinstance(value, Mapping) else value
+
+    @model_validator(mode="after")
+    def _is_one_step(self) -> Self:
+        if len(self.model_fields_set) != 1:
+            raise ValueError(f"a step of cleaning must be one key, but got {sorted(self.model_fields_set)}")
+        return self
+
+    @property
+    def name(self) -> str:
+        """Of the step."""
+        return next(iter(self.model_fields_set))
+
+    @model_serializer(mode="plain")
+    def _one_key(self) -> dict[str, Any]:
+        return {self.name: getattr(self, self.name).model_dump(mode="json")}
+
+
+class Limits(Strict):
+    """What a mask must at least be like; by default everything passes."""
+
+    score: float = Field(default=0.0, ge=0, le=1)
+    """Least score: the agreement of several prompts, else what the teacher expects its mask's IoU to be."""
+    stability: float = Field(default=0.0, ge=0, le=1)
+    """Least IoU of the mask at a lower and a higher threshold, where the teacher knows it."""
+    box_iou: float = Field(default=0.0, ge=0, le=1)
+    """Least IoU of the box around the mask with the annotated box."""
+    box_share: float = Field(default=0.0, ge=0, le=1)
+    """Least share of the annotated box that the mask fills."""
+
+
+class TeacherSpec(ModelSpec):
+    """The model that labels: a family with its options, or a model that segdist trained."""
+
+    family: str = ""
+    """A promptable model family, or `classical`."""
+    trained: str = ""
+    """Instead of a family, a trained model: `NAME@champion`, `NAME@VERSION` of a sweep in the same storage, or a model
+    folder. Families that are shown nothing go with the prompt `whole_image`."""
+
+    @model_validator(mode="after")
+    def _is_one_model(self) -> Self:
+        if bool(self.family) == bool(self.trained):
+            raise ValueError("a teacher must have either `family` or `trained`")
+        return self
+
+
 class LabelSpec(Strict):
     """Which teacher turns boxes into masks, and what of its work is kept."""
 
-    teacher: ModelSpec
-    """The model that labels: any promptable family."""
+    teacher: TeacherSpec
+    """The model that labels."""
     prompt: PromptSpec = PromptSpec()
     """How each box is shown to the teacher."""
-    min_score: float = Field(default=0.0, ge=0, le=1)
-    """Masks scored lower stay boxes: training ignores what lies in them."""
+    consensus: ConsensusSpec | None = None
+    """How several masks of an object become one; null takes the one the teacher trusts most."""
+    clean: tuple[CleanStep, ...] = ()
+    """Steps of cleaning, in this order; none by default, because some can hurt thin structures."""
+    reject: Limits = Limits()
+    """Masks that miss one of these limits are rejected: they stay boxes, and training ignores what lies in them."""
+    review: Limits = Limits()
+    """Masks that miss one of these limits wait for a person: training ignores what lies in their boxes until
+    `segdist label review import` brings them back."""
     splits: tuple[Split, ...] = ("train", "val", "test")
     """Splits in which instances without a mask are labelled."""
     actors: PositiveInt | Literal["auto"] = "auto"
@@ -121,6 +276,11 @@ class LabelSpec(Strict):
     """GPUs each teacher reserves; a fraction shares a card."""
     images_per_shard: PositiveInt = 64
     """Images labelled between two saves: the most a killed job has to do again."""
+
+    @property
+    def prompts(self) -> tuple[PromptSpec, ...]:
+        """All prompts that are asked."""
+        return (self.prompt, *(self.consensus.also if self.consensus else ()))
 
 
 AdapterKind = Literal["full", "frozen_encoder", "partial", "layernorm", "bitfit", "lora", "dora", "qlora", "conv_lora"]

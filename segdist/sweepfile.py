@@ -62,12 +62,15 @@ def schema() -> dict[str, Any]:
     """The JSON schema of a sweep file, with the options of every plug-in: for completion in editors."""
     whole = SweepSpec.model_json_schema(ref_template="#/$defs/{model}")
     definitions = whole["$defs"]
-    for family in registry.names("models"):
+    families = registry.names("models")
+    for family in families:
         options = _family(family).options.model_json_schema()
         definitions.update(options.pop("$defs", {}))
-        definitions["ModelSpec"]["properties"][family] = options
-    definitions["ModelSpec"]["additionalProperties"] = False
-    definitions["ModelSpec"]["properties"]["family"]["enum"] = registry.names("models")
+        for holder in ("ModelSpec", "TeacherSpec"):
+            definitions[holder]["properties"][family] = options
+    for holder in ("ModelSpec", "TeacherSpec"):
+        definitions[holder]["additionalProperties"] = False
+        definitions[holder]["properties"]["family"]["enum"] = families
     for kind, holder, key in (("formats", "SourceSpec", "format"), ("prompts", "PromptSpec", "strategy")):
         definitions[holder] = _union_schema(kind, key, definitions[holder])  # type: ignore[arg-type]
     return whole
@@ -137,7 +140,7 @@ def _flat_space(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 def _plugin_problems(spec: SweepSpec) -> Iterator[Problem]:
     yield from _source_problems(spec)
-    families = list(_family_problems(spec.model, candidates(spec), ("model",)))
+    families = [*_family_problems(spec.model, candidates(spec), ("model",)), *_untrainable(spec)]
     yield from families
     if spec.label:
         yield from _label_problems(spec)
@@ -157,17 +160,34 @@ def _source_problems(spec: SweepSpec) -> Iterator[Problem]:
         yield from _options_problems("formats", source.format, source.options(), keys, "format")
 
 
+def _untrainable(spec: SweepSpec) -> Iterator[Problem]:
+    for name in candidates(spec):
+        if name in registry.names("models") and not _family(name).losses:
+            yield Problem(("model", "family"), f"`{name}` has nothing to train: it is a teacher, for `label.teacher`")
+
+
 def _label_problems(spec: SweepSpec) -> Iterator[Problem]:
     assert spec.label is not None
     teacher = spec.label.teacher
-    yield from _options_problems(
-        "prompts", spec.label.prompt.strategy, spec.label.prompt.options(), ("label", "prompt"), "strategy"
-    )
-    keys = ("label", "teacher")
-    wrong = list(_family_problems(teacher, [teacher.family], keys))
+    further = range(len(spec.label.prompts) - 1)
+    places: list[Keys] = [("label", "prompt"), *(("label", "consensus", "also", str(n)) for n in further)]
+    wrong: list[Problem] = []
+    for place, prompt in zip(places, spec.label.prompts, strict=True):
+        wrong += _options_problems("prompts", prompt.strategy, prompt.options(), place, "strategy")
+    if teacher.family:  # a trained model is looked at when it is fetched
+        wrong += _family_problems(teacher, [teacher.family], ("label", "teacher"))
     yield from wrong
-    if not wrong and "box" not in prompts_of(teacher):
-        yield Problem(keys, f"a teacher must take box prompts, but `{teacher.family}` as configured does not")
+    if wrong or not teacher.family:
+        return
+    understood = prompts_of(teacher)
+    for place, prompt in zip(places, spec.label.prompts, strict=True):
+        needed = registry.load("prompts", prompt.strategy).NEEDS
+        if needed not in understood:
+            yield Problem(
+                (*place, "strategy"),
+                f"`{prompt.strategy}` needs a teacher that takes {needed} prompts, but `{teacher.family}` as "
+                f"configured takes {', '.join(sorted(understood))}",
+            )
 
 
 def _options_problems(

@@ -1,16 +1,17 @@
 """Boxes to masks: a pool of teachers labels the shards of a data set; resumes shard by shard.
 
 Human masks are kept, except in the splits of `data.boxes_only`, where they are hidden from the teacher's result and
-only measure it.
+only measure it. What people decided in a review wins over every teacher.
 """
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from segdist import masks, registry, storage
+from segdist import registry, storage
 from segdist.data.examples import decode_image
 from segdist.data.rows import without_masks
 from segdist.data.shards import (
@@ -24,20 +25,25 @@ from segdist.data.shards import (
     write_shard,
 )
 from segdist.errors import DataError, SpecError
+from segdist.labelling.boxes import has_size
+from segdist.labelling.corrections import Corrections, corrections_uri
+from segdist.labelling.decide import pseudo_label
+from segdist.labelling.quality import Tally, summarise
 from segdist.pipeline.cluster import connected, slots
 from segdist.pipeline.dataflow import answers, map_items
-from segdist.pipeline.teacher import Teacher, teacher_digest
-from segdist.records import Finding, Instance, Sample, Severity
+from segdist.pipeline.teacher import Teacher, check_teacher, shared_model, teacher_digest
+from segdist.plugins import Question
+from segdist.records import Finding, Sample, Severity
 from segdist.spec import LabelSpec, SweepSpec, digest
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raised when the same teacher gives other labels than before."""
 IMAGES_PER_CALL = 8
 """Images decoded and shown to the teacher at once."""
 
 
-TeacherMaker = Callable[[LabelSpec, tuple[str, ...]], Teacher]
-"""Makes the teacher inside an actor."""
+TeacherMaker = Callable[[LabelSpec, tuple[str, ...], str], Teacher]
+"""Makes the teacher inside an actor; the text is the URI of a trained model, or empty."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,8 @@ class LabelJob:
     hidden: tuple[str, ...]
     source: str
     """Written into each sample it labels."""
+    trained_uri: str = ""
+    """Of the model folder of a teacher that segdist trained."""
 
 
 def label(
@@ -57,49 +65,79 @@ def label(
     on_progress: Callable[[str], None] = lambda _: None,
     *,
     teacher: TeacherMaker = Teacher,
+    limit: int = 0,
 ) -> Dataset:
-    """The labels of a sweep's data set, made where they are not there yet.
+    """The labels of a sweep's data set, made where they are not there yet, under what people decided.
 
     Args:
         spec: with a `label` part.
         dataset: what `ingest` made of its data.
         on_progress: takes a line now and then.
         teacher: makes the teacher inside each actor.
+        limit: label only the first images, as a set of its own; 0 for all.
 
     Raises:
-        SpecError: the teacher takes no boxes.
+        SpecError: the teacher does not understand the prompts.
         WeightsError: its weights are missing.
+    """
+    policy = policy_of(spec)
+    trained_uri = _checked_teacher(spec, policy)
+    key = label_key(spec, dataset, trained_uri) + (f"-first-{limit}" if limit else "")
+    root = storage.join(storage.absolute(spec.storage), "labels", key)
+    if storage.exists(storage.join(root, MANIFEST)):
+        made = Dataset.open(root)
+    else:
+        job = LabelJob(policy, dataset.manifest.classes, tuple(spec.data.boxes_only), f"label-{key}", trained_uri)
+        made = _label(root, job, dataset, on_progress, teacher, limit)
+    return corrected(made, Corrections.load(corrections_uri(spec.storage, dataset.uri)))
+
+
+def policy_of(spec: SweepSpec) -> LabelSpec:
+    """The label policy of a sweep.
+
+    Raises:
+        SpecError: it has none.
     """
     if spec.label is None:
         raise SpecError("`label` must name a teacher. Add one, or train on the masks that are there.")
-    _check_takes_boxes(spec.label)
-    key = label_key(spec, dataset)
-    root = storage.join(storage.absolute(spec.storage), "labels", key)
-    if storage.exists(storage.join(root, MANIFEST)):
-        return Dataset.open(root)
-    job = LabelJob(spec.label, dataset.manifest.classes, tuple(spec.data.boxes_only), f"label-{key}")
-    units = _units(root, dataset, spec.label)
-    there = {entry.uri for entry in storage.find(root, suffix=".parquet")}
-    done = [read_summary(unit["target"]) for unit in units if unit["target"] in there]
-    todo = [unit for unit in units if unit["target"] not in there]
-    started = time.monotonic()
-    made = list(_reported(_run(todo, job, teacher), len(todo), started, on_progress)) if todo else []
-    seconds = time.monotonic() - started
-    details = summarise([*done, *made])
-    details["images_per_second"] = sum(len(s.rows) for s in made) / seconds if made else None
-    return write_manifest(root, "labels", dataset.manifest.classes, [*done, *made], details=details)
+    return spec.label
 
 
-def label_key(spec: SweepSpec, dataset: Dataset) -> str:
-    """Names a set of labels: changes with the images, the label policy, and the teacher's weights."""
-    if spec.label is None:
-        raise SpecError("`label` must name a teacher.")
-    policy = spec.label.model_dump(
+def label_key(spec: SweepSpec, dataset: Dataset, trained_uri: str = "") -> str:
+    """Names a set of labels: changes with the images, the label policy, and the teacher's weights.
+
+    Args:
+        spec: with a `label` part.
+        dataset: what is labelled.
+        trained_uri: of a trained teacher's model, named by its content.
+    """
+    policy = policy_of(spec)
+    how = policy.model_dump(
         mode="json", exclude={"teacher", "actors", "cpus_per_actor", "gpus_per_actor", "images_per_shard"}
     )
-    teacher = [spec.label.teacher.family, spec.label.teacher.family_options(), teacher_digest(spec.label.teacher)]
+    who: list[Any]
+    if trained_uri:
+        who = ["trained", trained_uri.rpartition("/")[2]]
+    else:
+        who = [policy.teacher.family, policy.teacher.family_options(), teacher_digest(policy.teacher)]
     content = [dataset.manifest.content_hash, list(dataset.manifest.classes), sorted(spec.data.boxes_only)]
-    return digest([SCHEMA_VERSION, CODE_VERSION, content, policy, teacher])
+    return digest([SCHEMA_VERSION, CODE_VERSION, content, how, who])
+
+
+def corrected(made: Dataset, decisions: Corrections) -> Dataset:
+    """A set of labels with what people decided, as a set of its own; the labels themselves where nobody decided."""
+    if not decisions.of_image:
+        return made
+    root = f"{made.uri}-{decisions.fingerprint}"
+    if storage.exists(storage.join(root, MANIFEST)):
+        return Dataset.open(root)
+    shards = []
+    for uri in made.shard_uris:
+        rows = [(decisions.apply(sample), None) for sample, _ in read_rows(uri)]
+        shards.append(write_shard(storage.join(root, uri.rpartition("/")[2]), rows))
+    count = sum(len(of) for of in decisions.of_image.values())
+    details = {**made.manifest.details, "corrected": count}
+    return write_manifest(root, "labels", made.manifest.classes, shards, findings=made.findings(), details=details)
 
 
 def label_samples(
@@ -110,67 +148,20 @@ def label_samples(
     findings: list[Finding] = []
     tally = Tally()
     for start in range(0, len(rows), IMAGES_PER_CALL):
-        batch = []
-        for sample, image_bytes in rows[start : start + IMAGES_PER_CALL]:
-            shown = without_masks(sample) if sample.split in job.hidden else sample
-            indices = _asked(shown)
-            try:
-                image = decode_image(image_bytes or b"", name=sample.image_id) if indices else None
-            except DataError as error:
-                findings.append(_unreadable(sample, str(error)))
-                image, indices = None, []
-            batch.append((sample, shown, indices, image))
-        asked = [(shown, indices, image) for _, shown, indices, image in batch if image is not None]
-        answers = iter(teacher.masks(asked))
-        for truth, shown, indices, image in batch:
-            made = shown if image is None else _labelled(shown, indices, next(answers), job)
-            tally.add(truth, made, indices)
+        entries = [_entry(sample, content, job, findings) for sample, content in rows[start : start + IMAGES_PER_CALL]]
+        opinions = iter(teacher.opinions([entry.question for entry in entries if entry.question]))
+        for entry in entries:
+            if entry.question is None:
+                tally.add(entry.truth, entry.shown, [])
+                samples.append(entry.shown)
+                continue
+            said, instances = next(opinions), list(entry.shown.instances)
+            for index, of_one in zip(entry.question.indices, said, strict=True):
+                instances[index] = pseudo_label(instances[index], of_one, entry.question.image_HWC, job.label)
+            made = replace(entry.shown, instances=tuple(instances), source=job.source)
+            tally.add(entry.truth, made, entry.question.indices, said)
             samples.append(made)
     return samples, findings, tally.notes()
-
-
-class Tally:
-    """Counts and IoU sums of labels; sums, so that shards add up."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter(labelled=0, abstained=0, kept=0)
-        self.per_class: dict[str, list[float]] = {}
-
-    def add(self, truth: Sample, made: Sample, indices: Sequence[int]) -> None:
-        """Count one image; instances whose hidden mask is known are compared with it."""
-        self.counts["kept"] += sum(i.mask is not None for i in made.instances) - sum(
-            made.instances[i].mask is not None for i in indices
-        )
-        for index in indices:
-            true, guess = truth.instances[index], made.instances[index]
-            self.counts["labelled" if guess.mask else "abstained"] += 1
-            if true.mask is None:
-                continue
-            box = masks.from_box(true.box_xyxy, size_hw=truth.size_hw)
-            sums = self.per_class.setdefault(true.label, [0, 0.0, 0.0])
-            sums[0] += 1
-            sums[1] += masks.iou(true.mask, guess.mask) if guess.mask else 0.0
-            sums[2] += masks.iou(true.mask, box)
-
-    def notes(self) -> dict[str, Any]:
-        """JSON values for the shard."""
-        return {"counts": dict(self.counts), "quality": self.per_class}
-
-
-def summarise(shards: Sequence[ShardSummary]) -> dict[str, Any]:
-    """Counts of all shards, and mean IoU of labels and of filled boxes with the hidden truth, over objects.
-
-    `quality` is null where no truth is known.
-    """
-    counts: Counter[str] = Counter()
-    sums: dict[str, list[float]] = {}
-    for shard in shards:
-        counts.update(shard.notes.get("counts", {}))
-        for name, values in shard.notes.get("quality", {}).items():
-            sums[name] = [a + b for a, b in zip(sums.get(name, [0, 0.0, 0.0]), values, strict=True)]
-    whole = [sum(column) for column in zip(*sums.values(), strict=True)] if sums else None
-    per_class = {name: _means(values) for name, values in sorted(sums.items())}
-    return {**counts, "quality": {**_means(whole), "per_class": per_class} if whole else None}
 
 
 class LabelShard:
@@ -178,39 +169,104 @@ class LabelShard:
 
     def __init__(self, job: LabelJob, teacher: TeacherMaker) -> None:
         self._job = job
-        self._teacher = teacher(job.label, job.classes)
+        self._teacher = teacher(job.label, job.classes, job.trained_uri)
 
     @answers
     def __call__(self, unit: dict[str, Any]) -> str:
         """Write the label shard of a unit; its summary as JSON."""
         rows = read_rows(unit["shard"])[unit["start"] : unit["stop"]]
         samples, findings, notes = label_samples(rows, self._job, self._teacher)
+        notes["halved"], self._teacher.halved = self._teacher.halved, 0
         written = write_shard(unit["target"], [(s, None) for s in samples], findings=findings, notes=notes)
         return written.model_dump_json()
 
 
-def _means(sums: Sequence[float]) -> dict[str, Any]:
-    return {"objects": int(sums[0]), "iou": sums[1] / sums[0], "box_fill_iou": sums[2] / sums[0]}
+@dataclass(frozen=True)
+class _Entry:
+    """One image: its truth, what of it may be seen, and what is asked about it, if anything."""
+
+    truth: Sample
+    shown: Sample
+    question: Question | None
 
 
-def _check_takes_boxes(spec: LabelSpec) -> None:
-    family = registry.load("models", spec.teacher.family).FAMILY
-    options = family.options.model_validate(spec.teacher.family_options())
-    if "box" not in family.prompts(options):
-        raise SpecError(
-            f"A teacher must take boxes, but `{spec.teacher.family}` with these options takes "
-            f"{', '.join(sorted(family.prompts(options)))}. Use the family `sam` with `prompt: box`."
-        )
+def _entry(truth: Sample, image_bytes: bytes | None, job: LabelJob, findings: list[Finding]) -> _Entry:
+    shown = without_masks(truth) if truth.split in job.hidden else truth
+    indices = _asked(shown, findings)
+    if not indices:
+        return _Entry(truth, shown, None)
+    try:
+        image = decode_image(image_bytes or b"", name=truth.image_id)
+    except DataError as error:
+        findings.append(_skipped("image-unreadable", truth, str(error)))
+        return _Entry(truth, shown, None)
+    if image.shape[:2] != truth.size_hw:
+        message = f"the image must be of its annotations' size (h, w) {truth.size_hw}, but is {image.shape[:2]}"
+        findings.append(_skipped("image-size", truth, message))
+        return _Entry(truth, shown, None)
+    return _Entry(truth, shown, Question(shown, indices, image))
 
 
-def _units(root: str, dataset: Dataset, spec: LabelSpec) -> list[dict[str, Any]]:
+def _label(
+    root: str,
+    job: LabelJob,
+    dataset: Dataset,
+    on_progress: Callable[[str], None],
+    teacher: TeacherMaker,
+    limit: int,
+) -> Dataset:
+    units = _units(root, dataset, job.label, limit)
+    there = {entry.uri for entry in storage.find(root, suffix=".parquet")}
+    done = [read_summary(unit["target"]) for unit in units if unit["target"] in there]
+    todo = [unit for unit in units if unit["target"] not in there]
+    started = time.monotonic()
+    made = list(_reported(_run(todo, job, teacher), len(todo), started, on_progress)) if todo else []
+    seconds = time.monotonic() - started
+    details = {
+        **summarise([shard.notes for shard in (*done, *made)]),
+        "halved": sum(shard.notes.get("halved", 0) for shard in (*done, *made)),
+        "images_per_second": sum(len(s.rows) for s in made) / seconds if made else None,
+        "dataset": dataset.manifest.content_hash,
+        "policy": job.label.model_dump(mode="json"),
+    }
+    return write_manifest(root, "labels", dataset.manifest.classes, [*done, *made], details=details)
+
+
+def _checked_teacher(spec: SweepSpec, policy: LabelSpec) -> str:
+    """The URI of a trained teacher's model, "" for one of a family; its prompts are what it understands."""
+    if policy.teacher.family:
+        _check_prompts(policy, policy.teacher, policy.teacher.family)
+        return ""
+    from segdist.engine import checkpoint
+    from segdist.tracking import Tracker
+
+    with TemporaryDirectory(prefix="segdist-") as scratch:
+        name = policy.teacher.trained
+        folder = Path(name).expanduser()
+        if "@" in name and not folder.is_dir():
+            folder = Tracker.for_sweep(spec).model_files(name, Path(scratch))
+        model = checkpoint.describe(folder).model
+        _check_prompts(policy, model, name)
+        return shared_model(folder, storage.absolute(spec.storage))
+
+
+def _check_prompts(policy: LabelSpec, model: Any, name: str) -> None:
+    family = registry.load("models", model.family).FAMILY
+    options = family.options.model_validate(model.family_options())
+    check_teacher(policy, family.prompts(options), name)
+
+
+def _units(root: str, dataset: Dataset, spec: LabelSpec, limit: int) -> list[dict[str, Any]]:
     """What is labelled and saved at once: at most `images_per_shard` images of one shard."""
     found = []
+    left = limit or None
     for uri in dataset.shard_uris:
         name = uri.rsplit("/", 1)[-1].removesuffix(".parquet")
         if name.rpartition("-")[0] not in spec.splits:
             continue
         count = len(read_summary(uri).rows)
+        if left is not None:
+            count, left = min(count, left), left - min(count, left)
         for start in range(0, count, spec.images_per_shard):
             stop = min(start + spec.images_per_shard, count)
             target = storage.join(root, f"{name}-{start:05d}-{stop:05d}.parquet")
@@ -249,24 +305,21 @@ def _reported(
         yield shard
 
 
-def _asked(shown: Sample) -> list[int]:
-    """The instances that need a mask."""
-    return [
-        index
-        for index, i in enumerate(shown.instances)
-        if i.mask is None and not i.is_crowd and i.box_xyxy[2] > i.box_xyxy[0] and i.box_xyxy[3] > i.box_xyxy[1]
-    ]
+def _asked(shown: Sample, findings: list[Finding]) -> list[int]:
+    """The instances that need a mask; boxes in which there is no pixel are named."""
+    found = []
+    for index, instance in enumerate(shown.instances):
+        if instance.mask is not None or instance.is_crowd:
+            continue
+        if has_size(instance.box_xyxy, shown.size_hw):
+            found.append(index)
+            continue
+        message = (
+            f"a box must hold a pixel of its image (h, w) {shown.size_hw}, but is {instance.box_xyxy}; it gets no mask"
+        )
+        findings.append(replace(_skipped("box-empty", shown, message), annotation=str(index)))
+    return found
 
 
-def _labelled(shown: Sample, indices: Sequence[int], answers: Sequence[Instance], job: LabelJob) -> Sample:
-    """The sample with the teacher's masks; a mask that is empty or scored too low stays a box."""
-    instances = list(shown.instances)
-    for index, answer in zip(indices, answers, strict=True):
-        sure = answer.mask is not None and answer.mask.area > 0 and answer.score >= job.label.min_score
-        score = min(max(answer.score, 0.0), 1.0)
-        instances[index] = replace(instances[index], mask=answer.mask if sure else None, score=score)
-    return replace(shown, instances=tuple(instances), source=job.source)
-
-
-def _unreadable(sample: Sample, message: str) -> Finding:
-    return Finding("image-unreadable", Severity.SKIPPED, message, file=sample.image_uri, image=sample.image_id)
+def _skipped(code: str, sample: Sample, message: str) -> Finding:
+    return Finding(code, Severity.SKIPPED, message, file=sample.image_uri, image=sample.image_id)

@@ -1,59 +1,188 @@
-"""A model that labels: built when first needed, asked with the prompts of a strategy."""
+"""A model that labels: built when first needed, asked with the prompts of all strategies at once."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from segdist import registry, storage
-from segdist.plugins import ImageHWC
-from segdist.records import Instance, Prompt, Sample
-from segdist.spec import LabelSpec, ModelSpec, digest
+from segdist.errors import BackendError, SpecError, WeightsError
+from segdist.labelling.boxes import asked_of, joined, part_of, seen_back, seen_from
+from segdist.labelling.consensus import Opinion
+from segdist.plugins import ImageHWC, Question
+from segdist.records import Instance, Prompt
+from segdist.spec import LabelSpec, PromptSpec, TeacherSpec, View, digest
 
-Question = tuple[Sample, Sequence[int], ImageHWC]
-"""A sample as the teacher may see it, the instances that need a mask, and the image."""
+IMAGES_AT_ONCE = 8
+"""Images that are encoded together."""
+_MODEL_FILES = ("model.json", "weights.safetensors")
 
 
-class Teacher:
-    """One model of the teacher's family; its weights are loaded with the first question."""
+class Strategy:
+    """One prompt strategy with its options."""
 
-    def __init__(self, spec: LabelSpec, classes: tuple[str, ...]) -> None:
-        self._spec, self._classes = spec, classes
-        strategy: Any = registry.load("prompts", spec.prompt.strategy)
-        self._strategy, self._options = strategy, strategy.Options.model_validate(spec.prompt.options())
-        self._network: Any = None
+    def __init__(self, spec: PromptSpec) -> None:
+        self._module: Any = registry.load("prompts", spec.strategy)
+        self.name, self._options = spec.strategy, self._module.Options.model_validate(spec.options())
 
-    def masks(self, questions: Sequence[Question]) -> list[tuple[Instance, ...]]:
-        """For each question, one instance for each of its indices, in order; of several prompts the surest answer."""
-        asked = [
-            (number, image, prompt)
-            for number, (sample, indices, image) in enumerate(questions)
-            for prompt in self._strategy.prompts(sample, indices, self._options, 0)
-        ]
-        if not asked:
-            return [() for _ in questions]
-        answers: dict[int, list[tuple[Instance, ...]]] = {}
-        found = self._predict([image for _, image, _ in asked], [prompt for _, _, prompt in asked])
-        for (number, _, _), instances in zip(asked, found, strict=True):
-            answers.setdefault(number, []).append(instances)
-        return [_surest(answers.get(number, [()])) for number in range(len(questions))]
+    @property
+    def needs(self) -> str:
+        """The kind of prompt that the teacher must understand."""
+        return str(self._module.NEEDS)
 
-    def _predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:
-        import torch
+    def prompts(self, question: Question) -> list[Prompt]:
+        """What the teacher is shown."""
+        found: list[Prompt] = self._module.prompts(question, self._options, 0)
+        return found
 
-        if self._network is None:
-            from segdist.engine.checkpoint import build
-
-            device = "cuda" if self._spec.gpus_per_actor > 0 else "cpu"
-            self._network = build(self._spec.teacher, self._classes).to(device).eval()
-        with torch.inference_mode():
-            found: list[tuple[Instance, ...]] = self._network.predict(images, prompts)
+    def chosen(self, question: Question, answers: Sequence[Sequence[Instance]]) -> Sequence[Sequence[Instance]]:
+        """The teacher's answers as instances for each index, in order, once or several times."""
+        choose = getattr(self._module, "chosen", None)
+        found: Sequence[Sequence[Instance]] = choose(question, answers, self._options) if choose else answers
         return found
 
 
-def teacher_digest(model: ModelSpec) -> str:
-    """Changes with the teacher's weights: files named in its options, and those shipped with its family."""
-    shipped = files(f"segdist.models.{model.family}")
+@dataclass(frozen=True)
+class _Asked:
+    """The prompts of one strategy about one view of one image."""
+
+    number: int
+    view: View
+    strategy: Strategy
+    question: Question
+    prompts: tuple[Prompt, ...]
+
+
+class Teacher:
+    """One model; its weights are loaded with the first question.
+
+    Attributes:
+        halved: how often memory did not suffice and the work was split in two.
+    """
+
+    def __init__(self, spec: LabelSpec, classes: tuple[str, ...], trained_uri: str = "") -> None:
+        self._spec, self._classes, self._trained_uri = spec, classes, trained_uri
+        self._strategies = [Strategy(prompt) for prompt in spec.prompts]
+        self._network: Any = None
+        self.halved = 0
+
+    def opinions(self, questions: Sequence[Question]) -> list[list[list[Opinion]]]:
+        """For each question and each of its indices, what the prompts of all strategies and views led to."""
+        asked = [a for number, question in enumerate(questions) for a in self._asked(number, question)]
+        answers = self._answers(asked)
+        found: list[list[list[Opinion]]] = [[[] for _ in question.indices] for question in questions]
+        for a, of_prompts in zip(asked, answers, strict=True):
+            original = questions[a.number].asked
+            for instances in a.strategy.chosen(a.question, of_prompts):
+                for opinions, instance, box in zip(found[a.number], instances, original, strict=True):
+                    opinions.append(Opinion(a.strategy.name, seen_back(instance, a.view, box)))
+        return found
+
+    def _asked(self, number: int, question: Question) -> Iterator[_Asked]:
+        views: tuple[View, ...] = self._spec.consensus.views if self._spec.consensus else ("as_is",)
+        for view in views:
+            seen = seen_from(question, view)
+            for strategy in self._strategies:
+                prompts = strategy.prompts(seen)
+                if prompts:
+                    yield _Asked(number, view, strategy, seen, tuple(prompts))
+
+    def _answers(self, asked: Sequence[_Asked]) -> list[list[tuple[Instance, ...]]]:
+        """The answers to each prompt of each entry. Prompts of a kind about one image are put in one question."""
+        groups: dict[tuple[int, View, str], list[tuple[int, int]]] = {}
+        for a, entry in enumerate(asked):
+            for p, prompt in enumerate(entry.prompts):
+                groups.setdefault((entry.number, entry.view, _kind(prompt)), []).append((a, p))
+        members = list(groups.values())
+        images = [asked[where[0][0]].question.image_HWC for where in members]
+        found = self._predict(images, [joined([asked[a].prompts[p] for a, p in where]) for where in members])
+        answers: list[list[tuple[Instance, ...]]] = [[()] * len(entry.prompts) for entry in asked]
+        for where, instances in zip(members, found, strict=True):
+            start = 0
+            for a, p in where:
+                count = asked_of(asked[a].prompts[p]) if len(where) > 1 else len(instances)
+                answers[a][p] = tuple(instances[start : start + count])
+                start += count
+        return answers
+
+    def _predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:
+        found: list[tuple[Instance, ...]] = []
+        for start in range(0, len(images), IMAGES_AT_ONCE):
+            stop = start + IMAGES_AT_ONCE
+            found += self._within_memory(images[start:stop], prompts[start:stop])
+        return found
+
+    def _within_memory(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:
+        """The answers; where memory does not suffice, those to one half and then to the other.
+
+        Raises:
+            BackendError: memory does not suffice for one prompt about one image.
+        """
+        import torch
+
+        network = self._loaded()
+        try:
+            with torch.inference_mode():
+                found: list[tuple[Instance, ...]] = network.predict(images, prompts)
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            shortage = str(error).partition("\n")[0]
+        else:
+            return found
+        self.halved += 1
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if len(images) > 1:
+            half = len(images) // 2
+            before = self._within_memory(images[:half], prompts[:half])
+            return before + self._within_memory(images[half:], prompts[half:])
+        half = asked_of(prompts[0]) // 2
+        if not half:
+            raise BackendError(
+                f"The teacher's memory must hold one prompt about one image, but: {shortage}. "
+                "Take a smaller teacher or `image_size`, or fewer `label.actors`."
+            )
+        (first,) = self._within_memory(images, [part_of(prompts[0], 0, half)])
+        (second,) = self._within_memory(images, [part_of(prompts[0], half, asked_of(prompts[0]))])
+        return [(*first, *second)]
+
+    def _loaded(self) -> Any:
+        if self._network is None:
+            from segdist.engine import checkpoint
+
+            device = "cuda" if self._spec.gpus_per_actor > 0 else "cpu"
+            if self._trained_uri:
+                with TemporaryDirectory(prefix="segdist-") as folder:
+                    for name in _MODEL_FILES:
+                        storage.download(storage.join(self._trained_uri, name), Path(folder) / name)
+                    network = checkpoint.load(Path(folder), device=device)
+            else:
+                network = checkpoint.build(self._spec.teacher, self._classes).to(device).eval()
+            self._network = network.requires_grad_(requires_grad=False)
+        return self._network
+
+
+def check_teacher(spec: LabelSpec, understands: frozenset[str], name: str) -> None:
+    """The teacher must understand the prompts of every strategy.
+
+    Raises:
+        SpecError: it does not.
+    """
+    for strategy in (Strategy(prompt) for prompt in spec.prompts):
+        if strategy.needs not in understands:
+            raise SpecError(
+                f"The prompt strategy `{strategy.name}` needs a teacher that takes {strategy.needs} prompts, but "
+                f"`{name}` with these options takes {', '.join(sorted(understands))}."
+            )
+
+
+def teacher_digest(teacher: TeacherSpec) -> str:
+    """Changes with the weights of a family: files named in its options, and those shipped with it."""
+    shipped = files(f"segdist.models.{teacher.family}")
     contents = [
         [item.name, hashlib.sha256(item.read_bytes()).hexdigest()]
         for item in sorted(shipped.iterdir(), key=lambda i: i.name)
@@ -61,11 +190,38 @@ def teacher_digest(model: ModelSpec) -> str:
     ]
     named = [
         [(e.size, e.stamp) for e in storage.find(value)]
-        for _, value in sorted(model.family_options().items())
+        for _, value in sorted(teacher.family_options().items())
         if isinstance(value, str) and ("/" in value or "." in value)
     ]
     return digest([contents, named])
 
 
-def _surest(answers: Sequence[tuple[Instance, ...]]) -> tuple[Instance, ...]:
-    return tuple(max(of_one, key=lambda i: i.score) for of_one in zip(*answers, strict=True))
+def shared_model(folder: Path, root: str) -> str:
+    """Put a model folder where every node can read it, named by its content; the URI.
+
+    Raises:
+        WeightsError: it is no model folder.
+    """
+    missing = [name for name in _MODEL_FILES if not (folder / name).is_file()]
+    if missing:
+        raise WeightsError(f"`label.teacher.trained` must be a model folder, but {folder} has no {missing[0]}.")
+    content = {name: (folder / name).read_bytes() for name in _MODEL_FILES}
+    uri = storage.join(root, "teachers", hashlib.sha256(b"".join(content.values())).hexdigest()[:16])
+    there = {entry.uri.rsplit("/", 1)[-1] for entry in storage.find(uri)}
+    for name, data in content.items():
+        if name not in there:
+            storage.write_atomic(storage.join(uri, name), data)
+    return uri
+
+
+def _kind(prompt: Prompt) -> str:
+    """Prompts of one kind can be asked at once."""
+    if prompt.text or not asked_of(prompt):
+        return f"alone:{prompt.text}"
+    return "boxes" if prompt.boxes_xyxy else "points"
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Of a GPU, or of the machine: torch's allocator raises a plain RuntimeError there."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text

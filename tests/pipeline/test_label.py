@@ -13,10 +13,13 @@ from segdist.data.rows import without_masks
 from segdist.data.shards import Dataset, write_manifest, write_shard
 from segdist.errors import SpecError, WeightsError
 from segdist.formats.synthetic import Format, Options
+from segdist.labelling.consensus import Opinion
+from segdist.labelling.quality import summarise
 from segdist.pipeline import label as module
-from segdist.pipeline.label import LabelJob, label, label_key, label_samples, summarise
-from segdist.pipeline.teacher import Question, Teacher
-from segdist.records import Instance, Prediction, Sample
+from segdist.pipeline.label import LabelJob, label, label_key, label_samples
+from segdist.pipeline.teacher import Teacher
+from segdist.plugins import Question
+from segdist.records import Instance, Prediction, Sample, Verdict
 from segdist.spec import LabelSpec, SweepSpec
 
 LABEL = {"teacher": {"family": "sam"}, "images_per_shard": 4, "actors": 2}
@@ -25,20 +28,21 @@ LABEL = {"teacher": {"family": "sam"}, "images_per_shard": 4, "actors": 2}
 class Ellipses(Teacher):
     """A teacher that answers each box with the ellipse in it, and asserts that it sees no mask."""
 
-    def masks(self, questions: Sequence[Question]) -> list[tuple[Instance, ...]]:
-        answers = []
-        for sample, indices, image_HWC in questions:
-            assert image_HWC.shape[:2] == sample.size_hw
-            assert indices, "images without boxes must never be shown to a teacher"
-            assert all(sample.instances[i].mask is None for i in indices)
-            answers.append(tuple(_ellipse(sample.instances[i], sample.size_hw) for i in indices))
-        return answers
+    def opinions(self, questions: Sequence[Question]) -> list[list[list[Opinion]]]:
+        found = []
+        for question in questions:
+            size_hw = question.sample.size_hw
+            assert question.image_HWC.shape[:2] == size_hw
+            assert question.indices, "images without boxes must never be shown to a teacher"
+            assert all(i.mask is None for i in question.asked)
+            found.append([[Opinion("box", _ellipse(i, size_hw))] for i in question.asked])
+        return found
 
 
 class Unloadable(Teacher):
     """A teacher whose weights are not there."""
 
-    def masks(self, questions: Sequence[Question]) -> list[tuple[Instance, ...]]:
+    def opinions(self, questions: Sequence[Question]) -> list[list[list[Opinion]]]:
         raise WeightsError("There are no weights at nowhere.pth. Download them.")
 
 
@@ -75,10 +79,11 @@ def test_hidden_masks_are_replaced_and_measured_as_the_reference_measures_them()
         assert {i.score for i in guess.instances} <= {0.8}
     predictions = [Prediction(s.image_id, s.instances) for s in made]
     objects = sum(len(s.instances) for s in truth)
-    sums = notes["quality"]["roof"]
-    assert sums[0] == objects
-    assert sums[1] / objects == pytest.approx(metrics.prompted_iou(truth, predictions)["prompted_iou"])
-    assert sums[2] / objects == pytest.approx(metrics.prompted_iou(truth, metrics.box_fill(truth))["prompted_iou"])
+    for row in ("label", "accepted", "box"):
+        sums = notes["quality"]["roof"][row]
+        assert sums[0] == objects
+        assert sums[1] / objects == pytest.approx(metrics.prompted_iou(truth, predictions)["prompted_iou"])
+    assert sums[3] / objects == pytest.approx(metrics.prompted_iou(truth, metrics.box_fill(truth))["prompted_iou"])
 
 
 def test_human_masks_are_kept_where_they_are_not_hidden() -> None:
@@ -86,7 +91,7 @@ def test_human_masks_are_kept_where_they_are_not_hidden() -> None:
     made, _, notes = label_samples(rows, job, _teacher(job))
     assert made == [sample for sample, _ in rows]
     assert notes["quality"] == {}
-    assert notes["counts"] == {"labelled": 0, "abstained": 0, "kept": sum(len(s.instances) for s in made)}
+    assert notes["counts"] == {"labelled": 0, "review": 0, "rejected": 0, "kept": sum(len(s.instances) for s in made)}
 
 
 def test_only_the_instances_without_a_mask_are_asked_for() -> None:
@@ -100,24 +105,30 @@ def test_only_the_instances_without_a_mask_are_asked_for() -> None:
     assert notes["counts"]["labelled"] == 1
 
 
-def test_masks_scored_too_low_stay_boxes_and_count_as_abstained() -> None:
-    rows, job = _rows(2), _job(spec={"min_score": 0.9})
-    made, _, notes = label_samples(rows, job, _teacher(job))
-    assert all(i.mask is None for s in made for i in s.instances)
-    assert notes["counts"]["abstained"] == sum(len(s.instances) for s in made)
-    assert notes["quality"]["roof"][1] == 0
+def test_masks_under_a_limit_stay_boxes_and_wait_or_are_dropped_with_what_was_proposed() -> None:
+    rows = _rows(2)
+    objects = sum(len(s.instances) for s, _ in rows)
+    for limit, verdict, count in (("reject", Verdict.REJECT, "rejected"), ("review", Verdict.REVIEW, "review")):
+        job = _job(spec={limit: {"score": 0.9}})
+        made, _, notes = label_samples(rows, job, _teacher(job))
+        labels = [i for s in made for i in s.instances]
+        assert all(i.mask is None and i.evidence and i.evidence.verdict == verdict for i in labels)
+        assert notes["counts"][count] == objects
+        found = summarise([notes])["quality"]
+        assert found["accepted"] is None
+        assert found["iou"] > 0.5, "what was proposed is measured all the same"
 
 
-def test_images_without_boxes_and_crowds_pass_through_unasked() -> None:
+def test_images_without_boxes_and_crowds_pass_through_unasked_and_empty_boxes_are_named() -> None:
     ((sample, content), *_) = _rows(1)
     empty = replace(sample, instances=())
-    crowd = replace(
-        sample, instances=(Instance("roof", None, (0, 0, 9, 9), is_crowd=True), Instance("roof", None, (3, 3, 3, 9)))
-    )
+    outside = Instance("roof", None, (70, 3, 90, 9))
+    crowd = Instance("roof", None, (0, 0, 9, 9), is_crowd=True)
+    odd = replace(sample, instances=(crowd, Instance("roof", None, (3, 3, 3, 9)), outside))
     job = _job()
-    made, findings, _ = label_samples([(empty, content), (crowd, content)], job, _teacher(job))
-    assert made == [empty, crowd]
-    assert findings == []
+    made, findings, _ = label_samples([(empty, content), (odd, content)], job, _teacher(job))
+    assert made == [empty, odd]
+    assert [(f.code, f.annotation) for f in findings] == [("box-empty", "1"), ("box-empty", "2")]
 
 
 def test_one_bad_image_is_named_and_the_rest_is_labelled() -> None:
@@ -129,17 +140,16 @@ def test_one_bad_image_is_named_and_the_rest_is_labelled() -> None:
     assert all(i.mask is not None for s in (made[0], made[2], made[3]) for i in s.instances)
 
 
-def test_the_quality_of_several_shards_is_the_mean_over_objects(tmp_path: Path) -> None:
-    sample = _rows(1)[0][0]
+def test_the_quality_of_several_shards_is_the_mean_over_objects() -> None:
     notes = [
-        {"counts": {"labelled": 3}, "quality": {"a": [3, 1.5, 0.6]}},
-        {"counts": {"labelled": 2}, "quality": {"a": [1, 0.9, 0.2], "b": [1, 0.1, 0.1]}},
+        {"counts": {"labelled": 3}, "quality": {"a": {"label": [3, 1.5, 1.2, 0.6], "accepted": [2, 1.4, 1.0, 0.4]}}},
+        {"counts": {"labelled": 2}, "quality": {"a": {"label": [1, 0.9, 0.9, 0.2]}, "b": {"label": [1, 0.1, 0, 0.1]}}},
     ]
-    shards = [write_shard(str(tmp_path / f"{n}.parquet"), [(sample, None)], notes=note) for n, note in enumerate(notes)]
-    found = summarise(shards)
+    found = summarise(notes)
     assert found["labelled"] == 5
     assert found["quality"]["iou"] == pytest.approx(2.5 / 5)
     assert found["quality"]["box_fill_iou"] == pytest.approx(0.9 / 5)
+    assert found["quality"]["accepted"]["iou"] == pytest.approx(0.7)
     assert found["quality"]["per_class"]["a"]["iou"] == pytest.approx(0.6)
     assert summarise([])["quality"] is None
 
@@ -208,7 +218,7 @@ def test_the_key_follows_the_policy_and_not_how_many_work_on_it(tmp_path: Path) 
     dataset = _dataset(tmp_path / "d", 7)
     key = label_key(_sweep(tmp_path), dataset)
     assert key == label_key(_sweep(tmp_path, actors=1, images_per_shard=9), dataset)
-    assert key != label_key(_sweep(tmp_path, min_score=0.5), dataset)
+    assert key != label_key(_sweep(tmp_path, reject={"score": 0.5}), dataset)
     (tmp_path / "w.pth").write_bytes(b"one")
     weights = {"teacher": {"family": "sam", "sam": {"checkpoint": str(tmp_path / "w.pth")}}}
     before = label_key(_sweep(tmp_path, **weights), dataset)
@@ -217,5 +227,5 @@ def test_the_key_follows_the_policy_and_not_how_many_work_on_it(tmp_path: Path) 
 
 
 def test_a_teacher_that_takes_no_boxes_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="must take boxes"):
+    with pytest.raises(SpecError, match="needs a teacher that takes box prompts"):
         label(_sweep(tmp_path, teacher={"family": "unet_cbam"}), _dataset(tmp_path / "d", 7))

@@ -121,7 +121,7 @@ def _manifest(kind: Any) -> Manifest:
         shards=("0.parquet",),
         findings={"skipped": {"image-unreadable": 1}, "repaired": {"box-outside": 12}},
         content_hash="5f1d0c9e8b7a6435",
-        details={"labelled": 480, "abstained": 3, "kept": 0, "quality": {**means, "per_class": per_class}},
+        details={"labelled": 480, "review": 2, "rejected": 1, "kept": 0, "quality": {**means, "per_class": per_class}},
     )
 
 

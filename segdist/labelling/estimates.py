@@ -1,0 +1,103 @@
+"""Where an object is in its box, by classical means: a guess that needs no weights.
+
+All functions take the RGB pixels of a box with some surroundings, and return a mask of the same height and width.
+"""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from segdist.masks import Mask
+from segdist.metrics.skeletons import skeleton
+from segdist.plugins import ImageHWC
+
+Box = Sequence[float]
+Cut = tuple[slice, slice]
+_LINE_WIDTHS = (5, 9, 17)
+"""Sides in pixels of the squares that a line must be narrower than."""
+
+
+def cut_out(box_xyxy: Box, size_hw: tuple[int, int], *, margin: float = 0.0) -> Cut:
+    """Rows and columns of a box, widened by a share of its sides, inside the image; at least one pixel."""
+    x1, y1, x2, y2 = box_xyxy
+    dx, dy = margin * (x2 - x1), margin * (y2 - y1)
+    rows = _span(y1 - dy, y2 + dy, size_hw[0])
+    return rows, _span(x1 - dx, x2 + dx, size_hw[1])
+
+
+def line(image_HWC: ImageHWC) -> Mask:
+    """The thin structure, dark or bright, that stands out most (black and white top-hat, threshold by Otsu 1979)."""
+    return _split(_line_response(image_HWC))
+
+
+def blob(image_HWC: ImageHWC) -> Mask:
+    """What differs in colour from the border of the picture (threshold by Otsu 1979)."""
+    return _split(_distance_from_border(image_HWC))
+
+
+def foreground(image_HWC: ImageHWC) -> Mask:
+    """`line` where a thin structure stands out, otherwise `blob`."""
+    return line(image_HWC) if stands_out_as_line(image_HWC) else blob(image_HWC)
+
+
+def stands_out_as_line(image_HWC: ImageHWC) -> bool:
+    """Whether a thin structure explains more than a difference to the border does."""
+    return _separation(_line_response(image_HWC)) > _separation(_distance_from_border(image_HWC))
+
+
+def middle_points(mask_HW: Mask, count: int) -> list[tuple[float, float]]:
+    """At most `count` points (x, y), pixel centres on the middle line of the largest part, far from each other."""
+    labels_HW = cv2.connectedComponentsWithStats(mask_HW.astype(np.uint8), connectivity=8)
+    if labels_HW[0] < 2:
+        return []
+    largest = 1 + int(np.argmax(labels_HW[2][1:, cv2.CC_STAT_AREA]))
+    largest_HW = labels_HW[1] == largest
+    ys, xs = np.nonzero(skeleton(largest_HW))
+    points = np.stack([xs, ys], 1).astype(np.float64)
+    depth = cv2.distanceTransform(np.pad(largest_HW.astype(np.uint8), 1), cv2.DIST_L2, 3)[1:-1, 1:-1][ys, xs]
+    chosen = [int(depth.argmax())]  # the surest first: the deepest inside
+    apart = np.linalg.norm(points - points[chosen[0]], axis=1)
+    while len(chosen) < min(count, len(points)):
+        chosen.append(int(apart.argmax()))
+        apart = np.minimum(apart, np.linalg.norm(points - points[chosen[-1]], axis=1))
+    return [(float(x) + 0.5, float(y) + 0.5) for x, y in points[chosen]]
+
+
+def _span(low: float, high: float, size: int) -> slice:
+    start = min(max(int(np.floor(low)), 0), size - 1)
+    return slice(start, max(min(int(np.ceil(high)), size), start + 1))
+
+
+def _line_response(image_HWC: ImageHWC) -> NDArray[np.uint8]:
+    """How much darker, or brighter, each pixel is than what lies beside it; of both the one with the stronger peaks."""
+    grey_HW = cv2.GaussianBlur(cv2.cvtColor(image_HWC, cv2.COLOR_RGB2GRAY), (3, 3), 0)
+    responses = []
+    for kind in (cv2.MORPH_BLACKHAT, cv2.MORPH_TOPHAT):
+        shapes = [cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)) for side in _LINE_WIDTHS]
+        responses.append(np.max([cv2.morphologyEx(grey_HW, kind, shape) for shape in shapes], axis=0))
+    return np.asarray(max(responses, key=lambda r: float(np.percentile(r, 95)) - float(np.median(r))), np.uint8)
+
+
+def _distance_from_border(image_HWC: ImageHWC) -> NDArray[np.uint8]:
+    lab_HWC = cv2.cvtColor(cv2.GaussianBlur(image_HWC, (3, 3), 0), cv2.COLOR_RGB2LAB).astype(np.float32)
+    border = np.concatenate([lab_HWC[0], lab_HWC[-1], lab_HWC[:, 0], lab_HWC[:, -1]])
+    distance_HW = np.linalg.norm(lab_HWC - np.median(border, axis=0), axis=2)
+    return distance_HW.clip(0, 255).astype(np.uint8)
+
+
+def _split(values_HW: NDArray[np.uint8]) -> Mask:
+    threshold, _ = cv2.threshold(values_HW, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    return np.asarray(values_HW > threshold)
+
+
+def _separation(values_HW: NDArray[np.uint8]) -> float:
+    """Share of the variance that the two sides of Otsu's threshold explain, 0..1."""
+    inside_HW = _split(values_HW)
+    whole = float(values_HW.var())
+    if not whole or inside_HW.all() or not inside_HW.any():
+        return 0.0
+    share = float(inside_HW.mean())
+    gap = float(values_HW[inside_HW].mean()) - float(values_HW[~inside_HW].mean())
+    return share * (1 - share) * gap**2 / whole

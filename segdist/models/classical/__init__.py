@@ -1,0 +1,36 @@
+"""Segmentation inside boxes without learning: what there was before networks, for when there are no weights.
+
+An honest fallback: it follows colours and knows no objects, and its scores say how well two sides of an edge differ,
+not how right a mask is. It cannot be trained.
+"""
+
+from typing import Literal
+
+from pydantic import PositiveInt
+
+from segdist.plugins import Family, ModelOptions
+
+
+class Options(ModelOptions):
+    """Which method."""
+
+    method: Literal["auto", "grabcut", "line", "otsu"] = "auto"
+    """grabcut: colours inside against colours outside the box (Rother et al. 2004). line: the thin structure, dark or
+    bright, that stands out most. otsu: what differs from the border of the box (Otsu 1979). auto: `line` where a thin
+    structure stands out, otherwise `grabcut`."""
+    iterations: PositiveInt = 3
+    """Of grabcut."""
+
+
+FAMILY = Family(
+    options=Options,
+    debug={"image_size": 64},
+    losses={},
+    encoder=(),
+    lora_targets=(),
+    lora_trains=(),
+    prompts=lambda _: frozenset({"box"}),
+    tasks=("promptable",),
+    sizes={"none": "no parameters: nothing to train"},
+    adapters=(),
+)

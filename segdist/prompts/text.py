@@ -1,0 +1,42 @@
+"""The class names as phrases, for teachers that read; each box takes the found object that fits it best."""
+
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from segdist.labelling.overlaps import assigned, distinct
+from segdist.plugins import Answers, Question
+from segdist.records import Instance, Prompt
+from segdist.spec import Strict
+
+NEEDS = "text"
+
+
+class Options(Strict):
+    """What is said."""
+
+    phrases: dict[str, str] = {}
+    """What to say for a class, where its name alone would not do: `{seam: a drywall seam}`."""
+    max_overlap: float = Field(default=0.7, gt=0, le=1)
+    """Of two found objects of a class with a larger IoU the one of the lower score is left out."""
+
+
+def prompts(question: Question, options: Options, seed: int) -> list[Prompt]:  # noqa: ARG001
+    """One prompt for each class asked for, in alphabetical order."""
+    return [Prompt(text=options.phrases.get(label, label)) for label in _labels(question)]
+
+
+def chosen(question: Question, answers: Answers, options: Options) -> list[Sequence[Instance]]:
+    """For each box, what was found for its class and fits it best."""
+    asked = question.asked
+    given: list[Instance] = list(asked)
+    for label, found in zip(_labels(question), answers, strict=True):
+        places = [k for k, i in enumerate(asked) if i.label == label]
+        taken = assigned([asked[k] for k in places], distinct(found, max_overlap=options.max_overlap))
+        for k, instance in zip(places, taken, strict=True):
+            given[k] = instance
+    return [given] if asked else []
+
+
+def _labels(question: Question) -> list[str]:
+    return sorted({i.label for i in question.asked})

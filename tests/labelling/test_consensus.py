@@ -1,0 +1,99 @@
+"""Consensus: agreement against its formula, votes against counting, and what is done where nobody agrees."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from segdist import masks
+from segdist.labelling.consensus import Opinion, consensus, surest
+from segdist.labelling.decide import pseudo_label
+from segdist.records import Evidence, Instance, Verdict
+from segdist.spec import ConsensusSpec, LabelSpec
+
+SIZE_HW = (20, 30)
+IMAGE = np.zeros((*SIZE_HW, 3), np.uint8)
+BOX = (2.0, 2.0, 14.0, 12.0)
+
+
+def opinion(box: tuple[int, int, int, int], score: float = 0.9) -> Opinion:
+    said = Evidence(predicted_iou=score, stability=0.5)
+    return Opinion("box", Instance("a", masks.from_box(box, size_hw=SIZE_HW), BOX, score=score, evidence=said))
+
+
+def spec(**fields: object) -> LabelSpec:
+    return LabelSpec.model_validate({"teacher": {"family": "classical"}, "consensus": {}, **fields})
+
+
+def test_the_score_is_the_mean_iou_of_all_pairs_and_the_mask_the_majority() -> None:
+    opinions = [opinion((2, 2, 12, 12)), opinion((2, 2, 13, 12)), opinion((2, 2, 14, 12)), opinion((3, 2, 14, 12))]
+    decoded = [masks.decode(o.instance.mask).astype(int) for o in opinions if o.instance.mask]
+    ious = [(a & b).sum() / (a | b).sum() for a, b in combinations(decoded, 2)]
+    found = consensus(opinions, ConsensusSpec())
+    assert found.score == pytest.approx(np.mean(ious), abs=1e-9)
+    assert found.evidence is not None
+    assert found.evidence.agreement == found.score
+    assert found.evidence.predicted_iou == pytest.approx(0.9)
+    votes = np.mean(decoded, axis=0)
+    assert found.mask is not None
+    assert np.array_equal(masks.decode(found.mask), votes >= 0.5)
+    assert found.evidence.unsure is not None
+    assert np.array_equal(masks.decode(found.evidence.unsure), (votes > 0.25) & (votes < 0.75))
+
+
+def test_an_outlier_lowers_the_score_and_has_no_vote() -> None:
+    opinions = [opinion((2, 2, 12, 12))] * 3 + [opinion((20, 2, 28, 18))]
+    found = consensus(opinions, ConsensusSpec())
+    assert found.mask == opinions[0].instance.mask
+    assert found.score == pytest.approx(0.5)  # three pairs of six
+    assert found.evidence is not None
+    assert found.evidence.unsure is None
+
+
+def test_masks_that_no_two_prompts_agree_on_go_to_review_with_what_is_proposed() -> None:
+    opinions = [opinion((2, 2, 6, 6)), opinion((10, 2, 14, 8)), opinion((20, 10, 28, 18))]
+    asked = Instance("a", None, BOX)
+    made = pseudo_label(asked, opinions, IMAGE, spec())
+    assert made.mask is None
+    assert made.evidence is not None
+    assert made.evidence.verdict is Verdict.REVIEW
+    assert made.evidence.proposed in [o.instance.mask for o in opinions]
+
+
+def test_an_answer_without_a_pixel_counts_as_disagreement() -> None:
+    nothing = Opinion("box", Instance("a", None, BOX, score=0.99))
+    found = consensus([opinion((2, 2, 12, 12)), opinion((2, 2, 12, 12)), nothing], ConsensusSpec())
+    assert found.score == pytest.approx(1 / 3)
+    assert surest([nothing, opinion((2, 2, 4, 4), 0.1)]).mask is not None
+
+
+def test_of_one_opinion_nothing_can_be_said() -> None:
+    (only,) = [opinion((2, 2, 12, 12), 0.7)]
+    assert consensus([only], ConsensusSpec()) == only.instance
+
+
+@pytest.mark.parametrize(
+    ("limits", "verdict"),
+    [
+        ({}, Verdict.ACCEPT),
+        ({"review": {"score": 0.8}}, Verdict.REVIEW),
+        ({"review": {"stability": 0.8}}, Verdict.REVIEW),
+        ({"review": {"box_iou": 0.9}}, Verdict.REVIEW),
+        ({"review": {"box_share": 0.9}}, Verdict.REVIEW),
+        ({"review": {"score": 0.8}, "reject": {"score": 0.8}}, Verdict.REJECT),
+        ({"reject": {"box_share": 0.9}}, Verdict.REJECT),
+    ],
+    ids=str,
+)
+def test_limits_decide_by_score_and_by_geometry(limits: dict[str, object], verdict: Verdict) -> None:
+    made = pseudo_label(Instance("a", None, BOX), [opinion((2, 2, 12, 8), 0.7)], IMAGE, spec(**limits))
+    assert made.evidence is not None
+    assert made.evidence.verdict is verdict
+    assert (made.mask is not None) == (verdict is Verdict.ACCEPT)
+
+
+def test_an_object_nobody_could_be_asked_about_is_rejected() -> None:
+    made = pseudo_label(Instance("a", None, BOX), [], IMAGE, spec())
+    assert (made.mask, made.score) == (None, 0.0)
+    assert made.evidence is not None
+    assert made.evidence.verdict is Verdict.REJECT

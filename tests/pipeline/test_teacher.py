@@ -1,0 +1,150 @@
+"""The teacher: the masks of segment-anything's own predictor, views that come back, and memory that runs out."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from segment_anything import SamPredictor
+
+from segdist import masks
+from segdist.data.scenes import draw
+from segdist.errors import BackendError, SpecError
+from segdist.models.sam import SHIPPED_FILE, Options, architecture, weights
+from segdist.pipeline.teacher import Teacher, check_teacher
+from segdist.plugins import ImageHWC, Question
+from segdist.records import Instance, Prompt, Sample
+from segdist.spec import LabelSpec
+
+SIZE = 96
+
+
+def spec(**fields: Any) -> LabelSpec:
+    return LabelSpec.model_validate({"teacher": {"family": "sam"}, **fields})
+
+
+def question(scene: str = "roofs", seed: int = 3, size: int = SIZE) -> Question:
+    image, truth = draw(scene, seed, size)
+    boxes = [masks.encode(m).box_xyxy for _, m in truth]
+    sample = Sample(
+        scene, "", (size, size), tuple(Instance(label, None, b) for (label, _), b in zip(truth, boxes, strict=True))
+    )
+    return Question(sample, range(len(boxes)), image)
+
+
+@pytest.mark.parametrize("strategy", ["box", "jittered_box", "box_skeleton", "box_points"])
+def test_masks_are_those_of_a_plain_loop_over_sam_predictor(strategy: str) -> None:
+    asked = question()
+    teacher = Teacher(spec(prompt={"strategy": strategy}), ("a",))
+    (found,) = teacher.opinions([asked])
+    prompts = teacher._strategies[0].prompts(asked)
+    expected = _plain_loop(asked.image_HWC, prompts)
+    for n in range(len(asked.indices)):
+        assert [o.instance.mask for o in found[n]] == [e[n] for e in expected]
+        assert all(o.strategy == strategy for o in found[n])
+
+
+def _plain_loop(image: ImageHWC, prompts: Sequence[Prompt]) -> list[list[Any]]:
+    sam = architecture.tiny(128).eval()
+    weights.load(sam, SHIPPED_FILE, Options())
+    predictor = SamPredictor(sam)
+    predictor.set_image(image)
+    answers = []
+    for prompt in prompts:
+        of_prompt = []
+        for n, box in enumerate(prompt.boxes_xyxy):
+            points = prompt.points_xy[n] if prompt.points_xy else ()
+            with torch.inference_mode():
+                found, _, _ = predictor.predict(
+                    np.array(points) if points else None,
+                    np.array(prompt.point_is_object[n], int) if points else None,
+                    np.array(box),
+                    multimask_output=False,
+                )
+            of_prompt.append(masks.encode(found[0]))
+        answers.append(of_prompt)
+    return answers
+
+
+class Colour:
+    """A network that answers every box with the bright pixels in it, counts its calls, and may run out of memory."""
+
+    def __init__(self, most: int = 1000) -> None:
+        self.most, self.calls = most, 0
+
+    def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:
+        self.calls += 1
+        if sum(len(p.boxes_xyxy) for p in prompts) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return [
+            tuple(self._one(i, b, n) for b, n in zip(p.boxes_xyxy, p.labels, strict=True))
+            for i, p in zip(images, prompts, strict=True)
+        ]
+
+    def _one(self, image: ImageHWC, box: Any, label: str) -> Instance:
+        inside = masks.decode(masks.from_box(box, size_hw=image.shape[:2]))
+        return Instance(label, masks.encode(inside & (image[..., 0] > 100)), box, score=0.5)
+
+
+def colours(most: int = 1000, **fields: Any) -> tuple[Teacher, Colour]:
+    teacher, network = Teacher(spec(**fields), ("a",)), Colour(most)
+    teacher._network = network
+    return teacher, network
+
+
+def lopsided(boxes: int = 5) -> Question:
+    """An image that looks different from every side, with boxes in a row."""
+    image = np.random.default_rng(0).integers(0, 255, (40, 70, 3), np.uint8)
+    instances = tuple(Instance("a", None, (float(3 * n), 4.0, float(3 * n + 9), 30.0)) for n in range(boxes))
+    return Question(Sample("i", "", (40, 70), instances), range(boxes), image)
+
+
+def test_every_view_comes_back_to_the_same_pixels() -> None:
+    views = ["as_is", "mirrored", "upside_down", "turned", "transposed"]
+    teacher, _ = colours(consensus={"views": views})
+    (found,) = teacher.opinions([lopsided()])
+    for opinions in found:
+        assert len(opinions) == 5
+        assert len({o.instance.mask for o in opinions}) == 1
+        assert len({o.instance.box_xyxy for o in opinions}) == 1
+
+
+def test_all_strategies_with_boxes_are_asked_in_one_call_an_image() -> None:
+    teacher, network = colours(consensus={"also": [{"strategy": "jittered_box"}, {"strategy": "box_points"}]})
+    (found,) = teacher.opinions([lopsided()])
+    assert network.calls == 1
+    assert [o.strategy for o in found[0]] == ["box"] + ["jittered_box"] * 5 + ["box_points"]
+
+
+def test_out_of_memory_halves_the_work_until_it_fits_and_changes_no_answer() -> None:
+    plenty, _ = colours()
+    scarce, _ = colours(most=2)
+    questions = [lopsided(7), lopsided(3)]
+    assert scarce.opinions(questions) == plenty.opinions(questions)
+    assert scarce.halved > 2
+    hopeless, _ = colours(most=0)
+    with pytest.raises(BackendError, match="must hold one prompt about one image"):
+        hopeless.opinions(questions)
+
+
+def test_an_error_that_is_not_about_memory_is_not_swallowed() -> None:
+    teacher, network = colours()
+    network.predict = lambda *_: (_ for _ in ()).throw(RuntimeError("shapes differ"))  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        teacher.opinions([lopsided()])
+
+
+def test_thousands_of_boxes_in_one_image_are_answered_in_order() -> None:
+    rng = np.random.default_rng(1)
+    corners = rng.uniform(0, 60, (1000, 2))
+    instances = tuple(Instance("a", None, (x, y, x + 8, y + 8)) for x, y in corners.tolist())
+    asked = Question(Sample("i", "", (70, 70), instances), range(1000), draw("roofs", 1, 70)[0])
+    teacher = Teacher(LabelSpec.model_validate({"teacher": {"family": "sam"}}), ("a",))
+    (found,) = teacher.opinions([asked])
+    assert [o.instance.box_xyxy for (o,) in found] == [i.box_xyxy for i in instances]
+
+
+def test_a_strategy_needs_a_teacher_that_understands_it() -> None:
+    with pytest.raises(SpecError, match=r"needs a teacher that takes text prompts, but `sam` .* takes box, point"):
+        check_teacher(spec(prompt={"strategy": "text"}), frozenset({"box", "point"}), "sam")
