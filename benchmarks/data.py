@@ -1,83 +1,50 @@
-"""Reading annotations at scale, against pycocotools; reading shards, against a bare decoding loop.
+"""Checking a large COCO file against pycocotools reading it.
 
-`SEGDIST_BENCH_IMAGES=10000` makes a smaller file; ten annotations an image, half polygons, half compressed run lengths.
+`SEGDIST_BENCH_IMAGES=10000` makes a smaller file; ten annotations an image. With 100,000 images (the default) a second
+file of a tenth of the size shows whether memory stays flat.
 """
 
-import json
 import os
-from collections.abc import Iterator
+import sys
+import tempfile
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from pycocotools import mask as coco_mask
+from benchmarks._coco import write_coco
+from benchmarks._process import Cost, run
 
-ANNOTATIONS_PER_IMAGE = 10
-HEIGHT, WIDTH = 480, 640
-CLASSES = ("crack", "spall", "rust", "stain", "window")
-
-
-def write_coco(path: Path, images: int, *, seed: int = 0) -> None:
-    """A COCO file of drawn outlines; its images need not exist. Annotations lie in random order, as in COCO's own."""
-    rng = np.random.default_rng(seed)
-    rles = [_rle(rng) for _ in range(2000)]
-    order = rng.permutation(images * ANNOTATIONS_PER_IMAGE)
-    with path.open("w") as file:
-        file.write('{"info": {"description": "drawn"}, "licenses": [{"id": 1, "name": "CC0"}], "images": [')
-        _write(file, (_image(i) for i in range(images)))
-        file.write('], "annotations": [')
-        _write(file, (_annotation(int(i), rng, rles) for i in order))
-        file.write('], "categories": ')
-        json.dump([{"id": k + 1, "name": name, "supercategory": "defect"} for k, name in enumerate(CLASSES)], file)
-        file.write("}")
+BASELINE = """
+import sys
+from pycocotools.coco import COCO
+coco = COCO(sys.argv[1])
+for annotation in coco.anns.values():
+    coco.annToRLE(annotation)
+"""
+"""The named baseline: parse, index, and every mask as run lengths."""
 
 
-def _write(file: Any, entries: Iterator[dict[str, Any]]) -> None:
-    for number, entry in enumerate(entries):
-        file.write((", " if number else "") + json.dumps(entry))
+def main() -> None:
+    """Print seconds and memory of both."""
+    images = int(os.environ.get("SEGDIST_BENCH_IMAGES", "100000"))
+    with tempfile.TemporaryDirectory() as folder:
+        ours, theirs = _compare(Path(folder) / "large.json", images)
+        small, _ = _compare(Path(folder) / "small.json", images // 10)
+    limit = theirs.megabytes / 2
+    print(f"seconds / pycocotools {ours.seconds / theirs.seconds:.2f} (target <= 1); ", end="")
+    print(f"peak memory {ours.megabytes:.0f} MB of {limit:.0f} allowed (half of pycocotools)")
+    print(f"memory from {images // 10:,} to {images:,} images: x{ours.megabytes / small.megabytes:.2f}")
 
 
-def _image(number: int) -> dict[str, Any]:
-    return {"id": number, "file_name": f"{number:012d}.jpg", "height": HEIGHT, "width": WIDTH, "license": 1}
-
-
-def _annotation(number: int, rng: np.random.Generator, rles: list[dict[str, Any]]) -> dict[str, Any]:
-    polygon_xy = _outline(rng)
-    segmentation: Any = [polygon_xy.ravel().tolist()]
-    low, size = polygon_xy.min(axis=0), np.ptp(polygon_xy, axis=0)
-    box, area = [*low.tolist(), *size.tolist()], float(size.prod())
-    if number % 2:
-        chosen = rles[number % len(rles)]
-        segmentation, box, area = chosen["segmentation"], chosen["bbox"], chosen["area"]
-    return {
-        "id": number + 1,
-        "image_id": number // ANNOTATIONS_PER_IMAGE,
-        "category_id": number % len(CLASSES) + 1,
-        "segmentation": segmentation,
-        "area": area,
-        "bbox": box,
-        "iscrowd": 0,
-    }
-
-
-def _outline(rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """(12, 2) the corners of a star-shaped outline inside the image."""
-    radius = rng.uniform(8, 60)
-    centre = rng.uniform((radius, radius), (WIDTH - radius, HEIGHT - radius))
-    angle = np.linspace(0, 2 * np.pi, 12, endpoint=False)
-    reach = radius * rng.uniform(0.6, 1.0, 12)
-    return np.round(centre + np.stack([np.cos(angle), np.sin(angle)], axis=1) * reach[:, None], 2)
-
-
-def _rle(rng: np.random.Generator) -> dict[str, Any]:
-    found = coco_mask.merge(coco_mask.frPyObjects([_outline(rng).ravel().tolist()], HEIGHT, WIDTH))
-    box, area = coco_mask.toBbox(found).tolist(), int(coco_mask.area(found))
-    return {
-        "segmentation": {"size": [HEIGHT, WIDTH], "counts": found["counts"].decode()},
-        "bbox": box,
-        "area": area,
-    }
-
-
-if __name__ == "__main__":
-    write_coco(Path(os.environ["OUT"]), int(os.environ.get("SEGDIST_BENCH_IMAGES", "100000")))
+def _compare(file: Path, images: int) -> tuple[Cost, Cost]:
+    write_coco(file, images)
+    print(f"{images:,} images, {images * 10:,} annotations, {file.stat().st_size / 1e6:.0f} MB", flush=True)
+    validate = ["data", "validate", str(file), "--no-images", "--manifest", str(file.with_suffix(".manifest"))]
+    theirs = run([sys.executable, "-c", BASELINE, str(file)])
+    ours = run([sys.executable, "-m", "segdist.cli", *validate])
+    for name, cost in (("pycocotools: COCO + annToRLE (baseline)", theirs), ("segdist data validate --manifest", ours)):
+        ratios = (getattr(cost, k) / getattr(theirs, k) for k in ("seconds", "cpu_seconds", "megabytes"))
+        ratio = ", ".join(f"x{r:.2f}" for r in ratios)
+        print(
+            f"  {name:42} {cost.seconds:7.1f} s {cost.cpu_seconds:7.1f} CPU-s {cost.megabytes:6.0f} MB   {ratio}",
+            flush=True,
+        )
+    return ours, theirs
