@@ -186,7 +186,8 @@ class DatasetFormat(Protocol):
 class DatasetWriter(Protocol):
     """The other direction: writes samples into an empty local folder that appears only when it is complete.
 
-    What the format cannot hold is a finding: a warning where it is held nearly, skipped where it is left out.
+    What the format cannot hold is a finding: a warning where it is held nearly, skipped where it is left out. A writer
+    of a format that can state licences has `state_licences(names)`, called once before `close`.
     """
 
     Options: ClassVar[type[Strict]]

@@ -55,6 +55,15 @@ class Archived:
         inner = self._opened()
         return inner.image_bytes(replace(sample, image_uri=self._inside(sample.image_uri)))
 
+    def licences(self) -> tuple[str, ...]:
+        """What the files inside state; known once they have been read."""
+        return tuple(getattr(self._opened(), "licences", tuple)())
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names in the source's own order; empty where it has none."""
+        return tuple(getattr(self._opened(), "classes", ()))
+
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_inner": None, "_roots": {}}  # another node unpacks to a folder of its own
 

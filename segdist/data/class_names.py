@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from segdist.data.codes import finding
 from segdist.data.listing import Report
-from segdist.records import Finding, Severity
+from segdist.records import Severity
 
 RESERVED = ("<loc", "<seg", " ; ", "\n", "\x00")
 """What PaliGemma's answers are made of: a class name that holds it could not be read back."""
@@ -46,4 +47,4 @@ class ClassNames:
 
     def _find(self, name: str, file: str, code: str, severity: Severity, message: str) -> None:
         self._reported.add(name)
-        self._report(Finding(code, severity, message, file=file))
+        self._report(finding(code, message, file=file, severity=severity))

@@ -42,6 +42,7 @@ class _Annotation(msgspec.Struct):
     bbox: tuple[float, float, float, float]
     segmentation: list[list[float]] | _Rle | None = None
     iscrowd: int = 0
+    score: float = 1.0
 
 
 _ONE, _MANY = msgspec.json.Decoder(_Annotation), msgspec.json.Decoder(list[_Annotation])
@@ -94,7 +95,7 @@ class CocoChunk:
         found, notes = instance_of(annotation, self.names, size_hw=sample.size_hw, expects_mask=self.expects_mask)
         name = str(annotation.get("id"))
         for code, severity, message in notes:
-            report(Finding(code, severity, message, file=self.uri, image=sample.image_id, annotation=name))
+            report(finding(code, message, file=self.uri, image=sample.image_id, annotation=name, severity=severity))
         return found
 
     def _once(
@@ -119,7 +120,10 @@ class CocoChunk:
     ) -> list[Instance | None]:
         """The instance of each plain annotation; None for the others."""
         found: list[Instance | None] = [None] * len(parsed)
-        labels = [self.names.get(str(a.category_id), "") if a and a.iscrowd in (0, 1) else "" for a in parsed]
+        labels = [
+            self.names.get(str(a.category_id), "") if a and a.iscrowd in (0, 1) and 0 <= a.score <= 1 else ""
+            for a in parsed
+        ]
         by_size: dict[tuple[int, int], list[int]] = {}
         for number, (label, size_hw) in enumerate(zip(labels, sizes_hw, strict=True)):
             if label:
@@ -143,9 +147,10 @@ class CocoChunk:
             annotations, labels, boxes_xyxy.tolist(), fits.tolist(), rles, good, strict=True
         ):
             if rle is not None and agrees:
-                yield Instance(label, Rle(size_hw, rle["counts"]), tuple(box_xyxy), is_crowd=annotation.iscrowd == 1)
+                mask = Rle(size_hw, rle["counts"])
+                yield Instance(label, mask, tuple(box_xyxy), annotation.score, is_crowd=annotation.iscrowd == 1)
             elif fit and not self.expects_mask and not annotation.segmentation:
-                yield Instance(label, None, tuple(box_xyxy), is_crowd=annotation.iscrowd == 1)
+                yield Instance(label, None, tuple(box_xyxy), annotation.score, is_crowd=annotation.iscrowd == 1)
             else:
                 yield None
 

@@ -35,6 +35,7 @@ class Writer:
     def __init__(self, folder: Path, classes: Sequence[str], options: Any, report: Callable[[Finding], None]) -> None:  # noqa: ARG002 - COCO holds everything, with nothing to choose
         self._folder, self._ids = folder, {name: number for number, name in enumerate(classes, 1)}
         self._parts: dict[str, _Part] = {}
+        self._licences: list[dict[str, Any]] = []
 
     def add(self, sample: Sample, image_bytes: bytes, file_name: str) -> None:
         """Write the image as it is and remember its entry."""
@@ -43,11 +44,15 @@ class Writer:
             part = self._parts[sample.split] = _Part(self._folder / _FOLDERS[sample.split])
         part.add(sample, image_bytes, file_name, self._ids)
 
+    def state_licences(self, names: Sequence[str]) -> None:
+        """Keep the licences for every file."""
+        self._licences = [{"id": number, "name": name, "url": ""} for number, name in enumerate(names, 1)]
+
     def close(self) -> None:
         """Complete the JSON file of each split."""
         categories = [{"id": number, "name": name, "supercategory": ""} for name, number in self._ids.items()]
         for part in self._parts.values():
-            part.close(categories)
+            part.close(categories, self._licences)
 
 
 class _Part:
@@ -71,8 +76,8 @@ class _Part:
             entry = annotation(instance, number=self._count, image_id=image_id, category_id=ids[instance.label])
             self._stream.write(("\n" if self._count == 1 else ",\n") + json.dumps(entry))
 
-    def close(self, categories: list[dict[str, Any]]) -> None:
-        rest = json.dumps({"images": self._images, "categories": categories})
+    def close(self, categories: list[dict[str, Any]], licences: list[dict[str, Any]]) -> None:
+        rest = json.dumps({"images": self._images, "categories": categories, "licenses": licences})
         self._stream.write("\n],\n" + rest.removeprefix("{") + "\n")
         self._stream.close()
 
@@ -80,7 +85,7 @@ class _Part:
 def annotation(instance: Instance, *, number: int, image_id: int, category_id: int) -> dict[str, Any]:
     """One instance as COCO writes it; `segmentation` is run lengths, or an empty list where only a box is known.
 
-    `score` is there for pseudo-labels only; COCO gives it a meaning in results, and readers of truth pass over it.
+    `score` is there for pseudo-labels only; COCO gives it a meaning in results.
     """
     x1, y1, x2, y2 = instance.box_xyxy
     found: dict[str, Any] = {

@@ -4,7 +4,9 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from segdist.data.class_names import RESERVED
 from segdist.data.coco_index import key_of
+from segdist.data.codes import finding
 from segdist.data.geometry import Box, Problem, box_from_xywh, box_iou, mask_from_segmentation, polygons_cross
 from segdist.records import Finding, Instance, Rle, Severity
 
@@ -12,8 +14,6 @@ Noted = tuple[str, Severity, str]
 """Code, severity and message of a finding."""
 STALE_BOX = 0.1
 """A box that overlaps the box of its own mask less than this (IoU) is stale."""
-_RESERVED = ("<loc", "<seg", " ; ", "\n", "\x00")
-"""What PaliGemma's answers are made of: a class name that holds it could not be read back."""
 
 
 class Categories:
@@ -43,8 +43,8 @@ class Categories:
                 continue
             if key in found:
                 self._find(uri, "category-id-duplicate", Severity.ERROR, f"category id {key} stands twice")
-            if not name.strip() or any(part in name for part in _RESERVED):
-                message = f"the class name `{name}` must not be empty or hold any of {_RESERVED[:3]}; rename it"
+            if not name.strip() or any(part in name for part in RESERVED):
+                message = f"the class name `{name}` must not be empty or hold any of {RESERVED[:3]}; rename it"
                 self._find(uri, "class-name-reserved", Severity.ERROR, message)
             spelled = self._spelled(uri, name)
             if spelled in found.values() and key not in found:
@@ -69,7 +69,7 @@ class Categories:
             self._find(uri, "category-id-differs", Severity.REPAIRED, message)
 
     def _find(self, uri: str, code: str, severity: Severity, message: str) -> None:
-        self._report(Finding(code, severity, message, file=uri))
+        self._report(finding(code, message, file=uri, severity=severity))
 
 
 def is_placeholder(category: Mapping[str, Any], categories: list[dict[str, Any]], used: set[str]) -> bool:
@@ -106,6 +106,7 @@ def instance_of(
             raise Problem("category-unknown", Severity.ERROR, message)
         mask = _mask(annotation, size_hw, repairs)
         box_xyxy = _box(annotation, mask, size_hw, repairs)
+        score = _score(annotation, repairs)
     except Problem as problem:
         return None, [(problem.code, problem.severity, problem.message)]
     is_crowd = str(annotation.get("iscrowd") or 0) not in ("0", "False")
@@ -120,7 +121,20 @@ def instance_of(
         notes.append(("mask-missing", Severity.WARNING, "it has a box and no mask: it needs a pseudo-label"))
     if is_crowd and isinstance(annotation.get("segmentation"), list):
         notes.append(("crowd-polygon", Severity.WARNING, "it is marked as a crowd but has a polygon; kept as a crowd"))
-    return Instance(label, mask, box_xyxy, is_crowd=is_crowd), notes
+    return Instance(label, mask, box_xyxy, score, is_crowd=is_crowd), notes
+
+
+def _score(annotation: Mapping[str, Any], repairs: list[str]) -> float:
+    """The confidence of a pseudo-label; 1 where there is none, or none in 0..1."""
+    written = annotation.get("score", 1.0)
+    try:
+        score = float(written) if written is not None else 1.0
+    except (TypeError, ValueError, OverflowError):
+        score = -1.0
+    if 0 <= score <= 1:
+        return score
+    repairs.append(f"score {written!r:.40} is no number in 0..1 and was read as 1")
+    return 1.0
 
 
 def _mask(annotation: Mapping[str, Any], size_hw: tuple[int, int], repairs: list[str]) -> Rle | None:

@@ -29,6 +29,14 @@ CODES: dict[str, Code] = {
     # files
     "source-unreadable": Code(_E, "The annotation file or folder is missing, damaged, or of another format."),
     "encoding-repaired": Code(_R, "The annotation file is not UTF-8; it was read as UTF-16 or Latin-1."),
+    "split-path-missing": Code(_E, "A path of data.yaml names no folder with images; a warning outside of train."),
+    "split-path-repaired": Code(_R, "A path of data.yaml is not there as written; the folder it ends in was read."),
+    "label-file-missing": Code(_W, "An image has no label file or mask; it is taken as one without objects."),
+    "line-malformed": Code(_E, "A line of labels has neither a box nor a polygon in it."),
+    "row-malformed": Code(_E, "A row or line of the annotations lacks what it must have, or has it in another type."),
+    "object-malformed": Code(_E, "An object in the answer of a JSON line is cut off or out of order."),
+    "result-malformed": Code(_E, "An entry of another tool's results is no object with image, class, score and place."),
+    "task-unread": Code(_S, "A line asks for neither boxes nor masks and was left out."),
     "folder-unread": Code(_W, "A folder with annotations is no train, valid or test folder and was not read."),
     "file-unread": Code(_W, "An annotation file beside the others holds no boxes or masks and was not read."),
     "split-without-annotations": Code(_E, "A split has no annotation at all; a warning outside of train."),
@@ -38,6 +46,7 @@ CODES: dict[str, Code] = {
     "category-name-duplicate": Code(_R, "Two categories have one name; they are read as one class."),
     "category-id-differs": Code(_R, "A class has another id in another file; classes are matched by name."),
     "category-unknown": Code(_E, "An annotation names a category that is not listed."),
+    "class-id-invalid": Code(_E, "A class id is no whole number."),
     "class-name-reserved": Code(_E, "A class name is empty, or holds what would break text answers (<loc, ` ; `)."),
     "class-name-spelling": Code(_R, "Class names differ in case or blanks only; the first spelling is taken."),
     # images
@@ -61,6 +70,7 @@ CODES: dict[str, Code] = {
     "annotation-repaired": Code(_R, "The annotation was written unusually, clipped or mended; see its message."),
     "image-unknown": Code(_E, "An annotation names an image that is not listed."),
     "id-type": Code(_R, "Ids are written as text or decimals; they were matched by value."),
+    "coordinates-not-relative": Code(_E, "A coordinate that must be a share of the image (0..1) is far outside."),
     "coordinates-normalised": Code(_E, "The coordinates of a file lie in 0..1: shares of the image, not pixels."),
     "box-corners": Code(_E, "The boxes of a file are corners (x1, y1, x2, y2), not (x, y, width, height)."),
     "number-invalid": Code(_E, "A coordinate is missing, no number, or not finite."),
@@ -70,11 +80,30 @@ CODES: dict[str, Code] = {
     "polygon-outside": Code(_S, "A polygon lies outside its image."),
     "polygon-crosses-itself": Code(_W, "A polygon crosses itself; its mask may not be what was drawn."),
     "rle-malformed": Code(_E, "An RLE has another size than its image, or counts that do not fill it."),
+    "mask-unreadable": Code(_E, "A mask image is missing, damaged, or has another size than its image."),
+    "mask-lossy": Code(_E, "A mask of numbers or colours is stored as JPEG, which changes them."),
+    "mask-not-binary": Code(_E, "A binary mask has more than two values; mended where they lie near 0 and 255."),
+    "masks-read-as-boxes": Code(_W, "Masks in <seg> tokens were read as their boxes: they need a pseudo-label."),
+    "instance-unknown": Code(_E, "A mask image holds an object that its table does not list."),
     "mask-empty": Code(_S, "A mask covers no pixel of the image."),
     "mask-missing": Code(_W, "An annotation has a box but no mask, where others have masks: it needs a pseudo-label."),
     "box-malformed": Code(_E, "A box has not four numbers, or a negative side."),
     "box-empty": Code(_S, "A box covers nothing of the image."),
     "crowd-polygon": Code(_W, "A crowd has a polygon instead of an RLE; it is kept as a crowd."),
+    # what a format that is written cannot hold
+    "box-beside-masks": Code(_W, "Boxes without masks stand beside polygons; trainers of masks misread them."),
+    "box-dropped": Code(_S, "The format holds masks only; a box without one was left out."),
+    "box-from-mask": Code(_W, "The format holds no box beside a mask; it comes back as the mask's own."),
+    "box-rounded": Code(_W, "The format rounds boxes."),
+    "box-widened": Code(_W, "A box was smaller than the format's steps and was made one step large."),
+    "class-dropped": Code(_W, "The format holds one class only."),
+    "crowd-dropped": Code(_S, "The format has no crowds; the region was left out."),
+    "duplicate-dropped": Code(_S, "Two instances are the same in this format; one was written."),
+    "instance-merged": Code(_W, "The format does not tell objects of one class apart."),
+    "mask-dropped": Code(_W, "The format holds boxes only; a mask was written as its box."),
+    "overlap-dropped": Code(_W, "The format gives each pixel to one object; a larger one lost pixels to a smaller."),
+    "parts-bridged": Code(_W, "The format holds one polygon an object; parts and holes are joined by bridges."),
+    "score-dropped": Code(_W, "The format has no scores; a pseudo-label looks like a human's there."),
     # the whole
     "image-in-two-splits": Code(_W, "Identical images stand in several splits: a leak."),
     "near-duplicate-in-two-splits": Code(_W, "Images that look alike stand in several splits: perhaps a leak."),
@@ -86,8 +115,25 @@ CODES: dict[str, Code] = {
 }
 
 
+def declared(code: str) -> str:
+    """The same code.
+
+    Raises:
+        ValueError: it does not stand in `CODES`.
+    """
+    if code not in CODES:
+        raise ValueError(f"a finding's code must stand in segdist/data/codes.py, but `{code}` does not")
+    return code
+
+
 def finding(
     code: str, message: str, *, file: str = "", image: str = "", annotation: str = "", severity: Severity | None = None
 ) -> Finding:
-    """A finding with the severity that its code has, unless the caller knows better."""
-    return Finding(code, severity or CODES[code].severity, message, file=file, image=image, annotation=annotation)
+    """A finding with the severity that its code has, unless the caller knows better; the only way to make one.
+
+    Raises:
+        ValueError: there is no such code.
+    """
+    return Finding(
+        declared(code), severity or CODES[code].severity, message, file=file, image=image, annotation=annotation
+    )

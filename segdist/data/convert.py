@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from segdist import registry, storage
 from segdist.data.archived import open_format
 from segdist.data.coco_export import CONVERSION
+from segdist.data.codes import finding
 from segdist.data.export import FileNames, Tally, new_folder
 from segdist.data.guess import guess_format
 from segdist.data.round_trip import compare
@@ -36,10 +37,10 @@ class _Read:
     labels: Counter[str] = field(default_factory=Counter)
     splits: Counter[str] = field(default_factory=Counter)
 
-    def report(self, finding: Finding) -> None:
-        self.findings(finding)
-        if finding.severity is Severity.ERROR and len(self.errors) < MOST_ERRORS:
-            self.errors.append(finding)
+    def report(self, one: Finding) -> None:
+        self.findings(one)
+        if one.severity is Severity.ERROR and len(self.errors) < MOST_ERRORS:
+            self.errors.append(one)
 
     def add(self, sample: Sample) -> None:
         if sample.image_id in self.samples:
@@ -139,10 +140,10 @@ def _read(source: DatasetFormat) -> _Read:
     read = _Read(source)
     missing: set[str] = set()
 
-    def report(finding: Finding) -> None:
-        read.report(finding)
-        if finding.code == "image-missing":
-            missing.add(finding.image)
+    def report(one: Finding) -> None:
+        read.report(one)
+        if one.code == "image-missing":
+            missing.add(one.image)
 
     for sample in source.read(report):
         if sample.image_id not in missing:
@@ -168,11 +169,11 @@ def _write(read: _Read, writer: DatasetWriter, *, skip_errors: bool) -> SampleSt
         try:
             content = read.source.image_bytes(sample)
         except StorageError as error:
-            read.report(Finding("image-unreadable", Severity.ERROR, str(error), sample.image_uri, sample.image_id))
+            read.report(finding("image-unreadable", str(error), file=sample.image_uri, image=sample.image_id))
             continue
         checked, found = check_image(sample, content)
-        for finding in found:
-            read.report(finding)
+        for one in found:
+            read.report(one)
         if checked:
             file_name = names.name(checked, content)
             writer.add(checked, content, file_name)
@@ -181,8 +182,14 @@ def _write(read: _Read, writer: DatasetWriter, *, skip_errors: bool) -> SampleSt
         stop_on_errors(read.errors[seen:])
     if not len(written):
         raise DataError("There is no image to write. Check the path and the format.")
+    if names_of := getattr(read.source, "licences", None):
+        getattr(writer, "state_licences", _nowhere)(names_of())
     writer.close()
     return written
+
+
+def _nowhere(names: Sequence[str]) -> None:
+    """Where a format states licences that has no place for them."""
 
 
 def _summary(read: _Read, written: SampleStore, classes: Sequence[str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdist import masks
+from segdist.data.codes import declared
 from segdist.records import Rle, Severity
 
 Box = tuple[float, float, float, float]
@@ -24,7 +25,7 @@ class Problem(Exception):  # noqa: N818 - becomes a finding, never reaches the u
 
     def __init__(self, code: str, severity: Severity, message: str) -> None:
         super().__init__(message)
-        self.code, self.severity, self.message = code, severity, message
+        self.code, self.severity, self.message = declared(code), severity, message
 
 
 def numbers(values: Any, what: str, repairs: list[str]) -> list[float]:

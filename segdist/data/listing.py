@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 from PIL import Image, UnidentifiedImageError
 
 from segdist import storage
+from segdist.data.codes import finding
 from segdist.errors import DataError
-from segdist.records import Finding, Sample, Severity
+from segdist.records import Finding, Sample
 from segdist.spec import Split, Strict, digest
 
 Report = Callable[[Finding], None]
@@ -123,8 +124,12 @@ def stem_of(name: str) -> str:
 
 
 def source_stem(name: str) -> str:
-    """What copies of one image have in common: the name before Roboflow's `.rf.`, or the file's stem."""
-    return PurePosixPath(name).name.partition(".rf.")[0] if ".rf." in name else PurePosixPath(name).stem
+    """What copies of one image have in common: the name before Roboflow's `.rf.`, or the file's stem.
+
+    Folders may be written as on Windows.
+    """
+    own = PurePosixPath(name.replace("\\", "/")).name
+    return own.partition(".rf.")[0] if ".rf." in own else PurePosixPath(own).stem
 
 
 def upright_size_hw(uri: str, *, image_id: str, report: Report) -> tuple[int, int] | None:
@@ -136,7 +141,7 @@ def upright_size_hw(uri: str, *, image_id: str, report: Report) -> tuple[int, in
             return header_size_hw(storage.read_bytes(uri))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         message = f"the image cannot be read: {error}; replace the file or remove it"
-        report(Finding("image-unreadable", Severity.ERROR, message, file=uri, image=image_id))
+        report(finding("image-unreadable", message, file=uri, image=image_id))
         return None
 
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
+from segdist.data.codes import finding
 from segdist.data.listing import Report
-from segdist.records import Finding, Instance, Sample, Severity
+from segdist.records import Instance, Sample, Severity
 
 
 class Losses:
@@ -15,7 +16,7 @@ class Losses:
     def __call__(self, code: str, message: str, sample: Sample, number: int, *, left_out: bool = False) -> None:
         """Report a loss of one instance, counted from 1."""
         severity = Severity.SKIPPED if left_out else Severity.WARNING
-        self._report(Finding(code, severity, message, image=sample.image_id, annotation=str(number)))
+        self._report(finding(code, message, image=sample.image_id, annotation=str(number), severity=severity))
 
     def plain(self, sample: Sample) -> Iterator[tuple[int, Instance]]:
         """The instances with their numbers, for a format without crowds and scores: both are reported."""

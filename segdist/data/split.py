@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from segdist.data.codes import finding
 from segdist.data.shards import SplitCounts
 from segdist.data.sizes import SIZES, size_name
-from segdist.records import Finding, Sample, Severity
+from segdist.records import Finding, Sample
 from segdist.spec import SplitSpec
 
 NAMES = ("train", "val", "test")
@@ -56,9 +57,8 @@ def leaks(places: Mapping[str, str], keys: Mapping[str, str], *, code: str, what
         if key:
             by_key.setdefault(key, []).append(image_id)
     return [
-        Finding(
+        finding(
             code,
-            Severity.WARNING,
             f"{what} in the splits {', '.join(sorted({places[i] for i in ids}))}: {', '.join(sorted(ids)[:4])}",
             image=sorted(ids)[0],
         )

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from segdist import masks
+from segdist.data.codes import finding
 from segdist.data.examples import decode_image
 from segdist.errors import DataError
 from segdist.plugins import ImageHWC
@@ -105,4 +106,4 @@ def _turned(instance: Instance, orientation: int, stored_hw: tuple[int, int]) ->
 
 
 def _finding(code: str, severity: Severity, message: str, sample: Sample) -> Finding:
-    return Finding(code, severity, message, file=sample.image_uri, image=sample.image_id)
+    return finding(code, message, file=sample.image_uri, image=sample.image_id, severity=severity)

@@ -18,19 +18,16 @@ from segdist.data.coco_frames import check_frames
 from segdist.data.coco_index import CocoIndex, open_index
 from segdist.data.coco_instances import Categories
 from segdist.data.codes import finding
-from segdist.data.listing import IMAGE_SUFFIXES
+from segdist.data.listing import IMAGE_SUFFIXES, SPLITS, source_stem
 from segdist.errors import DataError
 from segdist.records import Finding, Sample, Severity
 from segdist.spec import Split, Strict, digest
 
-__all__ = ["Format", "Options", "Writer", "recognises", "source_stem"]
+__all__ = ["Format", "Options", "Writer", "recognises"]
 Report = Callable[[Finding], None]
 ROBOFLOW_FILE = "_annotations.coco.json"
 IMAGES_PER_CHUNK = 512
 """Images whose annotations are read together; fewer where the images themselves are opened, which takes longer."""
-_SPLITS: Mapping[str, Split] = {
-    "train": "train", "training": "train", "valid": "val", "val": "val", "validation": "val", "test": "test",
-}  # fmt: skip
 _IMAGE_FOLDERS = ("", "images", "data")
 _SPLIT_IN_NAME = re.compile(r"(?:^|[_\-.])(train|valid|val|test)(?:ing|idation)?\d*$", re.IGNORECASE)
 _NOT_INSTANCES = ("captions", "person_keypoints", "panoptic", "stuff", "image_info")
@@ -128,10 +125,10 @@ class Format:
 
     def _roboflow_parts(self) -> list[_Part]:
         return [
-            _Part(uri, uri.rpartition("/")[0], _SPLITS[folder.lower()])
+            _Part(uri, uri.rpartition("/")[0], SPLITS[folder.lower()])
             for uri in self._json_files()
             for folder, name in [PurePosixPath(uri).parts[-2:]]
-            if name == ROBOFLOW_FILE and _SPLITS.get(folder.lower()) in self.options.splits
+            if name == ROBOFLOW_FILE and SPLITS.get(folder.lower()) in self.options.splits
         ]
 
     def _note_unread(self, parts: list[_Part], report: Report) -> None:
@@ -143,8 +140,8 @@ class Format:
             folder = PurePosixPath(uri).parts[-2]
             if uri in read:
                 continue
-            if _name(uri) == ROBOFLOW_FILE and folder.lower() not in _SPLITS:
-                message = f"folder `{folder}` is none of {', '.join(_SPLITS)} and was not read"
+            if _name(uri) == ROBOFLOW_FILE and folder.lower() not in SPLITS:
+                message = f"folder `{folder}` is none of {', '.join(SPLITS)} and was not read"
                 report(finding("folder-unread", message, file=uri))
             elif _name(uri).startswith(_NOT_INSTANCES):
                 report(finding("file-unread", "it holds no boxes or masks of its own and was not read", file=uri))
@@ -258,12 +255,6 @@ class _Reader:
             self._report(finding("image-unlisted", message, file=self._part.uri))
 
 
-def source_stem(file_name: str) -> str:
-    """What copies of one image have in common: the name before Roboflow's `.rf.`, or the file's stem."""
-    name = PurePosixPath(file_name.replace("\\", "/")).name
-    return name.partition(".rf.")[0] if ".rf." in name else PurePosixPath(name).stem
-
-
 def _named_parts(path: str, files: Sequence[str], splits: Sequence[str]) -> list[_Part]:
     """JSON files in the folder itself or in `annotations`, as in COCO's own layout; splits by `..._train2017`."""
     there = [uri for uri in files if PurePosixPath(uri).parent.name in (PurePosixPath(path).name, "annotations")]
@@ -273,7 +264,7 @@ def _named_parts(path: str, files: Sequence[str], splits: Sequence[str]) -> list
     for uri in chosen:
         stem = PurePosixPath(uri).stem
         match = _SPLIT_IN_NAME.search(stem)
-        split = _SPLITS[match.group(1).lower()] if match and len(chosen) > 1 else ""
+        split = SPLITS[match.group(1).lower()] if match and len(chosen) > 1 else ""
         folder = path if PurePosixPath(uri).parent.name != "annotations" else uri.rpartition("/")[0]
         parts.append(_Part(uri, folder, split, prefix=stem if len(chosen) > 1 else ""))
     return [part for part in parts if not part.split or part.split in splits]
@@ -309,4 +300,4 @@ def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
 def _report_empty_split(part: _Part, report: Report) -> None:
     severity = Severity.ERROR if part.split == "train" else Severity.WARNING
     message = f"the split {part.split} has no annotation; check the export, or leave the split out with `splits`"
-    report(Finding("split-without-annotations", severity, message, file=part.uri))
+    report(finding("split-without-annotations", message, file=part.uri, severity=severity))

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from segdist import storage
 from segdist.data.class_names import ClassNames
+from segdist.data.codes import finding
 from segdist.data.listing import SPLITS, FolderFormat, Listing, Report, source_stem, split_of, upright_size_hw
 from segdist.data.losses import Losses
 from segdist.paligemma.answers import SEPARATOR, Failure, TokenObject, Unread, check_label, parse, write
@@ -81,7 +82,7 @@ class Format(FolderFormat):
         located = _located(pictures, image, name if not self.options.images else "")
         if not located:
             message = f"there is no file `{image}` below {pictures.root}; name the folder of the images in `images`"
-            report(Finding("image-missing", Severity.ERROR, message, file=file, image=image_id))
+            report(finding("image-missing", message, file=file, image=image_id))
             return None
         size_hw = upright_size_hw(pictures.uri(located), image_id=image_id, report=report)
         if size_hw is None:
@@ -124,7 +125,7 @@ class _Objects:
         self._find(code, severity, message, row.place)
 
     def _find(self, code: str, severity: Severity, message: str, place: str) -> None:
-        self._report(Finding(code, severity, message, file=self._file, image=self._image_id, annotation=place))
+        self._report(finding(code, message, file=self._file, image=self._image_id, annotation=place, severity=severity))
 
 
 class Writer:
@@ -194,11 +195,11 @@ def _rows(files: Listing, name: str, report: Report) -> Iterator[_Row]:
             image, prefix, suffix = (_text(content, key) for key in ("image", "prefix", "suffix"))
         except (ValueError, TypeError, KeyError) as error:
             message = f"a line must be a JSON object with texts `image`, `prefix` and `suffix`: {error}"
-            report(Finding("row-malformed", Severity.ERROR, message, file=uri, annotation=place))
+            report(finding("row-malformed", message, file=uri, annotation=place))
             continue
         if prefix.split(" ")[0].strip().lower() not in TASKS:
             message = f"`{prefix:.60}` does not ask to detect or segment; the line was left out"
-            report(Finding("task-unread", Severity.SKIPPED, message, file=uri, image=image, annotation=place))
+            report(finding("task-unread", message, file=uri, image=image, annotation=place))
             continue
         yield _Row(image, place, suffix)
 

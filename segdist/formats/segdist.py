@@ -56,6 +56,10 @@ class Format:
             for number, row in enumerate(self._rows.rows(uri, _LIGHT)):
                 yield replace(from_row(row), image_uri=f"{uri}{MARK}{number}")
 
+    def licences(self) -> tuple[str, ...]:
+        """The licences of the data set's own sources."""
+        return self._dataset.manifest.licences
+
     def image_bytes(self, sample: Sample) -> bytes:
         """The encoded image in its row."""
         return bytes(self._rows.cell(sample.image_uri, "image"))
@@ -84,6 +88,7 @@ class Writer:
         self._folder, self._classes = folder, tuple(classes)
         self._open: dict[str, _Rows] = {}
         self._shards: list[ShardSummary] = []
+        self._licences: tuple[str, ...] = ()
 
     def add(self, sample: Sample, image_bytes: bytes, file_name: str) -> None:
         """Keep a row; a full shard is written. The image's URI becomes the name that other formats give it."""
@@ -92,11 +97,15 @@ class Writer:
         if len(rows) == IMAGES_PER_SHARD or sum(len(image or b"") for _, image in rows) > BYTES_PER_SHARD:
             self._flush(sample.split)
 
+    def state_licences(self, names: Sequence[str]) -> None:
+        """Keep the licences for the manifest."""
+        self._licences = tuple(names)
+
     def close(self) -> None:
         """Write what is left, then the manifest."""
         for split in list(self._open):
             self._flush(split)
-        write_manifest(str(self._folder), "dataset", self._classes, self._shards)
+        write_manifest(str(self._folder), "dataset", self._classes, self._shards, licences=self._licences)
 
     def _flush(self, split: str) -> None:
         rows = self._open.pop(split)

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from segdist import registry, storage
+from segdist.data.codes import finding
 from segdist.data.examples import decode_image
 from segdist.data.rows import without_masks
 from segdist.data.shards import (
@@ -322,4 +323,4 @@ def _asked(shown: Sample, findings: list[Finding]) -> list[int]:
 
 
 def _skipped(code: str, sample: Sample, message: str) -> Finding:
-    return Finding(code, Severity.SKIPPED, message, file=sample.image_uri, image=sample.image_id)
+    return finding(code, message, file=sample.image_uri, image=sample.image_id, severity=Severity.SKIPPED)

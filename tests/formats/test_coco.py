@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from segdist.data.listing import source_stem
 from segdist.data.split import leaks
 from segdist.data.validate import check_image
 from segdist.errors import DataError
-from segdist.formats.coco import Format, Options, source_stem
+from segdist.formats.coco import Format, Options
 from segdist.masks import decode, encode
 from segdist.records import Finding, Sample, Severity
 

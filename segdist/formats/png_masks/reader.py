@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 
 from segdist import masks, storage
 from segdist.data.class_names import ClassNames
+from segdist.data.codes import finding
 from segdist.data.geometry import clip_box
 from segdist.data.label_maps import Decoded, components, decode_values, take_apart
 from segdist.data.listing import (
@@ -93,7 +94,7 @@ class Format(FolderFormat):
             return None
         if not names and not table:
             message = "there is no mask for it; it is taken as one without objects"
-            report(Finding("label-file-missing", Severity.WARNING, message, file=files.uri(image), image=image))
+            report(finding("label-file-missing", message, file=files.uri(image), image=image))
         instances = tuple(_from_table(table, layers, size_hw, report) if table else meaning.instances(layers))
         return Sample(image, files.uri(image), size_hw, instances, split_of(image) or "", source_stem(image))
 
@@ -112,7 +113,7 @@ class _Layer:
         return height, width
 
     def finding(self, code: str, message: str, severity: Severity = Severity.ERROR, number: object = "") -> Finding:
-        return Finding(code, severity, message, file=self.uri, image=self.image, annotation=str(number))
+        return finding(code, message, file=self.uri, image=self.image, annotation=str(number), severity=severity)
 
 
 class _Meaning:
@@ -215,7 +216,7 @@ def _decoded(files: Listing, name: str, image: str, meaning: _Meaning, report: R
         return _Layer(decode_values(storage.read_bytes(uri), colours=meaning.by_colour), image, uri)
     except (OSError, ValueError, SyntaxError) as error:
         message = f"the mask cannot be read: {error}; export it again"
-        report(Finding("mask-unreadable", Severity.ERROR, message, file=uri, image=image))
+        report(finding("mask-unreadable", message, file=uri, image=image))
         return None
 
 
@@ -229,7 +230,7 @@ def _from_table(
     for one in table.instances:
         if one.id and one.id not in regions:
             message = f"instances.jsonl lists object {one.id}, which is in no mask; export the masks again"
-            report(Finding("mask-empty", Severity.ERROR, message, image=table.image, annotation=str(one.id)))
+            report(finding("mask-empty", message, image=table.image, annotation=str(one.id), severity=Severity.ERROR))
         else:
             box_xyxy = clip_box(one.box_xyxy, size_hw)
             yield Instance(one.label, regions.get(one.id), box_xyxy, score=one.score, is_crowd=one.is_crowd)
@@ -244,7 +245,7 @@ def _report_lonely_masks(files: Listing, images: list[str], options: Options, re
         is_lonely = stem not in known and str(PurePosixPath(stem).parent) not in known
         if options.masks in PurePosixPath(name).parts[:-1] and is_lonely:
             message = f"there is no image for the mask `{name}`; put it into `{options.images}`, or remove the mask"
-            report(Finding("image-missing", Severity.ERROR, message, file=files.uri(name), image=name))
+            report(finding("image-missing", message, file=files.uri(name), image=name))
 
 
 def _short(values: "np.ndarray[tuple[int, ...], np.dtype[np.int64]]") -> str:

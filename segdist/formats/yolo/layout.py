@@ -8,9 +8,10 @@ from typing import Any
 import yaml
 
 from segdist import storage
+from segdist.data.codes import finding
 from segdist.data.listing import SPLITS, Listing, Report, split_of, stem_of, swap_folder
 from segdist.errors import DataError
-from segdist.records import Finding, Severity
+from segdist.records import Severity
 
 _KEYS = ("train", "val", "test")
 
@@ -93,7 +94,7 @@ def _from_yaml(files: Listing, place: str, content: Mapping[str, Any], report: R
     unread = sorted({str(PurePosixPath(n).parent) for n in files.images if n not in found})
     for folder in unread if found else []:
         message = f"data.yaml names no split that holds the images of `{folder}`; they were not read"
-        report(Finding("folder-unread", Severity.WARNING, message, file=files.uri(folder)))
+        report(finding("folder-unread", message, file=files.uri(folder)))
     return found
 
 
@@ -107,12 +108,12 @@ def _entry(files: Listing, place: str, root: str, key: str, entry: str, report: 
             if candidate != _joined(str(PurePosixPath(place).parent), root, entry):
                 written = f"{root}/{entry}" if root else entry
                 message = f"`{key}` is written as `{written}`, which is not there; read from `{candidate}`"
-                report(Finding("split-path-repaired", Severity.REPAIRED, message, file=files.uri(place)))
+                report(finding("split-path-repaired", message, file=files.uri(place)))
             yield from images
             return
     severity = Severity.ERROR if key == "train" else Severity.WARNING
     message = f"`{key}: {entry}` names no folder with images below {files.root}; correct it or leave it out"
-    report(Finding("split-path-missing", severity, message, file=files.uri(place)))
+    report(finding("split-path-missing", message, file=files.uri(place), severity=severity))
 
 
 def _candidates(folder: str, root: str, entry: str) -> Iterator[str]:

@@ -7,10 +7,11 @@ from typing import ClassVar
 
 from segdist import storage
 from segdist.data.class_names import ClassNames
+from segdist.data.codes import finding
 from segdist.data.geometry import Problem, box_from_xywh, mask_from_segmentation
 from segdist.data.listing import FolderFormat, Listing, Report, source_stem, upright_size_hw
 from segdist.formats.yolo.layout import find_layout, label_name
-from segdist.records import Finding, Instance, Sample, Severity
+from segdist.records import Instance, Sample, Severity
 from segdist.spec import Strict
 
 FURTHEST = 2.0
@@ -110,7 +111,7 @@ class _Labels:
     def _find(self, code: str, message: str, severity: Severity, line: int = 0) -> None:
         file = self._files.uri(self._name)
         annotation = f"line {line}" if line else ""
-        self._report(Finding(code, severity, message, file=file, image=self._image_id, annotation=annotation))
+        self._report(finding(code, message, file=file, image=self._image_id, annotation=annotation, severity=severity))
 
 
 def _box(label: str, values: list[float], size_hw: tuple[int, int], repairs: list[str]) -> Instance:
@@ -153,4 +154,4 @@ def _report_lonely_labels(files: Listing, report: Report) -> None:
             and PurePosixPath(name).name != "classes.txt"
         ):
             message = f"there is no image for the labels `{name}`; put it beside the others, or remove the file"
-            report(Finding("image-missing", Severity.ERROR, message, file=files.uri(name), image=name))
+            report(finding("image-missing", message, file=files.uri(name), image=name))

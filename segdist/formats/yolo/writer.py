@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 import yaml
 
+from segdist.data.codes import finding
 from segdist.data.losses import Losses
 from segdist.data.outlines import outlines, single_polygon
-from segdist.records import Finding, Instance, Rle, Sample, Severity
+from segdist.records import Finding, Instance, Rle, Sample
 from segdist.spec import Strict
 
 _FOLDERS = {"train": "train", "val": "val", "test": "test", "": "all"}
@@ -54,7 +55,7 @@ class Writer:
         (self._folder / "data.yaml").write_text(text, encoding="utf-8")
         if self._boxes and self._polygons:
             message = f"{self._boxes} box(es) without a mask stand beside polygons; trainers of masks misread them"
-            self._report(Finding("box-beside-masks", Severity.WARNING, message))
+            self._report(finding("box-beside-masks", message))
 
     def _line(self, number: int, instance: Instance, sample: Sample) -> str:
         class_id = self._ids[instance.label]
