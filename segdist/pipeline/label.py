@@ -203,7 +203,7 @@ def _entry(truth: Sample, image_bytes: bytes | None, job: LabelJob, findings: li
         return _Entry(truth, shown, None)
     if image.shape[:2] != truth.size_hw:
         message = f"the image must be of its annotations' size (h, w) {truth.size_hw}, but is {image.shape[:2]}"
-        findings.append(_skipped("image-size", truth, message))
+        findings.append(_skipped("image-size-differs", truth, message))
         return _Entry(truth, shown, None)
     return _Entry(truth, shown, Question(shown, indices, image))
 

@@ -190,6 +190,18 @@ def test_what_cannot_be_mended_is_an_error_that_names_the_annotation(
     assert samples[0].instances == ()
 
 
+@pytest.mark.parametrize(
+    ("score", "read_as", "codes"),
+    [(0.25, 0.25, []), ("0.25", 0.25, []), (None, 1, []), (7, 1, ["annotation-repaired"])],
+)
+def test_the_score_of_a_pseudo_label_is_read_and_an_impossible_one_is_told(
+    tmp_path: Path, score: Any, read_as: float, codes: list[str]
+) -> None:
+    samples, findings = read(_write(tmp_path, [_annotation(score=score)]))
+    assert [i.score for i in samples[0].instances] == [read_as]
+    assert [f.code for f in findings] == codes
+
+
 def test_a_polygon_reaching_far_outside_is_clipped_without_taking_gigabytes(tmp_path: Path) -> None:
     far = [[-1e12, -1e12, 1e12, -1e12, 1e12, 10, -1e12, 10]]
     samples, findings = read(_write(tmp_path, [_annotation(segmentation=far)]))
