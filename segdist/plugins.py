@@ -141,6 +141,10 @@ class Segmenter(Protocol):
 
     A family may have a method `take_counts() -> dict[str, float]`: numbers of what went wrong in training since the
     last call, such as matchings with costs that are not finite. They are reported for each epoch as `train/<name>`.
+
+    A family that gives some classes as one region an image, and does not tell their objects apart, has
+    `region_classes`, their names (an attribute or a property): what is found of them in tiles or views of an image is
+    joined by class.
     """
 
     classes: tuple[str, ...]

@@ -428,6 +428,16 @@ class TrainSpec(Strict):
         return sum(phase.epochs for phase in self.all_phases)
 
 
+class TileSpec(Strict):
+    """How a large image is cut into tiles that overlap; what is found in them is joined without seams."""
+
+    size: PositiveInt | Literal["network"] = "network"
+    """Side of a tile in pixels; network: the model's `image_size`, so that nothing is scaled."""
+    overlap: float = Field(default=0.125, ge=0, lt=1)
+    """Share of a tile's side that it has in common with the next one, at least; objects up to this size are always
+    seen whole by one of the two."""
+
+
 class EvaluateSpec(Strict):
     """How every trial is scored."""
 
@@ -439,6 +449,8 @@ class EvaluateSpec(Strict):
     """Images per prediction step."""
     each_epoch: tuple[str, ...] = Field(default=("iou", "dice"), min_length=1)
     """Metrics computed after every epoch, `search.metric` among them; each trial's kept model gets all of them."""
+    tile: TileSpec | None = None
+    """Cut images that are larger than a tile into tiles; null shows the model each image as a whole."""
     boundary_width: PositiveFloat = 0.02
     """Band of boundary IoU and AP: below 1 a share of the image diagonal (Cheng et al. 2021), from 1 on pixels."""
     pictures: int = Field(default=6, ge=0)

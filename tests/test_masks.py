@@ -48,6 +48,19 @@ def test_area_and_box_are_those_of_the_pixels(mask: masks.Mask) -> None:
         assert rle.box_xyxy == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
 
 
+@given(drawn, st.integers(0, 4), st.integers(0, 4), st.integers(0, 4), st.integers(0, 4))
+def test_a_mask_placed_in_a_larger_image_is_that_of_the_padded_pixels(
+    mask: masks.Mask, top: int, bottom: int, left: int, right: int
+) -> None:
+    padded = np.pad(mask, ((top, bottom), (left, right)))
+    assert masks.place(mask, (top, left), padded.shape) == masks.encode(padded)
+
+
+def test_a_mask_that_reaches_outside_its_image_is_refused() -> None:
+    with pytest.raises(ValueError, match="must lie in its image"):
+        masks.place(np.ones((3, 3), np.bool_), (0, 2), (4, 4))
+
+
 @given(pairs)
 def test_union_intersection_and_iou_are_those_of_the_pixels(pair: tuple[masks.Mask, masks.Mask]) -> None:
     a, b = pair

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from segdist.data.examples import decode_image
+from segdist.engine.tiles import predict_tiled, tile_size
 from segdist.engine.workers import Workers
 from segdist.metrics import Evaluator
 from segdist.plugins import ImageHWC
-from segdist.records import Prediction, Prompt, Sample
+from segdist.records import Instance, Prediction, Prompt, Sample
 from segdist.spec import EvaluateSpec
 
 Row = tuple[Sample, bytes]
@@ -26,10 +27,32 @@ def predict(network: Any, rows: Iterable[Row], evaluate: EvaluateSpec) -> Iterat
         prompts = [box_prompt(sample) if evaluate.prompts == "box" else Prompt() for sample, _ in batch]
         start = time.perf_counter()
         with torch.inference_mode():
-            found = network.predict(images, prompts)
+            found = segment(network, images, prompts, evaluate)
         seconds = (time.perf_counter() - start) / len(batch)
         for (sample, _), image, instances in zip(batch, images, found, strict=True):
             yield sample, image, Prediction(sample.image_id, instances, seconds)
+
+
+def segment(
+    network: Any, images: Sequence[ImageHWC], prompts: Sequence[Prompt], evaluate: EvaluateSpec
+) -> list[tuple[Instance, ...]]:
+    """What a model finds in images, with everything around the network that `evaluate` asks for.
+
+    Args:
+        network: a `Segmenter`, ready to predict; call it under `torch.inference_mode`.
+        images: RGB, each at its own size.
+        prompts: one for each image.
+        evaluate: how the model predicts: `tile`.
+    """
+    if evaluate.tile is None:
+        return list(network.predict(images, prompts))
+    settings: dict[str, Any] = {
+        "size": tile_size(evaluate.tile, network),
+        "overlap": evaluate.tile.overlap,
+        "batch_size": evaluate.batch_size,
+        "region_classes": getattr(network, "region_classes", ()),
+    }
+    return [predict_tiled(network.predict, i, p, **settings) for i, p in zip(images, prompts, strict=True)]
 
 
 def box_prompt(sample: Sample) -> Prompt:

@@ -31,6 +31,11 @@ PIXELS_AT_ONCE = 2**26
 class Promptable(PromptableNetwork):
     """A promptable network as a segmenter: `collate`, `forward` and `predict` in each of its modes."""
 
+    @property
+    def region_classes(self) -> tuple[str, ...]:
+        """Classes that come as one region an image: all of them where prompts stand for classes."""
+        return tuple(self.classes) if self.options.prompt == "class" else ()
+
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Images, and the prompts with their true masks: one an object, a class and image, or a point of the grid."""
         size = self.options.image_size

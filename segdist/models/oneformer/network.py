@@ -43,6 +43,7 @@ class OneFormer(nn.Module):
             )
         self.options = options
         self.classes = classes
+        self.region_classes = {"semantic": classes, "panoptic": options.stuff, "instance": ()}[options.task]
         self.objective = Objective()
         self.model, self.vocabulary = load(options, classes)
         config = self.model.config

@@ -40,6 +40,7 @@ class UnetCbam(nn.Module):
     def __init__(self, options: Options, classes: tuple[str, ...]) -> None:
         super().__init__()
         self.options, self.classes, self.objective = options, classes, Objective()
+        self.region_classes = classes
         self.encoder: nn.Module
         self.stem: nn.Module | None = None
         self.colours = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
