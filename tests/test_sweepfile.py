@@ -141,6 +141,8 @@ def test_every_sweep_in_the_repo_is_valid_and_executable(file: Path) -> None:
     if file.parent.name == "search":
         pytest.skip("a config group, not a sweep")
     text = file.read_text()
+    if text.startswith("#!/usr/bin/env -S segdist paligemma train-codec\n"):
+        pytest.skip("a recipe of the mask codec; tests/paligemma/test_recipe.py loads it")
     assert text.startswith("#!/usr/bin/env -S segdist run\n")
     assert file.stat().st_mode & 0o111, f"chmod +x {file}"
     assert load(file).name == file.stem

@@ -1,9 +1,11 @@
 """Training a mask codec: a VQ-VAE (van den Oord et al. 2017) with a codebook of moving averages (appendix A.1)."""
 
+import io
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,12 +14,15 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, embedding, mse_loss
 
+from segdist import storage
+from segdist.errors import WeightsError
 from segdist.paligemma.answers import CODEBOOK_SIZE
 from segdist.paligemma.codec import CODE_DIM, GRID, MaskCodec
 from segdist.spec import Strict
 
 Progress = Callable[[str], None]
 _DECAY = 0.98
+_STEPS_BETWEEN_SAVES = 100
 _FEWEST = 1e-3
 """Share of the even use below which a code is dead and starts anew from a vector of the batch."""
 
@@ -28,7 +33,8 @@ class CodecTraining(Strict):
     steps: PositiveInt = 20000
     """Steps of the optimiser."""
     minutes: PositiveFloat | None = None
-    """Stop in time: the learning rate falls to zero by then, however many steps were done."""
+    """Stop in time: the learning rate falls to zero by then, however many steps were done. A training that goes on
+    after it was killed has all the minutes again."""
     batch_size: PositiveInt = 64
     """Masks a step."""
     lr: PositiveFloat = 2e-3
@@ -79,52 +85,127 @@ class _Codebook:
         self.vectors_KD.copy_(self.sums_KD / self.counts_K[:, None])
 
 
-def train_codec(covers_NSS: NDArray[np.uint8], settings: CodecTraining, *, progress: Progress) -> MaskCodec:
+def train_codec(
+    covers_NSS: NDArray[np.uint8], settings: CodecTraining, *, progress: Progress, state: Path | None = None
+) -> MaskCodec:
     """Train a codec on squares of masks; every square is also shown mirrored and turned.
 
     Args:
         covers_NSS: (N, 64, 64) from `crops.crop`.
         settings: how.
         progress: gets a line now and then.
+        state: a file to save to every 100 steps and to go on from; it is removed at the end.
     """
-    torch.manual_seed(settings.seed)
-    generator = torch.Generator().manual_seed(settings.seed)
-    codec = MaskCodec()
-    codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
-    optimizer = torch.optim.AdamW(codec.parameters(), lr=settings.lr, weight_decay=1e-4)
-    codebook: _Codebook | None = None
+    training = _Training.begun(settings)
     clock = _Clock(settings)
-    means: dict[str, float] = {}
-    for step, batch_N1SS in enumerate(_batches(covers_NSS, settings), 1):
+    batches = _batches(covers_NSS, settings)
+    if state is not None and state.exists():
+        training.load(state)
+        progress(f"goes on after step {training.done}")
+        for _ in range(training.done):
+            next(batches)
+    for step, batch_N1SS in enumerate(batches, training.done + 1):
         share = clock.share(step)
         if share >= 1:
             break
-        for group in optimizer.param_groups:
-            group["lr"] = settings.lr * min(1, step / 100) * (1 + math.cos(math.pi * share)) / 2
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
-            embedded_NhwD = codec.embed(batch_N1SS).float()
+        if training.codebook is None and share >= settings.continuous:
+            training.begin_codebook(_said(training.codec, covers_NSS, settings))
+        training.step(batch_N1SS, share)
+        if state is not None and step % _STEPS_BETWEEN_SAVES == 0:
+            training.save(state)
+        if step % 200 == 0:
+            progress(f"{share:4.0%} step {step} " + " ".join(f"{k} {v:.4f}" for k, v in training.means.items()))
+    if state is not None:
+        state.unlink(missing_ok=True)
+    return training.codec.eval().requires_grad_(requires_grad=False)
+
+
+@dataclass
+class _Training:
+    """All that changes from step to step."""
+
+    settings: CodecTraining
+    codec: MaskCodec
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    codebook: _Codebook | None = None
+    done: int = 0
+    means: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def begun(cls, settings: CodecTraining) -> "_Training":
+        torch.manual_seed(settings.seed)
+        codec = MaskCodec()
+        codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+        optimizer = torch.optim.AdamW(codec.parameters(), lr=settings.lr, weight_decay=1e-4)
+        return cls(settings, codec, optimizer, torch.Generator().manual_seed(settings.seed))
+
+    def begin_codebook(self, flat_PD: Tensor) -> None:
+        self.codebook = _Codebook.of(flat_PD, self.generator)
+        self.codec.codebook_KD = self.codebook.vectors_KD
+
+    def step(self, batch_N1SS: Tensor, share: float) -> None:
+        self.done += 1
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.lr * min(1, self.done / 100) * (1 + math.cos(math.pi * share)) / 2
+        terms = self._terms(batch_N1SS)
+        self.optimizer.zero_grad()
+        torch.autograd.backward(torch.stack(list(terms.values())).sum())
+        torch.nn.utils.clip_grad_norm_(self.codec.parameters(), 1.0)
+        self.optimizer.step()
+        now = {name: float(value.detach()) for name, value in terms.items()}
+        self.means = {name: 0.98 * self.means.get(name, value) + 0.02 * value for name, value in now.items()}
+
+    def _terms(self, batch_N1SS: Tensor) -> dict[str, Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.bfloat16):
+            embedded_NhwD = self.codec.embed(batch_N1SS).float()
         flat_PD = embedded_NhwD.reshape(-1, CODE_DIM)
         terms: dict[str, Tensor] = {}
-        if codebook is None and share >= settings.continuous:
-            codebook = _Codebook.of(_said(codec, covers_NSS, settings), generator)
-            codec.codebook_KD = codebook.vectors_KD
-        if codebook is not None:
-            nearest_P = codec.nearest(embedded_NhwD.detach()).reshape(-1)
-            vectors_PD = embedding(nearest_P, codec.codebook_KD)
-            terms["commit"] = settings.commitment * mse_loss(flat_PD, vectors_PD)
-            codebook.update(flat_PD.detach(), nearest_P, generator)
+        if self.codebook is not None:
+            nearest_P = self.codec.nearest(embedded_NhwD.detach()).reshape(-1)
+            vectors_PD = embedding(nearest_P, self.codec.codebook_KD)
+            terms["commit"] = self.settings.commitment * mse_loss(flat_PD, vectors_PD)
+            self.codebook.update(flat_PD.detach(), nearest_P, self.generator)
             flat_PD = flat_PD + (vectors_PD - flat_PD).detach()
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
-            logits_NSS = codec.unembed(flat_PD.reshape(-1, GRID, GRID, CODE_DIM)).float()
-        terms |= _losses(logits_NSS, batch_N1SS[:, 0], settings.dice)
-        optimizer.zero_grad()
-        torch.autograd.backward(torch.stack(list(terms.values())).sum())
-        torch.nn.utils.clip_grad_norm_(codec.parameters(), 1.0)
-        optimizer.step()
-        means = {k: 0.98 * means.get(k, float(v.detach())) + 0.02 * float(v.detach()) for k, v in terms.items()}
-        if step % 200 == 0:
-            progress(f"{share:4.0%} step {step} " + " ".join(f"{k} {v:.4f}" for k, v in means.items()))
-    return codec.eval().requires_grad_(requires_grad=False)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.bfloat16):
+            logits_NSS = self.codec.unembed(flat_PD.reshape(-1, GRID, GRID, CODE_DIM)).float()
+        return terms | _losses(logits_NSS, batch_N1SS[:, 0], self.settings.dice)
+
+    def save(self, file: Path) -> None:
+        """Everything a killed training needs to go on as if nothing had happened; atomically."""
+        content = io.BytesIO()
+        torch.save(
+            {
+                "settings": self.settings.model_dump(mode="json"),
+                "done": self.done,
+                "means": self.means,
+                "codec": self.codec.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "generator": self.generator.get_state(),
+                "codebook": vars(self.codebook) if self.codebook else None,
+            },
+            content,
+        )
+        storage.write_atomic(str(file), content.getvalue())
+
+    def load(self, file: Path) -> None:
+        """Go on from what `save` wrote.
+
+        Raises:
+            WeightsError: it was written with other settings.
+        """
+        saved = torch.load(file, weights_only=True)
+        if saved["settings"] != self.settings.model_dump(mode="json"):
+            raise WeightsError(
+                f"{file} was saved by a training with other settings. Remove it to start anew, or use those settings."
+            )
+        self.codec.load_state_dict(saved["codec"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.generator.set_state(saved["generator"])
+        self.done, self.means = saved["done"], saved["means"]
+        if saved["codebook"] is not None:
+            self.codebook = _Codebook(**saved["codebook"])
+            self.codec.codebook_KD = self.codebook.vectors_KD
 
 
 def _losses(logits_NSS: Tensor, cover_NSS: Tensor, dice_weight: float) -> dict[str, Tensor]:

@@ -40,13 +40,15 @@ def paste(logits_SS: NDArray[np.float32], box_xyxy: Sequence[int], *, size_hw: t
 
     Args:
         logits_SS: (64, 64) from `MaskCodec.decode`.
-        box_xyxy: whole pixels from `locations.pixel_box`; nothing is set in a box of no size.
+        box_xyxy: whole pixels from `locations.pixel_box`; nothing is set in a box of no size, nor outside the image.
         size_hw: height and width of the image.
     """
     mask_HW = np.zeros(size_hw, np.bool_)
     x1, y1, x2, y2 = box_xyxy
     if x1 < x2 and y1 < y2:
-        mask_HW[y1:y2, x1:x2] = _resized(torch.from_numpy(logits_SS), (y2 - y1, x2 - x1)).numpy() > 0
+        inside_HW = _resized(torch.from_numpy(logits_SS), (y2 - y1, x2 - x1)).numpy() > 0
+        shown_HW = mask_HW[y1:y2, x1:x2]
+        shown_HW[:] = inside_HW[: shown_HW.shape[0], : shown_HW.shape[1]]
     return mask_HW
 
 

@@ -48,6 +48,7 @@ def to_instances(
     scale: Scale = SCALE,
     edges: Edges = "round",
     scores: Sequence[float] | None = None,
+    frame_hw: tuple[int, int] | None = None,
 ) -> list[Instance | None]:
     """Objects as instances, in their order; None where a box or its mask has no pixel in this image.
 
@@ -58,18 +59,26 @@ def to_instances(
         scale: the convention of locations.
         edges: how boxes become whole pixels.
         scores: of each object; 1 by default.
+        frame_hw: what locations are shares of, where that is more than the image: with the padding right and below.
     """
     shown = [n for n, o in enumerate(objects) if codec is not None and o.codes is not None]
     codes = [objects[n].codes or () for n in shown]
     logits = dict(zip(shown, codec.decode(codes), strict=True)) if codec is not None else {}
     instances: list[Instance | None] = []
     for n, one in enumerate(objects):
-        box = pixel_box(one.bins, size_hw=size_hw, scale=scale, edges=edges)
+        whole = pixel_box(one.bins, size_hw=frame_hw or size_hw, scale=scale, edges=edges)
+        box = _clipped(whole, size_hw)
         score = 1.0 if scores is None else scores[n]
-        mask = masks.encode(paste(logits[n], box, size_hw=size_hw)) if n in logits else None
+        mask = masks.encode(paste(logits[n], whole, size_hw=size_hw)) if n in logits else None
         if box[0] >= box[2] or box[1] >= box[3] or (mask is not None and not mask.area):
             instances.append(None)
         else:
             around = mask.box_xyxy if mask is not None else (float(box[0]), float(box[1]), float(box[2]), float(box[3]))
             instances.append(Instance(one.label, mask, around, score))
     return instances
+
+
+def _clipped(box_xyxy: tuple[int, int, int, int], size_hw: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The part of a box inside an image."""
+    x1, y1, x2, y2 = box_xyxy
+    return min(x1, size_hw[1]), min(y1, size_hw[0]), min(x2, size_hw[1]), min(y2, size_hw[0])

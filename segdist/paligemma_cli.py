@@ -1,0 +1,111 @@
+"""`segdist paligemma ...`: the mask codec. What is heavy is imported by the command that needs it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from segdist.data_cli import key_values, told
+
+if TYPE_CHECKING:
+    from segdist.records import Finding, Sample
+    from segdist.spec import SourceSpec
+
+app = typer.Typer(help="PaliGemma's mask codec: what it makes of your masks, and training one.", no_args_is_help=True)
+Codec = Annotated[str, typer.Option(help="`shipped`, or a file: vae-oid.npz, or what train-codec wrote.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+@app.callback()
+def _paligemma() -> None:
+    """Keeps `segdist paligemma` a group whatever the number of its commands."""
+
+
+@app.command()
+def codec_report(
+    path: Annotated[str, typer.Argument(metavar="DATA", help="A folder, file or archive with masks, local or s3://.")],
+    codec: Codec = "shipped",
+    format_name: Annotated[str, typer.Option("--format", help="The format of DATA, where it does not show.")] = "",
+    option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the format.")] = None,
+    tiles: Annotated[int, typer.Option(min=2, help="Rows and columns of tiles, for what tiling would gain.")] = 2,
+    limit: Annotated[int, typer.Option(min=1, help="Images looked at, at most.")] = 1000,
+    as_json: Json = False,
+) -> None:
+    """The codec's ceiling: IoU and boundary IoU of your masks with what comes back of them, per class."""
+    with told():
+        from segdist.data.codec_report import codec_report as measure
+        from segdist.data.codec_report import report_text
+        from segdist.data.guess import guess_format
+        from segdist.errors import DataError
+        from segdist.paligemma.codec_files import open_codec
+        from segdist.spec import SourceSpec
+
+        opened = open_codec(codec)
+        name = format_name or guess_format(path)
+        options = key_values(option or []) | ({} if name == "synthetic" else {"path": path})
+        source = SourceSpec.model_validate({"format": name, **options})
+        found = measure(_samples([source], limit=limit), opened, tiles=tiles)
+        if not found:
+            raise DataError(f"{path} has no mask to measure. The codec needs masks, not boxes alone.")
+        if as_json:
+            content = {label: report.as_json() for label, report in found.items()}
+            typer.echo(json.dumps({"codec": codec, "tiles": tiles, "classes": content}, indent=1))
+        else:
+            typer.echo(report_text(found, codec=codec, tiles=tiles))
+
+
+@app.command()
+def train_codec(
+    recipe: Annotated[Path, typer.Argument(help="A recipe: sweeps/recipes/train_mask_codec.yaml.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE...]")] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The .safetensors file to write.")] = Path(
+        "mask_codec.safetensors"
+    ),
+) -> None:
+    """Train a codec of the same shape on drawn and your own masks, and measure it on what was held out.
+
+    Killed and started again, it goes on from the last hundred steps, saved beside the file to write.
+    """
+    with told():
+        from segdist.data.codec_report import codec_report as measure
+        from segdist.data.codec_report import report_text
+        from segdist.data.mask_crops import squares
+        from segdist.errors import DataError
+        from segdist.paligemma.codec_files import open_codec, save_codec
+        from segdist.paligemma.codec_training import train_codec as train
+        from segdist.paligemma.recipe import load_recipe
+
+        spec = load_recipe(recipe, overrides or [])
+        covers_NSS = squares(_samples(spec.sources), parts=spec.parts, seed=spec.train.seed)
+        if not len(covers_NSS):
+            raise DataError(f"The sources of {recipe} have no mask to learn from.")
+        typer.echo(f"{len(covers_NSS)} squares of masks")
+        unfinished = out.with_name(f"{out.name}.unfinished")
+        save_codec(train(covers_NSS, spec.train, progress=typer.echo, state=unfinished), out)
+        if spec.held_out:
+            found = measure(_samples(spec.held_out), open_codec(str(out)), tiles=2)
+            typer.echo(report_text(found, codec=str(out), tiles=2))
+        typer.echo(f"written to {out}")
+
+
+def _samples(sources: "list[SourceSpec] | tuple[SourceSpec, ...]", *, limit: int | None = None) -> "Iterator[Sample]":
+    """The samples of sources; an error in the data stops, a warning is shown."""
+    from itertools import islice
+
+    from segdist.data.archived import open_format
+    from segdist.data.sources import stop_on_errors
+    from segdist.records import Severity
+
+    errors: list[Finding] = []
+
+    def report(finding: "Finding") -> None:
+        if finding.severity is Severity.ERROR:
+            errors.append(finding)
+        else:
+            typer.echo(str(finding), err=True)
+
+    for source in sources:
+        yield from islice(open_format(source.format, source.options()).read(report), limit)
+        stop_on_errors(errors)

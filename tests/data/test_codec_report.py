@@ -1,0 +1,89 @@
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from segdist.data.codec_report import boundary_iou, codec_report, through_tiles
+from segdist.data.mask_crops import squares
+from segdist.masks import decode, encode
+from segdist.paligemma.codec import MaskCodec
+from segdist.paligemma_cli import app
+from segdist.records import Instance, Sample
+
+
+class Exact(MaskCodec):
+    """Remembers squares instead of coding them: what is lost then is lost by boxes and resizing alone."""
+
+    def encode(self, covers_NSS: np.ndarray) -> list[tuple[int, ...]]:
+        self.seen = covers_NSS
+        return [(n,) * 16 for n in range(len(covers_NSS))]
+
+    def decode(self, codes: object) -> np.ndarray:
+        assert isinstance(codes, list)
+        return np.stack([self.seen[c[0]].astype(np.float32) / 255 - 0.5 for c in codes])
+
+
+def ring(size: int = 128) -> np.ndarray:
+    mask = np.zeros((size, size), np.uint8)
+    cv2.circle(mask, (60, 60), 40, 1, 9)
+    return mask > 0
+
+
+def sample(mask: np.ndarray) -> Sample:
+    rle = encode(mask)
+    crowd = Instance("crack", rle, rle.box_xyxy, is_crowd=True)
+    return Sample("a", "", mask.shape[:2], (Instance("crack", rle, rle.box_xyxy), crowd))
+
+
+def test_a_codec_that_loses_nothing_loses_little() -> None:
+    (report,) = codec_report([sample(ring())], Exact(), tiles=2).values()
+    assert len(report.ious) == 1
+    assert report.ious[0] > 0.9
+    assert report.tiled_ious[0] > 0.95
+    assert report.lost == 0
+
+
+def test_the_boundary_iou_is_that_of_the_metrics() -> None:
+    from segdist.metrics import evaluate
+    from segdist.records import Prediction
+
+    truth, guess = ring(), np.roll(ring(), 3, axis=1)
+    rle = encode(guess)
+    found = Prediction("a", (Instance("crack", rle, rle.box_xyxy),))
+    one = Sample("a", "", truth.shape[:2], sample(truth).instances[:1])
+    values = evaluate([one], [found], classes=("crack",), min_score=0.3, metrics=["boundary_iou"])
+    assert boundary_iou(encode(truth), rle) == pytest.approx(values["boundary_iou"])
+
+
+def test_tiles_are_put_together_where_they_were_cut() -> None:
+    mask = np.zeros((65, 99), np.bool_)
+    mask[10:50, 20:80] = True
+    assert (decode(through_tiles(encode(mask), Exact(), 3)) == mask).mean() > 0.99
+
+
+def test_squares_are_those_of_masks_and_of_their_parts() -> None:
+    assert squares([sample(ring())], parts=0, seed=0).shape == (1, 64, 64)
+    assert 1 < len(squares([sample(ring())], parts=4, seed=0)) <= 5
+    assert squares([], parts=1, seed=0).shape == (0, 64, 64)
+
+
+def test_the_command_prints_the_ceiling_per_class() -> None:
+    arguments = ["codec-report", "drawn", "--format", "synthetic", "--json"]
+    for option in ("scene=roofs", "count=3", "size=64"):
+        arguments += ["--option", option]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    figures = json.loads(result.output)["classes"]["roof"]
+    assert figures["masks"] > 3
+    assert 0.8 < figures["iou"] <= 1
+    assert {"boundary_iou", "iou_tiled", "gain_of_tiling", "iou_p10", "lost"} <= figures.keys()
+
+
+def test_the_command_refuses_a_codec_that_is_not_there(tmp_path: Path) -> None:
+    arguments = ["codec-report", "drawn", "--format", "synthetic", "--codec", str(tmp_path / "vae-oid.npz")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "vae-oid.npz cannot be read" in result.output
