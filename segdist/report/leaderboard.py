@@ -106,10 +106,15 @@ class Leaderboard:
 
     def ended(self, trial: TrialRecord) -> str:
         """How a trial ended, in words."""
-        planned = trial.params.get("train.epochs")
-        if trial.status == "FINISHED" and isinstance(planned, int) and trial.epochs < planned:
+        if trial.status == "FINISHED" and trial.epochs < planned_epochs(trial):
             return "stopped early"
         return trial.status.lower()
+
+
+def planned_epochs(trial: TrialRecord) -> int:
+    """Epochs that a trial was to run, in all its phases; 0 where that is not recorded."""
+    phases = trial.params.get("train.phases") or [{"epochs": trial.params.get("train.epochs")}]
+    return sum(n for phase in phases if isinstance(phase, dict) and isinstance(n := phase.get("epochs"), int))
 
 
 def leaderboard(tracker: Tracker, name: str, *, parent_run_id: str = "") -> Leaderboard:
@@ -180,9 +185,8 @@ def conclusions(board: Leaderboard) -> list[str]:
 def _semantic(board: Leaderboard) -> list[str]:
     """The families of the trials that do not tell objects of one class apart."""
     families = {str(t.params["model.family"]) for t in board.trials if "model.family" in t.params}
-    return [
-        f for f in sorted(families & set(registry.names("models"))) if not registry.load("models", f).FAMILY.instances
-    ]
+    known = sorted(families & set(registry.names("models")))
+    return [name for name in known if "instance" not in registry.load("models", name).FAMILY.tasks]
 
 
 def number(value: Any) -> str:

@@ -51,6 +51,37 @@ def test_the_winner_is_the_best_trial_that_ended_well(board: Leaderboard) -> Non
     assert "No trial has a score yet" in printed(Leaderboard(board.sweep, ()))
 
 
+def test_a_trial_of_several_phases_ended_early_only_if_it_missed_epochs_of_them(board: Leaderboard) -> None:
+    trial = replace(board.trials[0], status="FINISHED", epochs=8)
+    phases = [{"epochs": 3, "lr": 0.1}, {"epochs": 5, "lr": 0.01}]
+    for planned, ended in ((phases, "finished"), ([*phases, {"epochs": 1}], "stopped early"), ([], "finished")):
+        params = {**trial.params, "train.phases": planned, "train.epochs": 8}
+        assert board.ended(replace(trial, params=params)) == ended
+    assert board.ended(replace(trial, params={})) == "finished"
+
+
+def test_measures_are_columns_in_their_units_and_families_without_objects_are_named(board: Leaderboard) -> None:
+    measures = {
+        "val/mask_ap": 0.4567, "val/boundary_iou": 0.3, "runtime/latency_p50_ms": 12.34,
+        "model/parameters": 1_230_000.0,        "model/bytes": 4.9e6,
+    }  # fmt: skip
+    first, *others = board.trials
+    params = {**first.params, "model.family": "unet_cbam"}
+    text = printed(Leaderboard(board.sweep, (replace(first, metrics=first.metrics | measures, params=params), *others)))
+    for heading in ("mask AP", "boundary IoU", "latency ms", "M parameters", "size MB"):
+        assert heading in text.splitlines()[1]
+    row = text.splitlines()[2].split()
+    assert [row[k] for k in range(len(row)) if row[k] in ("0.457", "0.300", "12.3", "1.23", "4.90")] == [
+        "0.457", "0.300", "12.3", "1.23", "4.90",
+    ]  # fmt: skip
+    assert "AP and PQ count objects one by one; unet_cbam gives one region a class and image" in text
+
+
+def test_a_measure_that_no_trial_has_is_no_column(board: Leaderboard) -> None:
+    bare = tuple(replace(t, metrics={k: v for k, v in t.metrics.items() if k == "val/iou"}) for t in board.trials)
+    assert Leaderboard(board.sweep, bare).columns == {}
+
+
 def test_numbers_are_short() -> None:
     values = (0.000123456, 8, True, None, "sam", [0.25, "a"])
     assert [number(v) for v in values] == ["0.000123", "8", "true", "", "sam", "0.25, a"]

@@ -1,0 +1,102 @@
+"""Every trial's kept model gets the full look once; one that cannot be measured does not cost the sweep."""
+
+from pathlib import Path
+
+import pytest
+
+from segdist import storage as stores
+from segdist.data.shards import read_rows
+from segdist.engine import checkpoint
+from segdist.metrics import lower_is_better, names
+from segdist.pipeline.evaluate import appraise_trials, score_on_test
+from segdist.pipeline.ingest import ingest
+from segdist.pipeline.trial import Job
+from segdist.spec import SweepSpec
+from segdist.tracking import Tracker
+from tests.pipeline.inline import Inline
+from tests.tracking.conftest import empty_storage, start_sweep, start_trial, storage, tracker
+
+__all__ = ["empty_storage", "storage", "tracker"]
+
+
+@pytest.fixture
+def sweep(storage: Path, monkeypatch: pytest.MonkeyPatch) -> SweepSpec:
+    monkeypatch.setenv("SEGDIST_CACHE", str(storage / "cache"))
+    return SweepSpec.model_validate(
+        {
+            "name": "roofs",
+            "storage": str(storage),
+            "data": {"sources": [{"format": "synthetic", "scene": "roofs", "count": 20, "size": 32}]},
+            "model": {"family": "unet_cbam", "unet_cbam": {"image_size": 32, "width": 8, "depth": 1}},
+            "evaluate": {"pictures": 1},
+        }
+    )
+
+
+def job_of(sweep: SweepSpec) -> Job:
+    return Job(sweep.run, ingest(sweep).uri, "", (), str(sweep.storage), sweep.search.metric)
+
+
+def trial(tracker: Tracker, sweep: SweepSpec, parent: str, number: int, *, keeps: str = "model") -> str:
+    run = start_trial(tracker, parent, number)
+    tracker.log_metrics(run, {"val/iou": 0.1 * number, "val/dice": 0.2}, step=1)
+    folder = Path(sweep.storage) / f"model-{number}"
+    if keeps:
+        network = checkpoint.build(sweep.model, ("roof",), seed=number)
+        checkpoint.save(network, folder, sweep.run, ("roof",))
+        if keeps == "damaged":
+            (folder / checkpoint.WEIGHTS).write_bytes(b"cut")
+        tracker.log_files(run, folder, "model")
+    tracker.end(run)
+    return run
+
+
+def test_each_trial_gets_every_metric_its_cost_and_pictures_once_and_failures_are_said(
+    tracker: Tracker, sweep: SweepSpec, storage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parent, job = start_sweep(tracker, sweep), job_of(sweep)
+    good = trial(tracker, sweep, parent, 1)
+    trial(tracker, sweep, parent, 2, keeps="")
+    trial(tracker, sweep, parent, 3, keeps="damaged")
+    appraise_trials(Inline, tracker, parent, job)
+    said = capsys.readouterr().out
+    assert "evaluate  3 trial(s)" in said
+    assert "trial 2 has only the metrics of its epochs: it kept no model" in said
+    assert "trial 3 has only the metrics of its epochs: WeightsError" in said
+    by_run = {t.run_id: t.metrics for t in tracker.trials(parent)}
+    measured = by_run.pop(good)
+    known = {n for n in names() if f"val/{n}" in measured}
+    assert known >= {"boundary_iou", "mask_ap", "box_ap", "panoptic_quality", "cldice"}
+    assert measured["val/iou"] == pytest.approx(0.1), "the search's own history is not overwritten"
+    assert {"runtime/latency_p50_ms", "runtime/gflops", "model/bytes", "runtime/best_batch"} <= measured.keys()
+    assert all("runtime/latency_p50_ms" not in metrics for metrics in by_run.values())
+    look = tracker.read_json(good, "evaluation/val.json")
+    assert len(look["images"]) == ingest(sweep).manifest.splits["val"].images
+    assert {c["metric"] for c in look["consistency"]} == {"iou", "boundary_iou"}
+    predictions = tracker.download(good, "evaluation/val.parquet", storage / "fetched")
+    assert [s.image_id for s, _ in read_rows(str(predictions))] == [i["image_id"] for i in look["images"]]
+    assert {p.name.partition("-")[0] for p in tracker.download(good, "pictures_telling", storage).iterdir()} >= {
+        "worst"
+    }
+
+    appraise_trials(Inline, tracker, parent, job)
+    assert "trial 1 " not in capsys.readouterr().out, "what is measured is not measured again"
+
+
+def test_the_winner_alone_is_scored_on_the_test_split(tracker: Tracker, sweep: SweepSpec, storage: Path) -> None:
+    parent = start_sweep(tracker, sweep)
+    run = trial(tracker, sweep, parent, 1)
+    found = score_on_test(Inline, tracker, run, job_of(sweep))
+    assert all(name.startswith("test/") for name in found)
+    (record,) = tracker.trials(parent)
+    assert record.metrics["test/iou"] == pytest.approx(found["test/iou"])
+    assert not any(name.startswith("runtime/") for name in found), "costs are those of the validation look"
+    assert len(list(tracker.download(run, "pictures_test", storage).iterdir())) == 1
+    assert len(tracker.read_json(run, "evaluation/test.json")["images"]) == 3
+    assert lower_is_better("hausdorff_95")
+
+
+def test_without_a_test_split_nothing_is_scored_on_it(tracker: Tracker, sweep: SweepSpec) -> None:
+    data = sweep.data.model_copy(update={"split": sweep.data.split.model_copy(update={"test": 0.0})})
+    assert score_on_test(Inline, tracker, "no run", job_of(sweep.model_copy(update={"data": data}))) == {}
+    assert stores.exists(sweep.storage)
