@@ -6,7 +6,7 @@ wrong; the quick way only ever accepts what that function would accept without a
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -19,6 +19,7 @@ from pycocotools import mask as coco_mask
 from segdist.data.coco_index import parse
 from segdist.data.coco_instances import STALE_BOX, instance_of
 from segdist.data.codes import finding
+from segdist.data.collected import identity
 from segdist.data.geometry import crosses_itself
 from segdist.data.json_lists import SEPARATORS, Spans
 from segdist.data.run_lengths import measure
@@ -102,11 +103,11 @@ class CocoChunk:
         self, sample: Sample, texts: Sequence[bytes], found: Sequence[Instance | None], report: Report
     ) -> Iterator[Instance]:
         """The instances without those that say again what another one says."""
-        seen: set[tuple[object, ...]] = set()
+        seen: set[Hashable] = set()
         for text, instance in zip(texts, found, strict=True):
             if instance is None:
                 continue
-            what = instance.label, instance.mask.counts if instance.mask else b"", instance.box_xyxy
+            what = identity(instance)
             if what in seen:
                 name = str(parse(self.uri, text)[-1].get("id"))
                 message = f"the image has the same {instance.label} twice; the second is left out"

@@ -15,27 +15,47 @@ from segdist.records import Finding
 
 _FEWEST = 3
 """Fewer boxes prove nothing."""
-Box = tuple[float, float, float, float]
 
 
 def check_frames(index: CocoIndex, report: Callable[[Finding], None]) -> None:
     """Report an error for the file when most of its boxes are shares of the image, or corners."""
-    found = list(_boxes(index))
-    if len(found) < _FEWEST:
-        return
-    shares = [box for box, height, width in found if max(map(abs, box)) <= 1 < min(height, width)]
-    if len(shares) > len(found) / 2:
-        message = f"most boxes lie in 0..1, as {list(shares[0])}: multiply by the width and height of their images"
-        report(finding("coordinates-normalised", message, file=index.uri))
-        return
-    corners = [b for b, h, w in found if b[2] > b[0] and b[3] > b[1] and b[2] <= w + 1 and b[3] <= h + 1]
-    outside = [b for b, h, w in found if b[0] + b[2] > w + 1 or b[1] + b[3] > h + 1]
-    if len(corners) == len(found) and len(outside) > len(found) / 2:
-        message = f"most boxes reach outside their images, and all fit as corners, as {list(outside[0])}: "
-        report(finding("box-corners", message + "write (x, y, width, height)", file=index.uri))
+    frames = BoxFrames(index.uri)
+    for box, size_hw in _boxes(index):
+        frames.add(box, size_hw)
+    frames.check(report)
 
 
-def _boxes(index: CocoIndex) -> Iterator[tuple[Box, float, float]]:
+class BoxFrames:
+    """Boxes of one file as (x, y, width, height), looked at together."""
+
+    def __init__(self, file: str) -> None:
+        self._file = file
+        self._found: list[tuple[list[float], float, float]] = []
+
+    def add(self, box: Any, size_hw: Any) -> None:
+        """Take note of the box of an annotation and its image's size, as they are written."""
+        numbers, size = _finite(box), _finite(list(size_hw))
+        if len(numbers) == 4 and size and len(self._found) < SAMPLED:
+            self._found.append((numbers, size[0], size[1]))
+
+    def check(self, report: Callable[[Finding], None]) -> None:
+        """Report an error for the file when most boxes are shares of the image, or corners."""
+        found = self._found
+        if len(found) < _FEWEST:
+            return
+        shares = [box for box, height, width in found if max(map(abs, box)) <= 1 < min(height, width)]
+        if len(shares) > len(found) / 2:
+            message = f"most boxes lie in 0..1, as {shares[0]}: multiply by the width and height of their images"
+            report(finding("coordinates-normalised", message, file=self._file))
+            return
+        corners = [b for b, h, w in found if b[2] > b[0] and b[3] > b[1] and b[2] <= w + 1 and b[3] <= h + 1]
+        outside = [b for b, h, w in found if b[0] + b[2] > w + 1 or b[1] + b[3] > h + 1]
+        if len(corners) == len(found) and len(outside) > len(found) / 2:
+            message = f"most boxes reach outside their images, and all fit as corners, as {outside[0]}: "
+            report(finding("box-corners", message + "write (x, y, width, height)", file=self._file))
+
+
+def _boxes(index: CocoIndex) -> Iterator[tuple[Any, list[Any]]]:
     """Boxes of annotations spread over the file, with the height and width of their images."""
     chosen = np.unique(np.linspace(0, len(index.spans), SAMPLED, endpoint=False).astype(np.int64))
     if len(index.spans) == 0:
@@ -46,10 +66,7 @@ def _boxes(index: CocoIndex) -> Iterator[tuple[Box, float, float]]:
             file.seek(low)
             annotation = parse(index.uri, file.read(high - low))[-1]
             image = index.images[owner]
-            box = _finite(annotation.get("bbox"))
-            size = _finite([image.get("height"), image.get("width")])
-            if box and size and len(box) == 4:
-                yield (box[0], box[1], box[2], box[3]), size[0], size[1]
+            yield annotation.get("bbox"), [image.get("height"), image.get("width")]
 
 
 def _finite(values: Any) -> list[float]:

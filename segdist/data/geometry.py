@@ -3,6 +3,7 @@
 `repairs` collects, in words, what was mended. What cannot be mended is a `Problem`.
 """
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -56,6 +57,7 @@ def mask_from_segmentation(segmentation: Any, *, size_hw: tuple[int, int], repai
     Raises:
         Problem: it is malformed, or nothing of it lies in the image.
     """
+    segmentation = _unquoted(segmentation, repairs)
     rle = (
         _from_rle(segmentation, size_hw)
         if isinstance(segmentation, dict)
@@ -72,7 +74,7 @@ def box_from_xywh(values: Any, *, size_hw: tuple[int, int], repairs: list[str]) 
     Raises:
         Problem: it is malformed, or nothing of it lies in the image.
     """
-    found = numbers(values, "bbox", repairs)
+    found = numbers(_listed(values, repairs), "bbox", repairs)
     if len(found) != 4:
         raise Problem(
             "box-malformed", Severity.ERROR, f"bbox must be [x, y, width, height], but has {len(found)} numbers"
@@ -80,13 +82,40 @@ def box_from_xywh(values: Any, *, size_hw: tuple[int, int], repairs: list[str]) 
     x, y, width, height = found
     if width < 0 or height < 0:
         raise Problem("box-malformed", Severity.ERROR, f"bbox must not have negative width or height, but is {found}")
-    whole = (x, y, x + width, y + height)
+    return _fitted(found, (x, y, x + width, y + height), size_hw, repairs)
+
+
+def box_from_xyxy(values: Any, *, size_hw: tuple[int, int], repairs: list[str]) -> Box:
+    """A box given as corners (x1, y1, x2, y2), clipped to the image.
+
+    Raises:
+        Problem: it is malformed, or nothing of it lies in the image.
+    """
+    found = numbers(values, "a box", repairs)
+    if len(found) != 4:
+        raise Problem("box-malformed", Severity.ERROR, f"a box must be [x1, y1, x2, y2], but has {len(found)} numbers")
+    x1, y1, x2, y2 = found
+    if x2 < x1 or y2 < y1:
+        raise Problem("box-malformed", Severity.ERROR, f"`x1 <= x2 and y1 <= y2` must hold, but a box is {found}")
+    return _fitted(found, (x1, y1, x2, y2), size_hw, repairs)
+
+
+def _fitted(written: list[float], whole: Box, size_hw: tuple[int, int], repairs: list[str]) -> Box:
     clipped = clip_box(whole, size_hw)
     if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
-        raise Problem("box-empty", Severity.SKIPPED, f"bbox {found} covers nothing of the image")
+        raise Problem("box-empty", Severity.SKIPPED, f"the box {written} covers nothing of the image")
     if max(abs(a - b) for a, b in zip(whole, clipped, strict=True)) > TOLERANCE:
-        repairs.append(f"bbox {found} reaches outside the image and was clipped")
+        repairs.append(f"the box {written} reaches outside the image and was clipped")
     return clipped
+
+
+def _listed(values: Any, repairs: list[str]) -> Any:
+    """A box that was written as an object, as a list."""
+    for keys in (("x", "y", "width", "height"), ("x", "y", "w", "h"), ("left", "top", "width", "height")):
+        if isinstance(values, dict) and set(keys) <= set(values):
+            repairs.append(f"the box was written as an object with {', '.join(keys)}")
+            return [values[key] for key in keys]
+    return values
 
 
 def clip_box(box_xyxy: Box, size_hw: tuple[int, int]) -> Box:
@@ -167,6 +196,18 @@ def _clip_to_line(points: list[Point], axis: int, limit: float, keeps: Callable[
         if keeps(point[axis], limit):
             kept.append(point)
     return kept
+
+
+def _unquoted(segmentation: Any, repairs: list[str]) -> Any:
+    """A segmentation that was written as text, as the lists or the object that the text means."""
+    if not isinstance(segmentation, str):
+        return segmentation
+    try:
+        found = json.loads(segmentation)
+    except (ValueError, RecursionError):
+        return segmentation
+    repairs.append("the segmentation was written as text")
+    return found
 
 
 def _from_rle(segmentation: dict[str, Any], size_hw: tuple[int, int]) -> Rle:

@@ -63,7 +63,7 @@ def _png(size_wh: tuple[int, int] = (4, 4)) -> bytes:
 
 @pytest.mark.parametrize(
     ("to", "options"),
-    [("coco", {}), ("segdist", {}), ("png_masks", {"kind": "instance_id"}), ("yolo", {})],
+    [("coco", {}), ("hf_objects", {}), ("segdist", {}), ("png_masks", {"kind": "instance_id"}), ("yolo", {})],
 )
 def test_masks_come_back_to_the_pixel_where_the_format_allows_it(
     tmp_path: Path, to: str, options: dict[str, Any]
@@ -207,7 +207,7 @@ def test_real_potholes_are_two_formats_and_their_yolo_side_is_read_with_its_faul
 
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARED.exists(), reason="the real exports lie beside the project only here")
-@pytest.mark.parametrize("to", ["coco", "png_masks", "yolo", "segdist"])
+@pytest.mark.parametrize("to", ["coco", "hf_objects", "png_masks", "yolo", "segdist"])
 @pytest.mark.parametrize("name", ["facades", "buildings", "potholes"])
 def test_every_mask_of_the_real_exports_comes_back_to_the_pixel(tmp_path: Path, name: str, to: str) -> None:
     try:

@@ -78,13 +78,51 @@ def _segdist(folder: Path) -> dict[str, Any]:
     return {"path": str(folder / "out")}
 
 
+def _hf_objects(folder: Path) -> dict[str, Any]:
+    convert(_coco(folder)["path"], str(folder / "out"), to="hf_objects", format_name="coco")
+    return {"path": str(folder / "out")}
+
+
+def _voc(folder: Path) -> dict[str, Any]:
+    (folder / "Annotations").mkdir()
+    corners = "<xmin>3</xmin><ymin>4</ymin><xmax>9.5</xmax><ymax>20</ymax>"
+    for number, name in enumerate(_photos(folder / "JPEGImages")):
+        listed = f"<object><name>crack</name><bndbox>{corners}</bndbox></object>" if number else ""
+        text = f"<annotation><filename>{name}</filename><size><width>32</width><height>24</height></size>{listed}"
+        (folder / "Annotations" / f"{number}.xml").write_text(text + "</annotation>")
+    return {"path": str(folder)}
+
+
+def _labelme(folder: Path) -> dict[str, Any]:
+    for number, name in enumerate(_photos(folder)):
+        shape = {"label": "crack", "points": [[2, 3], [20, 3], [20, 15]], "group_id": None, "shape_type": "polygon"}
+        content = {"version": "5.5.0", "shapes": [shape] * bool(number), "imagePath": name, "imageData": None}
+        (folder / f"{number}.json").write_text(json.dumps(content))
+    return {"path": str(folder)}
+
+
+def _ai2thor(folder: Path) -> dict[str, Any]:
+    colours_HWC = np.zeros((24, 32, 3), np.uint8)
+    colours_HWC[4:20, 8:30] = (107, 160, 213)
+    (folder / "instances").mkdir()
+    for name in _photos(folder / "frames"):
+        Image.fromarray(colours_HWC).save(folder / "instances" / name)
+    table = {"objects": [], "colors": [{"name": "Apple|+00.1|+00.2|+00.3", "color": [107, 160, 213]}]}
+    (folder / "metadata.json").write_text(json.dumps(table))
+    return {"path": str(folder)}
+
+
 EXAMPLES: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "ai2thor": _ai2thor,
     "coco": _coco,
+    "hf_objects": _hf_objects,
     "images": _images,
+    "labelme": _labelme,
     "paligemma": _paligemma,
     "png_masks": _png_masks,
     "segdist": _segdist,
     "synthetic": lambda _: {"scene": "cracks", "count": 3, "size": 48},
+    "voc": _voc,
     "yolo": _yolo,
 }
 """For each format, a way to make a small source: three images, at least one with an instance where it has labels."""

@@ -1,0 +1,25 @@
+"""Hugging Face rows with `image` and `objects`: Parquet or Arrow files, or what `datasets.save_to_disk` writes.
+
+`objects` holds id, category, bbox, area, segmentation and iscrowd, as a list of objects or as an object of lists.
+`category` is a class label of the features, or text. `segmentation` is a list of polygons or run lengths, as in COCO.
+"""
+
+from segdist.data.listing import Listing
+from segdist.data.shards import MANIFEST
+from segdist.data.table_rows import TableRows
+from segdist.errors import DataError
+from segdist.formats.hf_objects.reader import Format, Options
+from segdist.formats.hf_objects.writer import Writer
+
+__all__ = ["Format", "Options", "Writer", "recognises"]
+
+
+def recognises(files: Listing) -> bool:
+    """Whether there is a table with the columns `image` and `objects`."""
+    tables = files.with_suffix(".parquet", ".arrow")
+    if MANIFEST in files or not tables:
+        return False
+    try:
+        return {"image", "objects"} <= set(TableRows().schema(files.uri(tables[0])).names)
+    except DataError:
+        return False

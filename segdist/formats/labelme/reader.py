@@ -1,0 +1,206 @@
+"""LabelMe in: every shape is an instance or part of one, or a finding that names it."""
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from segdist import storage
+from segdist.data.class_names import ClassNames
+from segdist.data.codes import finding
+from segdist.data.collected import Collected, MissingMasks
+from segdist.data.geometry import Problem
+from segdist.data.listing import (
+    FolderFormat,
+    Listing,
+    Report,
+    header_size_hw,
+    source_stem,
+    split_of,
+    stem_of,
+    upright_size_hw,
+)
+from segdist.errors import DataError
+from segdist.formats.labelme.shapes import Part, joined, part_of
+from segdist.records import Instance, Sample, Severity
+from segdist.spec import Strict
+
+SHAPES = re.compile(r'"shapes"\s*:\s*\[')
+_BACKGROUND = ("__ignore__", "_background_")
+"""Labels that LabelMe's own converters leave out."""
+
+
+class Options(Strict):
+    """Where the JSON files are and what their shapes mean."""
+
+    path: str
+    """A folder with JSON files and images at any depth; folders called train, valid and test are splits."""
+    rectangles: Literal["boxes", "masks"] = "boxes"
+    """boxes: a rectangle is a box whose mask is not known. masks: it is filled."""
+    line_width: float = Field(default=0.0, ge=0)
+    """Pixels that lines and line strips are wide; 0 leaves them out, because a line covers no area."""
+
+
+class Format(FolderFormat):
+    """Reads LabelMe's files; shapes of one label and `group_id` are parts of one instance."""
+
+    Options: ClassVar[type[Strict]] = Options
+
+    def read(self, report: Report) -> Iterator[Sample]:
+        """Every annotated image. Images without a JSON file have not been annotated: they are named, and not read.
+
+        Raises:
+            DataError: there are no JSON files with shapes.
+        """
+        files = self.listing()
+        found = [n for n in files.with_suffix(".json") if SHAPES.search(files.head(n))]
+        if not found:
+            raise DataError(f"There are no LabelMe files below {files.root}: no JSON file with `shapes`.")
+        names, missing, used = ClassNames(report), MissingMasks(report), set[str]()
+        for name in found:
+            if sample := _File(files, name, self.options, names, missing, report).sample(used):
+                yield sample
+        missing.close()
+        if left := [image for image in files.images if image not in used]:
+            shown = ", ".join(left[:4])
+            message = f"{len(left)} image(s) have no JSON file and were not read: {shown}"
+            report(finding("image-unlisted", message, file=files.root))
+
+    def image_bytes(self, sample: Sample) -> bytes:
+        """The image file, or what `imageData` holds."""
+        content = storage.read_bytes(sample.image_uri)
+        return embedded_image(json.loads(content)) or b"" if sample.image_uri.lower().endswith(".json") else content
+
+
+class _File:
+    """One JSON file."""
+
+    def __init__(
+        self, files: Listing, name: str, options: Any, names: ClassNames, missing: MissingMasks, report: Report
+    ) -> None:
+        self._files, self._name, self._options, self._names = files, name, options, names
+        self._missing, self._report, self._uri = missing, report, files.uri(name)
+
+    def sample(self, used: set[str]) -> Sample | None:
+        """The annotated image; `used` collects the image files that are annotated."""
+        content = self._content()
+        if content is None:
+            return None
+        written = str(content.get("imagePath") or "").replace("\\", "/")
+        image = _image_of(self._files, self._name, written)
+        if image in used:
+            message = f"another JSON file annotates {image} already; this one was left out"
+            self._report(finding("image-name-duplicate", message, file=self._uri, image=image))
+            return None
+        embedded = None if image else embedded_image(content)
+        image_id = image or str(
+            PurePosixPath(self._name).parent / (PurePosixPath(written).name or f"{stem_of(self._name)}")
+        )
+        if not image and not embedded:
+            message = f"there is no image `{written}` beside it, and no usable `imageData`; put the image there"
+            self._report(finding("image-missing", message, file=self._uri, image=image_id))
+            return None
+        used.add(image_id)
+        uri = self._files.uri(image) if image else self._uri
+        size_hw = self._size_hw(content, uri, image_id, embedded)
+        if size_hw is None:
+            return None
+        instances = tuple(self._instances(content["shapes"], image_id, size_hw))
+        return Sample(image_id, uri, size_hw, instances, split_of(self._name) or "", source_stem(image_id))
+
+    def _content(self) -> dict[str, Any] | None:
+        try:
+            content = json.loads(storage.read_bytes(self._uri))
+        except (ValueError, RecursionError) as error:
+            message = f"it must be JSON, but: {error}; save the annotation again"
+            self._report(finding("row-malformed", message, file=self._uri))
+            return None
+        if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
+            self._report(finding("row-malformed", "it must be an object with a list `shapes`", file=self._uri))
+            return None
+        return content
+
+    def _size_hw(
+        self, content: Mapping[str, Any], uri: str, image_id: str, embedded: bytes | None
+    ) -> tuple[int, int] | None:
+        """The annotated frame: as stated, or else the image's own size."""
+        height, width = content.get("imageHeight"), content.get("imageWidth")
+        if type(height) is int and type(width) is int and min(height, width) > 0:
+            return height, width
+        if embedded is None:
+            return upright_size_hw(uri, image_id=image_id, report=self._report)
+        try:
+            return header_size_hw(embedded)
+        except (OSError, ValueError, SyntaxError) as error:
+            message = f"`imageData` is no image: {error}; save the annotation again"
+            self._report(finding("image-unreadable", message, file=uri, image=image_id))
+            return None
+
+    def _instances(self, shapes: list[Any], image_id: str, size_hw: tuple[int, int]) -> Iterator[Instance]:
+        collected = Collected(self._uri, image_id, self._report, self._missing)
+        groups: dict[tuple[str, object], list[Part]] = {}
+        for number, shape in enumerate(shapes, 1):
+            repairs: list[str] = []
+            try:
+                label = self._label(shape)
+                if label in _BACKGROUND:
+                    collected.note(
+                        "class-ignored", f"`{label}` is LabelMe's name for what is no object", f"shape {number}"
+                    )
+                    continue
+                part = part_of(shape, size_hw, self._options, repairs)
+            except Problem as problem:
+                collected.note(problem.code, problem.message, f"shape {number}", problem.severity)
+                continue
+            if repairs:
+                collected.note("annotation-repaired", "; ".join(dict.fromkeys(repairs)), f"shape {number}")
+            group = shape.get("group_id")
+            groups.setdefault((label, f"shape {number}" if group is None else f"group {group}"), []).append(part)
+        for (label, name), parts in groups.items():
+            collected.add(joined(label, parts, size_hw), str(name))
+        return iter(collected.instances)
+
+    def _label(self, shape: Any) -> str:
+        if not isinstance(shape, dict):
+            raise Problem("annotation-malformed", Severity.ERROR, f"a shape must be an object, but is {shape!r:.40}")
+        if not isinstance(shape.get("label"), str) or not shape["label"].strip():
+            raise Problem("category-unknown", Severity.ERROR, "a shape must have a `label`; give it one")
+        return self._names(shape["label"], self._uri)
+
+
+def _image_of(files: Listing, name: str, written: str) -> str:
+    """The image file: as `imagePath` says from the JSON file's folder, or beside it by name, or by the file's stem."""
+    folder = PurePosixPath(name).parent
+    beside = [n for n in files.images if PurePosixPath(n).parent == folder]
+    by_name = {PurePosixPath(n).name.lower(): n for n in beside} | {stem_of(n).lower(): n for n in beside}
+    for candidate in (_resolved(folder, written), written):
+        if written and candidate in files and candidate in files.images:
+            return candidate
+    return by_name.get(PurePosixPath(written).name.lower()) or by_name.get(stem_of(name).lower(), "")
+
+
+def _resolved(folder: PurePosixPath, written: str) -> str:
+    """A path from the source's folder with `..` taken away; one that leaves it finds nothing there."""
+    parts: list[str] = []
+    for part in (folder / written).parts:
+        if part == ".." and parts:
+            parts.pop()
+        else:
+            parts.append(part)
+    return "/".join(parts)
+
+
+def embedded_image(content: Mapping[str, Any]) -> bytes | None:
+    """The image inside the file; None where there is none that can be decoded."""
+    data = content.get("imageData")
+    if not isinstance(data, str) or not data:
+        return None
+    try:
+        return base64.b64decode(data, validate=True)
+    except (ValueError, binascii.Error):
+        return None

@@ -1,0 +1,254 @@
+"""Pascal VOC in: boxes of the XML files, masks of the mask images where there are some."""
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Any, ClassVar, Literal
+
+from segdist import storage
+from segdist.data.class_names import ClassNames
+from segdist.data.coco_instances import Noted
+from segdist.data.codes import finding
+from segdist.data.collected import Collected, MissingMasks
+from segdist.data.geometry import Problem, box_from_xyxy, mask_from_segmentation
+from segdist.data.listing import (
+    IMAGE_SUFFIXES,
+    SPLITS,
+    FolderFormat,
+    Listing,
+    Report,
+    source_stem,
+    split_of,
+    stem_of,
+    upright_size_hw,
+)
+from segdist.errors import DataError
+from segdist.formats.voc.mask_images import MASK_FOLDERS, MaskImages
+from segdist.formats.voc.xml_file import NotVocError, XmlFile, XmlObject, parse
+from segdist.records import Instance, Sample, Severity
+from segdist.spec import Strict
+
+
+class Options(Strict):
+    """Where the XML files are and how they count."""
+
+    path: str
+    """A folder as the VOC devkit has it (Annotations, JPEGImages, ImageSets, ...), or one with images beside XML."""
+    first_pixel: Literal[0, 1] = 1
+    """Number of the first row and column: 1 in Pascal VOC itself; 0 in LabelImg, CVAT, Roboflow and most others."""
+    difficult: Literal["keep", "ignore", "drop"] = "keep"
+    """What becomes of objects marked difficult: ignore makes them crowds, which training and evaluation pass over."""
+    classes: dict[int, str] = {}
+    """Class name by number in SegmentationClass; empty takes labelmap.txt, or the twenty classes of Pascal VOC."""
+
+
+class Format(FolderFormat):
+    """Reads VOC annotations; lists in ImageSets say which images count and in which split."""
+
+    Options: ClassVar[type[Strict]] = Options
+
+    def read(self, report: Report) -> Iterator[Sample]:
+        """Every listed image, or every image where there are no lists.
+
+        Raises:
+            DataError: there are no images.
+        """
+        files = self.listing()
+        if not _photos(files):
+            raise DataError(f"There are no images below {files.root}. `path` must name the folder that holds them.")
+        places = _Places(files, report)
+        reader = _Reader(files, self.options, report)
+        for image, (name, content) in places.annotated():
+            if sample := reader.sample(image, name, content, places.split(image)):
+                yield sample
+        reader.close()
+
+
+class _Places:
+    """Which XML file belongs to which image, and which split the image is in."""
+
+    def __init__(self, files: Listing, report: Report) -> None:
+        self._files, self._report = files, report
+        self._splits = _image_sets(files, report)
+        self._photos = dict.fromkeys(_photos(files))
+        self._by_name: dict[str, list[str]] = {}
+        for photo in self._photos:
+            self._by_name.setdefault(PurePosixPath(photo).name.lower(), []).append(photo)
+            self._by_name.setdefault(PurePosixPath(photo).stem.lower(), []).append(photo)
+
+    def split(self, image: str) -> str:
+        """The split of an image, by its list or its folder."""
+        return self._splits.get(PurePosixPath(image).stem, split_of(image) or "")
+
+    def annotated(self) -> Iterator[tuple[str, tuple[str, XmlFile | None]]]:
+        """Each image with its XML file: one without is taken as one without objects, and reported."""
+        of_image: dict[str, tuple[str, XmlFile | None]] = {}
+        for name in self._files.with_suffix(".xml"):
+            content = self._parsed(name)
+            if content is None:
+                continue
+            image = self._image_of(name, content)
+            if not image:
+                message = f"there is no image `{content.filename or stem_of(name)}` for it; put it into JPEGImages"
+                self._report(finding("image-missing", message, file=self._files.uri(name), image=content.filename))
+            elif image in of_image:
+                message = f"`{of_image[image][0]}` annotates {image} already; this file was left out"
+                self._report(finding("image-name-duplicate", message, file=self._files.uri(name), image=image))
+            else:
+                of_image[image] = (name, content)
+        unlisted = [p for p in self._photos if self._splits and PurePosixPath(p).stem not in self._splits]
+        if unlisted:
+            message = (
+                f"{len(unlisted)} image(s) are in no list of ImageSets and were not read: {', '.join(unlisted[:4])}"
+            )
+            self._report(finding("image-unlisted", message, file=self._files.root))
+        for photo in self._photos:
+            if photo not in unlisted:
+                yield photo, of_image.get(photo, ("", None))
+
+    def _parsed(self, name: str) -> XmlFile | None:
+        uri = self._files.uri(name)
+        try:
+            content = parse(storage.read_bytes(uri))
+        except NotVocError as error:
+            self._report(finding("row-malformed", f"{error}; export the annotation again", file=uri))
+            return None
+        if content is None:
+            self._report(finding("file-unread", "its root is no `annotation`; it was not read", file=uri))
+        return content
+
+    def _image_of(self, name: str, content: XmlFile) -> str:
+        """The photo of an XML file: of its own stem beside it or in JPEGImages, or of the name that it writes."""
+        written = PurePosixPath(content.filename.replace("\\", "/")).name.lower()
+        for key in (PurePosixPath(name).stem.lower(), written):
+            found = self._by_name.get(key, [])
+            near = [p for p in found if _is_beside(p, name)]
+            if len(near or found) == 1:
+                return (near or found)[0]
+        return ""
+
+
+class _Reader:
+    """Turns XML files and mask images into samples."""
+
+    def __init__(self, files: Listing, options: Any, report: Report) -> None:
+        self._files, self._options, self._report = files, options, report
+        self._names, self._missing = ClassNames(report), MissingMasks(report)
+        self._masks = MaskImages(files, options.classes, self._names, report)
+        self._counts_from_0 = ""
+
+    def sample(self, image: str, name: str, content: XmlFile | None, split: str) -> Sample | None:
+        uri = self._files.uri(image)
+        if content is None and not self._masks.has(image):
+            message = "there is no XML file for it; it is taken as one without objects"
+            self._report(finding("label-file-missing", message, file=uri, image=image))
+        if content and content.is_segmented and not self._masks.has(image):
+            message = "it is marked as segmented, but has no mask image; its boxes are read"
+            self._report(finding("label-file-missing", message, file=self._files.uri(name), image=image))
+        size_hw = self._size_hw(image, name, content)
+        if size_hw is None:
+            return None
+        collected = Collected(self._files.uri(name) if name else uri, image, self._report, self._missing)
+        objects = list(self._objects(content, size_hw, collected))
+        for instance, number in self._masks.joined(image, objects, size_hw):
+            collected.add(instance, number)
+        return Sample(image, uri, size_hw, tuple(collected.instances), split, source_stem(image))
+
+    def close(self) -> None:
+        self._missing.close()
+        if self._counts_from_0 and self._options.first_pixel == 1:
+            message = f"a box begins at 0, but {self._counts_from_0} is read as counting from 1; set first_pixel: 0"
+            self._report(finding("box-off-by-one", message, file=self._files.root))
+
+    def _size_hw(self, image: str, name: str, content: XmlFile | None) -> tuple[int, int] | None:
+        stated = _whole(content.size_hw) if content else None
+        if stated is None:
+            if content:
+                message = f"`size` must be whole numbers above 0, but is {content.size_hw}; taken from the image"
+                file = self._files.uri(name)
+                self._report(finding("image-size-invalid", message, file=file, image=image, severity=Severity.REPAIRED))
+            return upright_size_hw(self._files.uri(image), image_id=image, report=self._report)
+        return stated
+
+    def _objects(
+        self, content: XmlFile | None, size_hw: tuple[int, int], collected: Collected
+    ) -> Iterator[tuple[Instance | None, str]]:
+        """Every object of the file by its number, None where it cannot be used: mask images count them all."""
+        for number, one in enumerate(content.objects if content else (), 1):
+            name = f"object {number}"
+            if one.is_difficult and self._options.difficult == "drop":
+                collected.note("object-difficult", "it is marked difficult and was left out", name)
+                yield None, name
+                continue
+            instance, notes = self._instance(one, size_hw)
+            for code, severity, message in notes:
+                collected.note(code, message, name, severity)
+            yield instance, name
+
+    def _instance(self, one: XmlObject, size_hw: tuple[int, int]) -> tuple[Instance | None, list[Noted]]:
+        repairs: list[str] = []
+        try:
+            if not one.name:
+                raise Problem("category-unknown", Severity.ERROR, "an object must have a `name`; add it")
+            polygon = [self._shifted(list(one.polygon), low=True)] if one.polygon else None
+            mask = mask_from_segmentation(polygon, size_hw=size_hw, repairs=repairs) if polygon else None
+            box_xyxy = box_from_xyxy(self._corners(one), size_hw=size_hw, repairs=repairs)
+        except Problem as problem:
+            return None, [(problem.code, problem.severity, problem.message)]
+        told = [r for r in dict.fromkeys(repairs) if "as strings" not in r]  # XML knows text only
+        notes: list[Noted] = [("annotation-repaired", Severity.REPAIRED, "; ".join(told))] if told else []
+        is_crowd = one.is_difficult and self._options.difficult == "ignore"
+        return Instance(self._names(one.name, self._files.root), mask, box_xyxy, is_crowd=is_crowd), notes
+
+    def _corners(self, one: XmlObject) -> list[Any]:
+        """The corners with x2 and y2 exclusive; VOC counts from 1 and includes the last pixel, so those stay."""
+        low, high = list(one.corners[:2]), list(one.corners[2:])
+        if any(_number(v) == 0 for v in low):
+            self._counts_from_0 = self._counts_from_0 or self._files.root
+        return [*self._shifted(low, low=True), *high]
+
+    def _shifted(self, values: list[Any], *, low: bool) -> list[Any]:
+        """Values counted from 0; what is no number stays for the check that names it."""
+        if not low or self._options.first_pixel == 0:
+            return values
+        return [value if math.isnan(number := _number(value)) else number - 1 for value in values]
+
+
+def _number(text: Any) -> float:
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def _whole(size_hw: tuple[str | None, str | None]) -> tuple[int, int] | None:
+    height, width = map(_number, size_hw)
+    return (int(height), int(width)) if height.is_integer() and width.is_integer() and min(height, width) > 0 else None
+
+
+def _is_beside(photo: str, name: str) -> bool:
+    """Whether an XML file lies in a photo's folder, or in the folder beside it, as Annotations and JPEGImages do."""
+    own, other = PurePosixPath(photo).parent, PurePosixPath(name).parent
+    return own == other or own.parent == other.parent
+
+
+def _photos(files: Listing) -> list[str]:
+    """Images that are no masks."""
+    return [n for n in files.images if not set(PurePosixPath(n).parts[:-1]) & set(MASK_FOLDERS)]
+
+
+def _image_sets(files: Listing, report: Report) -> Mapping[str, str]:
+    """The split by stem, from ImageSets/*/train.txt and the like; the first list that names an image counts."""
+    found: dict[str, str] = {}
+    for name in files.with_suffix(".txt"):
+        parts, split = PurePosixPath(name).parts, SPLITS.get(PurePosixPath(name).stem.lower())
+        if split is None or "ImageSets" not in parts:
+            continue
+        text = storage.read_bytes(files.uri(name)).decode("utf-8-sig", errors="replace")
+        for line in filter(None, (line.strip() for line in text.splitlines())):
+            written = PurePosixPath(line.split()[0].replace("\\", "/"))
+            stem = written.stem if written.suffix.lower() in IMAGE_SUFFIXES else written.name
+            if found.setdefault(stem, split) != split:
+                message = f"`{stem}` is listed for {found[stem]} and for {split}; {found[stem]} counts"
+                report(finding("image-in-two-splits", message, file=files.uri(name), image=stem))
+    return found
