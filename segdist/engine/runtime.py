@@ -67,9 +67,22 @@ def timed(network: Any, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -
 
 def arithmetic(network: Any, image: ImageHWC, prompt: Prompt) -> Values:
     """Floating-point operations of matrix products, convolutions and attention in one prediction, in units of 1e9."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with _frozen(network), FlopCounterMode(display=False) as counter, torch.no_grad():
         network.predict([image], [prompt])
     return {"runtime/gflops": counter.get_total_flops() / 1e9}
+
+
+@contextmanager
+def _frozen(network: Any) -> Iterator[None]:
+    """Without trainable parameters: torch's counter hooks a module's inputs, and fails on one that is a parameter."""
+    trained = [p for p in network.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(requires_grad=False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(requires_grad=True)
 
 
 def bytes_on_disk(folder: Path) -> Values:

@@ -57,6 +57,25 @@ def test_telling_pictures_are_files(found: Appraisal, tmp_path: Path) -> None:
     assert "worst-0.jpg" in drawn
 
 
+class Prompted(torch.nn.Module):
+    """A model that hands a module one of its own parameters, as SAM does with its class prompts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries = torch.nn.Parameter(torch.zeros(2, 3))
+        self.layer = torch.nn.Linear(3, 5)
+
+    def predict(self, _images: object, _prompts: object) -> None:
+        self.layer(self.queries)
+
+
+def test_arithmetic_is_counted_where_a_module_is_given_a_parameter_which_stays_trainable() -> None:
+    network = Prompted()
+    values = runtime.arithmetic(network, np.zeros((1, 1, 3), np.uint8), None)  # type: ignore[arg-type]
+    assert values["runtime/gflops"] == pytest.approx(2 * 2 * 3 * 5 / 1e9)
+    assert all(parameter.requires_grad for parameter in network.parameters())
+
+
 def test_arithmetic_counts_a_convolution_exactly() -> None:
     class Network(torch.nn.Conv2d):
         def predict(self, images: list[np.ndarray], prompts: list[object]) -> None:
