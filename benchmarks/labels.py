@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from segdist.data.scenes import SCENES
 from segdist.formats.synthetic import Format, Options
-from segdist.labelling.quality import FINAL, MEASURES
+from segdist.labelling.tally import FINAL, MEASURES
 from segdist.pipeline.label import LabelJob, label_samples
 from segdist.pipeline.teacher import Teacher
 from segdist.records import Sample

@@ -11,6 +11,7 @@ import typer
 
 from segdist.data_cli import app as data_app
 from segdist.errors import SegdistError, SpecError
+from segdist.label_cli import app as label_app
 from segdist.paligemma_cli import app as paligemma_app
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ app = typer.Typer(
 
 app.add_typer(data_app, name="data")
 app.add_typer(paligemma_app, name="paligemma")
+app.add_typer(label_app, name="label")
 
 Sweeps = Annotated[
     list[str], typer.Argument(metavar="SWEEP... [KEY=VALUE...]", help="Sweep files, then overrides of their keys.")

@@ -502,7 +502,9 @@ class RunSpec(Strict):
             *parents, leaf = key.split(".")
             node: Any = content
             for name in parents:
-                node = node[int(name)] if isinstance(node, list) else node.setdefault(name, {})
+                if isinstance(node, dict) and node.get(name) is None:
+                    node[name] = {}  # a part that the file leaves out, or says null for
+                node = node[int(name) if isinstance(node, list) else name]
             node[int(leaf) if isinstance(node, list) else leaf] = value
         return type(self).model_validate(content)
 

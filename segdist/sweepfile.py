@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
-from segdist import metrics, registry, train_checks
+from segdist import label_policies, metrics, registry, train_checks
 from segdist.augment import augmentations
 from segdist.errors import SegdistError, SpecError, did_you_mean
 from segdist.plugins import Family
@@ -144,6 +144,7 @@ def _plugin_problems(spec: SweepSpec) -> Iterator[Problem]:
     yield from families
     if spec.label:
         yield from _label_problems(spec)
+    yield from _policy_problems(spec)
     if families:
         return  # what follows needs the families' declarations
     yield from _augment_problems(spec)
@@ -188,6 +189,49 @@ def _label_problems(spec: SweepSpec) -> Iterator[Problem]:
                 f"`{prompt.strategy}` needs a teacher that takes {needed} prompts, but `{teacher.family}` as "
                 f"configured takes {', '.join(sorted(understood))}",
             )
+
+
+def _policy_problems(spec: SweepSpec) -> Iterator[Problem]:
+    """What is wrong with the label policies that `space` combines."""
+    ranges = label_policies.searched(spec)
+    if not ranges:
+        return
+    problems = list(_policy_range_problems(spec, ranges))
+    yield from problems
+    if problems:
+        return
+    combined: Keys = ("space", next(iter(ranges)))
+    try:
+        found = list(label_policies.policies(spec))
+    except (ValidationError, AttributeError, TypeError, IndexError, ValueError) as error:
+        message = next(problems_of(error, SweepSpec)).message if isinstance(error, ValidationError) else str(error)
+        yield Problem(combined, f"a label policy is not possible: {message}")
+        return
+    if len(found) > label_policies.MOST:
+        yield Problem(combined, f"at most {label_policies.MOST} label policies may be searched, but got {len(found)}")
+        return
+    for policy in found:
+        for problem in _label_problems(policy.spec):
+            yield Problem(combined, f"with {policy.title}: {'.'.join(problem.keys)}: {problem.message}")
+
+
+def _policy_range_problems(spec: SweepSpec, ranges: Mapping[str, Range]) -> Iterator[Problem]:
+    for key, range_ in ranges.items():
+        where = ("space", key)
+        if spec.label is None:
+            yield Problem(where, "label policies can be searched only where `label` names a teacher")
+        elif not range_.choices:
+            yield Problem(
+                where, "a label key needs `choices`: every policy labels the data once, before the first trial"
+            )
+        elif any(not name.startswith(label_policies.PREFIX) for name in range_.when):
+            yield Problem(where, "`when` of a label key may name label keys only: labels are made before the trials")
+        elif key.split(".")[1] in ("splits", "actors", "cpus_per_actor", "gpus_per_actor", "images_per_shard"):
+            yield Problem(where, f"`{key}` does not change what a mask is like, so there is nothing to search")
+    unsure = sorted({"val", "test"} & set(spec.data.boxes_only))
+    if unsure:
+        message = f"policies must be compared on human masks, but `data.boxes_only` hides those of {', '.join(unsure)}"
+        yield Problem(("data", "boxes_only"), message)
 
 
 def _options_problems(
@@ -245,6 +289,8 @@ def _space_problems(spec: SweepSpec) -> Iterator[Problem]:
 def _value_problem(spec: SweepSpec, key: str, value: Any) -> str:
     """Why a run cannot take this value under this key; "" where it can."""
     first = key.partition(".")[0]
+    if first == "label":
+        return ""  # see `_policy_problems`
     if first not in RunSpec.model_fields:
         return f"`{key}` is not a key of a run. {did_you_mean(first, RunSpec.model_fields)}"
     try:

@@ -1,4 +1,4 @@
-"""How good labels are where the truth is known: sums over objects, so that shards add up."""
+"""How good a set of labels is: the sums of its shards as means, calibration and a ceiling for students."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,75 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from segdist import masks
-from segdist.labelling.consensus import Opinion, surest
-from segdist.metrics.matching import band_iou
-from segdist.records import Instance, Rle, Sample, Verdict
-
-FINAL, ACCEPTED = "label", "accepted"
-"""Rows of the quality beside the strategies: every object's label whatever its verdict; those accepted alone."""
-BOUNDARY = 0.02
-"""Width of the band of boundary IoU, as a share of the image diagonal (Cheng et al. 2021)."""
-MEASURES = ("iou", "boundary_iou", "box_fill_iou")
-Sums = list[float]
-
-
-class Tally:
-    """Counts of verdicts, and for each class and strategy the number of objects and the sums of `MEASURES`."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter(labelled=0, review=0, rejected=0, kept=0)
-        self.per_class: dict[str, Counter[str]] = {}
-        self.sums: dict[str, dict[str, Sums]] = {}
-
-    def add(
-        self, truth: Sample, made: Sample, indices: Sequence[int], opinions: Sequence[Sequence[Opinion]] = ()
-    ) -> None:
-        """Count one image; instances whose hidden mask is known are compared with it.
-
-        Args:
-            truth: the sample with what is known about it.
-            made: its labels, instance by instance.
-            indices: of the instances that were asked for.
-            opinions: what the teacher said about each of them.
-        """
-        self.counts["kept"] += sum(i.mask is not None and i.evidence is None for i in made.instances)
-        for n, index in enumerate(indices):
-            true, guess = truth.instances[index], made.instances[index]
-            self._count(guess)
-            if true.mask is not None:
-                self._measure(true, guess, opinions[n] if opinions else ())
-
-    def notes(self) -> dict[str, Any]:
-        """JSON values for a shard."""
-        return {
-            "counts": dict(self.counts),
-            "verdicts": {label: dict(counts) for label, counts in self.per_class.items()},
-            "quality": self.sums,
-        }
-
-    def _count(self, guess: Instance) -> None:
-        verdict = guess.evidence.verdict if guess.evidence else Verdict.ACCEPT
-        name = {Verdict.ACCEPT: "labelled", Verdict.REVIEW: "review", Verdict.REJECT: "rejected"}[verdict]
-        self.counts[name] += 1
-        self.per_class.setdefault(guess.label, Counter())[name] += 1
-
-    def _measure(self, true: Instance, guess: Instance, opinions: Sequence[Opinion]) -> None:
-        assert true.mask is not None
-        box = masks.from_box(true.box_xyxy, size_hw=true.mask.size_hw)
-        fill = masks.iou(true.mask, box)
-        of_class = self.sums.setdefault(true.label, {})
-        _add(of_class, FINAL, true.mask, proposed(guess), fill)
-        if guess.mask is not None:
-            _add(of_class, ACCEPTED, true.mask, guess.mask, fill)
-        for strategy in sorted({o.strategy for o in opinions}):
-            best = surest([o for o in opinions if o.strategy == strategy])
-            _add(of_class, strategy, true.mask, best.mask, fill)
-
-
-def proposed(guess: Instance) -> Rle | None:
-    """The mask of a label whatever its verdict."""
-    return guess.mask or (guess.evidence.proposed if guess.evidence else None)
+from segdist.labelling.tally import ACCEPTED, FINAL, MEASURES, Sums
+from segdist.metrics.calibration import brier, calibration_error
 
 
 def summarise(notes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -82,49 +15,77 @@ def summarise(notes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
     `quality` is null where no truth is known. In it, `iou`, `boundary_iou` and `box_fill_iou` are those of all labels
     whatever their verdict, `accepted` those of the accepted ones alone, and `strategies` those of the surest mask of
-    each prompt strategy, before consensus and cleaning; `per_class` has the same for each class.
+    each prompt strategy, before consensus and cleaning; `per_class` has the same for each class. `calibration_error`
+    and `brier` take a score for the chance that the label's IoU is at least 0.5. `ceiling_iou` is what a student scores
+    that draws exactly what the labels teach: the IoU of each class's summed pixels, without those that teach nothing,
+    and its mean over classes. A student that averages out unsystematic errors may pass it.
     """
     counts: Counter[str] = Counter()
-    verdicts: dict[str, Counter[str]] = {}
-    sums: dict[str, dict[str, Sums]] = {}
+    classes: dict[str, _OfClass] = {}
     for note in notes:
         counts.update(note.get("counts", {}))
-        for label, of_class in note.get("verdicts", {}).items():
-            verdicts.setdefault(label, Counter()).update(of_class)
-        for label, rows in note.get("quality", {}).items():
-            for row, values in rows.items():
-                of_row = sums.setdefault(label, {}).setdefault(row, [0.0] * len(values))
-                of_row[:] = [a + b for a, b in zip(of_row, values, strict=True)]
-    whole = _over_classes(sums.values())
-    per_class = {label: {**_means(rows), "verdicts": verdicts.get(label, {})} for label, rows in sorted(sums.items())}
+        for label in {*note.get("verdicts", {}), *note.get("quality", {}), *note.get("taught", {})}:
+            classes.setdefault(label, _OfClass()).add(note, label)
+    known = {label: of for label, of in sorted(classes.items()) if of.rows}
+    per_class = {label: {**_quality([of]), "verdicts": dict(of.verdicts)} for label, of in known.items()}
     return {
         **counts,
-        "verdicts": {label: dict(of_class) for label, of_class in sorted(verdicts.items())},
-        "quality": {**_means(whole), "per_class": per_class} if whole else None,
+        "verdicts": {label: dict(of.verdicts) for label, of in sorted(classes.items())},
+        "quality": {**_quality(list(known.values())), "per_class": per_class} if known else None,
     }
 
 
-def _add(rows: dict[str, Sums], row: str, true: Rle, guess: Rle | None, fill: float) -> None:
-    sums = rows.setdefault(row, [0.0] * (1 + len(MEASURES)))
-    overlap = masks.iou(true, guess) if guess else 0.0
-    width = max(1, round(BOUNDARY * float(np.hypot(*true.size_hw))))
-    boundary = band_iou(true, guess, pixels=width) if guess else 0.0
-    for k, value in enumerate((1.0, overlap, boundary, fill)):
-        sums[k] += value
+class _OfClass:
+    """The sums of one class over shards."""
+
+    def __init__(self) -> None:
+        self.verdicts: Counter[str] = Counter()
+        self.rows: dict[str, Sums] = {}
+        self.reliability: Sums = []
+        self.taught: Sums = []
+
+    def add(self, note: Mapping[str, Any], label: str) -> None:
+        self.verdicts.update(note.get("verdicts", {}).get(label, {}))
+        self.rows = _rows_added(self.rows, note.get("quality", {}).get(label, {}))
+        self.reliability = _added(self.reliability, note.get("reliability", {}).get(label, []))
+        self.taught = _added(self.taught, note.get("taught", {}).get(label, []))
 
 
-def _over_classes(parts: Iterable[Mapping[str, Sums]]) -> dict[str, Sums]:
-    whole: dict[str, Sums] = {}
-    for rows in parts:
-        for row, values in rows.items():
-            whole[row] = [a + b for a, b in zip(whole.get(row, [0.0] * len(values)), values, strict=True)]
-    return whole
-
-
-def _means(rows: Mapping[str, Sums]) -> dict[str, Any]:
+def _quality(classes: Sequence[_OfClass]) -> dict[str, Any]:
+    """The quality over some classes."""
+    rows: dict[str, Sums] = {}
+    for of in classes:
+        rows = _rows_added(rows, of.rows)
     strategies = {row: _mean(values) for row, values in sorted(rows.items()) if row not in (FINAL, ACCEPTED)}
-    accepted = _mean(rows[ACCEPTED]) if ACCEPTED in rows else None
-    return {**_mean(rows[FINAL]), "accepted": accepted, "strategies": strategies}
+    return {
+        **_mean(rows[FINAL]),
+        **_calibration([of.reliability for of in classes if of.reliability]),
+        "ceiling_iou": _ceiling([of.taught for of in classes if of.taught]),
+        "accepted": _mean(rows[ACCEPTED]) if ACCEPTED in rows else None,
+        "strategies": strategies,
+    }
+
+
+def _rows_added(rows: Mapping[str, Sums], more: Mapping[str, Sums]) -> dict[str, Sums]:
+    return {row: _added(rows.get(row, []), more.get(row, [])) for row in (*rows, *(r for r in more if r not in rows))}
+
+
+def _added(a: Sums, b: Sums) -> Sums:
+    return [x + y for x, y in zip(a, b, strict=True)] if a and b else a or b
+
+
+def _calibration(parts: Sequence[Sums]) -> dict[str, float | None]:
+    """Calibration error and Brier score over the sums of some classes."""
+    if not parts:
+        return {"calibration_error": None, "brier": None}
+    columns = np.sum(parts, axis=0)[:, None]  # one "class", pooled
+    return {"calibration_error": float(calibration_error(*columns)[0]), "brier": float(brier(*columns)[0])}
+
+
+def _ceiling(parts: Sequence[Sums]) -> float | None:
+    """Mean over classes of the IoU of what is taught with the truth."""
+    values = [common / whole for common, whole in parts if whole]
+    return float(np.mean(values)) if values else None
 
 
 def _mean(sums: Sums) -> dict[str, Any]:

@@ -19,7 +19,11 @@ def reliability(pair: Pair, label: str) -> Numbers:
     """For each bin of scores the number of objects, the sum of scores and that of hits; then the squared errors."""
     found = matches(pair, label, "mask")
     counts = ~found.ignored[0, 0]
-    scores, hits = found.scores[counts].astype(np.float64), found.hit[0, 0][counts].astype(np.float64)
+    return outcomes(found.scores[counts].astype(np.float64), found.hit[0, 0][counts].astype(np.float64))
+
+
+def outcomes(scores: Numbers, hits: Numbers) -> Numbers:
+    """What `reliability` counts, from the score (0..1) of each object and whether it is right (0 or 1)."""
     bins = np.clip(np.ceil(scores * BINS).astype(int) - 1, 0, BINS - 1)
     sums = [np.bincount(bins, weights, BINS) for weights in (np.ones_like(scores), scores, hits)]
     return np.concatenate([*sums, [((scores - hits) ** 2).sum()]])

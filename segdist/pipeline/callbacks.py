@@ -56,7 +56,7 @@ class Tracking(Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Open the trial's run, or the one it had before an interruption."""
-        run = self._job.run.override(trial.config)
+        run = self._job.run_of(trial.config)
         self._run_ids[trial.trial_id] = self._tracker.start_trial(
             self._parent,
             trial.trial_id,
@@ -65,6 +65,7 @@ class Tracking(Callback):
             tags={
                 **self._tags,
                 "segdist.run_fingerprint": run.fingerprint,
+                "segdist.label_set": self._job.labels_for(trial.config).rpartition("/")[2],
                 "segdist.baseline": trial is trials[0],
             },
         )

@@ -29,7 +29,8 @@ from segdist.errors import DataError, SpecError
 from segdist.labelling.boxes import has_size
 from segdist.labelling.corrections import Corrections, corrections_uri
 from segdist.labelling.decide import pseudo_label
-from segdist.labelling.quality import Tally, summarise
+from segdist.labelling.quality import summarise
+from segdist.labelling.tally import Tally
 from segdist.pipeline.cluster import connected, slots
 from segdist.pipeline.dataflow import answers, map_items
 from segdist.pipeline.teacher import Teacher, check_teacher, shared_model, teacher_digest
@@ -83,14 +84,19 @@ def label(
     """
     policy = policy_of(spec)
     trained_uri = _checked_teacher(spec, policy)
-    key = label_key(spec, dataset, trained_uri) + (f"-first-{limit}" if limit else "")
-    root = storage.join(storage.absolute(spec.storage), "labels", key)
+    root = _root(spec, dataset, trained_uri, limit)
     if storage.exists(storage.join(root, MANIFEST)):
         made = Dataset.open(root)
     else:
-        job = LabelJob(policy, dataset.manifest.classes, tuple(spec.data.boxes_only), f"label-{key}", trained_uri)
+        source = f"label-{root.rpartition('/')[2]}"
+        job = LabelJob(policy, dataset.manifest.classes, tuple(spec.data.boxes_only), source, trained_uri)
         made = _label(root, job, dataset, on_progress, teacher, limit)
     return corrected(made, Corrections.load(corrections_uri(spec.storage, dataset.uri)))
+
+
+def label_root(spec: SweepSpec, dataset: Dataset, limit: int = 0) -> str:
+    """The folder that holds the labels of a sweep, or will."""
+    return _root(spec, dataset, _checked_teacher(spec, policy_of(spec)), limit)
 
 
 def policy_of(spec: SweepSpec) -> LabelSpec:
@@ -175,9 +181,11 @@ class LabelShard:
     @answers
     def __call__(self, unit: dict[str, Any]) -> str:
         """Write the label shard of a unit; its summary as JSON."""
+        started = time.monotonic()
         rows = read_rows(unit["shard"])[unit["start"] : unit["stop"]]
         samples, findings, notes = label_samples(rows, self._job, self._teacher)
         notes["halved"], self._teacher.halved = self._teacher.halved, 0
+        notes["seconds"] = time.monotonic() - started
         written = write_shard(unit["target"], [(s, None) for s in samples], findings=findings, notes=notes)
         return written.model_dump_json()
 
@@ -223,14 +231,21 @@ def _label(
     started = time.monotonic()
     made = list(_reported(_run(todo, job, teacher), len(todo), started, on_progress)) if todo else []
     seconds = time.monotonic() - started
+    notes = [shard.notes for shard in (*done, *made)]
     details = {
-        **summarise([shard.notes for shard in (*done, *made)]),
-        "halved": sum(shard.notes.get("halved", 0) for shard in (*done, *made)),
+        **summarise(notes),
+        "halved": sum(note.get("halved", 0) for note in notes),
         "images_per_second": sum(len(s.rows) for s in made) / seconds if made else None,
+        "teacher_seconds": sum(note.get("seconds", 0.0) for note in notes),
         "dataset": dataset.manifest.content_hash,
         "policy": job.label.model_dump(mode="json"),
     }
     return write_manifest(root, "labels", dataset.manifest.classes, [*done, *made], details=details)
+
+
+def _root(spec: SweepSpec, dataset: Dataset, trained_uri: str, limit: int) -> str:
+    name = label_key(spec, dataset, trained_uri) + (f"-first-{limit}" if limit else "")
+    return storage.join(storage.absolute(spec.storage), "labels", name)
 
 
 def _checked_teacher(spec: SweepSpec, policy: LabelSpec) -> str:
@@ -301,8 +316,8 @@ def _reported(
     for number, shard in enumerate(shards, start=1):
         images += len(shard.rows)
         seconds = time.monotonic() - started
-        left = seconds / number * (total - number)
-        on_progress(f"labelling {number}/{total} shards, {images / seconds:.1f} images/s, {left:.0f} s left")
+        minutes, rest = divmod(int(seconds / number * (total - number)), 60)
+        on_progress(f"labelling {number}/{total} shards, {images / seconds:.1f} images/s, {minutes}:{rest:02d} left")
         yield shard
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from segdist import report, storage
+from segdist import label_policies, report, storage
 from segdist.data.shards import Dataset
 from segdist.errors import BackendError, DataError
 from segdist.pipeline.cluster import connected
 from segdist.pipeline.evaluate import appraise_trials, score_on_test
 from segdist.pipeline.ingest import ingest, ingest_key
-from segdist.pipeline.label import label
+from segdist.pipeline.label_sets import LabelSet, make_label_sets
 from segdist.pipeline.progress import say
 from segdist.pipeline.sweep import search, trials_of
 from segdist.pipeline.trial import Job
@@ -73,9 +73,9 @@ def _run(spec: SweepSpec, file: str, *, kind: str) -> str:
     _say_dataset(dataset)
     _check_learnable(spec, dataset)
     with connected() as ray:
-        labels = label(spec, dataset, on_progress=say) if spec.label else None
-        if labels:
-            _say_labels(labels)
+        labels = make_label_sets(spec, dataset, say) if spec.label else []
+        for one in labels:
+            _say_labels(one)
         parent = _open(tracker, spec, file, kind, fingerprint, dataset, labels)
         with _closing(tracker, parent):
             best = _search(ray, tracker, spec, parent, fingerprint, dataset, labels)
@@ -86,7 +86,13 @@ def _run(spec: SweepSpec, file: str, *, kind: str) -> str:
 
 
 def _open(
-    tracker: Tracker, spec: SweepSpec, file: str, kind: str, fingerprint: str, dataset: Dataset, labels: Dataset | None
+    tracker: Tracker,
+    spec: SweepSpec,
+    file: str,
+    kind: str,
+    fingerprint: str,
+    dataset: Dataset,
+    labels: Sequence[LabelSet],
 ) -> str:
     parent = tracker.start_sweep(
         spec.name,
@@ -108,20 +114,21 @@ def _search(
     parent: str,
     fingerprint: str,
     dataset: Dataset,
-    labels: Dataset | None,
+    labels: Sequence[LabelSet],
 ) -> str:
     """Run the missing trials, and score the winner on the test split; the winner's run."""
     job = Job(
         run=spec.run,
         dataset_uri=dataset.uri,
-        labels_uri=labels.uri if labels else "",
+        labels_uri=labels[0].labels.uri if labels else "",
         boxes_only=tuple(spec.data.boxes_only),
         storage_path=storage.join(storage.absolute(spec.storage), "sweeps", spec.name, fingerprint),
         metric=spec.search.metric,
+        labels_of_policy={one.policy.name: one.labels.uri for one in labels} if len(labels) > 1 else {},
     )
     tags = {"segdist.dataset": dataset.manifest.content_hash}
-    if labels:
-        tags["segdist.labels"] = labels.manifest.content_hash
+    if len(labels) == 1:
+        tags["segdist.labels"] = labels[0].labels.manifest.content_hash
     search(spec, job, ray, tracker, parent, tags)
     trials = tracker.trials(parent, spec.search.metric)
     finished = [t for t in trials if t.status in ("FINISHED", "FAILED")]
@@ -194,11 +201,28 @@ def _check_learnable(spec: SweepSpec, dataset: Dataset) -> None:
                 f"The split `{split}` has boxes but no masks, so nothing can be {purpose}. "
                 f"Let a teacher draw them: label: {{teacher: {{family: sam}}, splits: [{split}]}}"
             )
+    _check_comparable(spec, dataset)
 
 
-def _summary(labels: Dataset | None) -> dict[str, Any]:
+def _check_comparable(spec: SweepSpec, dataset: Dataset) -> None:
+    """Where label policies are searched, no policy may draw the masks that trials are scored on."""
+    if not label_policies.searched(spec):
+        return
+    for split in ("val", "test"):
+        counts = dataset.manifest.splits.get(split)
+        bare = counts.instances - counts.masks if counts else 0
+        if counts and bare:
+            raise DataError(
+                f"Label policies must be compared on human masks, but in `{split}` {bare} of "
+                f"{counts.instances} objects have none. Annotate them, or take the `label.` keys out of `space`."
+            )
+
+
+def _summary(labels: Sequence[LabelSet]) -> dict[str, Any]:
     """What the report shows beside the runs: how the labels were made and how good they are."""
-    return {"labels": labels.manifest.model_dump(mode="json", exclude={"shards"}) if labels else None}
+    shown = [one.labels.manifest.model_dump(mode="json", exclude={"shards"}) for one in labels]
+    searched = [{"policy": dict(one.policy.values), "labels": m} for one, m in zip(labels, shown, strict=True)]
+    return {"labels": shown[0] if shown else None, "policies": searched if len(shown) > 1 else []}
 
 
 def _say_dataset(dataset: Dataset) -> None:
@@ -206,14 +230,15 @@ def _say_dataset(dataset: Dataset) -> None:
     say(f"data      {splits} images; classes {', '.join(dataset.manifest.classes)}; {dataset.manifest.content_hash}")
 
 
-def _say_labels(labels: Dataset) -> None:
-    quality = labels.manifest.details.get("quality")
+def _say_labels(one: LabelSet) -> None:
+    quality = one.labels.manifest.details.get("quality")
     known = (
         f"mean IoU {quality['iou']:.3f} against hidden masks, box-fill {quality['box_fill_iou']:.3f}; "
         if quality
         else ""
     )
-    say(f"labels    {known}{labels.manifest.content_hash}")
+    which = f"{one.policy.title}: " if one.policy.values else ""
+    say(f"labels    {which}{known}{one.labels.manifest.content_hash}")
 
 
 def _minutes(seconds: float) -> str:

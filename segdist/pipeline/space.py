@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from typing import Any
 
+from segdist import label_policies
 from segdist.spec import Range, SweepSpec
 
 
@@ -26,11 +27,11 @@ class Space:
 def baseline(spec: SweepSpec) -> dict[str, Any]:
     """The first trial: the sweep file's own values, moved to the nearest value the ranges hold."""
     chosen: dict[str, Any] = {}
-    content = spec.run.model_dump(mode="json")
+    content, labels = spec.run.model_dump(mode="json"), label_policies.own_values(spec)
     for key in _conditions_first(spec.space):
         range_ = spec.space[key]
         if range_.applies(chosen):
-            chosen[key] = _nearest(range_, _value(content, key, spec))
+            chosen[key] = labels[key] if key in labels else _nearest(range_, _value(content, key, spec))
     return chosen
 
 
@@ -70,7 +71,7 @@ def _conditions_first(ranges: Mapping[str, Range]) -> list[str]:
 
 def _suggest(trial: Any, key: str, range_: Range) -> Any:
     if range_.choices:
-        return trial.suggest_categorical(key, list(range_.choices))
+        return trial.suggest_categorical(key, [label_policies.encoded(choice) for choice in range_.choices])
     if range_.is_integer:
         return trial.suggest_int(key, range_.low, range_.high, step=range_.step or 1, log=range_.log)
     return trial.suggest_float(key, range_.low, range_.high, step=range_.step, log=range_.log)

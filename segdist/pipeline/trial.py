@@ -1,12 +1,14 @@
 """One trial: inside the search's own process, or in a group of data-parallel workers; both report alike."""
 
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from segdist import storage
 from segdist.data.shards import Dataset
+from segdist.label_policies import policy_name, run_values
 from segdist.spec import RunSpec
 
 CHECKPOINT_PATH = "checkpoint_path"
@@ -25,11 +27,22 @@ class Job:
     storage_path: str
     """Where worker groups keep their checkpoints."""
     metric: str
+    labels_of_policy: Mapping[str, str] = field(default_factory=dict)
+    """Where label policies are searched, the URI of each policy's labels; `labels_uri` is then the first of them."""
+
+    def run_of(self, config: Mapping[str, Any]) -> RunSpec:
+        """What a trial with these searched values learns."""
+        return self.run.override(run_values(config))
+
+    def labels_for(self, config: Mapping[str, Any]) -> str:
+        """The URI of the labels that a trial with these searched values learns from; "" for none."""
+        return self.labels_of_policy[policy_name(config)] if self.labels_of_policy else self.labels_uri
 
 
 def train_trial(config: dict[str, Any], job: Job) -> None:
     """The function Ray Tune runs: the job's run with the searched values in `config`."""
-    run = job.run.override(config)
+    run = job.run_of(config)
+    job = replace(job, labels_uri=job.labels_for(config))
     if run.resources.workers > 1:
         _train_in_group(run, job)
         return

@@ -142,8 +142,11 @@ def test_one_bad_image_is_named_and_the_rest_is_labelled() -> None:
 
 def test_the_quality_of_several_shards_is_the_mean_over_objects() -> None:
     notes = [
-        {"counts": {"labelled": 3}, "quality": {"a": {"label": [3, 1.5, 1.2, 0.6], "accepted": [2, 1.4, 1.0, 0.4]}}},
-        {"counts": {"labelled": 2}, "quality": {"a": {"label": [1, 0.9, 0.9, 0.2]}, "b": {"label": [1, 0.1, 0, 0.1]}}},
+        {"counts": {"labelled": 3}, "quality": {"a": {"label": [3, 1.5, 1, 0.6, 0], "accepted": [2, 1.4, 1, 0.4, 0]}}},
+        {
+            "counts": {"labelled": 2},
+            "quality": {"a": {"label": [1, 0.9, 1, 0.2, 0]}, "b": {"label": [1, 0.1, 0, 0.1, 0]}},
+        },
     ]
     found = summarise(notes)
     assert found["labelled"] == 5

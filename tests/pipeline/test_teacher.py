@@ -1,6 +1,7 @@
 """The teacher: the masks of segment-anything's own predictor, views that come back, and memory that runs out."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,14 +9,15 @@ import pytest
 import torch
 from segment_anything import SamPredictor
 
-from segdist import masks
+from segdist import masks, registry
 from segdist.data.scenes import draw
-from segdist.errors import BackendError, SpecError
+from segdist.engine import checkpoint
+from segdist.errors import BackendError, SpecError, WeightsError
 from segdist.models.sam import SHIPPED_FILE, Options, architecture, weights
-from segdist.pipeline.teacher import Teacher, check_teacher
+from segdist.pipeline.teacher import Teacher, check_teacher, shared_model
 from segdist.plugins import ImageHWC, Question
 from segdist.records import Instance, Prompt, Sample
-from segdist.spec import LabelSpec
+from segdist.spec import LabelSpec, ModelSpec, RunSpec
 
 SIZE = 96
 
@@ -148,3 +150,69 @@ def test_thousands_of_boxes_in_one_image_are_answered_in_order() -> None:
 def test_a_strategy_needs_a_teacher_that_understands_it() -> None:
     with pytest.raises(SpecError, match=r"needs a teacher that takes text prompts, but `sam` .* takes box, point"):
         check_teacher(spec(prompt={"strategy": "text"}), frozenset({"box", "point"}), "sam")
+
+
+def _trained(folder: Path, model: dict[str, Any], classes: tuple[str, ...]) -> None:
+    run = RunSpec.model_validate({"model": model})
+    checkpoint.save(checkpoint.build(run.model, classes), folder, run, classes)
+
+
+def test_a_model_that_segdist_trained_labels_as_its_family_does(tmp_path: Path) -> None:
+    _trained(tmp_path / "model", {"family": "sam", "sam": {"size": "tiny"}}, ("a",))
+    uri = shared_model(tmp_path / "model", str(tmp_path / "store"))
+    trained = Teacher(spec(teacher={"trained": str(tmp_path / "model")}), ("a",), uri)
+    asked = question()
+    assert trained.opinions([asked]) == Teacher(spec(), ("a",)).opinions([asked])
+
+
+def test_a_trained_model_that_is_shown_nothing_labels_by_the_whole_image(tmp_path: Path) -> None:
+    asked = question()
+    classes = tuple(sorted({i.label for i in asked.asked}))
+    _trained(tmp_path / "model", {"family": "unet_cbam", "unet_cbam": {"image_size": 64, "width": 8}}, classes)
+    uri = shared_model(tmp_path / "model", str(tmp_path / "store"))
+    given = spec(teacher={"trained": str(tmp_path / "model")}, prompt={"strategy": "whole_image", "margin": 0.0})
+    (found,) = Teacher(given, classes, uri).opinions([asked])
+    for (opinion,), instance in zip(found, asked.asked, strict=True):
+        x1, y1, x2, y2 = instance.box_xyxy
+        assert opinion.instance.label == instance.label
+        if opinion.instance.mask and opinion.instance.mask.area:
+            left, top, right, bottom = opinion.instance.mask.box_xyxy
+            assert x1 <= left < right <= x2
+            assert y1 <= top < bottom <= y2
+
+
+def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text("{}")
+    with pytest.raises(WeightsError, match=r"has no weights\.safetensors"):
+        shared_model(tmp_path, str(tmp_path / "store"))
+
+
+def test_sam3_answers_a_phrase_as_it_answers_a_class_of_that_name() -> None:
+    debug = registry.load("models", "sam3").FAMILY.debug
+    model = ModelSpec.model_validate({"family": "sam3", "sam3": debug})
+    image = question().image_HWC
+    network: Any = checkpoint.build(model, ("roof", "wall")).eval()
+    with torch.inference_mode():
+        of_names, roofs, walls = network.predict([image] * 3, [Prompt(), Prompt(text="roof"), Prompt(text="wall")])
+    assert of_names
+    for label, of_phrase in (("roof", roofs), ("wall", walls)):
+        scores = [i.score for i in of_names if i.label == label]
+        assert [i.score for i in of_phrase] == pytest.approx(scores, abs=1e-5)
+
+
+def test_sam3_labels_boxes_by_words() -> None:
+    debug = registry.load("models", "sam3").FAMILY.debug
+    given = spec(teacher={"family": "sam3", "sam3": debug}, prompt={"strategy": "text"})
+    asked = question()
+    (found,) = Teacher(given, ("roof",)).opinions([asked])
+    assert [len(opinions) for opinions in found] == [1] * len(asked.indices)
+    assert all(o.instance.mask is None or o.instance.mask.size_hw == (SIZE, SIZE) for (o,) in found)
+
+
+@pytest.mark.parametrize("strategy", ["box", "box_points", "grid"])
+def test_sam2_labels_by_boxes_and_points(strategy: str) -> None:
+    debug = registry.load("models", "sam2").FAMILY.debug
+    given = spec(teacher={"family": "sam2", "sam2": debug}, prompt={"strategy": strategy})
+    asked = question()
+    (found,) = Teacher(given, ("roof",)).opinions([asked])
+    assert [len(opinions) for opinions in found] == [1] * len(asked.indices)

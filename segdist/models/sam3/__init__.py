@@ -67,6 +67,7 @@ FAMILY = Family(
         "model.mask_decoder.",
     ),
     encoder_blocks=("model.vision_encoder.backbone.layers.*",),
+    prompts=lambda _: frozenset({"none", "text"}),
     check=check,
     tasks=("semantic", "instance"),
     sizes={"debug": "0.3 M parameters, random", "published": "840 M parameters"},

@@ -53,7 +53,8 @@ class Sam3(nn.Module):
         # A predicted mask has a sixteenth of the pixels; more points than 4 to each of those say nothing new.
         self.criterion = Criterion(num_points=min(12544, options.image_size**2 // 4))
         phrases = [options.names.get(name, name.replace("_", " ")) for name in classes]
-        ids_KT, there_KT = tokens.encode(tokens.tokenizer(options.weights), phrases)
+        self._reader = tokens.tokenizer(options.weights)
+        ids_KT, there_KT = tokens.encode(self._reader, phrases)
         self.register_buffer("ids_KT", ids_KT, persistent=False)
         self.register_buffer("there_KT", there_KT, persistent=False)
 
@@ -78,27 +79,42 @@ class Sam3(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The terms of `criterion.TERMS`."""
-        predicted = self._answers(self._seen(batch["pixels_B3SS"]), batch["image_P"], batch["class_P"])
+        seen = self._seen(batch["pixels_B3SS"])
+        predicted = self._answers(seen, batch["image_P"], batch["class_P"], (self.ids_KT, self.there_KT))
         targets = Targets(
             batch["boxes_cxcywh"], batch["masks"], batch["image_P"], ~batch["ignored_BSS"], batch["crowd_BSS"]
         )
         with torch.autocast(batch["pixels_B3SS"].device.type, enabled=False):  # sums over thousands of points
             return self.criterion(predicted, targets)
 
-    def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:  # noqa: ARG002 - asked for all classes
-        """Instances of each image, best first: at most 100 a class, scored at least 0.05 (query times presence)."""
+    def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:
+        """Instances of each image, best first: at most 100 a class, scored at least 0.05 (query times presence).
+
+        An image is asked for every class, or for the phrase of its prompt alone, which is then their label. The same
+        image under several prompts is encoded once.
+        """
         if not images:
             return []
-        pixels_B3SS = self._pixels([letterbox(image, self.options.image_size) for image in images])
+        different = {id(image): image for image in images}
+        place = {name: n for n, name in enumerate(different)}
+        pixels_B3SS = self._pixels([letterbox(image, self.options.image_size) for image in different.values()])
         seen = self._seen(pixels_B3SS.to(self.model.device))
+        phrases = sorted({p.text for p in prompts if p.text})
+        names, tokens_RT = (*self.classes, *phrases), self._tokens(phrases)
         found: list[list[Instance]] = [[] for _ in images]
-        every = [(n, k) for n in range(len(images)) for k in range(len(self.classes))]
+        every = [
+            (n, k)
+            for n, prompt in enumerate(prompts)
+            for k in ([len(self.classes) + phrases.index(prompt.text)] if prompt.text else range(len(self.classes)))
+        ]
         for start in range(0, len(every), _QUESTIONS_AT_ONCE):
             some = every[start : start + _QUESTIONS_AT_ONCE]
-            image_P, class_P = torch.tensor(some, device=pixels_B3SS.device).to(self.model.device).unbind(1)
-            predicted = self._answers(seen, image_P, class_P)
+            image_P, class_P = (
+                torch.tensor([(place[id(images[n])], k) for n, k in some]).to(self.model.device).unbind(1)
+            )
+            predicted = self._answers(seen, image_P, class_P, tokens_RT)
             for (n, k), scores_Q, masks_Qhw in zip(some, _scores(predicted), predicted.masks_PQhw, strict=True):
-                found[n].extend(self._instances(scores_Q, masks_Qhw, self.classes[k], images[n]))
+                found[n].extend(self._instances(scores_Q, masks_Qhw, names[k], images[n]))
         return [tuple(sorted(instances, key=lambda i: -i.score)) for instances in found]
 
     def take_counts(self) -> dict[str, float]:
@@ -128,11 +144,22 @@ class Sam3(nn.Module):
     def _seen(self, pixels_B3SS: Tensor) -> Sam3VisionEncoderOutput:
         return self.model.get_vision_features(pixels_B3SS)
 
-    def _answers(self, seen: Sam3VisionEncoderOutput, image_P: Tensor, class_P: Tensor) -> Predicted:
-        """What all decoder layers say to each question; the encoders run once an image and once a class."""
+    def _tokens(self, phrases: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Tokens of the class names and then of further phrases, and which are there."""
+        if not phrases:
+            return self.ids_KT, self.there_KT
+        ids_RT, there_RT = tokens.encode(self._reader, phrases)
+        device = self.ids_KT.device
+        return torch.cat([self.ids_KT, ids_RT.to(device)]), torch.cat([self.there_KT, there_RT.to(device)])
+
+    def _answers(
+        self, seen: Sam3VisionEncoderOutput, image_P: Tensor, class_P: Tensor, tokens_KT: tuple[Tensor, Tensor]
+    ) -> Predicted:
+        """What all decoder layers say to each question; the encoders run once an image and once a phrase."""
+        ids_KT, there_KT = tokens_KT
         names_U, which_P = torch.unique(class_P, return_inverse=True)
         text = self.model.get_text_features(
-            input_ids=self.ids_KT[names_U], attention_mask=self.there_KT[names_U], return_dict=True
+            input_ids=ids_KT[names_U], attention_mask=there_KT[names_U], return_dict=True
         )
         with _caught(self.model.detr_decoder, self.model.dot_product_scoring) as caught:
             output = self.model(
@@ -141,7 +168,7 @@ class Sam3(nn.Module):
                     fpn_position_encoding=tuple(level[image_P] for level in seen.fpn_position_encoding),
                 ),
                 text_embeds=BaseModelOutputWithPooling(pooler_output=text.pooler_output[which_P]),
-                attention_mask=self.there_KT[class_P],
+                attention_mask=there_KT[class_P],
             )
         decoded, scores_LPQ1 = caught
         layers = [

@@ -1,0 +1,77 @@
+"""The sets of labels of a sweep: one for each label policy, made once, found again by their content."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from segdist import storage
+from segdist.data.shards import MANIFEST, Dataset
+from segdist.errors import DataError
+from segdist.label_policies import Policy, policies
+from segdist.pipeline.cluster import connected
+from segdist.pipeline.ingest import ingest
+from segdist.pipeline.label import label, label_root
+from segdist.spec import SweepSpec
+from segdist.sweepfile import load
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """One policy and the labels it made."""
+
+    policy: Policy
+    labels: Dataset
+
+
+def make_label_sets(
+    spec: SweepSpec, dataset: Dataset, on_progress: Callable[[str], None], *, limit: int = 0
+) -> list[LabelSet]:
+    """The labels of each policy, made where they are not there yet.
+
+    Raises:
+        SpecError: the sweep names no teacher, or one that does not understand the prompts.
+    """
+    return [LabelSet(p, label(p.spec, dataset, _named(on_progress, p), limit=limit)) for p in policies(spec)]
+
+
+def label_sweep(
+    file: str, overrides: Sequence[str], on_progress: Callable[[str], None], *, limit: int = 0
+) -> list[LabelSet]:
+    """Ingest and label what a sweep file names, and stop there.
+
+    Args:
+        file: the sweep file.
+        overrides: `key=value`.
+        on_progress: takes a line now and then.
+        limit: label only the first images; 0 for all.
+
+    Raises:
+        SegdistError: something a user can mend, named with its fix.
+    """
+    spec = load(file, overrides)
+    storage.check_writable(spec.storage)
+    dataset = ingest(spec)
+    with connected():
+        return make_label_sets(spec, dataset, on_progress, limit=limit)
+
+
+def find_label_sets(file: str, overrides: Sequence[str], *, limit: int = 0) -> tuple[Dataset, list[LabelSet]]:
+    """The data set of a sweep and its labels, which must be there; nothing is labelled.
+
+    Raises:
+        DataError: some are not there.
+    """
+    spec = load(file, overrides)
+    dataset = ingest(spec)
+    found = []
+    for policy in policies(spec):
+        root = label_root(policy.spec, dataset, limit)
+        if not storage.exists(storage.join(root, MANIFEST)):
+            part = f" --limit {limit}" if limit else ""
+            raise DataError(f"The labels ({policy.title}) are not made yet. Run: segdist label {file}{part}")
+        found.append(LabelSet(policy, label(policy.spec, dataset, limit=limit)))
+    return dataset, found
+
+
+def _named(on_progress: Callable[[str], None], policy: Policy) -> Callable[[str], None]:
+    """Progress lines that say which policy they are about, where there are several."""
+    return (lambda text: on_progress(f"{text}  {policy.title}")) if policy.values else on_progress

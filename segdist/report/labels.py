@@ -1,0 +1,116 @@
+"""How good sets of labels are, in the terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from segdist.report.leaderboard import number
+
+_VERDICTS = ("labelled", "review", "rejected")
+_MEASURES = ("iou", "boundary_iou", "box_fill_iou")
+
+
+def label_report(title: str, values: Mapping[str, Any], uri: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of one set of labels, as JSON values.
+
+    Args:
+        title: the policy in words.
+        values: of the searched label keys.
+        uri: where the labels are.
+        manifest: of the labels.
+    """
+    details = manifest["details"]
+    images = sum(split["images"] for split in manifest["splits"].values())
+    seconds = details.get("teacher_seconds")
+    shown = ("verdicts", "quality", "kept", "halved", "corrected", "images_per_second")
+    return {
+        "policy": title,
+        "values": dict(values),
+        "labels": uri,
+        "content_hash": manifest["content_hash"],
+        "images": images,
+        "findings": manifest["findings"],
+        **{name: details.get(name, 0) for name in _VERDICTS},
+        **{name: details.get(name) for name in shown},
+        "images_per_teacher_second": images / seconds if seconds else None,
+    }
+
+
+def print_label_reports(reports: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
+    """Print the sets of labels of a sweep, one after the other."""
+    console = console or Console()
+    for one in reports:
+        _print_one(one, console)
+
+
+def _print_one(one: Mapping[str, Any], console: Console) -> None:
+    speed, each = one["images_per_second"], one["images_per_teacher_second"]
+    rates = [f"{speed:.1f} images/s"] if speed else []
+    rates += [f"{each:.1f} images/s a teacher"] if each else []
+    console.print(f"[bold]{escape(one['policy'])}[/bold]  {one['images']} images  {', '.join(rates)}")
+    counts = [f"{one[name]} {name}" for name in _VERDICTS] + [f"{one['kept'] or 0} masks were there"]
+    counts += [f"{one['corrected']} decided by people"] if one["corrected"] else []
+    console.print(f"  {', '.join(counts)}; {one['content_hash']}")
+    for severity, codes in one["findings"].items():
+        console.print(f"  {severity}: {', '.join(f'{code} {count}' for code, count in codes.items())}")
+    quality = one["quality"]
+    if not quality:
+        console.print(_verdict_table(one["verdicts"] or {}))
+        console.print("  The truth is not known, so nothing can be said about IoU.")
+        return
+    console.print(_quality_table(quality, one["verdicts"]))
+    console.print(_strategy_table(quality))
+    console.print(
+        f"  scores: calibration error {number(quality['calibration_error'])}, Brier {number(quality['brier'])} "
+        f"(right from IoU 0.5 on), mean distance to the IoU {number(quality['score_error'])}"
+    )
+    console.print(f"  a student that draws exactly what these labels teach gets IoU {number(quality['ceiling_iou'])}\n")
+
+
+def _verdict_table(verdicts: Mapping[str, Mapping[str, int]]) -> Table:
+    table = _table("class", *_VERDICTS)
+    for label, of in verdicts.items():
+        table.add_row(Text(label), *(str(of.get(name, 0)) for name in _VERDICTS))
+    return table
+
+
+def _quality_table(quality: Mapping[str, Any], verdicts: Mapping[str, Mapping[str, int]]) -> Table:
+    """A line a class: verdicts, then the labels' quality whatever their verdict, then that of the accepted ones."""
+    columns = ("class", *_VERDICTS, "with truth", "IoU", "boundary IoU", "box fill", "accepted IoU", "ceiling")
+    table = _table(*columns)
+    totals = {name: sum(of.get(name, 0) for of in verdicts.values()) for name in _VERDICTS}
+    rows = [(label, of, verdicts.get(label, {})) for label, of in quality["per_class"].items()]
+    for label, of, counts in [*rows, ("all objects", quality, totals)]:
+        table.add_row(
+            Text(label),
+            *(str(counts.get(name, 0)) for name in _VERDICTS),
+            str(of["objects"]),
+            *(number(of[name]) for name in _MEASURES),
+            number((of["accepted"] or {}).get("iou")),
+            number(of["ceiling_iou"]),
+        )
+    return table
+
+
+def _strategy_table(quality: Mapping[str, Any]) -> Table:
+    """A line a class and prompt strategy: its surest mask alone, before consensus and cleaning."""
+    table = _table("strategy", "class", "objects", "IoU", "boundary IoU", "box fill")
+    everything = {"all objects": quality} if len(quality["per_class"]) > 1 else {}
+    for strategy in quality["strategies"]:
+        for label, of in {**quality["per_class"], **everything}.items():
+            row = of["strategies"].get(strategy)
+            if row:
+                values = (number(row[name]) for name in _MEASURES)
+                table.add_row(Text(strategy), Text(label), str(row["objects"]), *values)
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for n, name in enumerate(columns):
+        table.add_column(name, justify="left" if not n or name == "class" else "right", no_wrap=True)
+    return table
