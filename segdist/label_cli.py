@@ -1,6 +1,7 @@
 """`segdist label ...`: boxes to masks, and people's say in them. What is heavy is imported by the command."""
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -29,6 +30,9 @@ app = typer.Typer(
     cls=_MakeByDefault, help="Label a sweep's boxes (segdist label SWEEP), and review the labels.", no_args_is_help=True
 )
 
+review_app = typer.Typer(help="Labels out to people, and their corrections back.", no_args_is_help=True)
+app.add_typer(review_app, name="review")
+
 
 @app.command()
 def make(sweep: Sweep, limit: Limit = 0) -> None:
@@ -50,6 +54,71 @@ def report(sweep: Sweep, limit: Limit = 0, as_json: Json = False) -> None:
         file, overrides = file_and_overrides(sweep)
         _, sets = find_label_sets(file, overrides, limit=limit)
         _show(sets, as_json=as_json)
+
+
+@review_app.command("export")
+def export_(
+    sweep: Sweep,
+    out: Annotated[Path, typer.Option("-o", "--out", help="A folder that is not there yet.")],
+    verdict: Annotated[
+        list[str] | None, typer.Option(help="review, reject or accept; may be repeated.", show_default="review")
+    ] = None,
+    most: Annotated[int, typer.Option(min=1, help="Labels at most.")] = 1000,
+    policy: Annotated[int, typer.Option(min=1, help="Of several searched policies the n-th.")] = 1,
+    limit: Limit = 0,
+) -> None:
+    """Write what waits for a person, the most rewarding first: COCO, CVAT, Label Studio, and a gallery."""
+    from segdist.pipeline.review import export_review
+
+    with told():
+        file, overrides = file_and_overrides(sweep)
+        doubts = export_review(
+            file, overrides, out, verdicts=_verdicts(verdict or ["review"]), most=most, policy=policy, limit=limit
+        )
+        images = len({d.image_id for d in doubts})
+        typer.echo(f"{len(doubts)} labels in {images} images: {out}/index.html; coco.json, cvat.xml, label_studio.json")
+
+
+@review_app.command("import")
+def import_(
+    sweep: Sweep,
+    file: Annotated[Path, typer.Option(help="COCO or Label Studio JSON, or CVAT XML.")],
+    queue: Annotated[Path | None, typer.Option(help="queue.json of the export.", show_default="beside FILE")] = None,
+    removed_means_nothing: Annotated[
+        bool, typer.Option("--removed-means-nothing", help="An object without a mask in FILE is not there.")
+    ] = False,
+    only_changed: Annotated[
+        bool, typer.Option("--only-changed", help="Masks that are as proposed have not been looked at.")
+    ] = False,
+) -> None:
+    """Take corrected masks back; they win over every teacher, in every label policy of these data."""
+    from segdist.pipeline.review import import_review
+
+    with told():
+        sweep_file, overrides = file_and_overrides(sweep)
+        found = import_review(
+            sweep_file,
+            overrides,
+            file,
+            queue_file=queue,
+            removed_means_nothing=removed_means_nothing,
+            only_changed=only_changed,
+        )
+        typer.echo(
+            f"{found.corrected} corrected, {found.confirmed} confirmed, {found.nothing} not there, "
+            f"{found.undecided} undecided"
+        )
+        for stranger in found.strangers:
+            typer.echo(f"passed over: {stranger}")
+
+
+def _verdicts(names: list[str]) -> list[Any]:
+    from segdist.records import Verdict
+
+    wrong = sorted(set(names) - set(Verdict))
+    if wrong:
+        raise SpecError(f"`--verdict` must be one of {', '.join(Verdict)}, but got {', '.join(wrong)}")
+    return [Verdict(name) for name in names]
 
 
 def file_and_overrides(words: list[str]) -> tuple[str, list[str]]:

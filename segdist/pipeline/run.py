@@ -11,6 +11,7 @@ from typing import Any
 from segdist import label_policies, report, storage
 from segdist.data.shards import Dataset
 from segdist.errors import BackendError, DataError
+from segdist.labelling.corrections import Corrections, corrections_uri
 from segdist.pipeline.cluster import connected
 from segdist.pipeline.evaluate import appraise_trials, score_on_test
 from segdist.pipeline.ingest import ingest, ingest_key
@@ -63,7 +64,7 @@ def _run(spec: SweepSpec, file: str, *, kind: str) -> str:
     storage.check_writable(spec.storage)
     tracker = Tracker.for_sweep(spec)
     tracker.close_abandoned()
-    fingerprint = digest([kind, spec.sweep_fingerprint, ingest_key(spec)])
+    fingerprint = _fingerprint(spec, kind)
     done = tracker.find_sweep(spec.name, fingerprint)
     if done and done.tags.get(DONE):
         say(f"{spec.name} is done: nothing to do. Change a key, or name another `storage`, to run it anew.")
@@ -83,6 +84,13 @@ def _run(spec: SweepSpec, file: str, *, kind: str) -> str:
     _show(tracker, spec, parent)
     say(f"took      {_minutes(time.monotonic() - started)}")
     return parent
+
+
+def _fingerprint(spec: SweepSpec, kind: str) -> str:
+    """Names the work: other data, or other decisions of people about their labels, are another sweep."""
+    key = ingest_key(spec)
+    decided = Corrections.load(corrections_uri(spec.storage, key)).fingerprint if spec.label else ""
+    return digest([kind, spec.sweep_fingerprint, key, *([decided] if decided else [])])
 
 
 def _open(

@@ -288,7 +288,7 @@ class TestNetwork:
         pixels = model.collate([example(SIZE)])["pixels_B3SS"]
         both = torch.tensor([0, 1])
         with torch.inference_mode():
-            last = model._answers(model._seen(pixels), both * 0, both).layers[-1]
+            last = model._answers(model._seen(pixels), both * 0, both, (model.ids_KT, model.there_KT)).layers[-1]
             expected = model.model(
                 pixel_values=pixels.expand(2, -1, -1, -1), input_ids=model.ids_KT, attention_mask=model.there_KT
             )

@@ -211,7 +211,7 @@ def test_sam3_labels_boxes_by_words() -> None:
 
 @pytest.mark.parametrize("strategy", ["box", "box_points", "grid"])
 def test_sam2_labels_by_boxes_and_points(strategy: str) -> None:
-    debug = registry.load("models", "sam2").FAMILY.debug
+    debug = {**registry.load("models", "sam2").FAMILY.debug, "prompt": "box"}
     given = spec(teacher={"family": "sam2", "sam2": debug}, prompt={"strategy": strategy})
     asked = question()
     (found,) = Teacher(given, ("roof",)).opinions([asked])
