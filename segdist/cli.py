@@ -139,6 +139,22 @@ def evaluate(
         float | None,
         typer.Option(min=0, max=1, help="What is scored lower was not found.", show_default="the model's, or 0.3"),
     ] = None,
+    tta: Annotated[
+        bool, typer.Option("--tta", help="Predict views of each image too, and merge them: flip, darker, brighter.")
+    ] = False,
+    tile: Annotated[
+        str, typer.Option(help="Cut large images into tiles: SIZE in pixels, or `network`.", show_default="off")
+    ] = "",
+    crf: Annotated[bool, typer.Option("--crf", help="Refine masks by a dense conditional random field.")] = False,
+    guided_filter: Annotated[
+        bool, typer.Option("--guided-filter", help="Move edges to those of the image by a guided filter.")
+    ] = False,
+    min_area: Annotated[
+        float | None, typer.Option(min=0, help="Remove smaller parts: below 1 a share of the image, else pixels.")
+    ] = None,
+    fill_holes: Annotated[
+        float | None, typer.Option(min=0, help="Fill smaller holes: below 1 a share of the image, else pixels.")
+    ] = None,
     all_checkpoints: Annotated[bool, typer.Option(help="Every trial of the sweep that kept a model.")] = False,
     storage: Storage = HOME_STORAGE,
     tracking: Tracking = "embedded",
@@ -160,7 +176,7 @@ def evaluate(
         elif not (model and data):
             raise SpecError("Name a model and data (segdist evaluate MODEL DATA), or --predictions and --truth.")
         else:
-            changes = {} if min_score is None else {"min_score": min_score}
+            changes = _around(min_score, tta, tile, crf, guided_filter, min_area, fill_holes)
             score = score_checkpoints if all_checkpoints else score_model
             found = score(model, data, split=split, storage=storage, tracking=tracking, changes=changes)
         if as_json:
@@ -188,6 +204,31 @@ def schema() -> None:
 
     with _errors(debug=False):
         typer.echo(json.dumps(build(), indent=1))
+
+
+def _around(
+    min_score: float | None,
+    tta: bool,  # noqa: FBT001 - flags as they come from the command line
+    tile: str,
+    crf: bool,  # noqa: FBT001
+    guided_filter: bool,  # noqa: FBT001
+    min_area: float | None,
+    fill_holes: float | None,
+) -> dict[str, Any]:
+    """The keys of `evaluate` that flags change."""
+    if crf and guided_filter:
+        raise SpecError("`--crf` and `--guided-filter` exclude each other: name one.")
+    if tile and tile != "network" and not (tile.isdecimal() and int(tile) > 0):
+        raise SpecError(f"`--tile` takes a side in pixels or `network`, but got {tile}.")
+    refine = "crf" if crf else "guided_filter" if guided_filter else None
+    post = {"refine": refine, "min_area": min_area, "fill_holes": fill_holes}
+    changes: dict[str, Any] = {
+        "min_score": min_score,
+        "tta": ["flip", "darker", "brighter"] if tta else None,
+        "tile": {"size": int(tile) if tile.isdecimal() else tile} if tile else None,
+        "post": {key: value for key, value in post.items() if value is not None},
+    }
+    return {key: value for key, value in changes.items() if value is not None}
 
 
 def main() -> None:

@@ -438,8 +438,45 @@ class TileSpec(Strict):
     seen whole by one of the two."""
 
 
+TtaView = Literal["flip", "flip_vertical", "turn", "darker", "brighter"]
+
+
+class PostSpec(Strict):
+    """What is done to what a network finds, in this order: refine, remove small parts, fill holes, then thresholds."""
+
+    refine: Literal["none", "guided_filter", "crf"] = "none"
+    """guided_filter: edges move to those of the image (He et al. 2013). crf: a dense conditional random field over the
+    pixels around each object (Krähenbühl and Koltun 2011); needs the extra `crf`."""
+    radius: PositiveInt = 8
+    """How far refining looks, in pixels: half the filter's window, or the deviation of the field's pairs."""
+    contrast: float = Field(default=0.05, gt=0, le=1)
+    """Difference of brightness, of 0..1, from which on refining takes it for an edge."""
+    min_area: float = Field(default=0.0, ge=0)
+    """Connected parts smaller than this are removed: below 1 a share of the image, from 1 on pixels."""
+    fill_holes: float = Field(default=0.0, ge=0)
+    """Holes smaller than this are filled: below 1 a share of the image, from 1 on pixels."""
+    min_scores: dict[str, float] = {}
+    """Scores per class in place of `min_score`."""
+    tune: bool = False
+    """Choose `min_scores` after training: per class what gives the highest IoU on the validation split. They are kept
+    with the model; scores on that split are too good then, those on the test split are not."""
+
+    @field_validator("min_scores")
+    @classmethod
+    def _scores_are_shares(cls, scores: dict[str, float]) -> dict[str, float]:
+        for name, score in scores.items():
+            if not 0 <= score <= 1:
+                raise ValueError(f"a score must lie in 0..1, but got {name}={score}")
+        return scores
+
+    @property
+    def changes_masks(self) -> bool:
+        """Whether anything is done to masks."""
+        return self.refine != "none" or self.min_area > 0 or self.fill_holes > 0
+
+
 class EvaluateSpec(Strict):
-    """How every trial is scored."""
+    """How every trial predicts and is scored."""
 
     prompts: Literal["none", "box"] = "none"
     """box shows the model the true boxes, so it is compared as a box-to-mask tool only; none shows it nothing."""
@@ -451,10 +488,22 @@ class EvaluateSpec(Strict):
     """Metrics computed after every epoch, `search.metric` among them; each trial's kept model gets all of them."""
     tile: TileSpec | None = None
     """Cut images that are larger than a tile into tiles; null shows the model each image as a whole."""
+    tta: tuple[TtaView, ...] = ()
+    """Views of each image that are predicted beside the image itself, and merged by vote: each takes as long again."""
+    post: PostSpec = PostSpec()
+    """What is done to what the network finds."""
     boundary_width: PositiveFloat = 0.02
     """Band of boundary IoU and AP: below 1 a share of the image diagonal (Cheng et al. 2021), from 1 on pixels."""
     pictures: int = Field(default=6, ge=0)
     """Panels [image | truth | prediction] kept for each trial."""
+
+    def accepts(self, label: str, score: float) -> bool:
+        """Whether an instance of a class counts as found."""
+        return score >= self.post.min_scores.get(label, self.min_score)
+
+    def with_min_scores(self, scores: Mapping[str, float]) -> Self:
+        """The same with other scores per class."""
+        return self.model_copy(update={"post": self.post.model_copy(update={"min_scores": dict(scores)})})
 
 
 class ResourceSpec(Strict):

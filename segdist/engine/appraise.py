@@ -10,10 +10,11 @@ import numpy as np
 
 from segdist.data.shards import write_shard
 from segdist.engine import runtime
-from segdist.engine.predict import Row, box_prompt, evaluator_of, predict
+from segdist.engine.predict import Row, box_prompt, evaluator_of, predict, segment
+from segdist.engine.thresholds import tuned
 from segdist.metrics import Evaluator, consistency, per_image
 from segdist.plugins import ImageHWC
-from segdist.records import Prediction, Prompt, Sample
+from segdist.records import Instance, Prediction, Prompt, Sample
 from segdist.spec import EvaluateSpec
 
 BY_IMAGE = ("iou", "dice", "boundary_iou", "cldice", "panoptic_quality")
@@ -37,12 +38,14 @@ class Appraisal:
         consistency: of each metric of `DETAILED`, as JSON values.
         images: for each image its id, metrics, seconds and groups, as JSON values.
         predictions: of each image, in order.
+        min_scores: per class, where they were tuned on these images.
     """
 
     metrics: dict[str, float]
     consistency: list[dict[str, Any]] = field(default_factory=list)
     images: list[dict[str, Any]] = field(default_factory=list)
     predictions: list[Prediction] = field(default_factory=list)
+    min_scores: dict[str, float] = field(default_factory=dict)
 
     def write(self, folder: Path, name: str, rows: Sequence[Row]) -> None:
         """Write `<name>.json`, and the predictions as labels into `<name>.parquet`.
@@ -65,7 +68,9 @@ class Appraisal:
         return {"metrics": numbers, "consistency": _without_nan(self.consistency), "images": _without_nan(self.images)}
 
 
-def appraise(network: Any, rows: Sequence[Row], evaluate: EvaluateSpec, *, seed: int = 0) -> Appraisal:
+def appraise(
+    network: Any, rows: Sequence[Row], evaluate: EvaluateSpec, *, seed: int = 0, tune: bool = False
+) -> Appraisal:
     """Predict image after image, as production does, and measure everything.
 
     Args:
@@ -73,6 +78,7 @@ def appraise(network: Any, rows: Sequence[Row], evaluate: EvaluateSpec, *, seed:
         rows: the split; read by index.
         evaluate: how the model predicts and is scored; images are predicted one at a time whatever its `batch_size`.
         seed: of the resampling behind intervals.
+        tune: choose the scores per class on these images, and score with those.
     """
     costs: runtime.Values = {}
     if len(rows):
@@ -81,12 +87,26 @@ def appraise(network: Any, rows: Sequence[Row], evaluate: EvaluateSpec, *, seed:
         found = Judge(network.classes, evaluate)
         for sample, image, prediction in predict(network, rows, evaluate.model_copy(update={"batch_size": 1})):
             found.add(sample, image, prediction)
+    if tune:
+        costs |= {f"post/min_score/{label}": score for label, score in found.tune().items()}
     result = found.result(seed=seed)
     if len(rows):
         costs |= runtime.latency([p.seconds for p in result.predictions])
-        costs |= runtime.throughput(network, [first[0]], [first[1]])
-        costs |= runtime.arithmetic(network, *first)
-    return Appraisal(result.metrics | costs, result.consistency, result.images, result.predictions)
+        whole = _Whole(network, evaluate)
+        costs |= runtime.throughput(whole, [first[0]], [first[1]])
+        costs |= runtime.arithmetic(whole, *first)
+    return replace(result, metrics=result.metrics | costs)
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """A model with its tiles, views and post-processing: they cost time too."""
+
+    network: Any
+    evaluate: EvaluateSpec
+
+    def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:
+        return segment(self.network, images, prompts, self.evaluate)
 
 
 class Judge:
@@ -99,16 +119,30 @@ class Judge:
 
     def __init__(self, classes: Sequence[str], evaluate: EvaluateSpec, metrics: Sequence[str] | None = None) -> None:
         self.evaluator: Evaluator = evaluator_of(classes, evaluate, metrics)
+        self._settings = evaluate, metrics
+        self._tuned: dict[str, float] = {}
+        self._samples: list[Sample] = []
         self._images: list[dict[str, Any]] = []
         self._predictions: list[Prediction] = []
 
     def add(self, sample: Sample, image_HWC: ImageHWC | None, prediction: Prediction) -> None:
         """One image; its pixels tell the lighting."""
         self.evaluator.add(sample, prediction)
+        self._samples.append(sample)
         self._predictions.append(prediction)
         self._images.append(
             {"image_id": sample.image_id, "seconds": prediction.seconds, "facets": facets(sample, image_HWC)}
         )
+
+    def tune(self) -> dict[str, float]:
+        """Choose the scores per class on what was looked at, and look again with them."""
+        evaluate, metrics = self._settings
+        classes = self.evaluator.classes
+        self._tuned = tuned(self._samples, self._predictions, classes, usual=evaluate.min_score)
+        self.evaluator = evaluator_of(classes, evaluate.with_min_scores(self._tuned), metrics)
+        for sample, prediction in zip(self._samples, self._predictions, strict=True):
+            self.evaluator.add(sample, prediction)
+        return self._tuned
 
     def result(self, *, seed: int = 0) -> Appraisal:
         """Metrics, consistency and what each image contributed."""
@@ -120,7 +154,7 @@ class Judge:
         details = [
             consistency(self.evaluator, groups, metric=name, seed=seed).to_json() for name in DETAILED if name in chosen
         ]
-        return Appraisal(self.evaluator.values(), details, self._images, self._predictions)
+        return Appraisal(self.evaluator.values(), details, self._images, self._predictions, self._tuned)
 
 
 def facets(sample: Sample, image_HWC: ImageHWC | None) -> dict[str, str]:

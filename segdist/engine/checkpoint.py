@@ -6,7 +6,7 @@ A model folder holds `model.json` (family, options, adapter, classes, seed) and 
 import hashlib
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,12 @@ def _write(
     save_file({k: v.detach().cpu().contiguous().clone() for k, v in state.items()}, folder / WEIGHTS)
     description = Description(run.model, adapter, classes, run.evaluate, frozen_digest, run.seed)
     (folder / DESCRIPTION).write_text(json.dumps(description.to_json(), indent=1))
+
+
+def redescribe(folder: Path, evaluate: EvaluateSpec) -> None:
+    """Change how a model folder's model predicts."""
+    changed = replace(describe(folder), evaluate=evaluate)
+    (folder / DESCRIPTION).write_text(json.dumps(changed.to_json(), indent=1))
 
 
 def describe(folder: Path) -> Description:

@@ -50,6 +50,6 @@ def _panel(
     bleed: bool = False,
 ) -> ImageHWC:
     """A panel of what counts as found."""
-    shown = tuple(i for i in prediction.instances if i.score >= evaluate.min_score)
+    shown = tuple(i for i in prediction.instances if evaluate.accepts(i.label, i.score))
     image = decode_image(image_bytes, name=sample.image_id)
     return panel(image, sample, replace(prediction, instances=shown), classes=classes, bleed=bleed)

@@ -1,14 +1,16 @@
 """Predictions and scores of one model over one split, streaming."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 import torch
 
 from segdist.data.examples import decode_image
+from segdist.engine.post import cleaned
 from segdist.engine.tiles import predict_tiled, tile_size
+from segdist.engine.views import predict_views
 from segdist.engine.workers import Workers
 from segdist.metrics import Evaluator
 from segdist.plugins import ImageHWC
@@ -42,17 +44,28 @@ def segment(
         network: a `Segmenter`, ready to predict; call it under `torch.inference_mode`.
         images: RGB, each at its own size.
         prompts: one for each image.
-        evaluate: how the model predicts: `tile`.
+        evaluate: how the model predicts: in which `tile`s and views (`tta`), and what is done `post`.
+
+    Raises:
+        SpecError: points are to be shown in tiles, or a library for `post` is missing.
     """
-    if evaluate.tile is None:
-        return list(network.predict(images, prompts))
-    settings: dict[str, Any] = {
-        "size": tile_size(evaluate.tile, network),
-        "overlap": evaluate.tile.overlap,
-        "batch_size": evaluate.batch_size,
-        "region_classes": getattr(network, "region_classes", ()),
-    }
-    return [predict_tiled(network.predict, i, p, **settings) for i, p in zip(images, prompts, strict=True)]
+    regions: Collection[str] = getattr(network, "region_classes", ())
+    find = predict_views(network.predict, evaluate.tta, region_classes=regions) if evaluate.tta else network.predict
+    if evaluate.tile:
+        size, overlap = tile_size(evaluate.tile, network), evaluate.tile.overlap
+        shape: dict[str, Any] = {"size": size, "overlap": overlap, "batch_size": evaluate.batch_size}
+        found = [
+            predict_tiled(find, image, prompt, **shape, region_classes=regions)
+            for image, prompt in zip(images, prompts, strict=True)
+        ]
+    else:
+        found = list(find(images, prompts))
+    if not evaluate.post.changes_masks:
+        return found
+    return [
+        cleaned(image, instances, evaluate.post, keep_all=bool(prompt.boxes_xyxy))
+        for image, instances, prompt in zip(images, found, prompts, strict=True)
+    ]
 
 
 def box_prompt(sample: Sample) -> Prompt:
@@ -87,4 +100,10 @@ def score(
 
 def evaluator_of(classes: Sequence[str], evaluate: EvaluateSpec, metrics: Sequence[str] | None = None) -> Evaluator:
     """The evaluator with the settings of a run; of all metrics by default."""
-    return Evaluator(classes, min_score=evaluate.min_score, metrics=metrics, boundary_width=evaluate.boundary_width)
+    return Evaluator(
+        classes,
+        min_score=evaluate.min_score,
+        min_scores=evaluate.post.min_scores,
+        metrics=metrics,
+        boundary_width=evaluate.boundary_width,
+    )

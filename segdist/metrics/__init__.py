@@ -12,19 +12,23 @@ in a module of this folder that is imported here.
 from segdist.metrics import boundaries, calibration, objects, pixels, skeletons
 from segdist.metrics.consistency import Consistency, Part, Spread, consistency, per_image
 from segdist.metrics.counting import metrics as formulas
+from segdist.metrics.difference import Difference, OneImage, difference
 from segdist.metrics.evaluator import QUICK, Evaluator, evaluate, family_of, finite, lower_is_better, names
 from segdist.metrics.prompted import box_fill, prompted_iou
 
 __all__ = [
     "QUICK",
     "Consistency",
+    "Difference",
     "Evaluator",
+    "OneImage",
     "Part",
     "Spread",
     "boundaries",
     "box_fill",
     "calibration",
     "consistency",
+    "difference",
     "evaluate",
     "family_of",
     "finite",

@@ -1,7 +1,7 @@
 """The one evaluator: image after image in, named values out, for every family, every split and other tools' results."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,6 +58,7 @@ class Evaluator:
             precision and calibration see them all.
         metrics: names; by default all.
         boundary_width: of the band of boundary IoU and AP: below 1 a share of the image diagonal, from 1 on pixels.
+        min_scores: per class in place of `min_score`.
 
     Attributes:
         seen: what each image added, in order; workers that share a split put theirs together.
@@ -73,10 +74,12 @@ class Evaluator:
         min_score: float,
         metrics: Sequence[str] | None = None,
         boundary_width: float = 0.02,
+        min_scores: Mapping[str, float] | None = None,
     ) -> None:
+        self._min_scores = dict.fromkeys(classes, min_score) | dict(min_scores or {})
         self.classes = tuple(classes)
         self.seen: list[Seen] = []
-        self._min_score, self._boundary_width = min_score, boundary_width
+        self._boundary_width = boundary_width
         wanted = names() if metrics is None else tuple(metrics)
         for name in wanted:
             if name not in names():
@@ -92,7 +95,7 @@ class Evaluator:
             ValueError: a predicted mask is not of the image's size.
         """
         found = prediction.instances if prediction else ()
-        pair = Pair(sample, found, self.classes, min_score=self._min_score, boundary_width=self._boundary_width)
+        pair = Pair(sample, found, self.classes, min_scores=self._min_scores, boundary_width=self._boundary_width)
         numbers = counting.count(self._counters, pair, self.classes)
         self.seen.append(Seen(sample.image_id, tuple(numbers), tuple(p.of(pair) for p in self._precisions)))
 

@@ -1,6 +1,6 @@
 """One image under evaluation: its truth beside what was found, with everything that several metrics need of both."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -43,9 +43,9 @@ class Pair:
 
     Args:
         sample: the truth.
-        found: all predicted instances; those scored below `min_score` count in average precision and calibration only.
+        found: all predicted instances; those scored below `min_scores` count in average precision and calibration only.
         classes: the class names; instances of other labels do not count.
-        min_score: see `found`.
+        min_scores: of each class; see `found`.
         boundary_width: of the band of boundary IoU: below 1 a share of the image diagonal, from 1 on pixels.
 
     Raises:
@@ -58,7 +58,7 @@ class Pair:
         found: Sequence[Instance],
         classes: Sequence[str],
         *,
-        min_score: float,
+        min_scores: Mapping[str, float],
         boundary_width: float = 0.02,
     ) -> None:
         self.sample, self.size_hw = sample, sample.size_hw
@@ -72,7 +72,7 @@ class Pair:
         wanted = set(classes)
         self.truths = tuple(i for i in sample.instances if i.label in wanted)
         self.found = tuple(i for i in found if i.label in wanted)
-        self.guesses = tuple(i for i in self.found if i.score >= min_score)
+        self.guesses = tuple(i for i in self.found if i.score >= min_scores[i.label])
         present = {i.label for i in (*self.truths, *self.found)}
         self.labels = tuple(label for label in classes if label in present)
         self._rles: dict[str, tuple[Rle, Rle]] = {}

@@ -37,6 +37,8 @@ class Look:
     evaluation: Files
     telling: Files
     pictures: Files
+    description: Files
+    """The model's description, where its scores per class were tuned."""
 
 
 def appraise_trials(ray: Any, tracker: Tracker, parent_run_id: str, job: Job) -> None:
@@ -105,7 +107,7 @@ def _looks(
 
 
 def _log_val(tracker: Tracker, trial: TrialRecord, look: Look, job: Job) -> None:
-    for files, place in ((look.evaluation, EVALUATION), (look.telling, TELLING)):
+    for files, place in ((look.evaluation, EVALUATION), (look.telling, TELLING), (look.description, "model")):
         with _written(files) as folder:
             tracker.log_files(trial.run_id, folder, place)
     each_epoch = set(job.run.evaluate.each_epoch)  # these are there, and belong to the history of the search
@@ -139,17 +141,29 @@ def _look(packed: Files, job: Job, split: str) -> Look:
     with _written(packed) as folder:
         network: Any = checkpoint.load(folder, device=Workers.here().device)
         evaluate, costs = checkpoint.describe(folder).evaluate, runtime.bytes_on_disk(folder)
+        description = (folder / checkpoint.DESCRIPTION).read_bytes()
     labels = Dataset.open(job.labels_uri) if job.labels_uri else None
     hide = split in job.boxes_only
     rows = Dataset.open(job.dataset_uri).reader(split, cache_dir(), labels=labels, hide_masks=hide)
-    found = appraise(network, rows, evaluate, seed=job.run.seed)
+    found = appraise(network, rows, evaluate, seed=job.run.seed, tune=evaluate.post.tune and split == "val")
+    changed: Files = {}
+    if found.min_scores:
+        evaluate = evaluate.with_min_scores(found.min_scores)
+        with _written({checkpoint.DESCRIPTION: description}) as folder:
+            checkpoint.redescribe(folder, evaluate)
+            changed = _read(folder)
     with TemporaryDirectory(prefix="segdist-") as scratch:
         places = {name: Path(scratch) / name for name in (EVALUATION, TELLING, "pictures")}
         pictures.save(places["pictures"], rows, found.predictions, evaluate, classes=network.classes)
         pictures.save_telling(places[TELLING], rows, found, evaluate, classes=network.classes)
         found.write(places[EVALUATION], split, rows)
-        files = [_read(place) for place in places.values()]
-    return Look(found.metrics | costs, *files)
+        return Look(
+            found.metrics | costs,
+            evaluation=_read(places[EVALUATION]),
+            telling=_read(places[TELLING]),
+            pictures=_read(places["pictures"]),
+            description=changed,
+        )
 
 
 def _read(folder: Path) -> Files:

@@ -50,7 +50,7 @@ def predict_images(
     (out / "overlays").mkdir(parents=True, exist_ok=True)
     coco = _Coco(network.classes)
     for sample, image, prediction in predict(network, _rows(files, boxes_of, unreadable), evaluate):
-        found = [i for i in prediction.instances if i.score >= evaluate.min_score]
+        found = [i for i in prediction.instances if evaluate.accepts(i.label, i.score)]
         coco.add(sample, found)
         name = f"{Path(sample.image_uri).stem}-{len(coco.images):05d}.png"
         (out / "overlays" / name).write_bytes(encode_png(overlay(image, found, network.classes)))

@@ -1,6 +1,6 @@
 """`segdist evaluate`: any model over any data, or another tool's results, with every metric."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -103,12 +103,33 @@ def score_model(
         described = checkpoint.describe(folder)
         network: Any = checkpoint.load(folder, device=Workers.here().device)
         costs = runtime.bytes_on_disk(folder)
-    evaluate = EvaluateSpec.model_validate({**described.evaluate.model_dump(), **changes})
+    evaluate = changed(described.evaluate, changes)
     rows, notes = _data(data, split, described.classes)
     found = appraise(network, rows, evaluate, seed=seed).to_json()
     found["metrics"] |= costs
     head = {"model": model, "data": data, "images_total": len(rows), "evaluate": evaluate.model_dump(mode="json")}
-    return {**head, "classes": list(described.classes), "notes": notes, **found}
+    return {**head, "classes": list(described.classes), "notes": notes + _around(evaluate), **found}
+
+
+def changed(evaluate: EvaluateSpec, changes: Mapping[str, Any]) -> EvaluateSpec:
+    """Settings with some of their keys replaced; those of `post` one by one."""
+    content = evaluate.model_dump()
+    post = {**content["post"], **changes.get("post", {})}
+    return EvaluateSpec.model_validate({**content, **changes, "post": post})
+
+
+def _around(evaluate: EvaluateSpec) -> list[str]:
+    """What was done around the network, in words."""
+    post, notes = evaluate.post, []
+    if evaluate.tile:
+        notes.append(f"tiles of {evaluate.tile.size} pixels, overlapping by {evaluate.tile.overlap:.1%}")
+    if evaluate.tta:
+        notes.append(f"views: the image, {', '.join(evaluate.tta)}")
+    steps = [post.refine.replace("_", " ")] if post.refine != "none" else []
+    steps += [f"parts below {post.min_area:g} removed"] if post.min_area else []
+    steps += [f"holes below {post.fill_holes:g} filled"] if post.fill_holes else []
+    steps += [f"scores {', '.join(f'{k} {v:g}' for k, v in post.min_scores.items())}"] if post.min_scores else []
+    return notes + [f"post-processing: {', '.join(steps)}"] * bool(steps)
 
 
 def score_checkpoints(sweep: str, data: str, **settings: Any) -> list[dict[str, Any]]:

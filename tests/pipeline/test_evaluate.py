@@ -83,6 +83,22 @@ def test_each_trial_gets_every_metric_its_cost_and_pictures_once_and_failures_ar
     assert "trial 1 " not in capsys.readouterr().out, "what is measured is not measured again"
 
 
+def test_scores_tuned_on_validation_images_are_logged_and_kept_with_the_model(
+    tracker: Tracker, sweep: SweepSpec, storage: Path
+) -> None:
+    post = sweep.evaluate.post.model_copy(update={"tune": True})
+    sweep = sweep.model_copy(update={"evaluate": sweep.evaluate.model_copy(update={"post": post})})
+    parent, job = start_sweep(tracker, sweep), job_of(sweep)
+    run = trial(tracker, sweep, parent, 1)
+    appraise_trials(Inline, tracker, parent, job)
+    (record,) = tracker.trials(parent)
+    described = checkpoint.describe(tracker.download(run, "model", storage / "model")).evaluate
+    assert described.post.min_scores == {"roof": record.metrics["post/min_score/roof"]}
+    score_on_test(Inline, tracker, run, job)
+    again = checkpoint.describe(tracker.download(run, "model", storage / "again")).evaluate
+    assert again == described, "the test split tunes nothing"
+
+
 def test_the_winner_alone_is_scored_on_the_test_split(tracker: Tracker, sweep: SweepSpec, storage: Path) -> None:
     parent = start_sweep(tracker, sweep)
     run = trial(tracker, sweep, parent, 1)

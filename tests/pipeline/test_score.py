@@ -104,6 +104,27 @@ def test_a_sweep_file_gives_the_split_that_is_asked_for(
     assert "has no split `vall`. Did you mean `val`?" in refused(model, file, "--split", "vall")
 
 
+def test_what_is_done_around_the_network_is_named_and_logged(model: Path, photos: Path) -> None:
+    plain = answer(model, photos)
+    found = answer(model, photos, "--tta", "--tile", "16", "--guided-filter", "--min-area", "0.01", "--fill-holes", "9")
+    assert found["notes"] == [
+        "all images",
+        "tiles of 16 pixels, overlapping by 12.5%",
+        "views: the image, flip, darker, brighter",
+        "post-processing: guided filter, parts below 0.01 removed, holes below 9 filled",
+    ]
+    assert found["evaluate"]["post"]["min_area"] == 0.01
+    assert found["evaluate"]["tile"] == {"size": 16, "overlap": 0.125}
+    of_one_tile = plain["metrics"]["runtime/gflops"]
+    assert found["metrics"]["runtime/gflops"] > 4 * of_one_tile, "four views of several tiles cost what they cost"
+    assert plain["evaluate"]["post"]["refine"] == "none"
+
+
+def test_flags_that_cannot_be_are_refused_with_the_rule(model: Path, photos: Path) -> None:
+    assert "exclude each other" in refused(model, photos, "--crf", "--guided-filter")
+    assert "takes a side in pixels or `network`, but got -3" in refused(model, photos, "--tile=-3")
+
+
 def test_the_tables_name_every_class_and_the_worst_group(results: tuple[Path, Path]) -> None:
     found = call("--predictions", results[0], "--truth", results[1])
     assert found.exit_code == 0, found.output
