@@ -8,12 +8,17 @@ import pytest
 from segdist.pipeline.cluster import connected
 from tests.s3 import s3_server
 
+# Folders whose tests stay in one process. Those that start Ray take turns: two clusters at once would fight over the
+# cores and the agent's port. The others share a fixture that is expensive to make.
+GROUPS = {"pipeline": "ray", "engine": "engine", "report": "tracking", "tracking": "tracking"}
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start Ray take turns: two clusters at once would fight over the cores and the agent's port."""
+    """The tests that start Ray come first, so that the other process has all the rest to fill its time with."""
     for item in items:
-        if "pipeline" in Path(item.path).parts:
-            item.add_marker(pytest.mark.xdist_group("ray"))
+        if group := GROUPS.get(Path(item.path).parent.name):
+            item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: Path(item.path).parent.name != "pipeline")
 
 
 @pytest.fixture(scope="session")
