@@ -7,7 +7,7 @@ Frames: pixels of the image at its own size, x to the right, y down. `size_hw` i
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from pycocotools import mask as coco_mask
 
@@ -31,6 +31,13 @@ class Rle:
     def __post_init__(self) -> None:
         if min(self.size_hw) < 1:
             raise ValueError(f"`size_hw` must be positive, but got {self.size_hw}")
+
+    @classmethod
+    def measured(cls, size_hw: tuple[int, int], counts: bytes, area: int) -> Self:
+        """A mask whose area is known, so that it need not be counted again."""
+        rle = cls(size_hw, counts)
+        rle.__dict__["area"] = area  # where `cached_property` keeps it
+        return rle
 
     @property
     def coco(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ wrong; the quick way only ever accepts what that function would accept without a
 import os
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -16,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from segdist.data.coco_index import parse
+from segdist.data.coco_index import key_of, parse
 from segdist.data.coco_instances import STALE_BOX, instance_of
 from segdist.data.codes import finding
 from segdist.data.collected import identity
+from segdist.data.garbage import search_paused
 from segdist.data.geometry import crosses_itself
 from segdist.data.json_lists import SEPARATORS, Spans
 from segdist.data.run_lengths import measure
@@ -30,12 +32,12 @@ MOST_ANNOTATIONS = 1000
 Report = Callable[[Finding], None]
 
 
-class _Rle(msgspec.Struct):
+class _Rle(msgspec.Struct, gc=False):
     size: tuple[int, int]
     counts: str
 
 
-class _Annotation(msgspec.Struct):
+class _Annotation(msgspec.Struct, gc=False):
     """An annotation of the usual types; anything else is not plain."""
 
     id: int
@@ -72,8 +74,7 @@ class CocoChunk:
     def samples(self, report: Report) -> Iterator[Sample]:
         """The samples with their instances; what is wrong is reported."""
         texts = self._texts()
-        parsed = _decode([t for own in texts for t in own])
-        plain = iter(self._plain(parsed, [s.size_hw for s, own in zip(self.bare, texts, strict=True) for _ in own]))
+        plain = iter(self._plain(texts))
         for sample, own in zip(self.bare, texts, strict=True):
             found = [quick if (quick := next(plain)) else self._slow(text, sample, report) for text in own]
             if len(found) > MOST_ANNOTATIONS:
@@ -101,59 +102,71 @@ class CocoChunk:
 
     def _once(
         self, sample: Sample, texts: Sequence[bytes], found: Sequence[Instance | None], report: Report
-    ) -> Iterator[Instance]:
+    ) -> tuple[Instance, ...]:
         """The instances without those that say again what another one says."""
-        seen: set[Hashable] = set()
+        there = tuple(i for i in found if i is not None)
+        if len({i.box_xyxy for i in there}) == len(there):
+            return there  # as nearly always
+        kept: dict[Hashable, Instance] = {}
         for text, instance in zip(texts, found, strict=True):
             if instance is None:
                 continue
             what = identity(instance)
-            if what in seen:
+            if what in kept:
                 name = str(parse(self.uri, text)[-1].get("id"))
                 message = f"the image has the same {instance.label} twice; the second is left out"
                 report(finding("annotation-duplicate", message, file=self.uri, image=sample.image_id, annotation=name))
-                continue
-            seen.add(what)
-            yield instance
+            kept.setdefault(what, instance)
+        return tuple(kept.values())
 
-    def _plain(
-        self, parsed: Sequence[_Annotation | None], sizes_hw: Sequence[tuple[int, int]]
-    ) -> list[Instance | None]:
+    def _plain(self, texts: Sequence[Sequence[bytes]]) -> list[Instance | None]:
         """The instance of each plain annotation; None for the others."""
-        found: list[Instance | None] = [None] * len(parsed)
-        labels = [
-            self.names.get(str(a.category_id), "") if a and a.iscrowd in (0, 1) and 0 <= a.score <= 1 else ""
-            for a in parsed
-        ]
-        by_size: dict[tuple[int, int], list[int]] = {}
-        for number, (label, size_hw) in enumerate(zip(labels, sizes_hw, strict=True)):
-            if label:
-                by_size.setdefault(size_hw, []).append(number)
-        for size_hw, numbers in by_size.items():
-            chosen: list[_Annotation] = [parsed[n] for n in numbers]  # type: ignore[misc]
-            quick = self._of_size(chosen, [labels[n] for n in numbers], size_hw)
-            for number, instance in zip(numbers, quick, strict=True):
-                found[number] = instance
+        with search_paused():
+            parsed = _decode([text for own in texts for text in own])
+            found: list[Instance | None] = [None] * len(parsed)
+            for size_hw, numbers in self._by_size(texts).items():
+                chosen = {n: a for n in numbers if (a := parsed[n]) and self._is_plain(a)}
+                for n, instance in zip(chosen, self._of_size(list(chosen.values()), size_hw), strict=True):
+                    found[n] = instance
+            return found
+
+    def _is_plain(self, annotation: _Annotation) -> bool:
+        is_usual = annotation.iscrowd in (0, 1) and 0 <= annotation.score <= 1
+        return is_usual and annotation.category_id in self._names
+
+    def _by_size(self, texts: Sequence[Sequence[bytes]]) -> dict[tuple[int, int], list[int]]:
+        """The numbers of the annotations of images of each size."""
+        found: dict[tuple[int, int], list[int]] = {}
+        number = 0
+        for sample, own in zip(self.bare, texts, strict=True):
+            found.setdefault(sample.size_hw, []).extend(range(number, number + len(own)))
+            number += len(own)
         return found
 
-    def _of_size(
-        self, annotations: Sequence[_Annotation], labels: Sequence[str], size_hw: tuple[int, int]
-    ) -> Iterator[Instance | None]:
+    @cached_property
+    def _names(self) -> dict[int, str]:
+        """Class name by category id where it is a whole number."""
+        found = ((key_of(key), key, name) for key, name in self.names.items() if name)
+        return {number: name for number, key, name in found if type(number) is int and str(number) == key}
+
+    def _of_size(self, annotations: Sequence[_Annotation], size_hw: tuple[int, int]) -> Iterator[Instance | None]:
         """Annotations of images of one size, checked and rasterised together."""
         boxes_xyxy = _boxes(annotations)
         fits = _inside(boxes_xyxy, size_hw)
-        rles = _Plain(annotations, np.flatnonzero(fits).tolist(), size_hw).rles
-        good = _agree(boxes_xyxy, rles)
-        for annotation, label, box_xyxy, fit, rle, agrees in zip(
-            annotations, labels, boxes_xyxy.tolist(), fits.tolist(), rles, good, strict=True
-        ):
-            if rle is not None and agrees:
-                mask = Rle(size_hw, rle["counts"])
-                yield Instance(label, mask, tuple(box_xyxy), annotation.score, is_crowd=annotation.iscrowd == 1)
+        plain = _Plain(annotations, np.flatnonzero(fits).tolist(), size_hw)
+        good = _agree(boxes_xyxy, plain.rles)
+        boxes = map(tuple, boxes_xyxy.tolist())
+        columns = (annotations, boxes, fits.tolist(), plain.rles, plain.areas, good)
+        for annotation, box_xyxy, fit, rle, area, agrees in zip(*columns, strict=True):
+            if agrees:
+                mask = Rle.measured(size_hw, rle["counts"], area)
             elif fit and not self.expects_mask and not annotation.segmentation:
-                yield Instance(label, None, tuple(box_xyxy), annotation.score, is_crowd=annotation.iscrowd == 1)
+                mask = None
             else:
                 yield None
+                continue
+            label = self._names[annotation.category_id]
+            yield Instance(label, mask, box_xyxy, annotation.score, is_crowd=annotation.iscrowd == 1)
 
 
 def _decode(texts: Sequence[bytes]) -> list[_Annotation | None]:
@@ -193,6 +206,7 @@ class _Plain:
     def __init__(self, annotations: Sequence[_Annotation], numbers: Sequence[int], size_hw: tuple[int, int]) -> None:
         self._annotations, self._size_hw = annotations, size_hw
         self.rles: list[dict[str, Any] | None] = [None] * len(annotations)
+        self.areas = [0] * len(annotations)
         written = [n for n in numbers if type(annotations[n].segmentation) is _Rle]
         drawn = [n for n in numbers if type(annotations[n].segmentation) is list and not annotations[n].iscrowd]
         self._copy(written)
@@ -204,9 +218,9 @@ class _Plain:
         counts = [rle.counts.encode() for rle in found]
         measured = measure(counts)
         fits = (measured.pixels == self._size_hw[0] * self._size_hw[1]) & (measured.areas > 0)
-        for n, rle, text, fit in zip(numbers, found, counts, fits.tolist(), strict=True):
+        for n, rle, text, fit, area in zip(numbers, found, counts, fits.tolist(), measured.areas.tolist(), strict=True):
             if fit and rle.size == self._size_hw:
-                self.rles[n] = {"size": rle.size, "counts": text}
+                self.rles[n], self.areas[n] = {"size": rle.size, "counts": text}, area
 
     def _rasterise(self, numbers: Sequence[int]) -> None:
         """Rasterise polygons that have three points and more, all inside the image, and do not cross themselves."""
@@ -224,16 +238,18 @@ class _Plain:
         if not fits.all():
             outside = {n for n, fit in zip(owner, fits.tolist(), strict=True) if not fit}
             return self._rasterise([n for n in numbers if n not in outside])
-        made = coco_mask.frPyObjects(np.split(values, starts[1:]), *self._size_hw)
-        areas = np.fromiter(map(coco_mask.area, made), np.int64, len(made))
-        crossing = {owner[k] for k in np.flatnonzero(crosses_itself(values, starts, areas))}
+        made = coco_mask.frPyObjects(parts, *self._size_hw)
+        areas = list(map(coco_mask.area, made))
+        crossing = {owner[k] for k in np.flatnonzero(crosses_itself(values, starts, np.array(areas)))}
         by_owner: dict[int, list[dict[str, Any]]] = {}
-        for n, rle, area in zip(owner, made, areas.tolist(), strict=True):
+        for n, rle, area in zip(owner, made, areas, strict=True):
             if area:
                 by_owner.setdefault(n, []).append(rle)
+                self.areas[n] = area
         for n, own in by_owner.items():
             if n not in crossing:
                 self.rles[n] = own[0] if len(own) == 1 else coco_mask.merge(own)
+                self.areas[n] = self.areas[n] if len(own) == 1 else int(coco_mask.area(self.rles[n]))
         return None
 
 
@@ -265,8 +281,8 @@ def _size(boxes_xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
     return (boxes_xyxy[:, 2] - boxes_xyxy[:, 0]) * (boxes_xyxy[:, 3] - boxes_xyxy[:, 1])
 
 
-def _with(sample: Sample, instances: Iterator[Instance]) -> Sample:
+def _with(sample: Sample, instances: tuple[Instance, ...]) -> Sample:
     """The sample with its instances; quicker than `replace`, which looks at every field."""
     return Sample(
-        sample.image_id, sample.image_uri, sample.size_hw, tuple(instances), sample.split, sample.group, sample.source
+        sample.image_id, sample.image_uri, sample.size_hw, instances, sample.split, sample.group, sample.source
     )

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from segdist import storage
 from segdist.data.codes import finding
+from segdist.data.garbage import search_paused
 from segdist.data.json_lists import SEPARATORS, NotJson, Spans, list_spans
 from segdist.errors import DataError
 from segdist.records import Finding, Severity
@@ -31,7 +32,7 @@ Key = int | str | None
 """An id as it is compared: 7, 7.0 and "7" are the same."""
 
 
-class _Head(msgspec.Struct):
+class _Head(msgspec.Struct, gc=False):
     """What the index needs of an annotation."""
 
     id: Any = None
@@ -40,7 +41,7 @@ class _Head(msgspec.Struct):
     segmentation: msgspec.Raw = msgspec.Raw(b"null")
 
 
-class _PlainHead(msgspec.Struct):
+class _PlainHead(msgspec.Struct, gc=False):
     """The same where all ids are whole numbers, as they mostly are."""
 
     id: int
@@ -157,21 +158,33 @@ class _Elements:
     def __init__(self, uri: str, path: str) -> None:
         self.uri, self._path = uri, path
 
-    def texts(self, spans: Spans) -> Iterator[list[bytes]]:
-        """The text of each element, in batches."""
+    def blocks(self, spans: Spans) -> Iterator["_Block"]:
+        """Elements that lie one behind the other, in batches."""
         with Path(self._path).open("rb") as file:
             for start in range(0, len(spans), BATCH):
                 part = spans[start : start + BATCH]
                 begin = int(part[0, 0])
                 file.seek(begin)
-                block = file.read(int(part[-1, 1]) - begin)
-                bounds = (part - begin).tolist()
-                yield [block[low:high].lstrip(SEPARATORS) for low, high in bounds]
+                yield _Block(file.read(int(part[-1, 1]) - begin), part - begin)
 
     def read(self, spans: Spans) -> Iterator[Any]:
         """Every element as Python values."""
-        for texts in self.texts(spans):
-            yield from parse(self.uri, b",".join(texts))
+        for block in self.blocks(spans):
+            yield from parse(self.uri, b",".join(block.elements()))
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Elements with commas between them, and where each lies."""
+
+    text: bytes
+    bounds: Spans
+
+    def __len__(self) -> int:
+        return len(self.bounds)
+
+    def elements(self) -> list[bytes]:
+        return [self.text[low:high].lstrip(SEPARATORS) for low, high in self.bounds.tolist()]
 
 
 class _Heads:
@@ -189,23 +202,23 @@ class _Heads:
     def read(self, reader: _Elements, spans: Spans) -> None:
         """Look at every annotation."""
         self.image = np.full(len(spans), -1, np.int32)
-        for batch, texts in enumerate(reader.texts(spans)):
-            start = batch * BATCH
-            plain = self._plain(texts)
-            found = plain if plain is not None else [self._image_of(h) for h in self._parsed(texts)]
-            self.image[start : start + len(texts)] = found
+        with search_paused():
+            for batch, block in enumerate(reader.blocks(spans)):
+                plain = self._plain(block)
+                found = plain if plain is not None else [self._image_of(h) for h in self._parsed(block.elements())]
+                self.image[batch * BATCH : batch * BATCH + len(block)] = found
         if self._odd_ids:
             message = f"{self._odd_ids} annotation(s) write ids as text or decimals; they were matched by value"
             self._report(finding("id-type", message, file=self._uri))
 
-    def _plain(self, texts: list[bytes]) -> list[int] | None:
+    def _plain(self, block: _Block) -> list[int] | None:
         """The images of a batch with whole numbers for ids, all new and known; None where it is not so."""
         try:
-            heads = _PLAIN.decode(b"[" + b",".join(texts) + b"]")
+            heads = _PLAIN.decode(b"[" + block.text.strip(SEPARATORS) + b"]")
         except (msgspec.DecodeError, msgspec.ValidationError):
             return None
         found = [self._index.get(head.image_id, -1) for head in heads]
-        if len(heads) != len(texts) or -1 in found or not self._ids.add_all_new([head.id for head in heads]):
+        if len(heads) != len(block) or -1 in found or not self._ids.add_all_new([head.id for head in heads]):
             return None
         self._note(heads, {head.category_id for head in heads})
         return found

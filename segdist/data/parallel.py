@@ -28,7 +28,9 @@ def ordered_map(function: Callable[[Item], Answer], items: Iterable[Item]) -> It
         yield from map(function, first)
         yield from map(function, stream)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
+    context = get_context("forkserver")
+    context.set_forkserver_preload([function.__module__])  # imported once, not in every worker
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
         waiting: deque[Future[Answer]] = deque()
         for item in chain(first, stream):
             waiting.append(pool.submit(function, item))

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from segdist.data.alike import DEFAULT_BITS, Look, look, near_pairs
 from segdist.data.codes import CODES, finding
+from segdist.data.garbage import search_paused
 from segdist.data.parallel import ordered_map
 from segdist.data.rows import sample_digest
 from segdist.data.shards import Manifest, SplitCounts, added_counts, content_hash, count_findings, count_samples
@@ -186,6 +187,11 @@ def _read(source: DatasetFormat, found: Review, *, open_images: bool) -> None:
 
 def _look_at(work: _Work) -> _Answer:
     """Read one piece, and its images."""
+    with search_paused():
+        return _answer(work)
+
+
+def _answer(work: _Work) -> _Answer:
     findings: list[Finding] = []
     rows: list[Row] = []
     kept: list[Sample] = []

@@ -1,10 +1,10 @@
 """One sample as one row of Arrow: encoded image bytes beside run lengths."""
 
 import hashlib
-import json
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 
 from segdist.records import Evidence, Instance, Rle, Sample, Verdict
@@ -88,7 +88,7 @@ def sample_digest(sample: Sample, image_sha256: str) -> str:
         [(i.label, _text(i.mask), i.box_xyxy, i.score, i.is_crowd, *_unsure(i)) for i in sample.instances],
         *([sample.text] if sample.text else []),
     ]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return hashlib.sha256(msgspec.json.encode(content)).hexdigest()
 
 
 def without_masks(sample: Sample) -> Sample:

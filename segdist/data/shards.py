@@ -328,9 +328,9 @@ def count_samples(samples: Sequence[Sample]) -> SplitCounts:
     return SplitCounts(
         images=len(samples),
         instances=len(instances),
-        masks=sum(i.mask is not None for i in instances),
-        empty_images=sum(not s.instances for s in samples),
-        per_class=dict(sorted(Counter(i.label for i in instances).items())),
+        masks=len(instances) - [i.mask for i in instances].count(None),
+        empty_images=[s.instances for s in samples].count(()),
+        per_class=dict(sorted(Counter([i.label for i in instances]).items())),
         per_size=dict(sorted(Counter(map(size_name, instances)).items())),
     )
 
