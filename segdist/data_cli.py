@@ -134,6 +134,56 @@ def split(
         _build(data_spec({"sources": [source], "split": division}, "the command line"), out, as_json=as_json)
 
 
+@app.command()
+def stats(
+    path: Annotated[str, typer.Argument(help="A folder, file or archive, local or s3://, or a segdist data set.")],
+    format_name: Annotated[str, typer.Option("--format", help="Its format, where it does not show.")] = "",
+    option: Options = None,
+    no_images: Annotated[bool, typer.Option("--no-images", help="Open no image: no brightness.")] = False,
+    html: Annotated[str, typer.Option(help="Also write a page with the charts.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Count classes, sizes, shapes, brightness and objects an image, for each split."""
+    from segdist.data.review import dumps
+    from segdist.data.stats import statistics, summary_text
+    from segdist.data.stats_page import write_stats_page
+
+    with told():
+        _, source = _source(path, format_name, key_values(option or []), no_images=no_images)
+        found = statistics(source, open_images=not no_images)
+        if html:
+            write_stats_page(html, found, title=f"Statistics of {_title(path)}")
+        typer.echo(dumps(found.as_json()) if as_json else summary_text(found))
+
+
+@app.command()
+def view(
+    path: Annotated[str, typer.Argument(help="A folder, file or archive, local or s3://, or a segdist data set.")],
+    out: Annotated[str, typer.Option("-o", "--out", help="The page to write, e.g. gallery.html.")],
+    format_name: Annotated[str, typer.Option("--format", help="The format of PATH, where it does not show.")] = "",
+    option: Options = None,
+    count: Annotated[int, typer.Option(min=1, help="Pictures at most; 60 make a page of some 3 MB.")] = 60,
+    label: Annotated[list[str] | None, typer.Option("--class", metavar="NAME", help="Only images with it.")] = None,
+    split: Annotated[list[str] | None, typer.Option(metavar="NAME", help="train, val or test.")] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same pictures.")] = 0,
+) -> None:
+    """Write a gallery of samples with their masks, to be filtered by class and split in the browser."""
+    from segdist.data.gallery import Wanted, write_gallery
+
+    with told():
+        _, source = _source(path, format_name, key_values(option or []))
+        wanted = Wanted(count, tuple(label or ()), tuple(split or ()), seed)
+        shown, findings = write_gallery(out, source, wanted, title=_title(path))
+        for one in findings:
+            typer.secho(str(one), fg="yellow", err=True)
+        typer.echo(f"{shown} pictures in {out}")
+
+
+def _title(path: str) -> str:
+    """What a page calls a data set: the last part of its place."""
+    return path.rstrip("/").rpartition("/")[2] or path
+
+
 def _build(data: Any, out: str, *, as_json: bool) -> None:
     from segdist.data.build import build, on_all_cores
     from segdist.data.dataset_text import dataset_text

@@ -239,7 +239,7 @@ class _Plain:
             outside = {n for n, fit in zip(owner, fits.tolist(), strict=True) if not fit}
             return self._rasterise([n for n in numbers if n not in outside])
         made = coco_mask.frPyObjects(parts, *self._size_hw)
-        areas = list(map(coco_mask.area, made))
+        areas = [int(coco_mask.area(rle)) for rle in made]
         crossing = {owner[k] for k in np.flatnonzero(crosses_itself(values, starts, np.array(areas)))}
         by_owner: dict[int, list[dict[str, Any]]] = {}
         for n, rle, area in zip(owner, made, areas, strict=True):

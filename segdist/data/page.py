@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from segdist import storage
 from segdist.panels import ImageHWC, colour, encode_jpeg
@@ -27,14 +27,24 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Column:
+    """A column of a histogram: the text below it, its value, and its parts (number of the series, height in 0..1)."""
+
+    label: str
+    value: int
+    parts: Sequence[tuple[int, float]]
+
+
+@dataclass(frozen=True)
 class Section:
-    """A part of a page: any of a table, bars (label, value, share of the longest) and pictures."""
+    """A part of a page: any of a table, bars (label, value, share of the longest), columns and pictures."""
 
     title: str
     note: str = ""
     header: Sequence[str] = ()
     rows: Sequence[Sequence[Any]] = ()
     bars: Sequence[tuple[str, str, float]] = ()
+    columns: Sequence[Column] = ()
     figures: Sequence[Figure] = field(default_factory=list)
 
 
@@ -45,6 +55,7 @@ def write_page(
     *,
     note: str = "",
     classes: Sequence[str] = (),
+    series: Sequence[str] = (),
     pairs: bool = False,
 ) -> None:
     """Write a page.
@@ -55,24 +66,35 @@ def write_page(
         sections: what it shows.
         note: below the heading.
         classes: named in a legend with their colours.
+        series: what the parts of columns stand for, named in a legend.
         pairs: sections side by side where the window is wide.
     """
     legend = [(name, colour(k)) for k, name in enumerate(classes)]
-    text = _template().render(title=title, note=note, sections=list(sections), legend=legend, pairs=pairs)
+    render(uri, "page", title=title, note=note, sections=list(sections), legend=legend, series=series, pairs=pairs)
+
+
+def render(uri: str, template: str, **values: Any) -> None:
+    """Write a page from one of the templates here; `title` and `note` are what every page has."""
+    text = _environment().get_template(f"{template}.html.jinja").render(**values)
     storage.write_atomic(uri, text.encode())
 
 
 def picture(image_HWC: ImageHWC) -> str:
     """An image as a data URI, at a size that suits a page."""
+    return "data:image/jpeg;base64," + base64.b64encode(encode_jpeg(shrunk(image_HWC), quality=82)).decode()
+
+
+def shrunk(image_HWC: ImageHWC, longest: int = _LONGEST) -> ImageHWC:
+    """The image with a longest side of at most so many pixels."""
     height, width = image_HWC.shape[:2]
-    scale = _LONGEST / max(height, width)
-    if scale < 1:
-        size_wh = (max(round(width * scale), 1), max(round(height * scale), 1))
-        image_HWC = cv2.resize(image_HWC, size_wh, interpolation=cv2.INTER_AREA).astype("uint8")
-    return "data:image/jpeg;base64," + base64.b64encode(encode_jpeg(image_HWC, quality=82)).decode()
+    scale = longest / max(height, width)
+    if scale >= 1:
+        return image_HWC
+    size_wh = (max(round(width * scale), 1), max(round(height * scale), 1))
+    return cv2.resize(image_HWC, size_wh, interpolation=cv2.INTER_AREA).astype("uint8")
 
 
 @cache
-def _template() -> Any:
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
-    return environment.from_string(Path(__file__).with_name("page.html.jinja").read_text())
+def _environment() -> Environment:
+    folder = FileSystemLoader(Path(__file__).with_name("templates"))
+    return Environment(autoescape=True, undefined=StrictUndefined, loader=folder)
