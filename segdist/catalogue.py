@@ -43,6 +43,7 @@ def _described(name: str, family: Family) -> dict[str, Any]:
         "adapters": list(family.adapters),
         "lora_targets": list(family.lora_targets),
         "licence": family.licence,
+        "onnx": bool(family.onnx(family.options.model_validate(family.debug))),
         "extra": family.extra,
         "install": f"pip install 'segdist[{family.extra}]'" if family.extra else "",
     }

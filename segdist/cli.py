@@ -1,14 +1,14 @@
 """The command line: arguments to one call each. Everything heavy is imported by the command that needs it."""
 
 import json
-import os
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from segdist import ship_cli
+from segdist.cli_options import HOME_STORAGE, Debug, Json, Storage, Tracking, show, told
 from segdist.data_cli import app as data_app
 from segdist.errors import SegdistError, SpecError
 from segdist.label_cli import app as label_app
@@ -25,17 +25,11 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(paligemma_app, name="paligemma")
 app.add_typer(label_app, name="label")
+app.add_typer(ship_cli.app)
 
 Sweeps = Annotated[
     list[str], typer.Argument(metavar="SWEEP... [KEY=VALUE...]", help="Sweep files, then overrides of their keys.")
 ]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and what the workers print.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-Storage = Annotated[
-    str, typer.Option(envvar="SEGDIST_STORAGE", help="The storage folder of the sweep.", show_default="~/segdist")
-]
-Tracking = Annotated[str, typer.Option(help="MLflow tracking URI, or `embedded` for the storage folder's own.")]
-HOME_STORAGE = str(Path.home() / "segdist")
 
 
 @app.command()
@@ -92,7 +86,7 @@ def compare(
     from segdist.report import leaderboard, print_leaderboard
     from segdist.tracking import Tracker
 
-    with _errors(debug=debug):
+    with told(debug=debug):
         tracker = Tracker.at(storage, tracking)
         tracker.close_abandoned()
         board = leaderboard(tracker, name)
@@ -100,25 +94,6 @@ def compare(
             typer.echo(json.dumps(to_json(board), indent=1))
         else:
             print_leaderboard(board)
-
-
-@app.command()
-def predict(
-    model: Annotated[str, typer.Argument(help="`NAME@champion`, `NAME@VERSION`, a run id, or a model folder.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files and folders.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for predictions.json and overlays.")],
-    boxes: Annotated[
-        Path | None, typer.Option(help="COCO file with the boxes to segment, for models prompted with boxes.")
-    ] = None,
-    storage: Storage = HOME_STORAGE,
-    tracking: Tracking = "embedded",
-    debug: Debug = False,
-) -> None:
-    """Segment images with a trained model: COCO JSON and overlay pictures."""
-    from segdist.pipeline.predict import predict_images
-
-    with _errors(debug=debug):
-        typer.echo(predict_images(model, images, out, boxes=boxes, storage=storage, tracking=tracking))
 
 
 @app.command()
@@ -165,7 +140,7 @@ def evaluate(
     from segdist import report
     from segdist.pipeline.score import score_checkpoints, score_model, score_results
 
-    with _errors(debug=debug):
+    with told(debug=debug):
         found: Any
         if predictions or truth:
             if not (predictions and truth) or model or data:
@@ -190,7 +165,7 @@ def models(as_json: Json = False) -> None:
     """List the model families: sizes, licences, tasks, losses, adapters, and what to install."""
     from segdist.catalogue import families, print_families
 
-    with _errors(debug=False):
+    with told(debug=False):
         if as_json:
             typer.echo(json.dumps(families(), indent=1))
         else:
@@ -202,7 +177,7 @@ def schema() -> None:
     """Print the JSON schema of sweep files, for completion in editors."""
     from segdist.sweepfile import schema as build
 
-    with _errors(debug=False):
+    with told(debug=False):
         typer.echo(json.dumps(build(), indent=1))
 
 
@@ -241,7 +216,7 @@ def _each(arguments: list[str], action: Callable[[str, list[str]], Any], *, debu
     files = [a for a in arguments if "=" not in a]
     overrides = [a for a in arguments if "=" in a]
     outcomes: dict[str, str] = {}
-    with _errors(debug=debug):
+    with told(debug=debug):
         if not files:
             raise SpecError(f"A sweep file must be named, e.g. sweeps/quickstart.yaml, but got {' '.join(arguments)}")
     for file in files:
@@ -251,34 +226,12 @@ def _each(arguments: list[str], action: Callable[[str, list[str]], Any], *, debu
             action(file, overrides)
             outcomes[file] = "ok"
         except SegdistError as error:
-            _show(error, debug=debug)
+            show(error, debug=debug)
             outcomes[file] = "failed: " + str(error).splitlines()[0]
     if len(files) > 1:
         typer.echo("\n".join(["== summary", *(f"{file}  {outcome}" for file, outcome in outcomes.items())]))
     if any(outcome != "ok" for outcome in outcomes.values()):
         raise typer.Exit(2)
-
-
-class _errors:  # noqa: N801 - reads as a statement: `with _errors(debug=...)`
-    """Turns a user's error into a message on stderr and exit code 2."""
-
-    def __init__(self, *, debug: bool) -> None:
-        self._debug = debug
-        if debug:
-            os.environ["SEGDIST_DEBUG"] = "1"
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
-        if isinstance(error, SegdistError):
-            _show(error, debug=self._debug)
-            raise typer.Exit(2) from None
-
-
-def _show(error: SegdistError, *, debug: bool) -> None:
-    if debug:
-        traceback.print_exception(error)
-    typer.secho(f"error: {error}", fg="red", err=True)
 
 
 if __name__ == "__main__":

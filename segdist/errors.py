@@ -37,6 +37,14 @@ class StorageError(SegdistError):
     """A path or bucket cannot be read or written."""
 
 
+class ExportError(SegdistError):
+    """A model cannot be written in the form that was asked for."""
+
+
+class PromotionError(SegdistError):
+    """A model cannot be compared with the champion."""
+
+
 class BackendError(SegdistError):
     """Ray, MLflow or another service does not answer or refuses."""
 

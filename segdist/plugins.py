@@ -64,6 +64,10 @@ class Family:
         adapters: the kinds of `train.adapter` that it supports.
         sometimes_unused: prefixes of parameters that a step need not use, as when it chooses between prompts; any
             other parameter without a gradient after the first step ends the training with its name.
+        onnx: names of the tensors that its network gives for a batch of images, where it can be written as ONNX with
+            these options; then its `Segmenter` is `Traceable` too. Empty where it cannot.
+        hub_module: name of the sub-module that is a model of transformers, from which a folder for its
+            `from_pretrained` is written; "" where there is none.
         extra: the extra of the package that installs what it needs; "" for nothing beside the core.
         licence: of the code and of the published weights.
     """
@@ -81,6 +85,8 @@ class Family:
     sizes: Mapping[str, str] = field(default_factory=dict)
     adapters: tuple[AdapterKind, ...] = USUAL_ADAPTERS
     sometimes_unused: tuple[str, ...] = ()
+    onnx: Callable[[Any], tuple[str, ...]] = field(default=lambda _: ())
+    hub_module: str = ""
     extra: str = ""
     licence: str = "Apache-2.0"
 
@@ -165,6 +171,19 @@ class Segmenter(Protocol):
 
         With boxes, exactly one instance a box comes back, in order, with the box's label.
         """
+
+
+class Traceable(Protocol):
+    """A `Segmenter` whose `predict`, without prompts, is these three steps; the middle one can become an ONNX graph."""
+
+    def pixels(self, images: Sequence[ImageHWC]) -> torch.Tensor:
+        """(B, 3, S, S) scaled, normalised and padded as the network sees them, on the CPU."""
+
+    def outputs(self, pixels_B3SS: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Tensors of what `Family.onnx` names, images first."""
+
+    def found(self, outputs: Sequence[torch.Tensor], images: Sequence[ImageHWC]) -> list[tuple[Instance, ...]]:
+        """Instances in the pixels of each image at its own size."""
 
 
 class DatasetFormat(Protocol):

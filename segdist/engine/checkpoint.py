@@ -39,6 +39,8 @@ class Description:
     """Digest of the frozen weights that are not in the checkpoint; "" where it holds everything."""
     seed: int = 0
     """What the weights that no file gives were drawn with; large frozen ones are drawn again."""
+    base: str = ""
+    """The folder beside `model.json` that the base weights are loaded from; "" where their source has them."""
 
     def to_json(self) -> dict[str, Any]:
         """The content of `model.json`."""
@@ -51,6 +53,7 @@ class Description:
             "evaluate": self.evaluate.model_dump(mode="json"),
             "frozen_digest": self.frozen_digest,
             "seed": self.seed,
+            **({"base": self.base} if self.base else {}),
         }
 
 
@@ -113,9 +116,13 @@ def _write(
     *,
     frozen_digest: str,
 ) -> None:
+    write(folder, state, Description(run.model, adapter, classes, run.evaluate, frozen_digest, run.seed))
+
+
+def write(folder: Path, state: Mapping[str, torch.Tensor], description: Description) -> None:
+    """A model folder from what its two files hold."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.detach().cpu().contiguous().clone() for k, v in state.items()}, folder / WEIGHTS)
-    description = Description(run.model, adapter, classes, run.evaluate, frozen_digest, run.seed)
     (folder / DESCRIPTION).write_text(json.dumps(description.to_json(), indent=1))
 
 
@@ -137,15 +144,24 @@ def describe(folder: Path) -> Description:
     try:
         content = json.loads(file.read_text())
         return Description(
-            ModelSpec.model_validate(content["model"]),
+            _based(ModelSpec.model_validate(content["model"]), folder, content.get("base", "")),
             AdapterSpec.model_validate(content["adapter"]),
             tuple(content["classes"]),
             EvaluateSpec.model_validate(content["evaluate"]),
             content["frozen_digest"],
             int(content.get("seed", 0)),  # not in the first models' descriptions
+            content.get("base", ""),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{file} is damaged ({error!r}). Use another checkpoint.") from error
+
+
+def _based(model: ModelSpec, folder: Path, base: str) -> ModelSpec:
+    """The model with its base weights in its own folder, where it brings them along."""
+    if not base:
+        return model
+    options = {**model.family_options(), "weights": str((folder / base).absolute())}
+    return model.model_copy(update={model.family: options})
 
 
 def load(folder: Path, *, device: torch.device | str = "cpu") -> nn.Module:

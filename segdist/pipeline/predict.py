@@ -1,133 +1,287 @@
-"""Images in, masks out: a trained model over files and folders."""
+"""Images in, masks out: a trained model over files, folders, archives, tables and data sets; on this machine or Ray.
 
+What is done is kept in parts: the same command after an interruption does only what is missing.
+"""
+
+import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from segdist import registry
+from segdist import registry, storage
+from segdist.data.coco_export import annotation
 from segdist.data.examples import decode_image
-from segdist.errors import DataError
-from segdist.records import Instance, Sample
+from segdist.data.inputs import Input, Reader, find_inputs
+from segdist.errors import DataError, StorageError
+from segdist.pipeline.cluster import connected, slots
+from segdist.pipeline.dataflow import answers, map_items
+from segdist.pipeline.score import changed, model_folder
+from segdist.records import Instance, Prediction, Sample
+from segdist.spec import EvaluateSpec, digest
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+INLINE_IMAGES = 64
+"""Up to this many images, working here takes less time than Ray takes to start."""
+IMAGES_PER_PART = 16
+"""Images between two saves: the most that a killed run has to do again."""
+PREDICTIONS, PARTS, RUN = "predictions.json", "parts", "run.json"
+Files = dict[str, bytes]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class How:
+    """What decides what comes out, beside model and images.
+
+    Attributes:
+        outputs: see `engine.outputs`.
+        changes: keys of `evaluate` other than those the model was trained with: `tile`, `min_score`, ...
+        boxes: a COCO file with the boxes to segment, for models prompted with boxes; "" for none.
+    """
+
+    outputs: tuple[str, ...] = ("overlays",)
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    boxes: str = ""
+
+
+@dataclass(frozen=True)
+class PredictJob:
+    """What travels to every worker; `model` holds the files of the model's folder."""
+
+    model: Files
+    out: str
+    how: How
 
 
 def predict_images(
-    model: str, images: Sequence[Path], out: Path, *, boxes: Path | None, storage: str, tracking: str
-) -> Path:
-    """Segment images; writes `predictions.json` (COCO) and `overlays/<name>.png`.
+    model: str,
+    places: Sequence[str],
+    out: str,
+    *,
+    how: How | None = None,
+    actors: int = 0,
+    storage_uri: str,
+    tracking: str,
+    say: Say = lambda _: None,
+) -> str:
+    """Segment images; writes `predictions.json` (COCO) and whatever else was asked for.
 
     Args:
         model: `NAME@champion`, `NAME@VERSION`, a run id, or a model folder.
-        images: files, and folders searched through.
-        out: the folder to write to.
-        boxes: a COCO file whose boxes are segmented, for models prompted with boxes.
-        storage: of the sweep that trained the model.
+        places: see `data.inputs.find_inputs`.
+        out: the folder to write to, local or `s3://`; a second run with the same model and settings goes on there.
+        how: what decides the result.
+        actors: models side by side; 0 chooses: one here for a few images, else as many as the cluster holds.
+        storage_uri: of the sweep that trained the model.
         tracking: its MLflow URI, or "embedded".
+        say: is told of progress.
 
     Returns:
-        The path of `predictions.json`.
+        The URI of `predictions.json`.
 
     Raises:
-        DataError: there is no image, one cannot be read, or a model that needs boxes got none.
+        DataError: there is no image, one cannot be read (the others are predicted), or a model that needs boxes got
+            none.
+        StorageError: `out` holds predictions of another model or with other settings.
     """
     from segdist.engine import checkpoint
-    from segdist.engine.predict import predict
-    from segdist.engine.workers import Workers
-    from segdist.panels import encode_png, overlay
-    from segdist.pipeline.score import model_folder
+    from segdist.engine.outputs import check_outputs
 
-    files = list(_image_files(images))
-    with model_folder(model, storage, tracking) as folder:
+    how = how or How()
+    check_outputs(how.outputs)
+    out = storage.absolute(out)
+    inputs = list(find_inputs(list(places)))
+    with model_folder(model, storage_uri, tracking) as folder:
         description = checkpoint.describe(folder)
-        network: Any = checkpoint.load(folder, device=Workers.here().device)
-    evaluate = description.evaluate
-    if evaluate.prompts == "box" and boxes is None:
+        job = PredictJob(packed(folder), out, how)
+    evaluate = changed(description.evaluate, how.changes)
+    if evaluate.prompts == "box" and not how.boxes:
         raise DataError(f"{model} segments what boxes show it. Name a COCO file with boxes: --boxes annotations.json")
-    boxes_of = _boxes(boxes) if boxes else {}
+    _claim(out, job)
+    parts = _parts(inputs, _boxes(how.boxes), out)
+    missing = [part for part in parts if not storage.exists(part["target"])]
+    if len(missing) < len(parts):
+        say(f"{len(parts) - len(missing)} of {len(parts)} parts are done already")
+    for number, _ in enumerate(_run(job, missing, actors), start=1):
+        say(f"predicted {number}/{len(missing)} parts")
+    return _collected(out, parts, description.classes)
+
+
+def packed(folder: Path) -> Files:
+    """The files of a model's folder, to travel to workers."""
+    return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+
+
+def unpack(files: Files, folder: Path) -> None:
+    """The folder again."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+def _claim(out: str, job: PredictJob) -> None:
+    """Write down what the folder holds; a folder of another model or with other settings is refused."""
+    mine = {
+        "model": digest([(name, hashlib.sha256(content).hexdigest()) for name, content in sorted(job.model.items())]),
+        **asdict(job.how),
+        "outputs": list(job.how.outputs),
+        "changes": dict(job.how.changes),
+    }
+    place = storage.join(out, RUN)
+    if storage.exists(place) and storage.read_json(place) != json.loads(json.dumps(mine)):
+        raise StorageError(
+            f"{out} holds predictions of another model or with other settings ({RUN}). Name another folder, or delete "
+            "this one."
+        )
+    storage.write_json(place, mine)
+
+
+def _parts(inputs: Sequence[Input], boxes: Mapping[str, Any], out: str) -> list[dict[str, Any]]:
+    """What is predicted and saved at once; named by its images, so that others than before are done anew."""
+    found = []
+    for start in range(0, len(inputs), IMAGES_PER_PART):
+        images = [
+            {**one.to_json(), "number": start + k, "boxes": boxes.get(Path(one.name).name, [])}
+            for k, one in enumerate(inputs[start : start + IMAGES_PER_PART], start=1)
+        ]
+        name = f"{start:08d}-{digest(images)}.json"
+        found.append({"images": json.dumps(images), "target": storage.join(out, PARTS, name)})
+    return found
+
+
+def _run(job: PredictJob, parts: Sequence[dict[str, Any]], actors: int) -> Iterator[str]:
+    """Predict parts here, or on actors of Ray Data."""
+    if not parts:
+        return
+    images = sum(len(json.loads(part["images"])) for part in parts)
+    if actors == 1 or (not actors and images <= INLINE_IMAGES):
+        worker = Predictor(job)
+        for part in parts:
+            yield worker.work(part)
+        return
+    with connected() as ray:
+        gpu = ray.cluster_resources().get("GPU", 0) > 0
+        # Less than half a CPU each: readers must not wait for actors to end.
+        most = slots(ray, cpus=0.45 if not gpu else 1, gpus=1.0 if gpu else 0)
+        yield from map_items(
+            ray,
+            Predictor,
+            parts,
+            fn_constructor_args=(job,),
+            compute=ray.data.ActorPoolStrategy(size=min(len(parts), actors or max(1, most // (1 if gpu else 2)))),
+            num_cpus=0.45,
+            num_gpus=1.0 if gpu else 0,
+        )
+
+
+class Predictor:
+    """One model, loaded when it is first needed, over part after part."""
+
+    def __init__(self, job: PredictJob) -> None:
+        self._job, self._reader = job, Reader()
+        self._network: Any = None
+        self._evaluate = EvaluateSpec()
+
+    @answers
+    def __call__(self, part: dict[str, Any]) -> str:
+        """The same as `work`, as an actor of Ray Data."""
+        return self.work(part)
+
+    def work(self, part: Mapping[str, Any]) -> str:
+        """Predict the images of a part and write their outputs; the part itself last, so that it is there whole."""
+        network = self._loaded()
+        done = [self._one(network, image) for image in json.loads(part["images"])]
+        storage.write_atomic(part["target"], json.dumps(done).encode())
+        return str(part["target"])
+
+    def _one(self, network: Any, image: Mapping[str, Any]) -> dict[str, Any]:
+        """The COCO image with its annotations, or why it could not be read."""
+        import torch
+
+        from segdist.engine.outputs import Found, check_outputs, write
+        from segdist.engine.predict import box_prompt, segment
+        from segdist.records import Prompt
+
+        one = Input(*(image[key] for key in ("uri", "name", "stamp", "column")))
+        try:
+            content = self._reader.read(one)
+            pixels_HWC = decode_image(content, name=one.uri)
+        except (DataError, StorageError) as error:
+            return {"error": str(error), "file_name": one.uri}
+        size_hw = pixels_HWC.shape[0], pixels_HWC.shape[1]
+        shown = tuple(Instance(label, None, tuple(box)) for label, box in image["boxes"])
+        sample = Sample(one.name, one.uri, size_hw, shown)
+        prompt = box_prompt(sample) if self._evaluate.prompts == "box" else Prompt()
+        with torch.inference_mode():
+            instances = segment(network, [pixels_HWC], [prompt], self._evaluate)[0]
+        kept = tuple(i for i in instances if self._evaluate.accepts(i.label, i.score))
+        bare = Sample(one.name, one.uri, size_hw)
+        prediction = Prediction(one.name, kept)
+        file = self._reader.file(one)
+        found = Found(image["number"], bare, pixels_HWC, prediction, network.classes, file, content)
+        write(self._job.out, check_outputs(self._job.how.outputs), found)
+        ids = {name: number for number, name in enumerate(network.classes, 1)}
+        return {
+            "image": {"file_name": one.uri, "height": size_hw[0], "width": size_hw[1]},
+            "annotations": [
+                {**annotation(i, number=0, image_id=0, category_id=ids[i.label]), "score": round(i.score, 5)}
+                for i in kept
+            ],
+        }
+
+    def _loaded(self) -> Any:
+        if self._network is None:
+            from segdist.engine import checkpoint
+            from segdist.engine.workers import Workers
+
+            with TemporaryDirectory(prefix="segdist-") as folder:
+                unpack(self._job.model, Path(folder))
+                self._network = checkpoint.load(Path(folder), device=Workers.here().device)
+                own = checkpoint.describe(Path(folder)).evaluate
+            self._evaluate = changed(own, self._job.how.changes)
+        return self._network
+
+
+def _collected(out: str, parts: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> str:
+    """One COCO file of all parts, in the order of the images; annotations go to disk as they come."""
+    images: list[dict[str, Any]] = []
     unreadable: list[str] = []
-    (out / "overlays").mkdir(parents=True, exist_ok=True)
-    coco = _Coco(network.classes)
-    for sample, image, prediction in predict(network, _rows(files, boxes_of, unreadable), evaluate):
-        found = [i for i in prediction.instances if evaluate.accepts(i.label, i.score)]
-        coco.add(sample, found)
-        name = f"{Path(sample.image_uri).stem}-{len(coco.images):05d}.png"
-        (out / "overlays" / name).write_bytes(encode_png(overlay(image, found, network.classes)))
-    target = out / "predictions.json"
-    target.write_text(json.dumps(coco.content()))
+    count = 0
+    with TemporaryDirectory(prefix="segdist-") as scratch:
+        file = Path(scratch) / PREDICTIONS
+        with file.open("w", encoding="utf-8") as stream:
+            stream.write('{"annotations": [')
+            for part in parts:
+                for one in storage.read_json(part["target"]):
+                    if "error" in one:
+                        unreadable.append(f"{one['file_name']}: {one['error']}")
+                        continue
+                    images.append({"id": len(images) + 1, **one["image"]})
+                    for entry in one["annotations"]:
+                        count += 1
+                        stream.write("\n" if count == 1 else ",\n")
+                        stream.write(json.dumps({**entry, "id": count, "image_id": len(images)}))
+            categories = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
+            stream.write("\n],\n" + json.dumps({"images": images, "categories": categories}).removeprefix("{") + "\n")
+        target = storage.join(out, PREDICTIONS)
+        storage.upload(file, target)
     if unreadable:
         raise DataError(
-            f"{len(unreadable)} of {len(files)} images cannot be read; the others are in {target}:\n"
+            f"{len(unreadable)} of {len(images) + len(unreadable)} images cannot be read; the others are in {target}:\n"
             + "\n".join(unreadable)
         )
     return target
 
 
-class _Coco:
-    """Predictions as one COCO file."""
-
-    def __init__(self, classes: Sequence[str]) -> None:
-        self._ids = {name: number for number, name in enumerate(classes, start=1)}
-        self.images: list[dict[str, Any]] = []
-        self._annotations: list[dict[str, Any]] = []
-
-    def add(self, sample: Sample, instances: Sequence[Instance]) -> None:
-        height, width = sample.size_hw
-        number = len(self.images) + 1
-        self.images.append({"id": number, "file_name": sample.image_uri, "height": height, "width": width})
-        for instance in instances:
-            assert instance.mask is not None
-            x1, y1, x2, y2 = instance.mask.box_xyxy
-            self._annotations.append(
-                {
-                    "id": len(self._annotations) + 1,
-                    "image_id": number,
-                    "category_id": self._ids[instance.label],
-                    "segmentation": {"size": [height, width], "counts": instance.mask.counts.decode("ascii")},
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": instance.mask.area,
-                    "iscrowd": 0,
-                    "score": round(instance.score, 5),
-                }
-            )
-
-    def content(self) -> dict[str, Any]:
-        categories = [{"id": number, "name": name} for name, number in self._ids.items()]
-        return {"images": self.images, "annotations": self._annotations, "categories": categories}
-
-
-def _rows(
-    files: Sequence[Path], boxes_of: Mapping[str, tuple[Instance, ...]], unreadable: list[str]
-) -> Iterator[tuple[Sample, bytes]]:
-    """Samples with their encoded images; files that do not decode are noted and left out."""
-    for file in files:
-        content = file.read_bytes()
-        try:
-            height, width = decode_image(content).shape[:2]
-        except DataError as error:
-            unreadable.append(f"{file}: {error}")
-            continue
-        yield Sample(str(file), str(file), (height, width), boxes_of.get(file.name, ())), content
-
-
-def _boxes(file: Path) -> dict[str, tuple[Instance, ...]]:
-    """The instances of each image of a COCO file, by file name."""
+def _boxes(file: str) -> dict[str, list[Any]]:
+    """The labels and boxes of each image of a COCO file, by file name."""
+    if not file:
+        return {}
     coco = registry.load("formats", "coco")
-    source = coco.Format(coco.Options(path=str(file)))
-    return {Path(s.image_uri).name: s.instances for s in source.read(lambda _: None)}
-
-
-def _image_files(paths: Sequence[Path]) -> Iterator[Path]:
-    found = False
-    for path in paths:
-        if not path.exists():
-            raise DataError(f"There is no {path}. Name image files or folders.")
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.suffix.lower() in IMAGE_SUFFIXES:
-                found = True
-                yield file
-    if not found:
-        raise DataError(
-            f"There is no image in {', '.join(map(str, paths))}: none of {', '.join(sorted(IMAGE_SUFFIXES))}"
-        )
+    source = coco.Format(coco.Options(path=file))
+    return {
+        Path(s.image_uri).name: [[i.label, list(i.box_xyxy)] for i in s.instances if not i.is_crowd]
+        for s in source.read(lambda _: None)
+    }

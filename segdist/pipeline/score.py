@@ -104,7 +104,7 @@ def score_model(
         network: Any = checkpoint.load(folder, device=Workers.here().device)
         costs = runtime.bytes_on_disk(folder)
     evaluate = changed(described.evaluate, changes)
-    rows, notes = _data(data, split, described.classes)
+    rows, notes = rows_of(data, split, described.classes)
     found = appraise(network, rows, evaluate, seed=seed).to_json()
     found["metrics"] |= costs
     head = {"model": model, "data": data, "images_total": len(rows), "evaluate": evaluate.model_dump(mode="json")}
@@ -161,11 +161,18 @@ def model_folder(model: str, storage: str, tracking: str) -> Iterator[Path]:
         return
     with TemporaryDirectory(prefix="segdist-") as scratch:
         tracker = Tracker.at(storage, tracking)
-        is_run = len(model) == 32 and all(c in "0123456789abcdef" for c in model)
-        yield tracker.download(model, "model", Path(scratch)) if is_run else tracker.model_files(model, Path(scratch))
+        if is_run_id(model):
+            yield tracker.download(model, "model", Path(scratch))
+        else:
+            yield tracker.model_files(model, Path(scratch))
 
 
-def _data(place: str, split: str, classes: Sequence[str]) -> tuple[Sequence[tuple[Sample, bytes]], list[str]]:
+def is_run_id(model: str) -> bool:
+    """Whether a model is named by its MLflow run."""
+    return len(model) == 32 and all(c in "0123456789abcdef" for c in model)
+
+
+def rows_of(place: str, split: str, classes: Sequence[str]) -> tuple[Sequence[tuple[Sample, bytes]], list[str]]:
     """The images to score on, and what was found out about them."""
     if _is_sweep(place):
         dataset = ingest(load(place))

@@ -55,3 +55,8 @@ class PromptableOptions(ModelOptions):
 def prompts(options: PromptableOptions) -> frozenset[str]:
     """The prompt kinds understood at prediction."""
     return frozenset({"none"} if options.prompt in ("class", "everything") else {"box", "point"})
+
+
+def onnx(options: PromptableOptions) -> tuple[str, ...]:
+    """The tensors of the ONNX graph: with `prompt: class` images alone go in; the other modes take prompts."""
+    return ("logits_BKhw",) if options.prompt == "class" else ()

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from segdist import masks
-from segdist.data.collate import ignored, padded_masks
+from segdist.data.collate import ignored, padded_masks, stack_images
 from segdist.data.examples import letterbox, restore, scale_boxes, scaled_size
 from segdist.plugins import Batch, Example, ImageHWC
 from segdist.promptable import grid
@@ -78,12 +78,28 @@ class Promptable(PromptableNetwork):
             features_1 = [level[n : n + 1] for level in features_B]
             size_hw = images[i].shape[0], images[i].shape[1]
             if self.options.prompt == "class":
-                found[i] = tuple(self._classes_in(features_1, size_hw))
+                found[i] = tuple(self._classes_in(self._class_logits(features_1)[0], size_hw))
             elif self.options.prompt == "everything":
                 found[i] = tuple(self._everything_in(features_1, size_hw))
             else:
                 found[i] = tuple(self._prompted(features_1, size_hw, prompts[i]))
         return found
+
+    def pixels(self, images: Sequence[ImageHWC]) -> Tensor:
+        """(B, 3, S, S) as the network sees them."""
+        size, (mean, std) = self.options.image_size, self.colours
+        return stack_images([letterbox(image, size) for image in images], size, mean=mean, std=std)
+
+    def outputs(self, pixels_B3SS: Tensor) -> tuple[Tensor]:
+        """With `prompt: class`, the mask logits (B, K, h, w) of every class."""
+        return (self._class_logits(self.project(self.encode(pixels_B3SS))),)
+
+    def found(self, outputs: Sequence[Tensor], images: Sequence[ImageHWC]) -> list[tuple[Instance, ...]]:
+        """With `prompt: class`, one instance for each class with a pixel."""
+        return [
+            tuple(self._classes_in(logits_Khw, (image.shape[0], image.shape[1])))
+            for logits_Khw, image in zip(outputs[0], images, strict=True)
+        ]
 
     def _taught(self, example: Example) -> "_Taught":
         """The prompts that one image teaches."""
@@ -160,11 +176,19 @@ class Promptable(PromptableNetwork):
         boxes_N4 = None if self.options.prompt == "point" else boxes_N4
         return Shown(boxes_N4, points_NP2.to(self.device), is_object_NP.to(self.device))
 
-    def _classes_in(self, features_1: Features, size_hw: tuple[int, int]) -> Iterator[Instance]:
+    def _class_logits(self, features_B: Features) -> Tensor:
+        """(B, K, h, w) of the mask that is trusted most, for each class."""
+        images, classes = len(features_B[0]), len(self.classes)
+        decoded = self.decode(
+            [level.repeat_interleave(classes, 0) for level in features_B], self._class_prompts(images)
+        )
+        best_N = decoded.iou_NM.argmax(1)
+        best_Nhw = decoded.logits_NMhw[torch.arange(len(best_N), device=best_N.device), best_N]
+        return best_Nhw.reshape(images, classes, *best_Nhw.shape[1:])
+
+    def _classes_in(self, logits_Khw: Tensor, size_hw: tuple[int, int]) -> Iterator[Instance]:
         """One instance for each class with a pixel; its score is the mean probability over the mask."""
-        decoded = self.decode(_repeated(features_1, len(self.classes)), self._class_prompts(1))
-        best_Khw = decoded.logits_NMhw[torch.arange(len(self.classes)), decoded.iou_NM.argmax(1)]
-        for label, logits_hw in zip(self.classes, best_Khw, strict=True):
+        for label, logits_hw in zip(self.classes, logits_Khw, strict=True):
             own_HW = restore(logits_hw[None], size_hw=size_hw, image_size=self.options.image_size)[0]
             inside_HW = own_HW > 0
             if inside_HW.any():

@@ -86,6 +86,17 @@ def trials(client: "MlflowClient", parent_run_id: str, metric: str = "") -> list
     return sorted(first.values(), key=lambda t: -t.metrics.get(metric, -math.inf))
 
 
+def trial(client: "MlflowClient", run_id: str, *, where: str) -> tuple[TrialRecord, SweepRecord]:
+    """The record of a trial's run, and of its parent."""
+    run = client.get_run(run_id)
+    parent = run.data.tags.get(names.PARENT)
+    if not parent:
+        raise BackendError(
+            f"MLflow run {run_id} at {where} is no trial of a sweep. Name a trial's run, or NAME@champion."
+        )
+    return _trial(run), sweep(client, client.get_run(parent))
+
+
 def fetch(client: "MlflowClient", run_id: str, artifact_path: str, folder: Path) -> Path | None:
     """Copy a file or folder of a run; None where there is none."""
     parent = str(PurePosixPath(artifact_path).parent)

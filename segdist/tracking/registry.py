@@ -28,14 +28,27 @@ def register_champion(client: "MlflowClient", name: str, run_id: str, artifact_p
 
 def model_files(client: "MlflowClient", model: str, folder: Path, *, where: str) -> Path:
     """Copy the files of `NAME@ALIAS` or `NAME@VERSION`."""
-    name, at, which = model.partition("@")
-    if not (at and which):
-        raise BackendError(f"A model is named NAME@ALIAS or NAME@VERSION, but got `{model}`. Try `{name}@{CHAMPION}`.")
-    version = _version(client, _registered(client, name, where=where), which)
+    version = find_version(client, model, where=where)
     files = fetch(client, str(version.run_id), version.tags.get(_FILES, ""), folder)
     if files is None:
         raise BackendError(f"The files of model {model} are gone from MLflow run {version.run_id} at {where}.")
     return files
+
+
+def champion_run(client: "MlflowClient", name: str) -> str:
+    """The run of the version with the alias `champion`; "" where there is none."""
+    for model in client.search_registered_models(f"name = '{name}'"):
+        if CHAMPION in model.aliases:
+            return str(client.get_model_version(name, str(model.aliases[CHAMPION])).run_id)
+    return ""
+
+
+def find_version(client: "MlflowClient", model: str, *, where: str) -> "ModelVersion":
+    """The version that `NAME@ALIAS` or `NAME@VERSION` names."""
+    name, at, which = model.partition("@")
+    if not (at and which):
+        raise BackendError(f"A model is named NAME@ALIAS or NAME@VERSION, but got `{model}`. Try `{name}@{CHAMPION}`.")
+    return _version(client, _registered(client, name, where=where), which)
 
 
 def _create(client: "MlflowClient", name: str, run_id: str, artifact_path: str) -> "ModelVersion":

@@ -289,6 +289,15 @@ class Tracker:
         with self._connection.client() as client:
             return reading.trials(client, parent_run_id, key(metric) if metric else "")
 
+    def trial(self, run_id: str) -> tuple[TrialRecord, SweepRecord]:
+        """One trial, and the sweep it belongs to.
+
+        Raises:
+            BackendError: there is no such run, or it is no trial of a sweep.
+        """
+        with self._connection.client() as client:
+            return reading.trial(client, run_id, where=self.uri)
+
     def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
         """(step, value) in order; of a step that was repeated after a crash, the last value."""
         with self._connection.client() as client:
@@ -305,6 +314,20 @@ class Tracker:
         """
         with self._connection.client() as client, self._connection.exclusive():
             return registry.register_champion(client, name, run_id, artifact_path)
+
+    def champion_run(self, name: str) -> str:
+        """The run that `NAME@champion` came from; "" where there is no such model or it has no champion."""
+        with self._connection.client() as client:
+            return registry.champion_run(client, name)
+
+    def run_of_model(self, model: str) -> str:
+        """The run that `NAME@ALIAS` or `NAME@VERSION` came from.
+
+        Raises:
+            BackendError: there is no such model, alias or version.
+        """
+        with self._connection.client() as client:
+            return str(registry.find_version(client, model, where=self.uri).run_id)
 
     def model_files(self, model: str, folder: Path) -> Path:
         """Fetch the files of `NAME@ALIAS` or `NAME@VERSION` into a local folder.

@@ -50,6 +50,8 @@ FAMILY = Family(
     tasks=("semantic", "instance"),
     sizes={"debug": "1.5 M parameters, random", "swin_tiny": "47 M parameters"},
     adapters=("full", "frozen_encoder", "partial", "layernorm", "bitfit", "lora", "dora"),
+    onnx=lambda _: ("classes_BQC", "masks_BQhw"),
+    hub_module="model",
     extra="hf",
     licence="code: Apache-2.0 (transformers) and MIT; Meta's published weights: CC BY-NC 4.0 by its model zoo",
 )

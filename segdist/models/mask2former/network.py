@@ -68,14 +68,23 @@ class Mask2Former(nn.Module):
 
     def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:  # noqa: ARG002 - understands none
         """Instances of each image, best first: at most 100, each scored at least 0.05."""
-        if not images:
-            return []
+        return self.found(self.outputs(self.pixels(images).to(self.model.device)), images) if images else []
+
+    def pixels(self, images: Sequence[ImageHWC]) -> Tensor:
+        """(B, 3, S, S) as the network sees them."""
         size = self.options.image_size
-        pixels_B3SS = stack_images([letterbox(image, size) for image in images], size)
-        layer = _layer(self.model(pixels_B3SS.to(self.model.device)))
+        return stack_images([letterbox(image, size) for image in images], size)
+
+    def outputs(self, pixels_B3SS: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the last layer: classes with "no object" last (B, Q, C + 1), and masks (B, Q, h, w)."""
+        layer = _layer(self.model(pixels_B3SS))
+        return layer.classes_BQC, layer.masks_BQhw
+
+    def found(self, outputs: Sequence[Tensor], images: Sequence[ImageHWC]) -> list[tuple[Instance, ...]]:
+        """Instances of each image, best first."""
         return [
             self._instances(classes_QC, masks_Qhw, (image.shape[0], image.shape[1]))
-            for image, classes_QC, masks_Qhw in zip(images, layer.classes_BQC, layer.masks_BQhw, strict=True)
+            for image, classes_QC, masks_Qhw in zip(images, *outputs, strict=True)
         ]
 
     def take_counts(self) -> dict[str, float]:

@@ -60,6 +60,8 @@ FAMILY = Family(
     tasks=("semantic", "instance"),
     sizes={"debug": "1.7 M parameters, random", "swin_tiny": "67 M parameters with the text encoder of training"},
     adapters=("full", "frozen_encoder", "partial", "layernorm", "bitfit", "lora", "dora"),
+    onnx=lambda _: ("classes_BQC", "masks_BQhw"),
+    hub_module="model",
     extra="hf",
     licence="code: Apache-2.0 (transformers); published weights: MIT",
 )

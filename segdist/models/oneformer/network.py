@@ -93,15 +93,24 @@ class OneFormer(nn.Module):
 
     def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:  # noqa: ARG002 - understands none
         """Instances of each image in the way of `task`, best first."""
-        if not images:
-            return []
-        size, device = self.options.image_size, self.model.device
-        pixels_B3SS = stack_images([letterbox(image, size) for image in images], size)
-        tasks_BL = self._task_tokens([self.options.task] * len(images))
-        layer = _last(self.model.model(pixels_B3SS.to(device), tasks_BL.to(device)))
+        return self.found(self.outputs(self.pixels(images).to(self.model.device)), images) if images else []
+
+    def pixels(self, images: Sequence[ImageHWC]) -> Tensor:
+        """(B, 3, S, S) as the network sees them."""
+        size = self.options.image_size
+        return stack_images([letterbox(image, size) for image in images], size)
+
+    def outputs(self, pixels_B3SS: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the last layer for `task`: classes with "no object" last (B, Q, C + 1), and masks (B, Q, h, w)."""
+        task_1L = self._task_tokens([self.options.task]).to(pixels_B3SS.device)
+        layer = _last(self.model.model(pixels_B3SS, task_1L.expand(len(pixels_B3SS), -1)))
+        return layer.classes_BQC, layer.masks_BQhw
+
+    def found(self, outputs: Sequence[Tensor], images: Sequence[ImageHWC]) -> list[tuple[Instance, ...]]:
+        """Instances of each image in the way of `task`, best first."""
         return [
             self._instances(classes_QC.softmax(-1)[:, :-1], masks_Qhw, (image.shape[0], image.shape[1]))
-            for image, classes_QC, masks_Qhw in zip(images, layer.classes_BQC, layer.masks_BQhw, strict=True)
+            for image, classes_QC, masks_Qhw in zip(images, *outputs, strict=True)
         ]
 
     def take_counts(self) -> dict[str, float]:

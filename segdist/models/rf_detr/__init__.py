@@ -78,6 +78,7 @@ FAMILY = Family(
         "medium": "36 M parameters, 432 pixels",
     },
     adapters=("full", "frozen_encoder", "partial", "layernorm", "bitfit", "lora", "dora"),
+    hub_module="model",
     extra="hf",
     licence="Apache-2.0 (code and published weights)",
 )

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from segdist.errors import WeightsError
 from segdist.plugins import Family
-from segdist.promptable.options import LOSSES, PromptableOptions, prompts
+from segdist.promptable.options import LOSSES, PromptableOptions, onnx, prompts
 
 SHIPPED = "shipped"
 RANDOM = "random"
@@ -95,6 +95,7 @@ FAMILY = Family(
     lora_trains=("mask_decoder.", "prompt_encoder.", "class_tokens", "class_head."),
     encoder_blocks=("image_encoder.blocks.*",),
     prompts=prompts,
+    onnx=onnx,
     check=check,
     tasks=("promptable", "semantic", "instance"),
     sizes={

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from segdist.plugins import Family
-from segdist.promptable.options import LOSSES, PromptableOptions, prompts
+from segdist.promptable.options import LOSSES, PromptableOptions, onnx, prompts
 from segdist.weights import RANDOM, Published
 
 __all__ = ["FAMILY", "PUBLISHED", "RANDOM", "Options", "check"]
@@ -52,11 +52,13 @@ FAMILY = Family(
     ),
     encoder_blocks=("model.vision_encoder.backbone.blocks.*",),
     prompts=prompts,
+    onnx=onnx,
     check=check,
     tasks=("promptable", "semantic", "instance"),
     sizes={"debug": "0.5 M parameters, random", "hiera_tiny": "39 M parameters"},
     adapters=("full", "frozen_encoder", "partial", "layernorm", "bitfit", "lora", "dora"),
     sometimes_unused=("model.prompt_encoder.",),
+    hub_module="model",
     extra="hf",
     licence="code: Apache-2.0 (transformers); Meta's published weights: Apache-2.0",
 )

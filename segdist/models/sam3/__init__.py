@@ -72,6 +72,7 @@ FAMILY = Family(
     tasks=("semantic", "instance"),
     sizes={"debug": "0.3 M parameters, random", "published": "840 M parameters"},
     adapters=("full", "frozen_encoder", "partial", "layernorm", "bitfit", "lora", "dora"),
+    hub_module="model",
     extra="hf",
     licence="code: Apache-2.0 (transformers); Meta's published weights: SAM License",
 )

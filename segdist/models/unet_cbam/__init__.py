@@ -110,6 +110,7 @@ FAMILY = Family(
     encoder_blocks=("encoder.levels.*", "encoder.body.layer*", "encoder.body.stages_*", "encoder.body.blocks.*"),
     check=check,
     adapters=(*USUAL_ADAPTERS, "partial"),
+    onnx=lambda _: ("scores_BKSS",),
     sizes={
         SCRATCH: "width 32, depth 4: 8 M parameters",
         "resnet18": "from timm, as any model of it with features at several scales",

@@ -89,12 +89,23 @@ class UnetCbam(nn.Module):
 
     def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:  # noqa: ARG002
         """One instance a class and image; prompts tell it nothing."""
+        return self.found(self.outputs(self.pixels(images).to(self.head.weight.device)), images)
+
+    def pixels(self, images: Sequence[ImageHWC]) -> Tensor:
+        """(B, 3, S, S) as the network sees them."""
         size = self.options.image_size
-        square_BCHW = stack_images([letterbox(i, size) for i in images], size, **self.colours)
-        scores_BKHW = self.logits(square_BCHW.to(self.head.weight.device)).softmax(1)
+        return stack_images([letterbox(i, size) for i in images], size, **self.colours)
+
+    def outputs(self, pixels_B3SS: Tensor) -> tuple[Tensor]:
+        """Probabilities (B, K, S, S), background first."""
+        return (self.logits(pixels_B3SS).softmax(1),)
+
+    def found(self, outputs: Sequence[Tensor], images: Sequence[ImageHWC]) -> list[tuple[Instance, ...]]:
+        """One instance a class and image."""
+        size = self.options.image_size
         return [
             self._instances(restore(scores_KHW, size_hw=image.shape[:2], image_size=size))
-            for scores_KHW, image in zip(scores_BKHW, images, strict=True)
+            for scores_KHW, image in zip(outputs[0], images, strict=True)
         ]
 
     def _terms(self, logits_BKHW: Tensor, batch: Batch) -> dict[str, Callable[[], Tensor]]:

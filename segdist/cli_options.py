@@ -1,0 +1,40 @@
+"""Options that several commands share, and how their errors reach a user."""
+
+import os
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segdist.errors import SegdistError
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and what the workers print.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Storage = Annotated[
+    str, typer.Option(envvar="SEGDIST_STORAGE", help="The storage folder of the sweep.", show_default="~/segdist")
+]
+Tracking = Annotated[str, typer.Option(help="MLflow tracking URI, or `embedded` for the storage folder's own.")]
+Model = Annotated[str, typer.Argument(help="`NAME@champion`, `NAME@VERSION`, a run id, or a model folder.")]
+HOME_STORAGE = str(Path.home() / "segdist")
+
+
+@contextmanager
+def told(*, debug: bool = False) -> Iterator[None]:
+    """Turns a user's error into a message on stderr and exit code 2."""
+    if debug:
+        os.environ["SEGDIST_DEBUG"] = "1"
+    try:
+        yield
+    except SegdistError as error:
+        show(error, debug=debug)
+        raise typer.Exit(2) from None
+
+
+def show(error: SegdistError, *, debug: bool) -> None:
+    """The message; with `debug` where it comes from, too."""
+    if debug:
+        traceback.print_exception(error)
+    typer.secho(f"error: {error}", fg="red", err=True)

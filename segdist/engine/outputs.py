@@ -1,0 +1,134 @@
+"""What is written of a predicted image, beside the COCO file of all of them: pictures, masks, GeoJSON."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, Literal, get_args
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from segdist import masks, storage
+from segdist.errors import SpecError, did_you_mean
+from segdist.panels import encode_jpeg, encode_png, overlay
+from segdist.plugins import ImageHWC
+from segdist.records import Prediction, Sample
+
+Output = Literal["overlays", "panels", "masks", "class_ids", "geojson"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """One image with what was found in it.
+
+    Attributes:
+        number: its place among all images, from 1.
+        sample: the image.
+        image_HWC: its pixels.
+        prediction: what counts as found.
+        classes: of the model.
+        file: where it lies on this machine, "" in a table.
+        image_bytes: encoded.
+    """
+
+    number: int
+    sample: Sample
+    image_HWC: ImageHWC
+    prediction: Prediction
+    classes: Sequence[str]
+    file: str
+    image_bytes: bytes
+
+    @property
+    def name(self) -> str:
+        """Without folder and suffix; the number keeps images of one name apart."""
+        return f"{PurePosixPath(self.sample.image_id).stem}-{self.number:05d}"
+
+
+def check_outputs(names: Sequence[str]) -> tuple[Output, ...]:
+    """The outputs by name.
+
+    Raises:
+        SpecError: there is no such output, or a library for it is missing.
+    """
+    for name in names:
+        if name not in _WRITERS:
+            raise SpecError(f"There is no output `{name}`. {did_you_mean(name, _WRITERS)}")
+    if "geojson" in names:
+        from segdist.engine.georeference import check_installed
+
+        check_installed()
+    return tuple(name for name in get_args(Output) if name in names)
+
+
+def write(folder: str, outputs: Sequence[Output], found: Found) -> None:
+    """Write the outputs of one image below a folder, local or in an object store."""
+    for name in outputs:
+        _WRITERS[name](storage.join(folder, name), found)
+
+
+def _overlay(folder: str, found: Found) -> None:
+    drawn = overlay(found.image_HWC, found.prediction.instances, found.classes)
+    storage.write_atomic(storage.join(folder, f"{found.name}.png"), encode_png(drawn))
+
+
+def _panel(folder: str, found: Found) -> None:
+    """[image | prediction]."""
+    side = overlay(found.image_HWC, found.prediction.instances, found.classes)
+    drawn = np.hstack([found.image_HWC, side])
+    storage.write_atomic(storage.join(folder, f"{found.name}.jpg"), encode_jpeg(drawn))
+
+
+def _masks(folder: str, found: Found) -> None:
+    """For each class a PNG with 255 where it is and 0 elsewhere; also where it is nowhere."""
+    height, width = found.sample.size_hw
+    for label in found.classes:
+        drawn_HW = np.zeros((height, width), np.uint8)
+        for instance in found.prediction.instances:
+            if instance.label == label and instance.mask:
+                drawn_HW[masks.decode(instance.mask)] = 255
+        storage.write_atomic(storage.join(folder, _folder(label), f"{found.name}.png"), _grey_png(drawn_HW))
+
+
+def _class_ids(folder: str, found: Found) -> None:
+    """A PNG with the number of the class (from 1, as in the COCO file) of each pixel; the surest where two overlap."""
+    kind = np.uint8 if len(found.classes) < 2**8 else np.uint16
+    drawn_HW = np.zeros(found.sample.size_hw, kind)
+    for instance in sorted(found.prediction.instances, key=lambda i: i.score):
+        if instance.mask:
+            drawn_HW[masks.decode(instance.mask)] = found.classes.index(instance.label) + 1
+    storage.write_atomic(storage.join(folder, f"{found.name}.png"), _grey_png(drawn_HW))
+
+
+def _geojson(folder: str, found: Found) -> None:
+    from segdist.engine.georeference import features, place_of
+
+    place = place_of(found.file, found.image_bytes)
+    content = {
+        "type": "FeatureCollection",
+        "features": features(found.prediction.instances, place, image=found.sample.image_id),
+    }
+    text = json.dumps(content, separators=(",", ":"))
+    storage.write_atomic(storage.join(folder, f"{found.name}.geojson"), text.encode())
+
+
+def _grey_png(values_HW: NDArray[Any]) -> bytes:
+    done, data = cv2.imencode(".png", values_HW)
+    assert done
+    return data.tobytes()
+
+
+def _folder(label: str) -> str:
+    """A class name as the name of a folder."""
+    return "".join(c if c.isalnum() or c in "-_. " else "_" for c in label).strip(". ") or "_"
+
+
+_WRITERS: dict[str, Callable[[str, Any], None]] = {
+    "overlays": _overlay,
+    "panels": _panel,
+    "masks": _masks,
+    "class_ids": _class_ids,
+    "geojson": _geojson,
+}

@@ -1,0 +1,192 @@
+"""`segdist promote`: a model becomes the champion only if it is better on the same test images, beyond chance."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from segdist import storage as files
+from segdist.data.shards import MANIFEST, Dataset
+from segdist.errors import PromotionError
+from segdist.metrics import Evaluator, family_of
+from segdist.metrics.paired import Difference, difference
+from segdist.pipeline.score import is_run_id, model_folder, rows_of
+from segdist.records import Sample
+from segdist.tracking import SweepRecord, Tracker
+
+Rows = Sequence[tuple[Sample, bytes]]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was compared and what came of it.
+
+    Attributes:
+        name: the registered model.
+        candidate: run of the model that wants to be champion.
+        champion: run of the one that was; "" where there was none.
+        test_hash: of the test images and their truth that both were measured on; "" where nothing was measured.
+        difference: of the two; None where nothing was measured.
+        promoted: whether the alias moved.
+        version: that `NAME@champion` is now; 0 where it did not move.
+        reason: in a sentence.
+    """
+
+    name: str
+    candidate: str
+    champion: str
+    test_hash: str
+    difference: Difference | None
+    promoted: bool
+    version: int
+    reason: str
+
+    @property
+    def text(self) -> str:
+        """The same for people."""
+        lines = []
+        if self.difference:
+            d = self.difference
+            low, high = d.interval
+            lines.append(
+                f"{d.metric}  {d.new:.4f} against the champion's {d.old:.4f} on {d.images} images ({self.test_hash}): "
+                f"difference {d.new - d.old:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}"
+            )
+        moved = f"{self.name}@champion is now version {self.version}" if self.promoted else "the champion stays"
+        return "\n".join([*lines, f"{moved}: {self.reason}"])
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
+
+
+def promote(
+    model: str, *, name: str = "", data: str = "", metric: str = "", force: bool = False, storage: str, tracking: str
+) -> Decision:
+    """Move the alias `champion` to a model if it is better than the present one.
+
+    Better means: on the same test images, the interval of the difference lies above zero. Both models are measured
+    anew, so that neither profits from what its own run recorded.
+
+    Args:
+        model: a run id, or `NAME@VERSION`.
+        name: the registered model; "" takes the sweep's.
+        data: a folder, archive or sweep file to compare on; "" takes the test split both were kept away from.
+        metric: to compare by, e.g. iou; "" takes the one that the sweep maximised.
+        force: move the alias whatever comes out, and also where nothing can be compared.
+        storage: of the sweeps.
+        tracking: their MLflow URI, or "embedded".
+
+    Raises:
+        PromotionError: the models cannot be compared, and `force` is off.
+    """
+    tracker = Tracker.at(storage, tracking)
+    candidate = model if is_run_id(model) else tracker.run_of_model(model)
+    _, sweep = tracker.trial(candidate)
+    name = name or sweep.name
+    champion = tracker.champion_run(name)
+    made = {"name": name, "candidate": candidate, "champion": champion}
+    if champion == candidate:
+        return Decision(**made, test_hash="", difference=None, promoted=False, version=0, reason="it is the champion")
+    if not champion:
+        return _moved(tracker, made, "", None, "there was no champion to be better than")
+    try:
+        rows, found = _compare(tracker, candidate, champion, sweep, data, metric, storage, tracking)
+    except PromotionError:
+        if not force:
+            raise
+        return _moved(tracker, made, "", None, "forced, without a comparison")
+    if found.is_better or force:
+        reason = "it is better, beyond the interval" if found.is_better else "forced, although it is not better"
+        return _moved(tracker, made, test_hash(rows), found, reason)
+    reason = "the interval of the difference does not lie on its side"
+    return Decision(**made, test_hash=test_hash(rows), difference=found, promoted=False, version=0, reason=reason)
+
+
+def test_hash(rows: Rows) -> str:
+    """Sixteen hex digits of images and their truth, whatever their order and names."""
+    digests = []
+    for sample, image_bytes in rows:
+        one = hashlib.sha256(image_bytes)
+        for i in sample.instances:
+            one.update(repr((i.label, i.mask and (i.mask.size_hw, i.mask.counts), i.box_xyxy, i.is_crowd)).encode())
+        digests.append(one.digest())
+    return hashlib.sha256(b"".join(sorted(digests))).hexdigest()[:16]
+
+
+def _moved(tracker: Tracker, made: dict[str, str], of_test: str, found: Difference | None, reason: str) -> Decision:
+    version = tracker.register_champion(made["name"], made["candidate"], "model")
+    tracker.tag(made["candidate"], "segdist.promoted", reason)
+    return Decision(**made, test_hash=of_test, difference=found, promoted=True, version=version, reason=reason)
+
+
+def _compare(
+    tracker: Tracker,
+    candidate: str,
+    champion: str,
+    sweep: SweepRecord,
+    data: str,
+    metric: str,
+    storage: str,
+    tracking: str,
+) -> tuple[Rows, Difference]:
+    _, other = tracker.trial(champion)
+    rows = _named(data, candidate, storage, tracking) if data else _common_test(sweep, other, storage)
+    chosen = metric or family_of(sweep.metric.partition("/")[2]) or "iou"
+    seen = [_judged(run, rows, chosen, storage, tracking) for run in (candidate, champion)]
+    if seen[0].classes != seen[1].classes:
+        raise PromotionError(
+            f"Both models must find the same classes, but one finds {', '.join(seen[0].classes)} and the champion "
+            f"{', '.join(seen[1].classes)}. Give it a name of its own: --name, or move the alias with --force."
+        )
+    return rows, difference(seen[0], seen[1], metric=chosen)
+
+
+def _judged(run: str, rows: Rows, metric: str, storage: str, tracking: str) -> Evaluator:
+    """What an evaluator saw of a model's predictions, as the model is scored."""
+    from segdist.engine import checkpoint
+    from segdist.engine.predict import evaluator_of, predict
+    from segdist.engine.workers import Workers
+
+    with model_folder(run, storage, tracking) as folder:
+        evaluate = checkpoint.describe(folder).evaluate
+        network: Any = checkpoint.load(folder, device=Workers.here().device)
+    evaluator = evaluator_of(network.classes, evaluate, (metric,))
+    for sample, _, prediction in predict(network, rows, evaluate):
+        evaluator.add(sample, prediction)
+    return evaluator
+
+
+def _named(data: str, run: str, storage: str, tracking: str) -> Rows:
+    from segdist.engine import checkpoint
+
+    with model_folder(run, storage, tracking) as folder:
+        classes = checkpoint.describe(folder).classes
+    rows, _ = rows_of(data, "", classes)
+    return rows
+
+
+def _common_test(sweep: SweepRecord, other: SweepRecord, storage: str) -> Rows:
+    """The test split that both sweeps kept away from their models.
+
+    Raises:
+        PromotionError: they learned from other data, which may hold the other's test images; or the data are gone.
+    """
+    mine, theirs = (s.dataset.profile.get("content_hash", "") if s.dataset else "" for s in (sweep, other))
+    if not mine or mine != theirs:
+        raise PromotionError(
+            f"Both models must have the same test images, but they come from data {mine or '?'} and {theirs or '?'}: "
+            "one may have learned from what the other is tested on. Name images that neither has seen: --data PATH."
+        )
+    for entry in files.find(files.join(files.absolute(storage), "datasets"), suffix=MANIFEST):
+        dataset = Dataset.open(entry.uri.rpartition("/")[0])
+        if dataset.manifest.content_hash == mine and dataset.manifest.kind == "dataset":
+            return _test_rows(dataset)
+    raise PromotionError(f"The data {mine} are no longer in {storage}. Name images to compare on: --data PATH.")
+
+
+def _test_rows(dataset: Dataset) -> Rows:
+    counts = dataset.manifest.splits.get("test")
+    if counts is None or not counts.masks:
+        raise PromotionError("The data have no test split with masks. Name images to compare on: --data PATH.")
+    return dataset.reader("test", files.cache_dir())

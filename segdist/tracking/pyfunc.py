@@ -1,0 +1,70 @@
+"""A model as an MLflow pyfunc: a folder with the weights, the code that runs them and the libraries that takes.
+
+It loads without Ray, Optuna, peft or anything else of training, and without segdist being installed.
+"""
+
+import logging
+import shutil
+import warnings
+from importlib.metadata import requires, version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from packaging.requirements import Requirement
+
+import segdist
+
+_NEEDED = (
+    "fsspec", "msgspec", "numpy", "opencv-python-headless", "pandas", "pillow", "pyarrow", "pycocotools", "pydantic",
+    "safetensors", "scikit-image", "torch", "torchvision",
+)  # fmt: skip
+"""What prediction imports, of the core's dependencies."""
+_CODE = Path(__file__).with_name("pyfunc_model.py")
+
+
+def save(model: Path, folder: Path, *, extra: str, name: str, metadata: dict[str, Any]) -> None:
+    """Write the pyfunc.
+
+    Args:
+        model: an exported model folder, which holds all weights.
+        folder: must not be there yet.
+        extra: of segdist, that installs the libraries of the model's family; "" for none.
+        name: what people call the model.
+        metadata: JSON values kept in the pyfunc's description.
+    """
+    import mlflow.pyfunc
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+
+    signature = ModelSignature(
+        inputs=Schema([ColSpec(DataType.binary, "image"), ColSpec(DataType.string, "prompt", required=False)]),
+        outputs=Schema([ColSpec(DataType.string, "predictions")]),
+    )
+    with TemporaryDirectory(prefix="segdist-") as scratch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow's hints on type annotations and on its own deprecations
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        mlflow.pyfunc.save_model(
+            path=str(folder),
+            python_model=str(_CODE),
+            artifacts={"model": str(model)},
+            code_paths=[str(_package(Path(scratch)))],
+            pip_requirements=requirements(extra),
+            signature=signature,
+            metadata={"name": name, **metadata},
+        )
+
+
+def requirements(extra: str) -> list[str]:
+    """What has to be installed to load the model, as `name==version` of what is installed here."""
+    named = [Requirement(text) for text in requires("segdist") or ()]
+    of_extra = [r.name for r in named if extra and r.marker and r.marker.evaluate({"extra": extra})]
+    core = [name for name in _NEEDED if name not in of_extra]
+    return [f"{name}=={version(name)}" for name in ("mlflow", *core, *of_extra)]
+
+
+def _package(scratch: Path) -> Path:
+    """A copy of segdist's code without the weights that come with it: an exported model has its own."""
+    source = Path(segdist.__file__).parent
+    ignored = shutil.ignore_patterns("__pycache__", "*.safetensors", "*.pyc")
+    return Path(shutil.copytree(source, scratch / "segdist", ignore=ignored))

@@ -1,0 +1,65 @@
+"""What MLflow runs when it loads a segdist model: kept as code inside the model's folder, so that nothing is unpickled.
+
+Input: a table with `image` (an encoded picture, as bytes or base64 text) and, where the model takes them, `prompt`
+(JSON, see `segdist.data.answers.PromptRequest`). Output: a table with `predictions`, for each picture the JSON of
+`{"size_hw": [h, w], "instances": [COCO annotations with label and score]}`.
+"""
+
+import base64
+import binascii
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel
+
+
+class SegdistModel(PythonModel):
+    """A segmentation model of segdist."""
+
+    def load_context(self, context: Any) -> None:
+        """Build the network from the model's folder."""
+        from segdist.engine import checkpoint
+
+        folder = Path(context.artifacts["model"])
+        self._evaluate = checkpoint.describe(folder).evaluate
+        self._network: Any = checkpoint.load(folder)
+        family = checkpoint.declaration(checkpoint.describe(folder).model.family)
+        self._understood = family.prompts(self._network.options)
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:  # noqa: ARG002
+        """One row for each picture."""
+        asked = model_input["prompt"] if "prompt" in model_input else [""] * len(model_input)
+        rows = [self._answer(image, prompt) for image, prompt in zip(model_input["image"], asked, strict=True)]
+        return pd.DataFrame({"predictions": rows})
+
+    def _answer(self, image: Any, prompt: Any) -> str:
+        import torch
+
+        from segdist.data.answers import instances_json, read_prompt
+        from segdist.data.examples import decode_image
+        from segdist.engine.predict import segment
+
+        pixels_HWC = decode_image(_bytes(image))
+        size_hw = pixels_HWC.shape[0], pixels_HWC.shape[1]
+        classes = self._network.classes
+        text = prompt if isinstance(prompt, str) else ""
+        told = read_prompt(text, size_hw=size_hw, classes=classes, understood=self._understood)
+        with torch.inference_mode():
+            found = segment(self._network, [pixels_HWC], [told], self._evaluate)[0]
+        kept = [i for i in found if self._evaluate.accepts(i.label, i.score)]
+        return json.dumps({"size_hw": size_hw, "instances": instances_json(kept, classes)})
+
+
+def _bytes(image: Any) -> bytes:
+    if isinstance(image, str):
+        try:
+            return base64.b64decode(image, validate=True)
+        except binascii.Error as error:
+            raise ValueError(f"`image` must be bytes or base64 text, but: {error}") from error
+    return bytes(image)
+
+
+set_model(SegdistModel())

@@ -1,0 +1,194 @@
+"""`segdist predict`: every kind of source, every output, resume, and what is refused."""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+from pycocotools.coco import COCO
+
+from segdist.data.scenes import draw
+from segdist.errors import DataError, SpecError, StorageError
+from segdist.panels import encode_png
+from segdist.pipeline import predict as module
+from segdist.pipeline.predict import How, Predictor, predict_images
+from tests.engine.shipped import CLASSES, model_folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(model_folder(tmp_path_factory.mktemp("model"), "unet_cbam"))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Three pictures, two of one name."""
+    for k, name in enumerate(("a/one.png", "b/one.png", "two.png")):
+        file = tmp_path / "photos" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(encode_png(draw("roofs", k, 64)[0][: 64 - 8 * k]))
+    return tmp_path / "photos"
+
+
+def run(model: str, places: list[Any], out: Path, *outputs: str, **changes: Any) -> dict[str, Any]:
+    how = How(outputs, changes)
+    file = predict_images(model, list(map(str, places)), str(out), how=how, storage_uri="", tracking="embedded")
+    content: dict[str, Any] = json.loads(Path(file).read_text())
+    return content
+
+
+def read_png(file: str) -> NDArray[Any]:
+    """The values of a PNG as they are stored."""
+    values = cv2.imread(file, cv2.IMREAD_UNCHANGED)
+    assert values is not None
+    return values
+
+
+def masks_of(content: dict[str, Any]) -> list[tuple[int, int, str]]:
+    return [(a["image_id"], a["category_id"], a["segmentation"]["counts"]) for a in content["annotations"]]
+
+
+def test_a_folder_an_archive_a_table_and_single_files_give_the_same_predictions(
+    model: str, photos: Path, tmp_path: Path
+) -> None:
+    files = [photos / "a/one.png", photos / "b/one.png", photos / "two.png"]
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for file in files:
+            archive.write(file, file.relative_to(photos))
+    table = pa.table({"image": [f.read_bytes() for f in files], "file_name": [f.name for f in files]})
+    pq.write_table(table, tmp_path / "photos.parquet")
+    hub = pa.table({"image": [{"bytes": f.read_bytes(), "path": f.name} for f in files]})
+    pq.write_table(hub, tmp_path / "hub.parquet")
+
+    expected = run(model, files, tmp_path / "out")
+    assert len(expected["annotations"]) >= 3
+    sources = [photos, tmp_path / "photos.zip", tmp_path / "photos.parquet", tmp_path / "hub.parquet"]
+    for k, source in enumerate(sources):
+        assert masks_of(run(model, [source], tmp_path / f"out{k}")) == masks_of(expected), source
+    coco = COCO(tmp_path / "out" / "predictions.json")  # pycocotools reads it
+    for annotation in coco.anns.values():
+        assert int(coco.annToMask(annotation).sum()) == annotation["area"]
+
+
+def test_every_output_shows_what_the_coco_file_says(model: str, photos: Path, tmp_path: Path) -> None:
+    content = run(model, [photos], tmp_path / "out", "overlays", "panels", "masks", "class_ids")
+    coco = COCO(tmp_path / "out" / "predictions.json")
+    for k, name in enumerate(("one-00001", "one-00002", "two-00003"), start=1):
+        found = coco.loadAnns(coco.getAnnIds(imgIds=[k]))
+        ids = read_png(str(tmp_path / "out" / "class_ids" / f"{name}.png"))
+        for category, label in enumerate(CLASSES, start=1):
+            drawn = read_png(str(tmp_path / "out" / "masks" / label / f"{name}.png"))
+            assert set(np.unique(drawn)) <= {0, 255}
+            want = np.zeros(drawn.shape, np.bool_)
+            for annotation in found:
+                if annotation["category_id"] == category:
+                    want |= coco.annToMask(annotation).astype(bool)
+            np.testing.assert_array_equal(drawn == 255, want)
+            np.testing.assert_array_equal(ids == category, want)  # a class map: nothing overlaps
+        assert (tmp_path / "out" / "overlays" / f"{name}.png").exists()
+        assert (tmp_path / "out" / "panels" / f"{name}.jpg").exists()
+    assert content["images"][1]["height"] == 56
+
+
+def test_a_run_that_was_killed_goes_on_and_predicts_nothing_twice(
+    model: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "IMAGES_PER_PART", 1)
+    whole = run(model, [photos], tmp_path / "whole")
+    done: list[str] = []
+    honest = Predictor.work
+
+    def killed_after_two(self: Predictor, part: Any) -> str:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(part["target"])
+        return honest(self, part)
+
+    monkeypatch.setattr(Predictor, "work", killed_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, [photos], tmp_path / "out")
+    assert not (tmp_path / "out" / "predictions.json").exists()
+
+    again: list[str] = []
+
+    def counted(self: Predictor, part: Any) -> str:
+        again.append(part["target"])
+        return honest(self, part)
+
+    monkeypatch.setattr(Predictor, "work", counted)
+    resumed = run(model, [photos], tmp_path / "out")
+    assert len(again) == 1
+    assert not set(again) & set(done)
+    assert resumed == whole
+
+
+def test_a_folder_of_other_settings_is_not_mixed_with_new_predictions(model: str, photos: Path, tmp_path: Path) -> None:
+    run(model, [photos], tmp_path / "out")
+    with pytest.raises(StorageError, match="with other settings"):
+        run(model, [photos], tmp_path / "out", min_score=0.9)
+
+
+def test_an_image_that_cannot_be_read_is_named_and_the_others_are_there(
+    model: str, photos: Path, tmp_path: Path
+) -> None:
+    (photos / "cut.png").write_bytes((photos / "two.png").read_bytes()[:200])
+    with pytest.raises(DataError, match=r"1 of 4 images cannot be read[\s\S]*cut\.png"):
+        run(model, [photos], tmp_path / "out")
+    assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]) == 3
+
+
+def test_what_is_not_there_or_unknown_is_an_error_that_names_it(model: str, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"There is no .*nowhere"):
+        run(model, [tmp_path / "nowhere"], tmp_path / "out")
+    with pytest.raises(SpecError, match="Did you mean `overlays`"):
+        run(model, [photos], tmp_path / "out", "overlay")
+    pq.write_table(pa.table({"text": ["no image"]}), tmp_path / "texts.parquet")
+    with pytest.raises(DataError, match="column of encoded images"):
+        run(model, [tmp_path / "texts.parquet"], tmp_path / "out")
+
+
+def test_tiles_are_asked_for_by_a_key_of_evaluate(model: str, tmp_path: Path) -> None:
+    (tmp_path / "large.png").write_bytes(encode_png(draw("roofs", 1, 150)[0]))
+    tiled = run(model, [tmp_path / "large.png"], tmp_path / "tiled", tile={"size": 64, "overlap": 0.25})
+    whole = run(model, [tmp_path / "large.png"], tmp_path / "whole")
+    assert masks_of(tiled) != masks_of(whole)
+    assert tiled["images"][0]["width"] == 150
+
+
+def test_geojson_lies_where_the_geotiff_says_and_has_the_area_of_the_mask(model: str, tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    from rasterio.warp import transform_geom
+
+    image = draw("roofs", 2, 64)[0]
+    transform = rasterio.Affine(0.5, 0, 500_000, 0, -0.5, 5_400_000)  # half a metre a pixel, UTM 32 north
+    with rasterio.open(
+        tmp_path / "a.tif", "w", driver="GTiff", width=64, height=64, count=3, dtype="uint8", crs="EPSG:32632",
+        transform=transform,
+    ) as file:  # fmt: skip
+        file.write(image.transpose(2, 0, 1))
+    content = run(model, [tmp_path / "a.tif"], tmp_path / "out", "geojson")
+    (written,) = (tmp_path / "out" / "geojson").iterdir()
+    features = json.loads(written.read_text())["features"]
+    assert len(features) == len(content["annotations"])
+    for feature, annotation in zip(features, content["annotations"], strict=True):
+        rings = [ring for polygon in feature["geometry"]["coordinates"] for ring in polygon]
+        assert all(
+            8.9 < x < 9.1 and 48.7 < y < 48.8 for ring in rings for x, y in ring
+        )  # 9 degrees east is UTM 32's middle
+        back = transform_geom("EPSG:4326", "EPSG:32632", feature["geometry"])
+        square_metres = abs(sum(_signed_area(ring) for polygon in back["coordinates"] for ring in polygon))
+        assert square_metres == pytest.approx(annotation["area"] * 0.25, rel=1e-3)
+        assert feature["properties"]["coordinates"] == "WGS84"
+
+
+def _signed_area(ring: list[tuple[float, float]]) -> float:
+    """The shoelace formula in float64; holes run the other way round and so subtract."""
+    points = np.array(ring) - np.array(ring[0])
+    x, y = points.T
+    return 0.5 * float(np.sum(x[:-1] * y[1:] - x[1:] * y[:-1]))

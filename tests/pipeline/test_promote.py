@@ -1,0 +1,79 @@
+"""`segdist promote`: the alias moves only where the new model is better beyond chance on the same test images."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segdist import storage as files
+from segdist.errors import PromotionError
+from segdist.metrics.paired import Difference
+from segdist.pipeline import promote as module
+from segdist.pipeline.ingest import ingest
+from segdist.pipeline.promote import promote
+from segdist.spec import SweepSpec
+from segdist.tracking import Tracker
+from tests.engine.shipped import model_folder
+from tests.pipeline.conftest import SWEEP
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> tuple[Path, list[str]]:
+    """A sweep with two trials that kept models over the same data; the first is champion."""
+    import yaml
+
+    spec = SweepSpec.model_validate(yaml.safe_load(SWEEP.format(storage=tmp_path / "storage")))
+    dataset = ingest(spec)
+    tracker = Tracker.for_sweep(spec)
+    parent = tracker.start_sweep(
+        "tiny", "f", spec_text=spec.model_dump_json(), spec_file="tiny.yaml", tags={}, params={},
+        dataset=dataset.manifest,
+    )  # fmt: skip
+    trials = []
+    for number in range(2):
+        run = tracker.start_trial(parent, f"key-{number}", number=number, params={}, tags={})
+        folder = model_folder(tmp_path / f"model{number}", "unet_cbam", seed_of_move=number)
+        tracker.log_files(run, folder, "model")
+        trials.append(run)
+    tracker.register_champion("tiny", trials[0], "model")
+    return tmp_path / "storage", trials
+
+
+def compared(monkeypatch: pytest.MonkeyPatch, low: float, high: float) -> None:
+    found = Difference("iou", 9, 0.5 + (low + high) / 2, 0.5, (low, high))
+    monkeypatch.setattr(module, "difference", lambda *_, **__: found)
+
+
+def test_a_model_is_measured_on_the_test_split_and_promoted_only_if_the_interval_says_so(
+    runs: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, (champion, candidate) = runs
+    tracker = Tracker.at(str(storage))
+    how: dict[str, Any] = {"storage": str(storage), "tracking": "embedded"}
+
+    found = promote(candidate, **how)  # really measured
+    assert found.difference is not None
+    assert found.difference.images >= 2
+    assert found.promoted == found.difference.is_better
+    assert len(found.test_hash) == 16
+    assert str(found.difference.images) in found.text
+    tracker.register_champion("tiny", champion, "model")
+
+    compared(monkeypatch, -0.01, 0.2)
+    assert not promote(candidate, **how).promoted
+    assert tracker.champion_run("tiny") == champion
+    forced = promote(candidate, force=True, **how)
+    assert forced.promoted
+    assert "not better" in forced.reason
+    assert tracker.champion_run("tiny") == candidate
+
+    compared(monkeypatch, 0.01, 0.2)
+    assert promote(champion, **how).promoted
+    assert tracker.champion_run("tiny") == champion
+    assert promote(champion, **how).reason == "it is the champion"
+
+    for entry in files.find(str(storage / "datasets")):
+        Path(entry.uri).unlink()
+    with pytest.raises(PromotionError, match="no longer in"):
+        promote(candidate, **how)
+    assert promote(candidate, name="another", **how).reason.startswith("there was no champion")
