@@ -9,7 +9,7 @@ import typer
 import yaml
 
 from segdist import storage
-from segdist.errors import DataError, SegdistError, SpecError
+from segdist.errors import DataError, SegdistError, SpecError, StorageError
 
 Options = Annotated[list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="An option of the format.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -84,10 +84,12 @@ def validate(
             return
         if not path:
             raise SpecError("A folder or file must be named, e.g. segdist data validate photos/")
+        told_first: list[Any] = []
         try:
-            name, source = _source(path, format_name, key_values(option or []), no_images=no_images)
-            found = review(source, name, open_images=not no_images, strict=strict)
-        except DataError as error:  # it could not even be opened: a finding too, so that --json is JSON
+            chosen = key_values(option or [])
+            name, source = _source(path, format_name, chosen, no_images=no_images, report=told_first.append)
+            found = review(source, name, open_images=not no_images, strict=strict, told_first=told_first)
+        except (DataError, StorageError) as error:  # it could not even be opened: a finding too, so that --json is JSON
             source, found = None, Review(format_name, [finding("source-unreadable", str(error), file=path)])
         if manifest:
             storage.write_json(manifest, found.manifest().model_dump(mode="json"))
@@ -196,14 +198,16 @@ def _build(data: Any, out: str, *, as_json: bool) -> None:
     typer.echo(dataset.manifest.model_dump_json(indent=1) if as_json else dataset_text(dataset))
 
 
-def _source(path: str, format_name: str, options: dict[str, Any], *, no_images: bool = False) -> tuple[str, Any]:
-    """The format's name, and its reader."""
+def _source(
+    path: str, format_name: str, options: dict[str, Any], *, no_images: bool = False, report: Any = None
+) -> tuple[str, Any]:
+    """The format's name, and its reader; `report` takes a finding where several formats fit."""
     from segdist.data.archived import open_format
     from segdist.data.convert import checked_options
     from segdist.data.guess import guess_format
     from segdist.registry import load
 
-    name = format_name or guess_format(path)
+    name = format_name or (guess_format(path, report) if report else guess_format(path))
     keys = load("formats", name).Options
     if no_images and "find_images" in keys.model_fields:
         options = {"find_images": False, **options}

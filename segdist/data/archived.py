@@ -39,6 +39,11 @@ class Archived:
         self._inner: DatasetFormat | None = None
         self._roots: dict[str, str] = {}
 
+    @property
+    def options(self) -> Strict:
+        """The options of the format."""
+        return self._options
+
     def signature(self) -> str:
         """Changes with the options and with the archive's size or time; nothing is unpacked for it."""
         entries = [entry(place) for place in self._packed.values()]

@@ -5,7 +5,9 @@ Memory is some ten bytes an annotation; the annotations themselves are parsed im
 
 import codecs
 import json
+import os
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -342,10 +344,18 @@ def _local(uri: str, report: Callable[[Finding], None]) -> tuple[str, Any]:
             return path, None
         content = Path(path).read_bytes()
     text = _utf8(uri, content, report)
-    copy = tempfile.NamedTemporaryFile(suffix=".json")  # noqa: SIM115 - lives as long as the index
-    copy.write(text)
-    copy.flush()
-    return copy.name, copy
+    copy = _LocalCopy(text)
+    return copy.path, copy
+
+
+class _LocalCopy:
+    """A temporary file that is there as long as this object."""
+
+    def __init__(self, text: bytes) -> None:
+        number, self.path = tempfile.mkstemp(suffix=".json")
+        weakref.finalize(self, Path(self.path).unlink, missing_ok=True)
+        with os.fdopen(number, "wb") as file:
+            file.write(text)
 
 
 def _is_utf8(path: str) -> bool:

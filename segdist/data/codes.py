@@ -28,6 +28,7 @@ _E, _R, _S, _W = Severity.ERROR, Severity.REPAIRED, Severity.SKIPPED, Severity.W
 CODES: dict[str, Code] = {
     # files
     "source-unreadable": Code(_E, "The annotation file or folder is missing, damaged, or of another format."),
+    "format-ambiguous": Code(_W, "A folder holds several formats; the one that can hold most was read."),
     "encoding-repaired": Code(_R, "The annotation file is not UTF-8; it was read as UTF-16 or Latin-1."),
     "split-path-missing": Code(_E, "A path of data.yaml names no folder with images; a warning outside of train."),
     "split-path-repaired": Code(_R, "A path of data.yaml is not there as written; the folder it ends in was read."),

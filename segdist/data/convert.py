@@ -82,9 +82,10 @@ def convert(
         StorageError: `out` is there already or cannot be written.
     """
     writer_type, chosen = _writer(to, write_options or {})
-    name = format_name or guess_format(place)
+    told: list[Finding] = []
+    name = format_name or guess_format(place, told.append)
     started = time.monotonic()
-    read = _read(_source(name, {**(read_options or {}), "path": place}))
+    read = _read(_source(name, {**(read_options or {}), "path": place}), told)
     if not skip_errors:
         stop_on_errors(read.errors)
     losses, seconds = Tally(), {"read": round(time.monotonic() - started, 2)}
@@ -136,8 +137,10 @@ def checked_options(keys: Any, options: Mapping[str, Any], *, what: str) -> Any:
         raise SpecError(f"The option `{key}` for {what} is wrong: {first['msg']}. {known}".strip()) from error
 
 
-def _read(source: DatasetFormat) -> _Read:
+def _read(source: DatasetFormat, told: Sequence[Finding]) -> _Read:
     read = _Read(source)
+    for one in told:
+        read.report(one)
     missing: set[str] = set()
 
     def report(one: Finding) -> None:

@@ -1,16 +1,30 @@
 """Which format a folder, file or archive is in, where that can be told."""
 
+import logging
+
 from segdist import registry, storage
 from segdist.data.archives import is_archive, unpacked
-from segdist.data.listing import Listing
+from segdist.data.codes import finding
+from segdist.data.listing import Listing, Report
 from segdist.errors import DataError
+from segdist.records import Finding
+
+RICHEST_FIRST = ("segdist", "hf_objects", "coco")
+"""Formats that hold masks to the pixel, boxes, crowds and scores: read where others stand beside them."""
 
 
-def guess_format(place: str) -> str:
-    """The one format that recognises a place; `images` where there are images and nothing else is recognised.
+def _logged(found: Finding) -> None:
+    logging.getLogger(__name__).warning("%s", found)
+
+
+def guess_format(place: str, report: Report = _logged) -> str:
+    """The format that recognises a place; `images` where there are images and nothing else is recognised.
+
+    Tools export the same annotations in several formats side by side. The one that holds most is read, and `report`
+    (the log, by default) takes a warning that names the others; of formats that none of `RICHEST_FIRST` is among, none is chosen.
 
     Raises:
-        DataError: there is nothing, or several formats fit: both stand in the message.
+        DataError: there is nothing, or several formats fit of which none is richer: all stand in the message.
     """
     files = Listing(unpacked(place) if is_archive(place) else storage.absolute(place))
     if not files.entries:
@@ -19,11 +33,21 @@ def guess_format(place: str) -> str:
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        raise DataError(f"{place} could be read as {' or as '.join(fitting)}. Say which: --format {fitting[0]}.")
+        return _richest(place, fitting, report)
     if files.images:
         return "images"
     known = ", ".join(registry.names("formats"))
     raise DataError(f"{place} is in no format that is recognised, and holds no images. Name its --format: {known}.")
+
+
+def _richest(place: str, fitting: list[str], report: Report) -> str:
+    richest = next((name for name in RICHEST_FIRST if name in fitting), "")
+    if not richest:
+        raise DataError(f"{place} could be read as {' or as '.join(fitting)}. Say which: --format {fitting[0]}.")
+    others = [name for name in fitting if name != richest]
+    message = f"it could be read as {' or as '.join(fitting)}; read as {richest}: --format {others[0]} reads the other"
+    report(finding("format-ambiguous", message, file=place))
+    return richest
 
 
 def _recognises(name: str, files: Listing) -> bool:

@@ -107,6 +107,7 @@ def review(
     open_images: bool = True,
     strict: bool = False,
     near_bits: int = DEFAULT_BITS,
+    told_first: Sequence[Finding] = (),
 ) -> Review:
     """Read a source from end to end and say everything that is wrong with it; never raises for the user's data.
 
@@ -116,14 +117,16 @@ def review(
         open_images: also fetch and decode every image.
         strict: warnings count as errors.
         near_bits: bits in which perceptual hashes of near-duplicates may differ.
+        told_first: what was noticed when the source was opened.
     """
-    found = Review(format_name)
+    found = Review(format_name, [*told_first])
     try:
         _read(source, found, open_images=open_images)
+        found.licences = tuple(getattr(source, "licences", tuple)())
     except (DataError, StorageError) as error:
-        found.findings.append(finding("source-unreadable", str(error)))
+        options = getattr(source, "options", None)
+        found.findings.append(finding("source-unreadable", str(error), file=str(getattr(options, "path", ""))))
     found.findings += _leaks(found.rows, near_bits)
-    found.licences = tuple(getattr(source, "licences", tuple)())
     found.findings = sorted((_strict(f) if strict else f for f in found.findings), key=_order)
     return found
 

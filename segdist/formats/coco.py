@@ -71,6 +71,7 @@ class Format:
         changed = {"path": storage.absolute(options.path), "images": images}
         self.options: _Options = options.model_copy(update=changed)
         self._licences: tuple[str, ...] = ()
+        self._indices: dict[_Part, CocoIndex] = {}
 
     def signature(self) -> str:
         """Changes with the sizes and times of the JSON files and images."""
@@ -88,6 +89,7 @@ class Format:
         parts = self._parts()
         self._note_unread(parts, report)
         indices = {part: open_index(part.uri, report) for part in parts}
+        self._indices = indices  # a local copy of a file lives as long as its index, and chunks are read later
         categories = Categories({p.uri: _classes_of(index) for p, index in indices.items()}, report)
         self._licences = tuple(dict.fromkeys(name for i in indices.values() for name in i.licences if name))
         for part, index in indices.items():
@@ -95,6 +97,9 @@ class Format:
                 _report_empty_split(part, report)
             check_frames(index, report)
             yield from _Reader(part, index, categories.names(part.uri), self._files(part), report).chunks()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_indices": {}}
 
     def licences(self) -> tuple[str, ...]:
         """The licences that the files state; known once they have been read."""
@@ -225,13 +230,13 @@ class _Reader:
     def _bare(self, image: Mapping[str, Any]) -> Sample | None:
         """The sample of an image without its instances."""
         name = str(image["file_name"])
+        uri, repair = self._files.locate(name)
         size_hw = _size(image)
         if size_hw is None:
             came = f"{image.get('height')!r} and {image.get('width')!r}"
             message = f"`height` and `width` must be whole numbers above 0, but are {came}"
             self._report(finding("image-size-invalid", message, file=self._part.uri, image=name))
             return None
-        uri, repair = self._files.locate(name)
         image_id = f"{self._part.split or self._part.prefix}/{name}".lstrip("/")
         if repair:
             self._report(finding("image-renamed", repair, file=self._part.uri, image=image_id))

@@ -22,7 +22,7 @@ from segdist.data.outlines import outlines, single_polygon
 from segdist.errors import DataError, SegdistError, SpecError, StorageError
 from segdist.formats.segdist import Writer
 from segdist.masks import decode, encode
-from segdist.records import Instance, Sample
+from segdist.records import Finding, Instance, Sample
 from tests.formats.test_contract import EXAMPLES
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -131,7 +131,7 @@ def test_a_small_source_of_every_format_is_recognised_and_converted(tmp_path: Pa
     (tmp_path / "in").mkdir()
     options = EXAMPLES[name](tmp_path / "in")
     place = options.pop("path")
-    assert guess_format(place) == name
+    assert guess_format(place, lambda finding: pytest.fail(str(finding))) == name
     if name == "images":
         result = convert(place, str(tmp_path / "out"), to="coco")
         assert (result["images"], result["instances"]) == (3, 0)
@@ -179,15 +179,22 @@ def test_files_of_one_stem_get_different_names_in_whatever_case() -> None:
 
 def test_what_cannot_be_told_or_written_is_one_message_with_the_candidates(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="There are no files"):
-        guess_format(str(tmp_path))
+        guess_format(str(tmp_path), lambda finding: None)
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(DataError, match=r"no format that is recognised.*coco"):
-        guess_format(str(tmp_path))
+        guess_format(str(tmp_path), lambda finding: None)
     with pytest.raises(SpecError, match=r"read but not written\. Written can be: coco"):
         convert(str(tmp_path), str(tmp_path / "out"), to="images")
     with pytest.raises(SpecError, match="option `task` for writing yolo"):
         convert(str(tmp_path), str(tmp_path / "out"), to="yolo", write_options={"task": "fly"})
     assert {"coco", "yolo", "png_masks", "paligemma", "segdist"} <= set(writable())
+
+
+def test_two_formats_of_which_neither_is_richer_are_both_named(tmp_path: Path) -> None:
+    EXAMPLES["yolo"](tmp_path)
+    (tmp_path / "a.json").write_text('{"version": "5", "shapes": []}')
+    with pytest.raises(DataError, match=r"labelme or as yolo\. Say which: --format labelme"):
+        guess_format(str(tmp_path), lambda finding: None)
 
 
 def _codes(entries: Sequence[dict[str, Any]]) -> dict[str, int]:
@@ -196,8 +203,10 @@ def _codes(entries: Sequence[dict[str, Any]]) -> dict[str, int]:
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the real exports lie beside the project only here")
 def test_real_potholes_are_two_formats_and_their_yolo_side_is_read_with_its_faults_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="coco or as yolo"):
-        guess_format(str(SHARED / "potholes"))
+    told: list[Finding] = []
+    assert guess_format(str(SHARED / "potholes"), told.append) == "coco"
+    assert [f.code for f in told] == ["format-ambiguous"]
+    assert "--format yolo" in told[0].message
     result = convert(str(SHARED / "potholes"), str(tmp_path / "out"), to="yolo", format_name="yolo")
     assert (result["images"], result["masks"], result["round_trip"]["masks_exact"]) == (85, 115, 115)
     found = _codes(result["findings"])
