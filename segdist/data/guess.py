@@ -21,7 +21,8 @@ def guess_format(place: str, report: Report = _logged) -> str:
     """The format that recognises a place; `images` where there are images and nothing else is recognised.
 
     Tools export the same annotations in several formats side by side. The one that holds most is read, and `report`
-    (the log, by default) takes a warning that names the others; of formats that none of `RICHEST_FIRST` is among, none is chosen.
+    (the log, by default) takes a warning that names the others. Where several fit and none of them is among
+    `RICHEST_FIRST`, none is chosen.
 
     Raises:
         DataError: there is nothing, or several formats fit of which none is richer: all stand in the message.

@@ -35,7 +35,8 @@ class Export:
         self.files: dict[str, bytes] = {}
         number = 0
         for folder, count in (("train", 3), ("valid", 1), ("test", 1)):
-            images, annotations = [], []
+            images: list[dict[str, Any]] = []
+            annotations: list[dict[str, Any]] = []
             for place in range(count):
                 name = f"img{number}_jpg.rf.{number:032x}.jpg"
                 self.files[f"{folder}/{name}"] = picture(number)
@@ -89,7 +90,7 @@ class Export:
         """Write everything; NaN and Infinity as Python's own JSON writes them."""
         for split, content in self.splits.items():
             self.files.setdefault(f"{split}/{ANNOTATIONS}", json.dumps(content).encode())
-        for name, content in self.files.items():
+        for name, encoded in self.files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(content)
+            (folder / name).write_bytes(encoded)
         return folder
