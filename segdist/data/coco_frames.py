@@ -71,7 +71,10 @@ def _boxes(index: CocoIndex) -> Iterator[tuple[Any, list[Any]]]:
 
 def _finite(values: Any) -> list[float]:
     """The numbers of a list; nothing where one of them is none."""
-    if not isinstance(values, list):
+    if not isinstance(values, list) or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
         return []
-    good = all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values)
-    return [float(v) for v in values] if good else []
+    try:
+        found = [float(v) for v in values]
+    except OverflowError:  # a whole number of hundreds of digits
+        return []
+    return found if all(map(math.isfinite, found)) else []
