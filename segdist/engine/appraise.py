@@ -106,7 +106,12 @@ class _Whole:
     evaluate: EvaluateSpec
 
     def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:
+        """As `Segmenter.predict`."""
         return segment(self.network, images, prompts, self.evaluate)
+
+    def parameters(self) -> Any:
+        """Those of the network."""
+        return self.network.parameters()
 
 
 class Judge:
