@@ -161,6 +161,43 @@ def evaluate(
 
 
 @app.command()
+def diff(
+    first: Annotated[str, typer.Argument(help="`SWEEP#TRIAL`, `NAME@champion`, `NAME@VERSION`, a run id, a folder.")],
+    second: Annotated[str, typer.Argument(help="The same.")],
+    data: Annotated[str, typer.Argument(help="A folder, file or archive, or a sweep file to show both models.")] = "",
+    split: Annotated[str, typer.Option(help="train, val or test.", show_default="val, or that of DATA")] = "",
+    metric: Annotated[str, typer.Option(help="What to compare by, image by image.")] = "iou",
+    html: Annotated[Path | None, typer.Option(help="Also write a page with panels of images won and lost.")] = None,
+    pictures: Annotated[int, typer.Option(min=0, help="Panels of images won, and as many of images lost.")] = 3,
+    storage: Storage = HOME_STORAGE,
+    tracking: Tracking = "embedded",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show on which images one model beats another, by how much, and whether that is more than chance."""
+    from segdist import report
+    from segdist.pipeline.diff import diff as compared
+
+    with told(debug=debug):
+        found = compared(
+            first,
+            second,
+            data,
+            split=split,
+            metric=metric,
+            storage=storage,
+            tracking=tracking,
+            pictures=pictures if html else 0,
+        )
+        if html:
+            report.write_diff(found.to_json(), {"won": found.won, "lost": found.lost}, html)
+        if as_json:
+            typer.echo(json.dumps(found.to_json(), indent=1, allow_nan=False))
+        else:
+            report.print_diff(found.to_json())
+
+
+@app.command()
 def models(as_json: Json = False) -> None:
     """List the model families: sizes, licences, tasks, losses, adapters, and what to install."""
     from segdist.catalogue import families, print_families

@@ -83,6 +83,7 @@ class Difference:
             "difference": _defined(self.difference),
             "interval": list(self.interval) if self.interval else None,
             "winner": self.winner,
+            "lower_is_better": self.lower_is_better,
             "per_class": {name: list(values) for name, values in self.per_class.items()},
             "images_won": len(self.won),
             "images_lost": len(self.lost),

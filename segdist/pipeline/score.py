@@ -84,7 +84,7 @@ def score_model(
     """Every metric and the cost of a model over data, as JSON values.
 
     Args:
-        model: `NAME@champion`, `NAME@VERSION`, a run id, or a model folder.
+        model: `NAME@champion`, `NAME@VERSION`, `SWEEP#TRIAL`, a run id, or a model folder.
         data: a folder, file or archive in any format that is recognised, or a sweep file.
         split: which part of the data, where they are divided; "" takes test, else val, else everything.
         storage: of the sweep that trained the model.
@@ -152,7 +152,7 @@ def model_folder(model: str, storage: str, tracking: str) -> Iterator[Path]:
     """The folder of a model; one from MLflow is gone afterwards.
 
     Args:
-        model: `NAME@champion`, `NAME@VERSION`, a run id, or a model folder.
+        model: `NAME@champion`, `NAME@VERSION`, `SWEEP#TRIAL`, a run id, or a model folder.
         storage: of the sweep that trained it.
         tracking: its MLflow URI, or "embedded".
     """
@@ -161,10 +161,10 @@ def model_folder(model: str, storage: str, tracking: str) -> Iterator[Path]:
         return
     with TemporaryDirectory(prefix="segdist-") as scratch:
         tracker = Tracker.at(storage, tracking)
-        if is_run_id(model):
-            yield tracker.download(model, "model", Path(scratch))
-        else:
+        if "@" in model:
             yield tracker.model_files(model, Path(scratch))
+        else:
+            yield tracker.download(tracker.run_of(model), "model", Path(scratch))
 
 
 def is_run_id(model: str) -> bool:
@@ -173,7 +173,16 @@ def is_run_id(model: str) -> bool:
 
 
 def rows_of(place: str, split: str, classes: Sequence[str]) -> tuple[Sequence[tuple[Sample, bytes]], list[str]]:
-    """The images to score on, and what was found out about them."""
+    """The images to score on, and what was found out about them.
+
+    Args:
+        place: a folder, file or archive in any format that is recognised, or a sweep file.
+        split: which part; "" takes test, else val, else everything.
+        classes: those of the model.
+
+    Raises:
+        DataError: the data cannot be read, or have none of the classes.
+    """
     if _is_sweep(place):
         dataset = ingest(load(place))
         labels, parts = set(dataset.manifest.classes), set(dataset.manifest.splits)

@@ -3,16 +3,15 @@
 import base64
 import tempfile
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from segdist.panels import colour
 from segdist.report import charts
-from segdist.report.leaderboard import Leaderboard, leaderboard, number
+from segdist.report.leaderboard import Leaderboard, leaderboard
+from segdist.report.pages import render, score
 from segdist.tracking import Tracker, TrialRecord
 from segdist.tracking.encoding import key
 
@@ -52,12 +51,10 @@ def write_html(tracker: Tracker, name: str, path: Path, *, parent_run_id: str = 
 
 
 def _render(tracker: Tracker, board: Leaderboard) -> str:
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters |= {"number": number, "score": _score, "signed": _signed, "duration": _duration}
-    template = environment.from_string(files("segdist.report").joinpath("report.html.jinja").read_text("utf-8"))
     galleries, omitted = _galleries(tracker, board)
     dataset = board.sweep.dataset
-    return template.render(
+    return render(
+        "report.html.jinja",
         board=board,
         sweep=board.sweep,
         best=board.best,
@@ -145,7 +142,7 @@ def _galleries(tracker: Tracker, board: Leaderboard) -> tuple[list[Gallery], int
 def _gallery_title(board: Leaderboard, trial: TrialRecord) -> str:
     role = "winner" if trial is board.best else f"trial {trial.number}"
     mark = ", untuned" if trial.is_baseline else ""
-    return f"{role}{mark}, validation ({board.metric} {_score(board.score(trial))})"
+    return f"{role}{mark}, validation ({board.metric} {score(board.score(trial))})"
 
 
 def _pictures(tracker: Tracker, trial: TrialRecord, artifact_path: str) -> tuple[str, ...]:
@@ -158,17 +155,3 @@ def _pictures(tracker: Tracker, trial: TrialRecord, artifact_path: str) -> tuple
 def _data_uri(picture: Path) -> str:
     kind = "png" if picture.suffix == ".png" else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(picture.read_bytes()).decode('ascii')}"
-
-
-def _score(value: float | None) -> str:
-    return "\u2013" if value is None else f"{value:.3f}"
-
-
-def _signed(value: float | None) -> str:
-    return "" if value is None else f"{value:+.3f}".replace("-", "\u2212")
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -47,7 +47,10 @@ def find_version(client: "MlflowClient", model: str, *, where: str) -> "ModelVer
     """The version that `NAME@ALIAS` or `NAME@VERSION` names."""
     name, at, which = model.partition("@")
     if not (at and which):
-        raise BackendError(f"A model is named NAME@ALIAS or NAME@VERSION, but got `{model}`. Try `{name}@{CHAMPION}`.")
+        raise BackendError(
+            f"A model is named NAME@ALIAS, NAME@VERSION, SWEEP#TRIAL or by its run id, but got `{model}`. "
+            f"Try `{name}@{CHAMPION}`."
+        )
     return _version(client, _registered(client, name, where=where), which)
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _PARAMS_PER_CALL = 100  # MLflow's limit
 _METRICS_PER_CALL = 1000
+_RUN_ID_LENGTH = 32
 
 
 class Tracker:
@@ -303,6 +304,26 @@ class Tracker:
         with self._connection.client() as client:
             points = client.get_metric_history(run_id, key(metric))
         return sorted({p.step: p.value for p in sorted(points, key=lambda p: p.timestamp)}.items())
+
+    def run_of(self, model: str) -> str:
+        """The run that `NAME@ALIAS`, `NAME@VERSION`, `SWEEP#TRIAL` or a run id names.
+
+        Raises:
+            BackendError: it names nothing.
+        """
+        sweep, is_trial, number = model.partition("#")
+        if is_trial:
+            known = {str(t.number): t.run_id for t in self.trials(self.latest_sweep(sweep).run_id)}
+            if number not in known:
+                raise BackendError(f"The sweep `{sweep}` has no trial `{number}`. It has {', '.join(sorted(known))}.")
+            return known[number]
+        is_run = len(model) == _RUN_ID_LENGTH and not set(model) - set("0123456789abcdef")
+        return model if is_run else self.run_of_model(model)
+
+    def parent_of(self, run_id: str) -> str:
+        """The run of the sweep that a trial belongs to."""
+        with self._connection.client() as client:
+            return str(client.get_run(run_id).data.tags.get(names.PARENT, run_id))
 
     # The registry
 

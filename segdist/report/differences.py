@@ -1,0 +1,100 @@
+"""What `segdist diff` found, in the terminal and as a page."""
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from segdist.report.pages import render
+
+_SHOWN = 5
+
+
+def verdict(found: Mapping[str, Any]) -> str:
+    """The result in a sentence."""
+    names = found["first_model"], found["second_model"]
+    if found["difference"] is None:
+        return f"{found['metric']} is undefined on these images"
+    interval = found["interval"]
+    between = f", 95 % interval {interval[0]:+.3f} to {interval[1]:+.3f}" if interval else ""
+    clear = f"{names[found['winner'] - 1]} is better" if found["winner"] else "the images do not tell which is better"
+    return f"{found['metric']} {found['difference']:+.3f}{between}: {clear}"
+
+
+def print_diff(found: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print which model is better, by class, and the images that each wins most clearly.
+
+    Args:
+        found: `Comparison.to_json()`.
+        console: where to print.
+    """
+    console = console or Console()
+    console.print(f"[bold]{escape(found['first_model'])}[/bold] against [bold]{escape(found['second_model'])}[/bold]")
+    for note in found["notes"]:
+        console.print(f"note  {escape(note)}")
+    console.print(escape(verdict(found)))
+    console.print(
+        f"{found['images_won']} images won, {found['images_lost']} lost, of {found['images_total']}", highlight=False
+    )
+    table = _table("class")
+    for label, (first, second) in found["per_class"].items():
+        table.add_row(Text(label), *_numbers(first, second))
+    console.print(table)
+    for title, images in (("won", found["images"][:_SHOWN]), ("lost", found["images"][::-1][:_SHOWN])):
+        rows = [i for i in images if _is(title, found, i)]
+        if rows:
+            table = _table(f"images {title}")
+            for image in rows:
+                table.add_row(Text(image["image_id"]), *_numbers(image["first"], image["second"]))
+            console.print(table)
+
+
+def write_diff(found: Mapping[str, Any], pictures: Mapping[str, Mapping[str, bytes]], path: Path) -> Path:
+    """Write a self-contained page.
+
+    Args:
+        found: `Comparison.to_json()`.
+        pictures: JPEG panels by image id, under "won" and "lost".
+        path: the file to write.
+    """
+    values = {i["image_id"]: (i["first"], i["second"]) for i in found["images"]}
+    galleries = {
+        title: [
+            {"image_id": name, "src": _data_uri(content), "first": values[name][0], "second": values[name][1]}
+            for name, content in images.items()
+        ]
+        for title, images in pictures.items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render("diff.html.jinja", found=found, verdict=verdict(found), galleries=galleries), "utf-8")
+    return path
+
+
+def _is(title: str, found: Mapping[str, Any], image: Mapping[str, Any]) -> bool:
+    if image["first"] is None or image["second"] is None:
+        return False
+    gain = (image["first"] - image["second"]) * (-1 if found["lower_is_better"] else 1)
+    return bool(gain > 1e-9 if title == "won" else gain < -1e-9)
+
+
+def _table(first: str) -> Table:
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(first)
+    for column in ("first", "second", "difference"):
+        table.add_column(column, justify="right")
+    return table
+
+
+def _numbers(first: float | None, second: float | None) -> list[str]:
+    both = first is not None and second is not None
+    texts = ["-" if v is None else f"{v:.3f}" for v in (first, second)]
+    return [*texts, f"{first - second:+.3f}" if both else "-"]  # type: ignore[operator]
+
+
+def _data_uri(jpeg: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"

@@ -1,0 +1,86 @@
+"""Two models on the same images: the difference, its interval, and who wins where."""
+
+import numpy as np
+import pytest
+
+from segdist.metrics import Evaluator, difference
+from segdist.metrics.difference import Difference
+from segdist.records import Prediction, Sample
+from tests.metrics.drawn import CLASSES, generated
+
+
+def judged(samples: list[Sample], predictions: list[Prediction], metric: str = "iou") -> Evaluator:
+    found = {p.image_id: p for p in predictions}
+    evaluator = Evaluator(CLASSES, min_score=0.3, metrics=[metric])
+    for sample in samples:
+        evaluator.add(sample, found.get(sample.image_id))
+    return evaluator
+
+
+def perfect(samples: list[Sample]) -> list[Prediction]:
+    return [Prediction(s.image_id, tuple(i for i in s.instances if not i.is_crowd)) for s in samples]
+
+
+@pytest.fixture(scope="module")
+def found() -> Difference:
+    samples, predictions = generated(2, images=30)
+    return difference(judged(samples, perfect(samples)), judged(samples, predictions))
+
+
+def test_the_difference_is_that_of_the_values_and_a_clear_winner_has_an_interval_above_zero(found: Difference) -> None:
+    samples, predictions = generated(2, images=30)
+    assert found.first == pytest.approx(judged(samples, perfect(samples)).values()["iou"])
+    assert found.second == pytest.approx(judged(samples, predictions).values()["iou"])
+    assert found.interval is not None
+    assert 0 < found.interval[0] < found.difference < found.interval[1]
+    assert found.winner == 1
+
+
+def test_the_interval_is_the_paired_bootstrap_of_numpy() -> None:
+    samples, predictions = generated(5, images=12, crowds=False)
+    shaken = generated(5, images=12, crowds=False, shake=9)[1]
+    first, second = judged(samples, predictions), judged(samples, shaken)
+    ours = difference(first, second, seed=3, resamples=200)
+    what = first.metric("iou")
+    a, b = first.table(what), second.table(what)
+    rng = np.random.default_rng(3)
+    weights = rng.multinomial(12, np.full(12, 1 / 12), size=200)
+    gaps = []
+    for row in weights:
+        chosen = np.repeat(np.arange(12), row)
+        values = []
+        for table in (a, b):
+            true, guess, common = table[chosen].sum(axis=0).T
+            with np.errstate(invalid="ignore"):
+                values.append(np.nanmean(common / (true + guess - common)))
+        gaps.append(values[0] - values[1])
+    assert ours.interval == pytest.approx(tuple(np.percentile(gaps, (2.5, 97.5))), abs=1e-12)
+
+
+def test_images_are_won_and_lost_by_their_own_values(found: Difference) -> None:
+    assert len(found.won) + len(found.lost) <= len(found.images) == 30
+    gains = [i.gain for i in found.won]
+    assert gains == sorted(gains, reverse=True)
+    assert min(gains) > 0
+    assert not found.lost, "nothing beats the truth"
+
+
+def test_a_model_is_no_better_than_itself() -> None:
+    samples, predictions = generated(3, images=8)
+    same = difference(judged(samples, predictions), judged(samples, predictions))
+    assert (same.difference, same.interval, same.winner, same.won, same.lost) == (0.0, (0.0, 0.0), 0, (), ())
+
+
+def test_the_smaller_error_wins() -> None:
+    samples, predictions = generated(2, images=12)
+    error = "hausdorff_95"
+    found = difference(judged(samples, perfect(samples), error), judged(samples, predictions, error), metric=error)
+    assert found.difference < 0
+    assert found.winner == 1
+    assert len(found.won) > len(found.lost) == 0
+
+
+def test_other_images_are_refused() -> None:
+    samples, predictions = generated(2, images=6)
+    with pytest.raises(ValueError, match="on the same images and classes"):
+        difference(judged(samples, predictions), judged(samples[:5], predictions))
