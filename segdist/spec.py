@@ -8,10 +8,11 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PositiveFloat,
@@ -369,6 +370,15 @@ class PhaseSpec(Strict):
     """How the learning rate falls to zero after the warm-up, or that it does not."""
 
 
+def _listed(value: Any) -> Any:
+    """A list as a search holds it: JSON text."""
+    return json.loads(value) if isinstance(value, str) and value.startswith("[") else value
+
+
+Recipe = Annotated[str | tuple[str, ...], BeforeValidator(_listed)]
+"""Augmentations by name: one recipe or step, or several in order."""
+
+
 class TrainSpec(Strict):
     """How a model is fitted."""
 
@@ -403,8 +413,13 @@ class TrainSpec(Strict):
     """Parameters of the losses."""
     noise: NoiseSpec = NoiseSpec()
     """What is done about labels that are not quite right."""
-    augment: tuple[str, ...] = ("flip", "brightness")
-    """Augmentations by name, in this order."""
+    augment: Recipe = ("flip", "brightness")
+    """Augmentations, in this order: a recipe's name (`light`, `thin_structures`, `paste`, ...), or a list of steps and
+    recipes. `segdist check` names all of them where one is not known."""
+    augment_classes: dict[str, Recipe] = {}
+    """Other augmentations for images that show a class; of several, the first class named here counts."""
+    augment_groups: dict[str, Recipe] = {}
+    """Other augmentations for the images of a source with this `group`; they go before those by class."""
     checkpoint_every: PositiveInt = 1
     """Epochs between checkpoints: the most a crashed trial has to do again."""
 

@@ -18,10 +18,10 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 from segdist import label_policies, metrics, registry, train_checks
-from segdist.augment import augmentations
+from segdist.augment import Recipes
 from segdist.errors import SegdistError, SpecError, did_you_mean
 from segdist.plugins import Family
-from segdist.spec import ModelSpec, Range, RunSpec, SweepSpec
+from segdist.spec import ModelSpec, Range, RunSpec, SweepSpec, TrainSpec
 
 Keys = tuple[str, ...]
 
@@ -261,10 +261,21 @@ def _family_problems(model: ModelSpec, families: Sequence[str], keys: Keys) -> I
 
 
 def _augment_problems(spec: SweepSpec) -> Iterator[Problem]:
+    if problem := _augment_problem(spec, spec.train):
+        yield Problem(("train", "augment"), problem)
+
+
+def _augment_problem(spec: SweepSpec, train: TrainSpec) -> str:
+    """Why images cannot be augmented like this; "" where they can."""
+    groups = [source.group for source in spec.data.sources if source.group]
+    for group in train.augment_groups:
+        if group not in groups:
+            return f"`augment_groups` names `{group}`, which is the `group` of no source. {did_you_mean(group, groups)}"
     try:
-        augmentations(spec.train.augment)
+        Recipes(train.augment, train.augment_classes, train.augment_groups).check(spec.data.classes)
     except SpecError as error:
-        yield Problem(("train", "augment"), str(error))
+        return str(error)
+    return ""
 
 
 def _space_problems(spec: SweepSpec) -> Iterator[Problem]:
@@ -298,6 +309,8 @@ def _value_problem(spec: SweepSpec, key: str, value: Any) -> str:
         for family in candidates(spec):
             declared = _family(family)
             declared.options.model_validate(run.model.family_options(family))
+        if key.startswith("train.augment"):
+            return _augment_problem(spec, run.train)
     except ValidationError as error:
         problem = next(problems_of(error, declared.options if first == "model" else RunSpec))
         return problem.message if "unknown key" in problem.message else f"{value!r} is not possible: {problem.message}"

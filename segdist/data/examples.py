@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from segdist import masks
-from segdist.augment import Augmentation
+from segdist.augment import Augmentation, Donor
 from segdist.errors import DataError
 from segdist.plugins import Example, ImageHWC
 from segdist.records import HUMAN, Instance, Sample
@@ -104,6 +104,7 @@ def make_example(
     image_size: int,
     augment: Sequence[Augmentation] = (),
     rng: np.random.Generator,
+    donor: Donor | None = None,
     ignore_band: int = 0,
 ) -> Example:
     """One training image at the network's scale.
@@ -118,6 +119,7 @@ def make_example(
         image_size: longest side in pixels that the network sees.
         augment: applied in this order.
         rng: what the augmentations draw from.
+        donor: gives another image, for augmentations that paste; without it they do nothing.
         ignore_band: pixels at the network's scale on both sides of the mask edges of a pseudo-labelled image that
             teach nothing.
 
@@ -150,7 +152,7 @@ def make_example(
         ignore_HW=ignore_HW,
     )
     for function in augment:
-        example = function(example, rng)
+        example = function(example, rng, donor)
     return example
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from segdist.augment import augmentations
+from segdist.augment import Recipes
 from segdist.data.examples import make_example
 from segdist.plugins import Batch, Example
 from segdist.records import Sample
@@ -26,21 +26,29 @@ class Examples(Dataset[Example]):
     rows: Rows
     classes: tuple[str, ...]
     image_size: int
-    augment: tuple[str, ...]
+    recipes: Recipes
     seed: int
     ignore_band: int = 0
 
     def __getitem__(self, where: EpochIndex) -> Example:
         epoch, index = where
+        rng = np.random.default_rng((self.seed, epoch, index))
         sample, image_bytes = self.rows[index]
+        return self._example(sample, image_bytes, rng, augment=self.recipes.of(sample), donor=lambda: self._donor(rng))
+
+    def _donor(self, rng: np.random.Generator) -> Example:
+        """Another image as it is, to paste from."""
+        return self._example(*self.rows[int(rng.integers(len(self.rows)))], rng)
+
+    def _example(self, sample: Sample, image_bytes: bytes, rng: np.random.Generator, **augmented: Any) -> Example:
         return make_example(
             sample,
             image_bytes,
             classes=self.classes,
             image_size=self.image_size,
-            augment=augmentations(self.augment),
-            rng=np.random.default_rng((self.seed, epoch, index)),
+            rng=rng,
             ignore_band=self.ignore_band,
+            **augmented,
         )
 
 
@@ -71,11 +79,13 @@ def loader(
 ) -> tuple[DataLoader[Batch], EpochBatches]:
     """Batches of collated examples, and the sampler whose `epoch` chooses their order."""
     batches = EpochBatches(len(rows), batch_size=run.train.batch_size, seed=run.seed, rank=rank, world_size=world_size)
+    recipes = Recipes(run.train.augment, run.train.augment_classes, run.train.augment_groups)
+    recipes.check(network.classes)
     examples = Examples(
         rows,
         network.classes,
         network.options.image_size,
-        run.train.augment,
+        recipes,
         run.seed,
         ignore_band=run.train.noise.ignore_band,
     )

@@ -101,7 +101,7 @@ def _declared_default(key: str, spec: SweepSpec) -> Any:
 
 def _nearest(range_: Range, value: Any) -> Any:
     if range_.choices:
-        return value if value in range_.choices else range_.choices[0]
+        return label_policies.encoded(value if value in range_.choices else range_.choices[0])
     assert range_.low is not None
     assert range_.high is not None
     if not isinstance(value, int | float):

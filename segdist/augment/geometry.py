@@ -1,9 +1,5 @@
-"""Augmentations: one function each over an `Example`, found by name.
+"""Where things lie: flips, turns, scale, crop. Boxes and masks move together, and thin structures stay whole."""
 
-Every function takes the example and the generator it draws from, so that the same seed gives the same pictures.
-"""
-
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import cv2
@@ -11,29 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdist import masks
-from segdist.errors import SpecError, did_you_mean
+from segdist.augment.steps import augmentation
 from segdist.plugins import Example, ImageHWC
-
-Augmentation = Callable[[Example, np.random.Generator], Example]
-_FOUND: dict[str, Augmentation] = {}
-
-
-def augmentation(function: Augmentation) -> Augmentation:
-    """Makes a function available to `train.augment` under its name."""
-    _FOUND[function.__name__] = function
-    return function
-
-
-def augmentations(names: Sequence[str]) -> list[Augmentation]:
-    """The augmentations of these names, in this order.
-
-    Raises:
-        SpecError: there is no augmentation of a name.
-    """
-    for name in names:
-        if name not in _FOUND:
-            raise SpecError(f"There is no augmentation `{name}`. {did_you_mean(name, _FOUND)}")
-    return [_FOUND[name] for name in names]
 
 
 @augmentation
@@ -52,38 +27,6 @@ def flip_vertical(example: Example, rng: np.random.Generator) -> Example:
 def rotate90(example: Example, rng: np.random.Generator) -> Example:
     """A turn of 0 or 90 degrees; with the flips, all eight orientations."""
     return _transposed(_mirrored(example, axis=1)) if rng.random() < 0.5 else example
-
-
-@augmentation
-def brightness(example: Example, rng: np.random.Generator) -> Example:
-    """Light from 0.7 to 1.3 times as bright."""
-    return _recoloured(example, example.image_HWC * rng.uniform(0.7, 1.3))
-
-
-@augmentation
-def contrast(example: Example, rng: np.random.Generator) -> Example:
-    """Differences from the mean grow or shrink by up to 0.3."""
-    mean = example.image_HWC.mean()
-    return _recoloured(example, mean + (example.image_HWC - mean) * rng.uniform(0.7, 1.3))
-
-
-@augmentation
-def colour(example: Example, rng: np.random.Generator) -> Example:
-    """Each channel 0.85 to 1.15 times as strong: another lamp, another camera."""
-    return _recoloured(example, example.image_HWC * rng.uniform(0.85, 1.15, size=3))
-
-
-@augmentation
-def blur(example: Example, rng: np.random.Generator) -> Example:
-    """A Gaussian of up to one pixel: more would wipe out thin structures that the mask still shows."""
-    sigma = rng.uniform(0.05, 1.0)
-    return _recoloured(example, cv2.GaussianBlur(example.image_HWC, (0, 0), sigma))
-
-
-@augmentation
-def noise(example: Example, rng: np.random.Generator) -> Example:
-    """Sensor noise with a deviation of up to 8 grey levels."""
-    return _recoloured(example, example.image_HWC + rng.normal(0, rng.uniform(0, 8), example.image_HWC.shape))
 
 
 @augmentation
@@ -107,8 +50,21 @@ def crop(example: Example, rng: np.random.Generator) -> Example:
     return _resized(_cut(example, top, left, window_hw), (size_hw[0], size_hw[1]))
 
 
-def _recoloured(example: Example, image_HWC: NDArray[np.generic]) -> Example:
-    return replace(example, image_HWC=np.clip(np.rint(image_HWC), 0, 255).astype(np.uint8))
+def tight_boxes(masks_NHW: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """(N, 4) the smallest boxes around the masks, x2 and y2 exclusive; all zeros for an empty mask."""
+    columns_NW, rows_NH = np.asarray(masks_NHW.any(axis=1)), np.asarray(masks_NHW.any(axis=2))
+    boxes_xyxy = np.zeros((len(masks_NHW), 4), np.float32)
+    for low, along_NL in ((0, columns_NW), (1, rows_NH)):
+        boxes_xyxy[:, low] = along_NL.argmax(axis=1)
+        boxes_xyxy[:, low + 2] = along_NL.shape[1] - along_NL[:, ::-1].argmax(axis=1)
+    boxes_xyxy[~columns_NW.any(axis=1)] = 0
+    return boxes_xyxy
+
+
+def is_tight(example: Example) -> NDArray[np.bool_]:
+    """(N,) whether each box is within a pixel of the smallest one around its mask."""
+    off_N4 = np.abs(tight_boxes(example.masks_NHW) - example.boxes_xyxy)
+    return np.asarray(off_N4.max(axis=1, initial=0) <= 1)
 
 
 def _mirrored(example: Example, *, axis: int) -> Example:
@@ -144,11 +100,13 @@ def _resized(example: Example, size_hw: tuple[int, int]) -> Example:
     for index, mask_HW in enumerate(example.masks_NHW):
         masks_NHW[index] = masks.resize(mask_HW, size_hw)
     factor = np.array([size_hw[1] / width, size_hw[0] / height] * 2, np.float32)
+    # A box that was tight stays tight, to the pixel; one that was annotated wider or narrower is scaled.
+    boxes_xyxy = np.where(is_tight(example)[:, None], tight_boxes(masks_NHW), example.boxes_xyxy * factor)
     return replace(
         example,
         image_HWC=image_HWC,
         masks_NHW=masks_NHW,
-        boxes_xyxy=example.boxes_xyxy * factor,
+        boxes_xyxy=boxes_xyxy.astype(np.float32),
         ignore_HW=masks.resize(example.ignore_HW, size_hw),
     )
 
@@ -159,8 +117,8 @@ def _cut(example: Example, top: int, left: int, window_hw: tuple[int, int]) -> E
     area_N, area_before_N = masks_NHW.sum(axis=(1, 2)), example.masks_NHW.sum(axis=(1, 2))
     kept = area_N > 0
     boxes_xyxy = example.boxes_xyxy - np.array([left, top] * 2, np.float32)
-    for index in np.flatnonzero(kept & (area_N < area_before_N)):  # a cut object gets the box one would draw now
-        boxes_xyxy[index] = masks.encode(masks_NHW[index]).box_xyxy
+    cut_N = area_N < area_before_N
+    boxes_xyxy[cut_N] = tight_boxes(masks_NHW[cut_N])  # a cut object gets the box one would draw now
     inside = np.clip(boxes_xyxy, 0, np.array([window_hw[1], window_hw[0]] * 2, np.float32))
     return replace(
         example,
