@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from pycocotools.coco import COCO
 
+from segdist import storage
 from segdist.data.scenes import draw
 from segdist.errors import DataError, SpecError, StorageError
 from segdist.panels import encode_png
@@ -192,3 +193,20 @@ def _signed_area(ring: list[tuple[float, float]]) -> float:
     points = np.array(ring) - np.array(ring[0])
     x, y = points.T
     return 0.5 * float(np.sum(x[:-1] * y[1:] - x[1:] * y[:-1]))
+
+
+@pytest.mark.slow
+def test_actors_of_ray_give_the_same_as_this_process_also_in_an_object_store(
+    model: str, photos: Path, tmp_path: Path, s3_bucket: str, cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "IMAGES_PER_PART", 1)
+    here = run(model, [photos], tmp_path / "here")
+    for file in photos.rglob("*.png"):
+        storage.write_atomic(f"{s3_bucket}/photos/{file.relative_to(photos)}", file.read_bytes())
+    how = How(("class_ids",))
+    where = predict_images(
+        model, [f"{s3_bucket}/photos"], f"{s3_bucket}/out", how=how, actors=2, storage_uri="", tracking="embedded"
+    )
+    assert where == f"{s3_bucket}/out/predictions.json"
+    assert masks_of(storage.read_json(where)) == masks_of(here)
+    assert len(storage.find(f"{s3_bucket}/out/class_ids")) == 3

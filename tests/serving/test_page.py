@@ -1,0 +1,149 @@
+"""The page in a browser: an image is chosen, a box is drawn, and what the model finds is shown."""
+
+import base64
+import itertools
+import json
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+pytest.importorskip("uvicorn")
+pytest.importorskip("websockets")
+import uvicorn
+from websockets.sync.client import ClientConnection, connect
+
+from segdist.panels import encode_png
+from segdist.serving.app import About, make_app
+from tests.serving.test_app import CLASSES, PICTURE, TOKEN, brightest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: apt-get install chromium"),
+]
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    """The application with a model anybody can compute, behind uvicorn."""
+    prompts = frozenset({"none", "box", "point"})
+    about = About("roofs@champion", "unet_cbam", CLASSES, prompts, 0.3, lambda _, score: score >= 0.3)
+    port = free_port()
+    config = uvicorn.Config(make_app(brightest, about, token=TOKEN), port=port, log_level="error", ws="none")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join(20)
+
+
+class Browser:
+    """Chromium by its DevTools protocol."""
+
+    def __init__(self, opened: ClientConnection) -> None:
+        self._socket = opened
+        self._numbers = itertools.count(1)
+        self.errors: list[str] = []
+        for domain in ("Page", "Runtime", "DOM"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **params: Any) -> dict[str, Any]:
+        number = next(self._numbers)
+        self._socket.send(json.dumps({"id": number, "method": method, "params": params}))
+        while True:
+            message = json.loads(self._socket.recv(timeout=60))
+            if message.get("method") == "Runtime.exceptionThrown":
+                self.errors.append(json.dumps(message["params"]))
+            if message.get("id") == number:
+                return dict(message["result"])
+
+    def js(self, expression: str) -> Any:
+        return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+
+    def wait(self, expression: str) -> None:
+        deadline = time.monotonic() + 60
+        while not self.js(expression):
+            assert time.monotonic() < deadline, (expression, self.js("document.body.innerText"), self.errors)
+            time.sleep(0.2)
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    port = free_port()
+    words = [
+        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
+        "--disable-background-networking", "--disable-component-update", f"--user-data-dir={tmp_path / 'profile'}",
+        f"--remote-debugging-port={port}", "--window-size=1180,820", "about:blank",
+    ]  # fmt: skip
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        with connect(_socket_url(port), max_size=None) as opened:
+            yield Browser(opened)
+    finally:
+        process.kill()
+        process.wait(20)
+
+
+def _socket_url(port: int) -> str:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            pages = [t for t in httpx.get(f"http://127.0.0.1:{port}/json").json() if t["type"] == "page"]
+            return str(pages[0]["webSocketDebuggerUrl"])
+        except (httpx.HTTPError, IndexError):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+
+def test_a_chosen_image_is_segmented_by_a_drawn_box_and_the_token_leaves_the_address(
+    url: str, browser: Browser, tmp_path: Path
+) -> None:
+    (tmp_path / "photo.png").write_bytes(encode_png(PICTURE))
+    browser.call("Page.navigate", url=f"{url}/#token={TOKEN.replace(' ', '+')}")
+    browser.wait("document.getElementById('name').textContent === 'roofs@champion'")
+    assert TOKEN.partition(" ")[0] not in browser.js("location.hash")
+
+    root = browser.call("DOM.getDocument")["root"]["nodeId"]
+    node = browser.call("DOM.querySelector", nodeId=root, selector="#file")["nodeId"]
+    browser.call("DOM.setFileInputFiles", files=[str(tmp_path / "photo.png")], nodeId=node)
+    browser.wait("document.getElementById('drop').classList.contains('full')")
+    frame = "document.getElementById('canvas').getBoundingClientRect()"
+    left, top, width, height = browser.js(f"(r => [r.left, r.top, r.width, r.height])({frame})")
+    for kind, x, y in (("mousePressed", 0.25, 0.25), ("mouseMoved", 0.75, 0.5), ("mouseReleased", 0.75, 0.5)):
+        place = {"x": left + x * width, "y": top + y * height}
+        browser.call("Input.dispatchMouseEvent", type=kind, button="left", buttons=1, clickCount=1, **place)
+    browser.wait("document.querySelectorAll('#found li').length === 1")
+
+    label, size = browser.js("[...document.querySelectorAll('#found li span')].map(s => s.textContent)")
+    assert label == "roof"
+    area = int(size.split("·")[1].removesuffix("px").strip())
+    assert area == pytest.approx(24 * 10, abs=40), "the box in pixels of the image, however large it is shown"
+    assert base64.b64decode(browser.call("Page.captureScreenshot")["data"])[:4] == b"\x89PNG"
+    assert browser.errors == []
+
+
+def test_without_a_token_the_page_asks_for_it(url: str, browser: Browser) -> None:
+    browser.call("Page.navigate", url=url)
+    browser.wait("!document.getElementById('access').hidden")
+    browser.js(
+        f"(f => {{ f.value = '{TOKEN}'; f.dispatchEvent(new Event('change')); }})(document.getElementById('token'))"
+    )
+    browser.wait("document.getElementById('name').textContent === 'roofs@champion'")
+    assert browser.errors == []
