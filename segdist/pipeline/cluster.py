@@ -17,6 +17,7 @@ _SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths in a sweep file mean the same in a trial as in the driver
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # CPU actors on a GPU machine keep their environment
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "55",  # the default of 5 s kills the proxy of a busy machine as it starts
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing leaves the machine unasked
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow is the record; no CSV, JSON and TensorBoard copies
     "TUNE_GLOBAL_CHECKPOINT_S": "1",  # a killed driver forgets at most a second of the search
