@@ -2,14 +2,13 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from segdist import storage as files
 from segdist.data.shards import MANIFEST, Dataset
 from segdist.errors import PromotionError
-from segdist.metrics import Evaluator, family_of
-from segdist.metrics.paired import Difference, difference
+from segdist.metrics import Difference, Evaluator, difference, family_of
 from segdist.pipeline.score import is_run_id, model_folder, rows_of
 from segdist.records import Sample
 from segdist.tracking import SweepRecord, Tracker
@@ -47,17 +46,17 @@ class Decision:
         lines = []
         if self.difference:
             d = self.difference
-            low, high = d.interval
+            low, high = d.interval or (float("nan"), float("nan"))
             lines.append(
-                f"{d.metric}  {d.new:.4f} against the champion's {d.old:.4f} on {d.images} images ({self.test_hash}): "
-                f"difference {d.new - d.old:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}"
+                f"{d.metric}  {d.first:.4f} against the champion's {d.second:.4f} on {len(d.images)} images "
+                f"({self.test_hash}): difference {d.difference:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}"
             )
         moved = f"{self.name}@champion is now version {self.version}" if self.promoted else "the champion stays"
         return "\n".join([*lines, f"{moved}: {self.reason}"])
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
-        return asdict(self)
+        return {**vars(self), "difference": self.difference.to_json() if self.difference else None}
 
 
 def promote(
@@ -96,8 +95,9 @@ def promote(
         if not force:
             raise
         return _moved(tracker, made, "", None, "forced, without a comparison")
-    if found.is_better or force:
-        reason = "it is better, beyond the interval" if found.is_better else "forced, although it is not better"
+    is_better = found.winner == 1
+    if is_better or force:
+        reason = "it is better, beyond the interval" if is_better else "forced, although it is not better"
         return _moved(tracker, made, test_hash(rows), found, reason)
     reason = "the interval of the difference does not lie on its side"
     return Decision(**made, test_hash=test_hash(rows), difference=found, promoted=False, version=0, reason=reason)

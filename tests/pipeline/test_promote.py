@@ -7,7 +7,7 @@ import pytest
 
 from segdist import storage as files
 from segdist.errors import PromotionError
-from segdist.metrics.paired import Difference
+from segdist.metrics import Difference, OneImage
 from segdist.pipeline import promote as module
 from segdist.pipeline.ingest import ingest
 from segdist.pipeline.promote import promote
@@ -40,7 +40,8 @@ def runs(tmp_path: Path) -> tuple[Path, list[str]]:
 
 
 def compared(monkeypatch: pytest.MonkeyPatch, low: float, high: float) -> None:
-    found = Difference("iou", 9, 0.5 + (low + high) / 2, 0.5, (low, high))
+    images = (OneImage("a", 0.6, 0.5), OneImage("b", 0.6, 0.5))
+    found = Difference("iou", False, 0.5 + (low + high) / 2, 0.5, (low, high), {}, images)
     monkeypatch.setattr(module, "difference", lambda *_, **__: found)
 
 
@@ -53,10 +54,10 @@ def test_a_model_is_measured_on_the_test_split_and_promoted_only_if_the_interval
 
     found = promote(candidate, **how)  # really measured
     assert found.difference is not None
-    assert found.difference.images >= 2
-    assert found.promoted == found.difference.is_better
+    assert len(found.difference.images) >= 2
+    assert found.promoted == (found.difference.winner == 1)
     assert len(found.test_hash) == 16
-    assert str(found.difference.images) in found.text
+    assert f"on {len(found.difference.images)} images" in found.text
     tracker.register_champion("tiny", champion, "model")
 
     compared(monkeypatch, -0.01, 0.2)
