@@ -1,6 +1,9 @@
 """Shards: what is written comes back exactly, locally and from an S3 server."""
 
+import os
 import pickle
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from hypothesis.extra import numpy as npst
 
 from segdist import storage
 from segdist.data.rows import from_row, sample_digest, to_row
-from segdist.data.shards import Dataset, read_summary, write_manifest, write_shard
+from segdist.data.shards import Dataset, content_hash, read_summary, write_manifest, write_shard
 from segdist.errors import DataError
 from segdist.masks import decode, encode
 from segdist.records import Finding, Instance, Sample, Severity
@@ -148,6 +151,33 @@ def test_the_content_hash_ignores_order_and_place_but_nothing_that_is_learned(tm
     }.items():
         assert hash_of(name, [other, two]) != hash_of("1", [one, two]), name
     assert sample_digest(one, "x") != sample_digest(one, "y")
+
+
+HASH = "e44cec12d2d1643f"
+"""Of the sample below: hashes are stored and compared over years, machines and versions of Python."""
+
+
+def _hash_of_a_known_sample() -> str:
+    mask_HW = np.zeros((20, 30), np.bool_)
+    mask_HW[3:9, 4:12] = True
+    crack = Instance("crack", encode(mask_HW), (4.1, 3.0, 12.0, 1e3 / 3 * 0.03))
+    digest = sample_digest(Sample("fa\u00e7ade/1.png", "x", (20, 30), (crack,), "train"), "ab")
+    return content_hash("dataset", ("crack",), [digest, "b"])
+
+
+def test_the_content_hash_is_the_same_on_every_machine() -> None:
+    assert _hash_of_a_known_sample() == HASH
+
+
+def test_the_content_hash_does_not_depend_on_the_process(tmp_path: Path) -> None:
+    """Neither the seed of Python's own hashes nor language, folder or time zone count."""
+    check = "from tests.data.test_shards import _hash_of_a_known_sample as h; print(h())"
+    own = {"PYTHONHASHSEED": "7", "LC_ALL": "C", "TZ": "Pacific/Chatham"}
+    env = {**os.environ, **own, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", check], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == HASH
 
 
 def test_the_summary_of_a_shard_that_is_there_equals_the_one_from_writing_it(tmp_path: Path) -> None:
