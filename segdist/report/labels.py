@@ -51,7 +51,8 @@ def _print_one(one: Mapping[str, Any], console: Console) -> None:
     speed, each = one["images_per_second"], one["images_per_teacher_second"]
     rates = [f"{speed:.1f} images/s"] if speed else []
     rates += [f"{each:.1f} images/s a teacher"] if each else []
-    console.print(f"[bold]{escape(one['policy'])}[/bold]  {one['images']} images  {', '.join(rates)}")
+    console.print(f"[bold]{escape(one['policy'])}[/bold]")
+    console.print("  " + ", ".join([f"{one['images']} images", *rates]))
     counts = [f"{one[name]} {name}" for name in _VERDICTS] + [f"{one['kept'] or 0} masks were there"]
     counts += [f"{one['corrected']} decided by people"] if one["corrected"] else []
     console.print(f"  {', '.join(counts)}; {one['content_hash']}")
@@ -66,7 +67,7 @@ def _print_one(one: Mapping[str, Any], console: Console) -> None:
     console.print(_strategy_table(quality))
     console.print(
         f"  scores: calibration error {number(quality['calibration_error'])}, Brier {number(quality['brier'])} "
-        f"(right from IoU 0.5 on), mean distance to the IoU {number(quality['score_error'])}"
+        f"(right from IoU 0.5 on);\n  mean distance of a score to its IoU {number(quality['score_error'])}"
     )
     console.print(f"  a student that draws exactly what these labels teach gets IoU {number(quality['ceiling_iou'])}\n")
 
@@ -79,16 +80,14 @@ def _verdict_table(verdicts: Mapping[str, Mapping[str, int]]) -> Table:
 
 
 def _quality_table(quality: Mapping[str, Any], verdicts: Mapping[str, Mapping[str, int]]) -> Table:
-    """A line a class: verdicts, then the labels' quality whatever their verdict, then that of the accepted ones."""
-    columns = ("class", *_VERDICTS, "with truth", "IoU", "boundary IoU", "box fill", "accepted IoU", "ceiling")
-    table = _table(*columns)
+    """A line a class: verdicts, the labels' quality whatever their verdict, that of the accepted ones, the ceiling."""
+    table = _table("class", *_VERDICTS, "IoU", "boundary", "box fill", "accepted", "ceiling")
     totals = {name: sum(of.get(name, 0) for of in verdicts.values()) for name in _VERDICTS}
     rows = [(label, of, verdicts.get(label, {})) for label, of in quality["per_class"].items()]
     for label, of, counts in [*rows, ("all objects", quality, totals)]:
         table.add_row(
             Text(label),
             *(str(counts.get(name, 0)) for name in _VERDICTS),
-            str(of["objects"]),
             *(number(of[name]) for name in _MEASURES),
             number((of["accepted"] or {}).get("iou")),
             number(of["ceiling_iou"]),
@@ -98,7 +97,7 @@ def _quality_table(quality: Mapping[str, Any], verdicts: Mapping[str, Mapping[st
 
 def _strategy_table(quality: Mapping[str, Any]) -> Table:
     """A line a class and prompt strategy: its surest mask alone, before consensus and cleaning."""
-    table = _table("strategy", "class", "objects", "IoU", "boundary IoU", "box fill")
+    table = _table("strategy", "class", "objects", "IoU", "boundary", "box fill")
     everything = {"all objects": quality} if len(quality["per_class"]) > 1 else {}
     for strategy in quality["strategies"]:
         for label, of in {**quality["per_class"], **everything}.items():
@@ -110,7 +109,7 @@ def _strategy_table(quality: Mapping[str, Any]) -> Table:
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for n, name in enumerate(columns):
         table.add_column(name, justify="left" if not n or name == "class" else "right", no_wrap=True)
     return table

@@ -1,0 +1,202 @@
+"""What labelling costs: against a plain loop over SamPredictor, for a second strategy, by actors, and in memory.
+
+Work in one process is measured in CPU seconds, which other processes hardly change. Two actors against one need the
+clock on the wall: where the cores are not free, the benchmark says so and decides nothing.
+"""
+
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from segdist import masks
+from segdist.data.rows import without_masks
+from segdist.data.shards import Dataset, write_manifest, write_shard
+from segdist.formats.synthetic import Format, Options
+from segdist.models.sam import SHIPPED_FILE, architecture, weights
+from segdist.models.sam import Options as SamOptions
+from segdist.pipeline.label import LabelJob, label, label_samples
+from segdist.pipeline.teacher import Teacher
+from segdist.records import Rle, Sample
+from segdist.spec import LabelSpec, SweepSpec
+
+IMAGES, SIZE = 60, 256
+SECOND, MEMORY, ACTORS = 0.15, 1.10, 1.8
+STEADY = 1.1
+"""Two runs of the same work that differ by more say that the machine is busy."""
+Rows = list[tuple[Sample, bytes]]
+
+
+def main() -> None:
+    """Print each comparison."""
+    torch.set_num_threads(1)
+    rows = _rows("roofs", IMAGES, SIZE)
+    _against_a_plain_loop(rows)
+    _second_strategy(rows)
+    _memory()
+    _actors()
+
+
+def _against_a_plain_loop(rows: Rows) -> None:
+    job = _job("box")
+    teacher = Teacher(job.label, job.classes)
+    label_samples(rows[:2], job, teacher)  # the weights are loaded with the first question
+    found: list[Sample] = []
+
+    def ours() -> None:
+        made, _, _ = label_samples(rows, replace(job, hidden=("train",)), teacher)
+        found[:] = made
+
+    plain: list[list[Rle]] = []
+    loop = _plain_loop()
+    seconds, reference = _cpu(ours), _cpu(lambda: plain.__setitem__(slice(None), [loop(s, b) for s, b in rows]))
+    same = sum([i.mask for i in s.instances] == of for s, of in zip(found, plain, strict=True))
+    print(f"plain SamPredictor loop    {len(rows) / reference:6.1f} images/CPU-s")
+    print(f"segdist, scoring included  {len(rows) / seconds:6.1f} images/CPU-s")
+    print(f"ratio {reference / seconds:.2f}  >= 1: {_met(seconds <= reference)}")
+    print(f"the same masks in {same} of {len(rows)} images: {_met(same == len(rows))}")
+
+
+def _plain_loop() -> Callable[[Sample, bytes], list[Rle]]:
+    """What people write: one image, then one box after the other."""
+    from segment_anything import SamPredictor
+
+    from segdist.data.examples import decode_image
+
+    sam = architecture.tiny(128).eval()
+    weights.load(sam, SHIPPED_FILE, SamOptions())
+    predictor = SamPredictor(sam)
+
+    def ask(sample: Sample, content: bytes) -> list[Rle]:
+        predictor.set_image(decode_image(content, name=sample.image_id))
+        found = []
+        for instance in sample.instances:
+            with torch.inference_mode():
+                answer, _, _ = predictor.predict(box=np.array(instance.box_xyxy), multimask_output=False)
+            found.append(masks.encode(answer[0]))
+        return found
+
+    return ask
+
+
+def _second_strategy(rows: Rows) -> None:
+    """Encoder and all, then the same images again by another strategy over the cached embeddings."""
+    import os
+
+    before = os.environ.get("SEGDIST_CACHE")
+    with TemporaryDirectory(prefix="segdist-") as folder:
+        os.environ["SEGDIST_CACHE"] = folder
+        for size, shown in (("tiny", rows), ("vit_b", rows[:1])):
+            cached = {"size": size, "embeddings": "cache", **({"weights": "random"} if size == "vit_b" else {})}
+            seconds = []
+            for strategy in ("box", "box_skeleton"):
+                job = replace(_job(strategy, sam=cached), hidden=())
+                teacher = Teacher(job.label, job.classes)
+                teacher._loaded()  # the weights are no part of the comparison
+                bare = [(without_masks(sample), content) for sample, content in shown]  # scoring is no labelling
+                seconds.append(_cpu(lambda j=job, t=teacher, r=bare: label_samples(r, j, t)))  # type: ignore[misc]
+            share = seconds[1] / seconds[0]
+            print(f"{size:6} {len(shown)} images: box {seconds[0]:.2f} CPU-s, then box_skeleton {seconds[1]:.2f}: "
+                  f"{share:.2f}  < {SECOND}: {_met(share < SECOND)}")  # fmt: skip
+    os.environ.pop("SEGDIST_CACHE")
+    if before:
+        os.environ["SEGDIST_CACHE"] = before
+
+
+def _memory() -> None:
+    """Peak memory of the driver, in a process of its own for each size."""
+    peaks = {}
+    for count in (1_000, 10_000):
+        done = subprocess.run(
+            [sys.executable, "-c", f"from benchmarks.labelling import drive; drive({count})"],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        peaks[count] = float(done.stdout.split()[-1])
+        print(f"driver at {count:6} images: {peaks[count]:.0f} MB at most")
+    ratio = peaks[10_000] / peaks[1_000]
+    print(f"ratio {ratio:.2f}  <= {MEMORY}: {_met(ratio <= MEMORY)}")
+
+
+def drive(count: int) -> None:
+    """Label many small images, and print this process's peak memory in megabytes."""
+    with TemporaryDirectory(prefix="segdist-") as folder:
+        subprocess.run(
+            [sys.executable, "-c", f"from benchmarks.labelling import draw; draw({count}, {folder!r})"], check=True
+        )
+        label(_sweep(folder, {"teacher": {"family": "classical", "classical": {"method": "otsu"}}, "actors": 1}),
+              Dataset.open(f"{folder}/data"))  # fmt: skip
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def draw(count: int, folder: str) -> None:
+    """Write a data set of small images; in a process of its own, whose memory does not count."""
+    source = Format(Options(scene="roofs", count=count, size=32, seed=5))
+    shards, rows = [], []
+    for sample in source.read(lambda _: None):
+        rows.append((replace(sample, split="train"), source.image_bytes(sample)))
+        if len(rows) == 250 or int(sample.image_id.rpartition("-")[2]) == count - 1:
+            shards.append(write_shard(f"{folder}/data/train-{len(shards):05d}.parquet", rows))
+            rows = []
+    write_manifest(f"{folder}/data", "dataset", ("roof",), shards)
+
+
+def _actors() -> None:
+    """The same work by one actor, by two, and by one again."""
+    with TemporaryDirectory(prefix="segdist-") as folder:
+        rows = _rows("roofs", 400, 128)
+        shards = [write_shard(f"{folder}/data/train-{n:05d}.parquet", rows[n * 20 : n * 20 + 20]) for n in range(20)]
+        dataset = write_manifest(f"{folder}/data", "dataset", ("roof",), shards)
+        seconds = []
+        for n, actors in enumerate((1, 2, 1)):
+            sweep = _sweep(f"{folder}/{n}", {"teacher": {"family": "sam"}, "actors": actors, "images_per_shard": 20})
+            seconds.append(_by_shards(sweep, dataset))
+    one, two, again = seconds
+    wobble, gain = max(one, again) / min(one, again), min(one, again) / two
+    verdict = _met(gain >= ACTORS) if wobble <= STEADY else f"NOT DECIDED, one actor took {one:.1f} s and {again:.1f} s"
+    print(f"two actors against one: x{gain:.2f} (from the first finished shard on)  >= {ACTORS}: {verdict}")
+
+
+def _by_shards(sweep: SweepSpec, dataset: Dataset) -> float:
+    """Seconds from the first finished shard to the last: the start of Ray and its actors is no labelling."""
+    times: list[float] = []
+    label(sweep, dataset, lambda _: times.append(time.monotonic()))
+    return times[-1] - times[0]
+
+
+def _sweep(storage: str | Path, part: dict[str, Any]) -> SweepSpec:
+    content = {
+        "name": "benchmark",
+        "storage": str(storage),
+        "model": {"family": "unet_cbam"},
+        "data": {"sources": [{"format": "synthetic"}], "boxes_only": ["train"]},
+        "label": part,
+    }
+    return SweepSpec.model_validate(content)
+
+
+def _job(strategy: str, **options: Any) -> LabelJob:
+    spec = LabelSpec.model_validate({"teacher": {"family": "sam", **options}, "prompt": {"strategy": strategy}})
+    return LabelJob(spec, ("roof",), hidden=("train",), source="benchmark")
+
+
+def _rows(scene: Any, count: int, size: int) -> Rows:
+    source = Format(Options(scene=scene, count=count, size=size, seed=990))
+    return [(replace(s, split="train"), source.image_bytes(s)) for s in source.read(lambda _: None)]
+
+
+def _cpu(work: Callable[[], Any]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def _met(met: Any) -> str:
+    return "met" if met else "MISSED"
