@@ -19,7 +19,7 @@ import torch
 
 from segdist import masks
 from segdist.data.rows import without_masks
-from segdist.data.shards import Dataset, write_manifest, write_shard
+from segdist.data.shards import Dataset, ShardSummary, write_manifest, write_shard
 from segdist.formats.synthetic import Format, Options
 from segdist.models.sam import SHIPPED_FILE, architecture, weights
 from segdist.models.sam import Options as SamOptions
@@ -139,7 +139,8 @@ def drive(count: int) -> None:
 def draw(count: int, folder: str) -> None:
     """Write a data set of small images; in a process of its own, whose memory does not count."""
     source = Format(Options(scene="roofs", count=count, size=32, seed=5))
-    shards, rows = [], []
+    shards: list[ShardSummary] = []
+    rows: Rows = []
     for sample in source.read(lambda _: None):
         rows.append((replace(sample, split="train"), source.image_bytes(sample)))
         if len(rows) == 250 or int(sample.image_id.rpartition("-")[2]) == count - 1:
