@@ -647,6 +647,9 @@ class SearchSpec(Strict):
 
     trials: PositiveInt = 10
     """Trials to run; the first is the sweep file's own values, untuned."""
+    try_each: str = ""
+    """A searched key with `choices`, e.g. `model.family`: the first trials take each of its values once, untuned
+    otherwise, so that none is judged without having been tried."""
     metric: str = "val/iou"
     """What to maximise, after each epoch and over trials."""
     sampler: Literal["tpe", "random"] = "tpe"
@@ -689,6 +692,19 @@ class SweepSpec(RunSpec):
     """What is searched: dotted keys and their ranges."""
     search: SearchSpec = SearchSpec()
     """How it is searched."""
+
+    @model_validator(mode="after")
+    def _each_can_be_tried(self) -> Self:
+        key = self.search.try_each
+        choices = self.space[key].choices if key in self.space else ()
+        if key and not choices:
+            raise ValueError(f"`search.try_each` must name a key of `space` that has choices, but got {key}")
+        if len(choices) > self.search.trials:
+            raise ValueError(
+                f"`search.trials` must be at least the {len(choices)} values of {key} that `search.try_each` tries, "
+                f"but got {self.search.trials}"
+            )
+        return self
 
     @property
     def run(self) -> RunSpec:

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
+from types import MappingProxyType
 from typing import Any
 
 from segdist import label_policies
@@ -24,15 +25,29 @@ class Space:
                 chosen[key] = _suggest(trial, key, self.ranges[key])
 
 
-def baseline(spec: SweepSpec) -> dict[str, Any]:
-    """The first trial: the sweep file's own values, moved to the nearest value the ranges hold."""
+def baseline(spec: SweepSpec, fixed: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+    """The first trial: the sweep file's own values, moved to the nearest value the ranges hold.
+
+    Args:
+        spec: the sweep.
+        fixed: values of some keys that take the place of the file's own.
+    """
     chosen: dict[str, Any] = {}
     content, labels = spec.run.model_dump(mode="json"), label_policies.own_values(spec)
     for key in _conditions_first(spec.space):
         range_ = spec.space[key]
         if range_.applies(chosen):
-            chosen[key] = labels[key] if key in labels else _nearest(range_, _value(content, key, spec))
+            family = chosen.get("model.family", spec.model.family)
+            wanted = fixed[key] if key in fixed else labels.get(key, _value(content, key, family=family))
+            chosen[key] = wanted if key in labels else _nearest(range_, wanted)
     return chosen
+
+
+def first_trials(spec: SweepSpec) -> list[dict[str, Any]]:
+    """What is tried before the sampler is asked: the baseline, then the other values of `search.try_each`."""
+    first, key = baseline(spec), spec.search.try_each
+    others = [baseline(spec, {key: value}) for value in spec.space[key].choices] if key else []
+    return [first, *(trial for trial in others if trial != first)]
 
 
 def searcher(spec: SweepSpec) -> Any:
@@ -60,7 +75,7 @@ def searcher(spec: SweepSpec) -> Any:
         metric=spec.search.metric,
         mode="max",
         sampler=sampler,
-        points_to_evaluate=[baseline(spec)],
+        points_to_evaluate=first_trials(spec),
     )
 
 
@@ -77,7 +92,7 @@ def _suggest(trial: Any, key: str, range_: Range) -> Any:
     return trial.suggest_float(key, range_.low, range_.high, step=range_.step, log=range_.log)
 
 
-def _value(content: Mapping[str, Any], key: str, spec: SweepSpec) -> Any:
+def _value(content: Mapping[str, Any], key: str, *, family: str) -> Any:
     """The sweep's own value of a dotted key; a family's default where the file leaves an option or loss out."""
     node: Any = content
     for name in key.split("."):
@@ -85,18 +100,17 @@ def _value(content: Mapping[str, Any], key: str, spec: SweepSpec) -> Any:
             node = node[int(name)]
             continue
         node = node.get(name) if isinstance(node, Mapping) else None
-    return node if node is not None else _declared_default(key, spec)
+    return node if node is not None else _declared_default(key, family)
 
 
-def _declared_default(key: str, spec: SweepSpec) -> Any:
+def _declared_default(key: str, family: str) -> Any:
     from segdist import registry
 
     first, _, rest = key.partition(".")
     if first == "model":
-        family, _, option = rest.partition(".")
-        return registry.load("models", family).FAMILY.options.model_fields[option].default
-    term = key.removeprefix("train.loss.")
-    return registry.load("models", spec.model.family).FAMILY.losses.get(term)
+        owner, _, option = rest.partition(".")
+        return registry.load("models", owner).FAMILY.options.model_fields[option].default
+    return registry.load("models", family).FAMILY.losses.get(key.removeprefix("train.loss."))
 
 
 def _nearest(range_: Range, value: Any) -> Any:

@@ -5,8 +5,9 @@ from typing import Any
 
 import optuna
 import pytest
+from pydantic import ValidationError
 
-from segdist.pipeline.space import Space, baseline, searcher
+from segdist.pipeline.space import Space, baseline, first_trials, searcher
 from segdist.spec import SweepSpec
 
 
@@ -38,6 +39,31 @@ def test_the_first_trial_is_the_files_own_values_moved_into_the_ranges() -> None
         "train.lr": 1e-2,
         "train.loss.dice": 1.0,
     }
+
+
+def test_each_value_of_a_key_can_be_tried_once_before_the_sampler_chooses() -> None:
+    tried = first_trials(spec(search={"try_each": "model.family", "trials": 4}))
+    assert tried[0] == baseline(spec())
+    assert [t["model.family"] for t in tried] == ["unet_cbam", "sam"]
+    assert tried[1] == {
+        "model.family": "sam",
+        "model.unet_cbam.depth": 4,
+        "train.adapter.kind": "full",
+        "train.lr": 1e-2,
+        "train.loss.dice": 1.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("search", "rule"),
+    [
+        ({"try_each": "train.lr"}, "must name a key of `space` that has choices"),
+        ({"try_each": "model.family", "trials": 1}, "at least the 2 values of model.family"),
+    ],
+)
+def test_what_cannot_be_tried_is_refused(search: dict[str, Any], rule: str) -> None:
+    with pytest.raises(ValidationError, match=rule):
+        spec(search=search)
 
 
 def test_a_key_is_asked_for_only_where_its_condition_holds() -> None:

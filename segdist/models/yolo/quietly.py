@@ -1,0 +1,48 @@
+"""The one place that imports ultralytics: it asks no server, installs nothing and leaves no file behind.
+
+On import the library looks for the network, writes settings below the user's home, replaces `torch.save`, and changes
+how numpy prints and how many threads OpenCV has. It does so here in a folder that is gone afterwards; the rest is put
+back.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
+
+import cv2
+import numpy as np
+import torch
+
+__all__ = ["Segment", "SegmentationModel", "torch_safe_load", "v8SegmentationLoss", "yaml_model_load"]
+
+
+@contextmanager
+def _nothing_changed() -> Iterator[None]:
+    environment, printing, threads = dict(os.environ), np.get_printoptions(), cv2.getNumThreads()
+    save = torch.save
+    with TemporaryDirectory(prefix="segdist-ultralytics-") as settings:
+        os.environ |= {
+            "YOLO_CONFIG_DIR": settings,
+            "YOLO_OFFLINE": "true",
+            "YOLO_AUTOINSTALL": "false",
+            "YOLO_VERBOSE": "false",
+        }
+        try:
+            yield
+        finally:
+            for name in set(os.environ) - set(environment):
+                del os.environ[name]
+            os.environ |= environment
+    torch.save = save
+    np.set_printoptions(**printing)
+    cv2.setNumThreads(threads)
+
+
+with _nothing_changed():
+    from ultralytics.nn.modules import Segment
+    from ultralytics.nn.tasks import SegmentationModel, torch_safe_load, yaml_model_load
+    from ultralytics.utils import SETTINGS
+    from ultralytics.utils.loss import v8SegmentationLoss
+
+    SETTINGS.update(sync=False)  # no telemetry, whatever the defaults become
