@@ -32,6 +32,8 @@ Batch = dict[str, Any]
 """What `Segmenter.collate` makes and `Segmenter.forward` takes; tensors in it are moved to the device."""
 Task = Literal["semantic", "instance", "promptable"]
 """semantic: a class for each pixel. instance: objects of one class told apart. promptable: masks of boxes or points."""
+EVERY_NOISE = ("ignore_band", "label_smoothing", "soft_targets", "score_power")
+"""The keys of `train.noise`."""
 USUAL_ADAPTERS: tuple[AdapterKind, ...] = ("full", "frozen_encoder", "layernorm", "bitfit", "lora", "dora")
 """What every family can do that has an encoder, norms, biases and layers for LoRA."""
 
@@ -68,6 +70,7 @@ class Family:
             these options; then its `Segmenter` is `Traceable` too. Empty where it cannot.
         hub_module: name of the sub-module that is a model of transformers, from which a folder for its
             `from_pretrained` is written; "" where there is none.
+        noise: the keys of `train.noise` that it heeds.
         extra: the extra of the package that installs what it needs; "" for nothing beside the core.
         licence: of the code and of the published weights.
     """
@@ -87,6 +90,7 @@ class Family:
     sometimes_unused: tuple[str, ...] = ()
     onnx: Callable[[Any], tuple[str, ...]] = field(default=lambda _: ())
     hub_module: str = ""
+    noise: tuple[str, ...] = ()
     extra: str = ""
     licence: str = "Apache-2.0"
 

@@ -60,6 +60,8 @@ def mask_losses(
     truth_NK: Tensor,
     pixels: TaughtPixels,
     num_points: int,
+    weights_N: Tensor | None = None,
+    smoothing_N: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Binary cross-entropy (`mask`) and Dice loss (`dice`) at points, as means over the matched pairs.
 
@@ -70,6 +72,8 @@ def mask_losses(
         truth_NK: the true masks of the batch at the size of the padded square, flat, boolean.
         pixels: what points are drawn from.
         num_points: points of each mask.
+        weights_N: how much each object counts; None counts them alike.
+        smoothing_N: share of each object's truth in `mask` that is spread over yes and no; None spreads nothing.
     """
     if not len(image_M):
         nothing = logits_Mhw.sum() * 0
@@ -79,10 +83,25 @@ def mask_losses(
     truth_MP = truth_NK[object_M[:, None], points_MP].float()
     prob_MP = logits_MP.sigmoid()
     common_M, both_M = (prob_MP * truth_MP).sum(1), prob_MP.sum(1) + truth_MP.sum(1)
+    taught_MP = truth_MP if smoothing_N is None else spread(truth_MP, smoothing_N[object_M, None])
+    mask_M = functional.binary_cross_entropy_with_logits(logits_MP, taught_MP, reduction="none").mean(1)
+    weights_M = None if weights_N is None else weights_N[object_M]
     return {
-        "mask": functional.binary_cross_entropy_with_logits(logits_MP, truth_MP),
-        "dice": (1 - (2 * common_M + 1) / (both_M + 1)).mean(),
+        "mask": weighted_mean(mask_M, weights_M),
+        "dice": weighted_mean(1 - (2 * common_M + 1) / (both_M + 1), weights_M),
     }
+
+
+def spread(truth: Tensor, share: Tensor) -> Tensor:
+    """Truth of yes or no as a probability, a share of it spread over both (Szegedy et al. 2016, section 7)."""
+    return truth * (1 - share) + share / 2
+
+
+def weighted_mean(values_M: Tensor, weights_M: Tensor | None) -> Tensor:
+    """The mean of some values; a connected zero where nothing counts."""
+    if weights_M is None:
+        return values_M.mean()
+    return (values_M * weights_M).sum() / weights_M.sum().clamp(min=1e-6)
 
 
 def share_on(logits_BQhw: Tensor, region_BHW: Tensor) -> Tensor:

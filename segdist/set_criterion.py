@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from segdist.matching import Matcher, Matches, dice_cost, mask_bce_cost, softmax_class_cost
 from segdist.points import TaughtPixels, mask_losses, share_on
@@ -31,12 +30,16 @@ class Targets:
         masks: for each image, its objects' masks (N, H, W), boolean, none of them empty.
         valid_BHW: pixels that teach something: inside the image, not of a crowd.
         crowd_BHW: pixels of crowds and of boxes without a mask.
+        weights: for each image, how much each of its objects counts (N,); empty counts all alike.
+        smoothing: for each image, the share of each object's truth that is spread (N,); empty spreads nothing.
     """
 
     labels: Sequence[Tensor]
     masks: Sequence[Tensor]
     valid_BHW: Tensor
     crowd_BHW: Tensor
+    weights: Sequence[Tensor] = ()
+    smoothing: Sequence[Tensor] = ()
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class SetCriterion:
         images = range(len(targets.labels))
         found = self.matcher([self._costs(layer, targets, pixels, image) for image in images])
         return {
-            "class": self._class_loss(layer.classes_BQC, self._classes(layer, targets, found)),
+            "class": self._class_loss(layer.classes_BQC, self._classes(layer, targets, found), targets, found),
             **mask_losses(
                 layer.masks_BQhw[found.image_M, found.query_M],
                 found.image_M,
@@ -84,6 +87,8 @@ class SetCriterion:
                 truth_NK=truth_NK,
                 pixels=pixels,
                 num_points=self.num_points,
+                weights_N=joined(targets.weights),
+                smoothing_N=joined(targets.smoothing),
             ),
         }
 
@@ -113,12 +118,29 @@ class SetCriterion:
         taught_BQ[found.image_M, found.query_M] = torch.cat(list(targets.labels))[found.object_M]
         return taught_BQ
 
-    def _class_loss(self, logits_BQC: Tensor, taught_BQ: Tensor) -> Tensor:
-        """Cross-entropy weighted by class; zero, not NaN, where no query is taught anything."""
-        weights_C = torch.ones(logits_BQC.shape[-1], device=logits_BQC.device)
-        weights_C[-1] = self.no_object_weight
-        loss = functional.cross_entropy(
-            logits_BQC.flatten(0, 1), taught_BQ.flatten(), weights_C, ignore_index=NOT_TAUGHT, reduction="sum"
-        )
-        weight = weights_C[taught_BQ.clamp(min=0)][taught_BQ != NOT_TAUGHT].sum()
-        return loss / weight.clamp(min=1e-6)
+    def _class_loss(self, logits_BQC: Tensor, taught_BQ: Tensor, targets: Targets, found: Matches) -> Tensor:
+        """Cross-entropy weighted by class and object; zero, not NaN, where no query is taught anything."""
+        class_weights_C = torch.ones(logits_BQC.shape[-1], device=logits_BQC.device)
+        class_weights_C[-1] = self.no_object_weight
+        log_p_BQC = logits_BQC.log_softmax(-1)
+        loss_BQ = -log_p_BQC.gather(-1, taught_BQ.clamp(min=0)[..., None])[..., 0]
+        smoothing_N, weights_N = joined(targets.smoothing), joined(targets.weights)
+        if smoothing_N is not None:
+            share_BQ = of_queries(smoothing_N, found, like_BQ=loss_BQ, otherwise=0.0)
+            loss_BQ = (1 - share_BQ) * loss_BQ - share_BQ * log_p_BQC.mean(-1)
+        weight_BQ = class_weights_C[taught_BQ.clamp(min=0)] * (taught_BQ != NOT_TAUGHT)
+        if weights_N is not None:
+            weight_BQ = weight_BQ * of_queries(weights_N, found, like_BQ=loss_BQ, otherwise=1.0)
+        return (loss_BQ * weight_BQ).sum() / weight_BQ.sum().clamp(min=1e-6)
+
+
+def joined(of_images: Sequence[Tensor]) -> Tensor | None:
+    """Values of the objects of all images in one tensor; None where there are none to tell apart."""
+    return torch.cat(list(of_images)) if of_images else None
+
+
+def of_queries(values_N: Tensor, found: Matches, *, like_BQ: Tensor, otherwise: float) -> Tensor:
+    """(B, Q) the value of the object that each query is matched with, or another value."""
+    values_BQ = torch.full_like(like_BQ, otherwise)
+    values_BQ[found.image_M, found.query_M] = values_N[found.object_M].to(values_BQ)
+    return values_BQ

@@ -25,6 +25,20 @@ def problems(spec: SweepSpec, families: Mapping[str, Family]) -> Iterator[Found]
     yield from _losses(spec, families)
     yield from _adapters(spec, families)
     yield from _phases(spec)
+    yield from _noise(spec, families)
+
+
+def _noise(spec: SweepSpec, families: Mapping[str, Family]) -> Iterator[Found]:
+    """Options for uncertain labels that a family would pass over."""
+    asked = [(("train", "noise", key), key) for key, value in spec.train.noise if value]
+    asked += [(("space", key), key.rpartition(".")[2]) for key in spec.space if key.startswith("train.noise.")]
+    for keys, key in asked:
+        for name, family in families.items():
+            searched = spec.space.get(".".join(keys[1:])) if keys[0] == "space" else None
+            if searched and searched.when.get("model.family", name) != name:
+                continue
+            if key not in family.noise:
+                yield keys, f"`{name}` cannot heed `train.noise.{key}`. It heeds: {', '.join(family.noise)}."
 
 
 def _losses(spec: SweepSpec, families: Mapping[str, Family]) -> Iterator[Found]:

@@ -86,6 +86,12 @@ def certainty(examples: Sequence[Example], image_size: int, noise: NoiseSpec) ->
     return found
 
 
+def instance_smoothing(example: Example, noise: NoiseSpec) -> Tensor:
+    """(N,) the share of each instance's truth that is spread: what is less sure than the options allow."""
+    unsure_N = 1 - torch.from_numpy(example.scores) if noise.soft_targets else torch.zeros(len(example.scores))
+    return unsure_N.clamp(min=noise.label_smoothing)
+
+
 def instance_weights(example: Example, noise: NoiseSpec) -> Tensor:
     """(N,) how much each instance counts, for losses by mask: `weights_N` of `losses.mean_or_zero`."""
     return torch.from_numpy(example.scores) ** noise.score_power

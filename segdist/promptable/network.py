@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from segdist.data.collate import Colour, stack_images
 from segdist.errors import SpecError
-from segdist.plugins import Batch, ImageHWC
+from segdist.plugins import Batch, ImageHWC, Objective
 from segdist.promptable.embeddings import EmbeddingCache, Features
 from segdist.promptable.options import PromptableOptions
 from segdist.promptable.shown import Shown
@@ -34,7 +34,7 @@ class PromptableNetwork(nn.Module):
 
     def __init__(self, options: PromptableOptions, classes: tuple[str, ...], *, embed_dim: int) -> None:
         super().__init__()
-        self.options, self.classes = options, classes
+        self.options, self.classes, self.objective = options, classes, Objective()
         if options.prompt == "class":
             self.class_tokens = nn.Parameter(torch.randn(len(classes), options.class_tokens, embed_dim))
         if options.prompt == "everything":

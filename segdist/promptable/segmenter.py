@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from segdist import masks
-from segdist.data.collate import ignored, padded_masks, stack_images
+from segdist.data.collate import ignored, instance_smoothing, instance_weights, padded_masks, stack_images
 from segdist.data.examples import letterbox, restore, scale_boxes, scaled_size
 from segdist.plugins import Batch, Example, ImageHWC
 from segdist.promptable import grid
@@ -46,6 +46,8 @@ class Promptable(PromptableNetwork):
             "boxes": torch.cat([t.boxes_N4 for t in taught]),
             "masks": torch.cat([t.masks_NSS for t in taught]),
             "labels": torch.cat([t.labels_N for t in taught]),
+            "weights": torch.cat([t.weights_N for t in taught]),
+            "smoothing": torch.cat([t.smoothing_N for t in taught]),
             "image_of_prompt": torch.repeat_interleave(torch.tensor([len(t.labels_N) for t in taught])),
         }
 
@@ -61,7 +63,15 @@ class Promptable(PromptableNetwork):
         size = self.options.image_size
         logits_NMSS = interpolate(decoded.logits_NMhw.float(), (size, size), mode="bilinear", align_corners=False)
         is_object_N = labels_N < len(self.classes)
-        terms = mask_losses(logits_NMSS, decoded.iou_NM, truth_NSS, ignore_NSS, is_object_N=is_object_N)
+        terms = mask_losses(
+            logits_NMSS,
+            decoded.iou_NM,
+            truth_NSS,
+            ignore_NSS,
+            is_object_N=is_object_N,
+            weights_N=batch["weights"],
+            smoothing_N=batch["smoothing"],
+        )
         if self.options.prompt != "everything":
             return {**terms, "class": terms["iou"] * 0}
         return {**terms, "class": class_loss(self.class_head(decoded.tokens_NMC), labels_N)}
@@ -106,16 +116,23 @@ class Promptable(PromptableNetwork):
         masks_NSS = padded_masks(example, self.options.image_size)
         labels_N = torch.from_numpy(example.labels)
         boxes_N4 = torch.from_numpy(example.boxes_xyxy)
+        weights_N = instance_weights(example, self.objective.noise)
+        smoothing_N = instance_smoothing(example, self.objective.noise)
         if self.options.prompt == "class":
             every_K = torch.arange(len(self.classes))
-            of_class = [masks_NSS[labels_N == k].any(0) for k in every_K]
-            return _Taught(torch.zeros(len(of_class), 4), torch.stack(of_class), every_K)
+            own = [labels_N == k for k in every_K]
+            of_class = torch.stack([masks_NSS[o].any(0) for o in own])
+            sure_K = torch.stack([_mean(weights_N[o], otherwise=1.0) for o in own])
+            spread_K = torch.stack([_mean(smoothing_N[o], otherwise=self.objective.noise.label_smoothing) for o in own])
+            return _Taught(torch.zeros(len(own), 4), of_class, every_K, sure_K, spread_K)
         if self.options.prompt == "everything":
-            return self._grid_taught(example, masks_NSS, labels_N)
+            return self._grid_taught(example, masks_NSS, labels_N, weights_N, smoothing_N)
         chosen = torch.randperm(len(masks_NSS))[: self.options.prompts_per_image]
-        return _Taught(boxes_N4[chosen], masks_NSS[chosen], labels_N[chosen])
+        return _Taught(*(t[chosen] for t in (boxes_N4, masks_NSS, labels_N, weights_N, smoothing_N)))
 
-    def _grid_taught(self, example: Example, masks_NSS: Tensor, labels_N: Tensor) -> "_Taught":
+    def _grid_taught(
+        self, example: Example, masks_NSS: Tensor, labels_N: Tensor, weights_N: Tensor, smoothing_N: Tensor
+    ) -> "_Taught":
         """Points of the grid as boxes without size, each with the whole object it is to find, or with nothing."""
         ignore_SS = ignored([example], self.options.image_size)[0]
         seen_NSS = masks_NSS & ~ignore_SS
@@ -125,8 +142,10 @@ class Promptable(PromptableNetwork):
         # One more mask and label stand behind the objects' own, for points on nothing: index -1.
         masks_NSS = torch.cat([masks_NSS[visible_N], torch.zeros_like(ignore_SS)[None]])
         labels_N = torch.cat([labels_N[visible_N], torch.tensor([len(self.classes)])])
+        weights_N = torch.cat([weights_N[visible_N], torch.ones(1)])
+        smoothing_N = torch.cat([smoothing_N[visible_N], torch.zeros(1)])
         boxes_P4 = assigned.points_P2.repeat(1, 2)
-        return _Taught(boxes_P4, masks_NSS[assigned.object_P], labels_N[assigned.object_P])
+        return _Taught(boxes_P4, *(t[assigned.object_P] for t in (masks_NSS, labels_N, weights_N, smoothing_N)))
 
     def _training_prompts(self, boxes_N4: Tensor, taught_NSS: Tensor) -> Shown:
         if self.options.prompt == "class":
@@ -224,11 +243,25 @@ class Promptable(PromptableNetwork):
 
 @dataclass(frozen=True)
 class _Taught:
-    """The prompts one image teaches: their boxes, true masks, and classes (the number of classes means nothing)."""
+    """The prompts one image teaches.
+
+    Attributes:
+        boxes_N4: their boxes.
+        masks_NSS: their true masks.
+        labels_N: their classes; the number of classes means nothing.
+        weights_N: how much each counts.
+        smoothing_N: the share of each one's truth that is spread.
+    """
 
     boxes_N4: Tensor
     masks_NSS: Tensor
     labels_N: Tensor
+    weights_N: Tensor
+    smoothing_N: Tensor
+
+
+def _mean(values: Tensor, *, otherwise: float) -> Tensor:
+    return values.mean() if len(values) else torch.tensor(otherwise)
 
 
 def _repeated(features_1: Features, count: int) -> Features:

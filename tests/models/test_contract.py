@@ -7,6 +7,7 @@ families, are slow.
 import functools
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from safetensors.torch import load_file, save_file
 from segdist import registry
 from segdist.masks import encode
 from segdist.metrics import evaluate
+from segdist.plugins import Example, Objective
 from segdist.records import Instance, Prediction, Prompt, Sample
+from segdist.spec import NoiseSpec
 from tests.models.variants import CLASSES, VARIANTS, Variant, example, picture, prompt
 
 USUAL = {str(v) for v in VARIANTS if v.mode == "debug"} | {"sam-box", "sam-everything", "unet_cbam-backbone"}
@@ -167,6 +170,29 @@ def test_what_is_drawn_where_pixels_are_ignored_does_not_change_the_loss(variant
         torch.manual_seed(0)
         values.append(float(variant.weighted(network(network.collate([veiled]))).detach()))
     assert values[0] == pytest.approx(values[1], rel=1e-5)
+
+
+@every_variant
+def test_uncertain_labels_count_as_the_options_say(variant: Variant) -> None:
+    network, sure = untrained(variant), example(variant.options.image_size)
+    unsure = replace(sure, scores=np.array([0.9, 0.4], np.float32))
+
+    def loss(shown: Example, **noise: Any) -> float:
+        network.objective = Objective(noise=NoiseSpec.model_validate(noise))
+        torch.manual_seed(0)
+        try:
+            return float(variant.weighted(network(network.collate([shown]))).detach())
+        finally:
+            network.objective = Objective()
+
+    plain = loss(sure)
+    assert loss(unsure) == pytest.approx(plain, rel=1e-6), "scores count only where the options say so"
+    for key, value in {"score_power": 1.0, "soft_targets": True, "label_smoothing": 0.2}.items():
+        changed = loss(unsure, **{key: value}) != pytest.approx(plain, rel=1e-5)
+        assert changed == (key in variant.declared.noise), key
+    if "score_power" in variant.declared.noise:
+        assert loss(sure, score_power=1.0) == pytest.approx(plain, rel=1e-5)
+        assert loss(sure, soft_targets=True) == pytest.approx(plain, rel=1e-5)
 
 
 def test_every_family_folder_is_found() -> None:

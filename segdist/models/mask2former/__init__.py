@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt
 
-from segdist.plugins import Family, ModelOptions
+from segdist.plugins import EVERY_NOISE, Family, ModelOptions
 from segdist.weights import RANDOM, Published
 
 __all__ = ["FAMILY", "PUBLISHED", "RANDOM", "Options", "check"]
@@ -47,6 +47,7 @@ FAMILY = Family(
     ),
     encoder_blocks=("model.model.pixel_level_module.encoder.swin.encoder.layers.*.blocks.*",),
     check=check,
+    noise=EVERY_NOISE,
     tasks=("semantic", "instance"),
     sizes={"debug": "1.5 M parameters, random", "swin_tiny": "47 M parameters"},
     adapters=("full", "frozen_encoder", "partial", "layernorm", "bitfit", "lora", "dora"),

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segdist.data.collate import ignored, padded_masks, stack_images
+from segdist.data.collate import ignored, instance_smoothing, instance_weights, padded_masks, stack_images
 from segdist.data.examples import letterbox, pad
 from segdist.data.queries import instances_of_queries, without_empty
 from segdist.models.mask2former import Options
@@ -54,6 +54,8 @@ class Mask2Former(nn.Module):
             "pixels_B3SS": stack_images([e.image_HWC for e in shown], size),
             "labels": [torch.from_numpy(e.labels) for e in shown],
             "masks": [padded_masks(e, size) for e in shown],
+            "weights": [instance_weights(e, self.objective.noise) for e in shown],
+            "smoothing": [instance_smoothing(e, self.objective.noise) for e in shown],
             "ignored_BSS": ignored(shown, size),
             "crowd_BSS": torch.from_numpy(np.stack([pad(e.ignore_HW, size) for e in shown])),
         }
@@ -61,7 +63,14 @@ class Mask2Former(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The terms `class`, `mask` and `dice`, each a mean over the decoder's layers and the guess before them."""
         output = self.model(batch["pixels_B3SS"], output_auxiliary_logits=True)
-        targets = Targets(batch["labels"], batch["masks"], ~batch["ignored_BSS"], batch["crowd_BSS"])
+        targets = Targets(
+            batch["labels"],
+            batch["masks"],
+            ~batch["ignored_BSS"],
+            batch["crowd_BSS"],
+            batch["weights"],
+            batch["smoothing"],
+        )
         layers = [_layer(auxiliary) for auxiliary in output.auxiliary_logits]
         with torch.autocast(batch["pixels_B3SS"].device.type, enabled=False):  # sums over thousands of points
             return self.criterion([*layers, _layer(output)], targets)

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt
 
-from segdist.plugins import Family, ModelOptions
+from segdist.plugins import EVERY_NOISE, Family, ModelOptions
 from segdist.weights import RANDOM, Published
 
 PUBLISHED = Published("oneformer", "oneformer", "shi-labs/oneformer_ade20k_swin_tiny")
@@ -57,6 +57,7 @@ FAMILY = Family(
     ),
     encoder_blocks=("model.model.pixel_level_module.encoder.swin.encoder.layers.*.blocks.*",),
     check=check,
+    noise=EVERY_NOISE,
     tasks=("semantic", "instance"),
     sizes={"debug": "1.7 M parameters, random", "swin_tiny": "67 M parameters with the text encoder of training"},
     adapters=("full", "frozen_encoder", "partial", "layernorm", "bitfit", "lora", "dora"),

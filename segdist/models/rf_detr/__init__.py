@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from segdist.plugins import Family, ModelOptions
+from segdist.plugins import EVERY_NOISE, Family, ModelOptions
 from segdist.weights import RANDOM, Published
 
 PUBLISHED = Published("rf_detr", "rf_detr", "Roboflow/rf-detr-seg-medium")
@@ -70,6 +70,7 @@ FAMILY = Family(
     ),
     encoder_blocks=("model.model.model.backbone.backbone.encoder.layer.*",),
     check=check,
+    noise=EVERY_NOISE,
     tasks=("semantic", "instance"),
     sizes={
         "debug": "0.4 M parameters, random",

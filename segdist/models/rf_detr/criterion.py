@@ -23,7 +23,8 @@ from segdist.matching import (
     l1_box_cost,
     mask_bce_cost,
 )
-from segdist.points import TaughtPixels, mask_losses, share_on
+from segdist.points import TaughtPixels, mask_losses, share_on, weighted_mean
+from segdist.set_criterion import joined, of_queries
 
 TERMS = ("class", "box", "giou", "mask", "dice")
 _COSTS = {"class": 2.0, "box": 5.0, "giou": 2.0, "mask": 5.0, "dice": 5.0}
@@ -43,6 +44,8 @@ class Targets:
         masks: for each image, its objects' masks (N, H, W), boolean, none of them empty.
         valid_BHW: pixels that teach something: inside the image, not of a crowd.
         crowd_BHW: pixels of crowds and of boxes without a mask.
+        weights: for each image, how much each of its objects counts (N,); empty counts all alike.
+        smoothing: for each image, the share of each object's truth that is spread (N,); empty spreads nothing.
     """
 
     labels: Sequence[Tensor]
@@ -50,6 +53,8 @@ class Targets:
     masks: Sequence[Tensor]
     valid_BHW: Tensor
     crowd_BHW: Tensor
+    weights: Sequence[Tensor] = ()
+    smoothing: Sequence[Tensor] = ()
 
 
 @dataclass(frozen=True)
@@ -86,9 +91,10 @@ class Criterion:
         found = self.matcher(costs_QN, groups=layer.classes_BQC.shape[1] // self.num_queries)
         boxes_M4 = layer.boxes_BQ4[found.image_M, found.query_M]
         truth_M4 = torch.cat(list(targets.boxes_cxcywh))[found.object_M]
+        weights_N = joined(targets.weights)
         return {
             "class": self._class_loss(layer, targets, found, _paired_iou(boxes_M4.detach(), truth_M4)),
-            **_box_losses(boxes_M4, truth_M4),
+            **_box_losses(boxes_M4, truth_M4, None if weights_N is None else weights_N[found.object_M]),
             **mask_losses(
                 layer.masks_BQhw[found.image_M, found.query_M],
                 found.image_M,
@@ -96,6 +102,8 @@ class Criterion:
                 truth_NK=truth_NK,
                 pixels=pixels,
                 num_points=self._num_points(layer),
+                weights_N=weights_N,
+                smoothing_N=joined(targets.smoothing),
             ),
         }
 
@@ -130,22 +138,31 @@ class Criterion:
         p_BQC = logits_BQC.sigmoid()
         place = (found.image_M, found.query_M, torch.cat(list(targets.labels))[found.object_M])
         quality_M = (p_BQC[place] ** _ALPHA * iou_M ** (1 - _ALPHA)).clamp(min=_LEAST_QUALITY).detach()
+        smoothing_N, weights_N = joined(targets.smoothing), joined(targets.weights)
+        if smoothing_N is not None:
+            quality_M = quality_M * (1 - smoothing_N[found.object_M])
         positive_BQC = torch.zeros_like(logits_BQC).index_put(place, quality_M)
         negative_BQC = (p_BQC**_GAMMA).index_put(place, 1 - quality_M)
         if targets.crowd_BHW.any():
             elsewhere_BQ = share_on(layer.masks_BQhw.detach(), targets.crowd_BHW) <= 0.5
             negative_BQC = negative_BQC * (elsewhere_BQ[..., None] | (positive_BQC > 0))
-        loss = -(positive_BQC * logsigmoid(logits_BQC) + negative_BQC * logsigmoid(-logits_BQC)).sum()
+        loss_BQC = -(positive_BQC * logsigmoid(logits_BQC) + negative_BQC * logsigmoid(-logits_BQC))
         groups = logits_BQC.shape[1] // self.num_queries
-        return loss / max(len(found), groups)
+        if weights_N is None:
+            return loss_BQC.sum() / max(len(found), groups)
+        weight_BQ = of_queries(weights_N, found, like_BQ=logits_BQC[..., 0], otherwise=1.0)
+        return (loss_BQC * weight_BQ[..., None]).sum() / weights_N[found.object_M].sum().clamp(min=groups)
 
 
-def _box_losses(boxes_M4: Tensor, truth_M4: Tensor) -> dict[str, Tensor]:
+def _box_losses(boxes_M4: Tensor, truth_M4: Tensor, weights_M: Tensor | None) -> dict[str, Tensor]:
     """`box`, the sum of absolute differences, and `giou`, one minus the generalised IoU: means over the pairs."""
-    count = max(len(boxes_M4), 1)
+    if not len(boxes_M4):
+        return {"box": boxes_M4.sum(), "giou": boxes_M4.sum()}
     return {
-        "box": l1_loss(boxes_M4, truth_M4, reduction="sum") / count,
-        "giou": generalized_box_iou_loss(_corners(boxes_M4), _corners(truth_M4), reduction="none").sum() / count,
+        "box": weighted_mean(l1_loss(boxes_M4, truth_M4, reduction="none").sum(1), weights_M),
+        "giou": weighted_mean(
+            generalized_box_iou_loss(_corners(boxes_M4), _corners(truth_M4), reduction="none"), weights_M
+        ),
     }
 
 

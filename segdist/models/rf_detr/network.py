@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segdist.data.collate import ignored, padded_masks, stack_images
+from segdist.data.collate import ignored, instance_smoothing, instance_weights, padded_masks, stack_images
 from segdist.data.examples import letterbox, pad
 from segdist.data.queries import instances_of_queries, without_empty
 from segdist.models.rf_detr import Options
@@ -47,6 +47,8 @@ class RfDetr(nn.Module):
             "labels": [torch.from_numpy(e.labels) for e in shown],
             "boxes_cxcywh": [_centred(e, size) for e in shown],
             "masks": [padded_masks(e, size) for e in shown],
+            "weights": [instance_weights(e, self.objective.noise) for e in shown],
+            "smoothing": [instance_smoothing(e, self.objective.noise) for e in shown],
             "ignored_BSS": ignored(shown, size),
             "crowd_BSS": torch.from_numpy(np.stack([pad(e.ignore_HW, size) for e in shown])),
         }
@@ -55,7 +57,13 @@ class RfDetr(nn.Module):
         """The terms `class`, `box`, `giou`, `mask` and `dice`, each a mean over the layers and the encoder's guess."""
         layers = self._layers(batch["pixels_B3SS"])
         targets = Targets(
-            batch["labels"], batch["boxes_cxcywh"], batch["masks"], ~batch["ignored_BSS"], batch["crowd_BSS"]
+            batch["labels"],
+            batch["boxes_cxcywh"],
+            batch["masks"],
+            ~batch["ignored_BSS"],
+            batch["crowd_BSS"],
+            batch["weights"],
+            batch["smoothing"],
         )
         with torch.autocast(batch["pixels_B3SS"].device.type, enabled=False):  # sums over thousands of points
             return self.criterion(layers, targets)

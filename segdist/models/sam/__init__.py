@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from segdist.errors import WeightsError
-from segdist.plugins import Family
+from segdist.plugins import EVERY_NOISE, Family
 from segdist.promptable.options import LOSSES, PromptableOptions, onnx, prompts
 
 SHIPPED = "shipped"
@@ -97,6 +97,7 @@ FAMILY = Family(
     prompts=prompts,
     onnx=onnx,
     check=check,
+    noise=EVERY_NOISE,
     tasks=("promptable", "semantic", "instance"),
     sizes={
         "tiny": "1.2 M parameters, shipped",

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from segdist.plugins import Family
+from segdist.plugins import EVERY_NOISE, Family
 from segdist.promptable.options import LOSSES, PromptableOptions, onnx, prompts
 from segdist.weights import RANDOM, Published
 
@@ -54,6 +54,7 @@ FAMILY = Family(
     prompts=prompts,
     onnx=onnx,
     check=check,
+    noise=EVERY_NOISE,
     tasks=("promptable", "semantic", "instance"),
     sizes={"debug": "0.5 M parameters, random", "hiera_tiny": "39 M parameters"},
     adapters=("full", "frozen_encoder", "partial", "layernorm", "bitfit", "lora", "dora"),

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt
 
-from segdist.plugins import Family, ModelOptions
+from segdist.plugins import EVERY_NOISE, Family, ModelOptions
 from segdist.weights import RANDOM, Published
 
 __all__ = ["FAMILY", "PUBLISHED", "RANDOM", "Options", "check"]
@@ -69,6 +69,7 @@ FAMILY = Family(
     encoder_blocks=("model.vision_encoder.backbone.layers.*",),
     prompts=lambda _: frozenset({"none", "text"}),
     check=check,
+    noise=EVERY_NOISE,
     tasks=("semantic", "instance"),
     sizes={"debug": "0.3 M parameters, random", "published": "840 M parameters"},
     adapters=("full", "frozen_encoder", "partial", "layernorm", "bitfit", "lora", "dora"),

@@ -19,7 +19,8 @@ from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal
 
 from segdist import losses
 from segdist.matching import Matcher, Matches, focal_class_cost, giou_box_cost, l1_box_cost
-from segdist.points import TaughtPixels, mask_losses, share_on
+from segdist.points import TaughtPixels, mask_losses, share_on, spread
+from segdist.set_criterion import joined, of_queries
 
 _LOG = logging.getLogger(__name__)
 TERMS = ("class", "presence", "box", "giou", "mask", "dice", "semantic", "semantic_dice")
@@ -43,6 +44,8 @@ class Targets:
         image_P: the image of each question.
         valid_BSS: pixels that teach something: inside the image, not of a crowd.
         crowd_BSS: pixels of crowds and of boxes without a mask.
+        weights: for each question, how much each of its objects counts (N,); empty counts all alike.
+        smoothing: for each question, the share of each object's truth that is spread (N,); empty spreads nothing.
     """
 
     boxes_cxcywh: Sequence[Tensor]
@@ -50,6 +53,8 @@ class Targets:
     image_P: Tensor
     valid_BSS: Tensor
     crowd_BSS: Tensor
+    weights: Sequence[Tensor] = ()
+    smoothing: Sequence[Tensor] = ()
 
     @property
     def counts(self) -> list[int]:
@@ -144,6 +149,8 @@ class Criterion:
             truth_NK=torch.cat([m.flatten(1) for m in targets.masks]),
             pixels=TaughtPixels(targets.valid_BSS),
             num_points=self.num_points,
+            weights_N=joined(targets.weights),
+            smoothing_N=joined(targets.smoothing),
         )
 
 
@@ -165,10 +172,17 @@ def costs_of(layer: Layer, question: int, boxes_N4: Tensor) -> Tensor:
 def _layer_terms(layer: Layer, found: Matches, targets: Targets, taught_PQ: Tensor) -> dict[str, Tensor]:
     """The terms of one decoder layer; sums over the objects are divided by their number."""
     present_P = torch.tensor([n > 0 for n in targets.counts], device=layer.presence_P.device)
-    pairs = max(len(found), 1)
+    weights_N, smoothing_N = joined(targets.weights), joined(targets.smoothing)
+    weights_M = torch.ones_like(found.object_M).float() if weights_N is None else weights_N[found.object_M]
+    pairs = weights_M.sum().clamp(min=1)
     truth_PQ = torch.zeros_like(layer.classes_PQ)
     truth_PQ[found.image_M, found.query_M] = 1
-    class_PQ = sigmoid_focal_loss(layer.classes_PQ, truth_PQ, alpha=_ALPHA, gamma=_GAMMA)
+    said_PQ = truth_PQ
+    if smoothing_N is not None:
+        said_PQ = spread(truth_PQ, of_queries(smoothing_N, found, like_BQ=truth_PQ, otherwise=0.0))
+    class_PQ = sigmoid_focal_loss(layer.classes_PQ, said_PQ, alpha=_ALPHA, gamma=_GAMMA)
+    if weights_N is not None:
+        class_PQ = class_PQ * of_queries(weights_N, found, like_BQ=truth_PQ, otherwise=1.0)
     # Which query it is makes sense only where there is something; whether there is, the presence token says.
     counts_PQ = present_P[:, None] & (taught_PQ | (truth_PQ > 0))
     presence_P = sigmoid_focal_loss(layer.presence_P, present_P.float(), alpha=_PRESENCE_ALPHA, gamma=_GAMMA)
@@ -177,8 +191,9 @@ def _layer_terms(layer: Layer, found: Matches, targets: Targets, taught_PQ: Tens
     return {
         "class": (class_PQ * counts_PQ).sum() / pairs,
         "presence": presence_P.mean(),
-        "box": l1_loss(boxes_M4, truth_M4, reduction="sum") / pairs,
-        "giou": generalized_box_iou_loss(_corners(boxes_M4), _corners(truth_M4), reduction="none").sum() / pairs,
+        "box": (l1_loss(boxes_M4, truth_M4, reduction="none").sum(1) * weights_M).sum() / pairs,
+        "giou": (generalized_box_iou_loss(_corners(boxes_M4), _corners(truth_M4), reduction="none") * weights_M).sum()
+        / pairs,
     }
 
 

@@ -18,7 +18,7 @@ from torchvision.ops import box_convert
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput, inverse_sigmoid
 
-from segdist.data.collate import Colour, ignored, padded_masks, stack_images
+from segdist.data.collate import Colour, ignored, instance_smoothing, instance_weights, padded_masks, stack_images
 from segdist.data.examples import letterbox, pad
 from segdist.data.queries import instances_of_queries, without_empty
 from segdist.models.sam3 import Options, tokens
@@ -66,6 +66,8 @@ class Sam3(nn.Module):
         image_P, class_P = torch.tensor(asked).unbind(1)
         masks = [padded_masks(e, size) for e in shown]
         boxes = [_centred(e, size) for e in shown]
+        weights = [instance_weights(e, self.objective.noise) for e in shown]
+        smoothing = [instance_smoothing(e, self.objective.noise) for e in shown]
         of_question = [torch.from_numpy(shown[n].labels == k) for n, k in asked]
         return {
             "pixels_B3SS": self._pixels([e.image_HWC for e in shown]),
@@ -73,6 +75,8 @@ class Sam3(nn.Module):
             "class_P": class_P,
             "boxes_cxcywh": [boxes[n][own_N] for (n, _), own_N in zip(asked, of_question, strict=True)],
             "masks": [masks[n][own_N] for (n, _), own_N in zip(asked, of_question, strict=True)],
+            "weights": [weights[n][own_N] for (n, _), own_N in zip(asked, of_question, strict=True)],
+            "smoothing": [smoothing[n][own_N] for (n, _), own_N in zip(asked, of_question, strict=True)],
             "ignored_BSS": ignored(shown, size),
             "crowd_BSS": torch.from_numpy(np.stack([pad(e.ignore_HW, size) for e in shown])),
         }
@@ -82,7 +86,13 @@ class Sam3(nn.Module):
         seen = self._seen(batch["pixels_B3SS"])
         predicted = self._answers(seen, batch["image_P"], batch["class_P"], (self.ids_KT, self.there_KT))
         targets = Targets(
-            batch["boxes_cxcywh"], batch["masks"], batch["image_P"], ~batch["ignored_BSS"], batch["crowd_BSS"]
+            batch["boxes_cxcywh"],
+            batch["masks"],
+            batch["image_P"],
+            ~batch["ignored_BSS"],
+            batch["crowd_BSS"],
+            batch["weights"],
+            batch["smoothing"],
         )
         with torch.autocast(batch["pixels_B3SS"].device.type, enabled=False):  # sums over thousands of points
             return self.criterion(predicted, targets)

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from segdist import storage
 from segdist.errors import SpecError, WeightsError, did_you_mean
-from segdist.plugins import USUAL_ADAPTERS, Family, ModelOptions
+from segdist.plugins import EVERY_NOISE, USUAL_ADAPTERS, Family, ModelOptions
 from segdist.weights import RANDOM
 
 SCRATCH = "scratch"
@@ -109,6 +109,7 @@ FAMILY = Family(
     lora_trains=("head.", "stem."),
     encoder_blocks=("encoder.levels.*", "encoder.body.layer*", "encoder.body.stages_*", "encoder.body.blocks.*"),
     check=check,
+    noise=EVERY_NOISE,
     adapters=(*USUAL_ADAPTERS, "partial"),
     onnx=lambda _: ("scores_BKSS",),
     sizes={

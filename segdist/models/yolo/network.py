@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 from torchvision.ops import batched_nms, box_convert
 
-from segdist.data.collate import Colour, ignored, padded_masks, stack_images
+from segdist.data.collate import Colour, ignored, instance_smoothing, padded_masks, stack_images
 from segdist.data.examples import letterbox, pad
 from segdist.data.queries import LEAST_SCORE, MOST_INSTANCES, instances_of_queries, without_empty
 from segdist.models.yolo import Options
 from segdist.models.yolo.architecture import load
 from segdist.models.yolo.criterion import IGNORED, Criterion, corners, inside
 from segdist.plugins import Batch, Example, ImageHWC, Objective
+from segdist.points import spread
 from segdist.records import Instance, Prompt
 
 _GREY, _RANGE = 114.0, 255.0
@@ -98,6 +99,7 @@ class Yolo(nn.Module):
         """(N, h, w) the share of each object in each pixel of the prototypes; thin ones would vanish otherwise."""
         step = int(self.head.stride[0]) // 2
         shares_Nhw = avg_pool2d(padded_masks(example, self.options.image_size).float()[:, None], step)[:, 0]
+        shares_Nhw = spread(shares_Nhw, instance_smoothing(example, self.objective.noise)[:, None, None])
         blind_1hw = max_pool2d(ignored_SS[None, None].float(), step)[0] > 0
         return shares_Nhw.masked_fill(blind_1hw, IGNORED)
 
