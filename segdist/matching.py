@@ -127,8 +127,9 @@ def l1_box_cost(boxes_Q4: Tensor, boxes_N4: Tensor) -> Tensor:
 
 def giou_box_cost(boxes_xyxy_Q4: Tensor, boxes_xyxy_N4: Tensor) -> Tensor:
     """(Q, N) minus the generalised IoU (Rezatofighi et al. 2019) of boxes as corners."""
-    cost_QN: Tensor = -generalized_box_iou(boxes_xyxy_Q4.float(), boxes_xyxy_N4.float())
-    return cost_QN
+    # In double precision: the IoU less the empty share of the hull loses digits where they are nearly equal.
+    cost_QN: Tensor = -generalized_box_iou(boxes_xyxy_Q4.double(), boxes_xyxy_N4.double())
+    return cost_QN.float()
 
 
 def dice_cost(probabilities_QP: Tensor, truth_NP: Tensor, *, smooth: float = 1.0) -> Tensor:

@@ -131,7 +131,8 @@ class SetCriterion:
         weight_BQ = class_weights_C[taught_BQ.clamp(min=0)] * (taught_BQ != NOT_TAUGHT)
         if weights_N is not None:
             weight_BQ = weight_BQ * of_queries(weights_N, found, like_BQ=loss_BQ, otherwise=1.0)
-        return (loss_BQ * weight_BQ).sum() / weight_BQ.sum().clamp(min=1e-6)
+        finite_BQ = torch.where(taught_BQ == NOT_TAUGHT, 0.0, loss_BQ)  # an infinite loss times 0 would be NaN
+        return (finite_BQ * weight_BQ).sum() / weight_BQ.sum().clamp(min=1e-6)
 
 
 def joined(of_images: Sequence[Tensor]) -> Tensor | None:

@@ -71,7 +71,7 @@ def test_the_giou_cost_is_the_formula() -> None:
     hull = area(np.concatenate([np.minimum(x[..., :2], y[..., :2]), np.maximum(x[..., 2:], y[..., 2:])], -1))
     union = area(x) + area(y) - inside
     expected = -(inside / union - (hull - union) / hull)
-    np.testing.assert_allclose(matching.giou_box_cost(a, b).numpy(), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(matching.giou_box_cost(a, b).numpy(), expected, rtol=1e-5)
 
 
 def test_the_dice_cost_is_the_formula() -> None:

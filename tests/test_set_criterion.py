@@ -13,6 +13,7 @@ from segdist.data.collate import ignored, padded_masks
 from segdist.data.examples import pad
 from segdist.matching import FALLBACKS, SURPLUS
 from segdist.plugins import Example
+from segdist.points import TaughtPixels, mask_losses
 from segdist.set_criterion import NOT_TAUGHT, Layer, SetCriterion, Targets
 
 SIZE = 64
@@ -80,6 +81,54 @@ def test_without_ignored_pixels_it_agrees_with_transformers() -> None:
     found = criterion(20000)([layer], taught)
     for name, theirs in (("class", "loss_cross_entropy"), ("mask", "loss_mask"), ("dice", "loss_dice")):
         assert found[name].item() == pytest.approx(expected[theirs].item(), rel=1e-5 if name == "class" else 0.03)
+
+
+def test_uncertain_objects_count_less_and_their_class_is_spread_as_the_formulas_say() -> None:
+    both = targets(example(boxes={(8, 8, 40, 24): 0, (4, 40, 44, 60): 1}))
+    unsure = replace(both, weights=[torch.tensor([1.0, 0.25])], smoothing=[torch.tensor([0.0, 0.4])])
+    layer = guess(queries=4)
+    ours = criterion()
+    torch.manual_seed(0)
+    found = ours.matcher([ours._costs(layer, unsure, TaughtPixels(both.valid_BHW), 0)])
+    log_p = np.log(softmax(layer.classes_BQC.detach().double().numpy()[0]))
+    expected, total = 0.0, 0.0
+    taught = dict(zip(found.query_M.tolist(), found.object_M.tolist(), strict=True))
+    for query in range(4):
+        share, weight, label = 0.0, 0.1, 2
+        if query in taught:
+            share, weight, label = (0.0, 1.0, 0) if taught[query] == 0 else (0.4, 0.25, 1)
+        expected += weight * -((1 - share) * log_p[query, label] + share * log_p[query].mean())
+        total += weight
+    assert len(found) == 2
+    torch.manual_seed(0)
+    assert ours([layer], unsure)["class"].item() == pytest.approx(expected / total, rel=1e-5)
+
+
+def test_masks_of_uncertain_objects_count_less_as_the_formula_says() -> None:
+    """Constant predictions and masks of the whole image: every drawn point says the same."""
+    truth = torch.ones(2, 16, dtype=torch.bool)
+    pixels = TaughtPixels(torch.ones(1, 4, 4, dtype=torch.bool))
+    logits, weights, smoothing = np.array([0.5, -1.0]), np.array([1.0, 0.25]), np.array([0.0, 0.4])
+    found = mask_losses(
+        torch.from_numpy(logits).float()[:, None, None].expand(2, 4, 4),
+        torch.zeros(2, dtype=torch.int64),
+        torch.arange(2),
+        truth_NK=truth,
+        pixels=pixels,
+        num_points=12,
+        weights_N=torch.from_numpy(weights).float(),
+        smoothing_N=torch.from_numpy(smoothing).float(),
+    )
+    taught, p = 1 - smoothing / 2, 1 / (1 + np.exp(-logits))
+    bce = np.logaddexp(0, logits) - taught * logits
+    dice = 1 - (2 * 12 * p + 1) / (12 * p + 12 + 1)
+    assert found["mask"].item() == pytest.approx((bce * weights).sum() / weights.sum(), rel=1e-5)
+    assert found["dice"].item() == pytest.approx((dice * weights).sum() / weights.sum(), rel=1e-5)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    odds = np.exp(logits - logits.max(-1, keepdims=True))
+    return np.asarray(odds / odds.sum(-1, keepdims=True))
 
 
 def test_several_layers_give_the_mean_of_their_losses() -> None:
