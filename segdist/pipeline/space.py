@@ -37,9 +37,11 @@ def baseline(spec: SweepSpec, fixed: Mapping[str, Any] = MappingProxyType({})) -
     for key in _conditions_first(spec.space):
         range_ = spec.space[key]
         if range_.applies(chosen):
+            if key in labels:
+                chosen[key] = fixed.get(key, labels[key])
+                continue
             family = chosen.get("model.family", spec.model.family)
-            wanted = fixed[key] if key in fixed else labels.get(key, _value(content, key, family=family))
-            chosen[key] = wanted if key in labels else _nearest(range_, wanted)
+            chosen[key] = _nearest(range_, fixed[key] if key in fixed else _value(content, key, family=family))
     return chosen
 
 
