@@ -41,6 +41,7 @@ class Yolo(nn.Module):
         layers, first = list(network.model), len(network.yaml["backbone"])
         self.encoder, self.neck = nn.ModuleList(layers[:first]), nn.ModuleList(layers[first:-1])
         self.head = layers[-1]
+        self.head.dynamic = True  # it would keep anchors of a prediction, which no later training step may touch
         self._criterion: Criterion | None = None
 
     def collate(self, examples: Sequence[Example]) -> Batch:
