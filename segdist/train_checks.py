@@ -30,7 +30,7 @@ def problems(spec: SweepSpec, families: Mapping[str, Family]) -> Iterator[Found]
 
 def _noise(spec: SweepSpec, families: Mapping[str, Family]) -> Iterator[Found]:
     """Options for uncertain labels that a family would pass over."""
-    asked = [(("train", "noise", key), key) for key, value in spec.train.noise if value]
+    asked: list[tuple[Keys, str]] = [(("train", "noise", key), key) for key, value in spec.train.noise if value]
     asked += [(("space", key), key.rpartition(".")[2]) for key in spec.space if key.startswith("train.noise.")]
     for keys, key in asked:
         for name, family in families.items():

@@ -9,6 +9,7 @@ import logging
 import os
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +91,8 @@ class EmbeddingCache:
                 "or `embeddings: compute`."
             ) from error
         finally:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):  # the error above says more
+                part.unlink(missing_ok=True)
 
     def _make_room(self, written: int) -> None:
         """Remove embeddings, of any encoder, that were not used for the longest time, once there are too many."""

@@ -63,8 +63,8 @@ def test_a_mask_costs_the_mean_cross_entropy_over_the_taught_pixels_of_its_box()
             if x + 1 > x1 and x < x2 and y + 1 > y1 and y < y2 and t[y, x] != IGNORED
         ]
         expected += np.mean(costs)
-    given = [torch.from_numpy(v).float() for v in (truth, coefficients, prototypes, boxes)]
-    found = Criterion.single_mask_loss(*given, area=torch.ones(3))
+    truth_Fhw, pred, proto, xyxy = [torch.from_numpy(v).float() for v in (truth, coefficients, prototypes, boxes)]
+    found = Criterion.single_mask_loss(truth_Fhw, pred, proto, xyxy, torch.ones(3))
     assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
@@ -141,7 +141,7 @@ def test_a_file_of_ultralytics_gives_its_network(file: Path) -> None:
 def test_other_classes_begin_untrained_and_the_rest_is_kept(file: Path) -> None:
     held = torch.load(file, weights_only=False)["model"].float().state_dict()
     ours = build(Options.model_validate({**FAMILY.debug, "weights": str(file)}), ("a", "b", "c"))
-    assert torch.equal(ours.encoder[0].conv.weight, held["model.0.conv.weight"])
+    assert torch.equal(ours.state_dict()["encoder.0.conv.weight"], held["model.0.conv.weight"])
     assert ours.head.nc == 3
     assert ours.head.cv3[0][-1].bias[0].item() == pytest.approx(np.log(0.01 / 0.99))
 

@@ -105,7 +105,8 @@ class Yolo(nn.Module):
         return shares_Nhw.masked_fill(blind_1hw, IGNORED)
 
     def _instances(self, decoded_DA: Tensor, prototypes_Phw: Tensor, size_hw: tuple[int, int]) -> tuple[Instance, ...]:
-        boxes_A4, scores_AC, coefficients_AP = decoded_DA.T.split([4, len(self.classes), len(prototypes_Phw)], dim=1)
+        parts = torch.tensor_split(decoded_DA.T, (4, 4 + len(self.classes)), dim=1)
+        boxes_A4, scores_AC, coefficients_AP = parts
         best_A, label_A = scores_AC.max(1)
         likely = best_A.topk(min(_COMPARED, len(best_A))).indices
         likely = likely[best_A[likely] >= LEAST_SCORE]
