@@ -26,6 +26,8 @@ INLINE_IMAGES = 64
 """Up to this many images, working here takes less time than Ray takes to start."""
 IMAGES_PER_PART = 16
 """Images between two saves: the most that a killed run has to do again."""
+PIXELS_AT_ONCE = 2**20
+"""Of tiles in one batch: a U-Net needs about a kilobyte for each."""
 PREDICTIONS, PARTS, RUN = "predictions.json", "parts", "run.json"
 Files = dict[str, bytes]
 Say = Callable[[str], None]
@@ -240,8 +242,19 @@ class Predictor:
                 unpack(self._job.model, Path(folder))
                 self._network = checkpoint.load(Path(folder), device=Workers.here().device)
                 own = checkpoint.describe(Path(folder)).evaluate
-            self._evaluate = changed(own, self._job.how.changes)
+            self._evaluate = _with_small_batches(changed(own, self._job.how.changes), self._network)
         return self._network
+
+
+def _with_small_batches(evaluate: EvaluateSpec, network: Any) -> EvaluateSpec:
+    """Settings under which tiles that go through the network together have no more pixels than memory holds."""
+    if evaluate.tile is None:
+        return evaluate
+    from segdist.engine.tiles import tile_size
+
+    side = max(tile_size(evaluate.tile, network), int(network.options.image_size))
+    most = max(1, PIXELS_AT_ONCE // side**2)
+    return evaluate.model_copy(update={"batch_size": min(evaluate.batch_size, most)})
 
 
 def _collected(out: str, parts: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> str:

@@ -1,7 +1,9 @@
 """`segdist serve`: a model on Ray Serve, with requests put together into batches."""
 
 import ipaddress
+import os
 import secrets
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from segdist.records import Instance, Prompt
 from segdist.serving.app import About, BusyError, Limits, make_app
 
 APP, MODEL = "segdist", "Model"
+_MINUTES = 5
 MOST_WAITING = 256
 """Requests that may wait for the model; more are told to come again."""
 
@@ -85,9 +88,12 @@ def serve(
         from ray import serve as ray_serve
     except ModuleNotFoundError as error:
         raise SpecError(f"Serving needs `{error.name}`. Install it: pip install 'segdist[serve]'") from error
+    # Ray gives workers the lowest priority but four; whoever waits for an answer must not wait for everything else.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     with connected() as ray:
+        signal.signal(signal.SIGTERM, _interrupt)  # after Ray's start, which sets handlers of its own
         try:
-            ray_serve.start(http_options={"host": where.host, "port": where.port})
+            _start(ray_serve, where)
             application = _application(ray, ray_serve, files, about, where, limits, replicas, max_batch)
             ray_serve.run(application, name=APP, route_prefix="/")
         except Exception as error:  # Ray raises anything here, bare Exception included
@@ -101,6 +107,21 @@ def serve(
             say("stopped")
         finally:
             ray_serve.shutdown()
+
+
+def _start(ray_serve: Any, where: Address) -> None:
+    """Begin to listen; Ray waits a minute for its proxy, which a busy machine may need more of."""
+    for patience in reversed(range(_MINUTES)):
+        try:
+            ray_serve.start(http_options={"host": where.host, "port": where.port})
+            return
+        except TimeoutError:
+            if not patience:
+                raise
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 class Model:

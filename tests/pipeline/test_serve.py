@@ -71,8 +71,8 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
             time.sleep(0.5)
         yield url
     finally:
-        process.send_signal(2)
-        process.wait(120)
+        process.terminate()
+        assert process.wait(120) == 0, log.read_text()
 
 
 @pytest.mark.slow
