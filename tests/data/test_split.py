@@ -1,6 +1,7 @@
 """Splits: reproducible, groups whole, classes spread, given splits kept, leaks named."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -27,6 +28,20 @@ def test_a_rare_class_reaches_every_split() -> None:
     places = split(samples, SplitSpec(val=0.2, test=0.2))
     rare = Counter(places[s.image_id] for s in samples if len(s.instances) == 2)
     assert rare == {"train": 6, "val": 2, "test": 2}
+
+
+def test_a_rare_size_of_a_common_class_reaches_every_split() -> None:
+    samples = [_sample(n, "crack") for n in range(200)]
+    large = Instance("crack", None, (0, 0, 100, 100))
+    samples = [replace(s, instances=(*s.instances, large)) if n % 20 == 0 else s for n, s in enumerate(samples)]
+    places = split(samples, SplitSpec(val=0.2, test=0.2))
+    assert Counter(places[s.image_id] for s in samples if large in s.instances) == {"train": 6, "val": 2, "test": 2}
+
+
+def test_splits_that_are_there_are_made_anew_on_request() -> None:
+    samples = [_sample(n, "a", given="train") for n in range(50)]
+    places = split(samples, SplitSpec(val=0.2, test=0.2, given="redo"))
+    assert Counter(places.values()) == {"train": 30, "val": 10, "test": 10}
 
 
 def test_groups_are_never_parted() -> None:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from segdist import registry
+from segdist import registry, storage
 from segdist.data.codes import CODES
 from segdist.data.review import review
 from segdist.data_cli import app
@@ -69,6 +69,19 @@ def test_what_cannot_even_be_opened_is_one_error(tmp_path: Path) -> None:
         code, content = validated(str(tmp_path / place))
         assert code == 2
         assert [e["code"] for e in content["errors"]] == ["source-unreadable"], place
+
+
+def test_an_export_in_a_bucket_is_checked_like_one_on_this_machine(tmp_path: Path, s3_bucket: str) -> None:
+    export = Export()
+    export.first.update(segmentation=[[1, 2, 3, 4]])
+    folder = export.write(tmp_path)
+    place = f"{s3_bucket}/{tmp_path.name}"
+    for file in (f for f in folder.rglob("*") if f.is_file()):
+        storage.upload(file, f"{place}/{file.relative_to(folder).as_posix()}")
+    code, content = validated(place)
+    assert (code, content["images"], content["instances"]) == (0, 5, 9)
+    assert [(e["code"], e["annotation"]) for e in content["skipped"]] == [("polygon-too-short", "0")]
+    assert content["skipped"][0]["file"].startswith(place)
 
 
 def test_an_archive_whose_member_would_escape_is_one_error_and_writes_nothing(tmp_path: Path) -> None:
