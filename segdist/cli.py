@@ -130,7 +130,9 @@ def evaluate(
     fill_holes: Annotated[
         float | None, typer.Option(min=0, help="Fill smaller holes: below 1 a share of the image, else pixels.")
     ] = None,
-    all_checkpoints: Annotated[bool, typer.Option(help="Every trial of the sweep that kept a model.")] = False,
+    all_checkpoints: Annotated[
+        bool, typer.Option(help="Every trial of a sweep that kept a model, or every model that one run kept.")
+    ] = False,
     storage: Storage = HOME_STORAGE,
     tracking: Tracking = "embedded",
     as_json: Json = False,
@@ -139,9 +141,11 @@ def evaluate(
     """Score a model, or another tool's results, with every metric, by class and by group of images."""
     from segdist import report
     from segdist.pipeline.score import score_checkpoints, score_model, score_results
+    from segdist.pipeline.study import is_sweep, study_checkpoints
 
     with told(debug=debug):
         found: Any
+        printed: Any = report.print_evaluation
         if predictions or truth:
             if not (predictions and truth) or model or data:
                 raise SpecError(
@@ -152,12 +156,16 @@ def evaluate(
             raise SpecError("Name a model and data (segdist evaluate MODEL DATA), or --predictions and --truth.")
         else:
             changes = _around(min_score, tta, tile, crf, guided_filter, min_area, fill_holes)
-            score = score_checkpoints if all_checkpoints else score_model
+            score: Any = score_model
+            if all_checkpoints and is_sweep(model):
+                score, printed = score_checkpoints, report.print_checkpoints
+            elif all_checkpoints:
+                score, printed = study_checkpoints, report.print_study
             found = score(model, data, split=split, storage=storage, tracking=tracking, changes=changes)
         if as_json:
             typer.echo(json.dumps(found, indent=1, allow_nan=False))
         else:
-            (report.print_checkpoints if all_checkpoints else report.print_evaluation)(found)
+            printed(found)
 
 
 @app.command()

@@ -71,6 +71,7 @@ class Family:
         hub_module: name of the sub-module that is a model of transformers, from which a folder for its
             `from_pretrained` is written; "" where there is none.
         noise: the keys of `train.noise` that it heeds.
+        recipe: values of dotted keys of a run (`train.lr`) that a sweep file need not name when it names this family.
         extra: the extra of the package that installs what it needs; "" for nothing beside the core.
         licence: of the code and of the published weights.
     """
@@ -91,6 +92,7 @@ class Family:
     onnx: Callable[[Any], tuple[str, ...]] = field(default=lambda _: ())
     hub_module: str = ""
     noise: tuple[str, ...] = ()
+    recipe: Mapping[str, Any] = field(default_factory=dict)
     extra: str = ""
     licence: str = "Apache-2.0"
 
@@ -151,6 +153,12 @@ class Segmenter(Protocol):
 
     A family may have a method `take_counts() -> dict[str, float]`: numbers of what went wrong in training since the
     last call, such as matchings with costs that are not finite. They are reported for each epoch as `train/<name>`.
+
+    A family may have a method `take_rates() -> dict[str, tuple[float, float]]`: of its predictions since the last call,
+    how many of how many. Added up over all workers they are reported as a share: `val/<name>`.
+
+    A family that writes text may have a method `texts() -> list[str]`: what it was asked and wrote about each image of
+    the last `predict`, for `segdist predict` to keep.
 
     A family that gives some classes as one region an image, and does not tell their objects apart, has
     `region_classes`, their names (an attribute or a property): what is found of them in tiles or views of an image is

@@ -161,11 +161,19 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model found in one image, and the seconds it took."""
+    """What a model found in one image.
+
+    Attributes:
+        image_id: of the sample.
+        instances: what it found.
+        seconds: that it took.
+        text: what it was asked and wrote, where it writes.
+    """
 
     image_id: str
     instances: tuple[Instance, ...]
     seconds: float = 0.0
+    text: str = ""
 
 
 class Severity(StrEnum):

@@ -26,7 +26,7 @@ def predict(
     ] = "",
     write: Annotated[
         list[str] | None,
-        typer.Option(help="overlays, panels, masks, class_ids, geojson, or none.", show_default="overlays"),
+        typer.Option(help="overlays, panels, masks, class_ids, geojson, text, or none.", show_default="overlays"),
     ] = None,
     boxes: Annotated[
         str, typer.Option(help="COCO file with the boxes to segment, for models prompted with boxes.")

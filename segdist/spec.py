@@ -299,6 +299,9 @@ class AdapterSpec(Strict):
     heads: bool = True
     """Beside anything but `full`, `partial` and `frozen_encoder`: also train the layers that the family names as
     heads. Without them only the adapter learns, which suits weights that were trained for the same classes."""
+    beside: tuple[str, ...] = ()
+    """Parts of the model that are trained in full beside anything but `full`, `partial` and `frozen_encoder`: parts of
+    module names, e.g. `vision_tower` or `multi_modal_projector` of PaliGemma."""
     rank: PositiveInt = 8
     """Rank r of low-rank updates."""
     alpha: PositiveFloat = 16.0
@@ -422,6 +425,12 @@ class TrainSpec(Strict):
     """Other augmentations for the images of a source with this `group`; they go before those by class."""
     checkpoint_every: PositiveInt = 1
     """Epochs between checkpoints: the most a crashed trial has to do again."""
+    keep_every: PositiveInt | None = None
+    """Steps of the optimiser between models that are all kept, in the storage folder, for a look at each with
+    `segdist evaluate RUN DATA --all-checkpoints`; null keeps the best alone."""
+    start: str = ""
+    """A model folder or URI whose weights training begins with, e.g. one that `keep_every` kept: of the same family,
+    options, adapter and classes; everything else may be other. Empty begins with the family's own weights."""
 
     @field_validator("loss")
     @classmethod
@@ -551,7 +560,12 @@ class RunSpec(Strict):
     @property
     def fingerprint(self) -> str:
         """Sixteen hex digits that name what this run learns; resources and other families' options do not count."""
-        unrelated: Any = {"resources": True, "model": True, "evaluate": {"pictures", "batch_size", "each_epoch"}}
+        unrelated: Any = {
+            "resources": True,
+            "model": True,
+            "train": {"keep_every"},
+            "evaluate": {"pictures", "batch_size", "each_epoch"},
+        }
         content = self.model_dump(mode="json", exclude=unrelated)
         content["model"] = {"family": self.model.family, "options": self.model.family_options()}
         return digest(content)

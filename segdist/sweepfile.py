@@ -21,7 +21,7 @@ from segdist import label_policies, metrics, registry, train_checks
 from segdist.augment import Recipes
 from segdist.errors import SegdistError, SpecError, did_you_mean
 from segdist.plugins import Family
-from segdist.spec import ModelSpec, Range, RunSpec, SweepSpec, TrainSpec
+from segdist.spec import ModelSpec, PhaseSpec, Range, RunSpec, SweepSpec, TrainSpec
 
 Keys = tuple[str, ...]
 
@@ -45,7 +45,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
         SpecError: one line for each problem, with file, line, key and the nearest right one.
     """
     path = Path(path)
-    content = _compose(path, overrides)
+    content = _with_recipe(_compose(path, overrides))
     if isinstance(content.get("space"), dict):
         content["space"] = dict(_flat_space(content["space"]))
     try:
@@ -115,6 +115,23 @@ def _compose(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
         raise SpecError(f"{path} must hold keys and values, but holds {type(content).__name__}")
     content.setdefault("storage", defaults.storage)
     return {str(k): v for k, v in content.items()}
+
+
+def _with_recipe(content: dict[str, Any]) -> dict[str, Any]:
+    """The content with what the family that it names begins with, where the file says nothing else."""
+    model = content.get("model")
+    family = model.get("family") if isinstance(model, dict) else None
+    if family not in registry.names("models"):
+        return content
+    for key, value in _family(family).recipe.items():
+        *parents, leaf = key.split(".")
+        node: Any = content
+        for name in parents:
+            node = node.setdefault(name, {}) if isinstance(node, dict) else None
+        replaced = leaf in PhaseSpec.model_fields and isinstance(node, dict) and node.get("phases")
+        if isinstance(node, dict) and not replaced:
+            node.setdefault(leaf, value)
+    return content
 
 
 def _forced(override: str, folder: Path) -> str:

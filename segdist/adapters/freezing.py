@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from segdist.errors import SpecError
+from segdist.errors import SpecError, did_you_mean
 from segdist.plugins import Family
 from segdist.spec import AdapterSpec
 
@@ -53,12 +53,20 @@ def train_biases(network: nn.Module, family: Family, adapter: AdapterSpec) -> No
 
 
 def heads_of(network: nn.Module, family: Family, adapter: AdapterSpec) -> set[str]:
-    """Names of the parameters of the heads that are trained beside an adapter."""
-    return {
-        name
-        for name, parameter in network.named_parameters()
-        if adapter.heads and parameter.requires_grad and name.startswith(family.lora_trains)
-    }
+    """Names of the parameters of the heads, and of the parts named in `beside`, that are trained beside an adapter.
+
+    Raises:
+        SpecError: `beside` names no part of the model.
+    """
+    free = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+    heads = {name for name in free if adapter.heads and name.startswith(family.lora_trains)}
+    for part in adapter.beside:
+        found = {name for name in free if f".{part}." in f".{name}"}
+        if not found:
+            known = {piece for name in free for piece in name.split(".")[:-1] if not piece.isdigit()}
+            raise SpecError(f"`train.adapter.beside` names `{part}`, no part of the model. {did_you_mean(part, known)}")
+        heads |= found
+    return heads
 
 
 def blocks_of(network: nn.Module, patterns: Sequence[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ import numpy as np
 
 from segdist.data.shards import write_shard
 from segdist.engine import runtime
-from segdist.engine.predict import Row, box_prompt, evaluator_of, predict, segment
+from segdist.engine.predict import Row, box_prompt, evaluator_of, predict, rates_of, segment
 from segdist.engine.thresholds import tuned
+from segdist.engine.workers import Workers
 from segdist.metrics import Evaluator, consistency, per_image
 from segdist.plugins import ImageHWC
 from segdist.records import Instance, Prediction, Prompt, Sample
@@ -21,6 +22,8 @@ BY_IMAGE = ("iou", "dice", "boundary_iou", "cldice", "panoptic_quality")
 """Metrics that are kept for every single image."""
 DETAILED = ("iou", "boundary_iou")
 """Metrics whose consistency is computed."""
+BY_CLASS = ("iou", "dice", "box_iou", "box_dice")
+"""Metrics of which the spread over single images is kept for every class: for models that are asked, every prompt."""
 DARK, BRIGHT = 0.35, 0.65
 """Mean brightness (Rec. 601 luma, 0..1) below and above which an image counts as dark and bright."""
 PREDICTED = "prediction"
@@ -36,6 +39,8 @@ class Appraisal:
     Attributes:
         metrics: by name, without the split; NaN where undefined.
         consistency: of each metric of `DETAILED`, as JSON values.
+        classes: for each class the spread of each metric of `BY_CLASS` over single images, as JSON values; an object
+            that was not found counts 0.
         images: for each image its id, metrics, seconds and groups, as JSON values.
         predictions: of each image, in order.
         min_scores: per class, where they were tuned on these images.
@@ -46,6 +51,7 @@ class Appraisal:
     images: list[dict[str, Any]] = field(default_factory=list)
     predictions: list[Prediction] = field(default_factory=list)
     min_scores: dict[str, float] = field(default_factory=dict)
+    classes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def write(self, folder: Path, name: str, rows: Sequence[Row]) -> None:
         """Write `<name>.json`, and the predictions as labels into `<name>.parquet`.
@@ -65,7 +71,12 @@ class Appraisal:
     def to_json(self) -> dict[str, Any]:
         """Everything but the predictions, without NaN."""
         numbers = {k: v for k, v in self.metrics.items() if not np.isnan(v)}
-        return {"metrics": numbers, "consistency": _without_nan(self.consistency), "images": _without_nan(self.images)}
+        return {
+            "metrics": numbers,
+            "consistency": _without_nan(self.consistency),
+            "by_class": _without_nan(self.classes),
+            "images": _without_nan(self.images),
+        }
 
 
 def appraise(
@@ -83,10 +94,12 @@ def appraise(
     costs: runtime.Values = {}
     if len(rows):
         first = _input(next(iter(predict(network, [rows[0]], evaluate))), evaluate)  # warms up
+        rates_of(network, Workers.here())
     with runtime.peak_memory(costs):
         found = Judge(network.classes, evaluate)
         for sample, image, prediction in predict(network, rows, evaluate.model_copy(update={"batch_size": 1})):
             found.add(sample, image, prediction)
+    costs |= {f"decoding/{name}": rate for name, rate in rates_of(network, Workers.here()).items()}
     if tune:
         costs |= {f"post/min_score/{label}": score for label, score in found.tune().items()}
     result = found.result(seed=seed)
@@ -159,7 +172,12 @@ class Judge:
         details = [
             consistency(self.evaluator, groups, metric=name, seed=seed).to_json() for name in DETAILED if name in chosen
         ]
-        return Appraisal(self.evaluator.values(), details, self._images, self._predictions, self._tuned)
+        by_class: dict[str, dict[str, Any]] = {label: {} for label in self.evaluator.classes}
+        for name in (n for n in BY_CLASS if n in chosen):
+            for part in consistency(self.evaluator, {}, metric=name, resamples=0).of("class"):
+                if part.spread is not None:
+                    by_class[part.name][name] = asdict(part.spread)
+        return Appraisal(self.evaluator.values(), details, self._images, self._predictions, self._tuned, by_class)
 
 
 def facets(sample: Sample, image_HWC: ImageHWC | None) -> dict[str, str]:

@@ -5,9 +5,11 @@ A model folder holds `model.json` (family, options, adapter, classes, seed) and 
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -15,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from segdist import adapters, registry
-from segdist.errors import WeightsError
+from segdist import adapters, registry, storage
+from segdist.errors import StorageError, WeightsError
 from segdist.plugins import Family
 from segdist.spec import AdapterSpec, EvaluateSpec, ModelSpec, RunSpec
 
@@ -95,6 +97,51 @@ def save(
     keeps_all = run.train.adapter.kind != "qlora" and sum(v.nbytes for v in frozen.values()) <= SELF_CONTAINED_BYTES
     kept = state if keeps_all else {k: v for k, v in state.items() if k not in frozen}
     _write(folder, kept, run, run.train.adapter, classes, frozen_digest="" if keeps_all else digest_of(frozen))
+
+
+def upload(
+    network: nn.Module, place: str, run: RunSpec, classes: tuple[str, ...], *, trained: Collection[str] | None = None
+) -> None:
+    """The same into a folder or `s3://` prefix; where its `model.json` is, all of it is."""
+    with TemporaryDirectory(prefix="segdist-") as scratch:
+        save(network, Path(scratch), run, classes, trained=trained)
+        for name in (WEIGHTS, DESCRIPTION):
+            storage.upload(Path(scratch) / name, storage.join(place, name))
+
+
+@contextmanager
+def fetched(place: str) -> Iterator[Path]:
+    """A model folder on this machine, wherever it lies; a copy is gone afterwards.
+
+    Raises:
+        WeightsError: there is no model.
+    """
+    if Path(place).is_dir():
+        yield Path(place)
+        return
+    with TemporaryDirectory(prefix="segdist-") as scratch:
+        try:
+            for name in (WEIGHTS, DESCRIPTION):
+                storage.download(storage.join(place, name), Path(scratch) / name)
+        except StorageError as error:
+            raise WeightsError(f"{place} must be a folder or URI of a segdist model: {error}") from error
+        yield Path(scratch)
+
+
+def begin_with(network: nn.Module, place: str, model: ModelSpec, classes: tuple[str, ...]) -> None:
+    """Put the weights of another training into a model, in place.
+
+    Raises:
+        WeightsError: they are not there, or of another family or other classes, or do not fit.
+    """
+    with fetched(place) as folder:
+        other = describe(folder)
+        if (other.model.family, other.classes) != (model.family, classes):
+            raise WeightsError(
+                f"`train.start` must name a model of family {model.family} with classes {', '.join(classes)}, but "
+                f"{place} is of {other.model.family} with {', '.join(other.classes)}"
+            )
+        restore(network, folder, frozen_digest=other.frozen_digest)
 
 
 def save_merged(network: nn.Module, folder: Path, run: RunSpec, classes: tuple[str, ...]) -> None:

@@ -59,6 +59,7 @@ def _all_steps(state: Fit, parallel: nn.Module, batches: Any) -> Metrics:
             values.setdefault(name, []).append(float(value.detach()))
         if moves:
             norms.append(_step(state))
+            state.count_step()
             state.first_step_at = state.first_step_at or time.time()
     metrics: Metrics = {
         f"train/{'loss' if name == 'loss' else f'loss/{name}'}": state.workers.mean(_finite_mean(steps))

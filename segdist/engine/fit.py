@@ -31,6 +31,7 @@ def fit(
     report: Report,
     workers: Workers | None = None,
     resume: Path | None = None,
+    kept: str = "",
 ) -> nn.Module:
     """Train a model on `train`, score it on `val` after every epoch, and report.
 
@@ -43,6 +44,7 @@ def fit(
             `first_step_at` says when this process had done its first step, in seconds since 1970.
         workers: this process's place among the data-parallel workers.
         resume: a checkpoint folder to go on from.
+        kept: folder or prefix for the models of `train.keep_every`; "" keeps none.
 
     A step whose gradient is not finite is skipped and counted; an epoch of nothing but such steps ends the fit with
     `diverged` 1 and `val/iou` 0, so that a search learns to keep away.
@@ -52,13 +54,15 @@ def fit(
     """
     workers = workers or Workers.here()
     network = checkpoint.build(run.model, classes, adapter=run.train.adapter, seed=run.seed).to(workers.device)
+    if run.train.start and not resume:
+        checkpoint.begin_with(network, run.train.start, run.model, classes)
     family = checkpoint.declaration(run.model.family)
     objective = objective_of(run, family, train, classes)
     network.objective = objective  # type: ignore[assignment]
     batches, sampler = loader(
         network, train, run, rank=workers.rank, world_size=workers.world_size, pin_memory=workers.device.type == "cuda"
     )
-    state = Fit(run, network, family, workers, objective.weights, steps_per_epoch=len(sampler))
+    state = Fit(run, network, family, workers, objective.weights, steps_per_epoch=len(sampler), kept=kept)
     if resume:
         state.resume(resume)
     for number, epochs in state.remaining():

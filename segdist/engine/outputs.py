@@ -16,7 +16,7 @@ from segdist.panels import encode_jpeg, encode_png, overlay
 from segdist.plugins import ImageHWC
 from segdist.records import Prediction, Sample
 
-Output = Literal["overlays", "panels", "masks", "class_ids", "geojson"]
+Output = Literal["overlays", "panels", "masks", "class_ids", "geojson", "text"]
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,11 @@ def _class_ids(folder: str, found: Found) -> None:
     storage.write_atomic(storage.join(folder, f"{found.name}.png"), _grey_png(drawn_HW))
 
 
+def _text(folder: str, found: Found) -> None:
+    """What a model that writes was asked and wrote, a line a question; empty for one that does not."""
+    storage.write_atomic(storage.join(folder, f"{found.name}.txt"), found.prediction.text.encode())
+
+
 def _geojson(folder: str, found: Found) -> None:
     from segdist.engine.georeference import features, place_of
 
@@ -131,4 +136,5 @@ _WRITERS: dict[str, Callable[[str, Any], None]] = {
     "masks": _masks,
     "class_ids": _class_ids,
     "geojson": _geojson,
+    "text": _text,
 }

@@ -68,6 +68,12 @@ def segment(
     ]
 
 
+def texts_of(network: Any, count: int) -> list[str]:
+    """What a family that writes was asked and wrote about each image, where it saw all of them whole at once."""
+    texts: list[str] = getattr(network, "texts", list)()
+    return texts if len(texts) == count else [""] * count
+
+
 def box_prompt(sample: Sample) -> Prompt:
     """The true boxes of a sample, crowds left out."""
     objects = [i for i in sample.instances if not i.is_crowd]
@@ -93,9 +99,17 @@ def score(
             kept.append(prediction)
     evaluator.seen = sorted(workers.gather(evaluator.seen), key=lambda image: image.image_id)
     values = evaluator.values()
+    values |= rates_of(network, workers)
     everyone = workers.gather(seconds)
     values["seconds_per_image"] = sum(everyone) / max(1, len(everyone))
     return values, kept
+
+
+def rates_of(network: Any, workers: Workers) -> dict[str, float]:
+    """Shares that the family counted in its predictions, over all workers; see `Segmenter`."""
+    mine: dict[str, tuple[float, float]] = getattr(network, "take_rates", dict)()
+    sums = {name: [sum(workers.gather([part])) for part in pair] for name, pair in mine.items()}
+    return {name: part / whole for name, (part, whole) in sums.items() if whole}
 
 
 def evaluator_of(classes: Sequence[str], evaluate: EvaluateSpec, metrics: Sequence[str] | None = None) -> Evaluator:

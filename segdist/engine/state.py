@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from segdist import adapters
+from segdist import adapters, storage
 from segdist.engine import checkpoint
 from segdist.engine.schedule import adamw, rates
 from segdist.engine.workers import Workers
@@ -20,6 +20,11 @@ from segdist.spec import RunSpec
 
 MODEL, PICTURES, TRAINING = "model", "pictures", "training.pt"
 """What a checkpoint folder holds: the model, its validation panels, and what training needs to go on."""
+
+
+def kept_name(step: int) -> str:
+    """The folder of a model that was kept after so many steps."""
+    return f"step-{step:07d}"
 
 
 @dataclass
@@ -35,6 +40,8 @@ class Fit:
         steps_per_epoch: steps of this worker.
         trainable: names of the parameters that some phase trains.
         epoch: epochs done.
+        steps: steps of the optimiser done.
+        kept: folder or prefix for the models of `train.keep_every`.
         first_step_at: seconds since 1970.
         gradients_checked: whether the first step has shown that every trained parameter is used.
     """
@@ -50,6 +57,8 @@ class Fit:
     schedule: torch.optim.lr_scheduler.LRScheduler = field(init=False)
     phase: int = -1
     epoch: int = 0
+    steps: int = 0
+    kept: str = ""
     first_step_at: float = 0.0
     gradients_checked: bool = False
     _saved: dict[str, Any] = field(default_factory=dict)
@@ -95,12 +104,22 @@ class Fit:
         }
         torch.save(state, folder / TRAINING)
 
+    def count_step(self) -> None:
+        """Count a step of the optimiser; every so many, as `train.keep_every` says, the model is kept."""
+        self.steps += 1
+        every = self.run.train.keep_every
+        if every and self.kept and self.workers.is_chief and self.steps % every == 0:
+            classes: tuple[str, ...] = self.network.classes  # type: ignore[assignment]
+            place = storage.join(self.kept, kept_name(self.steps))
+            checkpoint.upload(self.network, place, self.run, classes, trained=self.trainable)
+
     def resume(self, folder: Path) -> None:
         """Go on where a checkpoint was written."""
         model = folder / MODEL
         checkpoint.restore(self.network, model, frozen_digest=checkpoint.describe(model).frozen_digest)
         self._saved = torch.load(folder / TRAINING, weights_only=True, map_location="cpu")
         self.epoch = self._saved["epoch"]
+        self.steps = self.epoch * math.ceil(self.steps_per_epoch / self.run.train.accumulate)
 
     def draw_anew(self) -> None:
         """Seed dropout and jitter for the epoch: other draws on each worker, the same ones after a resumption."""

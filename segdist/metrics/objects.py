@@ -8,9 +8,9 @@ from segdist.metrics.matching import box_matrix, overlap_matrix
 from segdist.metrics.pair import Pair
 
 
-@counter(2)
-def boxes(pair: Pair, label: str) -> tuple[float, int]:
-    """Sum of the overlaps of matched boxes, and number of boxes: matched, missed and invented."""
+@counter(3)
+def boxes(pair: Pair, label: str) -> tuple[float, float, int]:
+    """Sums of IoU and Dice of matched boxes, and number of boxes: matched, missed and invented."""
     truths = [i for i in pair.truths if i.label == label]
     true = [i for i in truths if not i.is_crowd]
     crowds = [i for i in truths if i.is_crowd]
@@ -20,16 +20,23 @@ def boxes(pair: Pair, label: str) -> tuple[float, int]:
     alone = [i for k, i in enumerate(found) if k not in {d for d, _ in matched}]
     in_crowd = (box_matrix(alone, crowds, [True] * len(crowds)) > 0.5).any(axis=1).sum() if crowds else 0
     count = len(true) + len(found) - len(matched) - int(in_crowd)
-    return float(sum(overlaps[d, g] for d, g in matched)), count
+    ious = np.array([overlaps[d, g] for d, g in matched], np.float64)
+    return float(ious.sum()), float((2 * ious / (1 + ious)).sum()), count
 
 
 @metric(boxes)
-def box_iou(overlap: Numbers, count: Numbers) -> Numbers:
+def box_iou(overlap: Numbers, dice: Numbers, count: Numbers) -> Numbers:  # noqa: ARG001
     """Mean IoU of true and found boxes, matched one to one; a box that is missed or invented counts 0.
 
     Found boxes that lie in a crowd by more than a half, and match no object, do not count.
     """
     return divide(overlap, count)
+
+
+@metric(boxes)
+def box_dice(overlap: Numbers, dice: Numbers, count: Numbers) -> Numbers:  # noqa: ARG001
+    """Mean Dice of true and found boxes, matched and counted as for `box_iou`."""
+    return divide(dice, count)
 
 
 @counter(4)

@@ -44,19 +44,33 @@ def open_codec(place: str = SHIPPED, *, published_sha256: str | None = PUBLISHED
 
 @lru_cache(maxsize=4)
 def _opened(place: str, published_sha256: str | None) -> MaskCodec:
-    file = str(SHIPPED_FILE) if place == SHIPPED else place
-    try:
-        content = storage.read_bytes(file)
-    except StorageError as error:
-        raise WeightsError(f"The mask codec {file} cannot be read: {error} {_GET}", option="codec") from error
+    file, content = str(SHIPPED_FILE) if place == SHIPPED else place, _content(place)
     state = _published(file, content, published_sha256) if file.endswith(".npz") else _ours(file, content)
     return _filled(file, state)
+
+
+def digest(place: str = SHIPPED) -> str:
+    """Sixteen hex digits that name a codec: codes mean nothing to another one.
+
+    Raises:
+        WeightsError: the file cannot be read.
+    """
+    return hashlib.sha256(_content(place)).hexdigest()[:16]
 
 
 def save_codec(codec: MaskCodec, file: Path) -> None:
     """Write a codec in half precision, 4.1 MB; atomically."""
     state = {name: tensor.detach().half().contiguous() for name, tensor in codec.state_dict().items()}
     storage.write_atomic(str(file), save(state))
+
+
+@lru_cache(maxsize=4)
+def _content(place: str) -> bytes:
+    file = str(SHIPPED_FILE) if place == SHIPPED else place
+    try:
+        return storage.read_bytes(file)
+    except StorageError as error:
+        raise WeightsError(f"The mask codec {file} cannot be read: {error} {_GET}", option="codec") from error
 
 
 def _ours(file: str, content: bytes) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from segdist.paligemma.answers import TokenObject
 from segdist.paligemma.codec import MaskCodec
 from segdist.paligemma.crops import crop, paste
 from segdist.paligemma.locations import SCALE, Edges, Scale, encode_box, pixel_box, tight_box, widened
-from segdist.records import Instance
+from segdist.records import Instance, Rle
 
 
 def to_objects(
@@ -25,14 +25,18 @@ def to_objects(
         codec: what encodes masks; None writes boxes only.
         scale: the convention of locations.
     """
-    shown = [n for n, i in enumerate(instances) if codec is not None and i.mask is not None]
-    squares = [crop(mask) for n in shown if (mask := instances[n].mask) is not None]
-    found = codec.encode(np.stack(squares)) if codec is not None and squares else []
+    shown = {n: i.mask for n, i in enumerate(instances) if codec is not None and i.mask is not None}
+    found = encode_masks(list(shown.values()), codec) if codec is not None else []
     codes = dict(zip(shown, found, strict=True))
     return [
         TokenObject(i.label, widened(encode_box(box_of(i), size_hw=size_hw, scale=scale)), codes.get(n))
         for n, i in enumerate(instances)
     ]
+
+
+def encode_masks(shapes: Sequence[Rle], codec: MaskCodec) -> list[tuple[int, ...]]:
+    """The sixteen codes of each mask, cropped to its own tight box; no mask may be empty."""
+    return codec.encode(np.stack([crop(mask) for mask in shapes])) if shapes else []
 
 
 def box_of(instance: Instance) -> tuple[float, float, float, float]:

@@ -9,7 +9,7 @@ from ray.tune.experiment import Trial
 from segdist import storage
 from segdist.engine.fit import MODEL, PICTURES
 from segdist.pipeline.trial import CHECKPOINT_PATH, Job
-from segdist.tracking import Tracker
+from segdist.tracking import Tracker, names
 
 _NO_SCORES = frozenset(
     {
@@ -67,6 +67,7 @@ class Tracking(Callback):
                 "segdist.run_fingerprint": run.fingerprint,
                 "segdist.label_set": self._job.labels_for(trial.config).rpartition("/")[2],
                 "segdist.baseline": trial is trials[0],
+                **({names.KEPT: self._job.kept(run)} if run.train.keep_every else {}),
             },
         )
 

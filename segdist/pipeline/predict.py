@@ -203,7 +203,7 @@ class Predictor:
         import torch
 
         from segdist.engine.outputs import Found, check_outputs, write
-        from segdist.engine.predict import box_prompt, segment
+        from segdist.engine.predict import box_prompt, segment, texts_of
         from segdist.records import Prompt
 
         one = Input(*(image[key] for key in ("uri", "name", "stamp", "column")))
@@ -220,7 +220,8 @@ class Predictor:
             instances = segment(network, [pixels_HWC], [prompt], self._evaluate)[0]
         kept = tuple(i for i in instances if self._evaluate.accepts(i.label, i.score))
         bare = Sample(one.name, one.uri, size_hw)
-        prediction = Prediction(one.name, kept)
+        whole = self._evaluate.tile is None and not self._evaluate.tta
+        prediction = Prediction(one.name, kept, text=texts_of(network, 1)[0] if whole else "")
         file = self._reader.file(one)
         found = Found(image["number"], bare, pixels_HWC, prediction, network.classes, file, content)
         write(self._job.out, check_outputs(self._job.how.outputs), found)

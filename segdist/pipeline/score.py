@@ -1,6 +1,6 @@
 """`segdist evaluate`: any model over any data, or another tool's results, with every metric."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +19,7 @@ from segdist.storage import cache_dir
 from segdist.sweepfile import load
 from segdist.tracking import Tracker
 
-BOXES = ("box_ap", "box_iou")
+BOXES = ("box_ap", "box_iou", "box_dice")
 """What can be said of results that are boxes alone."""
 
 
@@ -80,6 +80,7 @@ def score_model(
     tracking: str,
     changes: dict[str, Any],
     seed: int = 0,
+    further: Callable[[Any, Sequence[tuple[Sample, bytes]]], dict[str, float]] | None = None,
 ) -> dict[str, Any]:
     """Every metric and the cost of a model over data, as JSON values.
 
@@ -91,6 +92,7 @@ def score_model(
         tracking: its MLflow URI, or "embedded".
         changes: keys of `evaluate` to score with, instead of those the model was trained with.
         seed: of the intervals.
+        further: makes more metrics of the network and the images.
 
     Raises:
         DataError: the data cannot be read, or have none of the model's classes.
@@ -106,7 +108,7 @@ def score_model(
     evaluate = changed(described.evaluate, changes)
     rows, notes = rows_of(data, split, described.classes)
     found = appraise(network, rows, evaluate, seed=seed).to_json()
-    found["metrics"] |= costs
+    found["metrics"] |= costs | (further(network, rows) if further else {})
     head = {"model": model, "data": data, "images_total": len(rows), "evaluate": evaluate.model_dump(mode="json")}
     return {**head, "classes": list(described.classes), "notes": notes + _around(evaluate), **found}
 

@@ -38,6 +38,10 @@ class Job:
         """The URI of the labels that a trial with these searched values learns from; "" for none."""
         return self.labels_of_policy[policy_name(config)] if self.labels_of_policy else self.labels_uri
 
+    def kept(self, run: RunSpec) -> str:
+        """Where the models of a trial's `train.keep_every` are kept; "" where none are."""
+        return storage.join(self.storage_path, "kept", run.fingerprint) if run.train.keep_every else ""
+
 
 def train_trial(config: dict[str, Any], job: Job) -> None:
     """The function Ray Tune runs: the job's run with the searched values in `config`."""
@@ -72,6 +76,7 @@ def work(run: RunSpec, job: Job, session: Any) -> None:
             train=train,
             val=val,
             resume=Path(resume) if resume else None,
+            kept=job.kept(run),
             report=lambda metrics, folder: session.report(
                 metrics, checkpoint=session.Checkpoint.from_directory(folder) if folder else None
             ),

@@ -1,7 +1,7 @@
 """What a sweep found, read back from MLflow: a leaderboard in the terminal or as JSON, and a page to look at."""
 
 from segdist.report.differences import print_diff, write_diff
-from segdist.report.evaluation import print_checkpoints, print_evaluation
+from segdist.report.evaluation import print_checkpoints, print_evaluation, print_study
 from segdist.report.leaderboard import Leaderboard, as_json, leaderboard, print_leaderboard
 from segdist.report.page import write_html
 
@@ -13,6 +13,7 @@ __all__ = [
     "print_diff",
     "print_evaluation",
     "print_leaderboard",
+    "print_study",
     "write_diff",
     "write_html",
 ]

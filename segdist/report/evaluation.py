@@ -11,6 +11,9 @@ from rich.text import Text
 _PER_CLASS = ("iou", "dice", "boundary_iou", "cldice", "panoptic_quality", "mask_ap", "box_ap")
 _WORST_SHOWN = 5
 _COLUMNS = 3
+_BAR = 40
+_PICKS: Any = ((max, "iou", -1.0), (min, "loss", float("inf")))
+"""How the best checkpoint is chosen, and the one that the loss alone would choose."""
 
 
 def print_evaluation(found: Mapping[str, Any], console: Console | None = None) -> None:
@@ -29,6 +32,8 @@ def print_evaluation(found: Mapping[str, Any], console: Console | None = None) -
         console.print(f"note  {escape(note)}")
     console.print(_overall(values))
     console.print(_classes(values, found["classes"]))
+    if any(found.get("by_class", {}).values()):
+        console.print(_by_class(found["by_class"]))
     for details in found["consistency"]:
         console.print(_spread(details))
         for kind, parts in details["parts"].items():
@@ -46,9 +51,33 @@ def print_checkpoints(found: Sequence[Mapping[str, Any]], console: Console | Non
     console.print(table)
 
 
+def print_study(found: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
+    """Print the checkpoints of one training: the curve of mIoU over steps, and the best one.
+
+    Args:
+        found: what `pipeline.study` returned, in the order of steps.
+        console: where to print.
+    """
+    console = console or Console()
+    columns = ("loss", "iou", "dice", "mask_ap", "decoding/parse_failure_rate")
+    best, least = (pick(found, key=lambda c: c["metrics"].get(name, worst)) for pick, name, worst in _PICKS)
+    table = _table("step", *columns, "iou")
+    table.columns[-1].justify = "left"
+    for one in found:
+        value = one["metrics"].get("iou", 0.0)
+        bar = "\u2588" * round(_BAR * value) + (" best" if one is best else "")
+        table.add_row(str(one["step"]), *(_number(one["metrics"].get(name)) for name in columns), Text(bar))
+    console.print(table)
+    console.print(f"best: step {best['step']}, iou {_number(best['metrics'].get('iou'))}, {escape(best['model'])}")
+    if least is not best:
+        console.print(f"the loss is least at step {least['step']}: what is written got better after, or before, it did")
+
+
 def _overall(values: Mapping[str, float]) -> Table:
     """All values over all classes, read down the columns."""
-    shown = [(n, _number(v)) for n, v in values.items() if "/" not in n or n.startswith(("runtime/", "model/"))]
+    shown = [
+        (n, _number(v)) for n, v in values.items() if "/" not in n or n.startswith(("decoding/", "runtime/", "model/"))
+    ]
     height = -(-len(shown) // _COLUMNS)
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     for row in range(height):
@@ -62,6 +91,17 @@ def _classes(values: Mapping[str, float], classes: Sequence[str]) -> Table:
     table = _table("class", *shown)
     for label in classes:
         table.add_row(Text(label), *(_number(values.get(f"{name}/{label}")) for name in shown))
+    return table
+
+
+def _by_class(spreads: Mapping[str, Mapping[str, Any]]) -> Table:
+    """How each class, or what a model is asked for, varies over single images; what was not found counts 0."""
+    shown = {"mean": "mean", "std": "std", "min": "low", "P10": "p10", "P50": "p50", "P90": "p90", "max": "high"}
+    table = _table("of single images", "", "images", *shown)
+    for label, measures in spreads.items():
+        for name, spread in measures.items():
+            numbers = (_number(spread[key]) for key in shown.values())
+            table.add_row(Text(label), name, str(spread["images"]), *numbers)
     return table
 
 

@@ -4,7 +4,8 @@ One parent run a sweep, one child run a trial. The driver is the only writer. Ev
 with explicit ids: no global run, no autolog, so that several sweeps and processes never mix.
 """
 
+from segdist.tracking import names
 from segdist.tracking.tracker import Tracker
 from segdist.tracking.values import DatasetInfo, SweepRecord, TrialRecord, TrialStatus
 
-__all__ = ["DatasetInfo", "SweepRecord", "Tracker", "TrialRecord", "TrialStatus"]
+__all__ = ["DatasetInfo", "SweepRecord", "Tracker", "TrialRecord", "TrialStatus", "names"]

@@ -16,6 +16,7 @@ PARENT = "mlflow.parentRunId"  # what nests runs in MLflow's own pages
 TRIAL = "segdist.trial"
 NUMBER = "segdist.number"
 BASELINE = "segdist.baseline"
+KEPT = "segdist.kept"  # where a trial keeps the models of `train.keep_every`
 END = "segdist.end"  # why a run ended
 BEST = "best/"  # in front of a metric: its value in the epoch in which the search metric was highest
 TOTAL_SECONDS = "total_seconds"  # spent in epochs, over all resumptions

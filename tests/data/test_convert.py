@@ -82,7 +82,8 @@ def test_masks_come_back_to_the_pixel_where_the_format_allows_it(
 @pytest.mark.parametrize(
     ("to", "options", "codes"),
     [
-        ("paligemma", {}, {"mask-dropped"}),
+        ("paligemma", {}, {"mask-coded"}),
+        ("paligemma", {"codec": ""}, {"mask-dropped"}),
         ("png_masks", {"kind": "class_id"}, {"overlap-dropped", "instance-merged"}),
         ("png_masks", {"kind": "binary"}, {"class-dropped", "instance-merged"}),
         ("yolo", {"task": "detect"}, {"mask-dropped"}),

@@ -1,0 +1,47 @@
+"""The loss of a finished model over images that it did not learn from."""
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+
+from segdist.data.examples import make_example
+from segdist.engine import checkpoint
+from segdist.engine.predict import Row
+
+_SEED = 0
+
+
+def mean_loss(network: Any, rows: Sequence[Row], *, family: str, batch_size: int) -> dict[str, float]:
+    """`loss`: the family's own terms with its own weights, the mean over images; what is drawn by chance is fixed.
+
+    Args:
+        network: a `Segmenter`.
+        rows: images with their truth.
+        family: its name.
+        batch_size: images at a time.
+    """
+    weights = checkpoint.declaration(family).losses
+    network.eval()
+    device = next(network.parameters()).device
+    total = 0.0
+    with torch.inference_mode(), torch.random.fork_rng():
+        torch.manual_seed(_SEED)
+        waiting = iter(rows)
+        while batch := list(islice(waiting, batch_size)):
+            terms = network(_moved(network.collate([_example(network, row) for row in batch]), device))
+            total += len(batch) * sum(weights[name] * float(value) for name, value in terms.items())
+    return {"loss": total / len(rows)} if len(rows) else {}
+
+
+def _example(network: Any, row: Row) -> Any:
+    sample, image_bytes = row
+    size = network.options.image_size
+    rng = np.random.default_rng(_SEED)
+    return make_example(sample, image_bytes, classes=network.classes, image_size=size, rng=rng)
+
+
+def _moved(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}

@@ -1,0 +1,75 @@
+"""The lines of a file, and where their images are."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from segdist import storage
+from segdist.data.codes import finding
+from segdist.data.listing import SPLITS, Listing, Report, split_of
+
+TASKS = ("detect", "segment")
+CODEC = "mask_codec"
+"""A key beside image, prefix and suffix: the digest of the codec whose codes the `<seg>` tokens are."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One usable line.
+
+    Attributes:
+        image: as it stands in the line.
+        place: the line, for messages.
+        suffix: the answer.
+        codec: digest of the codec that wrote its masks; "" where the line does not say.
+    """
+
+    image: str
+    place: str
+    suffix: str
+    codec: str
+
+
+def rows(files: Listing, name: str, report: Report) -> Iterator[Row]:
+    """The lines that ask for objects."""
+    uri = files.uri(name)
+    for number, line in enumerate(storage.read_bytes(uri).splitlines(), 1):
+        place = f"line {number}"
+        if not line.strip():
+            continue
+        try:
+            content = json.loads(line)
+            image, prefix, suffix = (_text(content, key) for key in ("image", "prefix", "suffix"))
+        except (ValueError, TypeError, KeyError) as error:
+            message = f"a line must be a JSON object with texts `image`, `prefix` and `suffix`: {error}"
+            report(finding("row-malformed", message, file=uri, annotation=place))
+            continue
+        if suffix.strip() and "<loc" not in suffix and prefix.split(" ")[0].strip().lower() not in TASKS:
+            message = f"`{prefix:.60}` does not ask to detect or segment; the line was left out"
+            report(finding("task-unread", message, file=uri, image=image, annotation=place))
+            continue
+        yield Row(image, place, suffix, str(content.get(CODEC, "")))
+
+
+def _text(content: Mapping[str, Any], key: str) -> str:
+    if not isinstance(content[key], str):
+        raise TypeError(f"`{key}` is {content[key]!r:.40}")
+    return str(content[key])
+
+
+def located(pictures: Listing, image: str, name: str) -> str:
+    """The path of an image: relative to its .jsonl file, to the folder, or by a name that only one file has."""
+    folder = str(PurePosixPath(name).parent) if name else "."
+    for candidate in (str(PurePosixPath(folder, image)), image):
+        if candidate in pictures:
+            return candidate
+    same = [n for n in pictures.images if PurePosixPath(n).name == PurePosixPath(image).name]
+    return same[0] if len(same) == 1 else ""
+
+
+def split_in(name: str) -> str:
+    """The split that a file is for: by its name (`train.jsonl`, `_annotations.valid.jsonl`) or its folder."""
+    parts = PurePosixPath(name).name.lower().replace("-", ".").replace("_", ".").split(".")
+    return next((SPLITS[part] for part in parts if part in SPLITS), None) or split_of(name) or ""
