@@ -120,6 +120,8 @@ def upload(file: Path, uri: str) -> None:
     """
     with _explained(uri, "write"):
         filesystem, path = _open(uri)
+        if is_local(uri):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
         filesystem.put_file(str(file), path)
 
 
