@@ -1,0 +1,68 @@
+"""SAM's "everything" mode before and after `sweeps/recipes/saom_rooms.yaml`: whole objects, and the time of an image.
+
+Set `SEGDIST_SAOM` to the model folder that the recipe wrote. SAM itself knows no classes, so each mask is given the
+class of the true object that it overlaps best, before and after alike; the last line uses the classes that the model
+says itself. Rooms are drawn with a seed that no recipe uses.
+"""
+
+import os
+import statistics
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from segdist import masks
+from segdist.engine import checkpoint
+from segdist.engine.predict import predict
+from segdist.formats.synthetic import Format, Options
+from segdist.metrics import evaluate
+from segdist.records import Instance, Prediction, Sample
+from segdist.registry import load, load_network
+from segdist.spec import EvaluateSpec
+
+SEED, IMAGES, SIZE, GRID_SIDE = 990, 24, 128, 16
+CLASSES = ("ceiling", "floor", "trim", "wall")
+Row = tuple[Sample, bytes]
+
+
+def main() -> None:
+    """Print mIoU and mAcc over the classes, and the median time of an image."""
+    drawn = Format(Options(scene="rooms", count=IMAGES, size=SIZE, seed=SEED))
+    rows = [(sample, drawn.image_bytes(sample)) for sample in drawn.read(lambda _: None)]
+    print(f"{'':34}{'mIoU':>8}{'mAcc':>8}{'ms an image':>13}")
+    _line("before, best overlap", rows, _before(), by_overlap=True)
+    folder = os.environ.get("SEGDIST_SAOM")
+    if not folder:
+        print("after: not measured; set SEGDIST_SAOM to what sweeps/recipes/saom_rooms.yaml wrote")
+        return
+    after = checkpoint.load(Path(folder))
+    _line("after, best overlap", rows, after, by_overlap=True)
+    _line("after, its own classes", rows, after, by_overlap=False)
+
+
+def _before() -> Any:
+    """The shipped weights under the same grid of points; its classes are untrained and count for nothing here."""
+    options = load("models", "sam").FAMILY.options(prompt="everything", grid_side=GRID_SIDE)
+    return load_network("sam").build(options, CLASSES)
+
+
+def _line(name: str, rows: list[Row], network: Any, *, by_overlap: bool) -> None:
+    found = [(sample, prediction) for sample, _, prediction in predict(network, rows, EvaluateSpec(batch_size=1))]
+    predictions = [replace(p, instances=_named(s, p)) if by_overlap else p for s, p in found]
+    values = evaluate([s for s, _ in found], predictions, classes=CLASSES, min_score=0.2, metrics=["iou", "accuracy"])
+    milliseconds = 1000 * statistics.median(p.seconds for _, p in found)
+    print(f"{name:34}{values['iou']:8.3f}{values['accuracy']:8.3f}{milliseconds:13.0f}", flush=True)
+
+
+def _named(sample: Sample, prediction: Prediction) -> tuple[Instance, ...]:
+    """Each mask with the class of the true object that it overlaps best; those that overlap none are left out."""
+    return tuple(_best(sample.instances, prediction.instances))
+
+
+def _best(truth: Iterable[Instance], found: Iterable[Instance]) -> Iterator[Instance]:
+    known = [i for i in truth if i.mask is not None]
+    for instance in found:
+        overlaps = [masks.iou(i.mask, instance.mask) for i in known if i.mask and instance.mask]
+        if overlaps and max(overlaps) > 0:
+            yield replace(instance, label=known[overlaps.index(max(overlaps))].label, score=1.0)
