@@ -14,6 +14,7 @@ from segdist.errors import BackendError, DataError
 from segdist.labelling.corrections import Corrections, corrections_uri
 from segdist.pipeline.cluster import connected
 from segdist.pipeline.evaluate import appraise_trials, score_on_test
+from segdist.pipeline.importance import importance
 from segdist.pipeline.ingest import ingest, ingest_key
 from segdist.pipeline.label_sets import LabelSet, make_label_sets
 from segdist.pipeline.progress import say
@@ -167,6 +168,8 @@ def _finish(tracker: Tracker, spec: SweepSpec, parent: str, best: str, kind: str
     if kind == "sweep":
         version = tracker.register_champion(spec.name, best, "model")
         say(f"champion  {spec.name}@champion is version {version}")
+    board = report.leaderboard(tracker, spec.name, parent_run_id=parent)
+    tracker.log_json(parent, importance(board), "importance.json")
     with TemporaryDirectory(prefix="segdist-") as folder:
         page = report.write_html(tracker, spec.name, Path(folder) / "report.html", parent_run_id=parent)
         tracker.log_files(parent, page.parent, "report")

@@ -45,17 +45,17 @@ def curves(lines: Sequence[Line], *, title: str) -> Markup:
         return Markup("")
     xs = [x for line in shown for x, _ in line.values]
     ys = [y for line in shown for _, y in line.values]
-    frame = _Frame(480, 300, left=46, right=14, top=14, bottom=34)
+    frame = Frame(480, 300, left=46, right=14, top=14, bottom=34)
     x_low, x_high = min(xs), max(*xs, min(xs) + 1)
-    ticks = _nice(min(ys), max(ys))
-    parts = [_grid(frame, ticks), _epochs(frame, x_low, x_high)]
+    ticks = nice(min(ys), max(ys))
+    parts = [grid(frame, ticks), _epochs(frame, x_low, x_high)]
     for line in _best_last(shown):
         points = [
             (frame.x((x - x_low) / (x_high - x_low)), frame.y((y - ticks[0]) / (ticks[-1] - ticks[0])))
             for x, y in line.values
         ]
         parts.append(_path(line, points))
-    return _svg(frame, parts, label=f"{title} over epochs, one line a trial")
+    return svg(frame, parts, label=f"{title} over epochs, one line a trial")
 
 
 def parallel(lines: Sequence[Line], space: Mapping[str, Range], *, metric: str, titles: Mapping[str, str]) -> Markup:
@@ -64,7 +64,7 @@ def parallel(lines: Sequence[Line], space: Mapping[str, Range], *, metric: str, 
     axes = [_Axis.of(key, values, space.get(key)) for key, values in seen.items() if values]
     if len(axes) < 2:
         return Markup("")
-    frame = _Frame(max(980, 150 * len(axes)), 340, left=70, right=70, top=44, bottom=24)
+    frame = Frame(max(980, 150 * len(axes)), 340, left=70, right=70, top=44, bottom=24)
     places = [frame.x(i / (len(axes) - 1)) for i in range(len(axes))]
     parts = []
     for line in _best_last(lines):
@@ -76,11 +76,13 @@ def parallel(lines: Sequence[Line], space: Mapping[str, Range], *, metric: str, 
         ]
         parts.append(_path(line, points))
     parts += [_axis(frame, x, axis, titles.get(axis.key, axis.key)) for x, axis in zip(places, axes, strict=True)]
-    return _svg(frame, parts, label="Searched values and score of every trial")
+    return svg(frame, parts, label="Searched values and score of every trial")
 
 
 @dataclass(frozen=True)
-class _Frame:
+class Frame:
+    """The size of a chart and its margins; places inside are given as shares, 0 at the left and at the bottom."""
+
     width: int
     height: int
     left: int
@@ -89,9 +91,11 @@ class _Frame:
     bottom: int
 
     def x(self, part: float) -> float:
+        """From the left."""
         return self.left + part * (self.width - self.left - self.right)
 
     def y(self, part: float) -> float:
+        """From the top."""
         return self.height - self.bottom - part * (self.height - self.top - self.bottom)
 
 
@@ -133,7 +137,7 @@ class _Axis:
         return [(self.place(v), number(float(v))) for v in [*ends, *far]]
 
 
-def _axis(frame: _Frame, x: float, axis: _Axis, title: str) -> Markup:
+def _axis(frame: Frame, x: float, axis: _Axis, title: str) -> Markup:
     parts = [Markup('<line class="axis" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>').format(_n(x), frame.y(0), frame.y(1))]
     name = title if len(title) <= 20 else "…" + title[-19:]
     log = " (log)" if axis.log else ""
@@ -165,7 +169,8 @@ def _path(line: Line, points: Points) -> Markup:
     ).format(kind=line.kind, trial=line.trial, tint=f"{line.tint:.3f}", title=line.title, d=steps, dots=dots)
 
 
-def _grid(frame: _Frame, ticks: Sequence[float]) -> Markup:
+def grid(frame: Frame, ticks: Sequence[float]) -> Markup:
+    """Lines across at the ticks, with their values."""
     parts = []
     for tick in ticks:
         y = _n(frame.y((tick - ticks[0]) / (ticks[-1] - ticks[0])))
@@ -182,7 +187,7 @@ def _grid(frame: _Frame, ticks: Sequence[float]) -> Markup:
     return Markup("").join(parts)
 
 
-def _epochs(frame: _Frame, low: float, high: float) -> Markup:
+def _epochs(frame: Frame, low: float, high: float) -> Markup:
     step = max(1, math.ceil((high - low) / 8))
     parts = [
         Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(
@@ -198,7 +203,8 @@ def _epochs(frame: _Frame, low: float, high: float) -> Markup:
     return Markup("").join(parts)
 
 
-def _svg(frame: _Frame, parts: Sequence[Markup], *, label: str) -> Markup:
+def svg(frame: Frame, parts: Sequence[Markup], *, label: str) -> Markup:
+    """The whole chart; the label is what screen readers say."""
     return Markup(
         '<svg viewBox="0 0 {} {}" role="img" aria-label="{}" preserveAspectRatio="xMidYMid meet">{}</svg>'
     ).format(frame.width, frame.height, escape(label), Markup("").join(parts))
@@ -209,7 +215,7 @@ def _best_last(lines: Sequence[Line]) -> list[Line]:
     return sorted(lines, key=lambda line: (line.kind != "", line.kind == "best", line.tint))
 
 
-def _nice(low: float, high: float) -> list[float]:
+def nice(low: float, high: float) -> list[float]:
     """Round ticks that enclose the values."""
     span = (high - low) or abs(high) or 1.0
     raw = span / 4

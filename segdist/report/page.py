@@ -9,12 +9,15 @@ from typing import Any
 from markupsafe import Markup
 
 from segdist.panels import colour
-from segdist.report import charts
-from segdist.report.leaderboard import Leaderboard, leaderboard
+from segdist.report import charts, scatter
+from segdist.report.leaderboard import COLUMNS, Leaderboard, leaderboard
 from segdist.report.pages import render, score
 from segdist.tracking import Tracker, TrialRecord
 from segdist.tracking.encoding import key
 
+COSTS = ("runtime/latency_p50_ms", "model/bytes")
+"""What the score is drawn over."""
+TELLING, IMPORTANCE = "pictures_telling", "importance.json"
 PICTURES, TEST_PICTURES, SUMMARY = "pictures", "pictures_test", "summary.json"
 _PICTURE_BYTES = 10_000_000  # of all pictures together, so that the page opens on a phone and fits in a mail
 
@@ -26,14 +29,17 @@ class Gallery:
     trial: TrialRecord
     title: str
     pictures: tuple[str, ...]
+    shared: bool
+    """Whether other trials have pictures of the same images."""
 
 
 def write_html(tracker: Tracker, name: str, path: Path, *, parent_run_id: str = "") -> Path:
     """Write the report of a sweep; nothing outside the file is needed to read it.
 
-    Everything comes from MLflow: runs, metric histories, the panels under `pictures/` of each trial (the winner's of
-    the test split under `pictures_test/`), the sweep's data set input, and `summary.json` of its run:
-    `{"labels": manifest of the pseudo-labels or null}`, whose `details` may hold `quality`.
+    Everything comes from MLflow: runs and metric histories; of each trial the panels under `pictures/`; of the winner
+    those of the test split under `pictures_test/`, its worst, median and best ones under `pictures_telling/`, and
+    `evaluation/val.json`; of the sweep's run its data set input, the shares of searched keys in `importance.json`, and
+    `summary.json`: `{"labels": manifest of the pseudo-labels or null}`, whose `details` may hold `quality`.
 
     Args:
         tracker: where the sweep was recorded.
@@ -62,6 +68,11 @@ def _render(tracker: Tracker, board: Leaderboard) -> str:
         tints={line.trial: line.tint for line in _lines(board)},
         classes=_classes(board),
         curves=_curves(tracker, board),
+        pareto=_pareto(board),
+        importance=_importance(tracker, board),
+        consistency=_consistency(tracker, board),
+        filters=_filters(board),
+        telling=_telling(tracker, board),
         parallel=charts.parallel(_lines(board), board.space, metric=board.metric, titles=board.headings),
         galleries=galleries,
         omitted=omitted,
@@ -86,6 +97,56 @@ def _lines(board: Leaderboard) -> list[charts.Line]:
         )
         for trial, score in scored
     ]
+
+
+def _pareto(board: Leaderboard) -> list[tuple[str, Markup]]:
+    """The score over each cost that was measured."""
+    lines = {line.trial: line for line in _lines(board)}
+    found = []
+    for name in COSTS:
+        column = COLUMNS[name]
+        points = [
+            scatter.Point(
+                line.trial,
+                f"{line.title}, {column.title} {column.text(trial.metrics[name])}",
+                line.tint,
+                line.kind,
+                cost=trial.metrics[name] * column.factor,
+                score=trial.metrics[board.metric],
+            )
+            for trial in board.trials
+            if name in trial.metrics and (line := lines.get(trial.number))
+        ]
+        found.append((column.title, scatter.pareto(points, cost=column.title, score=board.metric)))
+    return [(title, chart) for title, chart in found if chart]
+
+
+def _importance(tracker: Tracker, board: Leaderboard) -> list[tuple[str, float]]:
+    """Each searched key by its heading, the most important first."""
+    shares = tracker.read_json(board.sweep.run_id, IMPORTANCE)
+    return sorted(((board.headings.get(k, k), float(v)) for k, v in shares.items()), key=lambda one: -one[1])
+
+
+def _consistency(tracker: Tracker, board: Leaderboard) -> dict[str, Any]:
+    """How even the winner is, on the validation split: from what its evaluation left; empty without."""
+    found = tracker.read_json(board.best.run_id, "evaluation/val.json") if board.best else {}
+    return {"images": len(found.get("images", ())), "metrics": found.get("consistency", [])}
+
+
+def _filters(board: Leaderboard) -> dict[str, list[str]]:
+    """What the leaderboard can be narrowed to: how trials ended, and their families where several compete."""
+    endings = sorted({board.ended(t) for t in board.trials})
+    families = sorted({str(t.params["model.family"]) for t in board.trials if "model.family" in t.params})
+    return {"status": endings if len(endings) > 1 else [], "family": families if len(families) > 1 else []}
+
+
+def _telling(tracker: Tracker, board: Leaderboard) -> dict[str, tuple[str, ...]]:
+    """The winner's worst, median and best validation images, by rank."""
+    with tempfile.TemporaryDirectory(prefix="segdist-") as scratch:
+        folder = tracker.find_files(board.best.run_id, TELLING, Path(scratch)) if board.best else None
+        pictures = sorted(folder.glob("*.jpg")) if folder else []
+        ranks = {rank: [p for p in pictures if p.stem.startswith(rank)] for rank in ("worst", "median", "best")}
+        return {rank: tuple(map(_data_uri, files)) for rank, files in ranks.items() if files}
 
 
 def _curves(tracker: Tracker, board: Leaderboard) -> list[tuple[str, Markup]]:
@@ -132,7 +193,7 @@ def _galleries(tracker: Tracker, board: Leaderboard) -> tuple[list[Gallery], int
         pictures = _pictures(tracker, trial, folder)
         size = sum(map(len, pictures))
         if pictures and size <= room:
-            found.append(Gallery(trial, title, pictures))
+            found.append(Gallery(trial, title, pictures, shared=folder == PICTURES))
             room -= size
         elif pictures:
             omitted += 1

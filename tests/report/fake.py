@@ -1,6 +1,7 @@
 """A sweep as the driver would record it, with invented numbers: what the report is tested and looked at with."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import numpy as np
 
 from segdist import masks, panels
 from segdist.data.shards import Manifest, SplitCounts
+from segdist.engine.appraise import Judge
 from segdist.records import Instance, Prediction, Sample
-from segdist.spec import SweepSpec
+from segdist.spec import EvaluateSpec, SweepSpec
 from segdist.tracking import Tracker
 
 CLASSES = ("wall crack", "drywall seam", "<b>roof & trim</b>")
@@ -54,6 +56,8 @@ def fill(tracker: Tracker, storage: Path, *, trials: int = 10) -> str:
     winner = next(t for t in tracker.trials(parent) if t.number == best)
     tracker.log_metrics(winner.run_id, {"test/iou": 0.71, "test/iou/wall crack": 0.66, "test/dice": 0.83}, step=0)
     _pictures(tracker, winner.run_id, "pictures_test", quality=0.9, storage=storage)
+    _evaluation(tracker, winner.run_id, storage)
+    tracker.log_json(parent, {"train.lr": 0.7, "train.weight_decay": 0.2, "model.family": 0.1}, "importance.json")
     tracker.end(parent)
     return parent
 
@@ -80,6 +84,8 @@ def _trial(tracker: Tracker, parent: str, spec: SweepSpec, number: int, trials: 
         loss = {"train/loss": 1.4 * math.exp(-epoch * top / 2), "seconds": 3.2}
         tracker.log_metrics(run, {"val/iou": iou, "val/dice": iou + 0.1, **per_class, **loss}, step=epoch)
     _pictures(tracker, run, "pictures", quality=top, storage=storage)
+    costs = {"runtime/latency_p50_ms": 8.0 + 3 * number, "model/bytes": 2e6 * (1 + number % 4), "val/mask_ap": top / 2}
+    tracker.log_metrics(run, costs, step=epochs)
     tracker.end(run)
     return top
 
@@ -92,7 +98,31 @@ def _pictures(tracker: Tracker, run_id: str, artifact_path: str, *, quality: flo
     tracker.log_files(run_id, folder, artifact_path)
 
 
+def _evaluation(tracker: Tracker, run_id: str, storage: Path) -> None:
+    """What looking at the winner leaves: consistency by group, and its telling pictures."""
+    judge = Judge(CLASSES, EvaluateSpec(), ["iou", "boundary_iou"])
+    rows: list[tuple[Sample, bytes]] = []
+    for seed in range(12):
+        image, sample, prediction = _example(seed, 0.3 + 0.05 * seed)
+        room = "bath <room>" if seed % 3 else "kitchen"
+        rows.append((replace(sample, group=room), b""))
+        judge.add(rows[-1][0], np.asarray(image // (1 + 3 * (seed % 2))), prediction)
+    folder = storage / "scratch" / run_id / "evaluation"
+    judge.result().write(folder, "val", rows)
+    tracker.log_files(run_id, folder, "evaluation")
+    folder = storage / "scratch" / run_id / "telling"
+    folder.mkdir(parents=True)
+    for rank in ("worst", "median", "best"):
+        (folder / f"{rank}-0.jpg").write_bytes(panels.encode_jpeg(_panel(len(rank), 0.5)))
+    tracker.log_files(run_id, folder, "pictures_telling")
+
+
 def _panel(seed: int, quality: float) -> panels.ImageHWC:
+    image, sample, prediction = _example(seed, quality)
+    return panels.panel(image, sample, prediction, classes=CLASSES)
+
+
+def _example(seed: int, quality: float) -> tuple[panels.ImageHWC, Sample, Prediction]:
     rng = np.random.default_rng(seed)
     ys, xs = np.mgrid[:96, :128]
     image = np.clip(170 + 40 * np.sin(xs / 30)[..., None] + rng.normal(0, 8, (96, 128, 3)), 0, 255).astype(np.uint8)
@@ -103,7 +133,7 @@ def _panel(seed: int, quality: float) -> panels.ImageHWC:
     truth = tuple(_instance(label, mask) for label, mask in zip(CLASSES[::2], (crack, roof), strict=True))
     found = tuple(_instance(label, mask) for label, mask in zip(CLASSES[::2], (noisy, roof), strict=True))
     sample = Sample(f"{seed}", "", (96, 128), truth)
-    return panels.panel(image, sample, Prediction(f"{seed}", found), classes=CLASSES)
+    return image, sample, Prediction(f"{seed}", found)
 
 
 def _instance(label: str, mask_HW: masks.Mask) -> Instance:

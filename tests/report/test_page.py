@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from segdist.report import Leaderboard, write_html
+from segdist.report.scatter import Point, front, pareto
 from segdist.spec import SweepSpec
 from segdist.tracking import Tracker
 from tests.tracking.conftest import start_sweep, start_trial
@@ -30,7 +31,7 @@ class Tags(html.parser.HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.seen.append((tag, dict(attrs)))
-        if tag not in {"meta", "link", "img", "wbr", "line", "circle", "path"}:
+        if tag not in {"meta", "link", "img", "input", "wbr", "line", "circle", "path"}:
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -68,14 +69,14 @@ def test_every_trial_is_a_row_and_every_scored_trial_a_line_in_every_chart(page:
     rows = [attrs["data-trial"] for tag, attrs in seen if tag == "tr" and "data-trial" in attrs]
     assert rows == [str(t.number) for t in board.trials]
     lines = [attrs["data-trial"] for tag, attrs in seen if tag == "g" and "data-trial" in attrs]
-    assert {n: lines.count(n) for n in lines} == {str(t.number): 3 for t in board.trials if board.score(t) is not None}
+    assert {n: lines.count(n) for n in lines} == {str(t.number): 5 for t in board.trials if board.score(t) is not None}
 
 
 def test_lines_stay_inside_their_charts(page: Path) -> None:
     text = page.read_text("utf-8")
     charts = re.findall(r'<svg viewBox="0 0 (\d+) (\d+)".*?</svg>', text, flags=re.DOTALL)
     whole = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
-    assert len(charts) == 3
+    assert len(charts) == 5
     for (width, height), chart in zip(charts, whole, strict=True):
         points = re.findall(r"[ML](-?[\d.]+) (-?[\d.]+)", chart)
         assert points
@@ -90,7 +91,27 @@ def test_the_page_says_what_the_result_rests_on(page: Path, board: Leaderboard) 
     assert "box-outside" in text
     assert "filled boxes: 0.340" in text
     assert "Trials learned from pseudo-labels, and were scored against the masks" in text
-    assert len([1 for tag, attrs in tags(page).seen if tag == "img" and attrs.get("src")]) == 4 * 10
+    assert len([1 for tag, attrs in tags(page).seen if tag == "img" and attrs.get("src")]) == 4 * 10 + 3
+
+
+def test_consistency_importance_and_cost_are_there_the_worst_group_first(page: Path) -> None:
+    text = page.read_text("utf-8")
+    groups = text[text.index('scope="col">group<') :]
+    assert groups.index("kitchen") != groups.index("bath &lt;room&gt;")
+    assert "bath <room>" not in text
+    assert all(f'scope="col">{kind}<' in text for kind in ("class", "group", "lighting"))
+    assert re.search(r"<dt>lr</dt>.*?70 %", text)
+    assert "over latency ms" in text
+    assert "over size MB" in text
+    assert "winner, worst validation images" in text
+
+
+def test_the_front_holds_the_points_that_no_other_beats() -> None:
+    values = [(1.0, 0.5), (2.0, 0.4), (2.0, 0.7), (3.0, 0.7), (4.0, 0.9), (5.0, 0.2)]
+    points = [Point(k, "", 0.0, "", cost, score) for k, (cost, score) in enumerate(values)]
+    assert [p.trial for p in front(points)] == [0, 2, 4]
+    assert pareto(points[:1], cost="ms", score="iou") == ""
+    assert "(log)" in pareto([Point(0, "", 0, "", 1.0, 0.1), Point(1, "", 0, "", 99.0, 0.2)], cost="ms", score="iou")
 
 
 @pytest.mark.parametrize("scored", [False, True])
@@ -123,6 +144,30 @@ addEventListener("load", () => {
   const dialog = document.querySelector("dialog");
   dialog.dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowLeft"}));
   steps.dialog = [dialog.open, dialog.querySelector("p").textContent.slice(0, 6)];
+  dialog.close();
+  const range = document.getElementById("trial"), pictured = document.querySelector("#slider img");
+  const before = pictured.src; range.value = range.max; range.dispatchEvent(new Event("input"));
+  steps.slid = [before !== pictured.src, document.getElementById("of_trial").textContent];
+  const find = document.getElementById("find"); find.value = "failed"; find.dispatchEvent(new Event("input"));
+  const open = () => [...document.querySelectorAll("#board tbody tr:not([hidden])")].map(r => r.dataset.trial);
+  steps.failed = [open(), document.getElementById("shown").textContent];
+  find.value = ""; find.dispatchEvent(new Event("input"));
+  const family = document.querySelector('[data-filter="family"]');
+  family.value = "unet_cbam"; family.dispatchEvent(new Event("input")); steps.family = open();
+  steps.faded = new Set([...document.querySelectorAll("svg .off")].map(e => e.dataset.trial)).size;
+  family.value = ""; family.dispatchEvent(new Event("input"));
+  steps.reachable = [...document.querySelectorAll("a[href], button, input, select, summary, [tabindex]")]
+    .filter(e => e.offsetParent && e.tabIndex < 0).length;
+  const rgb = c => c.match(/[\\d.]+/g).slice(0, 3).map(Number);
+  const light = c => {
+    const [r, g, b] = rgb(c).map(v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+    return .2126 * r + .7152 * g + .0722 * b; };
+  const behind = e => { while (e && /, 0\\)|transparent/.test(getComputedStyle(e).backgroundColor)) e = e.parentElement;
+    return getComputedStyle(e || document.body).backgroundColor; };
+  steps.contrast = Math.min(...[...document.querySelectorAll("p, td, th, dt, dd, h1, h2, h3, a, code, label")]
+    .filter(e => e.offsetParent && e.textContent.trim()).map(e => {
+      const [a, b] = [light(getComputedStyle(e).color), light(behind(e))];
+      return (Math.max(a, b) + .05) / (Math.min(a, b) + .05); }));
   steps.wide = document.documentElement.scrollWidth > innerWidth;
   steps.errors = errors;
   document.title = JSON.stringify(steps);
@@ -131,15 +176,17 @@ addEventListener("load", () => {
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: apt-get install chromium")
-def test_in_a_browser_it_sorts_highlights_and_opens_pictures_without_errors(
-    page: Path, board: Leaderboard, tmp_path: Path
+@pytest.mark.parametrize("dark", [False, True])
+def test_in_a_browser_it_sorts_filters_slides_and_opens_pictures_without_errors_and_is_readable(
+    page: Path, board: Leaderboard, tmp_path: Path, dark: bool
 ) -> None:
     probe = tmp_path / "probe.html"
     probe.write_text(page.read_text("utf-8").replace("</body>", SCRIPT), "utf-8")
+    dark_mode = ["--blink-settings=preferredColorScheme=0"] if dark else []
     command = [
         str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
         "--disable-background-networking", "--disable-component-update", f"--user-data-dir={tmp_path / 'profile'}",
-        "--window-size=520,900", "--enable-logging=stderr", "--dump-dom", f"file://{probe}",
+        "--window-size=520,900", "--enable-logging=stderr", "--dump-dom", *dark_mode, f"file://{probe}",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     title = re.search(r"<title>(.*?)</title>", done.stdout)
@@ -152,7 +199,16 @@ def test_in_a_browser_it_sorts_highlights_and_opens_pictures_without_errors(
     assert steps["byTrial"] == sorted(ranked, key=int)
     assert steps["byScore"] == [*scored, *unscored]
     assert steps["worstFirst"] == [*scored[::-1], *unscored]
-    assert (steps["lines"], steps["gallery"], steps["dialog"]) == (3, "1", [True, "4 of 4"])
+    assert (steps["lines"], steps["gallery"], steps["dialog"]) == (5, "1", [True, "4 of 4"])
+    assert steps["slid"][0]
+    assert "trial" in steps["slid"][1]
+    failed = [str(t.number) for t in board.trials if t.status == "FAILED"]
+    assert steps["failed"] == [failed, f"{len(failed)} of {len(ranked)} trials"]
+    families = {str(t.number): t.params["model.family"] for t in board.trials}
+    assert set(steps["family"]) == {n for n, name in families.items() if name == "unet_cbam"}
+    assert steps["faded"] == len([n for n, name in families.items() if name != "unet_cbam" and n in scored])
+    assert steps["reachable"] == 0, "everything that can be used can be reached by keyboard"
+    assert steps["contrast"] >= 4.5, "WCAG 2.1, level AA"
     assert not steps["wide"]
     assert steps["errors"] == []
     assert "CONSOLE" not in done.stderr
