@@ -13,6 +13,7 @@ from tests.s3 import s3_server
 GROUPS = {"pipeline": "ray", "engine": "engine", "report": "tracking", "tracking": "tracking"}
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The tests that start Ray come first, so that the other process has all the rest to fill its time with."""
     for item in items:
