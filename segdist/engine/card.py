@@ -94,9 +94,9 @@ def _front(description: Description, origin: Origin) -> str:
 
 def _use(description: Description, origin: Origin) -> str:
     kind = "the boxes it is shown" if description.evaluate.prompts == "box" else "whole images, without prompts"
-    asked = f" to answer: {origin.question}" if origin.question else ""
+    asked = f" It answers: {origin.question}" if origin.question else ""
     return (
-        f"Segmentation of {kind}{asked}. Images like those it learned from: other cameras, lighting or subjects were "
+        f"Segmentation of {kind}.{asked} Images like those it learned from: other cameras, lighting or subjects were "
         "not measured. What it finds is a proposal with a score; decisions with consequences for people need a person "
         f"who looks. Instances scored below {description.evaluate.min_score:g} do not count as found."
     )
