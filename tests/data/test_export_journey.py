@@ -16,6 +16,7 @@ SHARED = Path(__file__).parents[3] / "shared" / "data"
 FOLDERS = ("buildings", "facades", "potholes")
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(5400),  # minutes on idle cores, and an S3 server in the same process
     pytest.mark.skipif(not SHARED.exists(), reason="the exports lie beside the project only on its authors' machines"),
 ]
 
