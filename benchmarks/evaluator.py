@@ -55,7 +55,9 @@ def _theirs() -> tuple[float, float]:
     import torch
     from torchmetrics.detection import MeanAveragePrecision
 
-    metric = MeanAveragePrecision(iou_type="segm", backend="pycocotools")
+    # Its own default thresholds are COCO's in single precision: recalls at a threshold fall on its other side.
+    levels, recalls = np.linspace(0.5, 0.95, 10).tolist(), np.linspace(0, 1, 101).tolist()
+    metric = MeanAveragePrecision(iou_type="segm", backend="pycocotools", iou_thresholds=levels, rec_thresholds=recalls)
     sums = np.zeros((len(CLASSES), 2))
     for sample, prediction in _pairs():
         truth, guess = _dense(sample.instances), _dense(prediction.instances)
