@@ -33,7 +33,9 @@ def save(model: Path, folder: Path, *, extra: str, name: str, metadata: dict[str
         name: what people call the model.
         metadata: JSON values kept in the pyfunc's description.
     """
-    import mlflow.pyfunc
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on import MLflow warns of its own type annotations
+        import mlflow.pyfunc
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
 

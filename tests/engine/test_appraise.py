@@ -36,7 +36,7 @@ def test_what_is_written_is_json_without_nan_and_predictions_that_are_read_as_la
 ) -> None:
     found.write(tmp_path, "val", ROWS)
     content = json.loads((tmp_path / "val.json").read_text())
-    assert set(content) == {"metrics", "consistency", "images"}
+    assert set(content) == {"metrics", "consistency", "by_class", "images"}
     read = [sample for sample, _ in read_rows(str(tmp_path / "val.parquet"))]
     assert [s.image_id for s in read] == [p.image_id for p in found.predictions]
     assert [s.instances for s in read] == [p.instances for p in found.predictions]

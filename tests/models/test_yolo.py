@@ -93,9 +93,10 @@ import os, socket
 def refuse(*a, **k): raise AssertionError(("network", a))
 socket.getaddrinfo = socket.create_connection = refuse
 import cv2, numpy as np, torch
+from PIL import Image
 def state():
     environment = {k: v for k, v in os.environ.items() if not k.startswith("TORCHINDUCTOR")}  # torch sets its own
-    return environment, torch.save, np.get_printoptions(), cv2.getNumThreads()
+    return environment, torch.save, Image.open, np.get_printoptions(), cv2.getNumThreads()
 before = state()
 from segdist.models.yolo.network import build
 from segdist.models.yolo import Options

@@ -1,8 +1,8 @@
 """The one place that imports ultralytics: it asks no server, installs nothing and leaves no file behind.
 
-On import the library looks for the network, writes settings below the user's home, replaces `torch.save`, and changes
-how numpy prints and how many threads OpenCV has. It does so here in a folder that is gone afterwards; the rest is put
-back.
+On import the library looks for the network, writes settings below the user's home, replaces `torch.save` and
+`PIL.Image.open`, and changes how numpy prints and how many threads OpenCV has. It does so here in a folder that is gone
+afterwards; the rest is put back.
 """
 
 import os
@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 import cv2
 import numpy as np
 import torch
+from PIL import Image
 
 __all__ = ["Segment", "SegmentationModel", "torch_safe_load", "v8SegmentationLoss", "yaml_model_load"]
 
@@ -20,7 +21,7 @@ __all__ = ["Segment", "SegmentationModel", "torch_safe_load", "v8SegmentationLos
 @contextmanager
 def _nothing_changed() -> Iterator[None]:
     environment, printing, threads = dict(os.environ), np.get_printoptions(), cv2.getNumThreads()
-    save = torch.save
+    save, open_image = torch.save, Image.open
     with TemporaryDirectory(prefix="segdist-ultralytics-") as settings:
         os.environ |= {
             "YOLO_CONFIG_DIR": settings,
@@ -35,6 +36,7 @@ def _nothing_changed() -> Iterator[None]:
                 del os.environ[name]
             os.environ |= environment
     torch.save = save
+    Image.open = open_image  # ultralytics' own wants a library for every file that is no image
     np.set_printoptions(**printing)
     cv2.setNumThreads(threads)
 
