@@ -19,9 +19,10 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: setup
 	$(BIN)/segdist run sweeps/quickstart.yaml
 
-# Two processes: the tests that start Ray in one, one after the other, and everything else in the other.
+# Two processes: the tests that start Ray in one, one after the other, and everything else in the other. One thread each:
+# more would fight over the same two cores.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout 1800

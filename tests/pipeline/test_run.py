@@ -27,11 +27,15 @@ def leaderboard(segdist: Command, storage: Path) -> dict[str, object]:
     return content
 
 
-def test_a_sweep_runs_to_a_champion_that_predicts_and_the_second_run_does_nothing(
+def test_beside_a_broken_file_a_sweep_runs_to_a_champion_that_predicts_and_the_second_run_does_nothing(
     sweep: Path, segdist: Command, tmp_path: Path
 ) -> None:
-    first = segdist("run", sweep)
-    assert first.returncode == 0, first.stdout + first.stderr
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("name: broken\n")
+    first = segdist("run", broken, sweep)
+    assert first.returncode == 2, first.stdout + first.stderr
+    assert re.search(rf"{broken}  failed", first.stdout)
+    assert re.search(rf"{sweep}  ok", first.stdout)
 
     board = leaderboard(segdist, tmp_path / "storage")
     trials = _trials(segdist, tmp_path / "storage")
@@ -97,17 +101,6 @@ def test_after_driver_and_trial_were_killed_the_same_command_finishes_the_sweep_
     for trial in trials:
         epochs = [step for step, _ in tracker.history(trial["run_id"], "val/iou")]
         assert epochs == list(range(1, len(epochs) + 1)), "it went on where its checkpoint was"
-
-
-def test_several_files_run_one_after_the_other_and_one_mistake_does_not_stop_the_rest(
-    sweep: Path, segdist: Command, tmp_path: Path
-) -> None:
-    broken = tmp_path / "broken.yaml"
-    broken.write_text("name: broken\n")
-    answer = segdist("run", broken, sweep, "search.trials=1", "train.epochs=1")
-    assert answer.returncode == 2
-    assert re.search(rf"{broken}  failed", answer.stdout)
-    assert re.search(rf"{sweep}  ok", answer.stdout)
 
 
 @pytest.mark.parametrize(
