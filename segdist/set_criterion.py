@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from segdist.matching import Matcher, Matches, dice_cost, mask_bce_cost, softmax_class_cost
+from segdist.plugins import Batch
 from segdist.points import TaughtPixels, mask_losses, share_on
 
 NOT_TAUGHT = -100
@@ -40,6 +41,12 @@ class Targets:
     crowd_BHW: Tensor
     weights: Sequence[Tensor] = ()
     smoothing: Sequence[Tensor] = ()
+
+    @classmethod
+    def of(cls, batch: Batch) -> "Targets":
+        """Those of a batch that holds `data.queries.object_targets`."""
+        valid_BHW = ~batch["ignored_BSS"]
+        return cls(batch["labels"], batch["masks"], valid_BHW, batch["crowd_BSS"], batch["weights"], batch["smoothing"])
 
 
 @dataclass(frozen=True)

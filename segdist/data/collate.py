@@ -44,6 +44,17 @@ def ignored(examples: Sequence[Example], image_size: int) -> Tensor:
     return torch.from_numpy(np.stack([pad(e.ignore_HW, image_size, value=True) for e in examples]))
 
 
+def crowds(examples: Sequence[Example], image_size: int) -> Tensor:
+    """(B, S, S) True where the image is unknown: crowds, boxes without a mask; the padding is not."""
+    return torch.from_numpy(np.stack([pad(e.ignore_HW, image_size) for e in examples]))
+
+
+def centred_boxes(example: Example, image_size: int) -> Tensor:
+    """(N, 4) boxes as centre and sides, as shares of the square's side."""
+    x1_N, y1_N, x2_N, y2_N = torch.from_numpy(example.boxes_xyxy / image_size).float().unbind(1)
+    return torch.stack([(x1_N + x2_N) / 2, (y1_N + y2_N) / 2, x2_N - x1_N, y2_N - y1_N], dim=1)
+
+
 def padded_masks(example: Example, image_size: int) -> Tensor:
     """(N, S, S) the masks of one image, False in the padding."""
     padded_NHW = np.zeros((len(example.masks_NHW), image_size, image_size), np.bool_)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from segdist.data.shards import Dataset
+from segdist.data.shards import Dataset, total_counts
 from segdist.data.split import balance
 
 EXAMPLES = 3
@@ -11,11 +11,13 @@ EXAMPLES = 3
 def dataset_text(dataset: Dataset) -> str:
     """Counts, the balance of the splits, and the findings by code with some examples."""
     manifest = dataset.manifest
-    images = sum(c.images for c in manifest.splits.values())
-    instances = sum(c.instances for c in manifest.splits.values())
+    total = total_counts(manifest.splits.values())
     header, rows = balance(manifest.splits)
     lines = [
-        f"{images} images, {instances} instances, {len(manifest.classes)} classes, in {len(manifest.shards)} shards",
+        (
+            f"{total.images} images, {total.instances} instances, {len(manifest.classes)} classes, "
+            f"in {len(manifest.shards)} shards"
+        ),
         f"content hash {manifest.content_hash}; licences: {', '.join(manifest.licences) or 'none stated'}",
         *table([header, *rows]),
     ]

@@ -1,4 +1,4 @@
-"""What families that predict by queries do alike: from scores and masks of queries to instances at an image's own size.
+"""What families that predict by queries do alike: objects to targets, and queries to instances at an image's own size.
 
 Shapes: Q queries, C classes without "no object", N instances, h w of the predicted masks, H W the image's own size.
 """
@@ -7,12 +7,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from segdist import masks
+from segdist.data.collate import crowds, ignored, instance_smoothing, instance_weights, padded_masks
 from segdist.data.examples import restore
-from segdist.plugins import Example
+from segdist.plugins import Batch, Example
 from segdist.records import Instance, Rle
+from segdist.spec import NoiseSpec
 
 MOST_INSTANCES = 100
 """Instances kept of one image, the best (Cheng et al. 2022, appendix; COCO scores no more)."""
@@ -66,6 +69,23 @@ def without_empty(example: Example) -> Example:
         boxes_xyxy=example.boxes_xyxy[kept],
         scores=example.scores[kept],
     )
+
+
+def object_targets(examples: Sequence[Example], image_size: int, noise: NoiseSpec) -> Batch:
+    """What a batch teaches about its objects, one by one.
+
+    Returns:
+        For each image its objects' `labels` (N,), `masks` (N, S, S), `weights` (N,) and `smoothing` (N,); for all
+        images the pixels `ignored_BSS` and `crowd_BSS`.
+    """
+    return {
+        "labels": [torch.from_numpy(e.labels) for e in examples],
+        "masks": [padded_masks(e, image_size) for e in examples],
+        "weights": [instance_weights(e, noise) for e in examples],
+        "smoothing": [instance_smoothing(e, noise) for e in examples],
+        "ignored_BSS": ignored(examples, image_size),
+        "crowd_BSS": crowds(examples, image_size),
+    }
 
 
 def _masks(

@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -338,10 +338,11 @@ def count_samples(samples: Sequence[Sample]) -> SplitCounts:
 def added_counts(parts: Sequence[Mapping[str, SplitCounts]]) -> dict[str, SplitCounts]:
     """The sums over shards, by split."""
     names = [n for n in ("train", "val", "test", "") if any(n in part for part in parts)]
-    return {name: _sum([part[name] for part in parts if name in part]) for name in names}
+    return {name: total_counts([part[name] for part in parts if name in part]) for name in names}
 
 
-def _sum(counts: Sequence[SplitCounts]) -> SplitCounts:
+def total_counts(counts: Collection[SplitCounts]) -> SplitCounts:
+    """The sums of counts."""
     per_class, per_size = Counter[str](), Counter[str]()
     for one in counts:
         per_class.update(one.per_class)

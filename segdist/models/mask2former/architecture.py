@@ -2,15 +2,14 @@
 
 from typing import Any
 
-from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
+from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 
-from segdist import pretrained
+from segdist import pretrained, swin
 from segdist.models.mask2former import PUBLISHED, Options
 from segdist.weights import RANDOM
 
 _BY_CLASS = ("class_predictor.", "criterion.")
 _BY_QUERY = ("model.transformer_module.queries_",)
-_STAGES = ["stage1", "stage2", "stage3", "stage4"]
 
 
 def load(options: Options, *, num_classes: int) -> Mask2FormerForUniversalSegmentation:
@@ -34,24 +33,13 @@ def load(options: Options, *, num_classes: int) -> Mask2FormerForUniversalSegmen
 
 def _swin_tiny(**overrides: Any) -> Mask2FormerConfig:
     """The published shape with Swin-T (Liu et al. 2021): 47 M parameters."""
-    backbone = SwinConfig(
-        embed_dim=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), window_size=7, out_features=_STAGES
-    )
-    return Mask2FormerConfig(backbone_config=backbone, **overrides)
+    return Mask2FormerConfig(backbone_config=swin.tiny(), **overrides)
 
 
 def _small(**overrides: Any) -> Mask2FormerConfig:
     """1.5 M parameters: trains on a laptop's CPU."""
-    backbone = SwinConfig(
-        embed_dim=32,
-        depths=(1, 1, 1, 1),
-        num_heads=(1, 2, 4, 8),
-        window_size=4,
-        drop_path_rate=0.0,
-        out_features=_STAGES,
-    )
     return Mask2FormerConfig(
-        backbone_config=backbone,
+        backbone_config=swin.debug(),
         hidden_dim=64,
         feature_size=64,
         mask_feature_size=64,

@@ -9,13 +9,12 @@ Shapes: B images, S side of the padded square, Q queries, C classes, N objects, 
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segdist.data.collate import ignored, instance_smoothing, instance_weights, padded_masks, stack_images
-from segdist.data.examples import letterbox, pad
-from segdist.data.queries import instances_of_queries, without_empty
+from segdist.data.collate import stack_images
+from segdist.data.examples import letterbox
+from segdist.data.queries import instances_of_queries, object_targets, without_empty
 from segdist.models.mask2former import Options
 from segdist.models.mask2former.architecture import load
 from segdist.plugins import Batch, Example, ImageHWC, Objective
@@ -52,25 +51,13 @@ class Mask2Former(nn.Module):
         shown = [without_empty(e) for e in examples]
         return {
             "pixels_B3SS": stack_images([e.image_HWC for e in shown], size),
-            "labels": [torch.from_numpy(e.labels) for e in shown],
-            "masks": [padded_masks(e, size) for e in shown],
-            "weights": [instance_weights(e, self.objective.noise) for e in shown],
-            "smoothing": [instance_smoothing(e, self.objective.noise) for e in shown],
-            "ignored_BSS": ignored(shown, size),
-            "crowd_BSS": torch.from_numpy(np.stack([pad(e.ignore_HW, size) for e in shown])),
+            **object_targets(shown, size, self.objective.noise),
         }
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The terms `class`, `mask` and `dice`, each a mean over the decoder's layers and the guess before them."""
         output = self.model(batch["pixels_B3SS"], output_auxiliary_logits=True)
-        targets = Targets(
-            batch["labels"],
-            batch["masks"],
-            ~batch["ignored_BSS"],
-            batch["crowd_BSS"],
-            batch["weights"],
-            batch["smoothing"],
-        )
+        targets = Targets.of(batch)
         layers = [_layer(auxiliary) for auxiliary in output.auxiliary_logits]
         with torch.autocast(batch["pixels_B3SS"].device.type, enabled=False):  # sums over thousands of points
             return self.criterion([*layers, _layer(output)], targets)

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import OneFormerConfig, OneFormerForUniversalSegmentation, SwinConfig
+from transformers import OneFormerConfig, OneFormerForUniversalSegmentation
 
-from segdist import pretrained
+from segdist import pretrained, swin
 from segdist.errors import SpecError
 from segdist.models.oneformer import PUBLISHED, Options
 from segdist.models.oneformer.text import Vocabulary
@@ -15,7 +15,6 @@ _BY_CLASS = ("model.transformer_module.decoder.class_embed.", "criterion.")
 _BY_QUERY = ("model.transformer_module.queries_embedder.",)
 _ONLY_IN_TRAINING = ("model.text_mapper.",)
 """Part of training alone, and left out of some published weights."""
-_STAGES = ["stage1", "stage2", "stage3", "stage4"]
 
 
 def load(options: Options, classes: Sequence[str]) -> tuple[OneFormerForUniversalSegmentation, Vocabulary]:
@@ -52,24 +51,13 @@ def load(options: Options, classes: Sequence[str]) -> tuple[OneFormerForUniversa
 
 def _swin_tiny(**overrides: Any) -> OneFormerConfig:
     """The published shape with Swin-T (Liu et al. 2021)."""
-    backbone = SwinConfig(
-        embed_dim=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), window_size=7, out_features=_STAGES
-    )
-    return OneFormerConfig(backbone_config=backbone, **overrides)
+    return OneFormerConfig(backbone_config=swin.tiny(), **overrides)
 
 
 def _small(**overrides: Any) -> OneFormerConfig:
     """1.7 M parameters: trains on a laptop's CPU."""
-    backbone = SwinConfig(
-        embed_dim=32,
-        depths=(1, 1, 1, 1),
-        num_heads=(1, 2, 4, 8),
-        window_size=4,
-        drop_path_rate=0.0,
-        out_features=_STAGES,
-    )
     return OneFormerConfig(
-        backbone_config=backbone,
+        backbone_config=swin.debug(),
         task_seq_len=8,
         text_encoder_width=64,
         text_encoder_context_length=16,

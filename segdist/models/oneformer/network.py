@@ -10,14 +10,13 @@ length, C classes, N objects.
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from segdist.data.collate import ignored, instance_smoothing, instance_weights, padded_masks, stack_images
-from segdist.data.examples import letterbox, pad
-from segdist.data.queries import instances_of_queries, without_empty
+from segdist.data.collate import stack_images
+from segdist.data.examples import letterbox
+from segdist.data.queries import instances_of_queries, object_targets, without_empty
 from segdist.errors import SpecError, did_you_mean
 from segdist.models.oneformer import Options
 from segdist.models.oneformer.architecture import load
@@ -68,25 +67,13 @@ class OneFormer(nn.Module):
             "tasks_BL": self._task_tokens(tasks),
             "texts_UL": texts_UL,
             "which_BT": which_BT,
-            "labels": [torch.from_numpy(e.labels) for e in shown],
-            "masks": [padded_masks(e, size) for e in shown],
-            "weights": [instance_weights(e, self.objective.noise) for e in shown],
-            "smoothing": [instance_smoothing(e, self.objective.noise) for e in shown],
-            "ignored_BSS": ignored(shown, size),
-            "crowd_BSS": torch.from_numpy(np.stack([pad(e.ignore_HW, size) for e in shown])),
+            **object_targets(shown, size, self.objective.noise),
         }
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The terms `class`, `mask` and `dice` as means over the decoder's layers, and `contrastive`."""
         output = self.model.model(batch["pixels_B3SS"], batch["tasks_BL"])
-        targets = Targets(
-            batch["labels"],
-            batch["masks"],
-            ~batch["ignored_BSS"],
-            batch["crowd_BSS"],
-            batch["weights"],
-            batch["smoothing"],
-        )
+        targets = Targets.of(batch)
         layers = [
             Layer(inner["class_queries_logits"].float(), inner["masks_queries_logits"].float())
             for inner in output.transformer_decoder_auxiliary_predictions

@@ -9,13 +9,12 @@ Shapes: B images, S side of the padded square, Q queries of all groups, L decode
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segdist.data.collate import ignored, instance_smoothing, instance_weights, padded_masks, stack_images
-from segdist.data.examples import letterbox, pad
-from segdist.data.queries import instances_of_queries, without_empty
+from segdist.data.collate import centred_boxes, stack_images
+from segdist.data.examples import letterbox
+from segdist.data.queries import instances_of_queries, object_targets, without_empty
 from segdist.models.rf_detr import Options
 from segdist.models.rf_detr.architecture import load
 from segdist.models.rf_detr.criterion import Criterion, Layer, Targets
@@ -44,13 +43,8 @@ class RfDetr(nn.Module):
         shown = [without_empty(e) for e in examples]
         return {
             "pixels_B3SS": stack_images([e.image_HWC for e in shown], size),
-            "labels": [torch.from_numpy(e.labels) for e in shown],
-            "boxes_cxcywh": [_centred(e, size) for e in shown],
-            "masks": [padded_masks(e, size) for e in shown],
-            "weights": [instance_weights(e, self.objective.noise) for e in shown],
-            "smoothing": [instance_smoothing(e, self.objective.noise) for e in shown],
-            "ignored_BSS": ignored(shown, size),
-            "crowd_BSS": torch.from_numpy(np.stack([pad(e.ignore_HW, size) for e in shown])),
+            **object_targets(shown, size, self.objective.noise),
+            "boxes_cxcywh": [centred_boxes(e, size) for e in shown],
         }
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -115,9 +109,3 @@ def build(options: Options, classes: tuple[str, ...]) -> RfDetr:
         WeightsError: the weights are missing or do not fit.
     """
     return RfDetr(options, classes)
-
-
-def _centred(example: Example, image_size: int) -> Tensor:
-    """(N, 4) boxes as centre and sides, as parts of the square's side."""
-    x1_N, y1_N, x2_N, y2_N = torch.from_numpy(example.boxes_xyxy / image_size).float().unbind(1)
-    return torch.stack([(x1_N + x2_N) / 2, (y1_N + y2_N) / 2, x2_N - x1_N, y2_N - y1_N], dim=1)

@@ -11,15 +11,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision.ops import box_convert
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput, inverse_sigmoid
 
-from segdist.data.collate import Colour, ignored, instance_smoothing, instance_weights, padded_masks, stack_images
-from segdist.data.examples import letterbox, pad
+from segdist.data.collate import (
+    Colour,
+    centred_boxes,
+    crowds,
+    ignored,
+    instance_smoothing,
+    instance_weights,
+    padded_masks,
+    stack_images,
+)
+from segdist.data.examples import letterbox
 from segdist.data.queries import instances_of_queries, without_empty
 from segdist.models.sam3 import Options, tokens
 from segdist.models.sam3.architecture import load
@@ -65,7 +72,7 @@ class Sam3(nn.Module):
         asked = [(n, k) for n, e in enumerate(shown) for k in self._asked(e)]
         image_P, class_P = torch.tensor(asked).unbind(1)
         masks = [padded_masks(e, size) for e in shown]
-        boxes = [_centred(e, size) for e in shown]
+        boxes = [centred_boxes(e, size) for e in shown]
         weights = [instance_weights(e, self.objective.noise) for e in shown]
         smoothing = [instance_smoothing(e, self.objective.noise) for e in shown]
         of_question = [torch.from_numpy(shown[n].labels == k) for n, k in asked]
@@ -78,7 +85,7 @@ class Sam3(nn.Module):
             "weights": [weights[n][own_N] for (n, _), own_N in zip(asked, of_question, strict=True)],
             "smoothing": [smoothing[n][own_N] for (n, _), own_N in zip(asked, of_question, strict=True)],
             "ignored_BSS": ignored(shown, size),
-            "crowd_BSS": torch.from_numpy(np.stack([pad(e.ignore_HW, size) for e in shown])),
+            "crowd_BSS": crowds(shown, size),
         }
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -228,9 +235,3 @@ def _scores(predicted: Predicted) -> Tensor:
     """(P, Q) probability that a query is an object: that the class is there, times that it is this one."""
     last = predicted.layers[-1]
     return last.classes_PQ.sigmoid() * last.presence_P.sigmoid()[:, None]
-
-
-def _centred(example: Example, image_size: int) -> Tensor:
-    """(N, 4) boxes as centre and sides, as shares of the square's side."""
-    boxes: Tensor = box_convert(torch.from_numpy(example.boxes_xyxy).float() / image_size, "xyxy", "cxcywh")
-    return boxes

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
-from torchvision.ops import batched_nms, box_convert
+from torchvision.ops import batched_nms
 
-from segdist.data.collate import Colour, ignored, instance_smoothing, padded_masks, stack_images
-from segdist.data.examples import letterbox, pad
+from segdist.data.collate import Colour, centred_boxes, crowds, ignored, instance_smoothing, padded_masks, stack_images
+from segdist.data.examples import letterbox
 from segdist.data.queries import LEAST_SCORE, MOST_INSTANCES, instances_of_queries, without_empty
 from segdist.models.yolo import Options
 from segdist.models.yolo.architecture import load
@@ -53,9 +53,9 @@ class Yolo(nn.Module):
             "pixels_B3SS": _pixels([e.image_HWC for e in shown], size),
             "batch_idx": torch.repeat_interleave(torch.tensor([len(e.labels) for e in shown])),
             "cls": torch.from_numpy(np.concatenate([e.labels for e in shown])).float(),
-            "bboxes": torch.cat([_centred(e, size) for e in shown]),
+            "bboxes": torch.cat([centred_boxes(e, size) for e in shown]),
             "masks": torch.cat([self._taught(e, i) for e, i in zip(shown, ignored_BSS, strict=True)]),
-            "crowd_BSS": torch.from_numpy(np.stack([pad(e.ignore_HW, size) for e in shown])),
+            "crowd_BSS": crowds(shown, size),
         }
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -153,9 +153,3 @@ def _on_anchors(crowd_BSS: Tensor, features: Sequence[Tensor]) -> Tensor:
     """(B, A) whether most of an anchor's cell is crowd; anchors level by level, row by row."""
     levels = [interpolate(crowd_BSS[:, None].float(), f.shape[-2:], mode="area").flatten(1) for f in features]
     return torch.cat(levels, dim=1) > 0.5
-
-
-def _centred(example: Example, image_size: int) -> Tensor:
-    """(N, 4) boxes as centre and sides, as shares of the square's side."""
-    boxes: Tensor = box_convert(torch.from_numpy(example.boxes_xyxy).float() / image_size, "xyxy", "cxcywh")
-    return boxes
