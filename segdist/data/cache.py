@@ -1,4 +1,8 @@
-"""A split as one memory-mapped Arrow file on the node: random access with flat memory, one copy for all processes."""
+"""A split as one memory-mapped Arrow file on the node: random access with flat memory, one copy for all processes.
+
+A row is an encoded image beside its sample in msgpack: a shard's nested columns would cost more to put together for
+one row than they save, and nothing but this module reads the file.
+"""
 
 import fcntl
 import uuid
@@ -9,14 +13,18 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 
-from segdist.data.rows import SCHEMA, from_row, without_masks
+from segdist.data.rows import with_images, without_masks
 from segdist.errors import StorageError
 from segdist.records import Sample
 
 ROWS_PER_BATCH = 16
 """Rows that one access has to look at."""
+_SCHEMA = pa.schema([("image_id", pa.string()), ("sample", pa.binary()), ("image", pa.large_binary())])
+_to_sample = msgspec.msgpack.Decoder(Sample).decode
+_from_sample = msgspec.msgpack.Encoder().encode
 
 
 class ArrowFile:
@@ -31,21 +39,26 @@ class ArrowFile:
         self._reader()
         return self._ends[-1] if self._ends else 0
 
-    def row(self, index: int, columns: Sequence[str] | None = None) -> dict[str, Any]:
-        """One row, of all columns or the named ones."""
-        reader = self._reader()
-        number = bisect_right(self._ends, index)
-        start = self._ends[number - 1] if number else 0
-        batch = reader.get_batch(number)
-        one = batch.slice(index - start, 1)
-        found: list[dict[str, Any]] = (one.select(list(columns)) if columns else one).to_pylist()
-        return found[0]
+    def sample(self, index: int) -> Sample:
+        """The sample of one row; its image is not read."""
+        return _sample(*self._place(index))
+
+    def row(self, index: int) -> tuple[Sample, bytes | None]:
+        """One row: its sample and encoded image."""
+        batch, number = self._place(index)
+        return _sample(batch, number), batch.column("image")[number].as_py()
 
     def image_ids(self) -> list[str]:
         """The ids of all rows, in order."""
         reader = self._reader()
         batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
         return [image_id for batch in batches for image_id in batch.column("image_id").to_pylist()]
+
+    def _place(self, index: int) -> tuple[pa.RecordBatch, int]:
+        """The batch that holds a row, and where in it."""
+        reader = self._reader()
+        number = bisect_right(self._ends, index)
+        return reader.get_batch(number), index - (self._ends[number - 1] if number else 0)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_file": self._file, "_opened": None, "_ends": []}
@@ -75,19 +88,17 @@ class Rows(Sequence[tuple[Sample, bytes]]):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
             raise IndexError(f"there are {len(self)} samples, but sample {index} was asked for")
-        row = self._images.row(self._order[index])
-        return self._labelled(row), row["image"]
+        sample, image = self._images.row(self._order[index])
+        return self._labelled(sample), image
 
     def sample(self, index: int) -> Sample:
         """One sample without its image."""
-        columns = [name for name in SCHEMA.names if name != "image"]
-        return self._labelled(self._images.row(self._order[index], columns))
+        return self._labelled(self._images.sample(self._order[index]))
 
-    def _labelled(self, row: dict[str, Any]) -> Sample:
-        number = self._label_of.get(row["image_id"])
+    def _labelled(self, sample: Sample) -> Sample:
+        number = self._label_of.get(sample.image_id)
         if number is not None and self._labels is not None:
-            return from_row(self._labels.row(number))
-        sample = from_row(row)
+            return self._labels.sample(number)
         return without_masks(sample) if self._hide_masks else sample
 
 
@@ -111,13 +122,22 @@ def cached(file: Path, batches: Iterator[pa.RecordBatch]) -> ArrowFile:
 def _write(file: Path, batches: Iterator[pa.RecordBatch]) -> None:
     part = file.with_name(f".{file.name}.{uuid.uuid4().hex}.part")
     try:
-        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
             for batch in batches:
                 for start in range(0, batch.num_rows, ROWS_PER_BATCH):
-                    writer.write_batch(batch.slice(start, ROWS_PER_BATCH))
+                    writer.write_batch(_cached_rows(batch.slice(start, ROWS_PER_BATCH)))
         part.replace(file)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _cached_rows(batch: pa.RecordBatch) -> pa.RecordBatch:
+    rows = [{"image_id": s.image_id, "sample": _from_sample(s), "image": image} for s, image in with_images(batch)]
+    return pa.RecordBatch.from_pylist(rows, schema=_SCHEMA)
+
+
+def _sample(batch: pa.RecordBatch, number: int) -> Sample:
+    return _to_sample(batch.column("sample")[number].as_buffer())
 
 
 @contextmanager

@@ -1,10 +1,12 @@
 """One sample as one row of Arrow: encoded image bytes beside run lengths."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 
 from segdist.records import Evidence, Instance, Rle, Sample, Verdict
@@ -62,19 +64,27 @@ def to_row(sample: Sample, image_bytes: bytes | None) -> dict[str, Any]:
     }
 
 
-def from_row(row: dict[str, Any]) -> Sample:
-    """The sample of a row; the image column need not be there."""
-    size_hw = (row["height"], row["width"])
-    return Sample(
-        image_id=row["image_id"],
-        image_uri=row["image_uri"],
-        size_hw=size_hw,
-        instances=tuple(_instance(i, size_hw) for i in row["instances"]),
-        split=row["split"],
-        group=row["group"],
-        source=row["source"],
-        text=row["text"],
-    )
+def samples_of(batch: pa.RecordBatch) -> list[Sample]:
+    """The samples of some rows; the image column need not be there.
+
+    Columns are turned into Python values whole: a row at a time costs an Arrow scalar for every number in it.
+    """
+    names = ("image_id", "image_uri", "height", "width", "split", "group", "source", "text")
+    rows = zip(*(batch.column(name).to_pylist() for name in names), strict=True)
+    objects = batch.column("instances")
+    ends = np.cumsum(objects.value_lengths().to_numpy(zero_copy_only=False)).tolist()
+    columns = _columns(objects.flatten())
+    found, start = [], 0
+    for (image_id, image_uri, height, width, *rest), end in zip(rows, ends, strict=True):
+        instances = tuple(_instance((height, width), *(column[n] for column in columns)) for n in range(start, end))
+        found.append(Sample(image_id, image_uri, (height, width), instances, *rest))
+        start = end
+    return found
+
+
+def with_images(batch: pa.RecordBatch) -> Iterator[tuple[Sample, bytes | None]]:
+    """The samples of some rows with their encoded images; None in a set of labels."""
+    return zip(samples_of(batch), batch.column("image").to_pylist(), strict=True)
 
 
 def sample_digest(sample: Sample, image_sha256: str) -> str:
@@ -122,20 +132,30 @@ def _instance_row(instance: Instance) -> dict[str, Any]:
     }
 
 
-def _instance(row: dict[str, Any], size_hw: tuple[int, int]) -> Instance:
-    return Instance(
-        label=row["label"],
-        mask=Rle(size_hw, row["counts"]) if row["counts"] is not None else None,
-        box_xyxy=tuple(row["box"]),
-        score=row["score"],
-        is_crowd=row["is_crowd"],
-        evidence=_evidence(row, size_hw),
-    )
+def _columns(objects: pa.StructArray) -> list[list[Any]]:
+    """The fields of INSTANCE as lists, in its order."""
+    return [_values(objects.field(n)) for n in range(INSTANCE.num_fields)]
 
 
-def _evidence(row: dict[str, Any], size_hw: tuple[int, int]) -> Evidence | None:
-    if row["verdict"] is None:
-        return None
-    proposed, unsure = (Rle(size_hw, row[k]) if row[k] is not None else None for k in ("proposed", "unsure"))
-    numbers = {k: row[k] for k in ("predicted_iou", "stability", "agreement")}
-    return Evidence(Verdict(row["verdict"]), proposed, unsure, **numbers)
+def _values(column: pa.Array) -> list[Any]:
+    if column.null_count == len(column):
+        return [None] * len(column)  # most data sets have no evidence at all
+    if pa.types.is_list(column.type):
+        return [tuple(box) for box in column.flatten().to_numpy().reshape(-1, 4).tolist()]
+    if pa.types.is_floating(column.type) and not column.null_count:
+        values: list[Any] = column.to_numpy().tolist()
+        return values
+    return cast("list[Any]", column.to_pylist())
+
+
+def _instance(size_hw: tuple[int, int], *fields: Any) -> Instance:
+    label, counts, box_xyxy, score, is_crowd, verdict, *evidence = fields
+    mask = None if counts is None else Rle(size_hw, counts)
+    return Instance(label, mask, box_xyxy, score, is_crowd, _evidence(size_hw, verdict, *evidence) if verdict else None)
+
+
+def _evidence(
+    size_hw: tuple[int, int], verdict: str, proposed: bytes | None, unsure: bytes | None, *numbers: float | None
+) -> Evidence:
+    masks = [None if counts is None else Rle(size_hw, counts) for counts in (proposed, unsure)]
+    return Evidence(Verdict(verdict), masks[0], masks[1], *numbers)

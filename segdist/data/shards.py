@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from segdist import storage
 from segdist.data.cache import ArrowFile, Rows, cached
-from segdist.data.rows import SCHEMA, from_row, to_row
+from segdist.data.rows import SCHEMA, samples_of, to_row, with_images
 from segdist.data.sizes import size_name
 from segdist.errors import DataError
 from segdist.records import Finding, Sample, Severity
@@ -243,13 +243,12 @@ class Dataset:
     def samples(self, split: str | None = None) -> Iterator[Sample]:
         """The samples of a split, or all; images are not read."""
         for batch in self._batches(split, _LIGHT):
-            yield from map(from_row, batch.to_pylist())
+            yield from samples_of(batch)
 
     def rows(self, split: str | None = None) -> Iterator[tuple[Sample, bytes | None]]:
         """The samples of a split, or all, with their encoded images; None in a set of labels."""
         for batch in self._batches(split, SCHEMA.names):
-            for row in batch.to_pylist():
-                yield from_row(row), row["image"]
+            yield from with_images(batch)
 
     def reader(
         self, split: str, cache_dir: Path | str, *, labels: "Dataset | None" = None, hide_masks: bool = False
@@ -267,7 +266,7 @@ class Dataset:
 
     def cached_split(self, split: str, cache_dir: Path | str) -> ArrowFile:
         """One split as an Arrow file on this node, keyed by content."""
-        file = Path(cache_dir) / self.manifest.content_hash / f"{split}.arrow"
+        file = Path(cache_dir) / self.manifest.content_hash / f"{split}.samples.arrow"
         return cached(file, self._batches(split, SCHEMA.names))
 
     def _batches(self, split: str | None, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -284,7 +283,7 @@ def read_rows(uri: str) -> list[tuple[Sample, bytes | None]]:
     Raises:
         DataError: the file is no shard, or damaged.
     """
-    return [(from_row(row), row["image"]) for row in _parquet(uri).read().to_pylist()]
+    return [row for batch in _parquet(uri).iter_batches() for row in with_images(batch)]
 
 
 def _parquet(uri: str) -> pq.ParquetFile:
@@ -309,11 +308,11 @@ def _by_leaf(compression: dict[str, str]) -> dict[str, str]:
 
 def _summary(uri: str, table: pa.Table) -> ShardSummary:
     metadata = table.schema.metadata or {}
-    rows = table.select(_LIGHT).to_pylist()
-    samples = [from_row(row) for row in rows]
+    rows = table.select(list(RowSummary.model_fields)).to_pylist()
+    samples = [sample for batch in table.select(_LIGHT).to_batches() for sample in samples_of(batch)]
     return ShardSummary(
         file=uri.rsplit("/", 1)[-1],
-        rows=tuple(RowSummary(**{name: row[name] for name in RowSummary.model_fields}) for row in rows),
+        rows=tuple(RowSummary(**row) for row in rows),
         splits={
             name: count_samples([s for s in samples if s.split == name]) for name in sorted({s.split for s in samples})
         },

@@ -33,6 +33,11 @@ class TableRows:
         return opened.schema_arrow if isinstance(opened, pq.ParquetFile) else opened.schema
 
     def rows(self, uri: str, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
+        """All rows in order; otherwise like `batches`."""
+        for batch in self.batches(uri, columns):
+            yield from batch.to_pylist()
+
+    def batches(self, uri: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
         """All rows in order; a few of them are in memory at a time.
 
         Raises:
@@ -41,11 +46,9 @@ class TableRows:
         opened = self._open(uri)
         try:
             if isinstance(opened, pq.ParquetFile):
-                batches = opened.iter_batches(_ROWS, columns=columns)
+                yield from opened.iter_batches(_ROWS, columns=columns)
             else:
-                batches = (opened if columns is None else opened.select(columns)).to_batches(max_chunksize=_ROWS)
-            for batch in batches:
-                yield from batch.to_pylist()
+                yield from (opened if columns is None else opened.select(columns)).to_batches(max_chunksize=_ROWS)
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{uri} is damaged: {error}. Export it again.") from error
 

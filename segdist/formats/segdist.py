@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
 from segdist import storage
 from segdist.data.listing import Listing, Report
-from segdist.data.rows import SCHEMA, from_row
+from segdist.data.rows import SCHEMA, samples_of
 from segdist.data.shards import MANIFEST, Dataset, ShardSummary, write_manifest, write_shard
 from segdist.data.table_rows import MARK, TableRows
 from segdist.errors import DataError
@@ -53,8 +54,9 @@ class Format:
     def read(self, report: Report) -> Iterator[Sample]:  # noqa: ARG002 - what was wrong was found when it was made
         """Every sample; `image_uri` names the row that holds the image."""
         for uri in self._dataset.shard_uris:
-            for number, row in enumerate(self._rows.rows(uri, _LIGHT)):
-                yield replace(from_row(row), image_uri=f"{uri}{MARK}{number}")
+            samples = chain.from_iterable(map(samples_of, self._rows.batches(uri, _LIGHT)))
+            for number, sample in enumerate(samples):
+                yield replace(sample, image_uri=f"{uri}{MARK}{number}")
 
     def licences(self) -> tuple[str, ...]:
         """The licences of the data set's own sources."""

@@ -8,17 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from segdist import storage
-from segdist.data.rows import from_row, sample_digest, to_row
+from segdist.data.rows import SCHEMA, sample_digest, samples_of, to_row
 from segdist.data.shards import Dataset, content_hash, read_summary, write_manifest, write_shard
 from segdist.errors import DataError
 from segdist.masks import decode, encode
-from segdist.records import Finding, Instance, Sample, Severity
+from segdist.records import Evidence, Finding, Instance, Rle, Sample, Severity, Verdict
 
 masks = npst.arrays(np.bool_, npst.array_shapes(min_dims=2, max_dims=2, max_side=24)) | st.builds(
     np.full, st.tuples(st.integers(1, 40), st.integers(1, 40)), st.booleans()
@@ -58,10 +59,34 @@ def test_any_mask_comes_back_from_a_row_to_the_pixel(
     rle = encode(mask_HW)
     size_hw = (mask_HW.shape[0], mask_HW.shape[1])
     sample = Sample("a", "b", size_hw, (Instance(label, rle, rle.box_xyxy, score, is_crowd),), "val", "g", "run1")
-    back = from_row(to_row(sample, b"x"))
+    [back] = samples_of(pa.RecordBatch.from_pylist([to_row(sample, b"x")], schema=SCHEMA))
     assert back == sample
     assert back.instances[0].mask is not None
     assert np.array_equal(decode(back.instances[0].mask), mask_HW)
+
+
+_rles = masks.map(lambda mask_HW: encode(mask_HW).counts)
+
+
+@st.composite
+def _samples(draw: st.DrawFn) -> Sample:
+    """Any sample: objects with and without a mask, human or with any part of a pseudo-label's evidence."""
+    size_hw = (draw(st.integers(1, 9)), draw(st.integers(1, 9)))
+    share = st.none() | st.floats(0, 1)
+    rle = st.none() | st.builds(Rle, st.just(size_hw), _rles)
+    evidence = st.none() | st.builds(Evidence, st.sampled_from(Verdict), rle, rle, share, share, share)
+    box = st.tuples(st.just(0.5), st.just(0.25), st.floats(1, 5), st.floats(1, 5))
+    instance = st.builds(Instance, st.text(max_size=3), rle, box, st.floats(0, 1), st.booleans(), evidence)
+    text = st.text(max_size=3)
+    instances = st.lists(instance, max_size=3).map(tuple)
+    return draw(st.builds(Sample, text, text, st.just(size_hw), instances, text, text, text, text))
+
+
+@settings(max_examples=60, deadline=None)
+@given(samples=st.lists(_samples(), max_size=5), start=st.integers(0, 4), count=st.integers(0, 5))
+def test_any_slice_of_rows_gives_its_samples_back(samples: list[Sample], start: int, count: int) -> None:
+    batch = pa.RecordBatch.from_pylist([to_row(sample, b"x") for sample in samples], schema=SCHEMA)
+    assert samples_of(batch.slice(start, count)) == samples[start : start + count]
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
