@@ -12,8 +12,13 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from segdist.records import Instance, Rle
+from segdist.thinning import skeleton
 
 Mask = NDArray[np.bool_]
+Cut = tuple[slice, slice]
+"""Rows and columns."""
+_LONGEST = 7
+"""Characters of the largest number in run lengths: 35 bits, more than any image has pixels."""
 
 
 def encode(mask_HW: NDArray[Any]) -> Rle:
@@ -31,6 +36,27 @@ def encode_many(masks_NHW: NDArray[Any]) -> list[Rle]:
 def decode(rle: Rle) -> Mask:
     """The (H, W) boolean mask."""
     return np.asarray(coco_mask.decode(rle.coco)).astype(np.bool_)
+
+
+def decode_cut(rle: Rle, cut: Cut, *, margin: int = 0) -> Mask:
+    """Rows and columns of the mask, in C order; only these columns are decoded, however large the image.
+
+    Args:
+        rle: the mask.
+        cut: slices with start and stop, inside the image.
+        margin: width of a frame of unset pixels around the cut, as in `np.pad`.
+    """
+    (rows, columns), height = cut, rle.size_hw[0]
+    width = columns.stop - columns.start
+    inside = slice(margin, margin + rows.stop - rows.start), slice(margin, margin + width)
+    framed_HW = np.zeros([part.stop + margin for part in inside], np.bool_)
+    if rle.area and width and rows.stop > rows.start:
+        ends = np.cumsum(_runs(rle.counts)) - columns.start * height
+        pixels = np.diff(np.clip(ends, 0, width * height), prepend=0)
+        is_set = (np.arange(len(ends)) % 2).astype(np.uint8)
+        part_WH = np.repeat(is_set, pixels).reshape(width, height)[:, rows]
+        framed_HW[inside] = cv2.transpose(np.ascontiguousarray(part_WH))  # five times as fast as NumPy's
+    return framed_HW
 
 
 def empty(size_hw: tuple[int, int]) -> Rle:
@@ -95,9 +121,9 @@ def from_coco(segmentation: dict[str, Any], *, size_hw: tuple[int, int]) -> Rle:
         raise ValueError(f"RLE size (h, w) must be the image's {tuple(size_hw)}, but is {(height, width)}")
     counts = segmentation["counts"]
     runs = _runs(counts.encode("ascii") if isinstance(counts, str) else counts)
-    if any(r < 0 for r in runs) or sum(runs) != height * width:
-        raise ValueError(f"RLE counts must sum to h x w = {height * width}, but sum to {sum(runs)}")
-    return _rle(coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width))
+    if (runs < 0).any() or runs.sum() != height * width:
+        raise ValueError(f"RLE counts must sum to h x w = {height * width}, but sum to {runs.sum()}")
+    return _rle(coco_mask.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width))
 
 
 def place(mask_HW: Mask, at_yx: tuple[int, int], size_hw: tuple[int, int]) -> Rle:
@@ -147,14 +173,12 @@ def edge_band(mask_HW: Mask, width: int) -> Mask:
     The image's border is no edge. Distances are those between centres of pixels: a width of 1 is the outermost pixels
     of the object and those next to them.
     """
-    from skimage.morphology import skeletonize
-
     inner, outer = mask_HW.astype(np.uint8), (~mask_HW).astype(np.uint8)
     if not inner.any() or not outer.any():
         return np.zeros(mask_HW.shape, np.bool_)
     near_HW = cv2.distanceTransform(inner, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= width
     near_HW &= cv2.distanceTransform(outer, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= width
-    band_HW: Mask = near_HW & ~skeletonize(mask_HW)
+    band_HW: Mask = near_HW & ~skeleton(mask_HW)
     return band_HW
 
 
@@ -182,23 +206,28 @@ def _rle(coco: dict[str, Any]) -> Rle:
     return Rle((int(height), int(width)), bytes(coco["counts"]))
 
 
-def _runs(counts: bytes | Sequence[int]) -> list[int]:
+def _runs(counts: bytes | Sequence[int]) -> NDArray[np.int64]:
     """The run lengths. Compressed: 5 bits a character, each run from the third on relative to the one two before."""
     if not isinstance(counts, bytes):
-        return [int(c) for c in counts]
-    runs: list[int] = []
-    value = shift = 0
-    for byte in counts:
-        chunk = byte - 48
-        if not 0 <= chunk < 64:
-            raise ValueError(f"compressed RLE counts hold a character outside the COCO alphabet: {chr(byte)!r}")
-        value |= (chunk & 0x1F) << shift
-        shift += 5
-        if not chunk & 0x20:
-            if chunk & 0x10:
-                value |= -1 << shift
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    if shift:
+        numbers = [int(c) for c in counts]
+        if max(map(abs, numbers), default=0) >= 1 << 5 * _LONGEST:
+            raise ValueError(f"RLE counts must fit an image, but one is {max(numbers, key=abs)}")
+        return np.array(numbers, np.int64)
+    chunks = np.frombuffer(counts, np.uint8) - np.uint8(48)
+    if (chunks >= 64).any():
+        wrong = counts[int(np.argmax(chunks >= 64))]
+        raise ValueError(f"compressed RLE counts hold a character outside the COCO alphabet: {chr(wrong)!r}")
+    goes_on = (chunks & 0x20) > 0
+    if len(chunks) and goes_on[-1]:
         raise ValueError("compressed RLE counts end in the middle of a number")
+    last = np.flatnonzero(~goes_on)
+    first = np.concatenate([[0], last[:-1] + 1]).astype(np.int64) if len(last) else last
+    if len(last) and (last - first).max() >= _LONGEST:
+        raise ValueError("compressed RLE counts hold a number that no image has room for")
+    place = np.arange(len(chunks)) - np.repeat(first, last - first + 1)
+    runs = np.add.reduceat((chunks & 0x1F).astype(np.int64) << 5 * place, first) if len(last) else last
+    negative = (chunks[last] & 0x10) > 0
+    runs[negative] -= np.int64(1) << 5 * (last - first + 1)[negative]
+    for parity in (1, 2):
+        runs[parity::2] = np.cumsum(runs[parity::2])
     return runs

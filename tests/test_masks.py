@@ -38,6 +38,17 @@ def test_empty_full_and_one_pixel_wide_masks_come_back(size_hw: Shape, *, value:
     assert (rle == masks.empty(size_hw)) is not value
 
 
+@given(drawn, st.data())
+def test_a_part_of_a_mask_is_decoded_as_it_would_be_cut_out(mask: masks.Mask, data: st.DataObject) -> None:
+    spans = [sorted(data.draw(st.tuples(*[st.integers(0, size)] * 2))) for size in mask.shape]
+    margin = data.draw(st.integers(0, 2))
+    cut = slice(*spans[0]), slice(*spans[1])
+    part = masks.decode_cut(masks.encode(mask), cut, margin=margin)
+    assert part.flags.c_contiguous
+    assert part.dtype == np.bool_
+    assert np.array_equal(part, np.pad(mask[cut], margin))
+
+
 @given(drawn)
 def test_area_and_box_are_those_of_the_pixels(mask: masks.Mask) -> None:
     rle = masks.encode(mask)
@@ -142,6 +153,8 @@ def test_long_runs_are_read_as_pycocotools_does(runs: list[int]) -> None:
         ({"size": [4, 5], "counts": "3q"}, "outside the COCO alphabet: 'q'"),
         ({"size": [4, 5], "counts": "\N{LATIN SMALL LETTER E WITH ACUTE}"}, "ascii"),
         ({"size": [4, 5], "counts": "P"}, "middle of a number"),
+        ({"size": [4, 5], "counts": "o" * 12 + "0"}, "no image has room for"),
+        ({"size": [4, 5], "counts": [10**30]}, "must fit an image"),
     ],
 )
 def test_run_lengths_that_do_not_fit_the_image_are_refused(segmentation: dict[str, Any], said: str) -> None:

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from segdist import masks
-from segdist.metrics.boundaries import band
-from segdist.metrics.pair import joint_cut
+from segdist.metrics.matching import band_iou
 from segdist.paligemma.codec import MaskCodec
 from segdist.paligemma.objects import to_instances, to_objects
 from segdist.records import Instance, Rle, Sample
@@ -87,9 +86,7 @@ def through_tiles(mask: Rle, codec: MaskCodec, tiles: int) -> Rle:
 def boundary_iou(a: Rle, b: Rle) -> float:
     """IoU of the bands along the outlines of two masks (Cheng et al. 2021)."""
     pixels = max(1, round(BOUNDARY_SHARE * float(np.hypot(*a.size_hw))))
-    cut = joint_cut([a, b], margin=0)
-    a_HW, b_HW = (band(np.pad(masks.decode(m)[cut], 1), pixels) for m in (a, b))
-    return float((a_HW & b_HW).sum() / max(1, (a_HW | b_HW).sum()))
+    return band_iou(a, b, pixels=pixels) if a.area or b.area else 0.0
 
 
 def report_text(reports: Mapping[str, ClassReport], *, codec: str, tiles: int) -> str:

@@ -91,7 +91,7 @@ def paint(values_HW: NDArray[np.uint16], rle: Rle, number: int, *, only_if_free:
         only_if_free: paint nothing where any of the pixels has a number.
     """
     x1, y1, x2, y2 = (int(v) for v in rle.box_xyxy)
-    mask_HW = masks.decode(rle)[y1:y2, x1:x2]
+    mask_HW = masks.decode_cut(rle, (slice(y1, y2), slice(x1, x2)))
     region_HW = values_HW[y1:y2, x1:x2]
     taken = int(np.count_nonzero(region_HW[mask_HW]))
     if not (taken and only_if_free):

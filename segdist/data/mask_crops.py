@@ -17,7 +17,7 @@ def masked(samples: Iterable[Sample]) -> Iterator[tuple[Sample, Instance, masks.
         for instance in sample.instances:
             if instance.mask is not None and instance.mask.area and not instance.is_crowd:
                 x1, y1, x2, y2 = tight_box(instance.mask)
-                yield sample, instance, masks.decode(instance.mask)[y1:y2, x1:x2]
+                yield sample, instance, masks.decode_cut(instance.mask, (slice(y1, y2), slice(x1, x2)))
 
 
 def squares(samples: Iterable[Sample], *, parts: int, seed: int) -> NDArray[np.uint8]:

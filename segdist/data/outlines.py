@@ -20,7 +20,7 @@ def outlines(rle: Rle) -> list[Loop]:
     x0, y0, x1, y1 = (int(v) for v in rle.box_xyxy)
     if rle.area == 0:
         return []
-    mask_HW = np.pad(masks.decode(rle)[y0:y1, x0:x1], 1)
+    mask_HW = masks.decode_cut(rle, (slice(y0, y1), slice(x0, x1)), margin=1)
     edges_below = mask_HW[:-1] ^ mask_HW[1:]
     ys, xs = np.nonzero(edges_below[:, 1:] ^ edges_below[:, :-1])
     return _loops(xs + x0, ys + y0)

@@ -75,7 +75,7 @@ def features(instances: Sequence[Instance], place: Place | None, *, image: str) 
         if instance.mask is None or not instance.mask.area:
             continue
         x, y, x2, y2 = (int(v) for v in instance.mask.box_xyxy)
-        cut = masks.decode(instance.mask)[y:y2, x:x2].astype("uint8")
+        cut = masks.decode_cut(instance.mask, (slice(y, y2), slice(x, x2))).astype("uint8")
         transform = (place.transform if place else rasterio.Affine.identity()) @ rasterio.Affine.translation(x, y)
         rings = [shape["coordinates"] for shape, _ in shapes(cut, mask=cut > 0, connectivity=4, transform=transform)]
         geometry: dict[str, Any] = {"type": "MultiPolygon", "coordinates": rings}

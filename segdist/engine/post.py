@@ -131,7 +131,7 @@ def _cleaned(image_HWC: ImageHWC, instance: Instance, post: PostSpec) -> Instanc
         return instance
     size_hw = instance.mask.size_hw
     rows, columns = _around(instance.mask.box_xyxy, size_hw, margin=2 * post.radius + 1)
-    mask_HW = np.ascontiguousarray(masks.decode(instance.mask)[rows, columns])
+    mask_HW = masks.decode_cut(instance.mask, (rows, columns))
     mask_HW = _refined(image_HWC[rows, columns], mask_HW, instance.score, post)
     pixels = size_hw[0] * size_hw[1]
     if post.min_area:

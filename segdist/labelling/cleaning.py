@@ -32,7 +32,7 @@ def clean(rle: Rle, image_HWC: ImageHWC, box_xyxy: Sequence[float], steps: Seque
         return rle
     x1, y1, x2, y2 = rle.box_xyxy
     rows, columns = cut_out((x1 - _MARGIN, y1 - _MARGIN, x2 + _MARGIN, y2 + _MARGIN), rle.size_hw)
-    cut_HW = masks.decode(rle)[rows, columns]
+    cut_HW = masks.decode_cut(rle, (rows, columns))
     box = (box_xyxy[0] - columns.start, box_xyxy[1] - rows.start, box_xyxy[2] - columns.start, box_xyxy[3] - rows.start)
     for step in steps:
         cleaned_HW = _STEPS[step.name](cut_HW, image_HWC[rows, columns], box, getattr(step, step.name))

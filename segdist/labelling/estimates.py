@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdist.masks import Mask
-from segdist.metrics.skeletons import skeleton
 from segdist.plugins import ImageHWC
+from segdist.thinning import skeleton
 
 Box = Sequence[float]
 Cut = tuple[slice, slice]

@@ -46,7 +46,8 @@ def bands(pair: Pair, label: str) -> tuple[int, int, int]:
     region, width = pair.region(label), pair.boundary_pixels()
     truth_HW = band(region.truth_HW, width)
     guess_HW = band(region.guess_HW, width) & region.counts_HW
-    return int(truth_HW.sum()), int(guess_HW.sum()), int((truth_HW & guess_HW).sum())
+    true, found, common = (int(np.count_nonzero(m)) for m in (truth_HW, guess_HW, truth_HW & guess_HW))
+    return true, found, common
 
 
 @metric(bands)
@@ -105,7 +106,7 @@ def hausdorff_95(total: Numbers, images: Numbers) -> Numbers:
 def _apart(region: Region) -> tuple[tuple[int, int], NDArray[np.float32], NDArray[np.float32]]:
     """Lengths of the found and the true line, and the distance of each of their pixels to the other line."""
     found_HW, true_HW = line(region.guess_HW) & region.counts_HW, line(region.truth_HW)
-    lengths = int(found_HW.sum()), int(true_HW.sum())
+    lengths = int(np.count_nonzero(found_HW)), int(np.count_nonzero(true_HW))
     if not all(lengths):
         far = [np.full(n, np.inf, np.float32) for n in lengths]
         return lengths, far[0], far[1]

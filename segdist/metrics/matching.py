@@ -7,7 +7,6 @@ split has its average precision. The tests compare with pycocotools and faster-c
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -47,12 +46,15 @@ class Matches:
     true: NDArray[np.int64]
 
 
-@lru_cache(maxsize=64)  # calibration asks for what average precision needs too
 def matches(pair: Pair, label: str, kind: Kind) -> Matches:
     """COCO's matching of one class: found objects in order of their scores, each to the best true one left.
 
     Crowds may be matched many times and count neither way; so do, for masks and boundaries, true boxes without a mask.
     """
+    return pair.once((label, kind), lambda: _matches(pair, label, kind))  # calibration and average precision ask
+
+
+def _matches(pair: Pair, label: str, kind: Kind) -> Matches:
     truths = [i for i in pair.truths if i.label == label]
     found = [i for i in pair.found if i.label == label]
     order = np.argsort([-i.score for i in found], kind="mergesort")[:MOST]
@@ -100,17 +102,56 @@ def _overlaps(
     overlaps = overlap_matrix(found_rles, true_rles, list(crowd))
     if kind == "boundary":
         # The smaller of mask and boundary IoU counts; below the lowest threshold it makes no difference.
-        for d, g in zip(*np.nonzero((overlaps >= THRESHOLDS[0] - 1e-9) & ~crowd), strict=True):
-            overlaps[d, g] = min(overlaps[d, g], band_iou(found_rles[d], true_rles[g], pixels=pair.boundary_pixels()))
+        near = np.argwhere((overlaps >= THRESHOLDS[0] - 1e-9) & ~crowd)
+        found_bands, true_bands = (
+            {k: Band.of(rles[k], pixels=pair.boundary_pixels()) for k in np.unique(near[:, side])}
+            for side, rles in enumerate((found_rles, true_rles))
+        )
+        for d, g in near:
+            overlaps[d, g] = min(overlaps[d, g], found_bands[d].iou(true_bands[g]))
     return overlaps
+
+
+@dataclass(frozen=True, eq=False)
+class Band:
+    """The band along the boundary of an object, in the cut around it.
+
+    Attributes:
+        cut: rows and columns of the image.
+        inside_HW: the pixels there.
+        area: number of pixels set.
+    """
+
+    cut: masks.Cut
+    inside_HW: masks.Mask
+    area: int
+
+    @classmethod
+    def of(cls, rle: Rle, *, pixels: int) -> "Band":
+        """That of a mask; `pixels` wide."""
+        cut = joint_cut([rle], margin=0)
+        inside_HW = band(masks.decode_cut(rle, cut, margin=1), pixels)[1:-1, 1:-1]
+        return cls(cut, inside_HW, int(np.count_nonzero(inside_HW)))
+
+    def iou(self, other: "Band") -> float:
+        """Boundary IoU (Cheng et al. 2021); NaN where both are empty."""
+        spans = [slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(self.cut, other.cut, strict=True)]
+        common = 0
+        if all(span.start < span.stop for span in spans):
+            common = int(np.count_nonzero(self._part(spans) & other._part(spans)))
+        whole = self.area + other.area - common
+        return common / whole if whole else float("nan")
+
+    def _part(self, spans: Sequence[slice]) -> masks.Mask:
+        """The pixels in rows and columns of the image, which lie in the cut."""
+        return self.inside_HW[
+            tuple(slice(s.start - c.start, s.stop - c.start) for s, c in zip(spans, self.cut, strict=True))
+        ]
 
 
 def band_iou(a: Rle, b: Rle, *, pixels: int) -> float:
     """Boundary IoU of two masks (Cheng et al. 2021); NaN where both are empty."""
-    cut = joint_cut([a, b], margin=0)
-    a_HW, b_HW = (band(np.pad(masks.decode(r)[cut], 1), pixels) for r in (a, b))
-    whole = int((a_HW | b_HW).sum())
-    return int((a_HW & b_HW).sum()) / whole if whole else float("nan")
+    return Band.of(a, pixels=pixels).iou(Band.of(b, pixels=pixels))
 
 
 def _match(

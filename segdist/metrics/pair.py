@@ -1,14 +1,17 @@
 """One image under evaluation: its truth beside what was found, with everything that several metrics need of both."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 
 from segdist import masks
-from segdist.masks import Mask
+from segdist.masks import Cut, Mask
 from segdist.records import Instance, Rle, Sample
+
+Kept = TypeVar("Kept")
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +80,7 @@ class Pair:
         self.labels = tuple(label for label in classes if label in present)
         self._rles: dict[str, tuple[Rle, Rle]] = {}
         self._cut: tuple[str, Region] | None = None
+        self._kept: dict[Hashable, Any] = {}
 
     def known(self, label: str) -> list[Instance]:
         """True objects of a class with a mask, crowds left out."""
@@ -97,6 +101,13 @@ class Pair:
         if self._cut is None or self._cut[0] != label:
             self._cut = label, self._region(label)
         return self._cut[1]
+
+    def once(self, key: Hashable, compute: Callable[[], Kept]) -> Kept:
+        """What several metrics need of the image, computed when it is first asked for; small values only."""
+        if key not in self._kept:
+            self._kept[key] = compute()
+        found: Kept = self._kept[key]
+        return found
 
     @cached_property
     def void(self) -> Rle | None:
@@ -127,12 +138,12 @@ class Pair:
     def _region(self, label: str) -> Region:
         truth, guess = self.rles(label)
         cut = joint_cut([truth, guess], margin=0)
-        truth_HW, guess_HW = (np.pad(masks.decode(r)[cut], 1) for r in (truth, guess))
-        void_HW = np.zeros_like(truth_HW) if self.void is None else np.pad(masks.decode(self.void)[cut], 1)
+        truth_HW, guess_HW = (masks.decode_cut(r, cut, margin=1) for r in (truth, guess))
+        void_HW = np.zeros_like(truth_HW) if self.void is None else masks.decode_cut(self.void, cut, margin=1)
         return Region(truth_HW, guess_HW, ~void_HW, self.size_hw)
 
 
-def joint_cut(rles: Sequence[Rle], *, margin: int) -> tuple[slice, slice]:
+def joint_cut(rles: Sequence[Rle], *, margin: int) -> Cut:
     """Rows and columns of the smallest cut that holds all pixels set, and at least one pixel."""
     boxes = [r.box_xyxy for r in rles if r.area]
     if not boxes:

@@ -40,14 +40,16 @@ def accuracy(true: Numbers, found: Numbers, common: Numbers) -> Numbers:  # noqa
 def labelled_pixels(pair: Pair, label: str) -> tuple[int, int]:  # noqa: ARG001 - counted once for all classes
     """Pixels whose truth is known, and those of them at which exactly the true classes were found."""
     known = pair.size_hw[0] * pair.size_hw[1] - (pair.void.area if pair.void is not None else 0)
-    both = [pair.rles(name) for name in pair.labels]
-    rows, columns = joint_cut([rle for rles in both for rle in rles], margin=0)
-    wrong_HW = np.zeros((rows.stop - rows.start, columns.stop - columns.start), np.bool_)
-    for truth, guess in both:
-        wrong_HW |= masks.decode(truth)[rows, columns] ^ masks.decode(guess)[rows, columns]
+    whole = joint_cut([rle for name in pair.labels for rle in pair.rles(name)], margin=0)
+    wrong_HW = np.zeros([part.stop - part.start for part in whole], np.bool_)
+    for name in pair.labels:
+        cut = joint_cut(pair.rles(name), margin=0)
+        truth_HW, guess_HW = (masks.decode_cut(rle, cut) for rle in pair.rles(name))
+        inside = tuple(slice(c.start - w.start, c.stop - w.start) for c, w in zip(cut, whole, strict=True))
+        wrong_HW[inside] |= truth_HW ^ guess_HW
     if pair.void is not None:
-        wrong_HW &= ~masks.decode(pair.void)[rows, columns]
-    return known, known - int(wrong_HW.sum())
+        wrong_HW &= ~masks.decode_cut(pair.void, whole)
+    return known, known - int(np.count_nonzero(wrong_HW))
 
 
 @metric(labelled_pixels)

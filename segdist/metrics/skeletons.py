@@ -2,18 +2,9 @@
 
 import numpy as np
 
-from segdist.masks import Mask
 from segdist.metrics.counting import Numbers, counter, divide, f_score, metric
 from segdist.metrics.pair import Pair
-
-
-def skeleton(mask_HW: Mask) -> Mask:
-    """The middle line of a mask, one pixel wide (Zhang and Suen 1984)."""
-    from skimage.morphology import (
-        skeletonize,
-    )  # here, because it brings scipy, and `segdist check` reads metrics' names
-
-    return np.asarray(skeletonize(mask_HW)) if mask_HW.any() else mask_HW
+from segdist.thinning import skeleton
 
 
 @counter(4)
@@ -22,8 +13,9 @@ def skeleton_pixels(pair: Pair, label: str) -> tuple[int, int, int, int]:
     region = pair.region(label)
     found_HW, true_HW = skeleton(region.guess_HW), skeleton(region.truth_HW)
     found_HW = found_HW & region.counts_HW
-    right, met = int((found_HW & region.truth_HW).sum()), int((true_HW & region.guess_HW).sum())
-    return int(found_HW.sum()), right, int(true_HW.sum()), met
+    right_HW, met_HW = found_HW & region.truth_HW, true_HW & region.guess_HW
+    found, right, true, met = (int(np.count_nonzero(m)) for m in (found_HW, right_HW, true_HW, met_HW))
+    return found, right, true, met
 
 
 @metric(skeleton_pixels)

@@ -26,7 +26,7 @@ def crop(mask: Rle) -> CropSS:
     if not mask.area:
         raise ValueError("a mask must not be empty")
     x1, y1, x2, y2 = tight_box(mask)
-    return crop_pixels(masks.decode(mask)[y1:y2, x1:x2])
+    return crop_pixels(masks.decode_cut(mask, (slice(y1, y2), slice(x1, x2))))
 
 
 def crop_pixels(inside_HW: masks.Mask) -> CropSS:

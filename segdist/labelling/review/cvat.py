@@ -66,7 +66,7 @@ def _shape(image: Any, doubt: Doubt) -> None:
         shape = ET.SubElement(image, "box", {**common, **{name: f"{v:.2f}" for name, v in sides}})
     else:
         x1, y1, x2, y2 = (int(v) for v in doubt.mask.box_xyxy)
-        runs = row_runs(masks.decode(doubt.mask)[y1:y2, x1:x2])
+        runs = row_runs(masks.decode_cut(doubt.mask, (slice(y1, y2), slice(x1, x2))))
         place = {"left": str(x1), "top": str(y1), "width": str(x2 - x1), "height": str(y2 - y1)}
         shape = ET.SubElement(image, "mask", {**common, "rle": ", ".join(map(str, runs)), **place})
     ET.SubElement(shape, "attribute", name=_NUMBER).text = str(doubt.number)
