@@ -30,7 +30,8 @@ def ordered_map(function: Callable[[Item], Answer], items: Iterable[Item]) -> It
         return
     context = get_context("forkserver")
     context.set_forkserver_preload([function.__module__])  # imported once, not in every worker
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    own = dict(os.environ)
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_share_environment, initargs=(own,)) as pool:
         waiting: deque[Future[Answer]] = deque()
         for item in chain(first, stream):
             waiting.append(pool.submit(function, item))
@@ -38,3 +39,9 @@ def ordered_map(function: Callable[[Item], Answer], items: Iterable[Item]) -> It
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def _share_environment(values: dict[str, str]) -> None:
+    """The fork server keeps the environment of its start; keys of a bucket may have been set since."""
+    os.environ.clear()
+    os.environ.update(values)
