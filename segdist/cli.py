@@ -133,6 +133,9 @@ def evaluate(
     all_checkpoints: Annotated[
         bool, typer.Option(help="Every trial of a sweep that kept a model, or every model that one run kept.")
     ] = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write a page with the curves of the models that one run kept.")
+    ] = None,
     storage: Storage = HOME_STORAGE,
     tracking: Tracking = "embedded",
     as_json: Json = False,
@@ -146,6 +149,8 @@ def evaluate(
     with told(debug=debug):
         found: Any
         printed: Any = report.print_evaluation
+        if html and (not all_checkpoints or is_sweep(model)):
+            raise SpecError("`--html` draws the models that one run kept: name a run, and add --all-checkpoints.")
         if predictions or truth:
             if not (predictions and truth) or model or data:
                 raise SpecError(
@@ -162,6 +167,8 @@ def evaluate(
             elif all_checkpoints:
                 score, printed = study_checkpoints, report.print_study
             found = score(model, data, split=split, storage=storage, tracking=tracking, changes=changes)
+        if html:
+            report.write_study(found, html)
         if as_json:
             typer.echo(json.dumps(found, indent=1, allow_nan=False))
         else:

@@ -31,6 +31,10 @@ def predict(
     boxes: Annotated[
         str, typer.Option(help="COCO file with the boxes to segment, for models prompted with boxes.")
     ] = "",
+    truth: Annotated[
+        str,
+        typer.Option(help="Annotations of the images in any format, for --write panels."),
+    ] = "",
     tile: Annotated[
         str,
         typer.Option(
@@ -58,7 +62,7 @@ def predict(
         if tile:
             changes["tile"] = None if tile == "off" else {"size": _tile_size(tile), "overlap": overlap}
         outputs = tuple(name for name in (write or ["overlays"]) if name != "none")
-        how = How(outputs, changes, boxes)
+        how = How(outputs, changes, boxes, truth)
         where = predict_images(
             model, inside, target, how=how, actors=actors, storage_uri=storage, tracking=tracking, say=_say
         )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from segdist import masks, storage
 from segdist.errors import SpecError, did_you_mean
-from segdist.panels import encode_jpeg, encode_png, overlay
+from segdist.panels import encode_jpeg, encode_png, overlay, panel
 from segdist.plugins import ImageHWC
 from segdist.records import Prediction, Sample
 
@@ -31,6 +31,7 @@ class Found:
         classes: of the model.
         file: where it lies on this machine, "" in a table.
         image_bytes: encoded.
+        truth: what is known to be in it; None where nothing is.
     """
 
     number: int
@@ -40,6 +41,7 @@ class Found:
     classes: Sequence[str]
     file: str
     image_bytes: bytes
+    truth: Sample | None = None
 
     @property
     def name(self) -> str:
@@ -75,9 +77,11 @@ def _overlay(folder: str, found: Found) -> None:
 
 
 def _panel(folder: str, found: Found) -> None:
-    """[image | prediction]."""
-    side = overlay(found.image_HWC, found.prediction.instances, found.classes)
-    drawn = np.hstack([found.image_HWC, side])
+    """[image | prediction], or [image | truth | prediction | error]."""
+    if found.truth is not None:
+        drawn = panel(found.image_HWC, found.truth, found.prediction, classes=found.classes)
+    else:
+        drawn = np.hstack([found.image_HWC, overlay(found.image_HWC, found.prediction.instances, found.classes)])
     storage.write_atomic(storage.join(folder, f"{found.name}.jpg"), encode_jpeg(drawn))
 
 

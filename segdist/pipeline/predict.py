@@ -11,16 +11,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import msgspec
+
 from segdist import registry, storage
 from segdist.data.coco_export import annotation
 from segdist.data.examples import decode_image
+from segdist.data.guess import guess_format
 from segdist.data.inputs import Input, Reader, find_inputs
+from segdist.data.sources import open_sources, read_sources, stop_on_errors
 from segdist.errors import DataError, StorageError
 from segdist.pipeline.cluster import connected, slots
 from segdist.pipeline.dataflow import answers, map_items
 from segdist.pipeline.score import changed, model_folder
-from segdist.records import Instance, Prediction, Sample
-from segdist.spec import EvaluateSpec, digest
+from segdist.records import Finding, Instance, Prediction, Sample
+from segdist.spec import DataSpec, EvaluateSpec, digest
 
 INLINE_IMAGES = 64
 """Up to this many images, working here takes less time than Ray takes to start."""
@@ -41,11 +45,13 @@ class How:
         outputs: see `engine.outputs`.
         changes: keys of `evaluate` other than those the model was trained with: `tile`, `min_score`, ...
         boxes: a COCO file with the boxes to segment, for models prompted with boxes; "" for none.
+        truth: annotations of the images in any format, to show in panels beside what was found; "" for none.
     """
 
     outputs: tuple[str, ...] = ("overlays",)
     changes: Mapping[str, Any] = field(default_factory=dict)
     boxes: str = ""
+    truth: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,7 @@ def predict_images(
     if evaluate.prompts == "box" and not how.boxes:
         raise DataError(f"{model} segments what boxes show it. Name a COCO file with boxes: --boxes annotations.json")
     _claim(out, job)
-    parts = _parts(inputs, _boxes(how.boxes), out)
+    parts = _parts(inputs, {"boxes": _boxes(how.boxes), "truth": _truth(how.truth)}, out)
     missing = [part for part in parts if not storage.exists(part["target"])]
     if len(missing) < len(parts):
         say(f"{len(parts) - len(missing)} of {len(parts)} parts are done already")
@@ -140,13 +146,19 @@ def _claim(out: str, job: PredictJob) -> None:
     storage.write_json(place, mine)
 
 
-def _parts(inputs: Sequence[Input], boxes: Mapping[str, Any], out: str) -> list[dict[str, Any]]:
-    """What is predicted and saved at once; named by its images, so that others than before are done anew."""
+def _parts(inputs: Sequence[Input], known: Mapping[str, Mapping[str, Any]], out: str) -> list[dict[str, Any]]:
+    """What is predicted and saved at once; named by its images, so that others than before are done anew.
+
+    Args:
+        inputs: the images.
+        known: what is known of images by their file name, by what it is called in a part.
+        out: the folder of all parts.
+    """
     found = []
     for start in range(0, len(inputs), IMAGES_PER_PART):
         images = [
-            {**one.to_json(), "number": start + k, "boxes": boxes.get(Path(one.name).name, [])}
-            for k, one in enumerate(inputs[start : start + IMAGES_PER_PART], start=1)
+            {**one.to_json(), "number": n, **{what: of.get(Path(one.name).name) for what, of in known.items()}}
+            for n, one in enumerate(inputs[start : start + IMAGES_PER_PART], start=start + 1)
         ]
         name = f"{start:08d}-{digest(images)}.json"
         found.append({"images": json.dumps(images), "target": storage.join(out, PARTS, name)})
@@ -210,10 +222,11 @@ class Predictor:
         try:
             content = self._reader.read(one)
             pixels_HWC = decode_image(content, name=one.uri)
+            truth = _checked(image["truth"], (pixels_HWC.shape[0], pixels_HWC.shape[1]))
         except (DataError, StorageError) as error:
             return {"error": str(error), "file_name": one.uri}
         size_hw = pixels_HWC.shape[0], pixels_HWC.shape[1]
-        shown = tuple(Instance(label, None, tuple(box)) for label, box in image["boxes"])
+        shown = tuple(Instance(label, None, tuple(box)) for label, box in image["boxes"] or ())
         sample = Sample(one.name, one.uri, size_hw, shown)
         prompt = box_prompt(sample) if self._evaluate.prompts == "box" else Prompt()
         with torch.inference_mode():
@@ -223,7 +236,7 @@ class Predictor:
         whole = self._evaluate.tile is None and not self._evaluate.tta
         prediction = Prediction(one.name, kept, text=texts_of(network, 1)[0] if whole else "")
         file = self._reader.file(one)
-        found = Found(image["number"], bare, pixels_HWC, prediction, network.classes, file, content)
+        found = Found(image["number"], bare, pixels_HWC, prediction, network.classes, file, content, truth)
         write(self._job.out, check_outputs(self._job.how.outputs), found)
         ids = {name: number for number, name in enumerate(network.classes, 1)}
         return {
@@ -287,6 +300,35 @@ def _collected(out: str, parts: Sequence[Mapping[str, Any]], classes: Sequence[s
             + "\n".join(unreadable)
         )
     return target
+
+
+def _truth(place: str) -> dict[str, list[Any]]:
+    """The annotations of each image, by file name.
+
+    Raises:
+        DataError: the place cannot be read, or an annotation in it is wrong.
+    """
+    if not place:
+        return {}
+    data = DataSpec.model_validate({"sources": [{"format": guess_format(place), "path": place}]})
+    findings: list[Finding] = []
+    samples = [sample for _, sample in read_sources(data, open_sources(data), findings.append)]
+    stop_on_errors(findings)
+    return {Path(sample.image_id).name: msgspec.to_builtins(sample) for sample in samples}
+
+
+def _checked(truth: Any, size_hw: tuple[int, int]) -> Sample | None:
+    """What is known of an image of this size; None where nothing is.
+
+    Raises:
+        DataError: it belongs to an image of another size.
+    """
+    if truth is None:
+        return None
+    sample = msgspec.convert(truth, Sample)
+    if sample.size_hw != size_hw:
+        raise DataError(f"`--truth` has it as (height, width) {sample.size_hw}, but it is {size_hw}")
+    return sample
 
 
 def _boxes(file: str) -> dict[str, list[Any]]:

@@ -13,6 +13,8 @@ _MODEL = "model.json"
 def study_checkpoints(model: str, data: str, **settings: Any) -> list[dict[str, Any]]:
     """What `score_model` says about each kept model, with the `loss`, in the order of steps.
 
+    The one of the highest mIoU, the first of equals, has `is_best`.
+
     Args:
         model: a run id, `NAME@champion`, `NAME@VERSION`, or the folder of the kept models.
         data: see `score_model`.
@@ -41,12 +43,8 @@ def study_checkpoints(model: str, data: str, **settings: Any) -> list[dict[str, 
 
             scored = score_model(str(local), data, **settings, further=loss)
         found.append({"step": step, **scored, "model": place})
-    return found
-
-
-def best_of(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """The checkpoint of the highest mIoU, the first of equals."""
-    return max(found, key=lambda one: one["metrics"].get("iou", -1.0))
+    best = max(found, key=lambda one: one["metrics"].get("iou", -1.0))
+    return [{**one, "is_best": one is best} for one in found]
 
 
 def is_sweep(model: str) -> bool:

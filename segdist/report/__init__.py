@@ -1,9 +1,10 @@
 """What a sweep found, read back from MLflow: a leaderboard in the terminal or as JSON, and a page to look at."""
 
 from segdist.report.differences import print_diff, write_diff
-from segdist.report.evaluation import print_checkpoints, print_evaluation, print_study
+from segdist.report.evaluation import print_checkpoints, print_evaluation
 from segdist.report.leaderboard import Leaderboard, as_json, leaderboard, print_leaderboard
 from segdist.report.page import write_html
+from segdist.report.study import print_study, write_study
 
 __all__ = [
     "Leaderboard",
@@ -16,4 +17,5 @@ __all__ = [
     "print_study",
     "write_diff",
     "write_html",
+    "write_study",
 ]

@@ -38,8 +38,8 @@ class Line:
     params: Mapping[str, Any] | None = None
 
 
-def curves(lines: Sequence[Line], *, title: str) -> Markup:
-    """Values over epochs, one line a trial."""
+def curves(lines: Sequence[Line], *, title: str, over: str = "epoch", each: str = "trial") -> Markup:
+    """Values over epochs, one line a trial; or over what else is counted in whole numbers."""
     shown = [line for line in lines if line.values]
     if not shown:
         return Markup("")
@@ -48,14 +48,14 @@ def curves(lines: Sequence[Line], *, title: str) -> Markup:
     frame = Frame(480, 300, left=46, right=14, top=14, bottom=34)
     x_low, x_high = min(xs), max(*xs, min(xs) + 1)
     ticks = nice(min(ys), max(ys))
-    parts = [grid(frame, ticks), _epochs(frame, x_low, x_high)]
+    parts = [grid(frame, ticks), _counted(frame, x_low, x_high, over)]
     for line in _best_last(shown):
         points = [
             (frame.x((x - x_low) / (x_high - x_low)), frame.y((y - ticks[0]) / (ticks[-1] - ticks[0])))
             for x, y in line.values
         ]
         parts.append(_path(line, points))
-    return svg(frame, parts, label=f"{title} over epochs, one line a trial")
+    return svg(frame, parts, label=f"{title} over {over}s, one line a {each}")
 
 
 def parallel(lines: Sequence[Line], space: Mapping[str, Range], *, metric: str, titles: Mapping[str, str]) -> Markup:
@@ -187,17 +187,17 @@ def grid(frame: Frame, ticks: Sequence[float]) -> Markup:
     return Markup("").join(parts)
 
 
-def _epochs(frame: Frame, low: float, high: float) -> Markup:
+def _counted(frame: Frame, low: float, high: float, unit: str) -> Markup:
     step = max(1, math.ceil((high - low) / 8))
     parts = [
         Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(
-            _n(frame.x((epoch - low) / (high - low))), frame.height - frame.bottom + 18, epoch
+            _n(frame.x((count - low) / (high - low))), frame.height - frame.bottom + 18, count
         )
-        for epoch in range(int(low), int(high) + 1, step)
+        for count in range(int(low), int(high) + 1, step)
     ]
     parts.append(
-        Markup('<text class="tick" x="{}" y="{}" text-anchor="end">epoch</text>').format(
-            frame.width - frame.right, frame.height - 3
+        Markup('<text class="tick" x="{}" y="{}" text-anchor="end">{}</text>').format(
+            frame.width - frame.right, frame.height - 3, unit
         )
     )
     return Markup("").join(parts)

@@ -11,9 +11,6 @@ from rich.text import Text
 _PER_CLASS = ("iou", "dice", "boundary_iou", "cldice", "panoptic_quality", "mask_ap", "box_ap")
 _WORST_SHOWN = 5
 _COLUMNS = 3
-_BAR = 40
-_PICKS: Any = ((max, "iou", -1.0), (min, "loss", float("inf")))
-"""How the best checkpoint is chosen, and the one that the loss alone would choose."""
 
 
 def print_evaluation(found: Mapping[str, Any], console: Console | None = None) -> None:
@@ -45,38 +42,18 @@ def print_checkpoints(found: Sequence[Mapping[str, Any]], console: Console | Non
     """Print several models over the same data, one a line."""
     console = console or Console()
     columns = ["iou", "mask_ap", "boundary_iou", "cldice", "panoptic_quality", "runtime/latency_p50_ms"]
-    table = _table("trial", *columns)
+    table = plain_table("trial", *columns)
     for one in found:
-        table.add_row(str(one["trial"]), *(_number(one["metrics"].get(name)) for name in columns))
+        table.add_row(str(one["trial"]), *(number_text(one["metrics"].get(name)) for name in columns))
     console.print(table)
-
-
-def print_study(found: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
-    """Print the checkpoints of one training: the curve of mIoU over steps, and the best one.
-
-    Args:
-        found: what `pipeline.study` returned, in the order of steps.
-        console: where to print.
-    """
-    console = console or Console()
-    columns = ("loss", "iou", "dice", "mask_ap", "decoding/parse_failure_rate")
-    best, least = (pick(found, key=lambda c: c["metrics"].get(name, worst)) for pick, name, worst in _PICKS)
-    table = _table("step", *columns, "iou")
-    table.columns[-1].justify = "left"
-    for one in found:
-        value = one["metrics"].get("iou", 0.0)
-        bar = "\u2588" * round(_BAR * value) + (" best" if one is best else "")
-        table.add_row(str(one["step"]), *(_number(one["metrics"].get(name)) for name in columns), Text(bar))
-    console.print(table)
-    console.print(f"best: step {best['step']}, iou {_number(best['metrics'].get('iou'))}, {escape(best['model'])}")
-    if least is not best:
-        console.print(f"the loss is least at step {least['step']}: what is written got better after, or before, it did")
 
 
 def _overall(values: Mapping[str, float]) -> Table:
     """All values over all classes, read down the columns."""
     shown = [
-        (n, _number(v)) for n, v in values.items() if "/" not in n or n.startswith(("decoding/", "runtime/", "model/"))
+        (n, number_text(v))
+        for n, v in values.items()
+        if "/" not in n or n.startswith(("decoding/", "runtime/", "model/"))
     ]
     height = -(-len(shown) // _COLUMNS)
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
@@ -88,19 +65,19 @@ def _overall(values: Mapping[str, float]) -> Table:
 
 def _classes(values: Mapping[str, float], classes: Sequence[str]) -> Table:
     shown = [name for name in _PER_CLASS if any(f"{name}/{label}" in values for label in classes)]
-    table = _table("class", *shown)
+    table = plain_table("class", *shown)
     for label in classes:
-        table.add_row(Text(label), *(_number(values.get(f"{name}/{label}")) for name in shown))
+        table.add_row(Text(label), *(number_text(values.get(f"{name}/{label}")) for name in shown))
     return table
 
 
 def _by_class(spreads: Mapping[str, Mapping[str, Any]]) -> Table:
     """How each class, or what a model is asked for, varies over single images; what was not found counts 0."""
     shown = {"mean": "mean", "std": "std", "min": "low", "P10": "p10", "P50": "p50", "P90": "p90", "max": "high"}
-    table = _table("of single images", "", "images", *shown)
+    table = plain_table("of single images", "", "images", *shown)
     for label, measures in spreads.items():
         for name, spread in measures.items():
-            numbers = (_number(spread[key]) for key in shown.values())
+            numbers = (number_text(spread[key]) for key in shown.values())
             table.add_row(Text(label), name, str(spread["images"]), *numbers)
     return table
 
@@ -114,23 +91,24 @@ def _spread(details: Mapping[str, Any]) -> str:
     return (
         f"{details['metric']} of single images: mean {spread['mean']:.3f}, std {spread['std']:.3f}, "
         f"min {spread['low']:.3f}, P10 {spread['p10']:.3f}, P50 {spread['p50']:.3f}, P90 {spread['p90']:.3f}, "
-        f"max {spread['high']:.3f}; of all {_number(whole['value'])}{between}"
+        f"max {spread['high']:.3f}; of all {number_text(whole['value'])}{between}"
     )
 
 
 def _parts(kind: str, metric: str, parts: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table(kind, metric, "95 % interval", "images", "P10", "P50", "P90")
+    table = plain_table(kind, metric, "95 % interval", "images", "P10", "P50", "P90")
     for part in parts[:_WORST_SHOWN]:
         spread, interval = part["spread"] or {}, part["interval"]
         between = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
-        numbers = (_number(spread.get(p)) for p in ("p10", "p50", "p90"))
-        table.add_row(Text(part["name"]), _number(part["value"]), between, str(spread.get("images", 0)), *numbers)
+        numbers = (number_text(spread.get(p)) for p in ("p10", "p50", "p90"))
+        table.add_row(Text(part["name"]), number_text(part["value"]), between, str(spread.get("images", 0)), *numbers)
     if len(parts) > _WORST_SHOWN:
         table.caption = f"the worst {_WORST_SHOWN} of {len(parts)}"
     return table
 
 
-def _table(first: str, *columns: str) -> Table:
+def plain_table(first: str, *columns: str) -> Table:
+    """A table without lines: text in the first column, numbers in the others."""
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(first)
     for column in columns:
@@ -138,5 +116,6 @@ def _table(first: str, *columns: str) -> Table:
     return table
 
 
-def _number(value: float | None) -> str:
+def number_text(value: float | None) -> str:
+    """Three digits, or a dash."""
     return "-" if value is None else f"{value:.3f}"

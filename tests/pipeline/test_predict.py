@@ -97,6 +97,34 @@ def test_every_output_shows_what_the_coco_file_says(model: str, photos: Path, tm
     assert content["images"][1]["height"] == 56
 
 
+def test_panels_show_the_truth_where_it_is_known(model: str, photos: Path, tmp_path: Path) -> None:
+    square = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [8, 8, 40, 40], "iscrowd": 0, "area": 1600}
+    square["segmentation"] = [[8, 8, 48, 8, 48, 48, 8, 48]]
+    image = {"id": 1, "file_name": "two.png", "height": 48, "width": 64}
+    content = {"images": [image], "annotations": [square], "categories": [{"id": 1, "name": CLASSES[0]}]}
+    (photos / "annotations.json").write_text(json.dumps(content))
+    out = str(tmp_path / "out")
+    how = How(("panels",), {}, truth=str(photos / "annotations.json"))
+    predict_images(model, [str(photos)], out, how=how, storage_uri="", tracking="embedded")
+    sizes = {f.name.split("-")[0]: read_png(str(f)).shape for f in Path(out, "panels").iterdir()}
+    assert sizes["one"][1] == 2 * 64, "[image | prediction]"
+    assert sizes["two"][1] > 4 * 400, "[image | truth | prediction | error]"
+
+    image["height"] = 47
+    (photos / "annotations.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"`--truth` has it as .* \(47, 64\), but it is \(48, 64\)"):
+        predict_images(model, [str(photos)], out + "2", how=how, storage_uri="", tracking="embedded")
+
+
+def test_what_a_model_wrote_is_kept_as_text(photos: Path, tmp_path: Path) -> None:
+    writer = str(model_folder(tmp_path / "writer", "paligemma"))
+    content = run(writer, [photos / "two.png"], tmp_path / "out", "text")
+    (text,) = [f.read_text() for f in (tmp_path / "out" / "text").iterdir()]
+    asked = text.splitlines()
+    assert [line.partition(" -> ")[0] for line in asked] == [f"segment {label}" for label in CLASSES], text
+    assert sum(line.count("<loc") for line in asked) >= 4 * len(content["annotations"])
+
+
 def test_a_run_that_was_killed_goes_on_and_predicts_nothing_twice(
     model: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
