@@ -11,7 +11,8 @@ from segdist.thinning import skeleton
 def skeleton_pixels(pair: Pair, label: str) -> tuple[int, int, int, int]:
     """Pixels of the found skeleton, those of them on the truth; of the true skeleton, those of them found."""
     region = pair.region(label)
-    found_HW, true_HW = skeleton(region.guess_HW), skeleton(region.truth_HW)
+    # Both at once, one above the other: their margins keep them apart, and it takes half as many steps.
+    found_HW, true_HW = np.split(skeleton(np.concatenate([region.guess_HW, region.truth_HW])), 2)
     found_HW = found_HW & region.counts_HW
     right_HW, met_HW = found_HW & region.truth_HW, true_HW & region.guess_HW
     found, right, true, met = (int(np.count_nonzero(m)) for m in (found_HW, right_HW, true_HW, met_HW))
