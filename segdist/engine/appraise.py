@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from segdist.data.shards import write_shard
-from segdist.engine import runtime
+from segdist.engine import checkpoint, runtime
 from segdist.engine.predict import Row, box_prompt, evaluator_of, predict, rates_of, segment
 from segdist.engine.thresholds import tuned
 from segdist.engine.workers import Workers
@@ -109,6 +109,22 @@ def appraise(
         costs |= runtime.throughput(whole, [first[0]], [first[1]])
         costs |= runtime.arithmetic(whole, *first)
     return replace(result, metrics=result.metrics | costs)
+
+
+def judged(folder: Path, rows: Sequence[Row], metrics: Sequence[str]) -> Evaluator:
+    """What an evaluator saw of the predictions of a model, which is scored as it was trained to be.
+
+    Args:
+        folder: of the model.
+        rows: the images.
+        metrics: their names.
+    """
+    evaluate = checkpoint.describe(folder).evaluate
+    network: Any = checkpoint.load(folder, device=Workers.here().device)
+    evaluator = evaluator_of(network.classes, evaluate, metrics)
+    for sample, _, prediction in predict(network, rows, evaluate):
+        evaluator.add(sample, prediction)
+    return evaluator
 
 
 @dataclass(frozen=True)

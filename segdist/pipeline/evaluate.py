@@ -6,7 +6,7 @@ costs one pass over the split a trial, models are timed while nothing trains bes
 interruption is made up for by the next start.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from segdist.data.shards import Dataset
-from segdist.metrics import family_of
+from segdist.metrics import Evaluator, family_of
 from segdist.pipeline.cluster import slots
 from segdist.pipeline.progress import say
 from segdist.pipeline.trial import Job
@@ -83,6 +83,20 @@ def score_on_test(ray: Any, tracker: Tracker, run_id: str, job: Job) -> dict[str
     return metrics
 
 
+def judge_on_test(ray: Any, tracker: Tracker, run_id: str, job: Job, metric: str) -> Evaluator:
+    """What an evaluator saw of a kept model's predictions over the test split, computed where trials are.
+
+    Args:
+        ray: the connected `ray` module.
+        tracker: where the trial was recorded.
+        run_id: its run.
+        job: what names the data and the resources; the trial need not be one of its own.
+        metric: to compute.
+    """
+    seen: Evaluator = ray.get(_ask(ray, _packed(tracker, run_id), job, metric, task=_judge))
+    return seen
+
+
 def _looks(
     ray: Any, tracker: Tracker, trials: Sequence[TrialRecord], job: Job, most: int
 ) -> Iterator[tuple[TrialRecord, Look | str]]:
@@ -123,11 +137,21 @@ def _packed(tracker: Tracker, run_id: str) -> Files:
         return {file.name: file.read_bytes() for file in model.iterdir()} if model else {}
 
 
-def _ask(ray: Any, packed: Files, job: Job, split: str) -> Any:
+def _ask(ray: Any, packed: Files, job: Job, what: str, *, task: Callable[[Files, Job, str], Any] | None = None) -> Any:
     """A worker with a trial's resources that looks at a model."""
     resources = job.run.resources
     options = {"num_cpus": resources.cpus_per_worker, "num_gpus": resources.gpus_per_worker}
-    return ray.remote(_look).options(**options).remote(packed, job, split)
+    return ray.remote(task or _look).options(**options).remote(packed, job, what)
+
+
+def _judge(packed: Files, job: Job, metric: str) -> Evaluator:
+    import torch
+
+    from segdist.engine.appraise import judged
+
+    torch.set_num_threads(max(1, int(job.run.resources.cpus_per_worker)))
+    with _written(packed) as folder:
+        return judged(folder, Dataset.open(job.dataset_uri).reader("test", cache_dir()), (metric,))
 
 
 def _look(packed: Files, job: Job, split: str) -> Look:

@@ -1,7 +1,10 @@
-"""`segdist promote`: a model becomes the champion only if it is better on the same test images, beyond chance."""
+"""A model becomes the champion only if it is better on the same test images, beyond chance.
+
+`segdist promote` decides so, and so does the end of `segdist run`.
+"""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +14,12 @@ from segdist.errors import PromotionError
 from segdist.metrics import Difference, Evaluator, difference, family_of
 from segdist.pipeline.score import is_run_id, model_folder, rows_of
 from segdist.records import Sample
+from segdist.spec import SweepSpec
 from segdist.tracking import SweepRecord, Tracker
 
 Rows = Sequence[tuple[Sample, bytes]]
+Measure = Callable[[str, Rows, str], Evaluator]
+"""From a model's run, images and the name of a metric to what an evaluator saw of its predictions."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,15 @@ class Decision:
 
 
 def promote(
-    model: str, *, name: str = "", data: str = "", metric: str = "", force: bool = False, storage: str, tracking: str
+    model: str,
+    *,
+    name: str = "",
+    data: str = "",
+    metric: str = "",
+    force: bool = False,
+    storage: str,
+    tracking: str,
+    measure: Measure | None = None,
 ) -> Decision:
     """Move the alias `champion` to a model if it is better than the present one.
 
@@ -75,10 +89,12 @@ def promote(
         force: move the alias whatever comes out, and also where nothing can be compared.
         storage: of the sweeps.
         tracking: their MLflow URI, or "embedded".
+        measure: how a model is measured; by default in this process.
 
     Raises:
         PromotionError: the models cannot be compared, and `force` is off.
     """
+    measure = measure or (lambda run, rows, chosen: _judged(run, rows, chosen, storage, tracking))
     tracker = Tracker.at(storage, tracking)
     candidate = model if is_run_id(model) else tracker.run_of_model(model)
     _, sweep = tracker.trial(candidate)
@@ -90,7 +106,8 @@ def promote(
     if not champion:
         return _moved(tracker, made, "", None, "there was no champion to be better than")
     try:
-        rows, found = _compare(tracker, candidate, champion, sweep, data, metric, storage, tracking)
+        rows = _named(data, candidate, storage, tracking) if data else _common_test(tracker, champion, sweep, storage)
+        found = _compare(candidate, champion, rows, metric or _metric_of(sweep), measure)
     except PromotionError:
         if not force:
             raise
@@ -120,41 +137,48 @@ def _moved(tracker: Tracker, made: dict[str, str], of_test: str, found: Differen
     return Decision(**made, test_hash=of_test, difference=found, promoted=True, version=version, reason=reason)
 
 
-def _compare(
-    tracker: Tracker,
-    candidate: str,
-    champion: str,
-    sweep: SweepRecord,
-    data: str,
-    metric: str,
-    storage: str,
-    tracking: str,
-) -> tuple[Rows, Difference]:
-    _, other = tracker.trial(champion)
-    rows = _named(data, candidate, storage, tracking) if data else _common_test(sweep, other, storage)
-    chosen = metric or family_of(sweep.metric.partition("/")[2]) or "iou"
-    seen = [_judged(run, rows, chosen, storage, tracking) for run in (candidate, champion)]
+def crown(tracker: Tracker, spec: SweepSpec, winner: str, *, measure: Measure) -> str:
+    """Register a sweep's winner, and make it the champion by the rule of `promote`; what came of it, for people.
+
+    Args:
+        tracker: where the sweep is recorded.
+        spec: the sweep.
+        winner: the run of its best trial.
+        measure: how a model is measured.
+    """
+    version = tracker.register(spec.name, winner, "model")
+    try:
+        found = promote(winner, name=spec.name, storage=spec.storage, tracking=spec.tracking.uri, measure=measure)
+        if found.promoted or found.champion == winner:
+            return found.text
+        stays = found.text
+    except PromotionError as error:
+        stays = f"{spec.name}@champion stays what it was. {error}"
+    return (
+        f"{stays}\nthe winner of this sweep is {spec.name}@{version}; "
+        f"segdist promote {winner} compares it on other images (--data) or takes it as it is (--force)"
+    )
+
+
+def _compare(candidate: str, champion: str, rows: Rows, metric: str, measure: Measure) -> Difference:
+    seen = [measure(run, rows, metric) for run in (candidate, champion)]
     if seen[0].classes != seen[1].classes:
         raise PromotionError(
             f"Both models must find the same classes, but one finds {', '.join(seen[0].classes)} and the champion "
             f"{', '.join(seen[1].classes)}. Give it a name of its own: --name, or move the alias with --force."
         )
-    return rows, difference(seen[0], seen[1], metric=chosen)
+    return difference(seen[0], seen[1], metric=metric)
+
+
+def _metric_of(sweep: SweepRecord) -> str:
+    return family_of(sweep.metric.partition("/")[2]) or "iou"
 
 
 def _judged(run: str, rows: Rows, metric: str, storage: str, tracking: str) -> Evaluator:
-    """What an evaluator saw of a model's predictions, as the model is scored."""
-    from segdist.engine import checkpoint
-    from segdist.engine.predict import evaluator_of, predict
-    from segdist.engine.workers import Workers
+    from segdist.engine.appraise import judged
 
     with model_folder(run, storage, tracking) as folder:
-        evaluate = checkpoint.describe(folder).evaluate
-        network: Any = checkpoint.load(folder, device=Workers.here().device)
-    evaluator = evaluator_of(network.classes, evaluate, (metric,))
-    for sample, _, prediction in predict(network, rows, evaluate):
-        evaluator.add(sample, prediction)
-    return evaluator
+        return judged(folder, rows, (metric,))
 
 
 def _named(data: str, run: str, storage: str, tracking: str) -> Rows:
@@ -166,12 +190,13 @@ def _named(data: str, run: str, storage: str, tracking: str) -> Rows:
     return rows
 
 
-def _common_test(sweep: SweepRecord, other: SweepRecord, storage: str) -> Rows:
+def _common_test(tracker: Tracker, champion: str, sweep: SweepRecord, storage: str) -> Rows:
     """The test split that both sweeps kept away from their models.
 
     Raises:
         PromotionError: they learned from other data, which may hold the other's test images; or the data are gone.
     """
+    _, other = tracker.trial(champion)
     mine, theirs = (s.dataset.profile.get("content_hash", "") if s.dataset else "" for s in (sweep, other))
     if not mine or mine != theirs:
         raise PromotionError(

@@ -12,12 +12,14 @@ from segdist import label_policies, report, storage
 from segdist.data.shards import Dataset
 from segdist.errors import BackendError, DataError
 from segdist.labelling.corrections import Corrections, corrections_uri
+from segdist.metrics import Evaluator
 from segdist.pipeline.cluster import connected
-from segdist.pipeline.evaluate import appraise_trials, score_on_test
+from segdist.pipeline.evaluate import appraise_trials, judge_on_test, score_on_test
 from segdist.pipeline.importance import importance
 from segdist.pipeline.ingest import ingest, ingest_key
 from segdist.pipeline.label_sets import LabelSet, make_label_sets
 from segdist.pipeline.progress import say
+from segdist.pipeline.promote import Rows, crown
 from segdist.pipeline.sweep import search, trials_of
 from segdist.pipeline.trial import Job
 from segdist.spec import SweepSpec, digest
@@ -80,8 +82,11 @@ def _run(spec: SweepSpec, file: str, *, kind: str) -> str:
             _say_labels(one)
         parent = _open(tracker, spec, file, kind, fingerprint, dataset, labels)
         with _closing(tracker, parent):
-            best = _search(ray, tracker, spec, parent, fingerprint, dataset, labels)
-            _finish(tracker, spec, parent, best, kind)
+            job = _job(spec, fingerprint, dataset, labels)
+            best = _search(ray, tracker, spec, parent, job, labels)
+            if kind == "sweep":
+                _crown(ray, tracker, spec, best, job)
+            _finish(tracker, spec, parent)
     _show(tracker, spec, parent)
     say(f"took      {_minutes(time.monotonic() - started)}")
     return parent
@@ -116,17 +121,9 @@ def _open(
     return parent
 
 
-def _search(
-    ray: Any,
-    tracker: Tracker,
-    spec: SweepSpec,
-    parent: str,
-    fingerprint: str,
-    dataset: Dataset,
-    labels: Sequence[LabelSet],
-) -> str:
-    """Run the missing trials, and score the winner on the test split; the winner's run."""
-    job = Job(
+def _job(spec: SweepSpec, fingerprint: str, dataset: Dataset, labels: Sequence[LabelSet]) -> Job:
+    """What the sweep's trials have in common."""
+    return Job(
         run=spec.run,
         dataset_uri=dataset.uri,
         labels_uri=labels[0].labels.uri if labels else "",
@@ -135,7 +132,11 @@ def _search(
         metric=spec.search.metric,
         labels_of_policy={one.policy.name: one.labels.uri for one in labels} if len(labels) > 1 else {},
     )
-    tags = {"segdist.dataset": dataset.manifest.content_hash}
+
+
+def _search(ray: Any, tracker: Tracker, spec: SweepSpec, parent: str, job: Job, labels: Sequence[LabelSet]) -> str:
+    """Run the missing trials, and score the winner on the test split; the winner's run."""
+    tags = {"segdist.dataset": Dataset.open(job.dataset_uri).manifest.content_hash}
     if len(labels) == 1:
         tags["segdist.labels"] = labels[0].labels.manifest.content_hash
     search(spec, job, ray, tracker, parent, tags)
@@ -164,10 +165,15 @@ def _winner(board: report.Leaderboard) -> str:
     return board.best.run_id
 
 
-def _finish(tracker: Tracker, spec: SweepSpec, parent: str, best: str, kind: str) -> None:
-    if kind == "sweep":
-        version = tracker.register_champion(spec.name, best, "model")
-        say(f"champion  {spec.name}@champion is version {version}")
+def _crown(ray: Any, tracker: Tracker, spec: SweepSpec, best: str, job: Job) -> None:
+    def measure(run_id: str, rows: Rows, metric: str) -> Evaluator:  # noqa: ARG001 - a worker opens the same rows
+        return judge_on_test(ray, tracker, run_id, job, metric)
+
+    for line in crown(tracker, spec, best, measure=measure).splitlines():
+        say(f"champion  {line}")
+
+
+def _finish(tracker: Tracker, spec: SweepSpec, parent: str) -> None:
     board = report.leaderboard(tracker, spec.name, parent_run_id=parent)
     tracker.log_json(parent, importance(board), "importance.json")
     with TemporaryDirectory(prefix="segdist-") as folder:

@@ -17,12 +17,18 @@ _FILES = "segdist.artifact_path"
 
 def register_champion(client: "MlflowClient", name: str, run_id: str, artifact_path: str) -> int:
     """A version of the model for these files of this run, found or created, with the alias `champion`."""
+    version = register(client, name, run_id, artifact_path)
+    client.set_registered_model_alias(name, CHAMPION, str(version))
+    return version
+
+
+def register(client: "MlflowClient", name: str, run_id: str, artifact_path: str) -> int:
+    """A version of the model for these files of this run, found or created."""
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
     versions = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
     same = [v for v in versions if v.tags.get(_FILES) == artifact_path]
     version = same[0] if same else _create(client, name, run_id, artifact_path)
-    client.set_registered_model_alias(name, CHAMPION, version.version)
     return int(version.version)
 
 

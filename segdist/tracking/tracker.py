@@ -346,6 +346,11 @@ class Tracker:
         with self._connection.client() as client, self._connection.exclusive():
             return registry.register_champion(client, name, run_id, artifact_path)
 
+    def register(self, name: str, run_id: str, artifact_path: str) -> int:
+        """The same without the alias."""
+        with self._connection.client() as client, self._connection.exclusive():
+            return registry.register(client, name, run_id, artifact_path)
+
     def champion_run(self, name: str) -> str:
         """The run that `NAME@champion` came from; "" where there is no such model or it has no champion."""
         with self._connection.client() as client:

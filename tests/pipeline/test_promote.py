@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from segdist import storage as files
 from segdist.errors import PromotionError
-from segdist.metrics import Difference, OneImage
+from segdist.metrics import Difference, Evaluator, OneImage
 from segdist.pipeline import promote as module
 from segdist.pipeline.ingest import ingest
-from segdist.pipeline.promote import promote
+from segdist.pipeline.promote import Rows, crown, promote
 from segdist.spec import SweepSpec
 from segdist.tracking import Tracker
 from tests.engine.shipped import model_folder
@@ -20,8 +21,6 @@ from tests.pipeline.conftest import SWEEP
 @pytest.fixture
 def runs(tmp_path: Path) -> tuple[Path, list[str]]:
     """A sweep with two trials that kept models over the same data; the first is champion."""
-    import yaml
-
     spec = SweepSpec.model_validate(yaml.safe_load(SWEEP.format(storage=tmp_path / "storage")))
     dataset = ingest(spec)
     tracker = Tracker.for_sweep(spec)
@@ -78,3 +77,49 @@ def test_a_model_is_measured_on_the_test_split_and_promoted_only_if_the_interval
     with pytest.raises(PromotionError, match="no longer in"):
         promote(candidate, **how)
     assert promote(candidate, name="another", **how).reason.startswith("there was no champion")
+
+
+def test_a_sweep_crowns_its_winner_by_the_same_rule(
+    runs: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, (champion, winner) = runs
+    tracker = Tracker.at(str(storage))
+    spec = SweepSpec.model_validate(yaml.safe_load(SWEEP.format(storage=storage)))
+    measured = []
+
+    def measure(run_id: str, rows: Rows, metric: str) -> Evaluator:
+        measured.append((run_id, len(rows), metric))
+        return Evaluator(("roof",), min_score=0.5, metrics=(metric,))
+
+    compared(monkeypatch, -0.01, 0.2)
+    said = crown(tracker, spec, winner, measure=measure)
+    assert [run for run, _, _ in measured] == [winner, champion]
+    assert "the champion stays" in said
+    assert f"tiny@2; segdist promote {winner}" in said
+    assert tracker.champion_run("tiny") == champion
+    assert tracker.run_of_model("tiny@2") == winner, "it is a model with a name all the same"
+
+    compared(monkeypatch, 0.01, 0.2)
+    assert crown(tracker, spec, winner, measure=measure).endswith("it is better, beyond the interval")
+    assert tracker.champion_run("tiny") == winner
+    before = len(measured)
+    assert "it is the champion" in crown(tracker, spec, winner, measure=measure)
+    assert len(measured) == before, "what is decided is not measured again"
+
+    for entry in files.find(str(storage / "datasets")):
+        Path(entry.uri).unlink()
+    said = crown(tracker, spec, champion, measure=measure)
+    assert "stays what it was" in said
+    assert "no longer in" in said
+    assert tracker.champion_run("tiny") == winner
+
+
+def test_the_first_winner_of_a_sweep_is_champion(runs: tuple[Path, list[str]]) -> None:
+    storage, (_, winner) = runs
+    spec = SweepSpec.model_validate(yaml.safe_load(SWEEP.format(storage=storage))).model_copy(update={"name": "new"})
+
+    def measure(*_: object) -> Evaluator:
+        raise AssertionError("there is nothing to compare with")
+
+    said = crown(Tracker.at(str(storage)), spec, winner, measure=measure)
+    assert said == "new@champion is now version 1: there was no champion to be better than"
