@@ -20,7 +20,7 @@ from segdist.metrics import Evaluator
 from segdist.records import Instance, Prediction, Sample
 
 IMAGES = int(os.environ.get("SEGDIST_BENCH_IMAGES", "1000"))
-SIDE, INSTANCES = 1024, 20
+SIDE, INSTANCES, LONGEST = 1024, 20, 130
 CLASSES = ("wall", "floor", "window", "door", "lamp")
 Pairs = Sequence[tuple[Sample, Prediction]]
 
@@ -129,7 +129,7 @@ def _pairs(images: int) -> Pairs:
 def _pair(name: str, rng: np.random.Generator) -> tuple[Sample, Prediction]:
     truths, found = [], []
     for _ in range(INSTANCES):
-        centre, axes = rng.integers(0, SIDE, 2), rng.integers(10, 130, 2)
+        centre, axes = rng.integers(0, SIDE, 2), rng.integers(10, LONGEST, 2)
         label = CLASSES[int(rng.integers(len(CLASSES)))]
         angle, shift = float(rng.integers(180)), rng.integers(-9, 10, 2)
         truths.append(_ellipse(label, centre, axes, angle, 1.0))
@@ -141,9 +141,12 @@ def _pair(name: str, rng: np.random.Generator) -> tuple[Sample, Prediction]:
 
 
 def _ellipse(label: str, centre: Any, axes: Any, angle: float, score: float) -> Instance:
-    canvas = np.zeros((SIDE, SIDE), np.uint8)
-    cv2.ellipse(canvas, (int(centre[0]), int(centre[1])), (int(axes[0]), int(axes[1])), angle, 0, 360, 1, -1)
-    rle = masks.encode(canvas)
+    left, top = (max(0, int(centre[k]) - LONGEST) for k in (0, 1))
+    right, bottom = (min(SIDE, int(centre[k]) + LONGEST + 1) for k in (0, 1))
+    canvas = np.zeros((bottom - top, right - left), np.uint8)
+    middle = int(centre[0]) - left, int(centre[1]) - top
+    cv2.ellipse(canvas, middle, (int(axes[0]), int(axes[1])), angle, 0, 360, 1, -1)
+    rle = masks.place(canvas > 0, (top, left), (SIDE, SIDE))
     return Instance(label, rle, rle.box_xyxy, score)
 
 
