@@ -37,6 +37,7 @@ def label_report(title: str, values: Mapping[str, Any], uri: str, manifest: Mapp
         **{name: details.get(name, 0) for name in _VERDICTS},
         **{name: details.get(name) for name in shown},
         "images_per_teacher_second": images / seconds if seconds else None,
+        "worse_than_boxes": worse_than_boxes(details["quality"]) if details.get("quality") else [],
     }
 
 
@@ -69,7 +70,19 @@ def _print_one(one: Mapping[str, Any], console: Console) -> None:
         f"  scores: calibration error {number(quality['calibration_error'])}, Brier {number(quality['brier'])} "
         f"(right from IoU 0.5 on);\n  mean distance of a score to its IoU {number(quality['score_error'])}"
     )
-    console.print(f"  a student that draws exactly what these labels teach gets IoU {number(quality['ceiling_iou'])}\n")
+    console.print(f"  a student that draws exactly what these labels teach gets IoU {number(quality['ceiling_iou'])}")
+    worse = worse_than_boxes(quality)
+    if worse:
+        console.print(
+            f"  [bold]worse than filling the boxes: {escape(', '.join(worse))}[/bold]. Take a teacher that knows such "
+            "images, or let it see more pixels (its `image_size`)."
+        )
+    console.print()
+
+
+def worse_than_boxes(quality: Mapping[str, Any]) -> list[str]:
+    """Classes whose labels are further from the truth than their boxes, filled: such a teacher does harm."""
+    return [label for label, of in quality["per_class"].items() if of["iou"] < of["box_fill_iou"]]
 
 
 def _verdict_table(verdicts: Mapping[str, Mapping[str, int]]) -> Table:
@@ -111,5 +124,7 @@ def _strategy_table(quality: Mapping[str, Any]) -> Table:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for n, name in enumerate(columns):
-        table.add_column(name, justify="left" if not n or name == "class" else "right", no_wrap=True)
+        is_name = not n or name == "class"
+        # Where the window is narrow names are broken, never numbers.
+        table.add_column(name, justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold")
     return table

@@ -1,0 +1,45 @@
+"""The report of labels in the terminal: whole numbers in a narrow window, and a word where a teacher does harm."""
+
+from io import StringIO
+from typing import Any
+
+from rich.console import Console
+
+from segdist.labelling.quality import summarise
+from segdist.report.labels import label_report, print_label_reports
+
+
+def _note(label: str, iou: float, box_fill: float) -> dict[str, Any]:
+    row = [4, 4 * iou, 4 * 0.25, 4 * box_fill, 0.4]
+    return {
+        "counts": {"labelled": 4, "review": 0, "rejected": 0, "kept": 0},
+        "verdicts": {label: {"labelled": 4}},
+        "quality": {label: {"label": row, "accepted": row, "box": row}},
+        "taught": {label: [30.0, 40.0]},
+    }
+
+
+def _printed(notes: list[dict[str, Any]], width: int) -> str:
+    manifest = {
+        "details": {**summarise(notes), "teacher_seconds": 2.0, "images_per_second": 3.0},
+        "splits": {"train": {"images": 8}},
+        "content_hash": "0123456789abcdef",
+        "findings": {},
+    }
+    console = Console(file=StringIO(), width=width)
+    print_label_reports([label_report("sam by box", {}, "somewhere", manifest)], console)
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
+
+
+def test_numbers_are_whole_in_a_narrow_window_whatever_the_names() -> None:
+    text = _printed([_note("non-building-infrastructure-of-the-city", 0.768, 0.431)], width=80)
+    assert "…" not in text
+    assert text.count("0.768") == 5, "twice the label, twice the accepted one, once the strategy"
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_classes_whose_boxes_are_better_than_their_labels_are_named() -> None:
+    text = _printed([_note("window", 0.163, 0.786), _note("crack", 0.77, 0.109)], width=200)
+    assert "worse than filling the boxes: window." in text
+    assert "worse" not in _printed([_note("crack", 0.77, 0.109)], width=200)
