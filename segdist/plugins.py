@@ -59,7 +59,8 @@ class Family:
         lora_trains: prefixes of the heads: modules that stay fully trained beside an adapter (heads, new layers).
         encoder_blocks: names of the encoder's blocks from first to last, for `partial`; a part may hold wildcards:
             `encoder.layers.*`. Patterns that match nothing, as those of another size, are passed over.
-        prompts: prompt kinds it understands at prediction: "none", "box", "point", "text"; may depend on the options.
+        prompts: prompt kinds it understands at prediction: "none", "box", "point", "text", "exemplar" (a text beside
+            boxes of such objects); may depend on the options.
         check: raises SegdistError where options cannot work, e.g. weights that are not there; called before a start.
         tasks: what it can do.
         sizes: its sizes and what they are, e.g. `{"vit_b": "91 M parameters"}`; for `segdist models`.
@@ -257,6 +258,11 @@ class Question:
         """The instances that need a mask."""
         return [self.sample.instances[i] for i in self.indices]
 
+    @property
+    def labels(self) -> list[str]:
+        """Their labels in alphabetical order, each once."""
+        return sorted({i.label for i in self.asked})
+
 
 Answers = Sequence[Sequence[Instance]]
 """What the teacher found for each prompt of one question."""
@@ -271,7 +277,7 @@ class PromptStrategy(Protocol):
 
     Options: type[Strict]
     NEEDS: str
-    """What the teacher must understand: "box", "point", "text", or "none"."""
+    """What the teacher must understand: "box", "point", "text", "exemplar", or "none"."""
 
     def prompts(self, question: Question, options: Any, seed: int) -> list[Prompt]:
         """Prompts for the instances asked for; several prompts ask the teacher several times."""

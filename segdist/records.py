@@ -145,7 +145,7 @@ class Prompt:
         labels: the class name of each box; the predictions come back in this order with these labels.
         points_xy: for each object, its points in pixels.
         point_is_object: for each point, True for "on the object", False for "off".
-        text: a phrase to look for, for models that read.
+        text: a phrase to look for, for models that read; boxes beside it are examples of what is meant.
     """
 
     boxes_xyxy: tuple[tuple[float, float, float, float], ...] = ()

@@ -275,8 +275,25 @@ class LabelSpec(Strict):
     """CPUs each teacher reserves; below a half, so that reading never waits behind labelling."""
     gpus_per_actor: float = Field(default=0.0, ge=0)
     """GPUs each teacher reserves; a fraction shares a card."""
+    most_actors: PositiveInt | None = None
+    """Teachers that the pool may grow to while images wait, beyond what the cluster holds now: a cluster that adds
+    machines when asked adds them, and idle teachers leave. null: it stays at `actors`."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What the teacher computes in on a GPU; promptable families draw their masks in float32 all the same. On a CPU it
+    is always float32."""
+    compile: bool = False
+    """Compile the teacher's encoder on a GPU (torch.compile): the first images of each teacher take minutes, the others
+    are quicker. On a CPU nothing is compiled."""
     images_per_shard: PositiveInt = 64
     """Images labelled between two saves: the most a killed job has to do again."""
+
+    @model_validator(mode="after")
+    def _pool_grows(self) -> Self:
+        if self.most_actors and self.actors != "auto" and self.most_actors < self.actors:
+            raise ValueError(
+                f"`actors <= most_actors` must hold, but got actors={self.actors}, most_actors={self.most_actors}"
+            )
+        return self
 
     @property
     def prompts(self) -> tuple[PromptSpec, ...]:

@@ -97,8 +97,8 @@ def joined(prompts: Sequence[Prompt]) -> Prompt:
 
 
 def asked_of(prompt: Prompt) -> int:
-    """How many masks a prompt asks for."""
-    return len(prompt.boxes_xyxy) or len(prompt.points_xy)
+    """How many masks a prompt asks for; 0 where it asks for whatever there is."""
+    return 0 if prompt.text else len(prompt.boxes_xyxy) or len(prompt.points_xy)
 
 
 def part_of(prompt: Prompt, start: int, stop: int) -> Prompt:

@@ -47,6 +47,25 @@ def assigned(asked: Sequence[Instance], found: Sequence[Instance]) -> list[Insta
     return answers
 
 
+def assigned_by_label(
+    asked: Sequence[Instance], answers: Sequence[Sequence[Instance]], *, max_overlap: float
+) -> list[Sequence[Instance]]:
+    """For each instance asked for, what fits it best of the answers to the question for its label.
+
+    Args:
+        asked: the instances.
+        answers: what was found for each of their labels, in alphabetical order.
+        max_overlap: of two found objects of a label with a larger IoU the one of the lower score is left out.
+    """
+    given = list(asked)
+    for label, found in zip(sorted({i.label for i in asked}), answers, strict=True):
+        places = [k for k, i in enumerate(asked) if i.label == label]
+        taken = assigned([asked[k] for k in places], distinct(found, max_overlap=max_overlap))
+        for k, instance in zip(places, taken, strict=True):
+            given[k] = instance
+    return [given] if asked else []
+
+
 def inside_box(instance: Instance, asked: Instance, *, margin: float = 0.0) -> Instance:
     """What of a found object lies in the box that was asked for, widened by a share of its sides."""
     if instance.mask is None:

@@ -24,6 +24,9 @@ _SETTINGS = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",  # one second is meant
 }
 
+_STARTS = 3
+"""Attempts to start a cluster on this machine: Ray gives its own processes 30 seconds each time, and no setting says
+otherwise; beside other work they can need more."""
 _PREEMPTION = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 _HOOK = "segdist.pipeline.cluster.know_own_cluster"
 
@@ -52,21 +55,35 @@ def connected() -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    try:
-        ray.init(
-            address=address or "local",
-            logging_level="ERROR",
-            log_to_driver=bool(os.environ.get("SEGDIST_DEBUG")),
-            # Without the dashboard the placement groups of finished trials are never freed.
-            **({} if address else {"include_dashboard": True, "dashboard_host": "127.0.0.1"}),
-            runtime_env={"env_vars": _worker_environment(), "worker_process_setup_hook": _HOOK},
-        )
-    except Exception as error:  # Ray raises anything here, bare Exception included
-        raise BackendError(_no_answer(address or "this machine", str(error).partition("\n")[0])) from error
+    _start(ray, address)
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _start(ray: Any, address: str | None) -> None:
+    """Connect to a cluster, or start one.
+
+    Raises:
+        BackendError: nobody answers, or it refuses us.
+    """
+    for left in reversed(range(1 if address else _STARTS)):
+        try:
+            ray.init(
+                address=address or "local",
+                logging_level="ERROR",
+                log_to_driver=bool(os.environ.get("SEGDIST_DEBUG")),
+                # Without the dashboard the placement groups of finished trials are never freed.
+                **({} if address else {"include_dashboard": True, "dashboard_host": "127.0.0.1"}),
+                runtime_env={"env_vars": _worker_environment(), "worker_process_setup_hook": _HOOK},
+            )
+        except Exception as error:  # Ray raises anything here, bare Exception included
+            if not left:
+                raise BackendError(_no_answer(address or "this machine", str(error).partition("\n")[0])) from error
+            ray.shutdown()
+        else:
+            return
 
 
 def _knock(address: str) -> None:

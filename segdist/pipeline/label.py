@@ -6,7 +6,9 @@ only measure it. What people decided in a review wins over every teacher.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -36,13 +38,18 @@ from segdist.pipeline.dataflow import answers, map_items
 from segdist.pipeline.teacher import Teacher, check_teacher, shared_model, teacher_digest
 from segdist.plugins import Question
 from segdist.records import Finding, Sample, Severity
-from segdist.spec import LabelSpec, SweepSpec, digest
+from segdist.spec import LabelSpec, SweepSpec, TeacherSpec, digest
 
 CODE_VERSION = 2
 """Raised when the same teacher gives other labels than before."""
 IMAGES_PER_CALL = 8
-"""Images decoded and shown to the teacher at once."""
-
+"""Images shown to the teacher at once."""
+DECODERS = 2
+"""Threads of an actor that decode its next images while the teacher is busy with these."""
+_HOW_FAST = {
+    "teacher", "actors", "most_actors", "cpus_per_actor", "gpus_per_actor", "images_per_shard", "precision", "compile",
+}  # fmt: skip
+"""Keys of a label policy that do not tell which labels it makes, or that `label_key` looks at more closely."""
 
 TeacherMaker = Callable[[LabelSpec, tuple[str, ...], str], Teacher]
 """Makes the teacher inside an actor; the text is the URI of a trained model, or empty."""
@@ -119,14 +126,14 @@ def label_key(spec: SweepSpec, dataset: Dataset, trained_uri: str = "") -> str:
         trained_uri: of a trained teacher's model, named by its content.
     """
     policy = policy_of(spec)
-    how = policy.model_dump(
-        mode="json", exclude={"teacher", "actors", "cpus_per_actor", "gpus_per_actor", "images_per_shard"}
-    )
+    how = policy.model_dump(mode="json", exclude=_HOW_FAST)
+    if policy.gpus_per_actor and policy.precision != "float32":
+        how["precision"] = policy.precision
     who: list[Any]
     if trained_uri:
         who = ["trained", trained_uri.rpartition("/")[2]]
     else:
-        who = [policy.teacher.family, policy.teacher.family_options(), teacher_digest(policy.teacher)]
+        who = [policy.teacher.family, _telling_options(policy.teacher), teacher_digest(policy.teacher)]
     content = [dataset.manifest.content_hash, list(dataset.manifest.classes), sorted(spec.data.boxes_only)]
     return digest([SCHEMA_VERSION, CODE_VERSION, content, how, who])
 
@@ -154,8 +161,8 @@ def label_samples(
     samples: list[Sample] = []
     findings: list[Finding] = []
     tally = Tally()
-    for start in range(0, len(rows), IMAGES_PER_CALL):
-        entries = [_entry(sample, content, job, findings) for sample, content in rows[start : start + IMAGES_PER_CALL]]
+    for entries in _entries(rows, job):
+        findings += [found for entry in entries for found in entry.findings]
         opinions = iter(teacher.opinions([entry.question for entry in entries if entry.question]))
         for entry in entries:
             if entry.question is None:
@@ -192,28 +199,44 @@ class LabelShard:
 
 @dataclass(frozen=True)
 class _Entry:
-    """One image: its truth, what of it may be seen, and what is asked about it, if anything."""
+    """One image: its truth, what of it may be seen, what is asked about it, if anything, and what is wrong with it."""
 
     truth: Sample
     shown: Sample
     question: Question | None
+    findings: tuple[Finding, ...]
 
 
-def _entry(truth: Sample, image_bytes: bytes | None, job: LabelJob, findings: list[Finding]) -> _Entry:
+def _entries(rows: Sequence[tuple[Sample, bytes | None]], job: LabelJob) -> Iterator[list[_Entry]]:
+    """The images of each call, in order; those of the next are decoded meanwhile."""
+    starts = range(0, len(rows), IMAGES_PER_CALL)
+    with ThreadPoolExecutor(DECODERS) as pool:
+        decoded: list[Iterator[_Entry]] = []
+        for start in starts:
+            of_call = rows[start : start + IMAGES_PER_CALL]
+            decoded.append(pool.map(_entry, *zip(*of_call, strict=True), repeat(job)))
+            if len(decoded) > 1:
+                yield list(decoded.pop(0))
+        for entries in decoded:
+            yield list(entries)
+
+
+def _entry(truth: Sample, image_bytes: bytes | None, job: LabelJob) -> _Entry:
     shown = without_masks(truth) if truth.split in job.hidden else truth
+    findings: list[Finding] = []
     indices = _asked(shown, findings)
     if not indices:
-        return _Entry(truth, shown, None)
+        return _Entry(truth, shown, None, tuple(findings))
     try:
         image = decode_image(image_bytes or b"", name=truth.image_id)
     except DataError as error:
         findings.append(_skipped("image-unreadable", truth, str(error)))
-        return _Entry(truth, shown, None)
+        return _Entry(truth, shown, None, tuple(findings))
     if image.shape[:2] != truth.size_hw:
         message = f"the image must be of its annotations' size (h, w) {truth.size_hw}, but is {image.shape[:2]}"
         findings.append(_skipped("image-size-differs", truth, message))
-        return _Entry(truth, shown, None)
-    return _Entry(truth, shown, Question(shown, indices, image))
+        return _Entry(truth, shown, None, tuple(findings))
+    return _Entry(truth, shown, Question(shown, indices, image), tuple(findings))
 
 
 def _label(
@@ -301,12 +324,26 @@ def _run(units: Sequence[dict[str, Any]], job: LabelJob, teacher: TeacherMaker) 
             LabelShard,
             units,
             fn_constructor_args=(job, teacher),
-            compute=ray.data.ActorPoolStrategy(size=actors),
+            compute=_pool(ray, actors, min(len(units), spec.most_actors or actors)),
             num_cpus=spec.cpus_per_actor,
             num_gpus=spec.gpus_per_actor,
         )
         for text in found:
             yield ShardSummary.model_validate_json(text)
+
+
+def _pool(ray: Any, actors: int, most: int) -> Any:
+    """A pool that is there from the start, or one that grows while work waits."""
+    if most <= actors:
+        return ray.data.ActorPoolStrategy(size=actors)
+    return ray.data.ActorPoolStrategy(min_size=actors, max_size=most, initial_size=actors)
+
+
+def _telling_options(teacher: TeacherSpec) -> dict[str, Any]:
+    """A family's options without those that say where and how much is kept, which changes no label."""
+    fields = registry.load("models", teacher.family).FAMILY.options.model_fields
+    silent = {name for name, field in fields.items() if (field.json_schema_extra or {}).get("housekeeping")}
+    return {name: value for name, value in teacher.family_options().items() if name not in silent}
 
 
 def _reported(

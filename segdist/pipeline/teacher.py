@@ -17,7 +17,10 @@ from segdist.records import Instance, Prompt
 from segdist.spec import LabelSpec, PromptSpec, TeacherSpec, View, digest
 
 IMAGES_AT_ONCE = 8
-"""Images that are encoded together."""
+"""Images that are encoded together on a GPU, where memory that runs out is an error that can be mended."""
+CPU_PIXELS_AT_ONCE = 8 * 256**2
+"""Most pixels, at the network's scale, that are encoded together on a CPU: an image of 1024 goes alone. There batches
+gain little, and memory that runs out is the end of the process."""
 _MODEL_FILES = ("model.json", "weights.safetensors")
 
 
@@ -95,7 +98,7 @@ class Teacher:
         groups: dict[tuple[int, View, str], list[tuple[int, int]]] = {}
         for a, entry in enumerate(asked):
             for p, prompt in enumerate(entry.prompts):
-                groups.setdefault((entry.number, entry.view, _kind(prompt)), []).append((a, p))
+                groups.setdefault((entry.number, entry.view, _kind(prompt, alone=f"{a}.{p}")), []).append((a, p))
         members = list(groups.values())
         images = [asked[where[0][0]].question.image_HWC for where in members]
         found = self._predict(images, [joined([asked[a].prompts[p] for a, p in where]) for where in members])
@@ -110,8 +113,9 @@ class Teacher:
 
     def _predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:
         found: list[tuple[Instance, ...]] = []
-        for start in range(0, len(images), IMAGES_AT_ONCE):
-            stop = start + IMAGES_AT_ONCE
+        at_once = self._images_at_once() if images else 1
+        for start in range(0, len(images), at_once):
+            stop = start + at_once
             found += self._within_memory(images[start:stop], prompts[start:stop])
         return found
 
@@ -125,7 +129,7 @@ class Teacher:
 
         network = self._loaded()
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=self._is_half()):
                 found: list[tuple[Instance, ...]] = network.predict(images, prompts)
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
@@ -150,6 +154,16 @@ class Teacher:
         (second,) = self._within_memory(images, [part_of(prompts[0], half, asked_of(prompts[0]))])
         return [(*first, *second)]
 
+    def _images_at_once(self) -> int:
+        if self._spec.gpus_per_actor > 0:
+            return IMAGES_AT_ONCE
+        options = getattr(self._loaded(), "options", None)
+        side: int = getattr(options, "image_size", 256)
+        return max(1, min(IMAGES_AT_ONCE, CPU_PIXELS_AT_ONCE // side**2))
+
+    def _is_half(self) -> bool:
+        return self._spec.gpus_per_actor > 0 and self._spec.precision == "bfloat16"
+
     def _loaded(self) -> Any:
         if self._network is None:
             from segdist.engine import checkpoint
@@ -160,10 +174,20 @@ class Teacher:
                     for name in _MODEL_FILES:
                         storage.download(storage.join(self._trained_uri, name), Path(folder) / name)
                     network = checkpoint.load(Path(folder), device=device)
+                    family = checkpoint.describe(Path(folder)).model.family
             else:
+                family = self._spec.teacher.family
                 network = checkpoint.build(self._spec.teacher, self._classes).to(device).eval()
             self._network = network.requires_grad_(requires_grad=False)
+            if self._spec.compile and device == "cuda":
+                compile_encoder(self._network, family)
         return self._network
+
+
+def compile_encoder(network: Any, family: str) -> None:
+    """Compile the modules that a family calls its encoder, in place: names and weights stay."""
+    for prefix in registry.load("models", family).FAMILY.encoder:
+        network.get_submodule(prefix.removesuffix(".")).compile()
 
 
 def check_teacher(spec: LabelSpec, understands: frozenset[str], name: str) -> None:
@@ -214,10 +238,10 @@ def shared_model(folder: Path, root: str) -> str:
     return uri
 
 
-def _kind(prompt: Prompt) -> str:
-    """Prompts of one kind can be asked at once."""
+def _kind(prompt: Prompt, *, alone: str) -> str:
+    """Prompts of one kind can be asked at once; phrases and prompts that show nothing go alone."""
     if prompt.text or not asked_of(prompt):
-        return f"alone:{prompt.text}"
+        return alone
     return "boxes" if prompt.boxes_xyxy else "points"
 
 

@@ -48,7 +48,7 @@ class PromptableOptions(ModelOptions):
     """cache keeps what the encoder makes of an image on disk, in half precision, and never computes it twice; needs
     `train.adapter.kind: frozen_encoder`, and pays off with `train.augment` empty or `[flip]`: any other draws images
     that never come back."""
-    embeddings_gb: PositiveFloat = 20.0
+    embeddings_gb: PositiveFloat = Field(default=20.0, json_schema_extra={"housekeeping": True})
     """Most disk space for cached embeddings; those not used for the longest time go first. SEGDIST_CACHE says where."""
 
 

@@ -4,7 +4,7 @@ Shapes: B images, N prompts over all images of a batch, K classes, M masks a pro
 h x w mask logits over the padded square of S x S pixels.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,16 +84,19 @@ class Promptable(PromptableNetwork):
         if not asked:
             return found
         features_B = self.features_of(self.images_of([letterbox(images[i], self.options.image_size) for i in asked]))
-        for n, i in enumerate(asked):
-            features_1 = [level[n : n + 1] for level in features_B]
-            size_hw = images[i].shape[0], images[i].shape[1]
-            if self.options.prompt == "class":
-                found[i] = tuple(self._classes_in(self._class_logits(features_1)[0], size_hw))
-            elif self.options.prompt == "everything":
-                found[i] = tuple(self._everything_in(features_1, size_hw))
-            else:
-                found[i] = tuple(self._prompted(features_1, size_hw, prompts[i]))
+        with torch.autocast(self.device.type, enabled=False):  # a mask's edge is worth more than the decoder's time
+            for n, i in enumerate(asked):
+                features_1 = [level[n : n + 1].float() for level in features_B]
+                size_hw = images[i].shape[0], images[i].shape[1]
+                found[i] = tuple(self._found_in(features_1, size_hw, prompts[i]))
         return found
+
+    def _found_in(self, features_1: Features, size_hw: tuple[int, int], prompt: Prompt) -> Iterable[Instance]:
+        if self.options.prompt == "class":
+            return self._classes_in(self._class_logits(features_1)[0], size_hw)
+        if self.options.prompt == "everything":
+            return self._everything_in(features_1, size_hw)
+        return self._prompted(features_1, size_hw, prompt)
 
     def pixels(self, images: Sequence[ImageHWC]) -> Tensor:
         """(B, 3, S, S) as the network sees them."""

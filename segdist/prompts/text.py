@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from segdist.labelling.overlaps import assigned, distinct
+from segdist.labelling.overlaps import assigned_by_label
 from segdist.plugins import Answers, Question
 from segdist.records import Instance, Prompt
 from segdist.spec import Strict
@@ -23,20 +23,9 @@ class Options(Strict):
 
 def prompts(question: Question, options: Options, seed: int) -> list[Prompt]:  # noqa: ARG001
     """One prompt for each class asked for, in alphabetical order."""
-    return [Prompt(text=options.phrases.get(label, label)) for label in _labels(question)]
+    return [Prompt(text=options.phrases.get(label, label)) for label in question.labels]
 
 
 def chosen(question: Question, answers: Answers, options: Options) -> list[Sequence[Instance]]:
     """For each box, what was found for its class and fits it best."""
-    asked = question.asked
-    given: list[Instance] = list(asked)
-    for label, found in zip(_labels(question), answers, strict=True):
-        places = [k for k, i in enumerate(asked) if i.label == label]
-        taken = assigned([asked[k] for k in places], distinct(found, max_overlap=options.max_overlap))
-        for k, instance in zip(places, taken, strict=True):
-            given[k] = instance
-    return [given] if asked else []
-
-
-def _labels(question: Question) -> list[str]:
-    return sorted({i.label for i in question.asked})
+    return assigned_by_label(question.asked, answers, max_overlap=options.max_overlap)

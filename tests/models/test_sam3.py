@@ -16,7 +16,7 @@ from torchvision.ops import generalized_box_iou
 from transformers import Sam3Model
 
 from segdist import masks
-from segdist.data.examples import make_example
+from segdist.data.examples import letterbox, make_example
 from segdist.errors import SpecError, WeightsError
 from segdist.formats.coco import Format
 from segdist.formats.coco import Options as CocoOptions
@@ -367,3 +367,31 @@ class TestWeights:
     def test_a_folder_that_is_not_there_is_an_error_that_says_where_to_get_one(self, tmp_path: Path) -> None:
         with pytest.raises(WeightsError, match=r"hf download facebook/sam3"):
             check(Options(weights=str(tmp_path / "nowhere")))
+
+
+def test_boxes_beside_a_phrase_are_shown_as_transformers_shows_them() -> None:
+    net = network(exemplars=True).eval()
+    (image, _), phrase = picture(), CLASSES[0]
+    height, width = image.shape[:2]
+    boxes = ((3.0, 5.0, 20.0, 30.0), (10.0, 2.0, 40.0, 25.0))
+    shown = Prompt(boxes, (phrase,) * 2, text=phrase)
+    with torch.inference_mode():
+        bare, mixed, alone = (
+            net.predict([image] * len(p), p) for p in ([Prompt(text=phrase)], [Prompt(text=phrase), shown], [shown])
+        )
+        scale = 1 / max(height, width)
+        centred = [[(a + c) / 2 * scale, (b + d) / 2 * scale, (c - a) * scale, (d - b) * scale] for a, b, c, d in boxes]
+        ids, there = tokens.encode(net._reader, [phrase])
+        output = net.model(
+            pixel_values=net._pixels([letterbox(image, SIZE)]),
+            input_ids=ids,
+            attention_mask=there,
+            input_boxes=torch.tensor([centred]),
+            input_boxes_labels=torch.ones(1, 2, dtype=torch.long),
+        )
+    expected = (output.pred_logits.sigmoid() * output.presence_logits.sigmoid())[0]
+    scores = sorted(expected[expected >= 0.05].tolist(), reverse=True)
+    assert scores
+    assert [i.score for i in alone[0]] == pytest.approx(scores, abs=2e-3), "scaled boxes are rounded to pixels' edges"
+    assert mixed == [bare[0], alone[0]], "a question without examples is not told that another has some"
+    assert [i.score for i in bare[0]] != [i.score for i in alone[0]]

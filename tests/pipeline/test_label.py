@@ -140,6 +140,17 @@ def test_one_bad_image_is_named_and_the_rest_is_labelled() -> None:
     assert all(i.mask is not None for s in (made[0], made[2], made[3]) for i in s.instances)
 
 
+def test_bad_images_among_many_are_named_in_order_although_several_are_decoded_ahead() -> None:
+    rows, job = _rows(19), _job()
+    bad = (3, 7, 8, 18)
+    for n in bad:
+        rows[n] = (rows[n][0], rows[n][1][:50])
+    made, findings, notes = label_samples(rows, job, _teacher(job))
+    assert [f.image for f in findings] == [rows[n][0].image_id for n in bad]
+    assert [s.image_id for s in made] == [s.image_id for s, _ in rows]
+    assert notes["counts"]["labelled"] == sum(len(s.instances) for n, (s, _) in enumerate(rows) if n not in bad)
+
+
 def test_the_quality_of_several_shards_is_the_mean_over_objects() -> None:
     notes = [
         {"counts": {"labelled": 3}, "quality": {"a": {"label": [3, 1.5, 1, 0.6, 0], "accepted": [2, 1.4, 1, 0.4, 0]}}},
@@ -196,6 +207,24 @@ def test_a_pool_of_teachers_labels_every_image_once_and_the_second_time_nothing_
 
 
 @pytest.mark.usefixtures("cluster")
+def test_a_pool_that_may_grow_makes_the_same_labels(tmp_path: Path) -> None:
+    dataset = _dataset(tmp_path / "d", 7)
+    steady = label(_sweep(tmp_path / "a", actors=1), dataset, teacher=Ellipses)
+    growing = label(_sweep(tmp_path / "b", actors=1, most_actors=2, images_per_shard=1), dataset, teacher=Ellipses)
+    assert [s.instances for s in growing.samples()] == [s.instances for s in steady.samples()]
+
+
+def test_the_pool_grows_where_it_may() -> None:
+    import ray
+
+    steady, growing = module._pool(ray, 2, 2), module._pool(ray, 2, 5)
+    assert (steady.min_size, steady.max_size) == (2, 2)
+    assert (growing.min_size, growing.max_size, growing.initial_size) == (2, 5, 2)
+    with pytest.raises(ValueError, match="`actors <= most_actors` must hold"):
+        LabelSpec.model_validate({**LABEL, "most_actors": 1})
+
+
+@pytest.mark.usefixtures("cluster")
 def test_a_killed_run_labels_only_what_is_missing_and_ends_the_same(tmp_path: Path) -> None:
     dataset, spec = _dataset(tmp_path / "d"), _sweep(tmp_path)
     whole = label(spec, dataset, teacher=Ellipses)
@@ -221,7 +250,12 @@ def test_the_key_follows_the_policy_and_not_how_many_work_on_it(tmp_path: Path) 
     dataset = _dataset(tmp_path / "d", 7)
     key = label_key(_sweep(tmp_path), dataset)
     assert key == label_key(_sweep(tmp_path, actors=1, images_per_shard=9), dataset)
+    assert key == label_key(_sweep(tmp_path, most_actors=9, compile=True), dataset)
+    assert key == label_key(_sweep(tmp_path, precision="bfloat16"), dataset), "without a GPU it is float32"
+    assert key != label_key(_sweep(tmp_path, precision="bfloat16", gpus_per_actor=1), dataset)
     assert key != label_key(_sweep(tmp_path, reject={"score": 0.5}), dataset)
+    space = {"teacher": {"family": "sam", "sam": {"embeddings_gb": 1.5}}}
+    assert key == label_key(_sweep(tmp_path, **space), dataset), "how much may be kept changes no label"
     (tmp_path / "w.pth").write_bytes(b"one")
     weights = {"teacher": {"family": "sam", "sam": {"checkpoint": str(tmp_path / "w.pth")}}}
     before = label_key(_sweep(tmp_path, **weights), dataset)

@@ -14,7 +14,7 @@ from segdist.data.scenes import draw
 from segdist.engine import checkpoint
 from segdist.errors import BackendError, SpecError, WeightsError
 from segdist.models.sam import SHIPPED_FILE, Options, architecture, weights
-from segdist.pipeline.teacher import Teacher, check_teacher, shared_model
+from segdist.pipeline.teacher import Teacher, check_teacher, compile_encoder, shared_model
 from segdist.plugins import ImageHWC, Question
 from segdist.records import Instance, Prompt, Sample
 from segdist.spec import LabelSpec, ModelSpec, RunSpec
@@ -207,6 +207,76 @@ def test_sam3_labels_boxes_by_words() -> None:
     (found,) = Teacher(given, ("roof",)).opinions([asked])
     assert [len(opinions) for opinions in found] == [1] * len(asked.indices)
     assert all(o.instance.mask is None or o.instance.mask.size_hw == (SIZE, SIZE) for (o,) in found)
+
+
+def test_sam3_labels_boxes_by_words_and_by_boxes_of_the_same_class_together() -> None:
+    debug = registry.load("models", "sam3").FAMILY.debug
+    both = {"also": [{"strategy": "exemplars"}, {"strategy": "exemplars", "most": 1}]}
+    teacher = {"family": "sam3", "sam3": {**debug, "exemplars": True}}
+    given = spec(teacher=teacher, prompt={"strategy": "text"}, consensus=both)
+    asked = question()
+    (found,) = Teacher(given, ("roof",)).opinions([asked])
+    assert [[o.strategy for o in opinions] for opinions in found] == [["text", "exemplars", "exemplars"]] * len(found)
+
+
+class Reader:
+    """A network that answers each phrase with all pixels brighter than its length."""
+
+    def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:
+        return [
+            (Instance(p.text, masks.encode(i[..., 0] > len(p.text)), (0.0, 0.0, 70.0, 40.0), score=0.5),)
+            for i, p in zip(images, prompts, strict=True)
+        ]
+
+
+def test_the_same_phrase_asked_by_two_strategies_is_answered_twice() -> None:
+    teacher = Teacher(spec(prompt={"strategy": "text"}, consensus={"also": [{"strategy": "text"}]}), ("a",))
+    teacher._network = Reader()
+    image = np.full((40, 70, 3), 9, np.uint8)
+    asked = Question(Sample("i", "", (40, 70), (Instance("a", None, (0.0, 0.0, 70.0, 40.0)),)), [0], image)
+    ((opinions,),) = teacher.opinions([asked])
+    assert [o.instance.mask and o.instance.mask.area for o in opinions] == [2800, 2800]
+
+
+def test_precision_and_compilation_change_nothing_on_a_cpu() -> None:
+    asked = question()
+    plain, asked_for = Teacher(spec(), ("a",)), Teacher(spec(precision="bfloat16", compile=True), ("a",))
+    assert asked_for.opinions([asked]) == plain.opinions([asked])
+    assert asked_for._network.image_encoder._compiled_call_impl is None
+
+
+def test_an_encoder_in_bfloat16_draws_nearly_the_same_masks_in_float32() -> None:
+    asked = question()
+    network: Any = checkpoint.build(ModelSpec.model_validate({"family": "sam"}), ("a",)).eval()
+    (prompt,) = Teacher(spec(), ("a",))._strategies[0].prompts(asked)
+    kinds: list[torch.dtype] = []
+    network.mask_decoder.transformer.register_forward_pre_hook(lambda _, inputs: kinds.append(inputs[0].dtype))
+    with torch.inference_mode():
+        (exact,) = network.predict([asked.image_HWC], [prompt])
+        with torch.autocast("cpu", torch.bfloat16):
+            (half,) = network.predict([asked.image_HWC], [prompt])
+    assert set(kinds) == {torch.float32}
+    assert [i.score for i in half] != [i.score for i in exact], "the encoder was in bfloat16"
+    for a, b in zip(exact, half, strict=True):
+        assert a.mask is not None
+        assert b.mask is not None
+        assert masks.iou(a.mask, b.mask) > 0.9
+
+
+@pytest.mark.parametrize("family", ["sam", "sam2", "sam3"])
+def test_what_is_compiled_is_the_encoder(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[Any] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))  # noqa: PLW0108 - a builtin would not bind
+    declared = registry.load("models", family).FAMILY
+    network: Any = checkpoint.build(ModelSpec.model_validate({"family": family, family: declared.debug}), ("a",))
+    compile_encoder(network, family)
+    assert [f"{name}." for name, module in network.named_modules() if module in compiled] == list(declared.encoder)
+
+
+def test_large_images_are_encoded_alone_on_a_cpu_and_small_ones_together() -> None:
+    for size, expected in ((128, 8), (1024, 1)):
+        teacher = Teacher(spec(teacher={"family": "sam", "sam": {"image_size": size}}), ("a",))
+        assert teacher._images_at_once() == expected
 
 
 @pytest.mark.parametrize("strategy", ["box", "box_points", "grid"])

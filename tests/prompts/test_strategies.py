@@ -125,6 +125,11 @@ def test_text_asks_once_for_each_class_by_its_phrase() -> None:
     assert [p.text for p in found] == ["a", "a drywall seam"]
 
 
+def test_exemplars_are_the_largest_boxes_of_the_class_beside_its_phrase() -> None:
+    found = prompts_of("exemplars", question([*BOXES, (0.0, 0.0, 30.0, 30.0), (90.0, 0.0, 99.0, 9.0)]), most=1)
+    assert [(p.text, p.boxes_xyxy) for p in found] == [("a", (BOXES[0],)), ("b", ((0.0, 0.0, 30.0, 30.0),))]
+
+
 def test_the_whole_image_is_cut_into_the_boxes() -> None:
     module: Any = registry.load("prompts", "whole_image")
     asked = question(BOXES[:1])

@@ -29,6 +29,8 @@ class Options(ModelOptions):
     """Longest side in pixels that the network sees: a multiple of its patch, 14 for published weights."""
     names_per_image: PositiveInt = 8
     """Most class names that one training step asks an image for: those it shows first, then names of absent classes."""
+    exemplars: bool = False
+    """Keep the part that reads boxes, for the prompt strategy `exemplars`; it is not trained here."""
     names: dict[str, str] = {}
     """What a class is called when the network is asked for it, where its label is no good phrase: {door_2: sliding
     door}."""
@@ -67,13 +69,14 @@ FAMILY = Family(
         "model.mask_decoder.",
     ),
     encoder_blocks=("model.vision_encoder.backbone.layers.*",),
-    prompts=lambda _: frozenset({"none", "text"}),
+    prompts=lambda o: frozenset({"none", "text", *(("exemplar",) if o.exemplars else ())}),
     check=check,
     noise=EVERY_NOISE,
     tasks=("semantic", "instance"),
     sizes={"debug": "0.3 M parameters, random", "published": "840 M parameters"},
     adapters=("full", "frozen_encoder", "partial", "layernorm", "bitfit", "lora", "dora"),
     hub_module="model",
+    sometimes_unused=("model.geometry_encoder.",),
     extra="hf",
     licence="code: Apache-2.0 (transformers); Meta's published weights: SAM License",
 )

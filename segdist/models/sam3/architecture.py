@@ -17,7 +17,7 @@ from segdist.weights import RANDOM
 
 
 def load(options: Options) -> Sam3Model:
-    """The part of SAM 3 that reads: what it never uses without boxes is removed or frozen.
+    """SAM 3 without what these options never use, which is removed or frozen.
 
     Raises:
         SpecError: the image size is not a multiple of the patch.
@@ -30,7 +30,10 @@ def load(options: Options) -> Sam3Model:
     patch = network.config.vision_config.backbone_config.patch_size
     if options.image_size % patch:
         raise SpecError(f"`model.sam3.image_size` must be a multiple of {patch}, but got {options.image_size}.")
-    del network.geometry_encoder  # it reads boxes; LoRA would find layers in it that never get a gradient
+    if options.exemplars:
+        network.geometry_encoder.requires_grad_(requires_grad=False)
+    else:
+        del network.geometry_encoder  # it reads boxes, which nothing shows
     _freeze_unused(network)
     return network
 

@@ -11,8 +11,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from torchvision.ops import box_convert
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput, inverse_sigmoid
 
@@ -26,7 +29,7 @@ from segdist.data.collate import (
     padded_masks,
     stack_images,
 )
-from segdist.data.examples import letterbox
+from segdist.data.examples import letterbox, scale_boxes
 from segdist.data.queries import instances_of_queries, without_empty
 from segdist.models.sam3 import Options, tokens
 from segdist.models.sam3.architecture import load
@@ -36,6 +39,8 @@ from segdist.records import Instance, Prompt
 
 _MEAN: Colour = (127.5, 127.5, 127.5)
 _STD: Colour = (127.5, 127.5, 127.5)
+_NO_BOX = -10
+"""transformers' mark of an empty place among boxes."""
 _QUESTIONS_AT_ONCE = 8
 """Questions answered together at prediction: each has its own copy of the pixel decoder's features."""
 
@@ -107,8 +112,8 @@ class Sam3(nn.Module):
     def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:
         """Instances of each image, best first: at most 100 a class, scored at least 0.05 (query times presence).
 
-        An image is asked for every class, or for the phrase of its prompt alone, which is then their label. The same
-        image under several prompts is encoded once.
+        An image is asked for every class, or for the phrase of its prompt alone, which is then their label; boxes
+        beside the phrase are shown as examples. The same image under several prompts is encoded once.
         """
         if not images:
             return []
@@ -124,12 +129,12 @@ class Sam3(nn.Module):
             for n, prompt in enumerate(prompts)
             for k in ([len(self.classes) + phrases.index(prompt.text)] if prompt.text else range(len(self.classes)))
         ]
-        for start in range(0, len(every), _QUESTIONS_AT_ONCE):
-            some = every[start : start + _QUESTIONS_AT_ONCE]
+        for some in _portions(every, prompts):
             image_P, class_P = (
                 torch.tensor([(place[id(images[n])], k) for n, k in some]).to(self.model.device).unbind(1)
             )
-            predicted = self._answers(seen, image_P, class_P, tokens_RT)
+            shown = [self._exemplars(images[n], prompts[n]) for n, _ in some]
+            predicted = self._answers(seen, image_P, class_P, tokens_RT, shown)
             for (n, k), scores_Q, masks_Qhw in zip(some, _scores(predicted), predicted.masks_PQhw, strict=True):
                 found[n].extend(self._instances(scores_Q, masks_Qhw, names[k], images[n]))
         return [tuple(sorted(instances, key=lambda i: -i.score)) for instances in found]
@@ -169,8 +174,20 @@ class Sam3(nn.Module):
         device = self.ids_KT.device
         return torch.cat([self.ids_KT, ids_RT.to(device)]), torch.cat([self.there_KT, there_RT.to(device)])
 
+    def _exemplars(self, image: ImageHWC, prompt: Prompt) -> Tensor:
+        """(E, 4) the boxes beside a phrase as centre and sides, in 0..1 of the padded square."""
+        size, boxes = self.options.image_size, prompt.boxes_xyxy if prompt.text else ()
+        own_E4 = np.array(boxes, np.float32).reshape(-1, 4)
+        scaled_E4 = torch.from_numpy(scale_boxes(own_E4, (image.shape[0], image.shape[1]), size))
+        return box_convert(scaled_E4, "xyxy", "cxcywh") / size
+
     def _answers(
-        self, seen: Sam3VisionEncoderOutput, image_P: Tensor, class_P: Tensor, tokens_KT: tuple[Tensor, Tensor]
+        self,
+        seen: Sam3VisionEncoderOutput,
+        image_P: Tensor,
+        class_P: Tensor,
+        tokens_KT: tuple[Tensor, Tensor],
+        exemplars: Sequence[Tensor] = (),
     ) -> Predicted:
         """What all decoder layers say to each question; the encoders run once an image and once a phrase."""
         ids_KT, there_KT = tokens_KT
@@ -186,6 +203,7 @@ class Sam3(nn.Module):
                 ),
                 text_embeds=BaseModelOutputWithPooling(pooler_output=text.pooler_output[which_P]),
                 attention_mask=there_KT[class_P],
+                **_shown(exemplars, self.model.device),
             )
         decoded, scores_LPQ1 = caught
         layers = [
@@ -229,6 +247,24 @@ def _caught(*modules: nn.Module) -> Iterator[list[Any]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _portions(every: Sequence[tuple[int, int]], prompts: Sequence[Prompt]) -> Iterator[Sequence[tuple[int, int]]]:
+    """Questions that are answered together: with examples or without, since one token more says that there are some."""
+    for shows in (False, True):
+        of_kind = [(n, k) for n, k in every if bool(prompts[n].text and prompts[n].boxes_xyxy) is shows]
+        yield from (of_kind[i : i + _QUESTIONS_AT_ONCE] for i in range(0, len(of_kind), _QUESTIONS_AT_ONCE))
+
+
+def _shown(exemplars: Sequence[Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Examples of each question as transformers takes them: all good ones; empty places are marked."""
+    if not any(len(boxes_E4) for boxes_E4 in exemplars):
+        return {}
+    kinds = [torch.ones(len(boxes_E4), dtype=torch.long) for boxes_E4 in exemplars]
+    return {
+        "input_boxes": pad_sequence(list(exemplars), batch_first=True).to(device),
+        "input_boxes_labels": pad_sequence(kinds, batch_first=True, padding_value=_NO_BOX).to(device),
+    }
 
 
 def _scores(predicted: Predicted) -> Tensor:
