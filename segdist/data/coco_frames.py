@@ -66,7 +66,7 @@ def _boxes(index: CocoIndex) -> Iterator[tuple[Any, list[Any]]]:
             file.seek(low)
             annotation = parse(index.uri, file.read(high - low))[-1]
             image = index.images[owner]
-            yield annotation.get("bbox"), [image.get("height"), image.get("width")]
+            yield annotation.get("bbox"), [image.height, image.width]
 
 
 def _finite(values: Any) -> list[float]:

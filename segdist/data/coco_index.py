@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,22 @@ _LISTS = ("images", "annotations", "categories")
 _SMALL = 1 << 27
 Key = int | str | None
 """An id as it is compared: 7, 7.0 and "7" are the same."""
+
+
+class ImageEntry(msgspec.Struct, gc=False):
+    """What is kept of the entry of an image; there may be millions.
+
+    Attributes:
+        key: its id in the form in which ids are compared.
+        file_name: as it stands there.
+        height: in pixels, as it stands there: it may be anything.
+        width: likewise.
+    """
+
+    key: Key
+    file_name: str
+    height: Any
+    width: Any
 
 
 class _Head(msgspec.Struct, gc=False):
@@ -62,7 +78,7 @@ class CocoIndex:
     Attributes:
         uri: of the file.
         path: a local copy, or the file itself.
-        images: its entries, in order, as they stand in the file.
+        images: its usable entries, in order.
         categories: its entries, as they stand in the file.
         licences: names of the licences it states.
         used_categories: the category ids that annotations name, as text.
@@ -73,7 +89,7 @@ class CocoIndex:
 
     uri: str
     path: str
-    images: list[dict[str, Any]]
+    images: list[ImageEntry]
     categories: list[dict[str, Any]]
     licences: tuple[str, ...]
     used_categories: set[str]
@@ -118,7 +134,7 @@ def open_index(uri: str, report: Callable[[Finding], None]) -> CocoIndex:
             named = "`images`, `annotations` and `categories`"
             raise DataError(f"{uri} must be a COCO file with lists {named}: no list `{key}`.")
     reader = _Elements(uri, path)
-    images = _images(uri, list(reader.read(spans["images"])), report)
+    images = _images(uri, reader.read(spans["images"]), report)
     categories = _objects(uri, list(reader.read(spans["categories"])), "category-malformed", report)
     licences = [x for x in reader.read(spans.get("licenses", spans["images"][:0])) if isinstance(x, dict)]
     heads = _Heads(uri, images, report)
@@ -192,9 +208,9 @@ class _Block:
 class _Heads:
     """Which image each annotation belongs to; -1 where it cannot be used, which is reported."""
 
-    def __init__(self, uri: str, images: Sequence[dict[str, Any]], report: Callable[[Finding], None]) -> None:
+    def __init__(self, uri: str, images: Sequence[ImageEntry], report: Callable[[Finding], None]) -> None:
         self._uri, self._images, self._report = uri, images, report
-        self._index: dict[Key, int] = {image["_key"]: n for n, image in enumerate(images)}
+        self._index: dict[Key, int] = {image.key: n for n, image in enumerate(images)}
         self._ids = _IdSet()
         self.used: set[str] = set()
         self.has_masks = False
@@ -261,7 +277,7 @@ class _Heads:
             self._odd_ids += 1
             wanted = key_of(wanted)
         found = self._index.get(wanted, -1)
-        name = str(self._images[found].get("file_name")) if found >= 0 else ""
+        name = self._images[found].file_name if found >= 0 else ""
         if own is not None and not self._ids.add_new(own):
             message = f"annotation id {own} stands twice; ids must be unique"
             self._report(finding("annotation-id-duplicate", message, file=self._uri, image=name, annotation=str(own)))
@@ -302,9 +318,9 @@ class _IdSet:
         return True
 
 
-def _images(uri: str, entries: list[Any], report: Callable[[Finding], None]) -> list[dict[str, Any]]:
-    """The usable image entries, each with its comparable id under `_key`."""
-    found: dict[Key, dict[str, Any]] = {}
+def _images(uri: str, entries: Iterable[Any], report: Callable[[Finding], None]) -> list[ImageEntry]:
+    """The usable image entries."""
+    found: dict[Key, ImageEntry] = {}
     names: set[str] = set()
     for image in entries:
         is_object = isinstance(image, dict)
@@ -314,14 +330,13 @@ def _images(uri: str, entries: list[Any], report: Callable[[Finding], None]) -> 
             message = f"an image needs `id` and `file_name`, but is {image!r:.80}"
             report(finding("image-malformed", message, file=uri, image=str(name or "")))
         elif key in found:
-            message = f"image id {key} is also that of {found[key]['file_name']}"
+            message = f"image id {key} is also that of {found[key].file_name}"
             report(finding("image-id-duplicate", message, file=uri, image=name))
         elif name in names:
             message = "the same file is listed twice; remove one entry"
             report(finding("image-name-duplicate", message, file=uri, image=name))
         else:
-            keep = {k: image[k] for k in ("file_name", "height", "width") if k in image}
-            found[key] = {**keep, "_key": key}
+            found[key] = ImageEntry(key, name, image.get("height"), image.get("width"))
         names.add(str(name))
     return list(found.values())
 

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import PurePosixPath
+from posixpath import splitext
 from typing import Any, ClassVar
 
 from PIL import Image, UnidentifiedImageError
@@ -128,8 +129,8 @@ def source_stem(name: str) -> str:
 
     Folders may be written as on Windows.
     """
-    own = PurePosixPath(name.replace("\\", "/")).name
-    return own.partition(".rf.")[0] if ".rf." in own else PurePosixPath(own).stem
+    own = name.replace("\\", "/").rstrip("/").rpartition("/")[2]  # not by `pathlib`, which keeps every name for ever
+    return own.partition(".rf.")[0] if ".rf." in own else splitext(own)[0]
 
 
 def upright_size_hw(uri: str, *, image_id: str, report: Report) -> tuple[int, int] | None:

@@ -15,7 +15,7 @@ from segdist import storage
 from segdist.data.coco_chunk import CocoChunk
 from segdist.data.coco_export import CONVERSION, Writer, recognises
 from segdist.data.coco_frames import check_frames
-from segdist.data.coco_index import CocoIndex, open_index
+from segdist.data.coco_index import CocoIndex, ImageEntry, open_index
 from segdist.data.coco_instances import Categories
 from segdist.data.codes import finding
 from segdist.data.listing import IMAGE_SUFFIXES, SPLITS, source_stem
@@ -227,17 +227,18 @@ class _Reader:
             )
         self._note_unlisted()
 
-    def _bare(self, image: Mapping[str, Any]) -> Sample | None:
+    def _bare(self, image: ImageEntry) -> Sample | None:
         """The sample of an image without its instances."""
-        name = str(image["file_name"])
+        name = image.file_name
         uri, repair = self._files.locate(name)
         size_hw = _size(image)
         if size_hw is None:
-            came = f"{image.get('height')!r} and {image.get('width')!r}"
+            came = f"{image.height!r} and {image.width!r}"
             message = f"`height` and `width` must be whole numbers above 0, but are {came}"
             self._report(finding("image-size-invalid", message, file=self._part.uri, image=name))
             return None
-        image_id = f"{self._part.split or self._part.prefix}/{name}".lstrip("/")
+        before = self._part.split or self._part.prefix
+        image_id = f"{before}/{name}" if before else name.lstrip("/")
         if repair:
             self._report(finding("image-renamed", repair, file=self._part.uri, image=image_id))
         if not uri:
@@ -293,10 +294,10 @@ def _is_hidden(uri: str) -> bool:
     return _name(uri).startswith(".") or "/__MACOSX/" in f"/{uri}"
 
 
-def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
+def _size(image: ImageEntry) -> tuple[int, int] | None:
     try:
-        height, width = float(image["height"]), float(image["width"])
-    except (KeyError, TypeError, ValueError, OverflowError):
+        height, width = float(image.height), float(image.width)
+    except (TypeError, ValueError, OverflowError):
         return None
     whole = height.is_integer() and width.is_integer() and min(height, width) > 0  # false for NaN and infinity
     return (int(height), int(width)) if whole else None
