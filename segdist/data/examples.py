@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from segdist import masks
 from segdist.augment import Augmentation, Donor
@@ -50,6 +50,18 @@ def decode_image(image_bytes: bytes, *, longest: int | None = None, name: str = 
             f"An image must be complete and of at most {MAX_PIXELS:,} pixels, but {name} cannot be decoded: {error}. "
             "Replace the file, or remove it from the annotations."
         ) from error
+
+
+def camera_of(image_bytes: bytes) -> str:
+    """The camera's make and model from the image's metadata (EXIF); "" where it does not say."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # broken EXIF is harmless
+            exif = Image.open(io.BytesIO(image_bytes)).getexif()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return ""
+    make, model = (str(exif.get(tag) or "").strip(" \0") for tag in (ExifTags.Base.Make, ExifTags.Base.Model))
+    return model if model.lower().startswith(make.lower()) else f"{make} {model}".strip()
 
 
 def scaled_size(size_hw: tuple[int, int], image_size: int) -> tuple[int, int]:

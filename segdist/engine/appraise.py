@@ -1,13 +1,14 @@
 """One look at a finished model over one split: every metric, consistency, what it costs, and the telling images."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from segdist.data.examples import camera_of
 from segdist.data.shards import write_shard
 from segdist.engine import checkpoint, runtime
 from segdist.engine.predict import Row, box_prompt, evaluator_of, predict, rates_of, segment
@@ -29,7 +30,6 @@ DARK, BRIGHT = 0.35, 0.65
 PREDICTED = "prediction"
 """Source of labels that are a model's predictions."""
 _LARGEST = {"small, < 0.25 MP": 0.25e6, "medium, < 1 MP": 1e6, "large, < 4 MP": 4e6}
-_PICTURED = 3
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,10 @@ def appraise(
         rates_of(network, Workers.here())
     with runtime.peak_memory(costs):
         found = Judge(network.classes, evaluate)
-        for sample, image, prediction in predict(network, rows, evaluate.model_copy(update={"batch_size": 1})):
-            found.add(sample, image, prediction)
+        cameras: dict[str, str] = {}
+        seen = _noting_cameras(rows, cameras)
+        for sample, image, prediction in predict(network, seen, evaluate.model_copy(update={"batch_size": 1})):
+            found.add(sample, image, prediction, camera=cameras[sample.image_id])
     costs |= {f"decoding/{name}": rate for name, rate in rates_of(network, Workers.here()).items()}
     if tune:
         costs |= {f"post/min_score/{label}": score for label, score in found.tune().items()}
@@ -159,13 +161,13 @@ class Judge:
         self._images: list[dict[str, Any]] = []
         self._predictions: list[Prediction] = []
 
-    def add(self, sample: Sample, image_HWC: ImageHWC | None, prediction: Prediction) -> None:
-        """One image; its pixels tell the lighting."""
+    def add(self, sample: Sample, image_HWC: ImageHWC | None, prediction: Prediction, *, camera: str = "") -> None:
+        """One image; its pixels tell the lighting, its metadata the camera."""
         self.evaluator.add(sample, prediction)
         self._samples.append(sample)
         self._predictions.append(prediction)
         self._images.append(
-            {"image_id": sample.image_id, "seconds": prediction.seconds, "facets": facets(sample, image_HWC)}
+            {"image_id": sample.image_id, "seconds": prediction.seconds, "facets": facets(sample, image_HWC, camera)}
         )
 
     def tune(self) -> dict[str, float]:
@@ -196,11 +198,11 @@ class Judge:
         return Appraisal(self.evaluator.values(), details, self._images, self._predictions, self._tuned, by_class)
 
 
-def facets(sample: Sample, image_HWC: ImageHWC | None) -> dict[str, str]:
-    """What groups an image may belong to: its group and source, its size, and its lighting from the pixels."""
+def facets(sample: Sample, image_HWC: ImageHWC | None, camera: str = "") -> dict[str, str]:
+    """What groups an image may belong to: its group and source, its size, lighting from the pixels, and camera."""
     pixels = sample.size_hw[0] * sample.size_hw[1]
     size = next((name for name, most in _LARGEST.items() if pixels < most), "huge, >= 4 MP")
-    found = {"group": sample.group, "source": sample.source, "size": size}
+    found = {"group": sample.group, "source": sample.source, "size": size, "camera": camera}
     return found if image_HWC is None else found | {"lighting": lighting(image_HWC)}
 
 
@@ -217,14 +219,11 @@ def grouping(images: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
     return {kind: names for kind, names in columns.items() if 2 <= len(set(names)) <= len(names) / 2}
 
 
-def telling(appraisal: Appraisal, metric: str = "iou", count: int = _PICTURED) -> dict[str, list[str]]:
-    """Image ids of the worst, the median and the best images; no image twice, and none in which nothing is defined."""
-    known = [(image[metric], image["image_id"]) for image in appraisal.images if not np.isnan(image[metric])]
-    ranked = [name for _, name in sorted(known)]
-    worst, best = ranked[:count], ranked[count:][-count:][::-1]
-    left = [name for name in ranked if name not in {*worst, *best}]
-    start = max(0, (len(left) - count) // 2)
-    return {"worst": worst, "median": left[start : start + count], "best": best}
+def _noting_cameras(rows: Iterable[Row], cameras: dict[str, str]) -> Iterator[Row]:
+    """The rows, while the camera of each image is written down."""
+    for sample, image_bytes in rows:
+        cameras[sample.image_id] = camera_of(image_bytes)
+        yield sample, image_bytes
 
 
 def _input(found: tuple[Sample, ImageHWC, Prediction], evaluate: EvaluateSpec) -> tuple[ImageHWC, Prompt]:

@@ -1,16 +1,21 @@
 """Panels of a few images: the first ones, the same in every trial; and the worst, median and best of a model."""
 
+import json
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 
 from segdist.data.examples import decode_image
-from segdist.engine.appraise import Appraisal, telling
+from segdist.engine.appraise import Appraisal
 from segdist.engine.data import Rows
+from segdist.engine.telling import telling_images
 from segdist.panels import ImageHWC, encode_jpeg, panel
 from segdist.records import Prediction, Sample
 from segdist.spec import EvaluateSpec
+
+INDEX = "index.json"
+"""Says of each telling picture its rank, among which images, and the value."""
 
 
 def save(
@@ -28,16 +33,24 @@ def save(
 
 
 def save_telling(folder: Path, rows: Rows, found: Appraisal, evaluate: EvaluateSpec, *, classes: Sequence[str]) -> None:
-    """Write panels with edge maps as `worst-0.jpg`, `median-0.jpg`, `best-0.jpg`, ..., ranked by the image's IoU."""
+    """Write panels with edge maps: `worst-0.jpg`, `median-0.jpg`, `best-0.jpg`, ... by the image's IoU.
+
+    Those of groups of images are there too; an image is drawn once, and `index.json` lists which file is what.
+    """
     if not evaluate.pictures:
         return
     folder.mkdir(parents=True)
     place = {image["image_id"]: k for k, image in enumerate(found.images)}
-    for rank, image_ids in telling(found).items():
-        for number, image_id in enumerate(image_ids):
-            sample, image_bytes = rows[place[image_id]]
-            picture = _panel(sample, image_bytes, found.predictions[place[image_id]], evaluate, classes, bleed=True)
-            (folder / f"{rank}-{number}.jpg").write_bytes(encode_jpeg(picture))
+    files: dict[str, str] = {}
+    index = []
+    for one in telling_images(found):
+        if one.image_id not in files:
+            files[one.image_id] = f"{one.rank}-{len(files)}.jpg"
+            sample, image_bytes = rows[place[one.image_id]]
+            picture = _panel(sample, image_bytes, found.predictions[place[one.image_id]], evaluate, classes, bleed=True)
+            (folder / files[one.image_id]).write_bytes(encode_jpeg(picture))
+        index.append({"file": files[one.image_id], **asdict(one)})
+    (folder / INDEX).write_text(json.dumps(index), "utf-8")
 
 
 def _panel(

@@ -41,6 +41,36 @@ def label_report(title: str, values: Mapping[str, Any], uri: str, manifest: Mapp
     }
 
 
+def label_sets(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the page of a sweep shows of each set of labels it learned from, one where no policy was searched.
+
+    Args:
+        summary: `summary.json` of the sweep's run.
+    """
+    policies = summary.get("policies") or []
+    if not policies and summary.get("labels"):
+        policies = [{"policy": {}, "labels": summary["labels"]}]
+    return [_of_page(one["policy"], one["labels"]) for one in policies]
+
+
+def _of_page(policy: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
+    details = manifest["details"]
+    quality, verdicts = details.get("quality") or {}, details.get("verdicts") or {}
+    per_class = quality.get("per_class", {})
+    rows = [
+        {"name": label, **verdicts.get(label, {}), **per_class.get(label, {})} for label in {**per_class, **verdicts}
+    ]
+    totals = {name: details.get(name, 0) for name in _VERDICTS}
+    return {
+        "title": ", ".join(f"{key.removeprefix('label.')} {number(value)}" for key, value in policy.items()),
+        "content_hash": manifest["content_hash"],
+        "details": details,
+        "quality": quality,
+        "rows": [*rows, {"name": "all objects", **totals, **quality}] if rows else [],
+        "has_verdicts": bool(verdicts),
+    }
+
+
 def print_label_reports(reports: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
     """Print the sets of labels of a sweep, one after the other."""
     console = console or Console()

@@ -1,7 +1,9 @@
 """One self-contained HTML page: result, leaderboard, curves, search space, pictures, data, provenance."""
 
 import base64
+import json
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from markupsafe import Markup
 
 from segdist.panels import colour
 from segdist.report import charts, scatter
+from segdist.report.labels import label_sets
 from segdist.report.leaderboard import COLUMNS, Leaderboard, leaderboard
 from segdist.report.pages import render, score
 from segdist.tracking import Tracker, TrialRecord
@@ -17,9 +20,10 @@ from segdist.tracking.encoding import key
 
 COSTS = ("runtime/latency_p50_ms", "model/bytes")
 """What the score is drawn over."""
-TELLING, IMPORTANCE = "pictures_telling", "importance.json"
+TELLING, INDEX, IMPORTANCE = "pictures_telling", "index.json", "importance.json"
 PICTURES, TEST_PICTURES, SUMMARY = "pictures", "pictures_test", "summary.json"
-_PICTURE_BYTES = 10_000_000  # of all pictures together, so that the page opens on a phone and fits in a mail
+_PICTURE_BYTES = 10_000_000  # of all trials together, so that the page opens on a phone and fits in a mail
+_GROUP_BYTES = 5_000_000  # of groups of images
 
 
 @dataclass(frozen=True)
@@ -33,13 +37,22 @@ class Gallery:
     """Whether other trials have pictures of the same images."""
 
 
+@dataclass(frozen=True)
+class Shown:
+    """Telling images of the winner: data URIs, each with its caption."""
+
+    title: str
+    pictures: tuple[tuple[str, str], ...]
+
+
 def write_html(tracker: Tracker, name: str, path: Path, *, parent_run_id: str = "") -> Path:
     """Write the report of a sweep; nothing outside the file is needed to read it.
 
     Everything comes from MLflow: runs and metric histories; of each trial the panels under `pictures/`; of the winner
     those of the test split under `pictures_test/`, its worst, median and best ones under `pictures_telling/`, and
     `evaluation/val.json`; of the sweep's run its data set input, the shares of searched keys in `importance.json`, and
-    `summary.json`: `{"labels": manifest of the pseudo-labels or null}`, whose `details` may hold `quality`.
+    `summary.json`: `{"labels": manifest of the pseudo-labels or null, "policies": [{"policy": values, "labels":
+    manifest}]}`, whose `details` may hold `quality`.
 
     Args:
         tracker: where the sweep was recorded.
@@ -59,6 +72,7 @@ def write_html(tracker: Tracker, name: str, path: Path, *, parent_run_id: str = 
 def _render(tracker: Tracker, board: Leaderboard) -> str:
     galleries, omitted = _galleries(tracker, board)
     dataset = board.sweep.dataset
+    summary = tracker.read_json(board.sweep.run_id, SUMMARY)
     return render(
         "report.html.jinja",
         board=board,
@@ -78,7 +92,8 @@ def _render(tracker: Tracker, board: Leaderboard) -> str:
         omitted=omitted,
         data=dataset.profile if dataset else {},
         digest=dataset.digest if dataset else "",
-        labels=tracker.read_json(board.sweep.run_id, SUMMARY).get("labels"),
+        labels=summary.get("labels"),
+        label_sets=label_sets(summary),
         uri=tracker.uri,
     )
 
@@ -140,13 +155,45 @@ def _filters(board: Leaderboard) -> dict[str, list[str]]:
     return {"status": endings if len(endings) > 1 else [], "family": families if len(families) > 1 else []}
 
 
-def _telling(tracker: Tracker, board: Leaderboard) -> dict[str, tuple[str, ...]]:
-    """The winner's worst, median and best validation images, by rank."""
+def _telling(tracker: Tracker, board: Leaderboard) -> list[Shown]:
+    """The winner's worst, median and best validation images, and those of groups of images as far as they fit."""
     with tempfile.TemporaryDirectory(prefix="segdist-") as scratch:
         folder = tracker.find_files(board.best.run_id, TELLING, Path(scratch)) if board.best else None
-        pictures = sorted(folder.glob("*.jpg")) if folder else []
-        ranks = {rank: [p for p in pictures if p.stem.startswith(rank)] for rank in ("worst", "median", "best")}
-        return {rank: tuple(map(_data_uri, files)) for rank, files in ranks.items() if files}
+        if folder is None:
+            return []
+        found: list[Shown] = []
+        room = _GROUP_BYTES
+        for title, listed in _titled(_listed(folder)).items():
+            size = sum((folder / one["file"]).stat().st_size for one in listed)
+            if not listed[0]["of"] or size <= room:
+                pictures = tuple((_data_uri(folder / one["file"]), _caption(one)) for one in listed)
+                found.append(Shown(title, pictures))
+                room -= size if listed[0]["of"] else 0
+        return found
+
+
+def _listed(folder: Path) -> list[dict[str, Any]]:
+    """What each picture is; from its name, where an older run left no list."""
+    if (folder / INDEX).is_file():
+        listed: list[dict[str, Any]] = json.loads((folder / INDEX).read_text("utf-8"))
+        return listed
+    known = {rank: sorted(folder.glob(f"{rank}-*.jpg")) for rank in ("worst", "median", "best")}
+    return [{"file": f.name, "rank": rank, "of": "", "name": ""} for rank, files in known.items() for f in files]
+
+
+def _titled(listed: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """By the title of their gallery: a rank of all images, or a group."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for one in listed:
+        title = f"{one['of']} {one['name'] or 'not known'}" if one["of"] else f"{one['rank']} validation images"
+        found.setdefault(f"winner, {title}", []).append(one)
+    return found
+
+
+def _caption(one: Mapping[str, Any]) -> str:
+    value = f", iou {score(one['value'])}" if "value" in one else ""
+    name = f", {one['image_id']}" if "image_id" in one else ""
+    return f"{one['rank']}{value}{name}"
 
 
 def _curves(tracker: Tracker, board: Leaderboard) -> list[tuple[str, Markup]]:

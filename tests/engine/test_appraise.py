@@ -1,15 +1,20 @@
 """One look at a model tells every metric, what it costs, and which images to look at."""
 
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import ExifTags, Image
 
+from segdist.data.examples import camera_of
 from segdist.data.shards import read_rows
 from segdist.engine import checkpoint, pictures, runtime
-from segdist.engine.appraise import Appraisal, appraise, grouping, lighting, telling
+from segdist.engine.appraise import Appraisal, appraise, grouping, lighting
+from segdist.engine.telling import telling, telling_images
 from segdist.metrics import names
 from tests.engine.drawn import CLASSES, roofs, tiny_run
 
@@ -44,17 +49,58 @@ def test_what_is_written_is_json_without_nan_and_predictions_that_are_read_as_la
 
 def test_the_worst_median_and_best_images_are_different_ones_and_drawn(tmp_path: Path) -> None:
     images = [{"image_id": str(k), "iou": v} for k, v in enumerate((0.5, 0.1, 0.9, float("nan"), 0.3, 0.7))]
-    shown = telling(Appraisal({}, images=images), count=1)
+    shown = telling(images, count=1)
     assert shown == {"worst": ["1"], "median": ["0"], "best": ["2"]}
-    assert telling(Appraisal({}, images=images[:1])) == {"worst": ["0"], "median": [], "best": []}
+    assert telling(images[:1]) == {"worst": ["0"], "median": [], "best": []}
 
 
 def test_telling_pictures_are_files(found: Appraisal, tmp_path: Path) -> None:
     pictures.save_telling(tmp_path / "shown", ROWS, found, RUN.evaluate, classes=CLASSES)
     drawn = {p.name for p in (tmp_path / "shown").iterdir()}
-    known = sum(not np.isnan(image["iou"]) for image in found.images)
-    assert len(drawn) == known
+    listed = json.loads((tmp_path / "shown" / "index.json").read_text())
+    assert {one["file"] for one in listed} == drawn - {"index.json"}
+    assert len({one["image_id"] for one in listed}) == len(drawn) - 1, "an image is drawn once"
     assert "worst-0.jpg" in drawn
+
+
+def test_groups_have_telling_images_too_the_worst_group_first() -> None:
+    values = {"bright": (0.9, 0.8, 0.7), "dark": (0.2, 0.4, 0.1), "normal": (0.5, float("nan"))}
+    images = [
+        {"image_id": f"{light}-{k}", "iou": value, "facets": {"lighting": light, "size": "small"}}
+        for light, of in values.items()
+        for k, value in enumerate(of)
+    ]
+    found = telling_images(Appraisal({}, images=images))
+    whole, groups = [t for t in found if not t.of], [t for t in found if t.of]
+    assert [t.rank for t in whole] == ["worst"] * 3 + ["median"] + ["best"] * 3
+    assert [(t.of, t.name, t.rank, t.image_id) for t in groups] == [
+        ("lighting", "dark", "worst", "dark-2"),
+        ("lighting", "dark", "median", "dark-0"),
+        ("lighting", "dark", "best", "dark-1"),
+        ("lighting", "bright", "worst", "bright-2"),
+        ("lighting", "bright", "median", "bright-1"),
+        ("lighting", "bright", "best", "bright-0"),
+    ], "one image of each rank; a group with one defined image tells nothing"
+
+
+def test_images_are_grouped_by_the_camera_that_their_metadata_name() -> None:
+    def photo(make: str, model: str) -> bytes:
+        exif = Image.Exif()
+        exif[ExifTags.Base.Make], exif[ExifTags.Base.Model] = make, model
+        file = io.BytesIO()
+        Image.new("RGB", (16, 16)).save(file, "JPEG", exif=exif)
+        return file.getvalue()
+
+    assert camera_of(photo("Canon", "Canon EOS 90D")) == "Canon EOS 90D"
+    assert camera_of(photo("Apple", "iPhone 15")) == "Apple iPhone 15"
+    assert camera_of(ROWS[0][1]) == ""
+    assert camera_of(b"no image") == ""
+    rows = [(replace(sample, size_hw=(16, 16), instances=()), photo("A", f"B{k // 2}")) for k, (sample, _) in
+            enumerate(ROWS[:4])]  # fmt: skip
+    network = checkpoint.build(RUN.model, CLASSES)
+    found = appraise(network, rows, RUN.evaluate)
+    assert [image["facets"]["camera"] for image in found.images] == ["A B0", "A B0", "A B1", "A B1"]
+    assert list(grouping([image["facets"] for image in found.images])) == ["camera"]
 
 
 class Prompted(torch.nn.Module):

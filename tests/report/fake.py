@@ -1,5 +1,6 @@
 """A sweep as the driver would record it, with invented numbers: what the report is tested and looked at with."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -48,9 +49,9 @@ def fill(tracker: Tracker, storage: Path, *, trials: int = 10) -> str:
         params={"search.trials": trials},
         dataset=_manifest("dataset"),
     )
-    tracker.log_json(
-        parent, {"labels": _manifest("labels").model_dump(mode="json", exclude={"shards"})}, "summary.json"
-    )
+    labels = _manifest("labels").model_dump(mode="json", exclude={"shards"})
+    policies = [{"policy": {"label.prompt": strategy}, "labels": labels} for strategy in ("box", "<skeleton>")]
+    tracker.log_json(parent, {"labels": labels, "policies": policies}, "summary.json")
     scores = [_trial(tracker, parent, spec, number, trials, storage) for number in range(trials)]
     best = int(np.nanargmax(scores))
     winner = next(t for t in tracker.trials(parent) if t.number == best)
@@ -112,8 +113,13 @@ def _evaluation(tracker: Tracker, run_id: str, storage: Path) -> None:
     tracker.log_files(run_id, folder, "evaluation")
     folder = storage / "scratch" / run_id / "telling"
     folder.mkdir(parents=True)
-    for rank in ("worst", "median", "best"):
-        (folder / f"{rank}-0.jpg").write_bytes(panels.encode_jpeg(_panel(len(rank), 0.5)))
+    index = []
+    for number, rank in enumerate(("worst", "median", "best")):
+        (folder / f"{rank}-{number}.jpg").write_bytes(panels.encode_jpeg(_panel(len(rank), 0.5)))
+        for of, name in (("", ""), ("lighting", "dark"), ("group", "bath <room>")):
+            one = {"file": f"{rank}-{number}.jpg", "rank": rank, "of": of, "name": name, "value": 0.2 + 0.3 * number}
+            index.append({**one, "image_id": f"rooms/<{number}>.jpg"})
+    (folder / "index.json").write_text(json.dumps(index), "utf-8")
     tracker.log_files(run_id, folder, "pictures_telling")
 
 
@@ -142,7 +148,9 @@ def _instance(label: str, mask_HW: masks.Mask) -> Instance:
 
 
 def _manifest(kind: Any) -> Manifest:
-    means = {"objects": 120, "iou": 0.81, "box_fill_iou": 0.34}
+    means = {"objects": 120, "iou": 0.81, "boundary_iou": 0.77, "box_fill_iou": 0.34, "ceiling_iou": 0.83}
+    verdicts = {name: {"labelled": 160, "review": k, "rejected": k // 2} for k, name in enumerate(CLASSES)}
+    scores = {"calibration_error": 0.056, "brier": 0.11, "score_error": 0.08}
     per_class = {name: {**means, "iou": 0.85 - 0.05 * k} for k, name in enumerate(CLASSES)}
     return Manifest(
         kind=kind,
@@ -151,7 +159,14 @@ def _manifest(kind: Any) -> Manifest:
         shards=("0.parquet",),
         findings={"skipped": {"image-unreadable": 1}, "repaired": {"box-outside": 12}},
         content_hash="5f1d0c9e8b7a6435",
-        details={"labelled": 480, "review": 2, "rejected": 1, "kept": 0, "quality": {**means, "per_class": per_class}},
+        details={
+            "labelled": 480,
+            "review": 3,
+            "rejected": 1,
+            "kept": 0,
+            "verdicts": verdicts,
+            "quality": {**means, **scores, "per_class": per_class},
+        },
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from segdist.report import Leaderboard, write_html
+from segdist.report.labels import label_sets
 from segdist.report.scatter import Point, front, pareto
 from segdist.spec import SweepSpec
 from segdist.tracking import Tracker
@@ -91,7 +92,36 @@ def test_the_page_says_what_the_result_rests_on(page: Path, board: Leaderboard) 
     assert "box-outside" in text
     assert "filled boxes: 0.340" in text
     assert "Trials learned from pseudo-labels, and were scored against the masks" in text
-    assert len([1 for tag, attrs in tags(page).seen if tag == "img" and attrs.get("src")]) == 4 * 10 + 3
+    assert len([1 for tag, attrs in tags(page).seen if tag == "img" and attrs.get("src")]) == 4 * 10 + 3 + 2 * 3
+
+
+def test_telling_images_of_groups_are_galleries_of_their_own_with_what_they_are(page: Path) -> None:
+    text = page.read_text("utf-8")
+    assert "<option" in text
+    assert "winner, lighting dark</option>" in text
+    assert "winner, group bath &lt;room&gt;</option>" in text
+    assert text.count("worst, iou 0.200, rooms/&lt;0&gt;.jpg</span>") == 3
+
+
+def test_label_quality_shows_verdicts_calibration_and_every_policy(page: Path) -> None:
+    text = page.read_text("utf-8")
+    part = text[text.index("Label quality") : text.index('id="provenance"')]
+    assert "prompt &lt;skeleton&gt;" in part
+    assert "Calibration error 0.056, Brier 0.110" in part
+    assert re.search(r"drywall seam</td>.*?<td>160</td><td>1</td><td>0</td></tr>", part)
+    assert re.search(r"<b>all objects</b></td>.*?0\.770.*?<td>480</td><td>3</td><td>1</td></tr>", part)
+
+
+def test_labels_of_one_policy_need_no_table_of_policies_and_old_runs_no_verdicts() -> None:
+    manifest = {
+        "content_hash": "h",
+        "details": {"labelled": 3, "quality": {"iou": 0.5, "per_class": {"a": {"iou": 0.5}}}},
+    }
+    (one,) = label_sets({"labels": manifest})
+    assert one["title"] == ""
+    assert [row["name"] for row in one["rows"]] == ["a", "all objects"]
+    assert not one["has_verdicts"]
+    assert label_sets({"labels": None, "policies": []}) == []
 
 
 def test_consistency_importance_and_cost_are_there_the_worst_group_first(page: Path) -> None:

@@ -1,0 +1,68 @@
+"""Which images tell something of a model: the worst, the median and the best, of all and of each group of images."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from segdist.engine.appraise import Appraisal, grouping
+
+Rank = Literal["worst", "median", "best"]
+_PICTURED = 3
+"""Images of each rank among all."""
+_GROUPS = 4
+"""Groups of a kind, the worst first, of which one image of each rank is shown."""
+
+
+@dataclass(frozen=True)
+class Telling:
+    """One image.
+
+    Attributes:
+        rank: its place.
+        of: what divides the images, e.g. "lighting"; "" for all of them.
+        name: of the group.
+        image_id: of the image.
+        value: of the metric; 0..1 for IoU.
+    """
+
+    rank: Rank
+    of: str
+    name: str
+    image_id: str
+    value: float
+
+
+def telling_images(appraisal: Appraisal, metric: str = "iou") -> list[Telling]:
+    """The worst, median and best of all images; then one of each in the groups where the model is worst.
+
+    Groups are those that divide the images for consistency, and in which the metric is defined for two images at least.
+    """
+    found = list(_ranked(appraisal.images, metric, _PICTURED))
+    groups = grouping([image["facets"] for image in appraisal.images if "facets" in image])
+    for kind, names in groups.items():
+        members = {n: [i for i, name in zip(appraisal.images, names, strict=True) if name == n] for n in set(names)}
+        values = {n: [i[metric] for i in images if not np.isnan(i[metric])] for n, images in members.items()}
+        known = sorted((n for n in members if len(values[n]) > 1), key=lambda n: (float(np.mean(values[n])), n))
+        for name in known[:_GROUPS]:
+            found += _ranked(members[name], metric, 1, of=kind, name=name)
+    return found
+
+
+def telling(images: Sequence[Mapping[str, Any]], metric: str = "iou", count: int = _PICTURED) -> dict[Rank, list[str]]:
+    """Image ids of the worst, the median and the best images; no image twice, and none in which nothing is defined."""
+    ranked = [name for _, name in sorted((i[metric], i["image_id"]) for i in images if not np.isnan(i[metric]))]
+    worst, best = ranked[:count], ranked[count:][-count:][::-1]
+    left = [name for name in ranked if name not in {*worst, *best}]
+    start = max(0, (len(left) - count) // 2)
+    return {"worst": worst, "median": left[start : start + count], "best": best}
+
+
+def _ranked(
+    images: Sequence[Mapping[str, Any]], metric: str, count: int, *, of: str = "", name: str = ""
+) -> Iterator[Telling]:
+    values = {image["image_id"]: float(image[metric]) for image in images}
+    for rank, image_ids in telling(images, metric, count).items():
+        for image_id in image_ids:
+            yield Telling(rank, of, name, image_id, values[image_id])
