@@ -247,7 +247,10 @@ class TeacherSpec(ModelSpec):
     @model_validator(mode="after")
     def _is_one_model(self) -> Self:
         if bool(self.family) == bool(self.trained):
-            raise ValueError("a teacher must have either `family` or `trained`")
+            raise ValueError(
+                "a teacher must have either `family` or `trained`, but got "
+                + ("both; `label.teacher.family=''` on the command line takes it away" if self.family else "neither")
+            )
         return self
 
 

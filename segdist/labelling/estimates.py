@@ -39,7 +39,8 @@ def blob(image_HWC: ImageHWC) -> Mask:
 
 def foreground(image_HWC: ImageHWC) -> Mask:
     """`line` where a thin structure stands out, otherwise `blob`."""
-    return line(image_HWC) if stands_out_as_line(image_HWC) else blob(image_HWC)
+    of_line_HW, of_blob_HW = _line_response(image_HWC), _distance_from_border(image_HWC)
+    return _split(of_line_HW if _separation(of_line_HW) > _separation(of_blob_HW) else of_blob_HW)
 
 
 def stands_out_as_line(image_HWC: ImageHWC) -> bool:

@@ -13,10 +13,13 @@ from segdist import masks
 from segdist.cli import app
 from segdist.data.shards import ShardSummary
 from segdist.pipeline import label, label_sets
+from segdist.pipeline.ingest import ingest
 from segdist.pipeline.label import LabelJob, LabelShard, TeacherMaker
 from segdist.pipeline.label_sets import find_label_sets
 from segdist.pipeline.run import _fingerprint
 from segdist.sweepfile import load
+from segdist.tracking import Tracker
+from tests.engine.shipped import model_folder
 from tests.pipeline.conftest import Command
 
 SWEEP = """\
@@ -112,6 +115,30 @@ def test_labels_are_made_for_every_policy_reported_reviewed_and_corrected(file: 
         assert sample.instances[entry["index"]].score == 1.0
         assert one.labels.manifest.details["corrected"] == 1
     assert _fingerprint(load(file), "sweep") != before, "a sweep that is done must learn from the corrections"
+
+
+@pytest.mark.usefixtures("here")
+def test_a_champion_labels_when_the_command_line_names_it(file: Path, tmp_path: Path) -> None:
+    spec = load(file)
+    tracker = Tracker.for_sweep(spec)
+    parent = tracker.start_sweep(
+        "teacher", "f", spec_text=spec.model_dump_json(), spec_file="t.yaml", tags={}, params={},
+        dataset=ingest(spec).manifest,
+    )  # fmt: skip
+    run = tracker.start_trial(parent, "key", number=0, params={}, tags={})
+    tracker.log_files(run, model_folder(tmp_path / "model", "unet_cbam"), "model")
+    tracker.register_champion("teacher", run, "model")
+    file.write_text(file.read_text().partition("space:")[0])
+    how = ["label.teacher.trained=teacher@champion", "label.prompt={strategy: whole_image}"]
+    refused = CliRunner().invoke(app, ["label", str(file), *how])
+    assert "`label.teacher.family=''` on the command line takes it away" in refused.output
+    how.append("label.teacher.family=''")
+    assert "teacher@champion by whole_image" in answer("label", file, *how)
+    (report,) = json.loads(answer("label", "report", file, *how, "--json"))
+    assert report["quality"]["objects"] == report["labelled"] + report["review"] + report["rejected"] > 0
+    by_folder = [f"label.teacher.trained={tmp_path}/model", *how[1:]]
+    (same,) = json.loads(answer("label", "report", file, *by_folder, "--json"))
+    assert same["labels"] == report["labels"], "the same model by its folder: nothing is labelled again"
 
 
 @pytest.mark.slow
