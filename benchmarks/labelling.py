@@ -8,7 +8,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,10 +21,13 @@ from segdist import masks
 from segdist.data.rows import without_masks
 from segdist.data.shards import Dataset, ShardSummary, write_manifest, write_shard
 from segdist.formats.synthetic import Format, Options
+from segdist.labelling.consensus import Opinion
 from segdist.models.sam import SHIPPED_FILE, architecture, weights
 from segdist.models.sam import Options as SamOptions
-from segdist.pipeline.label import LabelJob, label, label_samples
+from segdist.pipeline.cluster import connected
+from segdist.pipeline.label import LabelJob, TeacherMaker, label, label_samples
 from segdist.pipeline.teacher import Teacher
+from segdist.plugins import Question
 from segdist.records import Rle, Sample
 from segdist.spec import LabelSpec, SweepSpec
 
@@ -149,27 +152,47 @@ def draw(count: int, folder: str) -> None:
     write_manifest(f"{folder}/data", "dataset", ("roof",), shards)
 
 
+class Waiting(Teacher):
+    """A teacher that waits in place of computing, as one waits for a GPU: what is left is what the pool costs."""
+
+    def opinions(self, questions: Sequence[Question]) -> list[list[list[Opinion]]]:
+        """A quarter of a second an image, and no answer."""
+        time.sleep(0.25 * len(questions))
+        return [[[] for _ in question.indices] for question in questions]
+
+
 def _actors() -> None:
-    """The same work by one actor, by two, and by one again."""
-    with TemporaryDirectory(prefix="segdist-") as folder:
+    """The same work by one actor, by two, and by one again; first by teachers that need no core."""
+    with TemporaryDirectory(prefix="segdist-") as folder, connected():
         rows = _rows("roofs", 400, 128)
         shards = [write_shard(f"{folder}/data/train-{n:05d}.parquet", rows[n * 20 : n * 20 + 20]) for n in range(20)]
         dataset = write_manifest(f"{folder}/data", "dataset", ("roof",), shards)
-        seconds = []
-        for n, actors in enumerate((1, 2, 1)):
-            sweep = _sweep(f"{folder}/{n}", {"teacher": {"family": "sam"}, "actors": actors, "images_per_shard": 20})
-            seconds.append(_by_shards(sweep, dataset))
-    one, two, again = seconds
+        one, two, again, _ = _by_actors(f"{folder}/waiting", dataset, Waiting)
+        print(
+            f"two actors that wait, not compute: x{min(one, again) / two:.2f} {_met(min(one, again) / two >= ACTORS)}"
+        )
+        one, two, again, costs = _by_actors(f"{folder}/sam", dataset, Teacher)
     wobble, gain = max(one, again) / min(one, again), min(one, again) / two
     verdict = _met(gain >= ACTORS) if wobble <= STEADY else f"NOT DECIDED, one actor took {one:.1f} s and {again:.1f} s"
     print(f"two actors against one: x{gain:.2f} (from the first finished shard on)  >= {ACTORS}: {verdict}")
+    ratio = min(costs[0], costs[2]) / costs[1]
+    spent = f"{costs[0]:.1f}, {costs[1]:.1f} by two, {costs[2]:.1f}"
+    print(f"CPU-seconds of all actors: {spent}; free cores allow x{2 * ratio:.2f}")
 
 
-def _by_shards(sweep: SweepSpec, dataset: Dataset) -> float:
-    """Seconds from the first finished shard to the last: the start of Ray and its actors is no labelling."""
-    times: list[float] = []
-    label(sweep, dataset, lambda _: times.append(time.monotonic()))
-    return times[-1] - times[0]
+def _by_actors(folder: str, dataset: Dataset, teacher: TeacherMaker) -> tuple[float, float, float, list[float]]:
+    """Seconds from the first finished shard to the last, by one actor, two and one; and what the actors computed.
+
+    The start of Ray and its actors is no labelling.
+    """
+    seconds, costs = [], []
+    for n, actors in enumerate((1, 2, 1)):
+        sweep = _sweep(f"{folder}-{n}", {"teacher": {"family": "sam"}, "actors": actors, "images_per_shard": 20})
+        times: list[float] = []
+        made = label(sweep, dataset, lambda _, t=times: t.append(time.monotonic()), teacher=teacher)  # type: ignore[misc]
+        seconds.append(times[-1] - times[0])
+        costs.append(float(made.manifest.details["teacher_cpu_seconds"]))
+    return seconds[0], seconds[1], seconds[2], costs
 
 
 def _sweep(storage: str | Path, part: dict[str, Any]) -> SweepSpec:

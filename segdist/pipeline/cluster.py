@@ -3,9 +3,11 @@
 import logging
 import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 from segdist.errors import BackendError
 
@@ -24,9 +26,9 @@ _SETTINGS = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",  # one second is meant
 }
 
-_STARTS = 3
-"""Attempts to start a cluster on this machine: Ray gives its own processes 30 seconds each time, and no setting says
-otherwise; beside other work they can need more."""
+_PATIENCE = 180.0
+"""Seconds in which Ray's process on this machine must be up; Ray itself gives up after 30, too soon beside other
+work."""
 _PREEMPTION = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 _HOOK = "segdist.pipeline.cluster.know_own_cluster"
 
@@ -68,7 +70,9 @@ def _start(ray: Any, address: str | None) -> None:
     Raises:
         BackendError: nobody answers, or it refuses us.
     """
-    for left in reversed(range(1 if address else _STARTS)):
+    from ray._private import services  # no setting reaches the 30 seconds
+
+    with patch.object(services, "get_node", _patient(services.get_node)):
         try:
             ray.init(
                 address=address or "local",
@@ -79,11 +83,23 @@ def _start(ray: Any, address: str | None) -> None:
                 runtime_env={"env_vars": _worker_environment(), "worker_process_setup_hook": _HOOK},
             )
         except Exception as error:  # Ray raises anything here, bare Exception included
-            if not left:
-                raise BackendError(_no_answer(address or "this machine", str(error).partition("\n")[0])) from error
-            ray.shutdown()
-        else:
-            return
+            raise BackendError(_no_answer(address or "this machine", str(error).partition("\n")[0])) from error
+
+
+def _patient(get_node: Callable[..., Any], seconds: float = _PATIENCE) -> Callable[..., Any]:
+    """Ray's question whether its own process on this machine is up, asked for longer than Ray does."""
+
+    def ask(*arguments: Any) -> Any:
+        late = time.monotonic() + seconds
+        while True:
+            try:
+                return get_node(*arguments)
+            except RuntimeError:
+                if time.monotonic() > late:
+                    raise
+                time.sleep(0.2)
+
+    return ask
 
 
 def _knock(address: str) -> None:

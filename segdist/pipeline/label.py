@@ -188,11 +188,11 @@ class LabelShard:
     @answers
     def __call__(self, unit: dict[str, Any]) -> str:
         """Write the label shard of a unit; its summary as JSON."""
-        started = time.monotonic()
+        started, worked = time.monotonic(), time.process_time()
         rows = read_rows(unit["shard"])[unit["start"] : unit["stop"]]
         samples, findings, notes = label_samples(rows, self._job, self._teacher)
         notes["halved"], self._teacher.halved = self._teacher.halved, 0
-        notes["seconds"] = time.monotonic() - started
+        notes["seconds"], notes["cpu_seconds"] = time.monotonic() - started, time.process_time() - worked
         written = write_shard(unit["target"], [(s, None) for s in samples], findings=findings, notes=notes)
         return written.model_dump_json()
 
@@ -260,6 +260,7 @@ def _label(
         "halved": sum(note.get("halved", 0) for note in notes),
         "images_per_second": sum(len(s.rows) for s in made) / seconds if made else None,
         "teacher_seconds": sum(note.get("seconds", 0.0) for note in notes),
+        "teacher_cpu_seconds": sum(note.get("cpu_seconds", 0.0) for note in notes),
         "dataset": dataset.manifest.content_hash,
         "policy": job.label.model_dump(mode="json"),
     }

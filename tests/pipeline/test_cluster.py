@@ -1,39 +1,32 @@
-"""Starting Ray: a crowded machine gets another chance, a cluster elsewhere is asked once."""
+"""Starting Ray: a crowded machine gets the time it needs."""
 
 from typing import Any
 
 import pytest
 
-from segdist.errors import BackendError
-from segdist.pipeline.cluster import _start
+from segdist.pipeline.cluster import _patient
 
 
-class Crowded:
-    """Ray, of which the first attempts to start run out of time."""
+def _up_after(questions: int) -> Any:
+    asked: list[tuple[str, str]] = []
 
-    def __init__(self, failures: int) -> None:
-        self.failures, self.said = failures, list[str]()
+    def get_node(address: str, node: str) -> str:
+        asked.append((address, node))
+        if len(asked) < questions:
+            raise RuntimeError("no node info")
+        return f"{node} at {address}"
 
-    def init(self, **how: Any) -> None:
-        self.said.append(f"init {how['address']}")
-        if self.failures:
-            self.failures -= 1
-            raise Exception("The current node timed out during startup.")
-
-    def shutdown(self) -> None:
-        self.said.append("shutdown")
+    return get_node
 
 
-def test_a_start_that_runs_out_of_time_is_tried_again_on_a_clean_table() -> None:
-    ray = Crowded(failures=2)
-    _start(ray, None)
-    assert ray.said == ["init local", "shutdown", "init local", "shutdown", "init local"]
-    with pytest.raises(BackendError, match="No Ray cluster answers at this machine: The current node timed out"):
-        _start(Crowded(failures=3), None)
+def test_the_process_of_this_machine_is_waited_for_and_given_up_in_the_end() -> None:
+    assert _patient(_up_after(3))("here", "n1") == "n1 at here"
+    with pytest.raises(RuntimeError, match="no node info"):
+        _patient(_up_after(99), seconds=0.3)("here", "n1")
 
 
-def test_a_cluster_that_was_named_is_asked_once() -> None:
-    ray = Crowded(failures=1)
-    with pytest.raises(BackendError, match=r"answers at 10\.0\.0\.1:6379"):
-        _start(ray, "10.0.0.1:6379")
-    assert ray.said == ["init 10.0.0.1:6379"]
+def test_what_is_asked_longer_is_what_ray_asks() -> None:
+    from ray._private import node, services
+
+    assert "ray._private.services.get_node(" in node.__loader__.get_source(node.__name__)
+    assert callable(services.get_node)

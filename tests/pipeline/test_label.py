@@ -207,6 +207,27 @@ def test_a_pool_of_teachers_labels_every_image_once_and_the_second_time_nothing_
 
 
 @pytest.mark.usefixtures("cluster")
+def test_what_is_wrong_with_some_images_is_counted_and_named_and_the_rest_is_labelled(tmp_path: Path) -> None:
+    rows = _rows(6)
+    rows[2] = (rows[2][0], rows[2][1][:50])
+    rows[3] = (replace(rows[3][0], instances=()), rows[3][1])
+    outside = Instance("roof", None, (70.0, 3.0, 90.0, 9.0))
+    rows[4] = (replace(rows[4][0], instances=(*rows[4][0].instances, outside)), rows[4][1])
+    shard = write_shard(str(tmp_path / "d" / "train-00000.parquet"), rows)
+    dataset = write_manifest(str(tmp_path / "d"), "dataset", ("roof",), [shard])
+    labels = label(_sweep(tmp_path), dataset, teacher=Ellipses)
+    assert labels.manifest.findings == {"skipped": {"box-empty": 1, "image-unreadable": 1}}
+    assert {f.image for f in labels.findings()} == {rows[2][0].image_id, rows[4][0].image_id}
+    masks_of = {s.image_id: [i.mask for i in s.instances] for s in labels.samples()}
+    assert list(masks_of) == [s.image_id for s, _ in rows]
+    assert set(masks_of[rows[2][0].image_id]) == {None}
+    assert masks_of[rows[4][0].image_id][-1] is None
+    labelled = [m for n in (0, 1, 5) for m in masks_of[rows[n][0].image_id]] + masks_of[rows[4][0].image_id][:-1]
+    assert labelled
+    assert None not in labelled
+
+
+@pytest.mark.usefixtures("cluster")
 def test_a_pool_that_may_grow_makes_the_same_labels(tmp_path: Path) -> None:
     dataset = _dataset(tmp_path / "d", 7)
     steady = label(_sweep(tmp_path / "a", actors=1), dataset, teacher=Ellipses)

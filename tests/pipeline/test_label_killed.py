@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,18 +46,23 @@ def test_a_driver_that_is_killed_again_and_again_labels_as_one_that_is_not(tmp_p
     calm, troubled = _sweep(tmp_path, "calm"), _sweep(tmp_path, "troubled")
     _finished(command("label", calm), environment(tmp_path))
     moments, watch = random.Random(0), _Watch(tmp_path)
-    for number in range(KILLS):
-        if number < DURING_START:
-            _killed(tmp_path, troubled, after_seconds=moments.uniform(0.5, 15))
+    for driver in range(KILLS):
+        if driver < DURING_START:
+            _killed(tmp_path, troubled, driver=driver, after_seconds=moments.uniform(0.5, 15))
         else:
-            images = moments.randint(1, LATEST)
-            _killed(tmp_path, troubled, after_images=images, after_seconds=moments.uniform(0, 0.1))
+            images, seconds = moments.randint(1, LATEST), moments.uniform(0, 0.1)
+            _killed(tmp_path, troubled, driver=driver, after_images=images, after_seconds=seconds)
         watch.look()
-    _finished(_driver(troubled), _recording(tmp_path))
+    _finished(_driver(troubled), _recording(tmp_path, KILLS))
     watch.look()
-    assert watch.kills_while_labelling >= KILLS - DURING_START - 1, "the kills must fall into the labelling"
+    begun = [_begun(tmp_path, driver) for driver in range(KILLS + 1)]
+    assert all(len(set(images)) == len(images) for images in begun), "no driver labels an image twice"
+    assert sum(bool(images) for images in begun[:KILLS]) >= KILLS - DURING_START, "the kills fall into the labelling"
+    assert begun[KILLS], "the last driver was left something to do"
+    assert len({image for images in begun for image in images}) == IMAGES
     assert watch.rewritten == 0, "a shard that was finished was labelled again"
-    assert max(watch.redone) <= ACTORS * IMAGES_PER_SHARD, "a kill costs no more than a shard for each teacher"
+    redone = [len(set(begun[n]) & {i for images in begun[:n] for i in images}) for n in range(1, KILLS + 1)]
+    assert max(redone) <= ACTORS * IMAGES_PER_SHARD, f"a kill costs no more than a shard for each teacher: {redone}"
     assert _report(segdist, calm)["content_hash"] == _report(segdist, troubled)["content_hash"]
     assert _report(segdist, calm)["quality"] == pytest.approx(_report(segdist, troubled)["quality"])
 
@@ -69,47 +73,35 @@ class _Watch:
 
     Attributes:
         rewritten: shards that were there before and are other files now.
-        redone: for each driver, the images it labelled although one before had begun them.
-        kills_while_labelling: drivers that had begun to label and left images for the next.
     """
 
     folder: Path
     rewritten: int = 0
-    redone: list[int] = field(default_factory=list)
-    kills_while_labelling: int = 0
     _first_seen: dict[str, tuple[int, int]] = field(default_factory=dict)
-    _begun: int = 0
 
     def look(self) -> None:
         """Compare with the last look."""
         for shard in self.folder.glob("troubled/labels/*/*.parquet"):
             found = shard.stat().st_ino, shard.stat().st_mtime_ns
             self.rewritten += self._first_seen.setdefault(shard.name, found) != found
-        begun = _begun(self.folder)
-        before, now = Counter(begun[: self._begun]), Counter(begun[self._begun :])
-        assert max(now.values(), default=1) == 1, "no driver labels an image twice"
-        self.redone.append(sum(image in before for image in now))
-        self.kills_while_labelling += bool(now) and len(before | now) < IMAGES
-        self._begun = len(begun)
 
 
-def _killed(folder: Path, sweep: Path, *, after_seconds: float, after_images: int = 0) -> None:
+def _killed(folder: Path, sweep: Path, *, driver: int, after_seconds: float, after_images: int = 0) -> None:
     """Start a driver, and kill it and all of its process group once it has begun so many images, and then some."""
-    begun, late = len(_begun(folder)), time.monotonic() + PATIENCE
-    said = folder / "said.txt"
+    late, said = time.monotonic() + PATIENCE, folder / "said.txt"
     with said.open("w") as out:
-        driver = subprocess.Popen(
-            _driver(sweep), env=_recording(folder), stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        process = subprocess.Popen(
+            _driver(sweep), env=_recording(folder, driver), stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
-        while len(_begun(folder)) < begun + after_images:
-            assert driver.poll() is None, f"the driver ended before it was killed: {said.read_text()}"
+        while len(_begun(folder, driver)) < after_images:
+            assert process.poll() is None, f"the driver ended before it was killed: {said.read_text()}"
             assert time.monotonic() < late, f"the driver labelled nothing within {PATIENCE} seconds"
             time.sleep(0.02)
         time.sleep(after_seconds)
     finally:
-        os.killpg(driver.pid, signal.SIGKILL)
-        driver.wait()
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _finished(words: list[str], env: dict[str, str]) -> None:
@@ -121,13 +113,13 @@ def _driver(sweep: Path) -> list[str]:
     return [sys.executable, "-m", "tests.pipeline.recorded", "label", str(sweep)]
 
 
-def _recording(folder: Path) -> dict[str, str]:
-    return {**environment(folder), "SEGDIST_TEST_RECORD": str(folder / "begun.txt")}
+def _recording(folder: Path, driver: int) -> dict[str, str]:
+    return {**environment(folder), "SEGDIST_TEST_RECORD": str(folder / f"begun-{driver}.txt")}
 
 
-def _begun(folder: Path) -> list[str]:
-    """The images of which labelling has begun, in order."""
-    file = folder / "begun.txt"
+def _begun(folder: Path, driver: int) -> list[str]:
+    """The images that the teachers of a driver have begun to label, in order."""
+    file = folder / f"begun-{driver}.txt"
     return file.read_text().split() if file.exists() else []
 
 
