@@ -1,6 +1,9 @@
 """`segdist predict`: every kind of source, every output, resume, and what is refused."""
 
 import json
+import signal
+import subprocess
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,11 +18,14 @@ from pycocotools.coco import COCO
 
 from segdist import storage
 from segdist.data.scenes import draw
+from segdist.data.shards import write_manifest, write_shard
 from segdist.errors import DataError, SpecError, StorageError
 from segdist.panels import encode_png
 from segdist.pipeline import predict as module
 from segdist.pipeline.predict import How, Predictor, predict_images
+from segdist.records import Sample
 from tests.engine.shipped import CLASSES, model_folder
+from tests.pipeline.conftest import command, environment
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +227,83 @@ def _signed_area(ring: list[tuple[float, float]]) -> float:
     points = np.array(ring) - np.array(ring[0])
     x, y = points.T
     return 0.5 * float(np.sum(x[:-1] * y[1:] - x[1:] * y[:-1]))
+
+
+def data_set(root: str, photos: Path) -> str:
+    """The photos as a data set of segdist, in two shards."""
+    files = sorted(photos.rglob("*.png"))
+    rows = [(Sample(str(f.relative_to(photos)), str(f), (64, 64)), f.read_bytes()) for f in files]
+    shards = [write_shard(storage.join(root, f"{k:05d}.parquet"), part) for k, part in enumerate((rows[:2], rows[2:]))]
+    write_manifest(root, "dataset", CLASSES, shards)
+    return root
+
+
+def test_a_data_set_of_segdist_gives_the_predictions_of_its_files(model: str, photos: Path, tmp_path: Path) -> None:
+    place = data_set(str(tmp_path / "data"), photos)
+    expected = run(model, [photos], tmp_path / "expected")
+    found = run(model, [place], tmp_path / "found", "class_ids")
+    assert masks_of(found) == masks_of(expected)
+    names = {f.name for f in (tmp_path / "found" / "class_ids").iterdir()}
+    assert names == {"one-00001.png", "one-00002.png", "two-00003.png"}
+    assert len(found["images"]) == 3
+
+
+@pytest.mark.slow
+def test_an_object_store_gives_the_same_from_files_tables_archives_and_data_sets(
+    model: str, photos: Path, tmp_path: Path, s3_bucket: str
+) -> None:
+    here = run(model, [photos], tmp_path / "here")
+    files = sorted(photos.rglob("*.png"))
+    pq.write_table(pa.table({"image": [f.read_bytes() for f in files]}), tmp_path / "table.parquet")
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for file in files:
+            archive.write(file, file.relative_to(photos))
+    for file in (tmp_path / "table.parquet", tmp_path / "photos.zip"):
+        storage.upload(file, f"{s3_bucket}/places/{file.name}")
+    for file in files:
+        storage.write_atomic(f"{s3_bucket}/places/files/{file.relative_to(photos)}", file.read_bytes())
+    places = [f"{s3_bucket}/places/{name}" for name in ("table.parquet", "photos.zip", "files")]
+    places.append(data_set(f"{s3_bucket}/places/data", photos))
+    for k, place in enumerate(places):
+        out = f"{s3_bucket}/places-out/{k}"
+        how = How(("masks",))
+        where = predict_images(model, [place], out, how=how, actors=1, storage_uri="", tracking="embedded")
+        assert masks_of(storage.read_json(where)) == masks_of(here), place
+        assert len(storage.find(f"{out}/masks/{CLASSES[0]}")) == 3
+
+
+@pytest.mark.slow
+def test_a_command_that_is_killed_goes_on_where_it_was(model: str, tmp_path: Path) -> None:
+    for k in range(160):
+        file = tmp_path / "photos" / f"{k:03d}.png"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(encode_png(draw("roofs", k, 64)[0]))
+
+    def words(out: str) -> list[str]:
+        return command("predict", model, tmp_path / "photos", tmp_path / out, "--actors", "1", "--write", "class_ids")
+
+    whole = subprocess.run(words("whole"), capture_output=True, text=True, check=True, env=environment(tmp_path))
+    parts = len(list((tmp_path / "whole" / "parts").iterdir()))
+    assert parts == 160 / module.IMAGES_PER_PART
+
+    driver = subprocess.Popen(words("out"), env=environment(tmp_path), stderr=subprocess.DEVNULL)
+    while driver.poll() is None and not any((tmp_path / "out" / "parts").glob("*.json")):
+        time.sleep(0.001)
+    driver.kill()
+    assert driver.wait() == -signal.SIGKILL, "it was done before it was killed: predict more images"
+    before = {f.name: f.stat().st_mtime_ns for f in (tmp_path / "out" / "parts").glob("*.json")}
+    assert 0 < len(before) < parts
+    assert not (tmp_path / "out" / "predictions.json").exists()
+
+    again = subprocess.run(words("out"), capture_output=True, text=True, check=True, env=environment(tmp_path))
+    assert f"{len(before)} of {parts} parts are done already" in again.stderr, whole.stderr
+    for name, stamp in before.items():
+        assert (tmp_path / "out" / "parts" / name).stat().st_mtime_ns == stamp, "what is done is not done again"
+    contents = [json.loads((tmp_path / out / "predictions.json").read_text()) for out in ("whole", "out")]
+    assert contents[0] == contents[1]
+    drawn = [{f.name: f.read_bytes() for f in (tmp_path / out / "class_ids").iterdir()} for out in ("whole", "out")]
+    assert len(drawn[0]) == 160
+    assert drawn[0] == drawn[1]
 
 
 @pytest.mark.slow
