@@ -32,7 +32,7 @@ Batch = dict[str, Any]
 """What `Segmenter.collate` makes and `Segmenter.forward` takes; tensors in it are moved to the device."""
 Task = Literal["semantic", "instance", "promptable"]
 """semantic: a class for each pixel. instance: objects of one class told apart. promptable: masks of boxes or points."""
-EVERY_NOISE = ("ignore_band", "label_smoothing", "soft_targets", "score_power")
+EVERY_NOISE = ("ignore_band", "soft_band", "label_smoothing", "soft_targets", "score_power")
 """The keys of `train.noise`."""
 USUAL_ADAPTERS: tuple[AdapterKind, ...] = ("full", "frozen_encoder", "layernorm", "bitfit", "lora", "dora")
 """What every family can do that has an encoder, norms, biases and layers for LoRA."""

@@ -128,7 +128,8 @@ class ConsensusSpec(Strict):
     agree_iou: float = Field(default=0.5, gt=0, le=1)
     """Two masks with a smaller IoU do not agree; an object on whose mask no two agree goes to review."""
     band: Literal["ignore", "keep"] = "ignore"
-    """ignore: pixels on which the masks disagree teach nothing. keep: they are taught as the majority has them."""
+    """ignore: pixels on which the masks disagree teach nothing, or a soft label where `train.noise.soft_band` is set.
+    keep: they are taught as the majority has them."""
     certain: float = Field(default=0.75, gt=0.5, le=1)
     """With `band: ignore`, masks disagree on a pixel where less than this share says the same."""
 
@@ -368,6 +369,10 @@ class NoiseSpec(Strict):
     ignore_band: int = Field(default=0, ge=0)
     """Pixels at the network's scale on both sides of a mask's edge that teach nothing; the centre line of a thin
     object still does. Only in pseudo-labelled images."""
+    soft_band: bool = False
+    """What the edge teaches on which a consensus of prompts disagreed (`label.consensus.band: ignore`): false, nothing;
+    true, a soft label: each time an image is seen its mask is drawn without that edge, as most prompts have it, or
+    with all of it, each by a chance of a third."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of a pixel's truth that is spread over all classes (Szegedy et al. 2016)."""
     soft_targets: bool = False

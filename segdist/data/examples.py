@@ -18,6 +18,7 @@ from PIL import ExifTags, Image, ImageOps
 from segdist import masks
 from segdist.augment import Augmentation, Donor
 from segdist.errors import DataError
+from segdist.masks import Mask
 from segdist.plugins import Example, ImageHWC
 from segdist.records import HUMAN, Instance, Sample
 
@@ -118,6 +119,7 @@ def make_example(
     rng: np.random.Generator,
     donor: Donor | None = None,
     ignore_band: int = 0,
+    soft_band: bool = False,
 ) -> Example:
     """One training image at the network's scale.
 
@@ -134,6 +136,7 @@ def make_example(
         donor: gives another image, for augmentations that paste; without it they do nothing.
         ignore_band: pixels at the network's scale on both sides of the mask edges of a pseudo-labelled image that
             teach nothing.
+        soft_band: what the prompts of a consensus disagreed on is drawn to one side or the other instead of ignored.
 
     Raises:
         DataError: the image cannot be decoded.
@@ -147,9 +150,13 @@ def make_example(
     unknown = [_scaled_mask(i, sample.size_hw, size_hw) for i in known if i.mask is None or i.is_crowd]
     stack_NHW = np.stack(masks_NHW) if masks_NHW else np.zeros((0, *size_hw), np.bool_)
     ignore_HW = np.any(unknown, axis=0) & ~stack_NHW.any(axis=0) if unknown else np.zeros(size_hw, np.bool_)
-    for instance in taught:
+    for n, instance in enumerate(taught):
         if instance.evidence and instance.evidence.unsure:
-            ignore_HW |= masks.resize(masks.decode(instance.evidence.unsure), size_hw)
+            unsure_HW = masks.resize(masks.decode(instance.evidence.unsure), size_hw)
+            if soft_band:
+                stack_NHW[n] = _drawn(stack_NHW[n], unsure_HW, rng)
+            else:
+                ignore_HW |= unsure_HW
     if ignore_band and sample.source != HUMAN:
         for mask_HW in masks_NHW:
             ignore_HW |= masks.edge_band(mask_HW, ignore_band)
@@ -166,6 +173,19 @@ def make_example(
     for function in augment:
         example = function(example, rng, donor)
     return example
+
+
+def _drawn(mask_HW: Mask, unsure_HW: Mask, rng: np.random.Generator) -> Mask:
+    """The mask without its uncertain edge, as it is, or with all of it: on average the edge is 1/3 outside, 2/3 inside.
+
+    The levels hold each other, as the sets of pixels do that have at least a share of the votes; a loss that is linear
+    in its target, such as cross-entropy, expects what the soft label would give it.
+    """
+    level = int(rng.integers(3))
+    if level == 0:
+        core_HW = mask_HW & ~unsure_HW
+        return core_HW if core_HW.any() else mask_HW
+    return mask_HW | unsure_HW if level == 2 else mask_HW
 
 
 def _pixels(image: Image.Image, longest: int | None) -> ImageHWC:

@@ -29,6 +29,7 @@ class Examples(Dataset[Example]):
     recipes: Recipes
     seed: int
     ignore_band: int = 0
+    soft_band: bool = False
 
     def __getitem__(self, where: EpochIndex) -> Example:
         epoch, index = where
@@ -48,6 +49,7 @@ class Examples(Dataset[Example]):
             image_size=self.image_size,
             rng=rng,
             ignore_band=self.ignore_band,
+            soft_band=self.soft_band,
             **augmented,
         )
 
@@ -88,6 +90,7 @@ def loader(
         recipes,
         run.seed,
         ignore_band=run.train.noise.ignore_band,
+        soft_band=run.train.noise.soft_band,
     )
     decoders = max(0, int(run.resources.cpus_per_worker) - 1)  # one CPU trains, the others decode
     return (

@@ -13,7 +13,7 @@ from segdist.engine.fit import fit
 from segdist.engine.objective import class_weights, objective_of
 from segdist.models.unet_cbam import FAMILY
 from segdist.plugins import Example
-from segdist.records import Instance, Sample
+from segdist.records import Evidence, Instance, Sample
 from segdist.spec import NoiseSpec
 from tests.data.test_examples import encoded
 from tests.engine.drawn import CLASSES, Reports, roofs, tiny_run
@@ -92,6 +92,27 @@ def test_both_sides_of_a_teachers_edge_teach_nothing_and_a_humans_do() -> None:
     across = np.flatnonzero(ignore_HW[20]).tolist()
     assert across == [8, 9, 10, 11, 28, 29, 30, 31]
     assert not banded("human").ignore_HW.any()
+
+
+def test_an_uncertain_edge_teaches_nothing_or_on_average_a_soft_label() -> None:
+    drawn, inner, outer = (masks.from_box((a, a, 40 - a, 40 - a), size_hw=(40, 40)) for a in (10, 12, 8))
+    band = masks.encode(masks.decode(outer) & ~masks.decode(inner))
+    said = Evidence(unsure=band)
+    instance = Instance("roof", drawn, drawn.box_xyxy, score=0.9, evidence=said)
+    sample = Sample("a", "", (40, 40), (instance,), source="policy-1")
+    content, rng = encoded(np.zeros((40, 40, 3), np.uint8)), np.random.default_rng(0)
+
+    def seen(*, soft: bool) -> Example:
+        return make_example(sample, content, classes=("roof",), image_size=40, rng=rng, soft_band=soft)
+
+    assert (seen(soft=False).ignore_HW == masks.decode(band)).all()
+    examples = [seen(soft=True) for _ in range(300)]
+    assert not any(e.ignore_HW.any() for e in examples)
+    mean_HW = np.mean([e.masks_NHW[0] for e in examples], axis=0)
+    assert mean_HW[20, 13:27].tolist() == [1.0] * 14
+    assert mean_HW[20, 10] == pytest.approx(2 / 3, abs=0.08)
+    assert mean_HW[20, 9] == pytest.approx(1 / 3, abs=0.08)
+    assert mean_HW[20, 7] == 0
 
 
 def test_the_centre_line_of_a_thin_object_still_teaches() -> None:

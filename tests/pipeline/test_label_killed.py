@@ -41,7 +41,7 @@ model: {{family: unet_cbam}}
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(2 * PATIENCE)
+@pytest.mark.timeout(4 * PATIENCE)
 def test_a_driver_that_is_killed_again_and_again_labels_as_one_that_is_not(tmp_path: Path, segdist: Command) -> None:
     calm, troubled = _sweep(tmp_path, "calm"), _sweep(tmp_path, "troubled")
     _finished(command("label", calm), environment(tmp_path))

@@ -72,7 +72,8 @@ FAMILY = Family(
         "11x": "62 M parameters",
         "v8n": "3.4 M parameters; v8s, v8m, v8l, v8x: to 72 M",
     },
-    noise=("ignore_band", "label_smoothing", "soft_targets"),  # whose object an anchor stands for, the library keeps
+    # Whose object an anchor stands for, the library keeps: no `score_power`.
+    noise=("ignore_band", "soft_band", "label_smoothing", "soft_targets"),
     extra="yolo",
     licence="AGPL-3.0 (Ultralytics' code and published weights)",
 )
