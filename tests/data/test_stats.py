@@ -15,6 +15,7 @@ from segdist.data.histograms import Histogram, Scale
 from segdist.data.stats import ASPECT, brightness, statistics
 from segdist.errors import DataError
 from segdist.formats.coco import Format, Options
+from tests.browser import answers, needs_chromium
 
 
 @pytest.fixture
@@ -126,6 +127,39 @@ def test_the_gallery_chooses_by_class_split_and_seed(folder: Path, tmp_path: Pat
     assert [s.image_id for s in only] == ["val/valid0.png"]
     with pytest.raises(DataError, match="Classes found: <crack>, seam"):
         write_gallery(str(tmp_path / "none.html"), source(folder), Wanted(classes=("saem",)), title="t")
+
+
+CLICKS = """
+const shown = () => [...document.querySelectorAll("figure:not(.hidden)")].map((f) => f.dataset.split);
+const paths = () => [...document.querySelectorAll("figure:not(.hidden) path")];
+const drawn = () => paths().filter((p) => p.style.display !== "none").length;
+const button = (text) => [...document.querySelectorAll(".tools button")].find((b) => b.textContent.startsWith(text));
+const look = () => [shown(), drawn(), document.getElementById("shown").textContent];
+const found = {all: look()};
+button("val").click(); found.val = look();
+button("val").click(); button("seam").click(); found.seam = look();
+button("seam").click(); button("without").click(); found.without = look();
+button("without").click(); found.back = look();
+button("masks").click(); found.bare = document.body.classList.contains("bare");
+answer(found);
+"""
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_in_a_browser_the_gallery_filters_by_split_class_and_emptiness(folder: Path, tmp_path: Path) -> None:
+    page = tmp_path / "gallery.html"
+    write_gallery(str(page), source(folder), Wanted(), title="roofs")
+    found = answers(page, CLICKS, tmp_path)
+    splits, drawn, said = found["all"]
+    assert (len(splits), drawn, said) == (4, 6, "4 of 4 pictures")
+    assert set(found["val"][0]) == {"val"}
+    assert found["val"][2] == f"{splits.count('val')} of 4 pictures"
+    assert found["seam"][1] == 3, "only the masks of the chosen class are drawn"
+    assert found["without"][:2] == [["val"], 0]
+    assert found["back"] == found["all"]
+    assert found["bare"]
+    assert found["errors"] == []
 
 
 def test_the_outline_of_a_ring_has_a_loop_for_its_hole() -> None:
