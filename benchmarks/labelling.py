@@ -25,7 +25,8 @@ from segdist.labelling.consensus import Opinion
 from segdist.models.sam import SHIPPED_FILE, architecture, weights
 from segdist.models.sam import Options as SamOptions
 from segdist.pipeline.cluster import connected
-from segdist.pipeline.label import LabelJob, TeacherMaker, label, label_samples
+from segdist.pipeline.label import label
+from segdist.pipeline.label_rows import LabelJob, TeacherMaker, label_samples
 from segdist.pipeline.teacher import Teacher
 from segdist.plugins import Question
 from segdist.records import Rle, Sample

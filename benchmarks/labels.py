@@ -12,7 +12,7 @@ from typing import Any
 from segdist.data.scenes import SCENES
 from segdist.formats.synthetic import Format, Options
 from segdist.labelling.tally import FINAL, MEASURES
-from segdist.pipeline.label import LabelJob, label_samples
+from segdist.pipeline.label_rows import LabelJob, label_samples
 from segdist.pipeline.teacher import Teacher
 from segdist.records import Sample
 from segdist.spec import LabelSpec

@@ -6,17 +6,11 @@ only measure it. What people decided in a review wins over every teacher.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from itertools import repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from segdist import registry, storage
-from segdist.data.codes import finding
-from segdist.data.examples import decode_image
-from segdist.data.rows import without_masks
 from segdist.data.shards import (
     MANIFEST,
     SCHEMA_VERSION,
@@ -27,45 +21,21 @@ from segdist.data.shards import (
     write_manifest,
     write_shard,
 )
-from segdist.errors import DataError, SpecError
-from segdist.labelling.boxes import has_size
+from segdist.errors import SpecError
 from segdist.labelling.corrections import Corrections, corrections_uri
-from segdist.labelling.decide import pseudo_label
 from segdist.labelling.quality import summarise
-from segdist.labelling.tally import Tally
 from segdist.pipeline.cluster import connected, slots
-from segdist.pipeline.dataflow import answers, map_items
+from segdist.pipeline.dataflow import map_items
+from segdist.pipeline.label_rows import LabelJob, LabelShard, TeacherMaker
 from segdist.pipeline.teacher import Teacher, check_teacher, shared_model, teacher_digest
-from segdist.plugins import Question
-from segdist.records import Finding, Sample, Severity
 from segdist.spec import LabelSpec, SweepSpec, TeacherSpec, digest
 
 CODE_VERSION = 2
 """Raised when the same teacher gives other labels than before."""
-IMAGES_PER_CALL = 8
-"""Images shown to the teacher at once."""
-DECODERS = 2
-"""Threads of an actor that decode its next images while the teacher is busy with these."""
 _HOW_FAST = {
     "teacher", "actors", "most_actors", "cpus_per_actor", "gpus_per_actor", "images_per_shard", "precision", "compile",
 }  # fmt: skip
 """Keys of a label policy that do not tell which labels it makes, or that `label_key` looks at more closely."""
-
-TeacherMaker = Callable[[LabelSpec, tuple[str, ...], str], Teacher]
-"""Makes the teacher inside an actor; the text is the URI of a trained model, or empty."""
-
-
-@dataclass(frozen=True)
-class LabelJob:
-    """What every labelling actor needs to know."""
-
-    label: LabelSpec
-    classes: tuple[str, ...]
-    hidden: tuple[str, ...]
-    source: str
-    """Written into each sample it labels."""
-    trained_uri: str = ""
-    """Of the model folder of a teacher that segdist trained."""
 
 
 def label(
@@ -152,91 +122,6 @@ def corrected(made: Dataset, decisions: Corrections) -> Dataset:
     count = sum(len(of) for of in decisions.of_image.values())
     details = {**made.manifest.details, "corrected": count}
     return write_manifest(root, "labels", made.manifest.classes, shards, findings=made.findings(), details=details)
-
-
-def label_samples(
-    rows: Sequence[tuple[Sample, bytes | None]], job: LabelJob, teacher: Teacher
-) -> tuple[list[Sample], list[Finding], dict[str, Any]]:
-    """Labels for a few images, what was found wrong with them, and how good the labels are where truth is known."""
-    samples: list[Sample] = []
-    findings: list[Finding] = []
-    tally = Tally()
-    for entries in _entries(rows, job):
-        findings += [found for entry in entries for found in entry.findings]
-        opinions = iter(teacher.opinions([entry.question for entry in entries if entry.question]))
-        for entry in entries:
-            if entry.question is None:
-                tally.add(entry.truth, entry.shown, [])
-                samples.append(entry.shown)
-                continue
-            said, instances = next(opinions), list(entry.shown.instances)
-            for index, of_one in zip(entry.question.indices, said, strict=True):
-                instances[index] = pseudo_label(instances[index], of_one, entry.question.image_HWC, job.label)
-            made = replace(entry.shown, instances=tuple(instances), source=job.source)
-            tally.add(entry.truth, made, entry.question.indices, said)
-            samples.append(made)
-    return samples, findings, tally.notes()
-
-
-class LabelShard:
-    """One actor of the pool: holds a teacher, and labels a unit of a shard at a time."""
-
-    def __init__(self, job: LabelJob, teacher: TeacherMaker) -> None:
-        self._job = job
-        self._teacher = teacher(job.label, job.classes, job.trained_uri)
-
-    @answers
-    def __call__(self, unit: dict[str, Any]) -> str:
-        """Write the label shard of a unit; its summary as JSON."""
-        started, worked = time.monotonic(), time.process_time()
-        rows = read_rows(unit["shard"])[unit["start"] : unit["stop"]]
-        samples, findings, notes = label_samples(rows, self._job, self._teacher)
-        notes["halved"], self._teacher.halved = self._teacher.halved, 0
-        notes["seconds"], notes["cpu_seconds"] = time.monotonic() - started, time.process_time() - worked
-        written = write_shard(unit["target"], [(s, None) for s in samples], findings=findings, notes=notes)
-        return written.model_dump_json()
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """One image: its truth, what of it may be seen, what is asked about it, if anything, and what is wrong with it."""
-
-    truth: Sample
-    shown: Sample
-    question: Question | None
-    findings: tuple[Finding, ...]
-
-
-def _entries(rows: Sequence[tuple[Sample, bytes | None]], job: LabelJob) -> Iterator[list[_Entry]]:
-    """The images of each call, in order; those of the next are decoded meanwhile."""
-    starts = range(0, len(rows), IMAGES_PER_CALL)
-    with ThreadPoolExecutor(DECODERS) as pool:
-        decoded: list[Iterator[_Entry]] = []
-        for start in starts:
-            of_call = rows[start : start + IMAGES_PER_CALL]
-            decoded.append(pool.map(_entry, *zip(*of_call, strict=True), repeat(job)))
-            if len(decoded) > 1:
-                yield list(decoded.pop(0))
-        for entries in decoded:
-            yield list(entries)
-
-
-def _entry(truth: Sample, image_bytes: bytes | None, job: LabelJob) -> _Entry:
-    shown = without_masks(truth) if truth.split in job.hidden else truth
-    findings: list[Finding] = []
-    indices = _asked(shown, findings)
-    if not indices:
-        return _Entry(truth, shown, None, tuple(findings))
-    try:
-        image = decode_image(image_bytes or b"", name=truth.image_id)
-    except DataError as error:
-        findings.append(_skipped("image-unreadable", truth, str(error)))
-        return _Entry(truth, shown, None, tuple(findings))
-    if image.shape[:2] != truth.size_hw:
-        message = f"the image must be of its annotations' size (h, w) {truth.size_hw}, but is {image.shape[:2]}"
-        findings.append(_skipped("image-size-differs", truth, message))
-        return _Entry(truth, shown, None, tuple(findings))
-    return _Entry(truth, shown, Question(shown, indices, image), tuple(findings))
 
 
 def _label(
@@ -357,23 +242,3 @@ def _reported(
         minutes, rest = divmod(int(seconds / number * (total - number)), 60)
         on_progress(f"labelling {number}/{total} shards, {images / seconds:.1f} images/s, {minutes}:{rest:02d} left")
         yield shard
-
-
-def _asked(shown: Sample, findings: list[Finding]) -> list[int]:
-    """The instances that need a mask; boxes in which there is no pixel are named."""
-    found = []
-    for index, instance in enumerate(shown.instances):
-        if instance.mask is not None or instance.is_crowd:
-            continue
-        if has_size(instance.box_xyxy, shown.size_hw):
-            found.append(index)
-            continue
-        message = (
-            f"a box must hold a pixel of its image (h, w) {shown.size_hw}, but is {instance.box_xyxy}; it gets no mask"
-        )
-        findings.append(replace(_skipped("box-empty", shown, message), annotation=str(index)))
-    return found
-
-
-def _skipped(code: str, sample: Sample, message: str) -> Finding:
-    return finding(code, message, file=sample.image_uri, image=sample.image_id, severity=Severity.SKIPPED)

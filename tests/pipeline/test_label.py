@@ -16,7 +16,8 @@ from segdist.formats.synthetic import Format, Options
 from segdist.labelling.consensus import Opinion
 from segdist.labelling.quality import summarise
 from segdist.pipeline import label as module
-from segdist.pipeline.label import LabelJob, label, label_key, label_samples
+from segdist.pipeline.label import label, label_key
+from segdist.pipeline.label_rows import LabelJob, label_samples
 from segdist.pipeline.teacher import Teacher
 from segdist.plugins import Question
 from segdist.records import Instance, Prediction, Sample, Verdict
@@ -228,10 +229,10 @@ def test_what_is_wrong_with_some_images_is_counted_and_named_and_the_rest_is_lab
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_pool_that_may_grow_makes_the_same_labels(tmp_path: Path) -> None:
+def test_a_pool_that_may_grow_beyond_the_cluster_makes_the_same_labels(tmp_path: Path) -> None:
     dataset = _dataset(tmp_path / "d", 7)
     steady = label(_sweep(tmp_path / "a", actors=1), dataset, teacher=Ellipses)
-    growing = label(_sweep(tmp_path / "b", actors=1, most_actors=2, images_per_shard=1), dataset, teacher=Ellipses)
+    growing = label(_sweep(tmp_path / "b", actors=1, most_actors=9, images_per_shard=1), dataset, teacher=Ellipses)
     assert [s.instances for s in growing.samples()] == [s.instances for s in steady.samples()]
 
 

@@ -14,7 +14,7 @@ from segdist.cli import app
 from segdist.data.shards import ShardSummary
 from segdist.pipeline import label, label_sets
 from segdist.pipeline.ingest import ingest
-from segdist.pipeline.label import LabelJob, LabelShard, TeacherMaker
+from segdist.pipeline.label_rows import LabelJob, LabelShard, TeacherMaker
 from segdist.pipeline.label_sets import find_label_sets
 from segdist.pipeline.run import _fingerprint
 from segdist.sweepfile import load
@@ -142,6 +142,7 @@ def test_a_champion_labels_when_the_command_line_names_it(file: Path, tmp_path: 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # a whole sweep, beside other work
 def test_trials_learn_from_the_policy_that_the_search_chose_for_them(file: Path, segdist: Command) -> None:
     done = segdist("run", file, "label.review.score=0.0")
     assert done.returncode == 0, done.stderr
