@@ -96,9 +96,9 @@ def dense_crf(image_HWC: ImageHWC, mask_HW: Mask, *, score: float, radius: float
     field: Any = densecrf.DenseCRF2D(width, height, 2)
     field.setUnaryEnergy(np.ascontiguousarray(-np.log(np.stack([1 - object_HW, object_HW]).reshape(2, -1))))
     field.addPairwiseGaussian(sxy=3, compat=3)
-    field.addPairwiseBilateral(
-        sxy=radius, srgb=max(1.0, 255 * contrast), rgbim=np.ascontiguousarray(image_HWC), compat=10
-    )
+    # A copy: it asks for memory that it may write to, and a decoded image is none.
+    colours_HWC = np.array(image_HWC, order="C")
+    field.addPairwiseBilateral(sxy=radius, srgb=max(1.0, 255 * contrast), rgbim=colours_HWC, compat=10)
     chances_2N = np.asarray(field.inference(CRF_STEPS))
     return np.asarray(chances_2N.argmax(axis=0).reshape(height, width) == 1)
 

@@ -94,6 +94,10 @@ def test_refining_moves_an_edge_to_that_of_the_image(refine: str) -> None:
     assert before.mask is not None
     assert masks.iou(after.mask, truth) > masks.iou(before.mask, truth) + 0.1
     assert after.box_xyxy == after.mask.box_xyxy
+    image = picture()
+    image.flags.writeable = False  # as Pillow's are; the radius makes the cut the whole image
+    (same,) = cleaned(image, [before], post.model_copy(update={"radius": 40}))
+    assert same.mask is not None
 
 
 def test_a_missing_library_is_an_error_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
