@@ -250,8 +250,10 @@ class Predictor:
     def _loaded(self) -> Any:
         if self._network is None:
             from segdist.engine import checkpoint
+            from segdist.engine.allocation import keep_freed_memory
             from segdist.engine.workers import Workers
 
+            keep_freed_memory()
             with TemporaryDirectory(prefix="segdist-") as folder:
                 unpack(self._job.model, Path(folder))
                 self._network = checkpoint.load(Path(folder), device=Workers.here().device)
