@@ -3,11 +3,10 @@
 import logging
 import os
 import socket
-import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from unittest.mock import patch
 
 from segdist.errors import BackendError
 
@@ -26,9 +25,9 @@ _SETTINGS = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",  # one second is meant
 }
 
-_PATIENCE = 180.0
-"""Seconds in which Ray's process on this machine must be up; Ray itself gives up after 30, too soon beside other
-work."""
+_STARTS = 3
+"""Attempts to start a cluster on this machine: Ray's raylet ends itself where its agents, which import much, are not up
+within 15 seconds, and no setting says otherwise; beside other work they can need more."""
 _PREEMPTION = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 _HOOK = "segdist.pipeline.cluster.know_own_cluster"
 
@@ -70,9 +69,7 @@ def _start(ray: Any, address: str | None) -> None:
     Raises:
         BackendError: nobody answers, or it refuses us.
     """
-    from ray._private import services  # no setting reaches the 30 seconds
-
-    with patch.object(services, "get_node", _patient(services.get_node)):
+    for left in reversed(range(1 if address else _STARTS)):
         try:
             ray.init(
                 address=address or "local",
@@ -83,23 +80,21 @@ def _start(ray: Any, address: str | None) -> None:
                 runtime_env={"env_vars": _worker_environment(), "worker_process_setup_hook": _HOOK},
             )
         except Exception as error:  # Ray raises anything here, bare Exception included
-            raise BackendError(_no_answer(address or "this machine", str(error).partition("\n")[0])) from error
+            _clear_away(error)
+            if not left:
+                reason = str(error).partition("\n")[0]
+                raise BackendError(_no_answer(address, reason) if address else _no_start(reason)) from error
+        else:
+            return
 
 
-def _patient(get_node: Callable[..., Any], seconds: float = _PATIENCE) -> Callable[..., Any]:
-    """Ray's question whether its own process on this machine is up, asked for longer than Ray does."""
-
-    def ask(*arguments: Any) -> Any:
-        late = time.monotonic() + seconds
-        while True:
-            try:
-                return get_node(*arguments)
-            except RuntimeError:
-                if time.monotonic() > late:
-                    raise
-                time.sleep(0.2)
-
-    return ask
+def _clear_away(error: Exception) -> None:
+    """End the processes of a start that failed: Ray would keep them until this process ends."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        node = frame.f_locals.get("self")
+        if hasattr(node, "kill_all_processes"):
+            node.kill_all_processes(check_alive=False, allow_graceful=False)
+            return
 
 
 def _knock(address: str) -> None:
@@ -126,6 +121,14 @@ def _no_answer(address: str, reason: str) -> str:
     return (
         f"No Ray cluster answers at {address}: {reason}\n"
         "Start one with `ray start --head`, or unset RAY_ADDRESS to work on this machine alone."
+    )
+
+
+def _no_start(reason: str) -> str:
+    return (
+        f"Ray must start on this machine, but did not in {_STARTS} attempts: {reason}\n"
+        f"The load average is {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores. Try again when less else runs here, "
+        "or set RAY_ADDRESS to a cluster."
     )
 
 

@@ -1,6 +1,7 @@
 """The sets of labels of a sweep: one for each label policy, made once, found again by their content."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from segdist import storage
@@ -50,7 +51,8 @@ def label_sweep(
     spec = load(file, overrides)
     storage.check_writable(spec.storage)
     dataset = ingest(spec)
-    with connected():
+    is_done = all(_is_made(policy, dataset, limit) for policy in policies(spec))
+    with nullcontext() if is_done else connected():  # one cluster for all policies; none where nothing is left to do
         return make_label_sets(spec, dataset, on_progress, limit=limit)
 
 
@@ -64,12 +66,15 @@ def find_label_sets(file: str, overrides: Sequence[str], *, limit: int = 0) -> t
     dataset = ingest(spec)
     found = []
     for policy in policies(spec):
-        root = label_root(policy.spec, dataset, limit)
-        if not storage.exists(storage.join(root, MANIFEST)):
+        if not _is_made(policy, dataset, limit):
             part = f" --limit {limit}" if limit else ""
             raise DataError(f"The labels ({policy.title}) are not made yet. Run: segdist label {file}{part}")
         found.append(LabelSet(policy, label(policy.spec, dataset, limit=limit)))
     return dataset, found
+
+
+def _is_made(policy: Policy, dataset: Dataset, limit: int) -> bool:
+    return storage.exists(storage.join(label_root(policy.spec, dataset, limit), MANIFEST))
 
 
 def _named(on_progress: Callable[[str], None], policy: Policy) -> Callable[[str], None]:

@@ -1,32 +1,47 @@
-"""Starting Ray: a crowded machine gets the time it needs."""
+"""Starting Ray: a crowded machine gets another chance, a cluster elsewhere is asked once."""
 
 from typing import Any
 
 import pytest
 
-from segdist.pipeline.cluster import _patient
+from segdist.errors import BackendError
+from segdist.pipeline.cluster import _start
 
 
-def _up_after(questions: int) -> Any:
-    asked: list[tuple[str, str]] = []
+class Node:
+    """Ray's processes on this machine, which may not come up."""
 
-    def get_node(address: str, node: str) -> str:
-        asked.append((address, node))
-        if len(asked) < questions:
-            raise RuntimeError("no node info")
-        return f"{node} at {address}"
+    def __init__(self, said: list[str], *, comes_up: bool) -> None:
+        self.said = said
+        if not comes_up:
+            raise Exception("The current node timed out during startup.")
 
-    return get_node
-
-
-def test_the_process_of_this_machine_is_waited_for_and_given_up_in_the_end() -> None:
-    assert _patient(_up_after(3))("here", "n1") == "n1 at here"
-    with pytest.raises(RuntimeError, match="no node info"):
-        _patient(_up_after(99), seconds=0.3)("here", "n1")
+    def kill_all_processes(self, **_: Any) -> None:
+        self.said.append("cleared away")
 
 
-def test_what_is_asked_longer_is_what_ray_asks() -> None:
-    from ray._private import node, services
+class Crowded:
+    """Ray, of which the first attempts to start run out of time."""
 
-    assert "ray._private.services.get_node(" in node.__loader__.get_source(node.__name__)
-    assert callable(services.get_node)
+    def __init__(self, failures: int) -> None:
+        self.failures, self.said = failures, list[str]()
+
+    def init(self, **how: Any) -> None:
+        self.said.append(how["address"])
+        self.failures -= 1
+        Node(self.said, comes_up=self.failures < 0)
+
+
+def test_a_start_that_runs_out_of_time_is_tried_again_and_leaves_no_process() -> None:
+    ray = Crowded(failures=2)
+    _start(ray, None)
+    assert ray.said == ["local", "cleared away", "local", "cleared away", "local"]
+    with pytest.raises(BackendError, match=r"3 attempts: The current node timed out.*\n.*load average"):
+        _start(Crowded(failures=3), None)
+
+
+def test_a_cluster_that_was_named_is_asked_once() -> None:
+    ray = Crowded(failures=1)
+    with pytest.raises(BackendError, match=r"answers at 10\.0\.0\.1:6379"):
+        _start(ray, "10.0.0.1:6379")
+    assert ray.said == ["10.0.0.1:6379", "cleared away"]

@@ -76,7 +76,9 @@ def test_labels_that_are_not_made_yet_are_named_with_the_command_that_makes_them
 
 
 @pytest.mark.usefixtures("here")
-def test_labels_are_made_for_every_policy_reported_reviewed_and_corrected(file: Path, tmp_path: Path) -> None:
+def test_labels_are_made_for_every_policy_reported_reviewed_and_corrected(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = answer("label", file)
     assert "labelling 2/2 shards" in made
     box, jittered = json.loads(answer("label", "report", file, "--json"))
@@ -91,6 +93,7 @@ def test_labels_are_made_for_every_policy_reported_reviewed_and_corrected(file: 
         assert 0 <= quality["calibration_error"] <= 1
         assert quality["per_class"]["roof"]["objects"] == quality["objects"]
     assert box["labels"] != jittered["labels"]
+    monkeypatch.setattr(label_sets, "connected", lambda: pytest.fail("Ray is started although nothing is left to do"))
     assert answer("label", file).count("labelling") == 0, "labelled twice"
 
     before = _fingerprint(load(file), "sweep")
