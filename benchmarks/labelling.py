@@ -19,7 +19,7 @@ import torch
 
 from segdist import masks
 from segdist.data.rows import without_masks
-from segdist.data.shards import Dataset, ShardSummary, write_manifest, write_shard
+from segdist.data.shards import Dataset, write_manifest, write_shard
 from segdist.formats.synthetic import Format, Options
 from segdist.labelling.consensus import Opinion
 from segdist.models.sam import SHIPPED_FILE, architecture, weights
@@ -141,15 +141,16 @@ def drive(count: int) -> None:
 
 
 def draw(count: int, folder: str) -> None:
-    """Write a data set of small images; in a process of its own, whose memory does not count."""
-    source = Format(Options(scene="roofs", count=count, size=32, seed=5))
-    shards: list[ShardSummary] = []
-    rows: Rows = []
-    for sample in source.read(lambda _: None):
-        rows.append((replace(sample, split="train"), source.image_bytes(sample)))
-        if len(rows) == 250 or int(sample.image_id.rpartition("-")[2]) == count - 1:
-            shards.append(write_shard(f"{folder}/data/train-{len(shards):05d}.parquet", rows))
-            rows = []
+    """Write a data set of small images, 250 drawn ones over and over; in a process of its own, which does not count."""
+    source = Format(Options(scene="roofs", count=250, size=32, seed=5))
+    drawn = [(replace(sample, split="train"), source.image_bytes(sample)) for sample in source.read(lambda _: None)]
+    shards = [
+        write_shard(
+            f"{folder}/data/train-{n:05d}.parquet",
+            [(replace(sample, image_id=f"{n}-{sample.image_id}"), content) for sample, content in drawn],
+        )
+        for n in range(count // len(drawn))
+    ]
     write_manifest(f"{folder}/data", "dataset", ("roof",), shards)
 
 

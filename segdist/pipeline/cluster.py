@@ -91,7 +91,7 @@ def _start(ray: Any, address: str | None) -> None:
 def _clear_away(error: Exception) -> None:
     """End the processes of a start that failed: Ray would keep them until this process ends."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
-        node = frame.f_locals.get("self")
+        node: Any = frame.f_locals.get("self")
         if hasattr(node, "kill_all_processes"):
             node.kill_all_processes(check_alive=False, allow_graceful=False)
             return
