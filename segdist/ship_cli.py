@@ -53,7 +53,8 @@ def predict(
     """Segment images with a trained model: COCO JSON, pictures, masks, GeoJSON."""
     with told(debug=debug):
         from segdist.errors import SpecError
-        from segdist.pipeline.predict import How, predict_images
+        from segdist.pipeline.predict import predict_images
+        from segdist.pipeline.predictor import How
 
         if not out and len(places) < 2:
             raise SpecError("Name images and a folder to write to: segdist predict MODEL IN... OUT")

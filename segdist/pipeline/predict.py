@@ -6,7 +6,7 @@ What is done is kept in parts: the same command after an interruption does only 
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,53 +14,23 @@ from typing import Any
 import msgspec
 
 from segdist import registry, storage
-from segdist.data.coco_export import annotation
-from segdist.data.examples import decode_image
 from segdist.data.guess import guess_format
-from segdist.data.inputs import Input, Reader, find_inputs
+from segdist.data.inputs import Input, find_inputs
 from segdist.data.sources import open_sources, read_sources, stop_on_errors
 from segdist.errors import DataError, StorageError
 from segdist.pipeline.cluster import connected, slots
-from segdist.pipeline.dataflow import answers, map_items
+from segdist.pipeline.dataflow import map_items
+from segdist.pipeline.predictor import How, PredictJob, Predictor, packed
 from segdist.pipeline.score import changed, model_folder
-from segdist.records import Finding, Instance, Prediction, Sample
-from segdist.spec import DataSpec, EvaluateSpec, digest
+from segdist.records import Finding
+from segdist.spec import DataSpec, digest
 
 INLINE_IMAGES = 64
 """Up to this many images, working here takes less time than Ray takes to start."""
 IMAGES_PER_PART = 16
 """Images between two saves: the most that a killed run has to do again."""
-PIXELS_AT_ONCE = 2**20
-"""Of tiles in one batch: a U-Net needs about a kilobyte for each."""
 PREDICTIONS, PARTS, RUN = "predictions.json", "parts", "run.json"
-Files = dict[str, bytes]
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class How:
-    """What decides what comes out, beside model and images.
-
-    Attributes:
-        outputs: see `engine.outputs`.
-        changes: keys of `evaluate` other than those the model was trained with: `tile`, `min_score`, ...
-        boxes: a COCO file with the boxes to segment, for models prompted with boxes; "" for none.
-        truth: annotations of the images in any format, to show in panels beside what was found; "" for none.
-    """
-
-    outputs: tuple[str, ...] = ("overlays",)
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    boxes: str = ""
-    truth: str = ""
-
-
-@dataclass(frozen=True)
-class PredictJob:
-    """What travels to every worker; `model` holds the files of the model's folder."""
-
-    model: Files
-    out: str
-    how: How
 
 
 def predict_images(
@@ -115,18 +85,6 @@ def predict_images(
     for number, _ in enumerate(_run(job, missing, actors), start=1):
         say(f"predicted {number}/{len(missing)} parts")
     return _collected(out, parts, description.classes)
-
-
-def packed(folder: Path) -> Files:
-    """The files of a model's folder, to travel to workers."""
-    return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
-
-
-def unpack(files: Files, folder: Path) -> None:
-    """The folder again."""
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
 
 
 def _claim(out: str, job: PredictJob) -> None:
@@ -190,89 +148,6 @@ def _run(job: PredictJob, parts: Sequence[dict[str, Any]], actors: int) -> Itera
         )
 
 
-class Predictor:
-    """One model, loaded when it is first needed, over part after part."""
-
-    def __init__(self, job: PredictJob) -> None:
-        self._job, self._reader = job, Reader()
-        self._network: Any = None
-        self._evaluate = EvaluateSpec()
-
-    @answers
-    def __call__(self, part: dict[str, Any]) -> str:
-        """The same as `work`, as an actor of Ray Data."""
-        return self.work(part)
-
-    def work(self, part: Mapping[str, Any]) -> str:
-        """Predict the images of a part and write their outputs; the part itself last, so that it is there whole."""
-        network = self._loaded()
-        done = [self._one(network, image) for image in json.loads(part["images"])]
-        storage.write_atomic(part["target"], json.dumps(done).encode())
-        return str(part["target"])
-
-    def _one(self, network: Any, image: Mapping[str, Any]) -> dict[str, Any]:
-        """The COCO image with its annotations, or why it could not be read."""
-        import torch
-
-        from segdist.engine.outputs import Found, check_outputs, write
-        from segdist.engine.predict import box_prompt, segment, texts_of
-        from segdist.records import Prompt
-
-        one = Input(*(image[key] for key in ("uri", "name", "stamp", "column")))
-        try:
-            content = self._reader.read(one)
-            pixels_HWC = decode_image(content, name=one.uri)
-            truth = _checked(image["truth"], (pixels_HWC.shape[0], pixels_HWC.shape[1]))
-        except (DataError, StorageError) as error:
-            return {"error": str(error), "file_name": one.uri}
-        size_hw = pixels_HWC.shape[0], pixels_HWC.shape[1]
-        shown = tuple(Instance(label, None, tuple(box)) for label, box in image["boxes"] or ())
-        sample = Sample(one.name, one.uri, size_hw, shown)
-        prompt = box_prompt(sample) if self._evaluate.prompts == "box" else Prompt()
-        with torch.inference_mode():
-            instances = segment(network, [pixels_HWC], [prompt], self._evaluate)[0]
-        kept = tuple(i for i in instances if self._evaluate.accepts(i.label, i.score))
-        bare = Sample(one.name, one.uri, size_hw)
-        whole = self._evaluate.tile is None and not self._evaluate.tta
-        prediction = Prediction(one.name, kept, text=texts_of(network, 1)[0] if whole else "")
-        file = self._reader.file(one)
-        found = Found(image["number"], bare, pixels_HWC, prediction, network.classes, file, content, truth)
-        write(self._job.out, check_outputs(self._job.how.outputs), found)
-        ids = {name: number for number, name in enumerate(network.classes, 1)}
-        return {
-            "image": {"file_name": one.uri, "height": size_hw[0], "width": size_hw[1]},
-            "annotations": [
-                {**annotation(i, number=0, image_id=0, category_id=ids[i.label]), "score": round(i.score, 5)}
-                for i in kept
-            ],
-        }
-
-    def _loaded(self) -> Any:
-        if self._network is None:
-            from segdist.engine import checkpoint
-            from segdist.engine.allocation import keep_freed_memory
-            from segdist.engine.workers import Workers
-
-            keep_freed_memory()
-            with TemporaryDirectory(prefix="segdist-") as folder:
-                unpack(self._job.model, Path(folder))
-                self._network = checkpoint.load(Path(folder), device=Workers.here().device)
-                own = checkpoint.describe(Path(folder)).evaluate
-            self._evaluate = _with_small_batches(changed(own, self._job.how.changes), self._network)
-        return self._network
-
-
-def _with_small_batches(evaluate: EvaluateSpec, network: Any) -> EvaluateSpec:
-    """Settings under which tiles that go through the network together have no more pixels than memory holds."""
-    if evaluate.tile is None:
-        return evaluate
-    from segdist.engine.tiles import tile_size
-
-    side = max(tile_size(evaluate.tile, network), int(network.options.image_size))
-    most = max(1, PIXELS_AT_ONCE // side**2)
-    return evaluate.model_copy(update={"batch_size": min(evaluate.batch_size, most)})
-
-
 def _collected(out: str, parts: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> str:
     """One COCO file of all parts, in the order of the images; annotations go to disk as they come."""
     images: list[dict[str, Any]] = []
@@ -317,20 +192,6 @@ def _truth(place: str) -> dict[str, list[Any]]:
     samples = [sample for _, sample in read_sources(data, open_sources(data), findings.append)]
     stop_on_errors(findings)
     return {Path(sample.image_id).name: msgspec.to_builtins(sample) for sample in samples}
-
-
-def _checked(truth: Any, size_hw: tuple[int, int]) -> Sample | None:
-    """What is known of an image of this size; None where nothing is.
-
-    Raises:
-        DataError: it belongs to an image of another size.
-    """
-    if truth is None:
-        return None
-    sample = msgspec.convert(truth, Sample)
-    if sample.size_hw != size_hw:
-        raise DataError(f"`--truth` has it as (height, width) {sample.size_hw}, but it is {size_hw}")
-    return sample
 
 
 def _boxes(file: str) -> dict[str, list[Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from segdist.errors import BackendError, SpecError
 from segdist.pipeline.cluster import connected
-from segdist.pipeline.predict import Files, packed, unpack
+from segdist.pipeline.predictor import Files, packed, unpack
 from segdist.pipeline.progress import say
 from segdist.pipeline.score import model_folder
 from segdist.plugins import ImageHWC

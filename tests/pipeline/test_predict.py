@@ -22,7 +22,8 @@ from segdist.data.shards import write_manifest, write_shard
 from segdist.errors import DataError, SpecError, StorageError
 from segdist.panels import encode_png
 from segdist.pipeline import predict as module
-from segdist.pipeline.predict import How, Predictor, predict_images
+from segdist.pipeline.predict import predict_images
+from segdist.pipeline.predictor import How, Predictor
 from segdist.records import Sample
 from tests.engine.shipped import CLASSES, model_folder
 from tests.pipeline.conftest import command, environment

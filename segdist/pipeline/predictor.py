@@ -1,0 +1,169 @@
+"""A trained model over parts of many images: what every worker of `pipeline.predict` does."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
+
+from segdist import storage
+from segdist.data.coco_export import annotation
+from segdist.data.examples import decode_image
+from segdist.data.inputs import Input, Reader
+from segdist.errors import DataError, StorageError
+from segdist.pipeline.dataflow import answers
+from segdist.pipeline.score import changed
+from segdist.plugins import ImageHWC
+from segdist.records import Instance, Prediction, Prompt, Sample
+from segdist.spec import EvaluateSpec
+
+PIXELS_AT_ONCE = 2**20
+"""Of tiles in one batch: a U-Net needs about a kilobyte for each."""
+Files = dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class How:
+    """What decides what comes out, beside model and images.
+
+    Attributes:
+        outputs: see `engine.outputs`.
+        changes: keys of `evaluate` other than those the model was trained with: `tile`, `min_score`, ...
+        boxes: a COCO file with the boxes to segment, for models prompted with boxes; "" for none.
+        truth: annotations of the images in any format, to show in panels beside what was found; "" for none.
+    """
+
+    outputs: tuple[str, ...] = ("overlays",)
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    boxes: str = ""
+    truth: str = ""
+
+
+@dataclass(frozen=True)
+class PredictJob:
+    """What travels to every worker; `model` holds the files of the model's folder."""
+
+    model: Files
+    out: str
+    how: How
+
+
+def packed(folder: Path) -> Files:
+    """The files of a model's folder, to travel to workers."""
+    return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+
+
+def unpack(files: Files, folder: Path) -> None:
+    """The folder again."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+class Predictor:
+    """One model, loaded when it is first needed, over part after part."""
+
+    def __init__(self, job: PredictJob) -> None:
+        self._job, self._reader = job, Reader()
+        self._network: Any = None
+        self._evaluate = EvaluateSpec()
+
+    @answers
+    def __call__(self, part: dict[str, Any]) -> str:
+        """The same as `work`, as an actor of Ray Data."""
+        return self.work(part)
+
+    def work(self, part: Mapping[str, Any]) -> str:
+        """Predict the images of a part and write their outputs; the part itself last, so that it is there whole."""
+        network = self._loaded()
+        done = [self._one(network, image) for image in json.loads(part["images"])]
+        storage.write_atomic(part["target"], json.dumps(done).encode())
+        return str(part["target"])
+
+    def _one(self, network: Any, image: Mapping[str, Any]) -> dict[str, Any]:
+        """The COCO image with its annotations, or why it could not be read."""
+        from segdist.engine.outputs import Found, check_outputs, write
+
+        one = Input(*(image[key] for key in ("uri", "name", "stamp", "column")))
+        try:
+            content = self._reader.read(one)
+            pixels_HWC = decode_image(content, name=one.uri)
+            sample = Sample(one.name, one.uri, (pixels_HWC.shape[0], pixels_HWC.shape[1]))
+            truth = _truth_of(sample, image["truth"])
+        except (DataError, StorageError) as error:
+            return {"error": str(error), "file_name": one.uri}
+        prediction = self._predicted(network, sample, pixels_HWC, image["boxes"] or ())
+        file = self._reader.file(one)
+        found = Found(image["number"], sample, pixels_HWC, prediction, network.classes, file, content, truth)
+        write(self._job.out, check_outputs(self._job.how.outputs), found)
+        return _coco(sample, prediction, network.classes)
+
+    def _predicted(
+        self, network: Any, sample: Sample, pixels_HWC: ImageHWC, boxes: Sequence[tuple[str, Sequence[float]]]
+    ) -> Prediction:
+        """What the network finds in an image, or in the boxes that are shown to it."""
+        import torch
+
+        from segdist.engine.predict import box_prompt, segment, texts_of
+
+        shown = tuple(Instance(label, None, tuple(box)) for label, box in boxes)  # type: ignore[arg-type]
+        prompt = box_prompt(replace(sample, instances=shown)) if self._evaluate.prompts == "box" else Prompt()
+        with torch.inference_mode():
+            instances = segment(network, [pixels_HWC], [prompt], self._evaluate)[0]
+        whole = self._evaluate.tile is None and not self._evaluate.tta
+        kept = tuple(i for i in instances if self._evaluate.accepts(i.label, i.score))
+        return Prediction(sample.image_id, kept, text=texts_of(network, 1)[0] if whole else "")
+
+    def _loaded(self) -> Any:
+        if self._network is None:
+            from segdist.engine import checkpoint
+            from segdist.engine.allocation import keep_freed_memory
+            from segdist.engine.workers import Workers
+
+            keep_freed_memory()
+            with TemporaryDirectory(prefix="segdist-") as folder:
+                unpack(self._job.model, Path(folder))
+                self._network = checkpoint.load(Path(folder), device=Workers.here().device)
+                own = checkpoint.describe(Path(folder)).evaluate
+            self._evaluate = _with_small_batches(changed(own, self._job.how.changes), self._network)
+        return self._network
+
+
+def _with_small_batches(evaluate: EvaluateSpec, network: Any) -> EvaluateSpec:
+    """Settings under which tiles that go through the network together have no more pixels than memory holds."""
+    if evaluate.tile is None:
+        return evaluate
+    from segdist.engine.tiles import tile_size
+
+    side = max(tile_size(evaluate.tile, network), int(network.options.image_size))
+    most = max(1, PIXELS_AT_ONCE // side**2)
+    return evaluate.model_copy(update={"batch_size": min(evaluate.batch_size, most)})
+
+
+def _truth_of(sample: Sample, truth: Any) -> Sample | None:
+    """What is known of an image; None where nothing is.
+
+    Raises:
+        DataError: it belongs to an image of another size.
+    """
+    if truth is None:
+        return None
+    known = msgspec.convert(truth, Sample)
+    if known.size_hw != sample.size_hw:
+        raise DataError(f"`--truth` has it as (height, width) {known.size_hw}, but it is {sample.size_hw}")
+    return known
+
+
+def _coco(sample: Sample, prediction: Prediction, classes: Sequence[str]) -> dict[str, Any]:
+    """The image and its annotations; their numbers come when all parts are there."""
+    ids = {name: number for number, name in enumerate(classes, 1)}
+    return {
+        "image": {"file_name": sample.image_uri, "height": sample.size_hw[0], "width": sample.size_hw[1]},
+        "annotations": [
+            {**annotation(i, number=0, image_id=0, category_id=ids[i.label]), "score": round(i.score, 5)}
+            for i in prediction.instances
+        ],
+    }
