@@ -165,8 +165,11 @@ def test_data_parallel_training_takes_batches_without_objects_and_with_200(varia
 @every_family
 def test_sixteen_images_are_learned_by_heart_in_three_minutes(variant: Variant) -> None:
     """Mean IoU on the training images themselves, by the engine's own loop."""
-    drawings = Format(Options(scene="roofs", count=16, size=64, seed=3))
-    rows = [(sample, drawings.image_bytes(sample)) for sample in drawings.read(lambda _: None)]
+    drawings = Format(Options(scene="roofs", count=64, size=64, seed=3))
+    few = [
+        sample for sample in drawings.read(lambda _: None) if len(sample.instances) <= 4
+    ]  # every debug size has room
+    rows = [(sample, drawings.image_bytes(sample)) for sample in few[:16]]
     run = RunSpec.model_validate(
         {
             "model": {"family": variant.family, variant.family: dict(variant.declared.debug)},
