@@ -11,6 +11,11 @@ import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: apt-get install chromium")
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update",
+)  # fmt: skip
+"""Of every start: no window, and nothing from the network."""
 
 
 def answers(page: Path, script: str, scratch: Path, *flags: str) -> dict[str, Any]:
@@ -29,11 +34,8 @@ def answers(page: Path, script: str, scratch: Path, *flags: str) -> dict[str, An
     before, closing, after = text.rpartition("</html>")
     probe = scratch / "probe.html"
     probe.write_text(f"{before}{last}{closing}{after}", "utf-8")
-    command = [
-        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
-        "--disable-background-networking", "--disable-component-update", f"--user-data-dir={scratch / 'profile'}",
-        "--window-size=520,900", "--enable-logging=stderr", "--dump-dom", *flags, f"file://{probe}",
-    ]  # fmt: skip
+    own = (f"--user-data-dir={scratch / 'profile'}", "--window-size=520,900", "--enable-logging=stderr", "--dump-dom")
+    command = [str(CHROMIUM), *FLAGS, *own, *flags, f"file://{probe}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert "CONSOLE" not in done.stderr, done.stderr
     title = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torchvision.ops import box_convert
 
 from segdist.data.examples import pad
 from segdist.plugins import Example, ImageHWC
@@ -51,8 +52,8 @@ def crowds(examples: Sequence[Example], image_size: int) -> Tensor:
 
 def centred_boxes(example: Example, image_size: int) -> Tensor:
     """(N, 4) boxes as centre and sides, as shares of the square's side."""
-    x1_N, y1_N, x2_N, y2_N = torch.from_numpy(example.boxes_xyxy / image_size).float().unbind(1)
-    return torch.stack([(x1_N + x2_N) / 2, (y1_N + y2_N) / 2, x2_N - x1_N, y2_N - y1_N], dim=1)
+    boxes: Tensor = box_convert(torch.from_numpy(example.boxes_xyxy / image_size).float(), "xyxy", "cxcywh")
+    return boxes
 
 
 def padded_masks(example: Example, image_size: int) -> Tensor:

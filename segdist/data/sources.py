@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from segdist.data.archived import open_format
 from segdist.data.codes import finding
+from segdist.data.guess import guess_format
 from segdist.errors import DataError, did_you_mean
 from segdist.plugins import DatasetFormat
 from segdist.records import Finding, Sample, Severity
@@ -22,6 +23,19 @@ def open_sources(data: DataSpec) -> list[DatasetFormat]:
         SpecError: there is no such format, or its options are wrong.
     """
     return [open_format(source.format, source.options()) for source in data.sources]
+
+
+def read_place(place: str) -> list[tuple[DatasetFormat, Sample]]:
+    """Every sample of a folder, file or archive in a format that is recognised, with the reader that has its image.
+
+    Raises:
+        DataError: no format fits, or an annotation is wrong.
+    """
+    data = DataSpec.model_validate({"sources": [{"format": guess_format(place), "path": place}]})
+    sources, findings = open_sources(data), list[Finding]()
+    read = [(sources[number], sample) for number, sample in read_sources(data, sources, findings.append)]
+    stop_on_errors(findings)
+    return read
 
 
 def read_sources(

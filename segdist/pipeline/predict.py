@@ -14,16 +14,14 @@ from typing import Any
 import msgspec
 
 from segdist import registry, storage
-from segdist.data.guess import guess_format
 from segdist.data.inputs import Input, find_inputs
-from segdist.data.sources import open_sources, read_sources, stop_on_errors
+from segdist.data.sources import read_place
 from segdist.errors import DataError, StorageError
 from segdist.pipeline.cluster import connected, slots
 from segdist.pipeline.dataflow import map_items
 from segdist.pipeline.predictor import How, PredictJob, Predictor, packed
 from segdist.pipeline.score import changed, model_folder
-from segdist.records import Finding
-from segdist.spec import DataSpec, digest
+from segdist.spec import digest
 
 INLINE_IMAGES = 64
 """Up to this many images, working here takes less time than Ray takes to start."""
@@ -179,19 +177,14 @@ def _collected(out: str, parts: Sequence[Mapping[str, Any]], classes: Sequence[s
     return target
 
 
-def _truth(place: str) -> dict[str, list[Any]]:
+def _truth(place: str) -> dict[str, Any]:
     """The annotations of each image, by file name.
 
     Raises:
         DataError: the place cannot be read, or an annotation in it is wrong.
     """
-    if not place:
-        return {}
-    data = DataSpec.model_validate({"sources": [{"format": guess_format(place), "path": place}]})
-    findings: list[Finding] = []
-    samples = [sample for _, sample in read_sources(data, open_sources(data), findings.append)]
-    stop_on_errors(findings)
-    return {Path(sample.image_id).name: msgspec.to_builtins(sample) for sample in samples}
+    read = read_place(place) if place else []
+    return {Path(sample.image_id).name: msgspec.to_builtins(sample) for _, sample in read}
 
 
 def _boxes(file: str) -> dict[str, list[Any]]:

@@ -8,13 +8,12 @@ from typing import Any
 
 import yaml
 
-from segdist.data.guess import guess_format
-from segdist.data.sources import open_sources, read_sources, stop_on_errors
+from segdist.data.sources import read_place
 from segdist.errors import DataError, did_you_mean
 from segdist.pipeline.ingest import ingest
 from segdist.plugins import DatasetFormat
-from segdist.records import Finding, Sample
-from segdist.spec import DataSpec, EvaluateSpec
+from segdist.records import Sample
+from segdist.spec import EvaluateSpec
 from segdist.storage import cache_dir
 from segdist.sweepfile import load
 from segdist.tracking import Tracker
@@ -191,13 +190,9 @@ def rows_of(place: str, split: str, classes: Sequence[str]) -> tuple[Sequence[tu
         chosen = _split(place, split, parts)
         rows: Sequence[tuple[Sample, bytes]] = dataset.reader(chosen, cache_dir())
     else:
-        spec = DataSpec.model_validate({"sources": [{"format": guess_format(place), "path": place}]})
-        sources = open_sources(spec)
-        findings: list[Finding] = []
-        read = list(read_sources(spec, sources, findings.append))
-        stop_on_errors(findings)
+        read = read_place(place)
         chosen = _split(place, split, {sample.split for _, sample in read} - {""})
-        rows = Data([(sources[k], sample) for k, sample in read if not chosen or sample.split == chosen])
+        rows = Data([(source, sample) for source, sample in read if not chosen or sample.split == chosen])
         labels = {i.label for _, sample in read for i in sample.instances}
     if not labels & set(classes):
         raise DataError(

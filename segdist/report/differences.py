@@ -7,12 +7,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
+from segdist.report.evaluation import number_text, plain_table
 from segdist.report.pages import render
 
 _SHOWN = 5
+_COLUMNS = ("first", "second", "difference")
 
 
 def verdict(found: Mapping[str, Any]) -> str:
@@ -41,14 +42,14 @@ def print_diff(found: Mapping[str, Any], console: Console | None = None) -> None
     console.print(
         f"{found['images_won']} images won, {found['images_lost']} lost, of {found['images_total']}", highlight=False
     )
-    table = _table("class")
+    table = plain_table("class", *_COLUMNS)
     for label, (first, second) in found["per_class"].items():
         table.add_row(Text(label), *_numbers(first, second))
     console.print(table)
     for title, images in (("won", found["images"][:_SHOWN]), ("lost", found["images"][::-1][:_SHOWN])):
         rows = [i for i in images if _is(title, found, i)]
         if rows:
-            table = _table(f"images {title}")
+            table = plain_table(f"images {title}", *_COLUMNS)
             for image in rows:
                 table.add_row(Text(image["image_id"]), *_numbers(image["first"], image["second"]))
             console.print(table)
@@ -82,17 +83,9 @@ def _is(title: str, found: Mapping[str, Any], image: Mapping[str, Any]) -> bool:
     return bool(gain > 1e-9 if title == "won" else gain < -1e-9)
 
 
-def _table(first: str) -> Table:
-    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(first)
-    for column in ("first", "second", "difference"):
-        table.add_column(column, justify="right")
-    return table
-
-
 def _numbers(first: float | None, second: float | None) -> list[str]:
     both = first is not None and second is not None
-    texts = ["-" if v is None else f"{v:.3f}" for v in (first, second)]
+    texts = [number_text(v) for v in (first, second)]
     return [*texts, f"{first - second:+.3f}" if both else "-"]  # type: ignore[operator]
 
 

@@ -3,7 +3,6 @@
 import base64
 import itertools
 import json
-import shutil
 import socket
 import subprocess
 import threading
@@ -22,13 +21,10 @@ from websockets.sync.client import ClientConnection, connect
 
 from segdist.panels import encode_png
 from segdist.serving.app import About, make_app
+from tests.browser import CHROMIUM, FLAGS, needs_chromium
 from tests.serving.test_app import CLASSES, PICTURE, TOKEN, brightest
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: apt-get install chromium"),
-]
+pytestmark = [pytest.mark.slow, needs_chromium]
 
 
 def free_port() -> int:
@@ -87,11 +83,8 @@ class Browser:
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Browser]:
     port = free_port()
-    words = [
-        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
-        "--disable-background-networking", "--disable-component-update", f"--user-data-dir={tmp_path / 'profile'}",
-        f"--remote-debugging-port={port}", "--window-size=1180,820", "about:blank",
-    ]  # fmt: skip
+    own = (f"--user-data-dir={tmp_path / 'profile'}", f"--remote-debugging-port={port}", "--window-size=1180,820")
+    words = [str(CHROMIUM), *FLAGS, *own, "about:blank"]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         with connect(_socket_url(port), max_size=None) as opened:
