@@ -56,7 +56,10 @@ class Connection:
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Keep other processes on this SQLite file out, so that find-or-create is one step; a server: no lock."""
+        """Keep other processes on this SQLite file out, so that what looks and then writes is one step.
+
+        A server gets no lock.
+        """
         if self._file is None:
             yield
             return

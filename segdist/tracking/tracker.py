@@ -16,6 +16,7 @@ from segdist.tracking.values import SweepRecord, TrialRecord, TrialStatus
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
 
 _PARAMS_PER_CALL = 100  # MLflow's limit
 _METRICS_PER_CALL = 1000
@@ -109,7 +110,7 @@ class Tracker:
             same = {names.FINGERPRINT: fingerprint}
             run_id, _ = self._find_or_create(client, self._experiment(client, name), same, run_name=name)
             self._describe(client, run_id, marks, params)
-            client.log_inputs(run_id, datasets=[reading.dataset_input(name, dataset)])
+            self._log_inputs(client, run_id, [reading.dataset_input(name, dataset)])
             client.log_text(run_id, spec_text, "sweep/spec.json")
             client.log_dict(run_id, environment.as_dict(), "sweep/environment.json")
             if file.is_file():
@@ -179,7 +180,7 @@ class Tracker:
             marks = {names.END: "", names.NUMBER: number, **tags}
             if is_new:
                 client.update_run(run_id, name=f"{parent.info.run_name}-{number:03d}")
-                client.log_inputs(run_id, datasets=parent.inputs.dataset_inputs if parent.inputs else [])
+                self._log_inputs(client, run_id, parent.inputs.dataset_inputs if parent.inputs else [])
             self._describe(client, run_id, marks, params)
         return run_id
 
@@ -206,14 +207,14 @@ class Tracker:
             status: how it ended; a trial that early stopping ended is FINISHED.
             reason: why, in a few words, e.g. the first line of an error.
         """
-        with self._connection.client() as client:
+        with self._connection.client() as client, self._connection.exclusive():
             if reason:
                 client.set_tag(run_id, names.END, tag_text(reason))
             client.set_terminated(run_id, status)
 
     def tag(self, run_id: str, name: str, value: Any) -> None:
         """Set one tag of a run."""
-        with self._connection.client() as client:
+        with self._connection.client() as client, self._connection.exclusive():
             client.set_tag(run_id, name, tag_text(value))
 
     def discard(self, run_id: str) -> None:
@@ -418,7 +419,20 @@ class Tracker:
             missing = [Param(name, text) for name, text in new.items() if name not in known]
             for start in range(0, len(missing), _PARAMS_PER_CALL):
                 client.log_batch(run_id, params=missing[start : start + _PARAMS_PER_CALL])
-        client.log_batch(run_id, tags=[RunTag(name, tag_text(value)) for name, value in marks.items()])
+            client.log_batch(run_id, tags=[RunTag(name, tag_text(value)) for name, value in marks.items()])
+
+    def _log_inputs(self, client: "MlflowClient", run_id: str, inputs: "list[DatasetInput]") -> None:
+        """MLflow looks for a data set and then adds it; of two drivers that add one at once, it refuses the second.
+
+        With SQLite nobody comes between. With a server the second call finds what the other driver has added.
+        """
+        from mlflow.exceptions import MlflowException
+
+        with self._connection.exclusive():
+            try:
+                client.log_inputs(run_id, datasets=inputs)
+            except MlflowException:
+                client.log_inputs(run_id, datasets=inputs)
 
     def _with_progress(self, run_id: str, values: dict[str, float]) -> dict[str, float]:
         """The values of an epoch, with the best so far and the time so far."""
@@ -437,7 +451,7 @@ class Tracker:
 
         now = time.time_ns() // 1_000_000
         metrics = [Metric(name, value, now, step) for name, value in values.items()]
-        with self._connection.client() as client:
+        with self._connection.client() as client, self._connection.exclusive():
             for start in range(0, len(metrics), _METRICS_PER_CALL):
                 client.log_batch(run_id, metrics=metrics[start : start + _METRICS_PER_CALL])
 

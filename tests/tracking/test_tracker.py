@@ -3,10 +3,15 @@ import math
 import pickle
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from segdist.errors import BackendError
 from segdist.spec import SweepSpec
@@ -193,6 +198,40 @@ def test_two_processes_write_one_sweep_at_once_and_every_trial_has_one_run(stora
     runs = client(tracker).search_runs([client(tracker).get_run(sweep.run_id).info.experiment_id])
     assert len(runs) == 4
     assert [tracker.history(t.run_id, "val/iou")[-1] for t in trials] == [(5, 0.5)] * 3
+
+
+def test_drivers_on_one_file_name_their_data_set_one_after_the_other(
+    storage: Path, spec: SweepSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_inputs, inside, most = MlflowClient.log_inputs, threading.Semaphore(0), []
+
+    def slow(*args: Any, **kwargs: Any) -> None:
+        inside.release()
+        time.sleep(0.5)  # long enough for the other driver to come in, were it not kept out
+        most.append(inside.acquire(blocking=False) and not inside.acquire(blocking=False))
+        log_inputs(*args, **kwargs)
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", slow)
+    trackers = [Tracker.for_sweep(spec) for _ in range(2)]
+    specs = [spec.model_copy(update={"seed": number}) for number in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        assert len(set(pool.map(start_sweep, trackers, specs))) == 2
+    assert most == [True, True]
+
+
+def test_a_data_set_that_another_driver_adds_to_a_server_at_the_same_moment_is_used(
+    tracker: Tracker, spec: SweepSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_inputs, refusals = MlflowClient.log_inputs, ["UNIQUE constraint failed: datasets.digest"]
+
+    def refused_once(*args: Any, **kwargs: Any) -> None:
+        if refusals:
+            raise MlflowException(refusals.pop())
+        log_inputs(*args, **kwargs)
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", refused_once)
+    start_sweep(tracker, spec)
+    assert tracker.latest_sweep("cracks").dataset is not None
 
 
 def test_after_the_driver_was_killed_whoever_comes_next_closes_its_runs_and_the_same_sweep_goes_on_in_them(
