@@ -1,7 +1,7 @@
 """What a frozen encoder makes of an image, kept on disk: computed once, then read.
 
-A file an image, named by the encoder's weights and the image's pixels, so that neither other weights nor another
-augmentation are ever mistaken for it. Values are half precision.
+An Arrow file an image, named by the encoder's weights and the image's pixels, so that neither other weights nor another
+augmentation are ever mistaken for it: one row, a column a level, each a tensor in half precision.
 """
 
 import hashlib
@@ -13,9 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from segdist.errors import StorageError
@@ -25,6 +24,7 @@ from segdist.storage import cache_dir
 _LOG = logging.getLogger(__name__)
 _SAMPLED = 256
 """Values of each tensor that name the weights: training moves nearly all of them."""
+_ENDING = ".arrow"
 _FREED = 0.1
 """Share of the space that is freed once it is used up."""
 Features = list[Tensor]
@@ -59,17 +59,17 @@ class EmbeddingCache:
 
     def read(self, key: str) -> Features | None:
         """The levels of one image's embedding, half precision; None where it has to be computed."""
-        file = self._folder / f"{key}.safetensors"
+        file = self._folder / f"{key}{_ENDING}"
+        found: Features = []
         try:
-            found = load_file(file)
+            found = _load(file)
             os.utime(file)  # the least recently used go first
         except FileNotFoundError:
-            found = {}
-        except (SafetensorError, OSError) as error:
+            pass
+        except (pa.ArrowException, OSError) as error:
             _LOG.warning("the cached embedding %s cannot be read (%s) and is computed anew", file, error)
-            found = {}
         self.hits, self.misses = self.hits + bool(found), self.misses + (not found)
-        return [found[str(level)] for level in range(len(found))] or None
+        return found or None
 
     def write(self, key: str, levels: Features) -> None:
         """Keep the embedding of one image.
@@ -77,11 +77,11 @@ class EmbeddingCache:
         Raises:
             StorageError: the folder cannot be written.
         """
-        file = self._folder / f"{key}.safetensors"
+        file = self._folder / f"{key}{_ENDING}"
         part = file.with_name(f".{uuid.uuid4().hex}.part")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            save_file({str(n): level.half().cpu().contiguous() for n, level in enumerate(levels)}, part)
+            _save(part, levels)
             size = part.stat().st_size
             part.replace(file)
             self._make_room(size)
@@ -106,13 +106,28 @@ class EmbeddingCache:
                 "back: leave `train.augment` empty or `[flip]`, or raise `embeddings_gb`",
                 self._max_bytes / 1e9,
             )
-        files = sorted(embeddings_folder().rglob("*.safetensors"), key=_last_use)
+        files = sorted(embeddings_folder().rglob(f"*{_ENDING}"), key=_last_use)
         self._used = _bytes_in(embeddings_folder())  # other processes write too
         for file in files:
             if self._used <= self._max_bytes * (1 - _FREED):
                 return
             self._used -= _size(file)
             file.unlink(missing_ok=True)
+
+
+def _save(file: Path, levels: Features) -> None:
+    rows = [level.half().cpu().contiguous()[None].numpy() for level in levels]
+    columns = [pa.FixedShapeTensorArray.from_numpy_ndarray(row) for row in rows]
+    table = pa.table(columns, names=[f"level_{n}" for n in range(len(levels))])
+    with pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _load(file: Path) -> Features:
+    """The levels; the values are read into memory, because another process may remove the file."""
+    with pa.OSFile(str(file)) as opened, pa.ipc.open_file(opened) as reader:
+        (row,) = reader.read_all().to_batches()
+    return [torch.from_numpy(column.to_numpy_ndarray()[0].copy()) for column in row.columns]
 
 
 def _digest(encoder: Sequence[nn.Module]) -> str:
@@ -128,7 +143,7 @@ def _digest(encoder: Sequence[nn.Module]) -> str:
 
 
 def _bytes_in(folder: Path) -> int:
-    return sum(_size(file) for file in folder.rglob("*.safetensors"))
+    return sum(_size(file) for file in folder.rglob(f"*{_ENDING}"))
 
 
 def _size(file: Path) -> int:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from torch import nn
@@ -120,25 +121,38 @@ def test_another_image_has_another_key() -> None:
     assert len(keys) == 3
 
 
-def test_a_damaged_file_is_computed_anew(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_is_a_table_that_other_tools_read() -> None:
+    cache().write("a", LEVELS)
+    (file,) = embeddings_folder().rglob("*.arrow")
+    with pa.ipc.open_file(file) as reader:
+        (row,) = reader.read_all().to_batches()
+    assert row.column("level_0").type == pa.fixed_shape_tensor(pa.float16(), (2, 3))
+    assert row.column("level_0").to_numpy_ndarray().tolist() == [[[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]]
+
+
+@pytest.mark.parametrize("kept", [0, 7, 0.5, -9], ids=["empty", "magic-only", "half", "no-footer"])
+def test_a_damaged_file_is_computed_anew(kept: float, caplog: pytest.LogCaptureFixture) -> None:
     ours = cache()
     ours.write("a", LEVELS)
-    (file,) = embeddings_folder().rglob("*.safetensors")
-    file.write_bytes(b"damaged")
+    (file,) = embeddings_folder().rglob("*.arrow")
+    content = file.read_bytes()
+    file.write_bytes(content[: int(kept * len(content)) if kept == 0.5 else int(kept)])
     assert ours.read("a") is None
     assert "computed anew" in caplog.text
+    ours.write("a", LEVELS)
+    assert ours.read("a") is not None
 
 
 def test_the_least_recently_used_go_first(caplog: pytest.LogCaptureFixture) -> None:
     ours = cache()
     for number in range(4):
         ours.write(str(number), LEVELS)
-        file = next(embeddings_folder().rglob(f"{number}.safetensors"))
+        file = next(embeddings_folder().rglob(f"{number}.arrow"))
         os.utime(file, (number, number))
     size = file.stat().st_size
     assert ours.read("0") is not None  # used just now
     cache(max_bytes=4 * size).write("4", LEVELS)
-    left = {file.stem for file in embeddings_folder().rglob("*.safetensors")}
+    left = {file.stem for file in embeddings_folder().rglob("*.arrow")}
     assert {"0", "4"} <= left
     assert "1" not in left
     assert "raise `embeddings_gb`" in caplog.text
