@@ -59,6 +59,13 @@ def decode_cut(rle: Rle, cut: Cut, *, margin: int = 0) -> Mask:
     return framed_HW
 
 
+def tight_cut(*rles: Rle) -> Cut:
+    """Rows and columns of the smallest cut that holds all pixels set, and at least one pixel."""
+    boxes = np.array([rle.box_xyxy for rle in rles if rle.area] or [(0, 0, 1, 1)], int)
+    (x1, y1), (x2, y2) = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
+    return slice(int(y1), int(y2)), slice(int(x1), int(x2))
+
+
 def empty(size_hw: tuple[int, int]) -> Rle:
     """A mask without a pixel set."""
     return encode(np.zeros(size_hw, np.uint8))

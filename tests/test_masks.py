@@ -49,6 +49,15 @@ def test_a_part_of_a_mask_is_decoded_as_it_would_be_cut_out(mask: masks.Mask, da
     assert np.array_equal(part, np.pad(mask[cut], margin))
 
 
+def test_a_tight_cut_holds_every_pixel_of_all_masks_and_no_empty_row_or_column() -> None:
+    first, second = np.zeros((2, 9, 12), np.bool_)
+    first[3, 7] = second[5:7, 1] = True
+    one, other, nothing = masks.encode(first), masks.encode(second), masks.empty((9, 12))
+    assert masks.tight_cut(one) == (slice(3, 4), slice(7, 8))
+    assert masks.tight_cut(one, nothing, other) == (slice(3, 7), slice(1, 8))
+    assert masks.tight_cut(nothing) == masks.tight_cut() == (slice(0, 1), slice(0, 1))
+
+
 @given(drawn)
 def test_area_and_box_are_those_of_the_pixels(mask: masks.Mask) -> None:
     rle = masks.encode(mask)

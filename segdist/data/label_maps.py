@@ -90,9 +90,9 @@ def paint(values_HW: NDArray[np.uint16], rle: Rle, number: int, *, only_if_free:
         number: what.
         only_if_free: paint nothing where any of the pixels has a number.
     """
-    x1, y1, x2, y2 = (int(v) for v in rle.box_xyxy)
-    mask_HW = masks.decode_cut(rle, (slice(y1, y2), slice(x1, x2)))
-    region_HW = values_HW[y1:y2, x1:x2]
+    cut = masks.tight_cut(rle)
+    mask_HW = masks.decode_cut(rle, cut)
+    region_HW = values_HW[cut]
     taken = int(np.count_nonzero(region_HW[mask_HW]))
     if not (taken and only_if_free):
         region_HW[mask_HW] = number

@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from segdist import masks
 from segdist.paligemma.crops import CropSS, crop_pixels
-from segdist.paligemma.locations import tight_box
 from segdist.records import Instance, Sample
 
 
@@ -16,8 +15,7 @@ def masked(samples: Iterable[Sample]) -> Iterator[tuple[Sample, Instance, masks.
     for sample in samples:
         for instance in sample.instances:
             if instance.mask is not None and instance.mask.area and not instance.is_crowd:
-                x1, y1, x2, y2 = tight_box(instance.mask)
-                yield sample, instance, masks.decode_cut(instance.mask, (slice(y1, y2), slice(x1, x2)))
+                yield sample, instance, masks.decode_cut(instance.mask, masks.tight_cut(instance.mask))
 
 
 def squares(samples: Iterable[Sample], *, parts: int, seed: int) -> NDArray[np.uint8]:

@@ -17,13 +17,13 @@ def outlines(rle: Rle) -> list[Loop]:
     column; joining them two by two gives the horizontal and the vertical edges. Where two pixels touch at a corner
     only, boundaries cross there.
     """
-    x0, y0, x1, y1 = (int(v) for v in rle.box_xyxy)
     if rle.area == 0:
         return []
-    mask_HW = masks.decode_cut(rle, (slice(y0, y1), slice(x0, x1)), margin=1)
+    rows, columns = masks.tight_cut(rle)
+    mask_HW = masks.decode_cut(rle, (rows, columns), margin=1)
     edges_below = mask_HW[:-1] ^ mask_HW[1:]
     ys, xs = np.nonzero(edges_below[:, 1:] ^ edges_below[:, :-1])
-    return _loops(xs + x0, ys + y0)
+    return _loops(xs + columns.start, ys + rows.start)
 
 
 def single_polygon(loops: list[Loop]) -> NDArray[np.int64]:

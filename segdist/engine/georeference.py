@@ -74,10 +74,12 @@ def features(instances: Sequence[Instance], place: Place | None, *, image: str) 
     for number, instance in enumerate(instances, 1):
         if instance.mask is None or not instance.mask.area:
             continue
-        x, y, x2, y2 = (int(v) for v in instance.mask.box_xyxy)
-        cut = masks.decode_cut(instance.mask, (slice(y, y2), slice(x, x2))).astype("uint8")
-        transform = (place.transform if place else rasterio.Affine.identity()) @ rasterio.Affine.translation(x, y)
-        rings = [shape["coordinates"] for shape, _ in shapes(cut, mask=cut > 0, connectivity=4, transform=transform)]
+        rows, columns = masks.tight_cut(instance.mask)
+        mask_HW = masks.decode_cut(instance.mask, (rows, columns))
+        moved = rasterio.Affine.translation(columns.start, rows.start)
+        transform = (place.transform if place else rasterio.Affine.identity()) @ moved
+        found_in = shapes(mask_HW.astype("uint8"), mask=mask_HW, connectivity=4, transform=transform)
+        rings = [shape["coordinates"] for shape, _ in found_in]
         geometry: dict[str, Any] = {"type": "MultiPolygon", "coordinates": rings}
         if place and place.system:
             geometry = transform_geom(place.system, WGS84, geometry, precision=_DIGITS)

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from segdist import masks
 from segdist.metrics.matching import overlap_matrix
-from segdist.metrics.pair import joint_cut
 from segdist.records import Evidence, Instance, Rle, Verdict
 from segdist.spec import ConsensusSpec
 
@@ -59,7 +58,7 @@ def consensus(opinions: Sequence[Opinion], options: ConsensusSpec) -> Instance:
 def _vote(rles: Sequence[Rle], options: ConsensusSpec) -> tuple[Rle, Rle]:
     """The pixels that enough masks have, and those on which the masks disagree."""
     height, width = rles[0].size_hw
-    cut = joint_cut(rles, margin=0)
+    cut = masks.tight_cut(*rles)
     share_HW = np.mean([masks.decode_cut(r, cut) for r in rles], axis=0)
     certain = options.certain - 1e-9  # three of four is 0.75 also where it is a sum of quarters
     unsure_HW = (share_HW > 1 - certain) & (share_HW < certain)

@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 
 from segdist import masks
 from segdist.metrics.boundaries import band
-from segdist.metrics.pair import Pair, joint_cut
+from segdist.metrics.pair import Pair
 from segdist.records import Instance, Rle
 
 Kind = Literal["mask", "box", "boundary"]
@@ -129,7 +129,7 @@ class Band:
     @classmethod
     def of(cls, rle: Rle, *, pixels: int) -> "Band":
         """That of a mask; `pixels` wide."""
-        cut = joint_cut([rle], margin=0)
+        cut = masks.tight_cut(rle)
         inside_HW = band(masks.decode_cut(rle, cut, margin=1), pixels)[1:-1, 1:-1]
         return cls(cut, inside_HW, int(np.count_nonzero(inside_HW)))
 

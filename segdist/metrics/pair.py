@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from segdist import masks
-from segdist.masks import Cut, Mask
+from segdist.masks import Mask
 from segdist.records import Instance, Rle, Sample
 
 Kept = TypeVar("Kept")
@@ -137,17 +137,7 @@ class Pair:
 
     def _region(self, label: str) -> Region:
         truth, guess = self.rles(label)
-        cut = joint_cut([truth, guess], margin=0)
+        cut = masks.tight_cut(truth, guess)
         truth_HW, guess_HW = (masks.decode_cut(r, cut, margin=1) for r in (truth, guess))
         void_HW = np.zeros_like(truth_HW) if self.void is None else masks.decode_cut(self.void, cut, margin=1)
         return Region(truth_HW, guess_HW, ~void_HW, self.size_hw)
-
-
-def joint_cut(rles: Sequence[Rle], *, margin: int) -> Cut:
-    """Rows and columns of the smallest cut that holds all pixels set, and at least one pixel."""
-    boxes = [r.box_xyxy for r in rles if r.area]
-    if not boxes:
-        return slice(0, 1), slice(0, 1)
-    x1, y1 = (max(0, int(min(b[k] for b in boxes)) - margin) for k in (0, 1))
-    x2, y2 = (int(max(b[k] for b in boxes)) + margin for k in (2, 3))
-    return slice(y1, y2), slice(x1, x2)

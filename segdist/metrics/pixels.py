@@ -4,7 +4,7 @@ import numpy as np
 
 from segdist import masks
 from segdist.metrics.counting import Numbers, counter, divide, metric
-from segdist.metrics.pair import Pair, joint_cut
+from segdist.metrics.pair import Pair
 
 
 @counter(3)
@@ -40,10 +40,10 @@ def accuracy(true: Numbers, found: Numbers, common: Numbers) -> Numbers:  # noqa
 def labelled_pixels(pair: Pair, label: str) -> tuple[int, int]:  # noqa: ARG001 - counted once for all classes
     """Pixels whose truth is known, and those of them at which exactly the true classes were found."""
     known = pair.size_hw[0] * pair.size_hw[1] - (pair.void.area if pair.void is not None else 0)
-    whole = joint_cut([rle for name in pair.labels for rle in pair.rles(name)], margin=0)
+    whole = masks.tight_cut(*(rle for name in pair.labels for rle in pair.rles(name)))
     wrong_HW = np.zeros([part.stop - part.start for part in whole], np.bool_)
     for name in pair.labels:
-        cut = joint_cut(pair.rles(name), margin=0)
+        cut = masks.tight_cut(*pair.rles(name))
         truth_HW, guess_HW = (masks.decode_cut(rle, cut) for rle in pair.rles(name))
         inside = tuple(slice(c.start - w.start, c.stop - w.start) for c, w in zip(cut, whole, strict=True))
         wrong_HW[inside] |= truth_HW ^ guess_HW

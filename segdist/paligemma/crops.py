@@ -10,7 +10,6 @@ from torch.nn.functional import interpolate
 
 from segdist import masks
 from segdist.paligemma.codec import SIDE
-from segdist.paligemma.locations import tight_box
 from segdist.records import Rle
 
 CropSS = NDArray[np.uint8]
@@ -25,8 +24,7 @@ def crop(mask: Rle) -> CropSS:
     """
     if not mask.area:
         raise ValueError("a mask must not be empty")
-    x1, y1, x2, y2 = tight_box(mask)
-    return crop_pixels(masks.decode_cut(mask, (slice(y1, y2), slice(x1, x2))))
+    return crop_pixels(masks.decode_cut(mask, masks.tight_cut(mask)))
 
 
 def crop_pixels(inside_HW: masks.Mask) -> CropSS:

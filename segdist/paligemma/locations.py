@@ -8,8 +8,6 @@ from typing import Literal
 
 import numpy as np
 
-from segdist.records import Rle
-
 Bins = tuple[int, int, int, int]
 """y1, x1, y2, x2, each in 0..1023."""
 Box = tuple[float, float, float, float]
@@ -66,12 +64,6 @@ def widened(bins: Bins) -> Bins:
     y1, x1, y2, x2 = bins
     (y1, y2), (x1, x2) = _widened(y1, y2), _widened(x1, x2)
     return y1, x1, y2, x2
-
-
-def tight_box(mask: Rle) -> tuple[int, int, int, int]:
-    """The box x1, y1, x2, y2 in whole pixels around a mask: what its tokens are cropped to."""
-    x1, y1, x2, y2 = (int(v) for v in mask.box_xyxy)
-    return x1, y1, x2, y2
 
 
 def _widened(low: int, high: int) -> tuple[int, int]:

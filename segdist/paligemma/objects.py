@@ -8,7 +8,7 @@ from segdist import masks
 from segdist.paligemma.answers import TokenObject
 from segdist.paligemma.codec import MaskCodec
 from segdist.paligemma.crops import crop, paste
-from segdist.paligemma.locations import SCALE, Edges, Scale, encode_box, pixel_box, tight_box, widened
+from segdist.paligemma.locations import SCALE, Edges, Scale, encode_box, pixel_box, widened
 from segdist.records import Instance, Rle
 
 
@@ -41,7 +41,7 @@ def encode_masks(shapes: Sequence[Rle], codec: MaskCodec) -> list[tuple[int, ...
 
 def box_of(instance: Instance) -> tuple[float, float, float, float]:
     """The box that is written: of the mask where there is one, else as annotated."""
-    return tight_box(instance.mask) if instance.mask is not None else instance.box_xyxy
+    return instance.mask.box_xyxy if instance.mask is not None else instance.box_xyxy
 
 
 def to_instances(

@@ -3,8 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segdist.masks import encode
-from segdist.paligemma.locations import are_valid, decode_box, encode_box, pixel_box, tight_box, widened
+from segdist.paligemma.locations import are_valid, decode_box, encode_box, pixel_box, widened
 
 HALVES = [
     # height or width 1023, so that pixel k lies at bin k exactly and k + 0.5 half-way
@@ -70,9 +69,3 @@ def test_an_object_smaller_than_a_bin_is_widened_to_one(y: int, x: int) -> None:
     assert are_valid(wide)
     assert wide[2] - wide[0] == wide[3] - wide[1] == 1
     assert widened(wide) == wide
-
-
-def test_a_tight_box_is_in_whole_pixels() -> None:
-    mask = np.zeros((9, 12), np.bool_)
-    mask[3, 7] = True
-    assert tight_box(encode(mask)) == (7, 3, 8, 4)

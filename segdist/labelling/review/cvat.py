@@ -65,9 +65,10 @@ def _shape(image: Any, doubt: Doubt) -> None:
         sides = zip(("xtl", "ytl", "xbr", "ybr"), doubt.instance.box_xyxy, strict=True)
         shape = ET.SubElement(image, "box", {**common, **{name: f"{v:.2f}" for name, v in sides}})
     else:
-        x1, y1, x2, y2 = (int(v) for v in doubt.mask.box_xyxy)
-        runs = row_runs(masks.decode_cut(doubt.mask, (slice(y1, y2), slice(x1, x2))))
-        place = {"left": str(x1), "top": str(y1), "width": str(x2 - x1), "height": str(y2 - y1)}
+        rows, columns = masks.tight_cut(doubt.mask)
+        runs = row_runs(masks.decode_cut(doubt.mask, (rows, columns)))
+        width, height = columns.stop - columns.start, rows.stop - rows.start
+        place = {"left": str(columns.start), "top": str(rows.start), "width": str(width), "height": str(height)}
         shape = ET.SubElement(image, "mask", {**common, "rle": ", ".join(map(str, runs)), **place})
     ET.SubElement(shape, "attribute", name=_NUMBER).text = str(doubt.number)
 
