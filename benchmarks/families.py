@@ -1,15 +1,17 @@
 """What a training step of each family costs in time, memory and parameters: at debug sizes, and on a GPU at real ones.
 
 Every network is drawn at random and trained in a process of its own, so that its peak memory is its own. Real sizes are
-skipped, and said to be, where there is no GPU.
+skipped, and said to be, where there is no GPU. Last: what cached embeddings save where only the decoder is trained.
 """
 
+import os
 import statistics
 import time
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -46,6 +48,7 @@ class Case:
     options: Mapping[str, Any]
     batch_size: int
     adapter: str = "full"
+    device: str = "cpu"
 
     @property
     def name(self) -> str:
@@ -61,13 +64,15 @@ class Cost:
     Attributes:
         parameters: values in all parameters.
         trained: those that the optimiser moves.
-        seconds: of a step with its batch ready, the median; on a CPU of this process's own CPU time, which other
+        batch_seconds: to make a batch of examples, the median; on a CPU of this process's own CPU time, which other
             processes lengthen least.
+        seconds: of a step with its batch ready, in the same way.
         peak_mb: memory above what the process held before the network was built, in 1e6 bytes.
     """
 
     parameters: int
     trained: int
+    batch_seconds: float
     seconds: float
     peak_mb: float
 
@@ -76,11 +81,12 @@ def main() -> None:
     """Print the tables."""
     print("debug sizes, batch of 4, CPU")
     _table([Case(name, declared(name).debug, 4) for name in registry.names("models") if declared(name).losses])
+    _cached_embeddings()
     if not torch.cuda.is_available():
         print("real sizes: not measured, because there is no GPU")
         return
     print(f"real sizes with random weights, batch of 2, bfloat16 autocast, {torch.cuda.get_device_name()}")
-    cases = [Case(name, options, 2, kind) for name, options in REAL for kind in ("full", "lora")]
+    cases = [Case(name, options, 2, kind, "cuda") for name, options in REAL for kind in ("full", "lora")]
     _table(cases)
 
 
@@ -92,7 +98,7 @@ def declared(name: str) -> Family:
 
 def measure(case: Case) -> Cost:
     """Train a few steps; runs in a process of its own."""
-    device = torch.device("cuda" if torch.cuda.is_available() and case.batch_size == 2 else "cpu")
+    device = torch.device(case.device)
     torch.manual_seed(0)
     torch.set_num_threads(1)
     family, values = declared(case.family), Values()
@@ -101,17 +107,21 @@ def measure(case: Case) -> Cost:
         network = registry.load_network(case.family).build(options, CLASSES)
         adapters.apply(network, family, AdapterSpec.model_validate({"kind": case.adapter}))
         network.to(device).train()
-        seconds = _steps(network, family, case.batch_size, device)
+        batch_seconds, seconds = _steps(network, family, case.batch_size, device)
     trained = adapters.trained_parameters(network)
-    return Cost(adapters.parameters(network), trained, seconds, values.get("runtime/peak_memory_mb", float("nan")))
+    peak_mb = values.get("runtime/peak_memory_mb", float("nan"))
+    return Cost(adapters.parameters(network), trained, batch_seconds, seconds, peak_mb)
 
 
-def _steps(network: Any, family: Family, batch_size: int, device: torch.device) -> float:
+def _steps(network: Any, family: Family, batch_size: int, device: torch.device) -> tuple[float, float]:
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=1e-4)
     now = time.perf_counter if device.type == "cuda" else time.process_time
-    taken = []
+    examples = _examples(network, batch_size)
+    batches, taken = [], []
     for _ in range(WARM_UP + STEPS):
-        batch = {k: _moved(v, device) for k, v in network.collate(_examples(network, batch_size)).items()}
+        start = now()
+        batch = {k: _moved(v, device) for k, v in network.collate(examples).items()}
+        batches.append(now() - start)
         start = now()
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             terms = network(batch)
@@ -123,7 +133,7 @@ def _steps(network: Any, family: Family, batch_size: int, device: torch.device) 
         if device.type == "cuda":
             torch.cuda.synchronize()
         taken.append(now() - start)
-    return statistics.median(taken[WARM_UP:])
+    return statistics.median(batches[WARM_UP:]), statistics.median(taken[WARM_UP:])
 
 
 def _moved(value: Any, device: torch.device) -> Any:
@@ -142,10 +152,40 @@ def _examples(network: Any, count: int) -> list[Any]:
     ]
 
 
+def _cached_embeddings() -> None:
+    """Steps of a decoder on images that were seen before, against those that run the frozen encoder each time."""
+    print("the decoder alone, its encoder run or read, with the batch, CPU")
+    sizes: list[tuple[str, Mapping[str, Any], int]] = [
+        ("sam", {"size": "tiny", "prompt": "box"}, 4),
+        ("sam", {"size": "vit_b", "weights": "random", "prompt": "box"}, 1),
+    ]
+    for family, options, batch_size in sizes:
+        seconds = {}
+        for embeddings in ("compute", "cache"):
+            with TemporaryDirectory(prefix="segdist-") as folder, _alone({"SEGDIST_CACHE": folder}) as alone:
+                case = Case(family, {**options, "embeddings": embeddings}, batch_size, "frozen_encoder")
+                cost = alone.submit(measure, case).result()
+                seconds[embeddings] = cost.batch_seconds + cost.seconds
+        share = seconds["cache"] / seconds["compute"]
+        print(
+            f"{case.name:28} run {seconds['compute']:.3f} s a step, read {seconds['cache']:.3f} s: {share:.3f}",
+            flush=True,
+        )
+
+
+def _alone(environment: Mapping[str, str] | None = None) -> ProcessPoolExecutor:
+    """One process, whose peak memory is its own."""
+    return ProcessPoolExecutor(1, get_context("spawn"), _set, (environment or {},))
+
+
+def _set(environment: Mapping[str, str]) -> None:
+    os.environ.update(environment)
+
+
 def _table(cases: list[Case]) -> None:
     print(f"{'':28}{'parameters':>12}{'trained':>12}{'s a step':>10}{'images/s':>10}{'peak MB':>9}")
     for case in cases:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
+        with _alone() as alone:
             cost = alone.submit(measure, case).result()
         print(
             f"{case.name:28}{cost.parameters:12,}{cost.trained:12,}{cost.seconds:10.3f}"
