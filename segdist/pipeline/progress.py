@@ -78,8 +78,8 @@ class Progress(Callback):
 
     def _line(self, trial: Trial, trials: list[Trial], text: str) -> None:
         if self._live is None:
-            number = trials.index(trial) + 1
-            print(f"[{number:>2}/{self._total}] {text:<34} {self._summary()}  {self._values(trial)}", flush=True)  # noqa: T201
+            number = trials.index(trial)  # as MLflow and every table count
+            say(f"trial {number:<3} {text:<34} {self._summary()}  {self._values(trial)}")
 
     def _summary(self) -> str:
         best = max(self._best.values(), default=0.0)
@@ -103,10 +103,10 @@ class Progress(Callback):
 
     def _table(self) -> Table:
         table = Table(title=self._summary(), title_justify="left", expand=False)
-        for column in ("#", "status", "epoch", self._metric, "best", "values"):
-            table.add_column(column, justify="right" if column in ("#", "epoch", self._metric, "best") else "left")
+        for column in ("trial", "status", "epoch", self._metric, "best", "values"):
+            table.add_column(column, justify="right" if column in ("trial", "epoch", self._metric, "best") else "left")
         top = max(self._best.values(), default=0.0)
-        for number, trial in enumerate(self._seen, start=1):
+        for number, trial in enumerate(self._seen):
             result = trial.last_result or {}
             best = self._best.get(trial.trial_id)
             table.add_row(
