@@ -6,7 +6,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from pycocotools import mask as coco_mask
@@ -187,6 +187,20 @@ def test_a_line_two_pixels_wide_stays_one_piece_at_any_size(size_hw: Shape, way:
     cv2.line(line, (2, 2), way, 1, 2)
     pieces, _ = cv2.connectedComponents(masks.resize(line > 0, size_hw).astype(np.uint8), connectivity=8)
     assert pieces == 2, "background, and one line"
+
+
+sides = st.tuples(*[st.integers(1, 9)] * 3).map(lambda t: (t[0] * t[1], t[0] * t[2]))
+
+
+@settings(max_examples=400)
+@given(sides, sides, st.data())
+def test_a_mask_decoded_at_another_size_is_the_whole_one_resized(
+    height: Shape, width: Shape, data: st.DataObject
+) -> None:
+    (own_hw, new_hw), mask = zip(height, width, strict=True), np.zeros((height[0], width[0]), np.bool_)
+    rows, columns = (slice(*sorted(data.draw(st.tuples(*[st.integers(0, side)] * 2)))) for side in own_hw)
+    mask[rows, columns] = data.draw(arrays(np.bool_, mask[rows, columns].shape, elements=st.booleans(), fill=fills))
+    assert np.array_equal(masks.decode_resized(masks.encode(mask), new_hw), masks.resize(mask, new_hw))
 
 
 @given(drawn, shapes)

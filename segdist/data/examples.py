@@ -152,7 +152,7 @@ def make_example(
     ignore_HW = np.any(unknown, axis=0) & ~stack_NHW.any(axis=0) if unknown else np.zeros(size_hw, np.bool_)
     for n, instance in enumerate(taught):
         if instance.evidence and instance.evidence.unsure:
-            unsure_HW = masks.resize(masks.decode(instance.evidence.unsure), size_hw)
+            unsure_HW = masks.decode_resized(instance.evidence.unsure, size_hw)
             if soft_band:
                 stack_NHW[n] = _drawn(stack_NHW[n], unsure_HW, rng)
             else:
@@ -202,4 +202,4 @@ def _pixels(image: Image.Image, longest: int | None) -> ImageHWC:
 
 def _scaled_mask(instance: Instance, own_hw: tuple[int, int], size_hw: tuple[int, int]) -> masks.Mask:
     rle = instance.mask or masks.from_box(instance.box_xyxy, size_hw=own_hw)
-    return masks.resize(masks.decode(rle), size_hw)
+    return masks.decode_resized(rle, size_hw)

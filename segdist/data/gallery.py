@@ -179,7 +179,7 @@ def _shape(instance: Instance, own_hw: tuple[int, int], size_hw: tuple[int, int]
         down, right = size_hw[0] / own_hw[0], size_hw[1] / own_hw[1]
         x1, y1, x2, y2 = np.round(np.array(instance.box_xyxy) * [right, down, right, down]).astype(int).tolist()
         return Shape(number, text, f"M{x1} {y1}H{x2}V{y2}H{x1}Z", is_box=True)
-    return Shape(number, text, outline(masks.resize(masks.decode(instance.mask), size_hw)), is_box=False)
+    return Shape(number, text, outline(masks.decode_resized(instance.mask, size_hw)), is_box=False)
 
 
 def outline(mask_HW: masks.Mask) -> str:

@@ -83,7 +83,7 @@ class Shape:
         mask = scale = None
         if instance.mask is not None:
             scale = height / instance.mask.size_hw[0], width / instance.mask.size_hw[1]
-            mask = masks.resize(masks.decode(instance.mask), (height, width))
+            mask = masks.decode_resized(instance.mask, (height, width))
         x1, y1, x2, y2 = instance.mask.box_xyxy if instance.mask is not None else instance.box_xyxy
         down, right = scale or (1.0, 1.0)
         box = (math.floor(x1 * right), math.floor(y1 * down), math.ceil(x2 * right), math.ceil(y2 * down))
@@ -96,7 +96,7 @@ class Shape:
 def mask_at(instance: Instance, own_hw: tuple[int, int], size_hw: Sequence[int]) -> masks.Mask:
     """The mask, or the filled box where there is none, at another size than the image's own."""
     rle = instance.mask or masks.from_box(instance.box_xyxy, size_hw=own_hw)
-    return masks.resize(masks.decode(rle), (size_hw[0], size_hw[1]))
+    return masks.decode_resized(rle, (size_hw[0], size_hw[1]))
 
 
 def large_first(instances: Sequence[Instance]) -> list[Instance]:
