@@ -32,7 +32,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint_and_leaves_its_cpus_to_the_
             command("run", sweep, *OVERRIDES), stdout=out, stderr=out, env=environment(tmp_path), start_new_session=True
         )
         try:
-            _wait_for(log, r"\[ 1/2\] epoch +2/", driver)
+            _wait_for(log, r"trial 0 +epoch +2/", driver)
             victim = processes(tmp_path, "ray::RayTrainWorker")[1]
             os.kill(victim, signal.SIGKILL)
             assert not re.search(rf"epoch +{EPOCHS}/", log.read_text()), "it was killed in the middle"
@@ -43,7 +43,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint_and_leaves_its_cpus_to_the_
                 driver.wait()
 
     text = log.read_text()
-    reported = [int(epoch) for epoch in re.findall(r"\[ 1/2\] epoch +(\d+)/", text)]
+    reported = [int(epoch) for epoch in re.findall(r"trial 0 +epoch +(\d+)/", text)]
     assert reported == list(range(1, EPOCHS + 1)), "it went on, and did not begin again"
     tracker = Tracker.at(str(tmp_path / "storage"))
     trials = tracker.trials(tracker.latest_sweep("tiny").run_id)
