@@ -1,7 +1,8 @@
-"""Reading shards to decoded arrays against a bare loop that opens the same JPEGs, and memory over many images.
+"""Reading shards to decoded arrays against a bare loop that opens the same JPEGs, memory over many images, and masks.
 
 One core; both sides decode with `decode_image`, and turns are taken so that whatever else runs hits both. The memory
-is that of a process of its own that reads `SEGDIST_BENCH_IMAGES` (100,000) small images, or a tenth of them.
+is that of a process of its own that reads `SEGDIST_BENCH_IMAGES` (100,000) small images, or a tenth of them. Masks
+come to the network's size where they are, against decoding and resizing each over the whole image.
 """
 
 import os
@@ -17,12 +18,13 @@ import numpy as np
 from benchmarks._process import run
 from segdist.data.examples import decode_image
 from segdist.data.shards import Dataset, write_manifest, write_shard
-from segdist.masks import encode
+from segdist.formats.synthetic import Format, Options
+from segdist.masks import decode, decode_resized, encode, resize
 from segdist.panels import encode_jpeg
 from segdist.records import Instance, Sample
 
 IMAGES, HEIGHT, WIDTH = 400, 480, 640
-OBJECTS, IMAGES_PER_SHARD, ROUNDS = 10, 64, 7
+OBJECTS, IMAGES_PER_SHARD, ROUNDS, SIDE = 10, 64, 7, 1024
 READ_ALL = """
 import sys
 from segdist.data.examples import decode_image
@@ -44,6 +46,23 @@ def main() -> None:
             peaks.append(run([sys.executable, "-c", READ_ALL, folder]).megabytes)
         print(f"{count:>8,} images read one after the other: peak memory {peaks[-1]:.0f} MB", flush=True)
     print(f"memory from {many // 10:,} to {many:,} images: x{peaks[1] / peaks[0]:.2f}")
+    _masks()
+
+
+def _masks() -> None:
+    """The masks of drawn roofs, as many an image as a facade has, brought to a network's size."""
+    source = Format(Options(scene="roofs", count=60, size=SIDE, seed=5))
+    rles = [i.mask for sample in source.read(lambda _: None) for i in sample.instances if i.mask]
+    for size in (128, 512):
+        start = time.process_time()
+        whole = [resize(decode(rle), (size, size)) for rle in rles]
+        middle = time.process_time()
+        parts = [decode_resized(rle, (size, size)) for rle in rles]
+        end = time.process_time()
+        same = sum(map(np.array_equal, whole, parts))
+        before, after = (1000 * seconds / len(rles) for seconds in (middle - start, end - middle))
+        print(f"a mask of {SIDE} pixels at {size}: whole {before:.2f} ms (baseline), where it is {after:.2f} ms, "
+              f"x{before / after:.1f}; the same in {same} of {len(rles)}")  # fmt: skip
 
 
 def _speed(folder: Path) -> None:
