@@ -131,7 +131,7 @@ class UnetCbam(nn.Module):
         return torch.tensor(weights, device=like.device) if weights else None
 
     def _instances(self, scores_KHW: Tensor) -> tuple[Instance, ...]:
-        classes_HW = scores_KHW.argmax(0).cpu().numpy()
+        classes_HW = scores_KHW.max(0).indices.cpu().numpy()  # `argmax` takes 3.5 times as long on a CPU
         return instances_from_classes(classes_HW, scores_KHW[1:].float().cpu().numpy(), classes=self.classes)
 
 
