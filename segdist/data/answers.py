@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from segdist.data.coco_export import annotation
+from segdist.data.coco.export import annotation
 from segdist.errors import DataError
 from segdist.records import Instance, Prompt
 from segdist.spec import Strict

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from segdist import registry, storage
 from segdist.data.archived import open_format
-from segdist.data.coco_export import CONVERSION
+from segdist.data.coco.export import CONVERSION
 from segdist.data.codes import finding
 from segdist.data.export import FileNames, Tally, new_folder
 from segdist.data.guess import guess_format

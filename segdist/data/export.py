@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from PIL import Image
 
 from segdist import storage
-from segdist.data.coco_export import CONVERSION
+from segdist.data.coco.export import CONVERSION
 from segdist.data.listing import IMAGE_SUFFIXES, SPLITS
 from segdist.errors import StorageError
 from segdist.records import Finding, Sample, Severity

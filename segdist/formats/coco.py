@@ -12,11 +12,11 @@ from urllib.parse import unquote
 from pydantic import Field
 
 from segdist import storage
-from segdist.data.coco_chunk import CocoChunk
-from segdist.data.coco_export import CONVERSION, Writer, recognises
-from segdist.data.coco_frames import check_frames
-from segdist.data.coco_index import CocoIndex, ImageEntry, open_index
-from segdist.data.coco_instances import Categories
+from segdist.data.coco.chunk import CocoChunk
+from segdist.data.coco.export import CONVERSION, Writer, recognises
+from segdist.data.coco.frames import check_frames
+from segdist.data.coco.index import CocoIndex, ImageEntry, open_index
+from segdist.data.coco.instances import Categories
 from segdist.data.codes import finding
 from segdist.data.listing import IMAGE_SUFFIXES, SPLITS, source_stem
 from segdist.errors import DataError

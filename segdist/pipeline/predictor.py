@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from segdist import storage
-from segdist.data.coco_export import annotation
+from segdist.data.coco.export import annotation
 from segdist.data.examples import decode_image
 from segdist.data.inputs import Input, Reader
 from segdist.errors import DataError, StorageError

@@ -9,8 +9,8 @@ import yaml
 
 from segdist import storage
 from segdist.data.class_names import ClassNames
-from segdist.data.coco_frames import BoxFrames
-from segdist.data.coco_instances import instance_of
+from segdist.data.coco.frames import BoxFrames
+from segdist.data.coco.instances import instance_of
 from segdist.data.codes import finding
 from segdist.data.collected import Collected, MissingMasks
 from segdist.data.listing import (

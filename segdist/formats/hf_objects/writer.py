@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from segdist.data.coco_export import annotation
+from segdist.data.coco.export import annotation
 from segdist.records import Finding, Sample
 from segdist.spec import Strict
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from segdist import storage
 from segdist.data.class_names import ClassNames
-from segdist.data.coco_instances import Noted
+from segdist.data.coco.instances import Noted
 from segdist.data.codes import finding
 from segdist.data.collected import Collected, MissingMasks
 from segdist.data.geometry import Problem, box_from_xyxy, mask_from_segmentation

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from segdist import masks
-from segdist.data.coco_export import annotation
+from segdist.data.coco.export import annotation
 from segdist.errors import DataError
 from segdist.labelling.review.queue import Drawn, Task
 from segdist.records import Instance, Rle

@@ -1,6 +1,6 @@
 """One COCO JSON file as an index: its images, its classes, and where each image's annotations lie in the file.
 
-Memory is some ten bytes an annotation; the annotations themselves are parsed image by image (`coco_chunk`).
+Memory is some ten bytes an annotation; the annotations themselves are parsed image by image (`chunk`).
 """
 
 import codecs
@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdist import storage
+from segdist.data.coco.json_lists import SEPARATORS, NotJson, Spans, list_spans
 from segdist.data.codes import finding
 from segdist.data.garbage import search_paused
-from segdist.data.json_lists import SEPARATORS, NotJson, Spans, list_spans
 from segdist.errors import DataError
 from segdist.records import Finding, Severity
 

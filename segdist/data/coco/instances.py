@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from segdist.data.class_names import RESERVED
-from segdist.data.coco_index import key_of
+from segdist.data.coco.index import key_of
 from segdist.data.codes import finding
 from segdist.data.geometry import Box, Problem, box_from_xywh, box_iou, mask_from_segmentation, polygons_cross
 from segdist.records import Finding, Instance, Rle, Severity

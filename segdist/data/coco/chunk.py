@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from segdist.data.coco_index import key_of, parse
-from segdist.data.coco_instances import STALE_BOX, instance_of
+from segdist.data.coco.index import key_of, parse
+from segdist.data.coco.instances import STALE_BOX, instance_of
+from segdist.data.coco.json_lists import SEPARATORS, Spans
+from segdist.data.coco.run_lengths import measure
 from segdist.data.codes import finding
 from segdist.data.collected import identity
 from segdist.data.garbage import search_paused
 from segdist.data.geometry import crosses_itself
-from segdist.data.json_lists import SEPARATORS, Spans
-from segdist.data.run_lengths import measure
 from segdist.records import Finding, Instance, Rle, Sample
 
 MOST_ANNOTATIONS = 1000

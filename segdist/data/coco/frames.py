@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from segdist.data.coco_index import SAMPLED, CocoIndex, parse
+from segdist.data.coco.index import SAMPLED, CocoIndex, parse
 from segdist.data.codes import finding
 from segdist.records import Finding
 
