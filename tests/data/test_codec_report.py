@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from segdist.cli.paligemma import app
 from segdist.data.codec_report import boundary_iou, codec_report, through_tiles
 from segdist.data.mask_crops import squares
 from segdist.masks import decode, encode
 from segdist.paligemma.codec import MaskCodec
 from segdist.paligemma.codec_files import save_codec
-from segdist.paligemma_cli import app
 from segdist.records import Instance, Sample
 
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from segdist.data_cli import app
+from segdist.cli.data import app
 from tests.dirty.export import Export
 
 

@@ -10,7 +10,7 @@ import yaml
 from typer.testing import CliRunner
 
 from segdist import storage
-from segdist.data_cli import app
+from segdist.cli.data import app
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 FOLDERS = ("buildings", "facades", "potholes")

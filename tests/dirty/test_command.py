@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from segdist import registry, storage
+from segdist.cli.data import app
 from segdist.data.codes import CODES
 from segdist.data.review import review
-from segdist.data_cli import app
 from segdist.formats.coco import Format, Options
 from tests.dirty.cases import CASES, Case
 from tests.dirty.export import ANNOTATIONS, Export

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from segdist.cli_options import HOME_STORAGE, Debug, Json, Model, Storage, Tracking, told
+from segdist.cli.options import HOME_STORAGE, Debug, Json, Model, Storage, Tracking, told
 
 app = typer.Typer()
 

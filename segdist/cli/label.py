@@ -7,14 +7,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from segdist.data_cli import told
+from segdist.cli.options import Json, told
 from segdist.errors import SpecError
 
 Sweep = Annotated[
     list[str], typer.Argument(metavar="SWEEP [KEY=VALUE...]", help="A sweep file, then overrides of its keys.")
 ]
 Limit = Annotated[int, typer.Option(min=0, help="The first images only, as a set of its own; 0 for all.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
 class _MakeByDefault(TyperGroup):

@@ -5,11 +5,12 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import yaml
 
-from segdist.errors import SegdistError
+from segdist.errors import SegdistError, SpecError
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and what the workers print.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -38,3 +39,21 @@ def show(error: SegdistError, *, debug: bool) -> None:
     if debug:
         traceback.print_exception(error)
     typer.secho(f"error: {error}", fg="red", err=True)
+
+
+def key_values(texts: list[str]) -> dict[str, Any]:
+    """`KEY=VALUE` arguments with YAML values, as in a sweep file.
+
+    Raises:
+        SpecError: an argument has no `=`, or a value is no YAML.
+    """
+    found = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise SpecError(f"An option must be written KEY=VALUE, but is `{text}`.")
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise SpecError(f"The value of `{key}` must be YAML, but is `{value}`. Quote it.") from error
+    return found

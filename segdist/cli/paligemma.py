@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segdist.data_cli import key_values, told
+from segdist.cli.options import Json, key_values, told
 
 if TYPE_CHECKING:
     from segdist.records import Finding, Sample
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="PaliGemma's mask codec: what it makes of your masks, and training one.", no_args_is_help=True)
 Codec = Annotated[str, typer.Option(help="`shipped`, or a file: vae-oid.npz, or what train-codec wrote.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
 @app.callback()

@@ -1,4 +1,4 @@
-"""The command line: arguments to one call each. Everything heavy is imported by the command that needs it."""
+"""Commands that take sweep files, and those that score and compare. What is heavy is imported by the command."""
 
 import json
 from collections.abc import Callable
@@ -7,25 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from segdist import ship_cli
-from segdist.cli_options import HOME_STORAGE, Debug, Json, Storage, Tracking, show, told
-from segdist.data_cli import app as data_app
+from segdist.cli.options import HOME_STORAGE, Debug, Json, Storage, Tracking, show, told
 from segdist.errors import SegdistError, SpecError
-from segdist.label_cli import app as label_app
-from segdist.paligemma_cli import app as paligemma_app
 
-app = typer.Typer(
-    name="segdist",
-    help="Images and a question in, the best fine-tuned segmentation model out.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-
-app.add_typer(data_app, name="data")
-app.add_typer(paligemma_app, name="paligemma")
-app.add_typer(label_app, name="label")
-app.add_typer(ship_cli.app)
+app = typer.Typer()
 
 Sweeps = Annotated[
     list[str], typer.Argument(metavar="SWEEP... [KEY=VALUE...]", help="Sweep files, then overrides of their keys.")
@@ -258,11 +243,6 @@ def _around(
     return {key: value for key, value in changes.items() if value is not None}
 
 
-def main() -> None:
-    """The console script."""
-    app()
-
-
 def _each(arguments: list[str], action: Callable[[str, list[str]], Any], *, debug: bool) -> None:
     """Do one thing for each sweep file; with several, go on after an error and sum up at the end."""
     files = [a for a in arguments if "=" not in a]
@@ -284,7 +264,3 @@ def _each(arguments: list[str], action: Callable[[str, list[str]], Any], *, debu
         typer.echo("\n".join(["== summary", *(f"{file}  {outcome}" for file, outcome in outcomes.items())]))
     if any(outcome != "ok" for outcome in outcomes.values()):
         raise typer.Exit(2)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,18 +1,15 @@
 """`segdist data ...`: what happens to data before a sweep. What is heavy is imported by the command that needs it."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from segdist import storage
-from segdist.errors import DataError, SegdistError, SpecError, StorageError
+from segdist.cli.options import Json, key_values, told
+from segdist.errors import DataError, SpecError, StorageError
 
 Options = Annotated[list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="An option of the format.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 app = typer.Typer(help="Validate, merge, split, convert and look at annotated images.", no_args_is_help=True)
 
@@ -20,16 +17,6 @@ app = typer.Typer(help="Validate, merge, split, convert and look at annotated im
 @app.callback()
 def _data() -> None:
     """Keeps `segdist data` a group whatever the number of its commands."""
-
-
-@contextmanager
-def told() -> Iterator[None]:
-    """Turns a user's error into a message on stderr and exit code 2."""
-    try:
-        yield
-    except SegdistError as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
-        raise typer.Exit(2) from None
 
 
 @app.command()
@@ -213,21 +200,3 @@ def _source(
         options = {"find_images": False, **options}
     checked_options(keys, {**options, "path": path}, what=f"reading {name}")
     return name, open_format(name, {**options, "path": path})
-
-
-def key_values(texts: list[str]) -> dict[str, Any]:
-    """`KEY=VALUE` arguments with YAML values, as in a sweep file.
-
-    Raises:
-        SpecError: an argument has no `=`, or a value is no YAML.
-    """
-    found = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise SpecError(f"An option must be written KEY=VALUE, but is `{text}`.")
-        try:
-            found[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise SpecError(f"The value of `{key}` must be YAML, but is `{value}`. Quote it.") from error
-    return found

@@ -1,0 +1,23 @@
+"""The command line: arguments to one call each. Everything heavy is imported by the command that needs it."""
+
+import typer
+
+from segdist.cli import data, label, paligemma, ship, sweeps
+
+app = typer.Typer(
+    name="segdist",
+    help="Images and a question in, the best fine-tuned segmentation model out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(sweeps.app)
+app.add_typer(ship.app)
+app.add_typer(data.app, name="data")
+app.add_typer(label.app, name="label")
+app.add_typer(paligemma.app, name="paligemma")
+
+
+def main() -> None:
+    """The console script."""
+    app()
