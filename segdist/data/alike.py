@@ -24,7 +24,7 @@ _LEAST_CONTRAST = 4.0
 """Standard deviation of a thumbnail, in grey levels, below which a picture is too flat to be compared."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Look:
     """What an image looks like, in 72 bytes.
 
