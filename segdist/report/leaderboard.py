@@ -1,5 +1,6 @@
 """The trials of a sweep in order, in the terminal and for machines."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,8 @@ from segdist import registry
 from segdist.spec import Range
 from segdist.tracking import SweepRecord, Tracker, TrialRecord
 
-_PIPED_WIDTH = 220  # a log has no width of its own; Rich would take 80 and break the numbers
+_WIDEST = 10_000
+"""Characters of the widest line in a log."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,8 @@ class Leaderboard:
 
     @property
     def headings(self) -> dict[str, str]:
-        """A short name for each searched key: its last part, or the whole key where that is not unique."""
-        last = {key: key.rpartition(".")[2] for key in self.space}
-        return {key: name if list(last.values()).count(name) == 1 else key for key, name in last.items()}
+        """A short name for each searched key."""
+        return short_names(self.space)
 
     def values(self, trial: TrialRecord) -> dict[str, Any]:
         """What the search chose for a trial; without the keys whose `when` did not hold."""
@@ -109,6 +110,12 @@ class Leaderboard:
         if trial.status == "FINISHED" and trial.epochs < planned_epochs(trial):
             return "stopped early"
         return trial.status.lower()
+
+
+def short_names(keys: Iterable[str]) -> dict[str, str]:
+    """The last part of each key, or the whole key where that is not unique."""
+    last = {key: key.rpartition(".")[2] for key in keys}
+    return {key: name if list(last.values()).count(name) == 1 else key for key, name in last.items()}
 
 
 def planned_epochs(trial: TrialRecord) -> int:
@@ -150,20 +157,38 @@ def as_json(board: Leaderboard) -> dict[str, Any]:
 
 def print_leaderboard(board: Leaderboard, console: Console | None = None) -> None:
     """Print the leaderboard: what was searched, how it scored, and what was won over the untuned trial."""
-    console = console or Console()
-    if not console.is_terminal:
-        console.width = max(console.width, _PIPED_WIDTH)
-    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
-    measures = (column.title for column in board.columns.values())
-    for column in ("trial", "status", board.metric, "gain", *measures, "epochs", "seconds", *board.headings.values()):
-        table.add_column(escape(column), justify="left" if column in ("trial", "status") else "right")
-    for trial in board.trials:
-        style = "bold green" if trial is board.best else "dim" if board.score(trial) is None else ""
-        table.add_row(*(Text(cell) for cell in _cells(board, trial)), style=style)
+    console, table = console or Console(), _table(board)
+    if not console.is_terminal:  # a log has no width of its own; Rich would take 80 and break the numbers
+        console.width = max(
+            console.width, console.measure(table, options=console.options.update(width=_WIDEST)).maximum
+        )
     console.print(f"[bold]{escape(board.sweep.name)}[/bold]  {escape(board.sweep.question)}")
     console.print(table)
     for line in conclusions(board):
         console.print(escape(line))
+
+
+def _table(board: Leaderboard) -> Table:
+    """A row a trial. Keys that every trial has are columns; those that only some have stand together in the last."""
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    measures = (column.title for column in board.columns.values())
+    always = [key for key, searched in board.space.items() if not searched.when]
+    sometimes = [key for key, searched in board.space.items() if searched.when]
+    for column in ("trial", "status", board.metric, "gain", *measures, "epochs", "seconds"):
+        table.add_column(escape(column), justify="left" if column in ("trial", "status") else "right", no_wrap=True)
+    for key in always:
+        table.add_column(escape(board.headings[key]), justify="right")
+    if sometimes:
+        table.add_column("further")
+    for trial in board.trials:
+        style = "bold green" if trial is board.best else "dim" if board.score(trial) is None else ""
+        values = board.values(trial)
+        cells = [*_cells(board, trial), *(number(values.get(key)) for key in always)]
+        if sometimes:
+            own = short_names(key for key in sometimes if key in values)
+            cells.append(" ".join(f"{name}={number(values[key])}" for key, name in own.items()))
+        table.add_row(*(Text(cell) for cell in cells), style=style)
+    return table
 
 
 def conclusions(board: Leaderboard) -> list[str]:
@@ -199,6 +224,7 @@ def number(value: Any) -> str:
 
 
 def _cells(board: Leaderboard, trial: TrialRecord) -> list[str]:
+    """What came of a trial."""
     gain = board.gain(trial)
     return [
         f"{trial.number}{' untuned' if trial.is_baseline else ''}",
@@ -208,7 +234,6 @@ def _cells(board: Leaderboard, trial: TrialRecord) -> list[str]:
         *(column.text(trial.metrics.get(name)) for name, column in board.columns.items()),
         str(trial.epochs),
         f"{trial.seconds:.0f}",
-        *(number(board.values(trial).get(key)) for key in board.space),
     ]
 
 

@@ -39,6 +39,24 @@ def test_the_table_shows_searched_values_the_untuned_trial_and_what_was_won(boar
     assert "test   iou 0.710" in text
 
 
+def test_keys_that_only_some_trials_have_stand_together_and_no_line_is_broken(board: Leaderboard) -> None:
+    space = {
+        "model.family": {"choices": ["mask2former", "rf_detr"]},
+        "model.mask2former.num_queries": {"low": 10, "high": 90, "when": {"model.family": "mask2former"}},
+        "model.rf_detr.num_queries": {"low": 10, "high": 90, "when": {"model.family": "rf_detr"}},
+        "train.adapter.rank": {"choices": [4, 8], "when": {"model.family": "rf_detr"}},
+    }
+    first, second, *_ = board.trials
+    one = {"model.family": "mask2former", "model.mask2former.num_queries": 20}
+    other = {"model.family": "rf_detr", "model.rf_detr.num_queries": 30, "train.adapter.rank": 4}
+    trials = (replace(first, params=first.params | one), replace(second, params=second.params | other))
+    sweep = replace(board.sweep, spec={**board.sweep.spec, "space": space})
+    heading, *rows = printed(Leaderboard(sweep, trials)).splitlines()[1:4]
+    assert heading.split()[-2:] == ["family", "further"]
+    assert rows[0].split()[-2:] == ["mask2former", "num_queries=20"]
+    assert rows[1].split()[-3:] == ["rf_detr", "num_queries=30", "rank=4"]
+
+
 def test_user_text_is_no_markup_in_the_terminal(board: Leaderboard) -> None:
     assert "<script>alert('roofs')</script>" in printed(board)
 
