@@ -144,7 +144,7 @@ def _started(sweep: Path, log: Path) -> subprocess.Popen[bytes]:
             command("run", sweep), stdout=file, stderr=file, env=environment(sweep.parent), start_new_session=True
         )
     deadline = time.monotonic() + 200
-    while not re.search(r"\[ ?\d/3\] epoch", log.read_text()):
+    while not re.search(r"trial \d+ +epoch", log.read_text()):
         assert driver.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.2)
