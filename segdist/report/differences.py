@@ -11,6 +11,7 @@ from rich.text import Text
 
 from segdist.report.evaluation import number_text, plain_table
 from segdist.report.pages import render
+from segdist.report.terminal import console_for
 
 _SHOWN = 5
 _COLUMNS = ("first", "second", "difference")
@@ -34,7 +35,7 @@ def print_diff(found: Mapping[str, Any], console: Console | None = None) -> None
         found: `Comparison.to_json()`.
         console: where to print.
     """
-    console = console or Console()
+    console = console_for(console)
     console.print(f"[bold]{escape(found['first_model'])}[/bold] against [bold]{escape(found['second_model'])}[/bold]")
     for note in found["notes"]:
         console.print(f"note  {escape(note)}")

@@ -8,6 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from segdist.report.terminal import console_for
+
 _PER_CLASS = ("iou", "dice", "boundary_iou", "cldice", "panoptic_quality", "mask_ap", "box_ap")
 _WORST_SHOWN = 5
 _COLUMNS = 3
@@ -20,7 +22,7 @@ def print_evaluation(found: Mapping[str, Any], console: Console | None = None) -
         found: what `pipeline.score` returned.
         console: where to print.
     """
-    console = console or Console()
+    console = console_for(console)
     values = found["metrics"]
     console.print(
         f"[bold]{escape(str(found.get('model') or found['predictions']))}[/bold]  {len(found['images'])} images"
@@ -40,7 +42,7 @@ def print_evaluation(found: Mapping[str, Any], console: Console | None = None) -
 
 def print_checkpoints(found: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
     """Print several models over the same data, one a line."""
-    console = console or Console()
+    console = console_for(console)
     columns = ["iou", "mask_ap", "boundary_iou", "cldice", "panoptic_quality", "runtime/latency_p50_ms"]
     table = plain_table("trial", *columns)
     for one in found:

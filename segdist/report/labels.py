@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from segdist.report.leaderboard import number
+from segdist.report.terminal import console_for
 
 _VERDICTS = ("labelled", "review", "rejected")
 _MEASURES = ("iou", "boundary_iou", "box_fill_iou")
@@ -73,7 +74,7 @@ def _of_page(policy: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str
 
 def print_label_reports(reports: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
     """Print the sets of labels of a sweep, one after the other."""
-    console = console or Console()
+    console = console_for(console)
     for one in reports:
         _print_one(one, console)
 

@@ -10,11 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from segdist import registry
+from segdist.report.terminal import console_for
 from segdist.spec import Range
 from segdist.tracking import SweepRecord, Tracker, TrialRecord
-
-_WIDEST = 10_000
-"""Characters of the widest line in a log."""
 
 
 @dataclass(frozen=True)
@@ -157,13 +155,9 @@ def as_json(board: Leaderboard) -> dict[str, Any]:
 
 def print_leaderboard(board: Leaderboard, console: Console | None = None) -> None:
     """Print the leaderboard: what was searched, how it scored, and what was won over the untuned trial."""
-    console, table = console or Console(), _table(board)
-    if not console.is_terminal:  # a log has no width of its own; Rich would take 80 and break the numbers
-        console.width = max(
-            console.width, console.measure(table, options=console.options.update(width=_WIDEST)).maximum
-        )
+    console = console_for(console)
     console.print(f"[bold]{escape(board.sweep.name)}[/bold]  {escape(board.sweep.question)}")
-    console.print(table)
+    console.print(_table(board))
     for line in conclusions(board):
         console.print(escape(line))
 

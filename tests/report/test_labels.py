@@ -19,14 +19,16 @@ def _note(label: str, iou: float, box_fill: float) -> dict[str, Any]:
     }
 
 
-def _printed(notes: list[dict[str, Any]], width: int) -> str:
+def _printed(notes: list[dict[str, Any]], width: int = 0) -> str:
+    """What a window of some width shows, or a log."""
     manifest = {
         "details": {**summarise(notes), "teacher_seconds": 2.0, "images_per_second": 3.0},
         "splits": {"train": {"images": 8}},
         "content_hash": "0123456789abcdef",
         "findings": {},
     }
-    console = Console(file=StringIO(), width=width)
+    window = {"force_terminal": True, "color_system": None, "width": width} if width else {}
+    console = Console(file=StringIO(), **window)  # type: ignore[arg-type]
     print_label_reports([label_report("sam by box", {}, "somewhere", manifest)], console)
     assert isinstance(console.file, StringIO)
     return console.file.getvalue()
@@ -39,7 +41,12 @@ def test_numbers_are_whole_in_a_narrow_window_whatever_the_names() -> None:
     assert max(map(len, text.splitlines())) <= 80
 
 
+def test_a_log_cuts_no_name_short() -> None:
+    name = "non-building-infrastructure-of-the-city" * 5
+    assert name in _printed([_note(name, 0.768, 0.431)])
+
+
 def test_classes_whose_boxes_are_better_than_their_labels_are_named() -> None:
-    text = _printed([_note("window", 0.163, 0.786), _note("crack", 0.77, 0.109)], width=200)
+    text = _printed([_note("window", 0.163, 0.786), _note("crack", 0.77, 0.109)])
     assert "worse than filling the boxes: window." in text
-    assert "worse" not in _printed([_note("crack", 0.77, 0.109)], width=200)
+    assert "worse" not in _printed([_note("crack", 0.77, 0.109)])
