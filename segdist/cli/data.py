@@ -9,6 +9,8 @@ from segdist import storage
 from segdist.cli.options import Json, key_values, told
 from segdist.errors import DataError, SpecError, StorageError
 
+Place = Annotated[str, typer.Argument(help="A folder, file or archive, local or s3://, or a segdist data set.")]
+FormatName = Annotated[str, typer.Option("--format", help="The format of PATH, where it does not show.")]
 Options = Annotated[list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="An option of the format.")]
 
 app = typer.Typer(help="Validate, merge, split, convert and look at annotated images.", no_args_is_help=True)
@@ -21,15 +23,15 @@ def _data() -> None:
 
 @app.command()
 def convert(
-    path: Annotated[str, typer.Argument(help="A folder, file or archive, local or s3://, or a segdist data set.")],
+    path: Place,
     to: Annotated[str, typer.Option(help="The format to write: coco, hf_objects, paligemma, png_masks, yolo, ...")],
     out: Annotated[str, typer.Option("-o", "--out", help="A folder or s3:// prefix that is not there yet.")],
-    format_name: Annotated[str, typer.Option("--format", help="The format of PATH, where it does not show.")] = "",
+    format_name: FormatName = "",
     option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the format read.")] = None,
     write: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the writer.")] = None,
     skip_errors: Annotated[bool, typer.Option("--skip-errors", help="Leave out what is wrong; it is counted.")] = False,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not read the result back and compare.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Write a data set in another format; what the format cannot hold is counted, named and measured."""
     from segdist.data.convert import convert as run
@@ -52,7 +54,7 @@ def convert(
 @app.command()
 def validate(
     path: Annotated[str, typer.Argument(help="A folder, file or archive, local or s3://.")] = "",
-    format_name: Annotated[str, typer.Option("--format", help="Its format, where it does not show.")] = "",
+    format_name: FormatName = "",
     option: Options = None,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings count as errors.")] = False,
     no_images: Annotated[bool, typer.Option("--no-images", help="Check annotations only; open no image.")] = False,
@@ -105,7 +107,7 @@ def merge(
 def split(
     path: Annotated[str, typer.Argument(help="A data set of segdist, or anything else that can be read.")],
     out: Annotated[str, typer.Option("-o", "--out", help="A folder or s3:// prefix for the divided data set.")],
-    format_name: Annotated[str, typer.Option("--format", help="The format of PATH, where it does not show.")] = "",
+    format_name: FormatName = "",
     option: Options = None,
     val: Annotated[float, typer.Option(help="Share for validation.")] = 0.15,
     test: Annotated[float, typer.Option(help="Share for testing.")] = 0.15,
@@ -125,8 +127,8 @@ def split(
 
 @app.command()
 def stats(
-    path: Annotated[str, typer.Argument(help="A folder, file or archive, local or s3://, or a segdist data set.")],
-    format_name: Annotated[str, typer.Option("--format", help="Its format, where it does not show.")] = "",
+    path: Place,
+    format_name: FormatName = "",
     option: Options = None,
     no_images: Annotated[bool, typer.Option("--no-images", help="Open no image: no brightness.")] = False,
     html: Annotated[str, typer.Option(help="Also write a page with the charts.")] = "",
@@ -147,9 +149,9 @@ def stats(
 
 @app.command()
 def view(
-    path: Annotated[str, typer.Argument(help="A folder, file or archive, local or s3://, or a segdist data set.")],
+    path: Place,
     out: Annotated[str, typer.Option("-o", "--out", help="The page to write, e.g. gallery.html.")],
-    format_name: Annotated[str, typer.Option("--format", help="The format of PATH, where it does not show.")] = "",
+    format_name: FormatName = "",
     option: Options = None,
     count: Annotated[int, typer.Option(min=1, help="Pictures at most; 60 make a page of some 3 MB.")] = 60,
     label: Annotated[list[str] | None, typer.Option("--class", metavar="NAME", help="Only images with it.")] = None,

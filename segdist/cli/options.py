@@ -41,6 +41,19 @@ def show(error: SegdistError, *, debug: bool) -> None:
     typer.secho(f"error: {error}", fg="red", err=True)
 
 
+def tile_size(text: str) -> int | str:
+    """The side of tiles that `--tile` names.
+
+    Raises:
+        SpecError: it is neither a number of pixels nor `network`.
+    """
+    if text == "network":
+        return text
+    if not (text.isdecimal() and int(text)):
+        raise SpecError(f"`--tile` takes a side in pixels or `network`, but got {text}.")
+    return int(text)
+
+
 def key_values(texts: list[str]) -> dict[str, Any]:
     """`KEY=VALUE` arguments with YAML values, as in a sweep file.
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from segdist.cli.options import HOME_STORAGE, Debug, Json, Model, Storage, Tracking, told
+from segdist.cli.options import HOME_STORAGE, Debug, Json, Model, Storage, Tracking, tile_size, told
 
 app = typer.Typer()
 
@@ -61,7 +61,7 @@ def predict(
         *inside, target = [*places, *([out] if out else [])]
         changes: dict[str, Any] = {} if min_score is None else {"min_score": min_score}
         if tile:
-            changes["tile"] = None if tile == "off" else {"size": _tile_size(tile), "overlap": overlap}
+            changes["tile"] = None if tile == "off" else {"size": tile_size(tile), "overlap": overlap}
         outputs = tuple(name for name in (write or ["overlays"]) if name != "none")
         how = How(outputs, changes, boxes, truth)
         where = predict_images(
@@ -149,14 +149,6 @@ def serve(
         where = address(host, port, token=token, token_file=token_file)
         limits = Limits(int(max_megabytes * 1e6), int(max_megapixels * 1e6))
         run(model, where, limits=limits, replicas=replicas, max_batch=max_batch, storage=storage, tracking=tracking)
-
-
-def _tile_size(text: str) -> int | str:
-    from segdist.errors import SpecError
-
-    if text != "network" and not (text.isdigit() and int(text)):
-        raise SpecError(f"`--tile` must be a number of pixels, network or off, but got {text}")
-    return text if text == "network" else int(text)
 
 
 def _say(text: str) -> None:

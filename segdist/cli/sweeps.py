@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from segdist.cli.options import HOME_STORAGE, Debug, Json, Storage, Tracking, show, told
+from segdist.cli.options import HOME_STORAGE, Debug, Json, Storage, Tracking, show, tile_size, told
 from segdist.errors import SegdistError, SpecError
 
 app = typer.Typer()
@@ -230,14 +230,12 @@ def _around(
     """The keys of `evaluate` that flags change."""
     if crf and guided_filter:
         raise SpecError("`--crf` and `--guided-filter` exclude each other: name one.")
-    if tile and tile != "network" and not (tile.isdecimal() and int(tile) > 0):
-        raise SpecError(f"`--tile` takes a side in pixels or `network`, but got {tile}.")
     refine = "crf" if crf else "guided_filter" if guided_filter else None
     post = {"refine": refine, "min_area": min_area, "fill_holes": fill_holes}
     changes: dict[str, Any] = {
         "min_score": min_score,
         "tta": ["flip", "darker", "brighter"] if tta else None,
-        "tile": {"size": int(tile) if tile.isdecimal() else tile} if tile else None,
+        "tile": {"size": tile_size(tile)} if tile else None,
         "post": {key: value for key, value in post.items() if value is not None},
     }
     return {key: value for key, value in changes.items() if value is not None}

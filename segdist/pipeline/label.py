@@ -145,7 +145,6 @@ def _label(
         "halved": sum(note.get("halved", 0) for note in notes),
         "images_per_second": sum(len(s.rows) for s in made) / seconds if made else None,
         "teacher_seconds": sum(note.get("seconds", 0.0) for note in notes),
-        "teacher_cpu_seconds": sum(note.get("cpu_seconds", 0.0) for note in notes),
         "dataset": dataset.manifest.content_hash,
         "policy": job.label.model_dump(mode="json"),
     }

@@ -9,9 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from segdist.report.evaluation import number_text, plain_table
 from segdist.report.pages import render
-from segdist.report.terminal import console_for
+from segdist.report.terminal import console_for, number_text, plain_table
 
 _SHOWN = 5
 _COLUMNS = ("first", "second", "difference")

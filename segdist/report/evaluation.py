@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from segdist.report.terminal import console_for
+from segdist.report.terminal import console_for, number_text, plain_table
 
 _PER_CLASS = ("iou", "dice", "boundary_iou", "cldice", "panoptic_quality", "mask_ap", "box_ap")
 _WORST_SHOWN = 5
@@ -107,17 +107,3 @@ def _parts(kind: str, metric: str, parts: Sequence[Mapping[str, Any]]) -> Table:
     if len(parts) > _WORST_SHOWN:
         table.caption = f"the worst {_WORST_SHOWN} of {len(parts)}"
     return table
-
-
-def plain_table(first: str, *columns: str) -> Table:
-    """A table without lines: text in the first column, numbers in the others."""
-    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(first)
-    for column in columns:
-        table.add_column(column, justify="right")
-    return table
-
-
-def number_text(value: float | None) -> str:
-    """Three digits, or a dash."""
-    return "-" if value is None else f"{value:.3f}"

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from segdist import registry
-from segdist.report.terminal import console_for
+from segdist.report.terminal import console_for, plain_table
 from segdist.spec import Range
 from segdist.tracking import SweepRecord, Tracker, TrialRecord
 
@@ -164,12 +164,13 @@ def print_leaderboard(board: Leaderboard, console: Console | None = None) -> Non
 
 def _table(board: Leaderboard) -> Table:
     """A row a trial. Keys that every trial has are columns; those that only some have stand together in the last."""
-    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
     measures = (column.title for column in board.columns.values())
+    table = plain_table("trial", *map(escape, ("status", board.metric, "gain", *measures, "epochs", "seconds")))
+    table.columns[1].justify = "left"
+    for column in table.columns:
+        column.no_wrap = True
     always = [key for key, searched in board.space.items() if not searched.when]
     sometimes = [key for key, searched in board.space.items() if searched.when]
-    for column in ("trial", "status", board.metric, "gain", *measures, "epochs", "seconds"):
-        table.add_column(escape(column), justify="left" if column in ("trial", "status") else "right", no_wrap=True)
     for key in always:
         table.add_column(escape(board.headings[key]), justify="right")
     if sometimes:

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from segdist.report import charts
-from segdist.report.evaluation import number_text, plain_table
 from segdist.report.pages import render
+from segdist.report.terminal import console_for, number_text, plain_table
 
 COLUMNS = ("loss", "iou", "dice", "mask_ap", "decoding/parse_failure_rate")
 _BAR = 40
@@ -25,7 +25,7 @@ def print_study(found: Found, console: Console | None = None) -> None:
         found: what `pipeline.study` returned, in the order of steps.
         console: where to print.
     """
-    console = console or Console()
+    console = console_for(console)
     console.print(_table(found))
     best = _best(found)
     iou = number_text(best["metrics"].get("iou"))

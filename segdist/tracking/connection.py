@@ -67,6 +67,12 @@ class Connection:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield  # closing the file releases the lock, also when the process is killed
 
+    @contextlib.contextmanager
+    def writing(self) -> Iterator["MlflowClient"]:
+        """The client, while other processes are kept out."""
+        with self.client() as client, self.exclusive():
+            yield client
+
     @property
     def shown(self) -> str:
         """The address without credentials."""

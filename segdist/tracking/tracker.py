@@ -207,14 +207,14 @@ class Tracker:
             status: how it ended; a trial that early stopping ended is FINISHED.
             reason: why, in a few words, e.g. the first line of an error.
         """
-        with self._connection.client() as client, self._connection.exclusive():
+        with self._connection.writing() as client:
             if reason:
                 client.set_tag(run_id, names.END, tag_text(reason))
             client.set_terminated(run_id, status)
 
     def tag(self, run_id: str, name: str, value: Any) -> None:
         """Set one tag of a run."""
-        with self._connection.client() as client, self._connection.exclusive():
+        with self._connection.writing() as client:
             client.set_tag(run_id, name, tag_text(value))
 
     def discard(self, run_id: str) -> None:
@@ -344,12 +344,12 @@ class Tracker:
         Returns:
             The version number.
         """
-        with self._connection.client() as client, self._connection.exclusive():
+        with self._connection.writing() as client:
             return registry.register_champion(client, name, run_id, artifact_path)
 
     def register(self, name: str, run_id: str, artifact_path: str) -> int:
         """The same without the alias."""
-        with self._connection.client() as client, self._connection.exclusive():
+        with self._connection.writing() as client:
             return registry.register(client, name, run_id, artifact_path)
 
     def champion_run(self, name: str) -> str:
@@ -451,7 +451,7 @@ class Tracker:
 
         now = time.time_ns() // 1_000_000
         metrics = [Metric(name, value, now, step) for name, value in values.items()]
-        with self._connection.client() as client, self._connection.exclusive():
+        with self._connection.writing() as client:
             for start in range(0, len(metrics), _METRICS_PER_CALL):
                 client.log_batch(run_id, metrics=metrics[start : start + _METRICS_PER_CALL])
 

@@ -1,8 +1,10 @@
 """A sweep small enough for a test: drawn roofs, a debug-sized network, minutes of patience."""
 
 import os
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,3 +88,12 @@ def draw_roofs(file: Path) -> None:
 
     image, _ = draw("roofs", 5, 96)
     assert cv2.imwrite(str(file), image[..., ::-1])
+
+
+def wait_for(log: Path, pattern: str, driver: subprocess.Popen[bytes]) -> None:
+    """Until a driver has written what is looked for; one that ends before has failed."""
+    deadline = time.monotonic() + 200
+    while not re.search(pattern, log.read_text()):
+        assert driver.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)

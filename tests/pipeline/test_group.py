@@ -4,13 +4,12 @@ import os
 import re
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from segdist.tracking import Tracker
-from tests.pipeline.conftest import command, environment, processes
+from tests.pipeline.conftest import command, environment, processes, wait_for
 
 EPOCHS = 12
 OVERRIDES = (
@@ -32,7 +31,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint_and_leaves_its_cpus_to_the_
             command("run", sweep, *OVERRIDES), stdout=out, stderr=out, env=environment(tmp_path), start_new_session=True
         )
         try:
-            _wait_for(log, r"trial 0 +epoch +2/", driver)
+            wait_for(log, r"trial 0 +epoch +2/", driver)
             victim = processes(tmp_path, "ray::RayTrainWorker")[1]
             os.kill(victim, signal.SIGKILL)
             assert not re.search(rf"epoch +{EPOCHS}/", log.read_text()), "it was killed in the middle"
@@ -53,11 +52,3 @@ def test_a_killed_worker_goes_on_from_its_checkpoint_and_leaves_its_cpus_to_the_
         model = tracker.download(trial.run_id, "model", tmp_path / trial.run_id)
         assert (model / "weights.safetensors").is_file()
         assert list(tracker.download(trial.run_id, "pictures", tmp_path / trial.run_id).glob("*.jpg"))
-
-
-def _wait_for(log: Path, pattern: str, driver: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 200
-    while not re.search(pattern, log.read_text()):
-        assert driver.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.1)

@@ -14,7 +14,7 @@ import pytest
 from segdist.errors import BackendError
 from segdist.pipeline.cluster import connected
 from segdist.tracking import Tracker
-from tests.pipeline.conftest import Command, command, draw_roofs, environment, processes
+from tests.pipeline.conftest import Command, command, draw_roofs, environment, processes, wait_for
 
 # Whole sweeps, each in processes of its own; on a busy machine they take minutes.
 pytestmark = pytest.mark.timeout(900)
@@ -143,9 +143,5 @@ def _started(sweep: Path, log: Path) -> subprocess.Popen[bytes]:
         driver = subprocess.Popen(
             command("run", sweep), stdout=file, stderr=file, env=environment(sweep.parent), start_new_session=True
         )
-    deadline = time.monotonic() + 200
-    while not re.search(r"trial \d+ +epoch", log.read_text()):
-        assert driver.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.2)
+    wait_for(log, r"trial \d+ +epoch", driver)
     return driver
