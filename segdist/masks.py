@@ -19,7 +19,7 @@ Mask = NDArray[np.bool_]
 Cut = tuple[slice, slice]
 """Rows and columns."""
 _ROUNDING = 1e-5
-"""Shares of a pixel that differ by less are the same; 32-bit sums differ by some 1e-7."""
+"""Shares that differ by less are the same: 32-bit sums differ by some 1e-7, with where the part begins."""
 _LONGEST = 7
 """Characters of the largest number in run lengths: 35 bits, more than any image has pixels."""
 
@@ -64,9 +64,8 @@ def decode_cut(rle: Rle, cut: Cut, *, margin: int = 0) -> Mask:
 
 def tight_cut(*rles: Rle) -> Cut:
     """Rows and columns of the smallest cut that holds all pixels set, and at least one pixel."""
-    boxes = np.array([rle.box_xyxy for rle in rles if rle.area] or [(0, 0, 1, 1)], int)
-    (x1, y1), (x2, y2) = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
-    return slice(int(y1), int(y2)), slice(int(x1), int(x2))
+    x1, y1, x2, y2 = zip(*([rle.box_xyxy for rle in rles if rle.area] or [(0, 0, 1, 1)]), strict=True)
+    return slice(int(min(y1)), int(max(y2))), slice(int(min(x1)), int(max(x2)))
 
 
 def empty(size_hw: tuple[int, int]) -> Rle:
@@ -175,7 +174,7 @@ def resize(mask_HW: Mask, size_hw: tuple[int, int]) -> Mask:
         return resize(resize(mask_HW, smaller_hw), size_hw)
     cover_HW = cv2.resize(mask_HW.astype(np.float32), size_wh, interpolation=cv2.INTER_AREA)
     most_HW = cv2.dilate(cover_HW, np.ones((3, 3), np.uint8))
-    return np.asarray((cover_HW >= most_HW / 3 - _ROUNDING) & (cover_HW > _ROUNDING))
+    return np.asarray((cover_HW >= most_HW * (1 / 3 - _ROUNDING)) & (cover_HW > 1e-4))
 
 
 def decode_resized(rle: Rle, size_hw: tuple[int, int]) -> Mask:
