@@ -16,6 +16,7 @@ from typing import Any
 import fsspec
 from fsspec.core import url_to_fs
 
+from segdist import texts
 from segdist.errors import StorageError
 
 
@@ -74,6 +75,20 @@ def read_bytes(uri: str) -> bytes:
     with _explained(uri, "read"):
         filesystem, path = _open(uri)
         return bytes(filesystem.cat_file(path))
+
+
+def read_text(uri: str) -> str:
+    """The text of a file that a user writes for segdist: UTF-8 with or without a byte order mark, UTF-16 with one.
+
+    Files of other tools go through `segdist.data.text_files`, which mends what is not.
+
+    Raises:
+        StorageError: it is missing, cannot be read, or is no such text.
+    """
+    try:
+        return texts.read(read_bytes(uri))
+    except texts.NotTextError as error:
+        raise StorageError(f"Cannot read {uri}: {error}.") from None
 
 
 def read_head(uri: str, size: int) -> bytes:

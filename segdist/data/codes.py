@@ -29,7 +29,7 @@ CODES: dict[str, Code] = {
     # files
     "source-unreadable": Code(_E, "The annotation file or folder is missing, damaged, or of another format."),
     "format-ambiguous": Code(_W, "A folder holds several formats; the one that can hold most was read."),
-    "encoding-repaired": Code(_R, "The annotation file is not UTF-8; it was read as UTF-16 or Latin-1."),
+    "encoding-repaired": Code(_R, "The file is not UTF-8; it was read as UTF-16, or in the old code page of Windows."),
     "split-path-missing": Code(_E, "A path of data.yaml names no folder with images; a warning outside of train."),
     "split-path-repaired": Code(_R, "A path of data.yaml is not there as written; the folder it ends in was read."),
     "label-file-missing": Code(_W, "An image has no label file or mask; it is taken as one without objects."),

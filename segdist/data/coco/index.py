@@ -21,8 +21,10 @@ from segdist import storage
 from segdist.data.coco.json_lists import SEPARATORS, NotJson, Spans, list_spans
 from segdist.data.codes import finding
 from segdist.data.garbage import search_paused
+from segdist.data.text_files import text_of
 from segdist.errors import DataError
-from segdist.records import Finding, Severity
+from segdist.records import Finding
+from segdist.texts import NotTextError
 
 BATCH = 4096
 """Elements parsed together."""
@@ -124,10 +126,10 @@ def open_index(uri: str, report: Callable[[Finding], None]) -> CocoIndex:
     Raises:
         DataError: it is no COCO file, or damaged.
     """
-    path, copy = _local(uri, report)
     try:
+        path, copy = _local(uri, report)
         spans = list_spans(path)
-    except NotJson as error:
+    except (NotJson, NotTextError) as error:
         raise DataError(f"{uri} must be JSON, but {error}. Export the annotations again.") from None
     for key in _LISTS:
         if key not in spans:
@@ -388,20 +390,12 @@ def _is_utf8(path: str) -> bool:
 
 
 def _utf8(uri: str, content: bytes, report: Callable[[Finding], None]) -> bytes:
-    encoding = "utf-8"
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        encoding = "utf-16"
-    elif content[1:2] == b"\x00":
-        encoding = "utf-16-le"
-    elif content[:1] == b"\x00":
-        encoding = "utf-16-be"
+    """The text as UTF-8; bytes that are UTF-8 already stay as they are, NUL and all: parsing names what is wrong."""
     try:
-        text = content.decode(encoding)
+        content.decode()
     except UnicodeDecodeError:
-        encoding = "latin-1"
-        text = content.decode(encoding)
-    if encoding == "utf-8":
-        return content
-    message = f"the file is not UTF-8; it was read as {encoding}: check names with accents"
-    report(finding("encoding-repaired", message, file=uri, severity=Severity.REPAIRED))
-    return text.encode()
+        pass
+    else:
+        if b"\x00" not in content[:4]:
+            return content
+    return text_of(content, uri, report).encode()
