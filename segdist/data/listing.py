@@ -1,6 +1,7 @@
 """The files of a source, and what all formats that read a folder of files share."""
 
 import io
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
@@ -24,6 +25,7 @@ SPLITS: Mapping[str, Split] = {
 }  # fmt: skip
 """What folders and files of a split are called in the field."""
 _HEAD = 65_536
+_YEAR = re.compile(r"[_\-]?\d{4}$")
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 
 
@@ -105,8 +107,9 @@ class FolderFormat:
 
 
 def split_of(name: str) -> Split | None:
-    """The split that a folder of a relative path stands for; None where no folder has such a name."""
-    return next((SPLITS[part.lower()] for part in PurePosixPath(name).parts[:-1] if part.lower() in SPLITS), None)
+    """The split that a folder of a relative path stands for (`valid`, `train2017`); None where none has such a name."""
+    folders = (_YEAR.sub("", part.lower()) for part in name.split("/")[:-1])
+    return next((SPLITS[folder] for folder in folders if folder in SPLITS), None)
 
 
 def swap_folder(name: str, old: str, new: str) -> str | None:

@@ -1,13 +1,11 @@
 """COCO JSON: a file, a folder with some, or Roboflow's layout of train, valid and test folders."""
 
 import re
-import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
-from urllib.parse import unquote
 
 from pydantic import Field
 
@@ -18,7 +16,8 @@ from segdist.data.coco.frames import check_frames
 from segdist.data.coco.index import CocoIndex, ImageEntry, open_index
 from segdist.data.coco.instances import Categories
 from segdist.data.codes import finding
-from segdist.data.listing import IMAGE_SUFFIXES, SPLITS, source_stem
+from segdist.data.foreign_paths import KnownFiles, Match
+from segdist.data.listing import IMAGE_SUFFIXES, SPLITS, source_stem, split_of
 from segdist.errors import DataError
 from segdist.records import Finding, Sample, Severity
 from segdist.spec import Split, Strict, digest
@@ -28,7 +27,7 @@ Report = Callable[[Finding], None]
 ROBOFLOW_FILE = "_annotations.coco.json"
 IMAGES_PER_CHUNK = 512
 """Images whose annotations are read together; fewer where the images themselves are opened, which takes longer."""
-_IMAGE_FOLDERS = ("", "images", "data")
+_IMAGE_FOLDERS = ("", "images/", "data/")
 _SPLIT_IN_NAME = re.compile(r"(?:^|[_\-.])(train|valid|val|test)(?:ing|idation)?\d*$", re.IGNORECASE)
 _NOT_INSTANCES = ("captions", "person_keypoints", "panoptic", "stuff", "image_info")
 """How COCO's own files begin that hold the same images with other annotations."""
@@ -171,36 +170,25 @@ class _ImageFiles:
         found = (e.uri for e in storage.find(self.folder))
         return {u.removeprefix("./").removeprefix(self._root.removeprefix("./")).lstrip("/"): u for u in found}
 
-    @cached_property
-    def _by_name(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        for below in sorted(self._files):
-            if not _is_hidden(below):
-                found.setdefault(_plain_name(below), []).append(below)
-        return found
-
-    def locate(self, file_name: str) -> tuple[str, str]:
-        """The file's URI and, where its name had to be changed, how; ("", "") where there is none."""
+    def locate(self, file_names: Iterable[str], split: str) -> Mapping[str, Match]:
+        """The path below the folder of each image, by its name in the annotations; nothing where none is looked for."""
         if not self.look:
-            return storage.join(self.folder, file_name), ""
-        for folder in _IMAGE_FOLDERS:
-            below = f"{folder}/{file_name}" if folder else file_name
-            if below in self._files:
-                return self._take(below), ""
-        near = self._by_name.get(_plain_name(file_name)) or self._by_name.get(_plain_name(unquote(file_name)), [])
-        deeper = [below for below in near if f"/{below}".endswith("/" + file_name)]
-        if len(deeper) == 1:
-            return self._take(deeper[0]), ""
-        return (self._take(near[0]), f"`{file_name}` was found as `{near[0]}`") if len(near) == 1 else ("", "")
+            return {}
+        direct = {
+            name: next((b for f in _IMAGE_FOLDERS if (b := f"{f}{name}") in self._files), name) for name in file_names
+        }
+        found = KnownFiles(b for b in self._files if not _is_hidden(b)).match_all(direct.values(), split=split)
+        self.used.update(match.name for match in found.values())
+        return {name: found[below] for name, below in direct.items()}
 
-    def unlisted(self) -> list[str]:
-        """Images below the folder that no annotation file has named."""
-        images = (b for b in self._files if b.lower().endswith(IMAGE_SUFFIXES) and not _is_hidden(b))
-        return sorted(b for b in images if self._files[b] not in self.used) if self.look else []
-
-    def _take(self, below: str) -> str:
-        self.used.add(self._files[below])
+    def uri(self, below: str) -> str:
+        """The full URI of a file below the folder."""
         return self._files[below]
+
+    def unlisted(self, split: str) -> list[str]:
+        """Images of a split below the folder that no annotation file has named."""
+        images = (b for b in self._files if b.lower().endswith(IMAGE_SUFFIXES) and not _is_hidden(b))
+        return sorted(b for b in images if b not in self.used and (split_of(b) or split) == split) if self.look else []
 
 
 class _Reader:
@@ -210,6 +198,7 @@ class _Reader:
         self, part: _Part, index: CocoIndex, names: Mapping[str, str], files: _ImageFiles, report: Report
     ) -> None:
         self._part, self._index, self._names, self._files, self._report = part, index, names, files, report
+        self._located = files.locate((image.file_name for image in index.images), part.split or _split_in(part.uri))
 
     def chunks(self) -> Iterator[CocoChunk]:
         index = self._index
@@ -230,7 +219,7 @@ class _Reader:
     def _bare(self, image: ImageEntry) -> Sample | None:
         """The sample of an image without its instances."""
         name = image.file_name
-        uri, repair = self._files.locate(name)
+        match = self._located.get(name, Match())
         size_hw = _size(image)
         if size_hw is None:
             came = f"{image.height!r} and {image.width!r}"
@@ -239,23 +228,30 @@ class _Reader:
             return None
         before = self._part.split or self._part.prefix
         image_id = f"{before}/{name}" if before else name.lstrip("/")
-        if repair:
-            self._report(finding("image-renamed", repair, file=self._part.uri, image=image_id))
-        if not uri:
-            message = f"there is no file `{name}` below {self._files.folder}; name the folder of the images in `images`"
-            self._report(finding("image-missing", message, file=self._part.uri, image=image_id))
+        uri = self._files.uri(match.name) if match.name else storage.join(self._files.folder, name)
+        if match.name and not f"/{match.name}".endswith("/" + name):
+            message = f"`{name}` was found as `{match.name}`"
+            self._report(finding("image-renamed", message, file=self._part.uri, image=image_id))
+        elif self._files.look and not match.name:
+            self._report(finding("image-missing", self._missing(name, match), file=self._part.uri, image=image_id))
         return Sample(
             image_id=image_id,
-            image_uri=uri or storage.join(self._files.folder, name),
+            image_uri=uri,
             size_hw=size_hw,
             split=self._part.split,
             group=source_stem(name),
         )
 
+    def _missing(self, name: str, match: Match) -> str:
+        """Why an image has no file, and what to do."""
+        if match.rivals:
+            return f"`{name}` could be any of {', '.join(match.rivals[:3])}; write its folder into `file_name`"
+        return f"there is no file `{name}` below {self._files.folder}; name the folder of the images in `images`"
+
     def _note_unlisted(self) -> None:
         if not self._part.split:
             return  # a folder with one JSON file may hold anything; a split's folder holds its images
-        if names := self._files.unlisted():
+        if names := self._files.unlisted(self._part.split):
             shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
             message = f"{len(names)} image(s) beside it are not listed and were not read: {shown}"
             self._report(finding("image-unlisted", message, file=self._part.uri))
@@ -269,21 +265,21 @@ def _named_parts(path: str, files: Sequence[str], splits: Sequence[str]) -> list
     parts = []
     for uri in chosen:
         stem = PurePosixPath(uri).stem
-        match = _SPLIT_IN_NAME.search(stem)
-        split = SPLITS[match.group(1).lower()] if match and len(chosen) > 1 else ""
+        split = _split_in(uri) if len(chosen) > 1 else ""
         folder = path if PurePosixPath(uri).parent.name != "annotations" else uri.rpartition("/")[0]
         parts.append(_Part(uri, folder, split, prefix=stem if len(chosen) > 1 else ""))
     return [part for part in parts if not part.split or part.split in splits]
 
 
+def _split_in(uri: str) -> str:
+    """The split that a file's name ends in."""
+    match = _SPLIT_IN_NAME.search(PurePosixPath(uri).stem)
+    return SPLITS[match.group(1).lower()] if match else ""
+
+
 def _classes_of(index: CocoIndex) -> dict[str, Any]:
     """What `Categories` needs to know of a file."""
     return {"categories": index.categories, "annotations": [{"category_id": key} for key in index.used_categories]}
-
-
-def _plain_name(path: str) -> str:
-    """A file's name as it is compared: without folders of any system, case, and the way its accents are written."""
-    return unicodedata.normalize("NFC", path.replace("\\", "/").rpartition("/")[2]).lower()
 
 
 def _name(uri: str) -> str:

@@ -228,3 +228,38 @@ def test_the_same_export_is_read_from_an_object_store(tmp_path: Path, s3_bucket:
 def test_copies_of_one_source_share_their_group() -> None:
     assert source_stem("IMG_1_jpg.rf.0123.jpg") == source_stem("IMG_1_jpg.rf.4567.jpg") == "IMG_1_jpg"
     assert source_stem("folder/photo.png") == "photo"
+
+
+def _years(folder: Path, *, train: str = "{}", val: str = "{}") -> Path:
+    """COCO's own layout, with images that are called the same in both splits; gives the file names as written."""
+    (folder / "annotations").mkdir(parents=True)
+    for number, (split, written) in enumerate({"train": train, "val": val}.items()):
+        (folder / f"{split}2017").mkdir()
+        Image.new("RGB", (40, 30), (number, 0, 0)).save(folder / f"{split}2017" / "0000.png")
+        content = {
+            "images": [{"id": 1, "file_name": written.format("0000.png"), "width": 40, "height": 30}],
+            "categories": [{"id": 1, "name": "crack"}],
+            "annotations": [_annotation()],
+        }
+        (folder / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize("written", ["{}", "C:\\coco\\SPLIT2017\\{}", "/home/someone/SPLIT2017/{}", "SPLIT2017\\{}"])
+def test_each_split_finds_its_image_among_those_of_one_name(tmp_path: Path, written: str) -> None:
+    folder = _years(tmp_path / "coco", train=written.replace("SPLIT", "train"), val=written.replace("SPLIT", "val"))
+    findings: list[Finding] = []
+    samples = list(Format(Options(path=str(folder))).read(findings.append))
+    assert [s.image_uri.removeprefix(f"{folder}/") for s in samples] == ["train2017/0000.png", "val2017/0000.png"]
+    assert {f.code for f in findings} <= {"image-renamed"}
+
+
+def test_an_image_that_several_files_could_be_is_named_with_them(tmp_path: Path) -> None:
+    for camera in ("cam1", "cam2"):
+        (tmp_path / camera).mkdir()
+        Image.new("RGB", (40, 30)).save(tmp_path / camera / "0001.png")
+    findings: list[Finding] = []
+    list(Format(Options(path=str(_write(tmp_path, [_annotation()], file_name="0001.png")))).read(findings.append))
+    (found,) = (f for f in findings if f.code == "image-missing")
+    assert "cam1/0001.png" in found.message
+    assert "cam2/0001.png" in found.message
