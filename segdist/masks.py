@@ -22,6 +22,10 @@ _ROUNDING = 1e-5
 """Shares that differ by less are the same: 32-bit sums differ by some 1e-7, with where the part begins."""
 _LONGEST = 7
 """Characters of the largest number in run lengths: 35 bits, more than any image has pixels."""
+_OUTLINE = 4e6
+"""Pixels of the longest outline that is drawn: pycocotools takes some 80 bytes for each."""
+_FURTHEST = 1e8
+"""Pixels from the image's corner; pycocotools computes with 32 bits, in fifths of a pixel."""
 
 
 def encode(mask_HW: NDArray[Any]) -> Rle:
@@ -112,10 +116,16 @@ def from_box(box_xyxy: Sequence[float], *, size_hw: tuple[int, int]) -> Rle:
 def from_polygons(polygons: Sequence[Sequence[float]], *, size_hw: tuple[int, int]) -> Rle:
     """The union of polygons given as x1, y1, x2, y2, ... in pixels, rasterised as COCO does.
 
-    The caller has checked that coordinates are finite and inside; pycocotools takes gigabytes for an infinite one.
+    Points may lie outside the image: the outline is drawn as it is and the raster is cut, as by pycocotools. Only an
+    outline so long that drawing it would take gigabytes is cut first, an image's size around the image.
+
+    Raises:
+        ValueError: a polygon has fewer than three points or an odd number of coordinates, one of them is not finite, or
+            there are so many and so long sides that drawing them would take all memory.
     """
     height, width = size_hw
-    return _rle(coco_mask.merge(coco_mask.frPyObjects([list(map(float, p)) for p in polygons], height, width)))
+    drawn = [part for polygon in polygons if (part := _drawable(polygon, size_hw))]
+    return _rle(coco_mask.merge(coco_mask.frPyObjects(drawn, height, width))) if drawn else empty(size_hw)
 
 
 def from_coco(segmentation: dict[str, Any], *, size_hw: tuple[int, int]) -> Rle:
@@ -224,6 +234,39 @@ def instances_from_classes(
             rle = encode(mask)
             found.append(Instance(label, rle, rle.box_xyxy, score=float(scores_CHW[index][mask].mean())))
     return tuple(found)
+
+
+def _drawable(polygon: Sequence[float], size_hw: tuple[int, int]) -> list[float]:
+    """A polygon that pycocotools can draw: the same, or what of it lies near the image where it reaches far away."""
+    points_P2 = np.asarray(polygon, np.float64)
+    if points_P2.ndim != 1 or len(points_P2) % 2 or len(points_P2) < 6:
+        raise ValueError(f"a polygon must have x and y of at least three points, but has {points_P2.size} numbers")
+    if not np.isfinite(points_P2).all():
+        raise ValueError("a polygon must have finite coordinates, but one is NaN or infinite")
+    points_P2 = points_P2.reshape(-1, 2)
+    if np.abs(points_P2).max() > _FURTHEST or _outline(points_P2) > _OUTLINE:
+        points_P2 = _near(np.clip(points_P2, -_FURTHEST, _FURTHEST), size_hw)
+        if _outline(points_P2) > _OUTLINE:
+            raise ValueError(f"a polygon of {len(points_P2)} points has an outline of {_outline(points_P2):.0f} pixels")
+    return [float(v) for v in points_P2.ravel()]
+
+
+def _outline(points_P2: NDArray[np.float64]) -> float:
+    """Steps from pixel to pixel along a polygon."""
+    return float(np.abs(points_P2 - np.roll(points_P2, 1, axis=0)).max(axis=1, initial=0.0).sum())
+
+
+def _near(points_P2: NDArray[np.float64], size_hw: tuple[int, int]) -> NDArray[np.float64]:
+    """The part of a polygon at most an image's size away from the image, by Sutherland and Hodgman (1974)."""
+    for axis, side in ((0, size_hw[1]), (1, size_hw[0])):
+        for limit, sign in ((-side, 1), (2 * side, -1)):
+            before_P2 = np.roll(points_P2, 1, axis=0)
+            here_P, there_P = (sign * (p[:, axis] - limit) for p in (points_P2, before_P2))
+            share_P1 = (there_P / np.where(there_P == here_P, 1, there_P - here_P))[:, None]
+            crossing_P2 = before_P2 + share_P1 * (points_P2 - before_P2)
+            kept_P2 = np.stack([(here_P >= 0) != (there_P >= 0), here_P >= 0], axis=1)  # where it crosses, then itself
+            points_P2 = np.stack([crossing_P2, points_P2], axis=1)[kept_P2]
+    return points_P2
 
 
 def _shared_borders(span: slice, side: int, new_side: int) -> tuple[slice, slice]:

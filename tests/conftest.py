@@ -4,9 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from segdist.pipeline.cluster import connected
 from tests.s3 import s3_server
+
+settings.register_profile("busy", deadline=None)  # a machine that does other work too must fail no test
+settings.load_profile("busy")
 
 # Folders whose tests stay in one process. Those that start Ray take turns: two clusters at once would fight over the
 # cores and the agent's port. The others share a fixture that is expensive to make.

@@ -5,7 +5,7 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,9 @@ def numbers(values: Any, what: str, repairs: list[str]) -> list[float]:
 
 
 def mask_from_segmentation(segmentation: Any, *, size_hw: tuple[int, int], repairs: list[str]) -> Rle:
-    """The mask of a COCO `segmentation`: polygons or either kind of RLE; parts outside the image are clipped.
+    """The mask of a COCO `segmentation`: polygons or either kind of RLE.
+
+    Polygons that leave the image are rasterised as they are and the raster is cut, as by pycocotools; it is told.
 
     Raises:
         Problem: it is malformed, or nothing of it lies in the image.
@@ -135,20 +137,6 @@ def box_iou(a: Box, b: Box) -> float:
     return common / whole if whole > 0 else 0.0
 
 
-def clip_polygon(points_xy: Sequence[Point], size_hw: tuple[int, int]) -> list[Point]:
-    """The part of a polygon inside the image, by Sutherland and Hodgman (1974); empty where there is none."""
-    height, width = size_hw
-    points = list(points_xy)
-    for axis, limit, keeps in (
-        (0, 0.0, float.__ge__),
-        (0, float(width), float.__le__),
-        (1, 0.0, float.__ge__),
-        (1, float(height), float.__le__),
-    ):
-        points = _clip_to_line(points, axis, limit, keeps)
-    return points
-
-
 def crosses_itself(
     values: NDArray[np.float64],
     starts: NDArray[np.int64],
@@ -186,18 +174,6 @@ def polygons_cross(segmentation: Sequence[Any], size_hw: tuple[int, int]) -> boo
     return bool(parts) and bool(crosses_itself(values, starts, areas).any())
 
 
-def _clip_to_line(points: list[Point], axis: int, limit: float, keeps: Callable[[float, float], bool]) -> list[Point]:
-    kept: list[Point] = []
-    for before, point in zip([*points[-1:], *points[:-1]], points, strict=True):
-        if keeps(before[axis], limit) != keeps(point[axis], limit):
-            share = (limit - before[axis]) / (point[axis] - before[axis])
-            other = before[1 - axis] + share * (point[1 - axis] - before[1 - axis])
-            kept.append((limit, other) if axis == 0 else (other, limit))
-        if keeps(point[axis], limit):
-            kept.append(point)
-    return kept
-
-
 def _unquoted(segmentation: Any, repairs: list[str]) -> Any:
     """A segmentation that was written as text, as the lists or the object that the text means."""
     if not isinstance(segmentation, str):
@@ -228,13 +204,16 @@ def _from_polygons(segmentation: Any, size_hw: tuple[int, int], repairs: list[st
         raise Problem("polygon-too-short", Severity.SKIPPED, "a polygon needs at least three points, but has fewer")
     if len(usable) < len(polygons):
         repairs.append(f"{len(polygons) - len(usable)} part(s) with fewer than three points were left out")
-    clipped = [clip_polygon(p, size_hw) for p in usable]
-    inside = [p for p in clipped if len(p) >= 3]
-    if not inside:
+    points_P2 = np.array([point for polygon in usable for point in polygon])
+    size_wh = np.array(size_hw[::-1])
+    if (points_P2.max(axis=0) < 0).any() or (points_P2.min(axis=0) > size_wh).any():
         raise Problem("polygon-outside", Severity.SKIPPED, "the polygon lies outside the image")
-    if _outside(usable, size_hw) > TOLERANCE:
-        repairs.append("the polygon reaches outside the image and was clipped")
-    return masks.from_polygons([[v for point in p for v in point] for p in inside], size_hw=size_hw)
+    if (furthest := max(-points_P2.min(), (points_P2 - size_wh).max())) > 0:
+        repairs.append(f"the polygon reaches {furthest:.2g} pixels outside the image and was cut at its border")
+    try:
+        return masks.from_polygons([[v for point in p for v in point] for p in usable], size_hw=size_hw)
+    except ValueError as error:
+        raise Problem("segmentation-malformed", Severity.ERROR, str(error)) from None
 
 
 def _parts(segmentation: Any, repairs: list[str]) -> list[Any]:
@@ -262,11 +241,6 @@ def _polygon(part: Any, repairs: list[str]) -> list[Point]:
         message = f"a polygon must have x and y for each point, but has {len(values)} numbers"
         raise Problem("polygon-odd-length", Severity.ERROR, message)
     return list(zip(values[::2], values[1::2], strict=True))
-
-
-def _outside(polygons: Sequence[Sequence[Point]], size_hw: tuple[int, int]) -> float:
-    height, width = size_hw
-    return max(max(-x, x - width, -y, y - height) for p in polygons for x, y in p)
 
 
 def _short(value: Any) -> str:

@@ -150,12 +150,12 @@ def test_the_score_of_a_pseudo_label_is_read_and_an_impossible_one_is_told(
     assert [f.code for f in findings] == codes
 
 
-def test_a_polygon_reaching_far_outside_is_clipped_without_taking_gigabytes(tmp_path: Path) -> None:
+def test_a_polygon_reaching_far_outside_is_cut_without_taking_gigabytes(tmp_path: Path) -> None:
     far = [[-1e12, -1e12, 1e12, -1e12, 1e12, 10, -1e12, 10]]
     samples, findings = read(_write(tmp_path, [_annotation(segmentation=far)]))
     assert [f.severity for f in findings] == [Severity.REPAIRED]
     assert samples[0].instances[0].mask is not None
-    assert samples[0].instances[0].box_xyxy == (0, 0, 30, 10)
+    assert samples[0].instances[0].mask.box_xyxy == (0, 0, 30, 10)
 
 
 def test_boxes_without_masks_are_no_finding_where_the_whole_file_has_none(tmp_path: Path) -> None:

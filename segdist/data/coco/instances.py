@@ -148,8 +148,6 @@ def _box(annotation: Mapping[str, Any], mask: Rle | None, size_hw: tuple[int, in
     """The annotated box; the mask's own where there is none, or where it lies elsewhere."""
     if mask is None:
         return box_from_xywh(annotation.get("bbox"), size_hw=size_hw, repairs=repairs)
-    if any("polygon" in r and "clipped" in r for r in repairs):
-        return mask.box_xyxy
     try:
         box_xyxy = box_from_xywh(annotation.get("bbox"), size_hw=size_hw, repairs=repairs)
     except Problem as problem:

@@ -41,6 +41,9 @@ def part_of(shape: Mapping[str, Any], size_hw: tuple[int, int], options: Any, re
         return (masks.from_box(box_xyxy, size_hw=size_hw) if options.rectangles == "masks" else None), box_xyxy
     if kind == "circle" and len(points) == 2:
         radius = float(np.hypot(points[1][0] - points[0][0], points[1][1] - points[0][1]))
+        (x, y), (height, width) = points[0], size_hw
+        if min(x, y, width - x, height - y) < radius:
+            repairs.append("the circle reaches outside the image and was cut at its border")
         return _masked(circle(points[0], radius, size_hw=size_hw))
     if kind in ("line", "linestrip") and options.line_width and len(points) > 1:
         return _masked(line(points, options.line_width, size_hw=size_hw))
@@ -92,5 +95,5 @@ def _pasted(encoded: Any, corner_xy: Point, size_hw: tuple[int, int], repairs: l
     if bottom > top and right > left:
         canvas_HW[top:bottom, left:right] = values_HW[top - y : bottom - y, left - x : right - x] > 0
     if (bottom - top, right - left) != (height, width):
-        repairs.append("the mask reaches outside the image and was clipped")
+        repairs.append("the mask reaches outside the image and was cut at its border")
     return masks.encode(canvas_HW)

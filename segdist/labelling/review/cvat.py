@@ -94,13 +94,7 @@ def _mask(shape: Any, size_hw: tuple[int, int]) -> Rle:
 
 def _polygon(shape: Any, size_hw: tuple[int, int]) -> Rle:
     points = [float(v) for point in shape.attrib["points"].split(";") for v in point.split(",")]
-    if not np.isfinite(points).all() or len(points) < 6:
-        raise ValueError(f"a polygon with points {shape.attrib['points'][:60]}")
-    return masks.from_polygons([_clipped(points, size_hw)], size_hw=size_hw)
-
-
-def _clipped(points: Sequence[float], size_hw: tuple[int, int]) -> list[float]:
-    return [min(max(v, 0.0), size_hw[1 - n % 2]) for n, v in enumerate(points)]
+    return masks.from_polygons([points], size_hw=size_hw)
 
 
 def _number(shape: Any) -> int:

@@ -132,7 +132,7 @@ def _regions(data: Any, results: Any) -> Iterator[Drawn]:
         if kind == "brushlabels":
             rle = decode_brush(value["rle"], size_hw)
         else:  # in percent of the sides
-            points = np.asarray(value["points"], np.float64).clip(0, 100) / 100 * (size_hw[1], size_hw[0])
+            points = np.asarray(value["points"], np.float64) / 100 * (size_hw[1], size_hw[0])
             rle = masks.from_polygons([points.ravel().tolist()], size_hw=size_hw)
         number = str(region.get("id", "")).removeprefix(_REGION)
         yield Drawn(name, value[kind][0], rle, int(number) if number.isdigit() else 0)
