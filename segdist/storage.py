@@ -16,8 +16,8 @@ from typing import Any
 import fsspec
 from fsspec.core import url_to_fs
 
-from segdist import texts
 from segdist.errors import StorageError
+from segdist.text import decode_text
 
 
 def cache_dir() -> Path:
@@ -85,10 +85,7 @@ def read_text(uri: str) -> str:
     Raises:
         StorageError: it is missing, cannot be read, or is no such text.
     """
-    try:
-        return texts.read(read_bytes(uri))
-    except texts.NotTextError as error:
-        raise StorageError(f"Cannot read {uri}: {error}.") from None
+    return decode_text(read_bytes(uri), uri, error=StorageError)
 
 
 def read_head(uri: str, size: int) -> bytes:

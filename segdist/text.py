@@ -1,6 +1,8 @@
-"""Text files from outside, whatever editor wrote them."""
+"""Text files from outside, whatever editor wrote them: the one place that knows encodings, marks and line endings."""
 
 import codecs
+import re
+from dataclasses import dataclass
 
 from segdist.errors import DataError, SegdistError
 
@@ -11,6 +13,29 @@ _BY_MARK = (  # UTF-32 first: its little-endian mark begins with UTF-16's
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_LINE_END = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+
+
+class NotTextError(ValueError):
+    """Why bytes are no text in any encoding."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a file of another tool says.
+
+    Attributes:
+        content: without a byte order mark; line endings as they were.
+        encoding: that it was read as.
+    """
+
+    content: str
+    encoding: str
+
+    @property
+    def is_utf8(self) -> bool:
+        """Whether it is written as everything should be."""
+        return self.encoding.startswith("utf-8")
 
 
 def decode_text(content: bytes, place: str, *, error: type[SegdistError] = DataError) -> str:
@@ -24,7 +49,7 @@ def decode_text(content: bytes, place: str, *, error: type[SegdistError] = DataE
     Raises:
         error: it is in another encoding, or no text; with the line, and how to convert it.
     """
-    encoding = next((name for mark, name in _BY_MARK if content.startswith(mark)), "utf-8")
+    encoding = _marked(content) or "utf-8"
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as wrong:
@@ -38,3 +63,43 @@ def decode_text(content: bytes, place: str, *, error: type[SegdistError] = DataE
         line = text.count("\n", 0, text.index("\0")) + 1
         raise error(f"{place}:{line}: a text file must not hold NUL characters, but does. Is it a text file at all?")
     return text
+
+
+def guess_text(content: bytes) -> Text:
+    """The text of another tool's file: as `decode_text`, or UTF-16 without a mark, or the old code page of Windows.
+
+    Raises:
+        NotTextError: it holds NUL as no text does, or breaks the encoding that its mark promises.
+    """
+    marked = _marked(content) or _unmarked_utf16(content)
+    for encoding in (marked,) if marked else ("utf-8", "cp1252", "latin-1"):  # the last knows every byte
+        try:
+            text = content.decode(encoding)
+        except UnicodeDecodeError as error:
+            problem = f"it must be text, but byte {error.start} is no {encoding.upper()}"
+            continue
+        if "\0" not in text:
+            return Text(text, encoding)
+        problem = f"it must be text, but character {text.index(chr(0))} is NUL"
+    raise NotTextError(f"{problem}; it is damaged, or no text at all")
+
+
+def lines(text: str) -> list[str]:
+    """The lines of a text that ends them as Unix, Windows, old Macs or mainframes do.
+
+    Unlike `str.splitlines`, a form feed or a group separator ends no line: names may hold them.
+    """
+    found = _LINE_END.split(text)
+    return found[:-1] if found[-1] == "" else found
+
+
+def _marked(content: bytes) -> str:
+    return next((name for mark, name in _BY_MARK if content.startswith(mark)), "")
+
+
+def _unmarked_utf16(content: bytes) -> str:
+    """UTF-16 without a mark, told by a first character of ASCII; "" where it is not."""
+    first = content[:2]
+    if len(first) < 2 or (first[0] == 0) == (first[1] == 0):
+        return ""
+    return "utf-16-be" if first[0] == 0 else "utf-16-le"

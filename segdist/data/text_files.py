@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
-from segdist import storage, texts
+from segdist import storage
 from segdist.data.codes import finding
 from segdist.records import Finding
+from segdist.text import guess_text
 
 
 def read_text(uri: str, report: Callable[[Finding], None], *, image: str = "") -> str:
@@ -28,7 +29,7 @@ def text_of(content: bytes, uri: str, report: Callable[[Finding], None], *, imag
     Raises:
         NotTextError: it is no text in any encoding.
     """
-    text = texts.guess(content)
+    text = guess_text(content)
     if not text.is_utf8:
         message = f"the file is not UTF-8; it was read as {text.encoding}: check names with accents"
         report(finding("encoding-repaired", message, file=uri, image=image))

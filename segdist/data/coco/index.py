@@ -24,7 +24,7 @@ from segdist.data.garbage import search_paused
 from segdist.data.text_files import text_of
 from segdist.errors import DataError
 from segdist.records import Finding
-from segdist.texts import NotTextError
+from segdist.text import NotTextError
 
 BATCH = 4096
 """Elements parsed together."""
