@@ -1,10 +1,13 @@
 """Masks as run lengths: encode, decode, combine, measure. Pure functions.
 
-A decoded mask is a boolean array `mask_HW`; an encoded one is an `Rle`.
+A decoded mask is a boolean array `mask_HW`; an encoded one is an `Rle`. pycocotools trusts its input: it takes
+gigabytes for a coordinate far outside, and reads past its buffer where run lengths do not fill the image. So
+`from_polygons`, `from_coco` and `from_box` refuse with a `ValueError` what no image can hold.
 """
 
 import math
-from collections.abc import Sequence
+import reprlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -22,10 +25,16 @@ _ROUNDING = 1e-5
 """Shares that differ by less are the same: 32-bit sums differ by some 1e-7, with where the part begins."""
 _LONGEST = 7
 """Characters of the largest number in run lengths: 35 bits, more than any image has pixels."""
-_OUTLINE = 4e6
-"""Pixels of the longest outline that is drawn: pycocotools takes some 80 bytes for each."""
-_FURTHEST = 1e8
-"""Pixels from the image's corner; pycocotools computes with 32 bits, in fifths of a pixel."""
+MOST_RUNS = 1 << 23
+"""Run lengths of one mask: pure noise in an image of 4,000 x 4,000 pixels has as many."""
+MOST_POINTS = 1_000_000
+"""Points of the polygons of one mask."""
+MOST_OUTLINE = 1 << 22
+"""Pixels that the outlines of one mask's polygons may be long: pycocotools takes 80 bytes and 0.2 us for each."""
+_FARTHEST = 1e9
+"""Pixels from the origin that a point counts as: farther, sums are no longer exact to a fraction of a pixel."""
+_PLENTY = 1 << 17
+"""Pixels of outline from which on a polygon is first cut to the neighbourhood of its image."""
 
 
 def encode(mask_HW: NDArray[Any]) -> Rle:
@@ -74,15 +83,23 @@ def tight_cut(*rles: Rle) -> Cut:
 
 def empty(size_hw: tuple[int, int]) -> Rle:
     """A mask without a pixel set."""
-    return encode(np.zeros(size_hw, np.uint8))
+    return from_edges(np.zeros(0, np.int64), size_hw)
 
 
 def union(rles: Sequence[Rle], *, size_hw: tuple[int, int]) -> Rle:
     """The pixels set in any of the masks; empty of `size_hw` where there are none."""
-    parts = [r.coco for r in rles]
-    while len(parts) > 2:  # in pairs: one after the other, a region of many tiles takes quadratic time
+    return _rle(merged([r.coco for r in rles])) if rles else empty(size_hw)
+
+
+def merged(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The union of one and more masks, as pycocotools has them.
+
+    In pairs: one after the other, as pycocotools does it, a region of many tiles takes quadratic time.
+    """
+    while len(parts) > 2:
         parts = [coco_mask.merge(parts[k : k + 2]) for k in range(0, len(parts), 2)]
-    return _rle(coco_mask.merge(parts)) if parts else empty(size_hw)
+    found: dict[str, Any] = coco_mask.merge(parts)
+    return found
 
 
 def intersection(a: Rle, b: Rle) -> Rle:
@@ -105,44 +122,82 @@ def iou(a: Rle, b: Rle) -> float:
 
 
 def from_box(box_xyxy: Sequence[float], *, size_hw: tuple[int, int]) -> Rle:
-    """The filled box, rounded to whole pixels and clipped to the image."""
+    """The filled box, rounded to whole pixels and clipped to the image.
+
+    Raises:
+        ValueError: a side is not finite.
+    """
+    if not all(math.isfinite(v) for v in box_xyxy):
+        raise ValueError(f"a box must have finite sides, but is {tuple(box_xyxy)}")
     height, width = size_hw
-    x1, y1, x2, y2 = (round(float(v)) for v in box_xyxy)
-    mask = np.zeros(size_hw, np.uint8)
-    mask[max(y1, 0) : min(max(y2, 0), height), max(x1, 0) : min(max(x2, 0), width)] = 1
-    return encode(mask)
+    x1, x2 = (min(max(round(v), 0), width) for v in (float(box_xyxy[0]), float(box_xyxy[2])))
+    y1, y2 = (min(max(round(v), 0), height) for v in (float(box_xyxy[1]), float(box_xyxy[3])))
+    if x1 >= x2 or y1 >= y2:
+        return empty(size_hw)
+    if (y1, y2) == (0, height):
+        return from_edges(np.array([x1, x2]) * height, size_hw)
+    columns = np.arange(x1, x2) * height
+    return from_edges(np.stack([columns + y1, columns + y2], axis=1).ravel(), size_hw)
 
 
 def from_polygons(polygons: Sequence[Sequence[float]], *, size_hw: tuple[int, int]) -> Rle:
     """The union of polygons given as x1, y1, x2, y2, ... in pixels, rasterised as COCO does.
 
     Points may lie outside the image: the outline is drawn as it is and the raster is cut, as by pycocotools. Only an
-    outline so long that drawing it would take gigabytes is cut first, an image's size around the image.
+    outline that reaches far out is cut first, an image's size around the image.
 
     Raises:
-        ValueError: a polygon has fewer than three points or an odd number of coordinates, one of them is not finite, or
-            there are so many and so long sides that drawing them would take all memory.
+        ValueError: one has not three points of finite x and y, or all together are larger than any object is.
     """
-    height, width = size_hw
-    drawn = [part for polygon in polygons if (part := _drawable(polygon, size_hw))]
-    return _rle(coco_mask.merge(coco_mask.frPyObjects(drawn, height, width))) if drawn else empty(size_hw)
+    parts = [_within_reach(part, size_hw) for part in _points(polygons)]
+    length = sum(float(outline_lengths(part, np.zeros(1, np.int64))[0]) for part in parts)
+    if length > MOST_OUTLINE:
+        raise ValueError(f"polygons must have an outline of at most {MOST_OUTLINE:,} pixels, but have {length:,.0f}")
+    parts = [part for part in parts if len(part)]
+    return _rle(merged(coco_mask.frPyObjects(parts, *Rle.checked(size_hw)))) if parts else empty(size_hw)
 
 
-def from_coco(segmentation: dict[str, Any], *, size_hw: tuple[int, int]) -> Rle:
+def outline_lengths(values: NDArray[np.float64], starts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """How long the outlines of polygons are, in pixels by the longer side of each edge, as pycocotools walks them.
+
+    Args:
+        values: x, y, x, y, ... of all polygons, one behind the other.
+        starts: where each begins in `values`.
+    """
+    if not len(values):
+        return np.zeros(len(starts))
+    points_N2, first = values.reshape(-1, 2), starts // 2
+    following = np.arange(1, len(points_N2) + 1)
+    following[np.r_[first[1:], len(points_N2)] - 1] = first
+    edges = np.abs(points_N2[following] - points_N2).max(axis=1)
+    return np.asarray(np.add.reduceat(edges, first))
+
+
+def from_coco(segmentation: Mapping[str, Any], *, size_hw: tuple[int, int]) -> Rle:
     """An RLE dictionary from outside, compressed or not.
 
     Raises:
-        ValueError: the size is not the image's, or the counts do not sum to height x width; pycocotools would
-            read past its buffer.
+        ValueError: it lacks a key, the size is not the image's, or the counts do not sum to height x width.
     """
-    height, width = (int(v) for v in segmentation["size"])
-    if (height, width) != tuple(size_hw):
-        raise ValueError(f"RLE size (h, w) must be the image's {tuple(size_hw)}, but is {(height, width)}")
-    counts = segmentation["counts"]
-    runs = _runs(counts.encode("ascii") if isinstance(counts, str) else counts)
+    for key in ("size", "counts"):
+        if key not in segmentation:
+            raise ValueError(f"an RLE needs `size` and `counts`, but has no '{key}'")
+    size, (height, width) = segmentation["size"], Rle.checked(size_hw)
+    if not isinstance(size, list | tuple) or tuple(size) != (height, width):
+        came = _short(tuple(size) if isinstance(size, list) else size)
+        raise ValueError(f"RLE size (h, w) must be the image's {(height, width)}, but is {came}")
+    runs = _runs(_counts(segmentation["counts"]))
     if (runs < 0).any() or runs.sum() != height * width:
         raise ValueError(f"RLE counts must sum to h x w = {height * width}, but sum to {runs.sum()}")
-    return _rle(coco_mask.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width))
+    return _from_runs(runs, (height, width))
+
+
+def from_edges(edges: NDArray[np.int64], size_hw: tuple[int, int]) -> Rle:
+    """A mask from the places where it begins and ends in turn, counted down each column; the last may be left out."""
+    end = size_hw[0] * size_hw[1]
+    last = [end] if not len(edges) or edges[-1] < end else []  # no empty run at the end
+    ends: NDArray[np.int64] = np.concatenate([edges, last]).astype(np.int64)
+    return _from_runs(np.diff(ends, prepend=0), size_hw)
 
 
 def place(mask_HW: Mask, at_yx: tuple[int, int], size_hw: tuple[int, int]) -> Rle:
@@ -157,10 +212,7 @@ def place(mask_HW: Mask, at_yx: tuple[int, int], size_hw: tuple[int, int]) -> Rl
     columns, rows = np.nonzero(steps_HW.T)  # a column's ones begin and end in turn
     places = (columns + x) * height + rows + y
     goes_on = np.flatnonzero(places[1:-1:2] == places[2::2])  # one column's ones meet the next column's at the frame
-    edges = np.delete(places, np.concatenate([2 * goes_on + 1, 2 * goes_on + 2]))
-    last = [height * width] if not len(edges) or edges[-1] < height * width else []
-    runs = np.diff(np.concatenate([[0], edges, last]))
-    return _rle(coco_mask.frPyObjects({"size": [height, width], "counts": runs.astype(int).tolist()}, height, width))
+    return from_edges(np.delete(places, np.concatenate([2 * goes_on + 1, 2 * goes_on + 2])), size_hw)
 
 
 def resize(mask_HW: Mask, size_hw: tuple[int, int]) -> Mask:
@@ -236,39 +288,6 @@ def instances_from_classes(
     return tuple(found)
 
 
-def _drawable(polygon: Sequence[float], size_hw: tuple[int, int]) -> list[float]:
-    """A polygon that pycocotools can draw: the same, or what of it lies near the image where it reaches far away."""
-    points_P2 = np.asarray(polygon, np.float64)
-    if points_P2.ndim != 1 or len(points_P2) % 2 or len(points_P2) < 6:
-        raise ValueError(f"a polygon must have x and y of at least three points, but has {points_P2.size} numbers")
-    if not np.isfinite(points_P2).all():
-        raise ValueError("a polygon must have finite coordinates, but one is NaN or infinite")
-    points_P2 = points_P2.reshape(-1, 2)
-    if np.abs(points_P2).max() > _FURTHEST or _outline(points_P2) > _OUTLINE:
-        points_P2 = _near(np.clip(points_P2, -_FURTHEST, _FURTHEST), size_hw)
-        if _outline(points_P2) > _OUTLINE:
-            raise ValueError(f"a polygon of {len(points_P2)} points has an outline of {_outline(points_P2):.0f} pixels")
-    return [float(v) for v in points_P2.ravel()]
-
-
-def _outline(points_P2: NDArray[np.float64]) -> float:
-    """Steps from pixel to pixel along a polygon."""
-    return float(np.abs(points_P2 - np.roll(points_P2, 1, axis=0)).max(axis=1, initial=0.0).sum())
-
-
-def _near(points_P2: NDArray[np.float64], size_hw: tuple[int, int]) -> NDArray[np.float64]:
-    """The part of a polygon at most an image's size away from the image, by Sutherland and Hodgman (1974)."""
-    for axis, side in ((0, size_hw[1]), (1, size_hw[0])):
-        for limit, sign in ((-side, 1), (2 * side, -1)):
-            before_P2 = np.roll(points_P2, 1, axis=0)
-            here_P, there_P = (sign * (p[:, axis] - limit) for p in (points_P2, before_P2))
-            share_P1 = (there_P / np.where(there_P == here_P, 1, there_P - here_P))[:, None]
-            crossing_P2 = before_P2 + share_P1 * (points_P2 - before_P2)
-            kept_P2 = np.stack([(here_P >= 0) != (there_P >= 0), here_P >= 0], axis=1)  # where it crosses, then itself
-            points_P2 = np.stack([crossing_P2, points_P2], axis=1)[kept_P2]
-    return points_P2
-
-
 def _shared_borders(span: slice, side: int, new_side: int) -> tuple[slice, slice]:
     """The smallest span around this one whose ends lie on borders of pixels at both sizes; the same at the new size."""
     parts = math.gcd(side, new_side)
@@ -282,13 +301,84 @@ def _rle(coco: dict[str, Any]) -> Rle:
     return Rle((int(height), int(width)), bytes(coco["counts"]))
 
 
-def _runs(counts: bytes | Sequence[int]) -> NDArray[np.int64]:
+def _from_runs(runs: NDArray[np.int64], size_hw: tuple[int, int]) -> Rle:
+    """A mask from run lengths that fill the image."""
+    return _rle(coco_mask.frPyObjects({"size": list(size_hw), "counts": runs}, *Rle.checked(size_hw)))
+
+
+def _points(polygons: Sequence[Sequence[float]]) -> list[NDArray[np.float64]]:
+    """Each polygon as x, y, x, y, ..., with finite numbers, none so large that sums lose pixels."""
+    if not isinstance(polygons, Sequence) or not all(isinstance(p, Sequence | np.ndarray) for p in polygons):
+        raise ValueError(f"polygons must be lists of numbers, but are {_short(polygons)}")
+    if (amount := sum(map(len, polygons))) > 2 * MOST_POINTS:
+        raise ValueError(f"polygons of a mask must have at most {MOST_POINTS:,} points, but have {amount // 2:,}")
+    found = []
+    for polygon in polygons:
+        try:
+            values = np.asarray(polygon, np.float64)
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(f"a polygon must be a list of numbers, but is {_short(polygon)}") from None
+        if values.ndim != 1 or len(values) % 2 or len(values) < 6:
+            raise ValueError(f"a polygon must be x and y of at least three points, but has {values.size} numbers")
+        if not np.isfinite(values).all():
+            raise ValueError("a polygon must have finite coordinates, but one is NaN or infinite")
+        found.append(np.clip(values, -_FARTHEST, _FARTHEST))
+    return found
+
+
+def _within_reach(values: NDArray[np.float64], size_hw: tuple[int, int]) -> NDArray[np.float64]:
+    """A polygon that reaches far outside its image, without what lies farther out than the image is large.
+
+    By Sutherland and Hodgman (1974). Others stay as they are, so that they are rasterised as by pycocotools alone.
+    """
+    if outline_lengths(values, np.zeros(1, np.int64))[0] <= _PLENTY:
+        return values
+    points_N2, margin = values.reshape(-1, 2), float(sum(size_hw))
+    for axis, side in ((0, size_hw[1]), (1, size_hw[0])):
+        for limit, sign in ((-margin, 1.0), (side + margin, -1.0)):
+            points_N2 = _cut_at_line(points_N2, axis, limit, sign)
+    return points_N2.ravel() if len(points_N2) >= 3 else np.zeros(0)
+
+
+def _cut_at_line(points_N2: NDArray[np.float64], axis: int, limit: float, sign: float) -> NDArray[np.float64]:
+    """What of a polygon lies above (sign 1) or below (-1) a limit of one coordinate."""
+    inside = sign * (points_N2[:, axis] - limit) >= 0
+    if inside.all():
+        return points_N2
+    before_N2, crosses = np.roll(points_N2, 1, axis=0), inside != np.roll(inside, 1)
+    start_N2, step_N2 = before_N2[crosses], (points_N2 - before_N2)[crosses]
+    meets_N2 = start_N2 + ((limit - start_N2[:, axis]) / step_N2[:, axis])[:, None] * step_N2
+    order = np.argsort(np.r_[2 * np.flatnonzero(crosses), 2 * np.flatnonzero(inside) + 1])
+    return np.concatenate([meets_N2, points_N2[inside]])[order]
+
+
+def _counts(written: Any) -> bytes | Sequence[int] | NDArray[Any]:
+    """The counts of an RLE from outside, if there are not too many to be looked at."""
+    if isinstance(written, str):
+        written = written.encode("ascii")
+    if not isinstance(written, bytes | list | tuple | np.ndarray):
+        raise ValueError(f"RLE counts must be text or a list of numbers, but are {_short(written)}")
+    if len(written) > MOST_RUNS:
+        raise ValueError(f"a mask must have at most {MOST_RUNS:,} run lengths, but these are {len(written):,} long")
+    return written
+
+
+def _short(value: Any) -> str:
+    return reprlib.repr(value)
+
+
+def _runs(counts: bytes | Sequence[int] | NDArray[Any]) -> NDArray[np.int64]:
     """The run lengths. Compressed: 5 bits a character, each run from the third on relative to the one two before."""
     if not isinstance(counts, bytes):
-        numbers = [int(c) for c in counts]
-        if max(map(abs, numbers), default=0) >= 1 << 5 * _LONGEST:
-            raise ValueError(f"RLE counts must fit an image, but one is {max(numbers, key=abs)}")
-        return np.array(numbers, np.int64)
+        try:
+            numbers = np.asarray(counts, np.float64)
+        except (TypeError, ValueError, OverflowError):
+            numbers = np.full(1, np.nan)
+        if numbers.ndim != 1 or not (np.isfinite(numbers) & (np.trunc(numbers) == numbers)).all():
+            raise ValueError(f"RLE counts must be whole numbers, but are {_short(counts)}")
+        if np.abs(numbers).max(initial=0) >= 1 << 5 * _LONGEST:
+            raise ValueError(f"RLE counts must fit an image, but are {_short(counts)}")
+        return numbers.astype(np.int64)
     chunks = np.frombuffer(counts, np.uint8) - np.uint8(48)
     if (chunks >= 64).any():
         wrong = counts[int(np.argmax(chunks >= 64))]

@@ -12,6 +12,8 @@ from typing import Any, Self
 from pycocotools import mask as coco_mask
 
 HUMAN = "human"
+MAX_PIXELS = 400_000_000
+"""Larger images are refused before anything is made at their size: a few bytes can claim terabytes."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,19 @@ class Rle:
     counts: bytes
 
     def __post_init__(self) -> None:
-        if min(self.size_hw) < 1:
-            raise ValueError(f"`size_hw` must be positive, but got {self.size_hw}")
+        self.checked(self.size_hw)
+
+    @staticmethod
+    def checked(size_hw: tuple[int, int]) -> tuple[int, int]:
+        """The same height and width.
+
+        Raises:
+            ValueError: they are none of an image that can be read.
+        """
+        height, width = size_hw
+        if min(height, width) < 1 or height * width > MAX_PIXELS:
+            raise ValueError(f"`size_hw` must be positive and of at most {MAX_PIXELS:,} pixels, but got {size_hw}")
+        return height, width
 
     @classmethod
     def measured(cls, size_hw: tuple[int, int], counts: bytes, area: int) -> Self:

@@ -1,6 +1,7 @@
 """Run lengths agree with NumPy and pycocotools, and what comes from outside is checked."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -164,6 +165,18 @@ def test_long_runs_are_read_as_pycocotools_does(runs: list[int]) -> None:
         ({"size": [4, 5], "counts": "P"}, "middle of a number"),
         ({"size": [4, 5], "counts": "o" * 12 + "0"}, "no image has room for"),
         ({"size": [4, 5], "counts": [10**30]}, "must fit an image"),
+        ({"size": [4, 5], "counts": [10**400]}, "whole numbers"),
+        ({"size": [4, 5], "counts": [19.5, 0.5]}, "whole numbers"),
+        ({"size": [4, 5], "counts": [math.inf, -math.inf]}, "whole numbers"),
+        ({"size": [4, 5], "counts": [[20]]}, "whole numbers"),
+        ({"size": [4, 5], "counts": {"20": 1}}, "text or a list"),
+        ({"size": [4, 5], "counts": 20}, "text or a list"),
+        ({"size": [4, 5], "counts": "0" * (masks.MOST_RUNS + 1)}, "at most 8,388,608 run lengths"),
+        ({"size": [4, 5], "counts": [0] * (masks.MOST_RUNS + 1)}, "at most 8,388,608 run lengths"),
+        ({"size": math.nan, "counts": [20]}, r"image's \(4, 5\), but is nan"),
+        ({"size": [4, 5, 1], "counts": [20]}, r"image's \(4, 5\), but is \(4, 5, 1\)"),
+        ({"size": [4, 5]}, "has no 'counts'"),
+        ({"counts": [20]}, "has no 'size'"),
     ],
 )
 def test_run_lengths_that_do_not_fit_the_image_are_refused(segmentation: dict[str, Any], said: str) -> None:
@@ -178,6 +191,102 @@ def test_polygons_are_united_as_pycocotools_draws_them(polygons: list[list[tuple
     flat = [[v for point in polygon for v in point] for polygon in polygons]
     expected = np.any([coco_mask.decode(coco_mask.frPyObjects([p], 20, 30)[0]) for p in flat], axis=0)
     assert np.array_equal(masks.decode(masks.from_polygons(flat, size_hw=(20, 30))), expected)
+
+
+SQUARE = [2.0, 2.0, 9.0, 2.0, 9.0, 9.0]
+
+
+@pytest.mark.parametrize(
+    ("polygons", "said"),
+    [
+        ([[*SQUARE[:4], math.nan, 9.0]], "finite"),
+        ([SQUARE, [*SQUARE[:4], -math.inf, 9.0]], "finite"),
+        ([[*SQUARE[:4], 10**400, 9.0]], "a list of numbers"),
+        ([[*SQUARE, 3.0]], "three points, but has 7"),
+        ([SQUARE[:4]], "three points, but has 4"),
+        ([[]], "three points, but has 0"),
+        ([[[2.0, 2.0], [9.0, 2.0], [9.0, 9.0]]], "x and y of at least three points"),
+        ([[*SQUARE[:4], None, 9.0]], "finite"),
+        ([[*SQUARE[:4], "nine", 9.0]], "a list of numbers"),
+        (["polygon"], "a list of numbers"),
+        ([7], "lists of numbers"),
+        (7, "lists of numbers"),
+        ([[0.0] * (2 * masks.MOST_POINTS + 2)], "at most 1,000,000 points"),
+        ([SQUARE] * (masks.MOST_POINTS // 3 + 1), "at most 1,000,000 points"),
+        ([[0.0, 0.0, 0.0, 18.0, 28.0, 18.0, 28.0, 0.0] * 100_000], "outline of at most 4,194,304 pixels"),
+    ],
+)
+def test_polygons_that_no_object_has_are_refused_before_they_are_drawn(polygons: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        masks.from_polygons(polygons, size_hw=(20, 30))
+
+
+far = st.integers(-900_000_000, 900_000_000) | st.integers(-200_000, 200_000) | st.integers(-40, 60)
+
+
+@settings(max_examples=300)
+@given(st.lists(st.tuples(far, far), min_size=3, max_size=5))
+def test_a_polygon_that_reaches_far_outside_is_drawn_where_it_crosses_the_image(
+    points: list[tuple[float, float]],
+) -> None:
+    """Compared with the even-odd rule at the centres of pixels that lie a pixel and more away from every edge."""
+    drawn_HW = masks.decode(masks.from_polygons([[v for point in points for v in point]], size_hw=(20, 30)))
+    for y in range(1, 20, 4):
+        for x in range(1, 30, 4):
+            crossings, near = _crossings(points, x + 0.5, y + 0.5)
+            if near > 1.5:
+                assert drawn_HW[y, x] == crossings % 2
+
+
+def _crossings(points: list[tuple[float, float]], x: float, y: float) -> tuple[int, float]:
+    """How many edges of a polygon lie to the right of a point, and how far the nearest one is away."""
+    crossings, near = 0, math.inf
+    for (x1, y1), (x2, y2) in zip(points, [*points[1:], points[0]], strict=True):
+        if (y1 > y) != (y2 > y):
+            crossings += x < x1 + (y - y1) / (y2 - y1) * (x2 - x1)
+        length = math.hypot(x2 - x1, y2 - y1)
+        along = ((x - x1) * (x2 - x1) + (y - y1) * (y2 - y1)) / length**2 if length else 0.0
+        along = min(max(along, 0.0), 1.0)
+        near = min(near, math.hypot(x1 + along * (x2 - x1) - x, y1 + along * (y2 - y1) - y))
+    return crossings, near
+
+
+def test_a_polygon_that_reaches_around_all_of_the_image_covers_it() -> None:
+    around = [-5e8, -5e8, 5e8, -5e8, 5e8, 5e8, -5e8, 5e8]
+    assert masks.from_polygons([around], size_hw=(20, 30)).area == 600
+    assert masks.from_polygons([[v + 6e8 for v in around[:2]] * 3], size_hw=(20, 30)).area == 0
+
+
+def test_many_small_polygons_are_united_as_one_after_the_other() -> None:
+    corners = np.random.default_rng(0).uniform(0, 900, (3000, 1, 2))
+    flat = (corners + np.array([[0, 0], [3, 0], [0, 3]])).reshape(-1, 6).tolist()
+    expected = coco_mask.merge(coco_mask.frPyObjects(flat, 1000, 1000))["counts"]
+    assert masks.from_polygons(flat, size_hw=(1000, 1000)).counts == expected
+
+
+@pytest.mark.parametrize("size_hw", [(0, 5), (5, -1), (100_000, 100_000)])
+def test_no_mask_is_made_at_a_size_that_no_image_has(size_hw: Shape) -> None:
+    rle = {"size": list(size_hw), "counts": [size_hw[0] * size_hw[1]]}
+    makers: list[Callable[[], object]] = [
+        lambda: masks.empty(size_hw),
+        lambda: masks.from_box((0, 0, 1, 1), size_hw=size_hw),
+        lambda: masks.from_polygons([SQUARE], size_hw=size_hw),
+        lambda: masks.from_coco(rle, size_hw=size_hw),
+    ]
+    for make in makers:
+        with pytest.raises(ValueError, match="must be positive and of at most 400,000,000 pixels"):
+            make()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_box_without_finite_sides_is_refused(value: float) -> None:
+    with pytest.raises(ValueError, match="finite sides"):
+        masks.from_box((0, 0, value, 5), size_hw=(20, 30))
+
+
+def test_a_box_that_reaches_far_outside_is_cut_to_the_image() -> None:
+    assert masks.from_box((-1e300, -1e300, 1e300, 1e300), size_hw=(20, 30)).area == 600
+    assert masks.from_box((-1e300, 3, 1e300, 5), size_hw=(20, 30)) == masks.from_box((0, 3, 30, 5), size_hw=(20, 30))
 
 
 @pytest.mark.parametrize("way", [(4, 3), (9, 95), (3, 50), (97, 4)], ids=str)

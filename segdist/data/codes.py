@@ -77,6 +77,7 @@ CODES: dict[str, Code] = {
     "number-invalid": Code(_E, "A coordinate is missing, no number, or not finite."),
     "segmentation-malformed": Code(_E, "`segmentation` is neither a list of polygons nor an RLE."),
     "polygon-odd-length": Code(_E, "A polygon has an odd number of coordinates."),
+    "polygon-too-large": Code(_E, "The polygons of a mask have more points or a longer outline than any object has."),
     "polygon-too-short": Code(_S, "A polygon has fewer than three points."),
     "polygon-outside": Code(_S, "A polygon lies outside its image."),
     "polygon-crosses-itself": Code(_W, "A polygon crosses itself; its mask may not be what was drawn."),

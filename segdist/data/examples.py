@@ -20,13 +20,10 @@ from segdist.augment import Augmentation, Donor
 from segdist.errors import DataError
 from segdist.masks import Mask
 from segdist.plugins import Example, ImageHWC
-from segdist.records import HUMAN, Instance, Sample
+from segdist.records import HUMAN, MAX_PIXELS, Instance, Sample
 
 if TYPE_CHECKING:
     import torch
-
-MAX_PIXELS = 400_000_000
-"""Images larger than this are refused before they are decoded: a few kilobytes can claim terabytes."""
 
 
 def decode_image(image_bytes: bytes, *, longest: int | None = None, name: str = "image") -> ImageHWC:

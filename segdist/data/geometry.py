@@ -189,11 +189,7 @@ def _unquoted(segmentation: Any, repairs: list[str]) -> Any:
 def _from_rle(segmentation: dict[str, Any], size_hw: tuple[int, int]) -> Rle:
     try:
         return masks.from_coco(segmentation, size_hw=size_hw)
-    except KeyError as error:
-        raise Problem(
-            "rle-malformed", Severity.ERROR, f"an RLE needs `size` and `counts`, but has no {error}"
-        ) from None
-    except (ValueError, TypeError, OverflowError) as error:
+    except ValueError as error:
         raise Problem("rle-malformed", Severity.ERROR, str(error)) from None
 
 
@@ -213,7 +209,7 @@ def _from_polygons(segmentation: Any, size_hw: tuple[int, int], repairs: list[st
     try:
         return masks.from_polygons([[v for point in p for v in point] for p in usable], size_hw=size_hw)
     except ValueError as error:
-        raise Problem("segmentation-malformed", Severity.ERROR, str(error)) from None
+        raise Problem("polygon-too-large", Severity.ERROR, str(error)) from None
 
 
 def _parts(segmentation: Any, repairs: list[str]) -> list[Any]:

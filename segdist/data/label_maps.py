@@ -7,11 +7,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from segdist import masks
-from segdist.data.examples import MAX_PIXELS
-from segdist.records import Rle
+from segdist.records import MAX_PIXELS, Rle
 
 LabelMap = NDArray[np.int64]
 """(height, width) whole numbers, 0 for background."""
@@ -71,7 +69,7 @@ def take_apart(values_HW: LabelMap) -> dict[int, Rle]:
         number = int(numbers[group[0]])
         if number:
             edges = np.stack([starts[group], ends[group]], axis=1).ravel()
-            found[number] = _from_edges(edges, (height, width))
+            found[number] = masks.from_edges(edges, (height, width))
     return found
 
 
@@ -105,11 +103,3 @@ def encode_png(values_HW: NDArray[np.uint16]) -> bytes:
     ok, png = cv2.imencode(".png", values_HW.astype(np.uint8) if fits else values_HW)
     assert ok
     return png.tobytes()
-
-
-def _from_edges(edges: NDArray[np.int64], size_hw: tuple[int, int]) -> Rle:
-    """A mask from the column-major positions where it begins and ends, in turn."""
-    end = size_hw[0] * size_hw[1]
-    runs = np.diff(np.r_[0, edges, end] if edges[-1] < end else np.r_[0, edges])  # no empty run at the end
-    found = coco_mask.frPyObjects({"size": list(size_hw), "counts": runs.tolist()}, *size_hw)
-    return Rle(size_hw, bytes(found["counts"]))

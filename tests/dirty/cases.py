@@ -173,6 +173,13 @@ SHARED_LIKE = (
         _first(segmentation=[square(50, 10, 40, 6)], bbox=[50, 10, 40, 6]),
         ("repaired annotation-repaired",),
     ),
+    Case(
+        "a polygon that scribbles over the image",
+        _first(segmentation=[[0, 0, WIDTH, HEIGHT] * 40_000]),
+        ("error polygon-too-large",),
+        5,
+        ("4,194,304 pixels",),
+    ),
     Case("a polygon outside", _first(segmentation=[square(100, 10, 9, 6)]), ("skipped polygon-outside",), 5),
     Case("a stale box", _first(bbox=[50, 30, 5, 5]), ("repaired annotation-repaired",)),
     Case("uncompressed run lengths", _first(segmentation={"size": [HEIGHT, WIDTH], "counts": _runs(_mask())})),

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from segdist import masks
 from segdist.data.coco.index import key_of, parse
 from segdist.data.coco.instances import STALE_BOX, instance_of
 from segdist.data.coco.json_lists import SEPARATORS, Spans
@@ -235,6 +236,7 @@ class _Plain:
         values = np.fromiter(chain.from_iterable(parts), np.float64, int(lengths.sum()))
         starts = np.cumsum(lengths) - lengths
         fits = _polygons_fit(values, starts, self._size_hw)
+        fits &= masks.outline_lengths(values, starts) <= masks.MOST_OUTLINE
         if not fits.all():
             outside = {n for n, fit in zip(owner, fits.tolist(), strict=True) if not fit}
             return self._rasterise([n for n in numbers if n not in outside])
@@ -248,7 +250,7 @@ class _Plain:
                 self.areas[n] = area
         for n, own in by_owner.items():
             if n not in crossing:
-                self.rles[n] = own[0] if len(own) == 1 else coco_mask.merge(own)
+                self.rles[n] = masks.merged(own)
                 self.areas[n] = self.areas[n] if len(own) == 1 else int(coco_mask.area(self.rles[n]))
         return None
 
