@@ -147,6 +147,70 @@ def test_other_classes_begin_untrained_and_the_rest_is_kept(file: Path) -> None:
     assert ours.head.cv3[0][-1].bias[0].item() == pytest.approx(np.log(0.01 / 0.99))
 
 
+def test_weights_bring_their_size_and_another_one_is_refused(file: Path) -> None:
+    assert build(Options(weights=str(file), image_size=SIZE), CLASSES).options.size == "debug"
+    with pytest.raises(WeightsError, match=r"best\.pt is of `size: debug`, but `model\.yolo\.size` says v8n"):
+        network(weights=str(file), size="v8n")
+
+
+@pytest.fixture
+def held(file: Path) -> Any:
+    """What the file holds, to be changed."""
+    return torch.load(file, weights_only=False)["model"]
+
+
+PAYLOAD = "__import__('pathlib').Path('it-ran').touch() or __import__('torch').nn.ReLU()"
+
+
+@pytest.mark.parametrize("key", ["activation", "nc", "depth_multiple", "scale", "backbone", "head", "yaml_file"])
+def test_nothing_that_a_file_says_of_its_network_is_evaluated(
+    key: str, held: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    held.yaml[key] = [[-1, 1, PAYLOAD, [PAYLOAD]]] if key in ("backbone", "head") else PAYLOAD
+    torch.save({"model": held}, "evil.pt")
+    network(weights="evil.pt")  # its tensors are those of a published shape: all that is taken from it
+    assert not Path("it-ran").exists()
+
+
+def test_descriptions_of_networks_that_lie_around_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("yolov8n-seg.yaml", "yolov8-seg.yaml"):
+        Path(name).write_text(f"activation: {PAYLOAD!r}\nnc: 1\nbackbone: []\nhead: []\n")
+    network(size="v8n")
+    assert not Path("it-ran").exists()
+
+
+def test_the_safe_mode_of_ultralytics_is_on() -> None:
+    from ultralytics.nn.tasks import SAFE_LOAD, _SafeLoad
+
+    assert SAFE_LOAD
+    assert _SafeLoad.restricted()
+
+
+def test_networks_of_another_activation_are_refused(held: Any, tmp_path: Path) -> None:
+    for module in held.modules():
+        if isinstance(getattr(module, "act", None), torch.nn.SiLU):
+            module.act = torch.nn.ReLU()
+    torch.save({"model": held}, tmp_path / "relu.pt")
+    with pytest.raises(WeightsError, match="built like the published networks, with SiLU, but has ReLU"):
+        network(weights=str(tmp_path / "relu.pt"))
+
+
+def test_a_file_of_other_tensors_is_refused_before_they_take_memory(held: Any, tmp_path: Path) -> None:
+    held.model[0].conv.weight = torch.nn.Parameter(torch.zeros(1).expand(16, 3, 10**5, 10**5), requires_grad=False)
+    torch.save({"model": held}, tmp_path / "wide.pt")
+    with pytest.raises(WeightsError, match=r"wide\.pt must hold plain dense tensors"):
+        network(weights=str(tmp_path / "wide.pt"))
+
+
+def test_modules_that_hold_themselves_end_in_an_error(held: Any, tmp_path: Path) -> None:
+    held.model[1] = held.model
+    torch.save({"model": held}, tmp_path / "loop.pt")
+    with pytest.raises(WeightsError, match="at most 10,000 layers"):
+        network(weights=str(tmp_path / "loop.pt"))
+
+
 class Evil:
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, ("it-ran",)
@@ -165,6 +229,8 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path: Path, mon
     [
         ("damaged.pt", b"PK\x03\x04 not a network", "cannot be read"),
         ("plain.pt", {"model": {"a": torch.zeros(1)}}, "must hold a YOLOv8 or YOLO11 with masks"),
+        ("list.pt", [1, 2], "must hold a YOLOv8 or YOLO11 with masks"),
+        ("layer.pt", {"model": torch.nn.SiLU()}, "its last layer is torch.nn.modules.activation.SiLU"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, name: str, content: Any, rule: str) -> None:

@@ -1,19 +1,17 @@
 """Weights from a file into a network: never a pickle that runs code, never a silent mismatch."""
 
-import pickle
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from segment_anything.modeling import Sam
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from segdist import state_dicts
 from segdist.errors import WeightsError
 from segdist.models.sam import Options, how_to_get
 
-State = dict[str, Tensor]
+_MOST_TIMES_LARGER = 4096
+"""A position table of published weights against that of the smallest image."""
 
 
 def load(sam: Sam, file: Path, options: Options) -> None:
@@ -22,8 +20,8 @@ def load(sam: Sam, file: Path, options: Options) -> None:
     Raises:
         WeightsError: the file is damaged, or holds the weights of another network.
     """
-    state, wanted = _read(file), sam.state_dict()
-    state = {k: _resized(k, v.float(), wanted[k]) if k in wanted else v for k, v in state.items()}
+    state, wanted = state_dicts.read(str(file)), sam.state_dict()
+    state = {k: _resized(k, v, wanted[k]) if k in wanted else v for k, v in state.items()}
     wrong = sorted(
         {k for k in state.keys() & wanted.keys() if state[k].shape != wanted[k].shape} | (state.keys() ^ wanted.keys())
     )
@@ -35,29 +33,14 @@ def load(sam: Sam, file: Path, options: Options) -> None:
     sam.load_state_dict(state)
 
 
-def _read(file: Path) -> State:
-    try:
-        if file.suffix == ".safetensors":
-            return dict(load_file(file))
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(
-            f"{file} must be a safetensors file or a plain torch state dict, but cannot be read: {reason}"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise WeightsError(f"{file} must hold a plain torch state dict, but holds {type(state).__name__}")
-    return state
-
-
 def _resized(name: str, value: Tensor, wanted: Tensor) -> Tensor:
     """A position table for another grid: absolute positions bicubic, relative ones linear (as ViTDet does)."""
-    if value.shape == wanted.shape:
+    if value.shape == wanted.shape or not 0 < value.numel() <= _MOST_TIMES_LARGER * wanted.numel():
         return value
     if name.endswith("pos_embed") and value.ndim == wanted.ndim == 4 and value.shape[3] == wanted.shape[3]:
-        table_1CHW = value.permute(0, 3, 1, 2)
+        table_1CHW = value.float().permute(0, 3, 1, 2)
         larger = interpolate(table_1CHW, wanted.shape[1:3], mode="bicubic", align_corners=False, antialias=True)
         return larger.permute(0, 2, 3, 1)
     if ".rel_pos_" in name and value.ndim == 2 and value.shape[1] == wanted.shape[1]:
-        return interpolate(value.T[None], wanted.shape[0], mode="linear", align_corners=False)[0].T
+        return interpolate(value.float().T[None], wanted.shape[0], mode="linear", align_corners=False)[0].T
     return value

@@ -22,7 +22,7 @@ class Options(ModelOptions):
     weights: str
     """A .pt file of Ultralytics here or at a URI, e.g. yolo11n-seg.pt, or random: an untrained network."""
     size: Size = "11n"
-    """Shape of a random network: the generation and its size; weights bring their own."""
+    """Shape of a random network: the generation and its size; weights bring their own, and it need not be named."""
     image_size: int = Field(default=640, gt=0, multiple_of=32)
     """Longest side in pixels that the network sees; its coarsest features are 32 times smaller."""
     max_overlap: float = Field(default=0.7, gt=0, le=1)

@@ -36,8 +36,9 @@ class Yolo(nn.Module):
 
     def __init__(self, options: Options, classes: tuple[str, ...]) -> None:
         super().__init__()
-        self.options, self.classes, self.objective = options, classes, Objective()
-        network = load(options, num_classes=len(classes))
+        self.classes, self.objective = classes, Objective()
+        network, size = load(options, num_classes=len(classes))
+        self.options = options.model_copy(update={"size": size})
         layers, first = list(network.model), len(network.yaml["backbone"])
         self.encoder, self.neck = nn.ModuleList(layers[:first]), nn.ModuleList(layers[first:-1])
         self.head = layers[-1]

@@ -1,5 +1,8 @@
 """The one place that imports ultralytics: it asks no server, installs nothing and leaves no file behind.
 
+It is shown no file from outside: a `.pt` file is read by `state_dicts`, and networks are built from the library's own
+tables. Its safe mode, which evaluates nothing in a description of a network, is on all the same.
+
 On import the library looks for the network, writes settings below the user's home, replaces `torch.save` and
 `PIL.Image.open`, and changes how numpy prints and how many threads OpenCV has. It does so here in a folder that is gone
 afterwards; the rest is put back.
@@ -8,6 +11,7 @@ afterwards; the rest is put back.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import cv2
@@ -15,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-__all__ = ["Segment", "SegmentationModel", "torch_safe_load", "v8SegmentationLoss", "yaml_model_load"]
+__all__ = ["TABLES", "SegmentationModel", "v8SegmentationLoss"]
 
 
 @contextmanager
@@ -28,6 +32,7 @@ def _nothing_changed() -> Iterator[None]:
             "YOLO_OFFLINE": "true",
             "YOLO_AUTOINSTALL": "false",
             "YOLO_VERBOSE": "false",
+            "ULTRALYTICS_SAFE_LOAD": "true",
         }
         try:
             yield
@@ -42,9 +47,11 @@ def _nothing_changed() -> Iterator[None]:
 
 
 with _nothing_changed():
-    from ultralytics.nn.modules import Segment
-    from ultralytics.nn.tasks import SegmentationModel, torch_safe_load, yaml_model_load
-    from ultralytics.utils import SETTINGS
+    from ultralytics.nn.tasks import SegmentationModel
+    from ultralytics.utils import ROOT, SETTINGS
     from ultralytics.utils.loss import v8SegmentationLoss
 
     SETTINGS.update(sync=False)  # no telemetry, whatever the defaults become
+
+TABLES = Path(ROOT) / "cfg" / "models"
+"""The library's own descriptions of the published networks."""
