@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -16,11 +15,9 @@ from segdist import storage
 from segdist.data.coco.export import CONVERSION
 from segdist.data.listing import IMAGE_SUFFIXES, SPLITS
 from segdist.errors import StorageError
+from segdist.escaping import FILES
 from segdist.records import Finding, Sample, Severity
 
-_FORBIDDEN = re.compile(r'[\x00-\x1f<>:"|?*\\]')
-"""Characters that some file system refuses."""
-_LONGEST_STEM = 120
 SHOWN = 5
 """Findings of one kind that a summary quotes."""
 
@@ -79,18 +76,17 @@ class FileNames:
 
     def name(self, sample: Sample, image_bytes: bytes) -> str:
         """The name that a sample's image gets; label files that share its stem never collide either."""
-        path = PurePosixPath(_FORBIDDEN.sub("_", sample.image_id))
+        path = PurePosixPath(sample.image_id.replace("\\", "/"))
         folders = [part for part in path.parts[:-1] if part.lower() not in (*SPLITS, "images", "/", "..")]
         suffix = path.suffix if path.suffix.lower() in IMAGE_SUFFIXES else _suffix(image_bytes)
         stem = path.stem if path.suffix == suffix else path.name
         digest = hashlib.sha256(sample.image_id.encode()).hexdigest()[:10]
-        for candidate in (stem, "__".join([*folders, stem]), f"{stem[:_LONGEST_STEM]}-{digest}"):
-            clean = candidate.strip(". ")
-            if clean and len(clean.encode()) <= _LONGEST_STEM * 2 - 40 and clean.casefold() not in self._taken:
-                self._taken.add(clean.casefold())
-                return clean + suffix
-        self._taken.add(digest)
-        return digest + suffix
+        for candidate in filter(None, (stem, "__".join([*folders, stem]), f"{stem}-{digest}", digest)):
+            name = FILES.escape(candidate)
+            if name.casefold() not in self._taken:
+                break
+        self._taken.add(name.casefold())
+        return name + suffix
 
 
 def _suffix(image_bytes: bytes) -> str:

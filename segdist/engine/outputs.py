@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from segdist import masks, storage
 from segdist.errors import SpecError, did_you_mean
+from segdist.escaping import FILES
 from segdist.panels import encode_jpeg, encode_png, overlay, panel
 from segdist.plugins import ImageHWC
 from segdist.records import Prediction, Sample
@@ -46,7 +47,7 @@ class Found:
     @property
     def name(self) -> str:
         """Without folder and suffix; the number keeps images of one name apart."""
-        return f"{PurePosixPath(self.sample.image_id).stem}-{self.number:05d}"
+        return f"{FILES.escape(PurePosixPath(self.sample.image_id).stem)}-{self.number:05d}"
 
 
 def check_outputs(names: Sequence[str]) -> tuple[Output, ...]:
@@ -93,7 +94,7 @@ def _masks(folder: str, found: Found) -> None:
         for instance in found.prediction.instances:
             if instance.label == label and instance.mask:
                 drawn_HW[masks.decode(instance.mask)] = 255
-        storage.write_atomic(storage.join(folder, _folder(label), f"{found.name}.png"), _grey_png(drawn_HW))
+        storage.write_atomic(storage.join(folder, FILES.escape(label), f"{found.name}.png"), _grey_png(drawn_HW))
 
 
 def _class_ids(folder: str, found: Found) -> None:
@@ -127,11 +128,6 @@ def _grey_png(values_HW: NDArray[Any]) -> bytes:
     done, data = cv2.imencode(".png", values_HW)
     assert done
     return data.tobytes()
-
-
-def _folder(label: str) -> str:
-    """A class name as the name of a folder."""
-    return "".join(c if c.isalnum() or c in "-_. " else "_" for c in label).strip(". ") or "_"
 
 
 _WRITERS: dict[str, Callable[[str, Any], None]] = {

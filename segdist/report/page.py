@@ -16,7 +16,6 @@ from segdist.report.labels import label_sets
 from segdist.report.leaderboard import COLUMNS, Leaderboard, leaderboard
 from segdist.report.pages import render, score
 from segdist.tracking import Tracker, TrialRecord
-from segdist.tracking.encoding import key
 
 COSTS = ("runtime/latency_p50_ms", "model/bytes")
 """What the score is drawn over."""
@@ -227,7 +226,7 @@ def _classes(board: Leaderboard) -> list[dict[str, Any]]:
 
 
 def _of_class(metrics: dict[str, float], metric: str, name: str) -> float | None:
-    return metrics.get(key(f"{metric}/{name}"))
+    return metrics.get(f"{metric}/{name}")
 
 
 def _galleries(tracker: Tracker, board: Leaderboard) -> tuple[list[Gallery], int]:

@@ -2,23 +2,23 @@
 
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from segdist.escaping import MLFLOW
+
 _PARAM_LENGTH = 6000  # mlflow.utils.validation.MAX_PARAM_VAL_LENGTH
 _TAG_LENGTH = 8000  # MAX_TAG_VAL_LENGTH
-_KEY_LENGTH = 250  # MAX_ENTITY_KEY_LENGTH
-_FOREIGN = re.compile(r"[^/\w.\- :]")
 
 
 def key(name: str) -> str:
-    """A name in MLflow's alphabet: letters, digits, `_ - . / :` and space; anything else becomes `_`.
+    """A name as MLflow takes it for a metric, a parameter or a tag; two names never become one."""
+    return MLFLOW.escape(name)
 
-    MLflow also refuses names that are no normal paths, such as `a//b`, `../a` and `a/`.
-    """
-    parts = [part for part in _FOREIGN.sub("_", name).split("/") if part.strip(".")]
-    return "/".join(parts)[:_KEY_LENGTH].rstrip("/") or "_"
+
+def name_of(key: str) -> str:
+    """The name that was given to `key`."""
+    return MLFLOW.unescape(key)
 
 
 def param_text(value: Any) -> str:
@@ -54,9 +54,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def finite(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The metrics that are finite numbers: a class absent everywhere has none, and MLflow would store 1.8e308."""
     return {
-        key(name): float(value)
-        for name, value in metrics.items()
-        if isinstance(value, int | float) and math.isfinite(value)
+        name: float(value) for name, value in metrics.items() if isinstance(value, int | float) and math.isfinite(value)
     }
 
 

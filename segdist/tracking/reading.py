@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from segdist.data.shards import Manifest
 from segdist.errors import BackendError, did_you_mean
 from segdist.tracking import names
-from segdist.tracking.encoding import clip, param_value
+from segdist.tracking.encoding import clip, name_of, param_value
 from segdist.tracking.values import DatasetInfo, SweepRecord, TrialRecord
 
 if TYPE_CHECKING:
@@ -56,9 +56,9 @@ def sweep(client: "MlflowClient", run: "Run") -> SweepRecord:
         file_text=texts.get("file.yaml", ""),
         environment=json.loads(texts.get("environment.json", "{}")),
         dataset=_dataset(run),
-        params={name: param_value(text) for name, text in run.data.params.items()},
+        params={name_of(key): param_value(text) for key, text in run.data.params.items()},
         metrics=_finite(run.data.metrics.items()),
-        tags=dict(marks),
+        tags={name_of(key): value for key, value in marks.items()},
         started=run.info.start_time,
         seconds=_seconds(run),
     )
@@ -156,7 +156,7 @@ def _trial(run: "Run") -> TrialRecord:
         is_baseline=marks.get(names.BASELINE, "").lower() == "true",
         status=run.info.status,
         reason=marks.get(names.END, ""),
-        params={name: param_value(text) for name, text in run.data.params.items()},
+        params={name_of(key): param_value(text) for key, text in run.data.params.items()},
         metrics=last | best,
         epochs=int(last.get("epoch", 0)),
         best_epoch=best_epoch,
@@ -172,7 +172,7 @@ def _dataset(run: "Run") -> DatasetInfo | None:
 
 
 def _finite(metrics: Iterable[tuple[str, float]]) -> dict[str, float]:
-    return {name: value for name, value in metrics if abs(value) < _OVERFLOW}  # NaN compares false too
+    return {name_of(key): value for key, value in metrics if abs(value) < _OVERFLOW}  # NaN compares false too
 
 
 def _seconds(run: "Run") -> float:

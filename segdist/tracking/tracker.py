@@ -33,7 +33,7 @@ class Tracker:
     """
 
     def __init__(self, uri: str, artifact_root: str = "", *, metric: str = "val/iou") -> None:
-        self.metric = key(metric)
+        self.metric = metric
         self._connection = Connection(uri, artifact_root)
         self._progress: dict[str, tuple[float, float]] = {}
 
@@ -215,7 +215,7 @@ class Tracker:
     def tag(self, run_id: str, name: str, value: Any) -> None:
         """Set one tag of a run."""
         with self._connection.writing() as client:
-            client.set_tag(run_id, name, tag_text(value))
+            client.set_tag(run_id, key(name), tag_text(value))
 
     def discard(self, run_id: str) -> None:
         """Delete the run of a trial that a killed driver started and no restored search knows; MLflow can undo it."""
@@ -289,7 +289,7 @@ class Tracker:
             metric: what to sort by; "" takes the sweep's search metric.
         """
         with self._connection.client() as client:
-            return reading.trials(client, parent_run_id, key(metric) if metric else "")
+            return reading.trials(client, parent_run_id, metric)
 
     def trial(self, run_id: str) -> tuple[TrialRecord, SweepRecord]:
         """One trial, and the sweep it belongs to.
@@ -419,7 +419,7 @@ class Tracker:
             missing = [Param(name, text) for name, text in new.items() if name not in known]
             for start in range(0, len(missing), _PARAMS_PER_CALL):
                 client.log_batch(run_id, params=missing[start : start + _PARAMS_PER_CALL])
-            client.log_batch(run_id, tags=[RunTag(name, tag_text(value)) for name, value in marks.items()])
+            client.log_batch(run_id, tags=[RunTag(key(name), tag_text(value)) for name, value in marks.items()])
 
     def _log_inputs(self, client: "MlflowClient", run_id: str, inputs: "list[DatasetInput]") -> None:
         """MLflow looks for a data set and then adds it; of two drivers that add one at once, it refuses the second.
@@ -450,7 +450,7 @@ class Tracker:
         from mlflow.entities import Metric
 
         now = time.time_ns() // 1_000_000
-        metrics = [Metric(name, value, now, step) for name, value in values.items()]
+        metrics = [Metric(key(name), value, now, step) for name, value in values.items()]
         with self._connection.writing() as client:
             for start in range(0, len(metrics), _METRICS_PER_CALL):
                 client.log_batch(run_id, metrics=metrics[start : start + _METRICS_PER_CALL])
@@ -460,7 +460,7 @@ class Tracker:
             return self._progress[run_id]
         with self._connection.client() as client:
             known = client.get_run(run_id).data.metrics
-        return known.get(names.BEST + self.metric, float("-inf")), known.get(names.TOTAL_SECONDS, 0.0)
+        return known.get(key(names.BEST + self.metric), float("-inf")), known.get(names.TOTAL_SECONDS, 0.0)
 
 
 def _artifacts_beside(storage: str) -> str:

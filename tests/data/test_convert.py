@@ -176,6 +176,11 @@ def test_files_of_one_stem_get_different_names_in_whatever_case() -> None:
     assert len(set(stems)) == len(ids)
     assert given_names[0] == "a.jpg"
     assert not any(set(name) & set('/\\?<>:"|*') for name in given_names)
+    assert [names.name(Sample(name, "", (4, 4)), _png()) for name in ("con.jpg", "50%.jpg", "cam2\\z.jpg")] == [
+        "%63on.jpg",
+        "50%.jpg",
+        "z.jpg",
+    ]
 
 
 def test_what_cannot_be_told_or_written_is_one_message_with_the_candidates(tmp_path: Path) -> None:

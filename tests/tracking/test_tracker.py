@@ -98,7 +98,19 @@ def test_long_parameters_many_parameters_and_foreign_names_are_accepted(tracker:
     assert len(trial.params["long"]) == 6000
     assert trial.params["long"].endswith("…")
     assert trial.params["option 249"] == 249
-    assert trial.metrics["val/iou/Fenster _ Türen: 50_"] == 0.5
+    assert trial.params["größe (m²)/../a//b"] == 1
+    assert trial.metrics["val/iou/Fenster & Türen: 50%"] == 0.5
+
+
+def test_classes_that_differ_in_one_foreign_character_are_two_metrics(tracker: Tracker, spec: SweepSpec) -> None:
+    parent = start_sweep(tracker, spec)
+    run = start_trial(tracker, parent, params={"min_scores": {"<1mm": 0.1, ">1mm": 0.2}})
+    values = {f"val/iou/{name}": n / 10 for n, name in enumerate(["<1mm", ">1mm", "?1mm", "a//b", "a/b", ".", ""])}
+    tracker.log_metrics(run, {"val/iou": 0.5, **values}, step=1)
+    (trial,) = tracker.trials(parent)
+    assert {name: trial.metrics[name] for name in values} == values
+    assert [trial.params[f"min_scores.{name}"] for name in ("<1mm", ">1mm")] == [0.1, 0.2]
+    assert tracker.history(run, "val/iou/>1mm") == [(1, 0.1)]
 
 
 def test_a_record_shows_the_best_epoch_and_mlflow_the_last_one_too(tracker: Tracker, spec: SweepSpec) -> None:
