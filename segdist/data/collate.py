@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.ops import box_convert
 
 from segdist.data.examples import pad
 from segdist.plugins import Example, ImageHWC
@@ -52,6 +51,8 @@ def crowds(examples: Sequence[Example], image_size: int) -> Tensor:
 
 def centred_boxes(example: Example, image_size: int) -> Tensor:
     """(N, 4) boxes as centre and sides, as shares of the square's side."""
+    from torchvision.ops import box_convert  # takes a second to import, and few families ask for boxes
+
     boxes: Tensor = box_convert(torch.from_numpy(example.boxes_xyxy / image_size).float(), "xyxy", "cxcywh")
     return boxes
 

@@ -195,7 +195,10 @@ class Judge:
             for part in consistency(self.evaluator, {}, metric=name, resamples=0).of("class"):
                 if part.spread is not None:
                     by_class[part.name][name] = asdict(part.spread)
-        return Appraisal(self.evaluator.values(), details, self._images, self._predictions, self._tuned, by_class)
+        scores = [i.score for p in self._predictions for i in p.instances]
+        found = {"predicted/objects": float(len(scores)), "predicted/top_score": max(scores, default=0.0)}
+        metrics = self.evaluator.values() | found
+        return Appraisal(metrics, details, self._images, self._predictions, self._tuned, by_class)
 
 
 def facets(sample: Sample, image_HWC: ImageHWC | None, camera: str = "") -> dict[str, str]:

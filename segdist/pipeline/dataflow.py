@@ -7,6 +7,7 @@ from typing import Any
 
 from segdist import errors
 from segdist.errors import SegdistError
+from segdist.pipeline.backend_lines import core_lines_hidden
 
 
 def answers(work: Callable[..., str]) -> Callable[..., dict[str, str]]:
@@ -41,7 +42,8 @@ def map_items(ray: Any, function: Callable[..., Any], items: Sequence[dict[str, 
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plans and metrics are no news to a user
     ray.data.DataContext.get_current().enable_progress_bars = False
     rows = ray.data.from_items(list(items), override_num_blocks=len(items)).map(function, **how)
-    for row in rows.iter_rows():
-        if row["error"]:
-            raise getattr(errors, row["error"])(row["message"])
-        yield row["text"]
+    with core_lines_hidden():
+        for row in rows.iter_rows():
+            if row["error"]:
+                raise getattr(errors, row["error"])(row["message"])
+            yield row["text"]

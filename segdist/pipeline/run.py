@@ -71,7 +71,7 @@ def _run(spec: SweepSpec, file: str, *, kind: str) -> str:
     done = tracker.find_sweep(spec.name, fingerprint)
     if done and done.tags.get(DONE):
         say(f"{spec.name} is done: nothing to do. Change a key, or name another `storage`, to run it anew.")
-        _show(tracker, spec, done.run_id)
+        _conclude(tracker, spec, done.run_id)
         return done.run_id
     dataset = ingest(spec)
     _say_dataset(dataset)
@@ -84,10 +84,10 @@ def _run(spec: SweepSpec, file: str, *, kind: str) -> str:
         with _closing(tracker, parent):
             job = _job(spec, fingerprint, dataset, labels)
             best = _search(ray, tracker, spec, parent, job, labels)
-            if kind == "sweep":
+            if kind == "sweep" and best:
                 _crown(ray, tracker, spec, best, job)
             _finish(tracker, spec, parent)
-    _show(tracker, spec, parent)
+    _conclude(tracker, spec, parent)
     say(f"took      {_minutes(time.monotonic() - started)}")
     return parent
 
@@ -117,7 +117,7 @@ def _open(
         params={"search.trials": trials_of(spec), "search.metric": spec.search.metric},
         dataset=dataset.manifest,
     )
-    tracker.log_json(parent, _summary(labels), "summary.json")
+    tracker.log_json(parent, _summary(labels), report.SUMMARY)
     return parent
 
 
@@ -135,7 +135,7 @@ def _job(spec: SweepSpec, fingerprint: str, dataset: Dataset, labels: Sequence[L
 
 
 def _search(ray: Any, tracker: Tracker, spec: SweepSpec, parent: str, job: Job, labels: Sequence[LabelSet]) -> str:
-    """Run the missing trials, and score the winner on the test split; the winner's run."""
+    """Run the missing trials, and score the winner on the test split; the winner's run, "" where nothing was found."""
     tags = {"segdist.dataset": Dataset.open(job.dataset_uri).manifest.content_hash}
     if len(labels) == 1:
         tags["segdist.labels"] = labels[0].labels.manifest.content_hash
@@ -148,8 +148,11 @@ def _search(ray: Any, tracker: Tracker, spec: SweepSpec, parent: str, job: Job, 
             f"`{spec.name}` was stopped with {len(finished)} of {trials_of(spec)} trials done. "
             "The same command goes on with it."
         )
-    best = _winner(report.leaderboard(tracker, spec.name, parent_run_id=parent))
+    board = report.leaderboard(tracker, spec.name, parent_run_id=parent)
+    best = _winner(board)
     appraise_trials(ray, tracker, parent, job)
+    if board.found_nothing:
+        return ""
     metrics = score_on_test(ray, tracker, best, job)
     if metrics:
         say(f"test      iou {metrics['test/iou']:.3f}, dice {metrics['test/dice']:.3f} (the winner alone)")
@@ -185,8 +188,14 @@ def _finish(tracker: Tracker, spec: SweepSpec, parent: str) -> None:
     tracker.tag(parent, DONE, "1")
 
 
-def _show(tracker: Tracker, spec: SweepSpec, parent: str) -> None:
-    report.print_leaderboard(report.leaderboard(tracker, spec.name, parent_run_id=parent))
+def _conclude(tracker: Tracker, spec: SweepSpec, parent: str) -> None:
+    """Print the leaderboard; where nothing on it is of use, say so and why."""
+    board = report.leaderboard(tracker, spec.name, parent_run_id=parent)
+    report.print_leaderboard(board)
+    if board.found_nothing:
+        say("champion  none: a model that finds nothing is of no use. The likeliest reasons:")
+        for reason in report.why_nothing(board, tracker.read_json(parent, report.SUMMARY)):
+            say(f"          - {reason}")
 
 
 @contextmanager
@@ -256,6 +265,8 @@ def _say_labels(one: LabelSet) -> None:
     )
     which = f"{one.policy.title}: " if one.policy.values else ""
     say(f"labels    {which}{known}{one.labels.manifest.content_hash}")
+    for warning in report.label_warnings(one.labels.manifest.details):
+        say(f"warning   {which}{warning}")
 
 
 def _minutes(seconds: float) -> str:

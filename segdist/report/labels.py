@@ -39,6 +39,7 @@ def label_report(title: str, values: Mapping[str, Any], uri: str, manifest: Mapp
         **{name: details.get(name) for name in shown},
         "images_per_teacher_second": images / seconds if seconds else None,
         "worse_than_boxes": worse_than_boxes(details["quality"]) if details.get("quality") else [],
+        "warnings": label_warnings(details),
     }
 
 
@@ -69,6 +70,7 @@ def _of_page(policy: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str
         "quality": quality,
         "rows": [*rows, {"name": "all objects", **totals, **quality}] if rows else [],
         "has_verdicts": bool(verdicts),
+        "warnings": label_warnings(details),
     }
 
 
@@ -90,6 +92,8 @@ def _print_one(one: Mapping[str, Any], console: Console) -> None:
     console.print(f"  {', '.join(counts)}; {one['content_hash']}")
     for severity, codes in one["findings"].items():
         console.print(f"  {severity}: {', '.join(f'{code} {count}' for code, count in codes.items())}")
+    for warning in one["warnings"]:
+        console.print(f"  [bold]warning: {escape(warning)}[/bold]")
     quality = one["quality"]
     if not quality:
         console.print(_verdict_table(one["verdicts"] or {}))
@@ -101,19 +105,43 @@ def _print_one(one: Mapping[str, Any], console: Console) -> None:
         f"  scores: calibration error {number(quality['calibration_error'])}, Brier {number(quality['brier'])} "
         f"(right from IoU 0.5 on);\n  mean distance of a score to its IoU {number(quality['score_error'])}"
     )
-    console.print(f"  a student that draws exactly what these labels teach gets IoU {number(quality['ceiling_iou'])}")
-    worse = worse_than_boxes(quality)
-    if worse:
-        console.print(
-            f"  [bold]worse than filling the boxes: {escape(', '.join(worse))}[/bold]. Take a teacher that knows such "
-            "images, or let it see more pixels (its `image_size`)."
-        )
+    ceiling = quality["ceiling_iou"]
+    console.print(
+        "  nothing of these labels is taught: there is none that was accepted"
+        if ceiling is None
+        else f"  a student that draws exactly what these labels teach gets IoU {number(ceiling)}"
+    )
     console.print()
+
+
+def label_warnings(details: Mapping[str, Any]) -> list[str]:
+    """What a student of a set of labels will suffer from, a sentence each.
+
+    Args:
+        details: of the labels' manifest.
+    """
+    quality = details.get("quality")
+    found = []
+    if worse := worse_than_boxes(quality) if quality else []:
+        of = quality["per_class"]  # type: ignore[index]
+        names = ", ".join(f"{label} ({of[label]['iou']:.3f}; box {of[label]['box_fill_iou']:.3f})" for label in worse)
+        found.append(
+            f"labels worse than filled boxes: {names}. Students learn what labels show. Take a teacher that knows such "
+            "images, let it see more pixels (its `image_size`), or take the filled boxes: "
+            "label.teacher={family: classical, classical: {method: box}}"
+        )
+    verdicts = details.get("verdicts") or {}
+    if none := [label for label, of in verdicts.items() if not of.get("labelled")]:
+        found.append(
+            f"no label accepted: {', '.join(none)}. Nothing of it can be learned. Lower the limits of `label.reject` "
+            "and `label.review`, or decide them: segdist label review export"
+        )
+    return found
 
 
 def worse_than_boxes(quality: Mapping[str, Any]) -> list[str]:
     """Classes whose labels are further from the truth than their boxes, filled: such a teacher does harm."""
-    return [label for label, of in quality["per_class"].items() if of["iou"] < of["box_fill_iou"]]
+    return [label for label, of in quality["per_class"].items() if of["iou"] < of.get("box_fill_iou", 0.0)]
 
 
 def _verdict_table(verdicts: Mapping[str, Mapping[str, int]]) -> Table:

@@ -69,7 +69,7 @@ class Leaderboard:
 
     @property
     def best(self) -> TrialRecord | None:
-        """The winner: of the trials that ended well the one with the highest score, else of all."""
+        """Of the trials that ended well the one with the highest score, else of all."""
         scored = [t for t in self.trials if self.metric in t.metrics]
         return next((t for t in scored if t.status == "FINISHED"), scored[0] if scored else None)
 
@@ -77,6 +77,17 @@ class Leaderboard:
     def baseline(self) -> TrialRecord | None:
         """The untuned trial: the sweep file's own values."""
         return next((t for t in self.trials if t.is_baseline), None)
+
+    @property
+    def found_nothing(self) -> bool:
+        """Whether trials were scored, and not one of them found anything."""
+        best = self.score(self.best)
+        return best is not None and best <= 0
+
+    @property
+    def winner(self) -> TrialRecord | None:
+        """The best trial, where it found anything."""
+        return None if self.found_nothing else self.best
 
     @property
     def headings(self) -> dict[str, str]:
@@ -98,10 +109,9 @@ class Leaderboard:
         return trial.metrics.get(self.metric) if trial else None
 
     def gain(self, trial: TrialRecord | None) -> float | None:
-        """How much higher a trial scored than the untuned one; None for that one itself."""
+        """How much higher a trial scored than the untuned one; None for that one itself, and where it found nothing."""
         score, untuned = self.score(trial), self.score(self.baseline)
-        known = score is not None and untuned is not None and trial is not self.baseline
-        return score - untuned if known else None  # type: ignore[operator]
+        return score - untuned if score is not None and untuned and trial is not self.baseline else None
 
     def ended(self, trial: TrialRecord) -> str:
         """How a trial ended, in words."""
@@ -191,8 +201,12 @@ def conclusions(board: Leaderboard) -> list[str]:
     best, lines = board.best, []
     if best is None:
         return ["No trial has a score yet."]
+    if board.found_nothing:
+        return [f"No trial found an object: the highest {board.metric} is {board.score(best):.3f}."]
     gain = board.gain(best)
     won = "" if gain is None else f", {gain:+.3f} against the untuned trial"
+    if best is not board.baseline and board.score(board.baseline) == 0:
+        won = "; the untuned trial found nothing"
     lines.append(f"best   trial {best.number}: {board.metric} {board.score(best):.3f}{won}")
     if "test/iou" in best.metrics:
         lines.append(f"test   iou {best.metrics['test/iou']:.3f} on images that no trial was chosen by")

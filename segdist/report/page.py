@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from segdist.panels import colour
 from segdist.report import charts, scatter
+from segdist.report.diagnosis import why_nothing
 from segdist.report.labels import label_sets
 from segdist.report.leaderboard import COLUMNS, Leaderboard, leaderboard
 from segdist.report.pages import render, score
@@ -76,7 +77,8 @@ def _render(tracker: Tracker, board: Leaderboard) -> str:
         "report.html.jinja",
         board=board,
         sweep=board.sweep,
-        best=board.best,
+        best=board.winner,
+        reasons=why_nothing(board, summary) if board.found_nothing else [],
         baseline=board.baseline,
         tints={line.trial: line.tint for line in _lines(board)},
         classes=_classes(board),
@@ -106,7 +108,7 @@ def _lines(board: Leaderboard) -> list[charts.Line]:
             trial=trial.number,
             title=f"trial {trial.number}{' (untuned)' if trial.is_baseline else ''}: {board.metric} {score:.3f}",
             tint=(score - low) / ((high - low) or 1.0),
-            kind="best" if trial is board.best else "baseline" if trial.is_baseline else "",
+            kind="best" if trial is board.winner else "baseline" if trial.is_baseline else "",
             params={**board.values(trial), board.metric: score},
         )
         for trial, score in scored
@@ -143,7 +145,7 @@ def _importance(tracker: Tracker, board: Leaderboard) -> list[tuple[str, float]]
 
 def _consistency(tracker: Tracker, board: Leaderboard) -> dict[str, Any]:
     """How even the winner is, on the validation split: from what its evaluation left; empty without."""
-    found = tracker.read_json(board.best.run_id, "evaluation/val.json") if board.best else {}
+    found = tracker.read_json(board.winner.run_id, "evaluation/val.json") if board.winner else {}
     return {"images": len(found.get("images", ())), "metrics": found.get("consistency", [])}
 
 
@@ -157,7 +159,7 @@ def _filters(board: Leaderboard) -> dict[str, list[str]]:
 def _telling(tracker: Tracker, board: Leaderboard) -> list[Shown]:
     """The winner's worst, median and best validation images, and those of groups of images as far as they fit."""
     with tempfile.TemporaryDirectory(prefix="segdist-") as scratch:
-        folder = tracker.find_files(board.best.run_id, TELLING, Path(scratch)) if board.best else None
+        folder = tracker.find_files(board.winner.run_id, TELLING, Path(scratch)) if board.winner else None
         if folder is None:
             return []
         found: list[Shown] = []
@@ -210,7 +212,7 @@ def _curves(tracker: Tracker, board: Leaderboard) -> list[tuple[str, Markup]]:
 def _classes(board: Leaderboard) -> list[dict[str, Any]]:
     """Each class with its colour in the pictures, and the winner's IoU."""
     profile = board.sweep.dataset.profile if board.sweep.dataset else {}
-    metrics = board.best.metrics if board.best else {}
+    metrics = board.winner.metrics if board.winner else {}
     untuned = board.baseline.metrics if board.baseline else {}
     return [
         {
@@ -233,7 +235,7 @@ def _galleries(tracker: Tracker, board: Leaderboard) -> tuple[list[Gallery], int
     """The pictures of the trials, best first, as many as fit; and of how many trials they did not."""
     found: list[Gallery] = []
     omitted, room = 0, _PICTURE_BYTES
-    wanted = [(board.best, TEST_PICTURES, "winner on the test split")] if board.best else []
+    wanted = [(board.winner, TEST_PICTURES, "winner on the test split")] if board.winner else []
     wanted += [(t, PICTURES, _gallery_title(board, t)) for t in board.trials]
     for trial, folder, title in wanted:
         pictures = _pictures(tracker, trial, folder)
@@ -243,11 +245,11 @@ def _galleries(tracker: Tracker, board: Leaderboard) -> tuple[list[Gallery], int
             room -= size
         elif pictures:
             omitted += 1
-    return sorted(found, key=lambda g: (g.trial is not board.best, "test" not in g.title)), omitted
+    return sorted(found, key=lambda g: (g.trial is not board.winner, "test" not in g.title)), omitted
 
 
 def _gallery_title(board: Leaderboard, trial: TrialRecord) -> str:
-    role = "winner" if trial is board.best else f"trial {trial.number}"
+    role = "winner" if trial is board.winner else f"trial {trial.number}"
     mark = ", untuned" if trial.is_baseline else ""
     return f"{role}{mark}, validation ({board.metric} {score(board.score(trial))})"
 

@@ -141,7 +141,8 @@ def _connected(client: "MlflowClient") -> "MlflowClient":
 
 
 def _hush() -> None:
-    """Silence what tells a user nothing: migrations of an empty database, progress bars of small files."""
+    """Silence what tells a user nothing: migrations of an empty database, progress bars of small files, run URLs."""
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # no network unless asked
     for name in ("alembic", "mlflow.store.db.utils"):

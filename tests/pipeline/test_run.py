@@ -103,6 +103,35 @@ def test_after_driver_and_trial_were_killed_the_same_command_finishes_the_sweep_
         assert epochs == list(range(1, len(epochs) + 1)), "it went on where its checkpoint was"
 
 
+def test_a_sweep_that_learned_nothing_says_so_names_the_reasons_and_crowns_nobody(
+    sweep: Path, segdist: Command, tmp_path: Path
+) -> None:
+    useless = [
+        "data.boxes_only=[train]",
+        "+label={teacher: {family: classical, classical: {method: line}}}",  # draws lines where the roofs are
+        "evaluate.min_score=1.0",
+        "train.epochs=1",
+        "search.trials=1",
+    ]
+    answer = segdist("run", sweep, *useless)
+    assert answer.returncode == 0, answer.stderr
+    assert "warning   labels worse than filled boxes: roof (" in answer.stdout
+    assert "No trial found an object: the highest val/iou is 0.000." in answer.stdout
+    assert re.search(
+        r"champion  none: .*\n.*- labels worse than filled boxes: roof .*\n.*- few steps: \d", answer.stdout
+    )
+    assert ".cc:" not in answer.stderr
+    tracker = Tracker.at(str(tmp_path / "storage"))
+    assert not tracker.champion_run("tiny")
+    page = (tmp_path / "storage" / "sweeps" / "tiny" / "report.html").read_text()
+    assert "No trial found an object" in page
+    assert 'class="mark best">winner' not in page
+
+    again = segdist("run", sweep, *useless)
+    assert "nothing to do" in again.stdout
+    assert "champion  none" in again.stdout
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [

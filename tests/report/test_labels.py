@@ -48,5 +48,19 @@ def test_a_log_cuts_no_name_short() -> None:
 
 def test_classes_whose_boxes_are_better_than_their_labels_are_named() -> None:
     text = _printed([_note("window", 0.163, 0.786), _note("crack", 0.77, 0.109)])
-    assert "worse than filling the boxes: window." in text
+    assert "labels worse than filled boxes: window (" in text
     assert "worse" not in _printed([_note("crack", 0.77, 0.109)])
+
+
+def test_without_an_accepted_label_the_report_says_that_nothing_is_taught() -> None:
+    row = [4, 0.4, 0.4, 2.0, 0.4]
+    note = {
+        "counts": {"labelled": 0, "review": 0, "rejected": 4, "kept": 0},
+        "verdicts": {"crack": {"rejected": 4}},
+        "quality": {"crack": {"label": row, "box": row}},
+        "taught": {},
+    }
+    lines = _printed([note]).splitlines()
+    assert "  nothing of these labels is taught: there is none that was accepted" in lines
+    assert any("no label accepted: crack. Nothing of it can be learned." in line for line in lines)
+    assert not [line for line in lines if line.rstrip().endswith("IoU")]

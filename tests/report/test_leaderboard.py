@@ -1,10 +1,11 @@
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 
 from rich.console import Console
 
-from segdist.report import Leaderboard, as_json, print_leaderboard
+from segdist.report import Leaderboard, as_json, print_leaderboard, why_nothing
 from segdist.report.leaderboard import number
 
 
@@ -103,3 +104,45 @@ def test_a_measure_that_no_trial_has_is_no_column(board: Leaderboard) -> None:
 def test_numbers_are_short() -> None:
     values = (0.000123456, 8, True, None, "sam", [0.25, "a"])
     assert [number(v) for v in values] == ["0.000123", "8", "true", "", "sam", "0.25, a"]
+
+
+def _scored(board: Leaderboard, scores: Sequence[float], **metrics: float) -> Leaderboard:
+    """The first trials of a sweep with other scores, the first of them untuned."""
+    trials = [
+        replace(trial, metrics={**trial.metrics, **metrics, "val/iou": score}, is_baseline=not n, status="FINISHED")
+        for n, (trial, score) in enumerate(zip(board.trials, scores, strict=False))
+    ]
+    return Leaderboard(board.sweep, tuple(sorted(trials, key=lambda t: -t.metrics["val/iou"])))
+
+
+def test_a_sweep_that_found_nothing_has_no_gain_and_says_why(board: Leaderboard) -> None:
+    nothing = _scored(board, [0.0, 0.0, 0.0], **{"predicted/top_score": 0.12})
+    text = printed(nothing)
+    assert "No trial found an object: the highest val/iou is 0.000." in text
+    assert "gain over" not in text
+    assert [nothing.gain(trial) for trial in nothing.trials] == [None] * 3
+    labels = {"details": {"quality": {"per_class": {"pothole": {"iou": 0.224, "box_fill_iou": 0.538}}}}}
+    reasons = why_nothing(nothing, {"labels": labels, "policies": []})
+    assert "pothole (0.224; box 0.538)" in reasons[0]
+    assert any(reason.startswith("few steps: ") for reason in reasons)
+    assert any("scored 0.12 at most, and counts from `evaluate.min_score` 0.3 on" in reason for reason in reasons)
+
+
+def test_what_was_found_beside_every_object_and_rare_classes_are_reasons_too(board: Leaderboard) -> None:
+    assert board.sweep.dataset is not None
+    splits = {"train": {"images": 1_000_000, "per_class": {"crack": 3, "seam": 400}}}
+    dataset = replace(board.sweep.dataset, profile={"splits": splits})
+    long = Leaderboard(replace(board.sweep, dataset=dataset), board.trials)
+    reasons = why_nothing(_scored(long, [0.0, 0.0], **{"predicted/top_score": 0.9}), {})
+    assert [reason.partition(":")[0] for reason in reasons] == [
+        "what was found lies beside every object",
+        "fewer than 10 objects to learn from",
+    ]
+    assert "crack (3)" in reasons[1]
+    assert "seam" not in reasons[1]
+
+
+def test_a_gain_over_an_untuned_trial_that_found_nothing_is_no_gain(board: Leaderboard) -> None:
+    some = _scored(board, [0.0, 0.4])
+    assert some.gain(some.best) is None
+    assert "val/iou 0.400; the untuned trial found nothing" in printed(some)

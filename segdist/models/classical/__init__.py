@@ -14,10 +14,10 @@ from segdist.plugins import Family, ModelOptions
 class Options(ModelOptions):
     """Which method."""
 
-    method: Literal["auto", "grabcut", "line", "otsu"] = "auto"
-    """grabcut: colours inside against colours outside the box (Rother et al. 2004). line: the thin structure, dark or
-    bright, that stands out most. otsu: what differs from the border of the box (Otsu 1979). auto: `line` where a thin
-    structure stands out, otherwise `grabcut`."""
+    method: Literal["auto", "box", "grabcut", "line", "otsu"] = "auto"
+    """box: the box itself, filled. grabcut: colours inside against colours outside the box (Rother et al. 2004). line:
+    the thin structure, dark or bright, that stands out most. otsu: what differs from the border of the box (Otsu 1979).
+    auto: `line` where a thin structure stands out, otherwise `grabcut`."""
     iterations: PositiveInt = 3
     """Of grabcut."""
 

@@ -57,9 +57,9 @@ class Classical(nn.Module):
         if not has_size(box, size_hw):
             return Instance(label, None, box, score=0.0)
         rows, columns = cut_out(box, size_hw)
-        if min(rows.stop - rows.start, columns.stop - columns.start) < _LEAST_SIDE:
-            return Instance(label, masks.from_box(box, size_hw=size_hw), box, score=0.0)
         method = self.options.method
+        if method == "box" or min(rows.stop - rows.start, columns.stop - columns.start) < _LEAST_SIDE:
+            return Instance(label, masks.from_box(box, size_hw=size_hw), box, score=0.0)
         if method == "auto":
             method = "line" if stands_out_as_line(image_HWC[rows, columns]) else "grabcut"
         whole_HW = np.zeros(size_hw, np.bool_)

@@ -4,6 +4,7 @@ Shapes: B images, C channels, H and W pixels.
 """
 
 import importlib
+import logging
 from typing import Any
 
 import torch
@@ -61,6 +62,7 @@ def _features(options: Options) -> Any:
         raise SpecError(
             "`model.unet_cbam.backbone` needs the library `timm`. Install it: pip install 'segdist[hf]'"
         ) from error
+    logging.getLogger("timm").setLevel(logging.ERROR)  # it lists the classifier's tensors, which features leave out
     settings: dict[str, Any] = {"features_only": True, "pretrained": options.weights != RANDOM}
     state = state_dicts.read(options.weights) if is_file(options.weights) else {}
     if state:
