@@ -68,6 +68,16 @@ def load_yaml(
         return None if node is None else SafeConstructor().construct_document(node)
 
 
+def load_written(content: str | bytes, place: str, *, error: type[SegdistError] = DataError) -> Any:
+    """Mappings and lists of texts, each as it is written: `no`, `1_0` and `null` are words, as names of classes are.
+
+    Raises:
+        error: as in `load_yaml`.
+    """
+    node = compose_yaml(content, place, error=error)
+    return None if node is None else _as_written(node)
+
+
 def compose_yaml(
     content: str | bytes, place: str, *, error: type[SegdistError] = DataError, most_nodes: int = MOST_NODES
 ) -> yaml.Node | None:
@@ -85,6 +95,12 @@ def compose_yaml(
         if node is not None:
             _Measured(most_nodes).nodes(node, 1)
     return node
+
+
+def _as_written(node: yaml.Node) -> Any:
+    if isinstance(node, yaml.MappingNode):
+        return {str(_as_written(key)): _as_written(value) for key, value in node.value}
+    return [_as_written(one) for one in node.value] if isinstance(node, yaml.SequenceNode) else node.value
 
 
 class _Unbounded(yaml.MarkedYAMLError):

@@ -84,6 +84,11 @@ def guess_text(content: bytes) -> Text:
     raise NotTextError(f"{problem}; it is damaged, or no text at all")
 
 
+def decode_head(content: bytes) -> str:
+    """The beginning of a file that may be text, for a look at what it is; what cannot be decoded is replaced."""
+    return content.decode(_marked(content) or _unmarked_utf16(content) or "utf-8", errors="replace")
+
+
 def lines(text: str) -> list[str]:
     """The lines of a text that ends them as Unix, Windows, old Macs or mainframes do.
 
@@ -91,6 +96,11 @@ def lines(text: str) -> list[str]:
     """
     found = _LINE_END.split(text)
     return found[:-1] if found[-1] == "" else found
+
+
+def json_lines(text: str) -> list[str]:
+    """The lines of JSON lines: other ends than these may stand inside a value."""
+    return re.split("\r\n|[\n\r]", text)
 
 
 def _marked(content: bytes) -> str:

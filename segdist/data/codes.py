@@ -30,11 +30,15 @@ CODES: dict[str, Code] = {
     "source-unreadable": Code(_E, "The annotation file or folder is missing, damaged, or of another format."),
     "format-ambiguous": Code(_W, "A folder holds several formats; the one that can hold most was read."),
     "encoding-repaired": Code(_R, "The file is not UTF-8; it was read as UTF-16, or in the old code page of Windows."),
+    "annotations-lost": Code(_S, "All annotations of an image are wrong; the image is left out, not taken as empty."),
+    "annotations-unread": Code(_W, "Files beside the images look like annotations of another kind and were not read."),
     "split-path-missing": Code(_E, "A path of data.yaml names no folder with images; a warning outside of train."),
     "split-path-repaired": Code(_R, "A path of data.yaml is not there as written; the folder it ends in was read."),
     "label-file-missing": Code(_W, "An image has no label file or mask; it is taken as one without objects."),
     "line-malformed": Code(_E, "A line of labels has neither a box nor a polygon in it."),
-    "row-malformed": Code(_E, "A row or line of the annotations lacks what it must have, or has it in another type."),
+    "row-malformed": Code(
+        _E, "An annotation file, row or line cannot be read or lacks what it must have; its image is left out."
+    ),
     "object-malformed": Code(_E, "An object in the answer of a JSON line is cut off or out of order."),
     "result-malformed": Code(_E, "An entry of another tool's results is no object with image, class, score and place."),
     "task-unread": Code(_S, "A line asks for neither boxes nor masks and was left out."),

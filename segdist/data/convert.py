@@ -17,7 +17,7 @@ from segdist.data.export import FileNames, Tally, new_folder
 from segdist.data.guess import guess_format
 from segdist.data.round_trip import compare
 from segdist.data.sample_store import SampleStore
-from segdist.data.sources import stop_on_errors
+from segdist.data.sources import Faults, stop_on_errors
 from segdist.data.validate import check_image
 from segdist.errors import DataError, SpecError, StorageError, did_you_mean
 from segdist.plugins import DatasetFormat, DatasetWriter
@@ -148,7 +148,8 @@ def _read(source: DatasetFormat, told: Sequence[Finding]) -> _Read:
         if one.code == "image-missing":
             missing.add(one.image)
 
-    for sample in source.read(report):
+    faults = Faults(report)
+    for sample in faults.usable(source.read(faults)):
         if sample.image_id not in missing:
             read.add(sample)
     if "" in read.splits and len(read.splits) > 1:

@@ -16,6 +16,7 @@ from segdist.data.codes import finding
 from segdist.errors import DataError
 from segdist.records import Finding, Sample
 from segdist.spec import Split, Strict, digest
+from segdist.text import decode_head
 
 Report = Callable[[Finding], None]
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2")
@@ -70,9 +71,9 @@ class Listing:
         return self.with_suffix(*IMAGE_SUFFIXES)
 
     def head(self, name: str) -> str:
-        """The beginning of a text file, for a look at what it is; bytes that are no UTF-8 are replaced."""
+        """The beginning of a text file, for a look at what it is; bytes that are no text are replaced."""
         if name not in self._heads:
-            self._heads[name] = storage.read_head(self.uri(name), _HEAD).decode("utf-8", errors="replace")
+            self._heads[name] = decode_head(storage.read_head(self.uri(name), _HEAD))
         return self._heads[name]
 
 

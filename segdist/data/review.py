@@ -14,6 +14,7 @@ from segdist.data.garbage import search_paused
 from segdist.data.parallel import ordered_map
 from segdist.data.rows import sample_digest
 from segdist.data.shards import Manifest, SplitCounts, added_counts, content_hash, count_findings, count_samples
+from segdist.data.sources import Faults
 from segdist.data.split import leaks
 from segdist.data.validate import open_image
 from segdist.errors import DataError, StorageError
@@ -156,6 +157,7 @@ class _Work:
     source: DatasetFormat
     piece: Piece
     unusable: frozenset[str]
+    wrong: frozenset[str]
     open_images: bool
 
 
@@ -174,9 +176,10 @@ def _read(source: DatasetFormat, found: Review, *, open_images: bool) -> None:
         if one.code == "image-missing":
             unusable.add(one.image)
 
+    faults = Faults(report)
     works = (
-        _Work(source, part, frozenset(unusable) if open_images else frozenset(), open_images)
-        for part in pieces(source, report)
+        _Work(source, part, frozenset(unusable) if open_images else frozenset(), frozenset(faults.wrong), open_images)
+        for part in pieces(source, faults)
     )
     labels: Counter[str] = Counter()
     for answer in ordered_map(_look_at, works):
@@ -198,7 +201,8 @@ def _answer(work: _Work) -> _Answer:
     findings: list[Finding] = []
     rows: list[Row] = []
     kept: list[Sample] = []
-    for sample in work.piece.samples(findings.append):
+    faults = Faults(findings.append, work.wrong)
+    for sample in faults.usable(work.piece.samples(faults)):
         usable: Sample | None = sample
         sha256, seen = b"", None
         if work.open_images:

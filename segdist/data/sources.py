@@ -1,7 +1,7 @@
 """From the sources of a sweep to one list of samples: opened, read, merged."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from segdist.data.archived import open_format
@@ -49,7 +49,8 @@ def read_sources(
     for number, (spec, source) in enumerate(zip(data.sources, sources, strict=True)):
         prefix = f"{number}/" if len(sources) > 1 else ""
         found: set[str] = set()
-        for sample in source.read(_prefixed(report, prefix)):
+        faults = Faults(_prefixed(report, prefix))
+        for sample in faults.usable(source.read(faults)):
             group = f"{prefix}{spec.group or sample.group}" if spec.group or sample.group else ""
             found.update(i.label for i in sample.instances)
             named = replace(sample, image_id=prefix + sample.image_id, group=group, text=spec.text or sample.text)
@@ -57,6 +58,33 @@ def read_sources(
         for name in sorted(set(spec.class_map) - found):
             message = f"`class_map` of source {number} names `{name}`, of which it has no instance. "
             report(finding("class-unmapped", message + did_you_mean(name, found)))
+
+
+class Faults:
+    """Takes what is reported while a source is read, and knows the images of which nothing right is left.
+
+    An image whose annotations are all wrong is no image without objects: to learn from it would be to learn that there
+    is nothing where somebody has drawn something.
+    """
+
+    def __init__(self, report: Callable[[Finding], None], wrong: Iterable[str] = ()) -> None:
+        self._report = report
+        self.wrong = set(wrong)
+
+    def __call__(self, one: Finding) -> None:
+        """Take a finding."""
+        if one.severity is Severity.ERROR and one.image:
+            self.wrong.add(one.image)
+        self._report(one)
+
+    def usable(self, samples: Iterable[Sample]) -> Iterator[Sample]:
+        """The samples without those images, each of which is reported."""
+        for sample in samples:
+            if sample.instances or sample.image_id not in self.wrong:
+                yield sample
+                continue
+            message = "none of its annotations can be used; it is left out, not taken as an image without objects"
+            self._report(finding("annotations-lost", message, file=sample.image_uri, image=sample.image_id))
 
 
 def licences(data: DataSpec, sources: Sequence[DatasetFormat]) -> tuple[str, ...]:

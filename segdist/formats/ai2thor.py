@@ -12,7 +12,6 @@ The colours are taken from `colors` (a list of `name` and `color`), or from `obj
 there is named by its part before the first `|`.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from segdist.data.class_names import ClassNames
 from segdist.data.codes import finding
 from segdist.data.label_maps import decode_values, take_apart
 from segdist.data.listing import FolderFormat, Listing, Report, split_of, swap_folder
+from segdist.data.text_files import read_json
 from segdist.errors import DataError
 from segdist.records import Instance, Rle, Sample
 from segdist.spec import Strict
@@ -110,7 +110,8 @@ class _Reader:
             self._report(finding("image-unannotated", f"it has no {what}; it was left out", file=uri, image=frame))
             return None
         table = self._table(place)
-        if table is None:
+        if isinstance(table, str):
+            self._report(finding("row-malformed", table, file=self._files.uri(place), image=frame))
             return None
         found = self._regions(frame, coloured)
         if found is None:
@@ -166,14 +167,14 @@ class _Reader:
         names += [str(folder / shared) for folder in PurePosixPath(frame).parents]
         return next((name for name in names if name in self._files), "")
 
-    def _read_table(self, name: str) -> _Table | None:
+    def _read_table(self, name: str) -> _Table | str:
+        """What a metadata file says, or why it cannot be read."""
         uri = self._files.uri(name)
         try:
-            table = _table(json.loads(storage.read_bytes(uri)))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            message = f"the metadata cannot be read: {error or type(error).__name__}; see `colors` in AI2-THOR's event"
-            self._report(finding("row-malformed", message, file=uri))
-            return None
+            table = _table(read_json(uri, self._report))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            reason = error or type(error).__name__
+            return f"the metadata cannot be read: {reason}; see `colors` in AI2-THOR's event. The frame is left out"
         for repeated in table.repeated:
             message = f"`{repeated}` has the colour of another object; both cannot be told apart"
             self._report(finding("colour-duplicate", message, file=uri, annotation=repeated))

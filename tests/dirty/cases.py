@@ -386,7 +386,7 @@ IDS = (
     Case(
         "a category without an id",
         lambda e: e.train["categories"][1].pop("id"),
-        ("error category-malformed", "error category-unknown"),
+        ("error category-malformed", "error category-unknown", "skipped annotations-lost"),
         0,
     ),
     Case(
@@ -399,7 +399,12 @@ IDS = (
         lambda e: e.train["categories"].append({"id": 9, "name": "crack"}),
         ("repaired category-name-duplicate",),
     ),
-    Case("no categories at all", lambda e: e.train.update(categories=[]), ("error category-unknown",), 0),
+    Case(
+        "no categories at all",
+        lambda e: e.train.update(categories=[]),
+        ("error category-unknown", "skipped annotations-lost"),
+        0,
+    ),
 )
 
 IMAGES = (

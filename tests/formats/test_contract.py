@@ -44,7 +44,7 @@ def _photos(folder: Path) -> list[str]:
 def _yolo(folder: Path) -> dict[str, Any]:
     _photos(folder / "images")
     (folder / "labels").mkdir()
-    for number, line in enumerate(["", "0 0.5 0.5 0.25 0.5\n", "0 0.1 0.1 0.9 0.1 0.9 0.9\n"]):
+    for number, line in enumerate(["", "0 0.5 0.5 0.9 0.5 0.9 0.9\n", "0 0.1 0.1 0.9 0.1 0.9 0.9\n"]):
         (folder / "labels" / f"{number}.txt").write_text(line)
     (folder / "data.yaml").write_text("names: [crack]\n")
     return {"path": str(folder)}

@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
@@ -25,10 +24,12 @@ from segdist.data.listing import (
     stem_of,
     upright_size_hw,
 )
+from segdist.data.text_files import parse_json, read_json
 from segdist.errors import DataError
 from segdist.formats.labelme.shapes import Part, joined, part_of
 from segdist.records import Instance, Sample, Severity
 from segdist.spec import Strict
+from segdist.text import guess_text
 
 SHAPES = re.compile(r'"shapes"\s*:\s*\[')
 _BACKGROUND = ("__ignore__", "_background_")
@@ -74,7 +75,11 @@ class Format(FolderFormat):
     def image_bytes(self, sample: Sample) -> bytes:
         """The image file, or what `imageData` holds."""
         content = storage.read_bytes(sample.image_uri)
-        return embedded_image(json.loads(content)) or b"" if sample.image_uri.lower().endswith(".json") else content
+        return (
+            embedded_image(parse_json(guess_text(content).content)) or b""
+            if sample.image_uri.lower().endswith(".json")
+            else content
+        )
 
 
 class _File:
@@ -88,7 +93,7 @@ class _File:
 
     def sample(self, used: set[str]) -> Sample | None:
         """The annotated image; `used` collects the image files that are annotated."""
-        content = self._content()
+        content = self._content(used)
         if content is None:
             return None
         written = str(content.get("imagePath") or "").replace("\\", "/")
@@ -113,17 +118,19 @@ class _File:
         instances = tuple(self._instances(content["shapes"], image_id, size_hw))
         return Sample(image_id, uri, size_hw, instances, split_of(self._name) or "", source_stem(image_id))
 
-    def _content(self) -> dict[str, Any] | None:
+    def _content(self, used: set[str]) -> dict[str, Any] | None:
+        """What the file says; None, and a finding, where it cannot be read: nobody knows what is on its image."""
+        own = _image_of(self._files, self._name, "")
         try:
-            content = json.loads(storage.read_bytes(self._uri))
-        except (ValueError, RecursionError) as error:
-            message = f"it must be JSON, but: {error}; save the annotation again"
-            self._report(finding("row-malformed", message, file=self._uri))
-            return None
-        if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
-            self._report(finding("row-malformed", "it must be an object with a list `shapes`", file=self._uri))
-            return None
-        return content
+            content = read_json(self._uri, self._report, image=own)
+            if isinstance(content, dict) and isinstance(content.get("shapes"), list):
+                return content
+            message = "it must be an object with a list `shapes`"
+        except ValueError as error:
+            message = f"{error}; save the annotation again"
+        used.add(own)
+        self._report(finding("row-malformed", message, file=self._uri, image=own))
+        return None
 
     def _size_hw(
         self, content: Mapping[str, Any], uri: str, image_id: str, embedded: bytes | None

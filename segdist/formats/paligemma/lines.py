@@ -1,14 +1,15 @@
 """The lines of a file, and where their images are."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from segdist import storage
 from segdist.data.codes import finding
 from segdist.data.listing import SPLITS, Listing, Report, split_of
+from segdist.data.text_files import parse_json, read_text
+from segdist.errors import DataError
+from segdist.text import NotTextError, json_lines
 
 TASKS = ("detect", "segment")
 CODEC = "mask_codec"
@@ -35,12 +36,16 @@ class Row:
 def rows(files: Listing, name: str, report: Report) -> Iterator[Row]:
     """The lines that ask for objects."""
     uri = files.uri(name)
-    for number, line in enumerate(storage.read_bytes(uri).splitlines(), 1):
+    try:
+        text = read_text(uri, report)
+    except NotTextError as error:
+        raise DataError(f"{uri}: {error}. Export it again.") from None
+    for number, line in enumerate(json_lines(text), 1):
         place = f"line {number}"
         if not line.strip():
             continue
         try:
-            content = json.loads(line)
+            content = parse_json(line)
             image, prefix, suffix = (_text(content, key) for key in ("image", "prefix", "suffix"))
         except (ValueError, TypeError, KeyError) as error:
             message = f"a line must be a JSON object with texts `image`, `prefix` and `suffix`: {error}"

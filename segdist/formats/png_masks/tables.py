@@ -10,6 +10,7 @@ from segdist import storage
 from segdist.data.listing import Listing
 from segdist.errors import DataError
 from segdist.spec import Strict
+from segdist.text import json_lines
 
 KINDS = "masks.json"
 INSTANCES = "instances.jsonl"
@@ -78,7 +79,9 @@ def read_instances(files: Listing) -> Mapping[str, ImageTable]:
     if INSTANCES not in files:
         return {}
     found = {}
-    for number, line in enumerate(storage.read_bytes(files.uri(INSTANCES)).splitlines(), 1):
+    for number, line in enumerate(json_lines(storage.read_text(files.uri(INSTANCES))), 1):
+        if not line.strip():
+            continue
         try:
             table = ImageTable.model_validate_json(line)
         except ValidationError as error:

@@ -9,10 +9,13 @@ import numpy as np
 from segdist import masks, storage
 from segdist.data.class_names import ClassNames
 from segdist.data.codes import finding
-from segdist.data.geometry import box_iou
+from segdist.data.geometry import Problem, box_iou
 from segdist.data.label_maps import Decoded, decode_values, take_apart
 from segdist.data.listing import Listing, Report
-from segdist.records import Instance, Rle
+from segdist.data.text_files import read_text
+from segdist.errors import DataError
+from segdist.records import Instance, Rle, Severity
+from segdist.text import NotTextError, lines
 
 OBJECTS, CLASSES = "SegmentationObject", "SegmentationClass"
 MASK_FOLDERS = (OBJECTS, CLASSES)
@@ -35,7 +38,7 @@ class MaskImages:
             kind: {PurePosixPath(n).stem: n for n in files.images if kind in PurePosixPath(n).parts[:-1]}
             for kind in MASK_FOLDERS
         }
-        self._colours = _labelmap(files)
+        self._colours = _labelmap(files, report)
         self._classes = dict(classes) or dict(enumerate(VOC_CLASSES, 1))
 
     def has(self, image: str) -> bool:
@@ -112,7 +115,11 @@ class MaskImages:
         return {n: rle for n, rle in take_apart(decoded.values_HW).items() if n not in VOID}
 
     def _decoded(self, kind: str, image: str, size_hw: tuple[int, int]) -> Decoded | None:
-        """The mask image of an image; None, and a finding, where it cannot be used."""
+        """The mask image of an image; None where it has none.
+
+        Raises:
+            Problem: it cannot be used.
+        """
         name = self._by_stem[kind].get(PurePosixPath(image).stem)
         if name is None:
             return None
@@ -120,16 +127,12 @@ class MaskImages:
         try:
             decoded = decode_values(storage.read_bytes(uri), colours=bool(self._colours) and kind == CLASSES)
         except (OSError, ValueError, SyntaxError) as error:
-            self._report(finding("mask-unreadable", f"the mask cannot be read: {error}", file=uri, image=image))
-            return None
+            raise Problem("mask-unreadable", Severity.ERROR, f"the mask {name} cannot be read: {error}") from None
         if decoded.is_lossy:
-            message = "numbers do not survive in a JPEG; export the mask as PNG"
-            self._report(finding("mask-lossy", message, file=uri, image=image))
-            return None
+            raise Problem("mask-lossy", Severity.ERROR, f"numbers do not survive in the JPEG {name}; export it as PNG")
         if decoded.values_HW.shape != size_hw:
-            message = f"the mask has (h, w) {decoded.values_HW.shape}, but its image {size_hw}; export it again"
-            self._report(finding("mask-unreadable", message, file=uri, image=image))
-            return None
+            message = f"the mask {name} has (h, w) {decoded.values_HW.shape}, but its image {size_hw}; export it again"
+            raise Problem("mask-unreadable", Severity.ERROR, message)
         return decoded
 
 
@@ -153,13 +156,15 @@ def _unusable(number: int, objects: Sequence[tuple[Instance | None, str]]) -> bo
     return 0 < number <= len(objects) and objects[number - 1][0] is None
 
 
-def _labelmap(files: Listing) -> Mapping[int, str]:
+def _labelmap(files: Listing, report: Report) -> Mapping[int, str]:
     """Class name by colour as 0xRRGGBB from labelmap.txt, as CVAT writes it: `name:r,g,b:parts:actions`."""
     places = [n for n in files if PurePosixPath(n).name == "labelmap.txt"]
     found: dict[int, str] = {}
-    for line in (
-        storage.read_bytes(files.uri(places[0])).decode("utf-8", errors="replace").splitlines() if places else ()
-    ):
+    try:
+        text = read_text(files.uri(places[0]), report) if places else ""
+    except NotTextError as error:
+        raise DataError(f"{files.uri(places[0])}: {error}. Export it again.") from None
+    for line in lines(text):
         name, _, rest = line.partition(":")
         colour = rest.partition(":")[0].split(",")
         if not line.startswith("#") and len(colour) == 3 and all(c.strip().isdigit() for c in colour):

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
 
-from segdist import storage
 from segdist.data.class_names import ClassNames
 from segdist.data.coco.instances import Noted
 from segdist.data.codes import finding
@@ -22,11 +21,14 @@ from segdist.data.listing import (
     stem_of,
     upright_size_hw,
 )
+from segdist.data.text_files import read_text
+from segdist.data.xml_files import NotXmlError, read_xml
 from segdist.errors import DataError
 from segdist.formats.voc.mask_images import MASK_FOLDERS, MaskImages
-from segdist.formats.voc.xml_file import NotVocError, XmlFile, XmlObject, parse
+from segdist.formats.voc.xml_file import XmlFile, XmlObject, annotation_of
 from segdist.records import Instance, Sample, Severity
 from segdist.spec import Strict
+from segdist.text import NotTextError, lines
 
 
 class Options(Strict):
@@ -71,6 +73,7 @@ class _Places:
         self._files, self._report = files, report
         self._splits = _image_sets(files, report)
         self._photos = dict.fromkeys(_photos(files))
+        self._unreadable: set[str] = set()
         self._by_name: dict[str, list[str]] = {}
         for photo in self._photos:
             self._by_name.setdefault(PurePosixPath(photo).name.lower(), []).append(photo)
@@ -87,7 +90,7 @@ class _Places:
             content = self._parsed(name)
             if content is None:
                 continue
-            image = self._image_of(name, content)
+            image = self._image_of(name, content.filename)
             if not image:
                 message = f"there is no image `{content.filename or stem_of(name)}` for it; put it into JPEGImages"
                 self._report(finding("image-missing", message, file=self._files.uri(name), image=content.filename))
@@ -103,23 +106,33 @@ class _Places:
             )
             self._report(finding("image-unlisted", message, file=self._files.root))
         for photo in self._photos:
-            if photo not in unlisted:
+            if photo not in unlisted and photo not in self._unreadable:
                 yield photo, of_image.get(photo, ("", None))
 
     def _parsed(self, name: str) -> XmlFile | None:
         uri = self._files.uri(name)
+        own = self._image_of(name, "")
         try:
-            content = parse(storage.read_bytes(uri))
-        except NotVocError as error:
-            self._report(finding("row-malformed", f"{error}; export the annotation again", file=uri))
+            root = read_xml(uri, self._report, image=own)
+        except NotXmlError as error:
+            self._lose(own, f"{error}; export the annotation again", uri)
             return None
+        content = annotation_of(root)
         if content is None:
-            self._report(finding("file-unread", "its root is no `annotation`; it was not read", file=uri))
+            self._unreadable.add(own)
+            lost = f", and {own} is left out with it" if own else ""
+            message = f"its root is no `annotation`, but `{root.tag:.40}`; it was not read{lost}"
+            self._report(finding("file-unread", message, file=uri, image=own))
         return content
 
-    def _image_of(self, name: str, content: XmlFile) -> str:
+    def _lose(self, image: str, why: str, uri: str) -> None:
+        """Leave out the image of a file that cannot be read: nobody knows what is on it."""
+        self._unreadable.add(image)
+        self._report(finding("row-malformed", why, file=uri, image=image))
+
+    def _image_of(self, name: str, filename: str) -> str:
         """The photo of an XML file: of its own stem beside it or in JPEGImages, or of the name that it writes."""
-        written = PurePosixPath(content.filename.replace("\\", "/")).name.lower()
+        written = PurePosixPath(filename.replace("\\", "/")).name.lower()
         for key in (PurePosixPath(name).stem.lower(), written):
             found = self._by_name.get(key, [])
             near = [p for p in found if _is_beside(p, name)]
@@ -150,7 +163,12 @@ class _Reader:
             return None
         collected = Collected(self._files.uri(name) if name else uri, image, self._report, self._missing)
         objects = list(self._objects(content, size_hw, collected))
-        for instance, number in self._masks.joined(image, objects, size_hw):
+        try:
+            joined = list(self._masks.joined(image, objects, size_hw))
+        except Problem as problem:  # of a mask image: nobody knows what is on the photo
+            collected.note(problem.code, problem.message, severity=problem.severity)
+            return None
+        for instance, number in joined:
             collected.add(instance, number)
         return Sample(image, uri, size_hw, tuple(collected.instances), split, source_stem(image))
 
@@ -244,8 +262,11 @@ def _image_sets(files: Listing, report: Report) -> Mapping[str, str]:
         parts, split = PurePosixPath(name).parts, SPLITS.get(PurePosixPath(name).stem.lower())
         if split is None or "ImageSets" not in parts:
             continue
-        text = storage.read_bytes(files.uri(name)).decode("utf-8-sig", errors="replace")
-        for line in filter(None, (line.strip() for line in text.splitlines())):
+        try:
+            text = read_text(files.uri(name), report)
+        except NotTextError as error:
+            raise DataError(f"{files.uri(name)}: {error}. Write the list anew, one image a line.") from None
+        for line in filter(None, (line.strip() for line in lines(text))):
             written = PurePosixPath(line.split()[0].replace("\\", "/"))
             stem = written.stem if written.suffix.lower() in IMAGE_SUFFIXES else written.name
             if found.setdefault(stem, split) != split:

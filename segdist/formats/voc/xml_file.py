@@ -4,13 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import ParseError, fromstring
-
-
-class NotVocError(ValueError):
-    """Why a file cannot be read; becomes a finding."""
-
 
 @dataclass(frozen=True)
 class XmlObject:
@@ -46,18 +39,8 @@ class XmlFile:
     objects: tuple[XmlObject, ...]
 
 
-def parse(content: bytes) -> XmlFile | None:
-    """The content of a file, or None where its root is no `annotation`.
-
-    Raises:
-        NotVocError: it is no XML, or defines entities, which no annotation needs.
-    """
-    try:
-        root = fromstring(content)
-    except DefusedXmlException as error:
-        raise NotVocError(f"it defines or uses entities ({type(error).__name__}), which are refused") from error
-    except (ParseError, ValueError, LookupError) as error:
-        raise NotVocError(f"it is no XML: {error}") from error
+def annotation_of(root: Any) -> XmlFile | None:
+    """The content of a file by its root element, or None where that is no `annotation`."""
     if root.tag != "annotation":
         return None
     return XmlFile(

@@ -5,15 +5,18 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-import yaml
-
-from segdist import storage
+from segdist.bounded_yaml import load_written, yaml_bytes
 from segdist.data.codes import finding
+from segdist.data.foreign_paths import KnownFiles
 from segdist.data.listing import SPLITS, Listing, Report, split_of, stem_of, swap_folder
+from segdist.data.text_files import read_text, text_of
 from segdist.errors import DataError
 from segdist.records import Severity
+from segdist.text import NotTextError, lines
 
 _KEYS = ("train", "val", "test")
+_NOTHING = ("", "~", "null", "Null", "NULL")
+"""How YAML writes that there is nothing."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,8 @@ def find_layout(files: Listing, names: tuple[str, ...], report: Report) -> Layou
     places = [n for n in files.with_suffix(".yaml", ".yml") if "names" in files.head(n)]
     if len(places) > 1:
         raise DataError(f"{files.root} holds several data.yaml: {', '.join(places)}. Name the folder of one in `path`.")
-    content = _content(files, places[0]) if places else {}
-    found = dict(enumerate(names)) or _names(content) or _classes_txt(files)
+    content = _content(files, places[0], report) if places else {}
+    found = dict(enumerate(names)) or _names(content, files.root) or _classes_txt(files, report)
     if not found:
         raise DataError(
             f"{files.root} names no classes: no data.yaml with `names` and no classes.txt. Set `names` to the list."
@@ -61,27 +64,43 @@ def label_name(image: str) -> str:
     return stem_of(swap_folder(image, "images", "labels") or image) + ".txt"
 
 
-def _content(files: Listing, name: str) -> dict[str, Any]:
+def _content(files: Listing, name: str, report: Report) -> dict[str, Any]:
+    """What data.yaml says, every value as it is written: a class may be called `no` or `1000`."""
+    uri = files.uri(name)
     try:
-        content = yaml.safe_load(storage.read_bytes(files.uri(name)))
-    except yaml.YAMLError as error:
-        raise DataError(f"{files.uri(name)} must be YAML, but: {error}. Export it again.") from error
+        content = load_written(text_of(yaml_bytes(uri), uri, report), uri)
+    except NotTextError as error:
+        raise DataError(f"{uri}: {error}. Export it again.") from None
     if not isinstance(content, dict):
-        raise DataError(f"{files.uri(name)} must hold keys like `names` and `train`, but is {type(content).__name__}.")
+        raise DataError(f"{uri} must hold keys like `names` and `train`, but is {type(content).__name__}.")
     if "kpt_shape" in content:
-        raise DataError(f"{files.uri(name)} describes key points (`kpt_shape`), which segmentation cannot use.")
-    return content
+        raise DataError(f"{uri} describes key points (`kpt_shape`), which segmentation cannot use.")
+    return {key: value for key, value in content.items() if value not in _NOTHING}
 
 
-def _names(content: Mapping[str, Any]) -> dict[Any, Any]:
+def _names(content: Mapping[str, Any], place: str) -> dict[Any, Any]:
     names = content.get("names") or {}
-    return dict(names) if isinstance(names, dict) else dict(enumerate(names))
+    found = names if isinstance(names, dict) else dict(enumerate(names)) if isinstance(names, list) else {"": names}
+    if "" in found or not all(isinstance(name, str) for name in found.values()):
+        raise DataError(
+            f"`names` of data.yaml below {place} must be a list of names, or names by number: {names!r:.60}"
+        )
+    return found
 
 
-def _classes_txt(files: Listing) -> dict[Any, Any]:
+def _classes_txt(files: Listing, report: Report) -> dict[Any, Any]:
     places = [n for n in files if PurePosixPath(n).name in ("classes.txt", "obj.names")]
-    lines = storage.read_bytes(files.uri(places[0])).decode("utf-8").splitlines() if places else []
-    return dict(enumerate(line.strip() for line in lines if line.strip()))
+    names = _lines(files, places[0], report) if places else []
+    return dict(enumerate(names))
+
+
+def _lines(files: Listing, name: str, report: Report) -> list[str]:
+    """The lines of a list that are not empty."""
+    try:
+        text = read_text(files.uri(name), report)
+    except NotTextError as error:
+        raise DataError(f"{files.uri(name)}: {error}. Write it anew, one entry a line.") from None
+    return [line.strip() for line in lines(text) if line.strip()]
 
 
 def _from_yaml(files: Listing, place: str, content: Mapping[str, Any], report: Report) -> dict[str, str]:
@@ -89,7 +108,7 @@ def _from_yaml(files: Listing, place: str, content: Mapping[str, Any], report: R
     for key in _KEYS:
         entries = content.get(key) or []
         for entry in [entries] if isinstance(entries, str) else entries:
-            for image in _entry(files, place, str(content.get("path") or ""), key, str(entry), report):
+            for image in _entry(files, place, _slashes(content.get("path") or ""), key, _slashes(entry), report):
                 found.setdefault(image, SPLITS[key])
     unread = sorted({str(PurePosixPath(n).parent) for n in files.images if n not in found})
     for folder in unread if found else []:
@@ -98,12 +117,17 @@ def _from_yaml(files: Listing, place: str, content: Mapping[str, Any], report: R
     return found
 
 
+def _slashes(path: object) -> str:
+    """A path with slashes of this system."""
+    return str(path).replace("\\", "/")
+
+
 def _entry(files: Listing, place: str, root: str, key: str, entry: str, report: Report) -> Iterator[str]:
     """The images of one entry of data.yaml: a folder or a list of files, found as written or by its ending."""
     for candidate in _candidates(str(PurePosixPath(place).parent), root, entry):
         images = [n for n in files.images if n.startswith(candidate + "/") or candidate == "."]
         if candidate in files and candidate.endswith(".txt"):
-            images = _listed(files, candidate)
+            images = _listed(files, candidate, key, report)
         if images:
             if candidate != _joined(str(PurePosixPath(place).parent), root, entry):
                 written = f"{root}/{entry}" if root else entry
@@ -136,13 +160,17 @@ def _joined(folder: str, root: str, entry: str) -> str:
     return "/".join(parts) or "."
 
 
-def _listed(files: Listing, name: str) -> list[str]:
-    """The images that a text file lists, one a line, found by the ending of their path."""
-    lines = storage.read_bytes(files.uri(name)).decode("utf-8").splitlines()
-    folder = str(PurePosixPath(name).parent)
+def _listed(files: Listing, name: str, key: str, report: Report) -> list[str]:
+    """The images that a text file lists, one a line; paths of other machines mean what they end in."""
+    known, folder = KnownFiles(files.images), str(PurePosixPath(name).parent)
     found = []
-    for line in (line.strip() for line in lines):
-        match = next((c for c in _candidates(folder, "", line) if c in files), None) if line else None
-        if match:
-            found.append(match)
+    for line in _lines(files, name, report):
+        own = _joined(folder, "", _slashes(line))
+        match = known.match(own if own in files else line, split=SPLITS[key], near="" if folder == "." else folder)
+        if match.name:
+            found.append(match.name)
+            continue
+        rivals = f"; it may be {' or '.join(match.rivals[:3])}" if match.rivals else ""
+        message = f"there is no image `{line}`{rivals}; correct the line or remove it"
+        report(finding("image-missing", message, file=files.uri(name), image=line))
     return found

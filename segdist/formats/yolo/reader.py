@@ -5,14 +5,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import ClassVar
 
-from segdist import storage
 from segdist.data.class_names import ClassNames
 from segdist.data.codes import finding
+from segdist.data.collected import MissingMasks
 from segdist.data.geometry import Problem, box_from_xywh, mask_from_segmentation
 from segdist.data.listing import FolderFormat, Listing, Report, source_stem, upright_size_hw
+from segdist.data.text_files import read_text
 from segdist.formats.yolo.layout import find_layout, label_name
 from segdist.records import Instance, Sample, Severity
 from segdist.spec import Strict
+from segdist.text import NotTextError, lines
 
 FURTHEST = 2.0
 """A coordinate in 0..1 that is larger than this, or below its negative, was not divided by the image's size."""
@@ -36,13 +38,15 @@ class Format(FolderFormat):
         """Every image of every split."""
         files = self.listing()
         layout = find_layout(files, self.options.names, report)
-        names = ClassNames(report).table(layout.names, layout.file)
+        names, missing = ClassNames(report).table(layout.names, layout.file), MissingMasks(report)
         _report_lonely_labels(files, report)
         for image, split in layout.images.items():
             size_hw = upright_size_hw(files.uri(image), image_id=image, report=report)
             if size_hw:
-                instances = tuple(_Labels(files, label_name(image), names, size_hw, image, report).instances())
-                yield Sample(image, files.uri(image), size_hw, instances, split, source_stem(image))
+                instances = _Labels(files, label_name(image), names, size_hw, image, missing, report).instances()
+                if instances is not None:
+                    yield Sample(image, files.uri(image), size_hw, instances, split, source_stem(image))
+        missing.close()
 
 
 class _Labels:
@@ -55,26 +59,35 @@ class _Labels:
         names: Mapping[int, str],
         size_hw: tuple[int, int],
         image_id: str,
+        missing: MissingMasks,
         report: Report,
     ) -> None:
         self._files, self._name, self._names, self._size_hw = files, name, names, size_hw
-        self._image_id, self._report = image_id, report
+        self._image_id, self._missing, self._report = image_id, missing, report
 
-    def instances(self) -> Iterator[Instance]:
+    def instances(self) -> tuple[Instance, ...] | None:
+        """The objects; None, and a finding, where the file cannot be read: nobody knows what is on the image."""
         if self._name not in self._files:
             message = "there is no label file; the image is taken as one without objects"
             self._find("label-file-missing", message, Severity.WARNING)
-            return
-        text = storage.read_bytes(self._files.uri(self._name)).decode("utf-8-sig", errors="replace")
+            return ()
+        try:
+            text = read_text(self._files.uri(self._name), self._report, image=self._image_id)
+        except NotTextError as error:
+            self._find("row-malformed", f"{error}; export it again", Severity.ERROR)
+            return None
+        return tuple(self._instances(text))
+
+    def _instances(self, text: str) -> Iterator[Instance]:
         seen: set[str] = set()
-        for number, line in enumerate(text.splitlines(), 1):
-            if not line.strip():
-                continue
+        for number, line in enumerate(map(str.strip, lines(text)), 1):
             if line in seen:
                 self._find("annotation-duplicate", "the same line stands twice; kept once", Severity.REPAIRED, number)
-            elif instance := self._instance(line, number):
+            elif line and (instance := self._instance(line, number)):
+                file = self._files.uri(self._name)
+                self._missing.note(instance, file=file, image=self._image_id, name=f"line {number}")
                 yield instance
-            seen.add(line)
+            seen |= {line} - {""}
 
     def _instance(self, line: str, number: int) -> Instance | None:
         repairs: list[str] = []
@@ -96,9 +109,10 @@ class _Labels:
             Problem: a number is missing, not finite, or not relative to the image's size; the class is unknown.
         """
         first, *rest = line.split()
-        label = self._names.get(int(first)) if first.isdigit() else None
+        label = self._names.get(_class_id(first))
         if label is None:
-            message = f"class id `{first}` is none of 0..{max(self._names)} in `names`; correct the line or data.yaml"
+            known = f"0..{max(self._names, default=0)}"
+            message = f"class id `{first}` is none of {known} in `names`; correct the line or data.yaml"
             raise Problem("category-unknown", Severity.ERROR, message)
         values = [_number(text) for text in rest]
         if len(values) != 4 and (len(values) < 6 or len(values) % 2):
@@ -128,14 +142,25 @@ def _polygon(label: str, values: list[float], size_hw: tuple[int, int], repairs:
     return Instance(label, mask, mask.box_xyxy)
 
 
+def _class_id(text: str) -> int:
+    """A class id, also as `0.0` or `1.0e+00`, as NumPy's `savetxt` writes it; -1 where it is no whole number."""
+    value = _value(text)
+    return int(value) if value.is_integer() else -1
+
+
 def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = _value(text)
     if not math.isfinite(value):
         raise Problem("number-invalid", Severity.ERROR, f"coordinates must be finite numbers, but one is `{text}`")
     return value
+
+
+def _value(text: str) -> float:
+    """A number as C and NumPy write it; NaN where it is none."""
+    try:
+        return math.nan if "_" in text else float(text)
+    except ValueError:
+        return math.nan
 
 
 def _shape_message(count: int) -> str:

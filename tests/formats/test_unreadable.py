@@ -1,0 +1,76 @@
+"""An annotation that cannot be read is no image without objects: the image is left out, and named."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from segdist.cli.data import app
+from segdist.data.archived import open_format
+from segdist.data.convert import convert
+from segdist.data.review import review
+from tests.formats.test_contract import EXAMPLES
+
+NUL = b"0 0.5 0.5 0.9 0.5 0.9\x00\x00\x00\x00"
+
+
+def _row(folder: Path) -> None:
+    lines = (folder / "train.jsonl").read_text().splitlines()
+    lines[1] = json.dumps({**json.loads(lines[1]), "suffix": "<loc0100><loc0200> crack"})
+    (folder / "train.jsonl").write_text("\n".join(lines))
+
+
+def _polygons(folder: Path) -> None:
+    content = json.loads((folder / "coco.json").read_text())
+    content["annotations"][0]["segmentation"] = {"size": [24, 32], "counts": "\u00e9"}
+    (folder / "coco.json").write_text(json.dumps(content))
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "ai2thor": lambda f: (f / "instances" / "1.png").write_bytes(b"\x89PNG"),
+    "coco": _polygons,
+    "labelme": lambda f: (f / "1.json").write_text('{"shapes": [{'),
+    "paligemma": _row,
+    "png_masks": lambda f: (f / "masks" / "1.png").write_bytes((f / "masks" / "1.png").read_bytes()[:50]),
+    "voc": lambda f: (f / "Annotations" / "1.xml").write_text("<annotation><object>"),
+    "yolo": lambda f: (f / "labels" / "1.txt").write_bytes(NUL),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_the_image_of_an_unreadable_annotation_is_left_out_and_named_even_where_errors_are_skipped(
+    name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    options = EXAMPLES[name](tmp_path / "in")
+    DAMAGE[name](Path(options["path"]))
+    found = review(open_format(name, options), name)
+    assert not found.ok
+    assert "1." in "".join(f.image or f.file for f in found.findings if f.severity == "error")
+    assert sorted(row.image_id[-5] for row in found.rows) == ["0", "2"]
+    given = {key: value for key, value in options.items() if key != "path"}
+    place, out = options["path"], str(tmp_path / "out")
+    result = convert(place, out, to="coco", format_name=name, read_options=given, skip_errors=True)
+    assert result["images"] == 2
+    listed = [e for e in result["findings"] if e["severity"] in ("error", "skipped")]
+    assert sum(e["count"] for e in listed) >= 1
+
+
+def test_a_mask_image_of_voc_that_is_cut_off_leaves_its_image_out(tmp_path: Path) -> None:
+    options = EXAMPLES["voc"](tmp_path)
+    (tmp_path / "SegmentationObject").mkdir()
+    (tmp_path / "SegmentationObject" / "2.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    found = review(open_format("voc", options), "voc")
+    assert [row.image_id for row in found.rows] == ["JPEGImages/0.png", "JPEGImages/1.png"]
+    assert [f.code for f in found.findings if f.severity == "error"] == ["mask-unreadable"]
+
+
+def test_the_command_line_counts_what_was_left_out(tmp_path: Path) -> None:
+    options = EXAMPLES["coco"](tmp_path)
+    _polygons(tmp_path)
+    result = CliRunner().invoke(app, ["validate", options["path"]])
+    assert result.exit_code == 2
+    assert "skipped[annotations-lost] x1" in result.output
+    assert "coco: 2 images" in result.output
