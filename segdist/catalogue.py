@@ -2,8 +2,11 @@
 
 from typing import Any
 
+from rich.markup import escape
+
 from segdist import registry
 from segdist.plugins import Family
+from segdist.terminal import Console, Table
 
 
 def families() -> list[dict[str, Any]]:
@@ -13,10 +16,6 @@ def families() -> list[dict[str, Any]]:
 
 def print_families() -> None:
     """The families as a table in the terminal."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
     table = Table(show_lines=True, box=None, padding=(0, 1))
     for column in ("family", "tasks", "sizes", "losses", "adapters", "LoRA targets", "licence", "install"):
         table.add_column(column, overflow="fold", no_wrap=column == "family")

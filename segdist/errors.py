@@ -3,9 +3,13 @@
 import difflib
 from collections.abc import Iterable
 
+from segdist.redaction import redact
+
 
 class SegdistError(Exception):
     """The base of every error a user can mend; the command line prints it without a traceback and exits 2.
+
+    Its message holds no secrets: see `redaction`.
 
     Attributes:
         option: where `Family.check` raises, the option of the family that is wrong; "" for the family as a whole.
@@ -14,7 +18,7 @@ class SegdistError(Exception):
     option: str = ""
 
     def __init__(self, message: object = "", *, option: str | None = None) -> None:
-        super().__init__(message)
+        super().__init__(redact(str(message)))
         if option is not None:
             self.option = option
 

@@ -215,7 +215,8 @@ class Finding:
             for what, where in (("", self.file), ("image", self.image), ("annotation", self.annotation))
             if where
         )
-        return f"{self.severity}[{self.code}] {place.strip()}: {self.message}"
+        text = f"{self.severity}[{self.code}] {place.strip()}: {self.message}"
+        return text.replace("\n", "\n  ")  # a name with a line break must not look like a finding of its own
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import typer
 
 from segdist.cli import data, label, paligemma, ship, sweeps
+from segdist.terminal import guard_logs
 
 app = typer.Typer(
     name="segdist",
@@ -20,4 +21,5 @@ app.add_typer(paligemma.app, name="paligemma")
 
 def main() -> None:
     """The console script."""
+    guard_logs()
     app()

@@ -1,6 +1,5 @@
 """`segdist data ...`: what happens to data before a sweep. What is heavy is imported by the command that needs it."""
 
-import json
 from typing import Annotated, Any
 
 import typer
@@ -8,6 +7,7 @@ import typer
 from segdist import storage
 from segdist.cli.options import Json, key_values, told
 from segdist.errors import DataError, SpecError, StorageError
+from segdist.terminal import say, say_json
 
 Place = Annotated[str, typer.Argument(help="A folder, file or archive, local or s3://, or a segdist data set.")]
 FormatName = Annotated[str, typer.Option("--format", help="The format of PATH, where it does not show.")]
@@ -48,7 +48,10 @@ def convert(
             skip_errors=skip_errors,
             verify=not no_verify,
         )
-        typer.echo(json.dumps(result, indent=1) if as_json else summary_text(result))
+        if as_json:
+            say_json(result)
+        else:
+            say(summary_text(result))
 
 
 @app.command()
@@ -65,11 +68,11 @@ def validate(
 ) -> None:
     """Check images and annotations; exit 0 without errors, 2 otherwise."""
     from segdist.data.codes import finding
-    from segdist.data.review import Review, codes_text, dumps, review, summary_text
+    from segdist.data.review import Review, codes_text, review, summary_text
 
     with told():
         if codes:
-            typer.echo(codes_text())
+            say(codes_text())
             return
         if not path:
             raise SpecError("A folder or file must be named, e.g. segdist data validate photos/")
@@ -86,7 +89,10 @@ def validate(
             from segdist.data.review_page import write_review_page
 
             write_review_page(html, found, source)
-        typer.echo(dumps(found.as_json()) if as_json else summary_text(found))
+        if as_json:
+            say_json(found.as_json())
+        else:
+            say(summary_text(found))
         raise typer.Exit(0 if found.ok else 2)
 
 
@@ -135,7 +141,6 @@ def stats(
     as_json: Json = False,
 ) -> None:
     """Count classes, sizes, shapes, brightness and objects an image, for each split."""
-    from segdist.data.review import dumps
     from segdist.data.stats import statistics, summary_text
     from segdist.data.stats_page import write_stats_page
 
@@ -144,7 +149,10 @@ def stats(
         found = statistics(source, open_images=not no_images)
         if html:
             write_stats_page(html, found, title=f"Statistics of {_title(path)}")
-        typer.echo(dumps(found.as_json()) if as_json else summary_text(found))
+        if as_json:
+            say_json(found.as_json())
+        else:
+            say(summary_text(found))
 
 
 @app.command()
@@ -166,8 +174,8 @@ def view(
         wanted = Wanted(count, tuple(label or ()), tuple(split or ()), seed)
         shown, findings = write_gallery(out, source, wanted, title=_title(path))
         for one in findings:
-            typer.secho(str(one), fg="yellow", err=True)
-        typer.echo(f"{shown} pictures in {out}")
+            say(str(one), color="yellow", err=True)
+        say(f"{shown} pictures in {out}")
 
 
 def _title(path: str) -> str:
@@ -184,7 +192,10 @@ def _build(data: Any, out: str, *, as_json: bool) -> None:
     if storage.exists(storage.join(root, MANIFEST)):
         raise DataError(f"{out} holds a data set already. Name another folder, or delete it first.")
     dataset = build(root, data, on_all_cores)
-    typer.echo(dataset.manifest.model_dump_json(indent=1) if as_json else dataset_text(dataset))
+    if as_json:
+        say_json(dataset.manifest.model_dump(mode="json"))
+    else:
+        say(dataset_text(dataset))
 
 
 def _source(

@@ -1,6 +1,5 @@
 """`segdist label ...`: boxes to masks, and people's say in them. What is heavy is imported by the command."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +8,7 @@ from typer.core import TyperGroup
 
 from segdist.cli.options import Json, told
 from segdist.errors import SpecError
+from segdist.terminal import say, say_json
 
 Sweep = Annotated[
     list[str], typer.Argument(metavar="SWEEP [KEY=VALUE...]", help="A sweep file, then overrides of its keys.")
@@ -40,7 +40,7 @@ def make(sweep: Sweep, limit: Limit = 0) -> None:
 
     with told():
         file, overrides = file_and_overrides(sweep)
-        sets = label_sweep(file, overrides, typer.echo, limit=limit)
+        sets = label_sweep(file, overrides, say, limit=limit)
         _show(sets, as_json=False)
 
 
@@ -75,7 +75,7 @@ def export_(
             file, overrides, out, verdicts=_verdicts(verdict or ["review"]), most=most, policy=policy, limit=limit
         )
         images = len({d.image_id for d in doubts})
-        typer.echo(f"{len(doubts)} labels in {images} images: {out}/index.html; coco.json, cvat.xml, label_studio.json")
+        say(f"{len(doubts)} labels in {images} images: {out}/index.html; coco.json, cvat.xml, label_studio.json")
 
 
 @review_app.command("import")
@@ -103,12 +103,12 @@ def import_(
             removed_means_nothing=removed_means_nothing,
             only_changed=only_changed,
         )
-        typer.echo(
+        say(
             f"{found.corrected} corrected, {found.confirmed} confirmed, {found.nothing} not there, "
             f"{found.undecided} undecided"
         )
         for stranger in found.strangers:
-            typer.echo(f"passed over: {stranger}")
+            say(f"passed over: {stranger}")
 
 
 def _verdicts(names: list[str]) -> list[Any]:
@@ -140,6 +140,6 @@ def _show(sets: Any, *, as_json: bool) -> None:
         for one in sets
     ]
     if as_json:
-        typer.echo(json.dumps(reports, indent=1, allow_nan=False))
+        say_json(reports)
     else:
         print_label_reports(reports)

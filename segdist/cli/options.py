@@ -11,6 +11,7 @@ import typer
 import yaml
 
 from segdist.errors import SegdistError, SpecError
+from segdist.terminal import say
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and what the workers print.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -37,8 +38,8 @@ def told(*, debug: bool = False) -> Iterator[None]:
 def show(error: SegdistError, *, debug: bool) -> None:
     """The message; with `debug` where it comes from, too."""
     if debug:
-        traceback.print_exception(error)
-    typer.secho(f"error: {error}", fg="red", err=True)
+        say("".join(traceback.format_exception(error)), err=True)
+    say(f"error: {error}", color="red", err=True)
 
 
 def tile_size(text: str) -> int | str:

@@ -1,6 +1,5 @@
 """`segdist paligemma ...`: the mask codec. What is heavy is imported by the command that needs it."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from segdist.cli.options import Json, key_values, told
+from segdist.terminal import say, say_json
 
 if TYPE_CHECKING:
     from segdist.records import Finding, Sample
@@ -50,9 +50,9 @@ def codec_report(
             raise DataError(f"{path} has no mask to measure. The codec needs masks, not boxes alone.")
         if as_json:
             content = {label: report.as_json() for label, report in found.items()}
-            typer.echo(json.dumps({"codec": codec, "tiles": tiles, "classes": content}, indent=1))
+            say_json({"codec": codec, "tiles": tiles, "classes": content})
         else:
-            typer.echo(report_text(found, codec=codec, tiles=tiles))
+            say(report_text(found, codec=codec, tiles=tiles))
 
 
 @app.command()
@@ -80,13 +80,13 @@ def train_codec(
         covers_NSS = squares(_samples(spec.sources), parts=spec.parts, seed=spec.train.seed)
         if not len(covers_NSS):
             raise DataError(f"The sources of {recipe} have no mask to learn from.")
-        typer.echo(f"{len(covers_NSS)} squares of masks")
+        say(f"{len(covers_NSS)} squares of masks")
         unfinished = out.with_name(f"{out.name}.unfinished")
-        save_codec(train(covers_NSS, spec.train, progress=typer.echo, state=unfinished), out)
+        save_codec(train(covers_NSS, spec.train, progress=say, state=unfinished), out)
         if spec.held_out:
             found = measure(_samples(spec.held_out), open_codec(str(out)), tiles=2)
-            typer.echo(report_text(found, codec=str(out), tiles=2))
-        typer.echo(f"written to {out}")
+            say(report_text(found, codec=str(out), tiles=2))
+        say(f"written to {out}")
 
 
 def _samples(sources: "list[SourceSpec] | tuple[SourceSpec, ...]", *, limit: int | None = None) -> "Iterator[Sample]":
@@ -103,7 +103,7 @@ def _samples(sources: "list[SourceSpec] | tuple[SourceSpec, ...]", *, limit: int
         if finding.severity is Severity.ERROR:
             errors.append(finding)
         else:
-            typer.echo(str(finding), err=True)
+            say(str(finding), err=True)
 
     for source in sources:
         yield from islice(open_format(source.format, source.options()).read(report), limit)

@@ -1,12 +1,12 @@
 """Commands that take a model out of a sweep. What is heavy is imported by the command that needs it."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from segdist.cli.options import HOME_STORAGE, Debug, Json, Model, Storage, Tracking, tile_size, told
+from segdist.terminal import say, say_json
 
 app = typer.Typer()
 
@@ -67,7 +67,7 @@ def predict(
         where = predict_images(
             model, inside, target, how=how, actors=actors, storage_uri=storage, tracking=tracking, say=_say
         )
-        typer.echo(where)
+        say(where)
 
 
 @app.command()
@@ -88,9 +88,9 @@ def export(
 
         if push and to != "hf":
             raise ExportError(f"`--push` goes with `--to hf`, but got --to {to}.")
-        typer.echo(export_model(model, to, out, storage=storage, tracking=tracking))
+        say(str(export_model(model, to, out, storage=storage, tracking=tracking)))
         if push:
-            typer.echo(upload(out, push))
+            say(upload(out, push))
 
 
 @app.command()
@@ -116,9 +116,9 @@ def promote(
 
         found = decide(model, name=name, data=data, metric=metric, force=force, storage=storage, tracking=tracking)
         if as_json:
-            typer.echo(json.dumps(found.to_json(), indent=1))
+            say_json(found.to_json())
         else:
-            typer.echo(found.text)
+            say(found.text)
         if not found.promoted and found.champion != found.candidate:
             raise typer.Exit(1)
 
@@ -152,4 +152,4 @@ def serve(
 
 
 def _say(text: str) -> None:
-    typer.echo(text, err=True)
+    say(text, err=True)

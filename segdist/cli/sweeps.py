@@ -1,6 +1,5 @@
 """Commands that take sweep files, and those that score and compare. What is heavy is imported by the command."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +8,7 @@ import typer
 
 from segdist.cli.options import HOME_STORAGE, Debug, Json, Storage, Tracking, show, tile_size, told
 from segdist.errors import SegdistError, SpecError
+from segdist.terminal import say, say_json
 
 app = typer.Typer()
 
@@ -37,7 +37,7 @@ def check(sweeps: Sweeps, debug: Debug = False) -> None:
         from segdist.pipeline.plan import describe
         from segdist.sweepfile import load
 
-        typer.echo(describe(load(file, overrides)))
+        say(describe(load(file, overrides)))
 
     _each(sweeps, action, debug=debug)
 
@@ -76,7 +76,7 @@ def compare(
         tracker.close_abandoned()
         board = leaderboard(tracker, name)
         if as_json:
-            typer.echo(json.dumps(to_json(board), indent=1))
+            say_json(to_json(board))
         else:
             print_leaderboard(board)
 
@@ -155,7 +155,7 @@ def evaluate(
         if html:
             report.write_study(found, html)
         if as_json:
-            typer.echo(json.dumps(found, indent=1, allow_nan=False))
+            say_json(found)
         else:
             printed(found)
 
@@ -192,7 +192,7 @@ def diff(
         if html:
             report.write_diff(found.to_json(), {"won": found.won, "lost": found.lost}, html)
         if as_json:
-            typer.echo(json.dumps(found.to_json(), indent=1, allow_nan=False))
+            say_json(found.to_json())
         else:
             report.print_diff(found.to_json())
 
@@ -204,7 +204,7 @@ def models(as_json: Json = False) -> None:
 
     with told(debug=False):
         if as_json:
-            typer.echo(json.dumps(families(), indent=1))
+            say_json(families())
         else:
             print_families()
 
@@ -215,7 +215,7 @@ def schema() -> None:
     from segdist.sweepfile import schema as build
 
     with told(debug=False):
-        typer.echo(json.dumps(build(), indent=1))
+        say_json(build())
 
 
 def _around(
@@ -251,7 +251,7 @@ def _each(arguments: list[str], action: Callable[[str, list[str]], Any], *, debu
             raise SpecError(f"A sweep file must be named, e.g. sweeps/quickstart.yaml, but got {' '.join(arguments)}")
     for file in files:
         if len(files) > 1:
-            typer.echo(f"== {file}")
+            say(f"== {file}")
         try:
             action(file, overrides)
             outcomes[file] = "ok"
@@ -259,6 +259,6 @@ def _each(arguments: list[str], action: Callable[[str, list[str]], Any], *, debu
             show(error, debug=debug)
             outcomes[file] = "failed: " + str(error).splitlines()[0]
     if len(files) > 1:
-        typer.echo("\n".join(["== summary", *(f"{file}  {outcome}" for file, outcome in outcomes.items())]))
+        say("\n".join(["== summary", *(f"{file}  {outcome}" for file, outcome in outcomes.items())]))
     if any(outcome != "ok" for outcome in outcomes.values()):
         raise typer.Exit(2)

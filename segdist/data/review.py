@@ -1,9 +1,8 @@
 """Everything that can be known to be wrong with a data set before anybody learns from it, and what the data set is."""
 
 import hashlib
-import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Protocol
@@ -294,8 +293,3 @@ def summary_text(found: Review, *, most: int = 5) -> str:
 def _place(one: Finding) -> str:
     where = [one.image or one.file, f"annotation {one.annotation}" if one.annotation else ""]
     return ", ".join(filter(None, where)) + ": " if any(where) else ""
-
-
-def dumps(content: Mapping[str, Any] | Iterable[Any]) -> str:
-    """JSON for machines: no NaN, names with accents as they are."""
-    return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)

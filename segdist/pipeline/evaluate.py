@@ -17,9 +17,9 @@ from typing import Any
 from segdist.data.shards import Dataset
 from segdist.metrics import Evaluator, family_of
 from segdist.pipeline.cluster import slots
-from segdist.pipeline.progress import say
 from segdist.pipeline.trial import Job
 from segdist.storage import cache_dir
+from segdist.terminal import say
 from segdist.tracking import Tracker, TrialRecord
 
 DONE = "runtime/latency_p50_ms"

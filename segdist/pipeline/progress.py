@@ -6,11 +6,10 @@ from typing import Any
 
 from ray.tune import Callback
 from ray.tune.experiment import Trial
-from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 
 from segdist.pipeline.callbacks import error_text, last_line
+from segdist.terminal import Table, live, say
 
 
 class Progress(Callback):
@@ -38,9 +37,8 @@ class Progress(Callback):
     ) -> None:
         """Start the table, where there is a terminal to draw it in."""
         self._started = time.monotonic()
-        console = Console()
-        if console.is_terminal:
-            self._live = Live(get_renderable=self._table, console=console, refresh_per_second=2)
+        self._live = live(self._table)
+        if self._live:
             self._live.start()
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
@@ -119,8 +117,3 @@ class Progress(Callback):
                 style="bold green" if best is not None and best == top else None,
             )
         return table
-
-
-def say(text: str) -> None:
-    """One line for people."""
-    print(text, flush=True)  # noqa: T201

@@ -18,12 +18,12 @@ from segdist.pipeline.evaluate import appraise_trials, judge_on_test, score_on_t
 from segdist.pipeline.importance import importance
 from segdist.pipeline.ingest import ingest, ingest_key
 from segdist.pipeline.label_sets import LabelSet, make_label_sets
-from segdist.pipeline.progress import say
 from segdist.pipeline.promote import Rows, crown
 from segdist.pipeline.sweep import search, trials_of
 from segdist.pipeline.trial import Job
 from segdist.spec import SweepSpec, digest
 from segdist.sweepfile import load
+from segdist.terminal import say
 from segdist.tracking import Tracker
 
 DONE = "segdist.done"

@@ -13,11 +13,11 @@ from typing import Any
 from segdist.errors import BackendError, SpecError
 from segdist.pipeline.cluster import connected
 from segdist.pipeline.predictor import Files, packed, unpack
-from segdist.pipeline.progress import say
 from segdist.pipeline.score import model_folder
 from segdist.plugins import ImageHWC
 from segdist.records import Instance, Prompt
 from segdist.serving.app import About, BusyError, Limits, make_app
+from segdist.terminal import say
 
 APP, MODEL = "segdist", "Model"
 _MINUTES = 5
@@ -98,7 +98,7 @@ def serve(
             ray_serve.run(application, name=APP, route_prefix="/")
         except Exception as error:  # Ray raises anything here, bare Exception included
             raise BackendError(f"{model} cannot be served at {where.host}:{where.port}: {error}") from error
-        say(f"serving   {where.url}")
+        say(f"serving   {where.url}", reveal=where.token)
         say(f"docs      http://{where.host}:{where.port}/docs")
         try:
             while True:

@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console as RichConsole
 from rich.markup import escape
 from rich.text import Text
 
 from segdist.report.pages import render
-from segdist.report.terminal import console_for, number_text, plain_table
+from segdist.report.terminal import number_text, plain_table
+from segdist.terminal import Console
 
 _SHOWN = 5
 _COLUMNS = ("first", "second", "difference")
@@ -27,32 +28,30 @@ def verdict(found: Mapping[str, Any]) -> str:
     return f"{found['metric']} {found['difference']:+.3f}{between}: {clear}"
 
 
-def print_diff(found: Mapping[str, Any], console: Console | None = None) -> None:
+def print_diff(found: Mapping[str, Any], console: RichConsole | None = None) -> None:
     """Print which model is better, by class, and the images that each wins most clearly.
 
     Args:
         found: `Comparison.to_json()`.
         console: where to print.
     """
-    console = console_for(console)
-    console.print(f"[bold]{escape(found['first_model'])}[/bold] against [bold]{escape(found['second_model'])}[/bold]")
+    out = Console(console)
+    out.print(f"[bold]{escape(found['first_model'])}[/bold] against [bold]{escape(found['second_model'])}[/bold]")
     for note in found["notes"]:
-        console.print(f"note  {escape(note)}")
-    console.print(escape(verdict(found)))
-    console.print(
-        f"{found['images_won']} images won, {found['images_lost']} lost, of {found['images_total']}", highlight=False
-    )
+        out.print(f"note  {escape(note)}")
+    out.print(escape(verdict(found)))
+    out.print(f"{found['images_won']} images won, {found['images_lost']} lost, of {found['images_total']}")
     table = plain_table("class", *_COLUMNS)
     for label, (first, second) in found["per_class"].items():
         table.add_row(Text(label), *_numbers(first, second))
-    console.print(table)
+    out.print(table)
     for title, images in (("won", found["images"][:_SHOWN]), ("lost", found["images"][::-1][:_SHOWN])):
         rows = [i for i in images if _is(title, found, i)]
         if rows:
             table = plain_table(f"images {title}", *_COLUMNS)
             for image in rows:
                 table.add_row(Text(image["image_id"]), *_numbers(image["first"], image["second"]))
-            console.print(table)
+            out.print(table)
 
 
 def write_diff(found: Mapping[str, Any], pictures: Mapping[str, Mapping[str, bytes]], path: Path) -> Path:

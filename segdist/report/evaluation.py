@@ -3,51 +3,49 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console as RichConsole
 from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
-from segdist.report.terminal import console_for, number_text, plain_table
+from segdist.report.terminal import number_text, plain_table
+from segdist.terminal import Console, Table
 
 _PER_CLASS = ("iou", "dice", "boundary_iou", "cldice", "panoptic_quality", "mask_ap", "box_ap")
 _WORST_SHOWN = 5
 _COLUMNS = 3
 
 
-def print_evaluation(found: Mapping[str, Any], console: Console | None = None) -> None:
+def print_evaluation(found: Mapping[str, Any], console: RichConsole | None = None) -> None:
     """Print the metrics, those of each class, and where the model is least consistent.
 
     Args:
         found: what `pipeline.score` returned.
         console: where to print.
     """
-    console = console_for(console)
+    out = Console(console)
     values = found["metrics"]
-    console.print(
-        f"[bold]{escape(str(found.get('model') or found['predictions']))}[/bold]  {len(found['images'])} images"
-    )
+    out.print(f"[bold]{escape(str(found.get('model') or found['predictions']))}[/bold]  {len(found['images'])} images")
     for note in found["notes"]:
-        console.print(f"note  {escape(note)}")
-    console.print(_overall(values))
-    console.print(_classes(values, found["classes"]))
+        out.print(f"note  {escape(note)}")
+    out.print(_overall(values))
+    out.print(_classes(values, found["classes"]))
     if any(found.get("by_class", {}).values()):
-        console.print(_by_class(found["by_class"]))
+        out.print(_by_class(found["by_class"]))
     for details in found["consistency"]:
-        console.print(_spread(details))
+        out.print(_spread(details))
         for kind, parts in details["parts"].items():
             if kind != "class":
-                console.print(_parts(kind, details["metric"], parts))
+                out.print(_parts(kind, details["metric"], parts))
 
 
-def print_checkpoints(found: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
+def print_checkpoints(found: Sequence[Mapping[str, Any]], console: RichConsole | None = None) -> None:
     """Print several models over the same data, one a line."""
-    console = console_for(console)
+    out = Console(console)
     columns = ["iou", "mask_ap", "boundary_iou", "cldice", "panoptic_quality", "runtime/latency_p50_ms"]
     table = plain_table("trial", *columns)
     for one in found:
         table.add_row(str(one["trial"]), *(number_text(one["metrics"].get(name)) for name in columns))
-    console.print(table)
+    out.print(table)
 
 
 def _overall(values: Mapping[str, float]) -> Table:

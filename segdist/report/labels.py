@@ -3,13 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console as RichConsole
 from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from segdist.report.leaderboard import number
-from segdist.report.terminal import console_for
+from segdist.terminal import Console, Table
 
 _VERDICTS = ("labelled", "review", "rejected")
 _MEASURES = ("iou", "boundary_iou", "box_fill_iou")
@@ -74,44 +73,44 @@ def _of_page(policy: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str
     }
 
 
-def print_label_reports(reports: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
+def print_label_reports(reports: Sequence[Mapping[str, Any]], console: RichConsole | None = None) -> None:
     """Print the sets of labels of a sweep, one after the other."""
-    console = console_for(console)
+    out = Console(console)
     for one in reports:
-        _print_one(one, console)
+        _print_one(one, out)
 
 
-def _print_one(one: Mapping[str, Any], console: Console) -> None:
+def _print_one(one: Mapping[str, Any], out: Console) -> None:
     speed, each = one["images_per_second"], one["images_per_teacher_second"]
     rates = [f"{speed:.1f} images/s"] if speed else []
     rates += [f"{each:.1f} images/s a teacher"] if each else []
-    console.print(f"[bold]{escape(one['policy'])}[/bold]")
-    console.print("  " + ", ".join([f"{one['images']} images", *rates]))
+    out.print(f"[bold]{escape(one['policy'])}[/bold]")
+    out.print("  " + ", ".join([f"{one['images']} images", *rates]))
     counts = [f"{one[name]} {name}" for name in _VERDICTS] + [f"{one['kept'] or 0} masks were there"]
     counts += [f"{one['corrected']} decided by people"] if one["corrected"] else []
-    console.print(f"  {', '.join(counts)}; {one['content_hash']}")
+    out.print(f"  {', '.join(counts)}; {one['content_hash']}")
     for severity, codes in one["findings"].items():
-        console.print(f"  {severity}: {', '.join(f'{code} {count}' for code, count in codes.items())}")
+        out.print(f"  {severity}: {', '.join(f'{code} {count}' for code, count in codes.items())}")
     for warning in one["warnings"]:
-        console.print(f"  [bold]warning: {escape(warning)}[/bold]")
+        out.print(f"  [bold]warning: {escape(warning)}[/bold]")
     quality = one["quality"]
     if not quality:
-        console.print(_verdict_table(one["verdicts"] or {}))
-        console.print("  The truth is not known, so nothing can be said about IoU.")
+        out.print(_verdict_table(one["verdicts"] or {}))
+        out.print("  The truth is not known, so nothing can be said about IoU.")
         return
-    console.print(_quality_table(quality, one["verdicts"]))
-    console.print(_strategy_table(quality))
-    console.print(
+    out.print(_quality_table(quality, one["verdicts"]))
+    out.print(_strategy_table(quality))
+    out.print(
         f"  scores: calibration error {number(quality['calibration_error'])}, Brier {number(quality['brier'])} "
         f"(right from IoU 0.5 on);\n  mean distance of a score to its IoU {number(quality['score_error'])}"
     )
     ceiling = quality["ceiling_iou"]
-    console.print(
+    out.print(
         "  nothing of these labels is taught: there is none that was accepted"
         if ceiling is None
         else f"  a student that draws exactly what these labels teach gets IoU {number(ceiling)}"
     )
-    console.print()
+    out.print()
 
 
 def label_warnings(details: Mapping[str, Any]) -> list[str]:

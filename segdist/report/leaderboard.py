@@ -4,14 +4,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console as RichConsole
 from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from segdist import registry
-from segdist.report.terminal import console_for, plain_table
+from segdist.report.terminal import plain_table
 from segdist.spec import Range
+from segdist.terminal import Console, Table
 from segdist.tracking import SweepRecord, Tracker, TrialRecord
 
 
@@ -163,13 +163,13 @@ def as_json(board: Leaderboard) -> dict[str, Any]:
     return {"sweep": board.sweep.name, "parent_run_id": board.sweep.run_id, "trials": trials, "best": best}
 
 
-def print_leaderboard(board: Leaderboard, console: Console | None = None) -> None:
+def print_leaderboard(board: Leaderboard, console: RichConsole | None = None) -> None:
     """Print the leaderboard: what was searched, how it scored, and what was won over the untuned trial."""
-    console = console_for(console)
-    console.print(f"[bold]{escape(board.sweep.name)}[/bold]  {escape(board.sweep.question)}")
-    console.print(_table(board))
+    out = Console(console)
+    out.print(f"[bold]{escape(board.sweep.name)}[/bold]  {escape(board.sweep.question)}")
+    out.print(_table(board))
     for line in conclusions(board):
-        console.print(escape(line))
+        out.print(escape(line))
 
 
 def _table(board: Leaderboard) -> Table:

@@ -4,34 +4,34 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console as RichConsole
 from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from segdist.report import charts
 from segdist.report.pages import render
-from segdist.report.terminal import console_for, number_text, plain_table
+from segdist.report.terminal import number_text, plain_table
+from segdist.terminal import Console, Table
 
 COLUMNS = ("loss", "iou", "dice", "mask_ap", "decoding/parse_failure_rate")
 _BAR = 40
 Found = Sequence[Mapping[str, Any]]
 
 
-def print_study(found: Found, console: Console | None = None) -> None:
+def print_study(found: Found, console: RichConsole | None = None) -> None:
     """Print the curve of mIoU over steps, and the best checkpoint.
 
     Args:
         found: what `pipeline.study` returned, in the order of steps.
         console: where to print.
     """
-    console = console_for(console)
-    console.print(_table(found))
+    out = Console(console)
+    out.print(_table(found))
     best = _best(found)
     iou = number_text(best["metrics"].get("iou"))
-    console.print(f"best: step {best['step']}, iou {iou}, {escape(best['model'])}")
+    out.print(f"best: step {best['step']}, iou {iou}, {escape(best['model'])}")
     if said := _parting(found):
-        console.print(said)
+        out.print(said)
 
 
 def write_study(found: Found, path: Path) -> Path:

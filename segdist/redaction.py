@@ -1,0 +1,104 @@
+"""What must not leave the process: passwords, tokens and keys, wherever in a text they stand.
+
+The one function for it. Whatever is shown, logged or stored goes through it; see SECURITY.md.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+HIDDEN = "***"
+"""Stands where a secret stood."""
+_SHORTEST = 8
+"""Characters; a shorter value of a variable would be found in innocent words."""
+_SHORTEST_TELLING = 20
+"""Characters of the shortest secret that gives itself away without a name in front of it."""
+_SEPARATOR = re.compile(r"[=:\s]")
+_NAMES = (
+    r"pass(?:word|wd|phrase)|secret(?:[_-]?(?:access[_-]?)?key)?|token|credentials?|authorization"
+    r"|(?:access|api|account|private|signing)[_-]?key(?:[_-]?id)?"
+)
+_VARIABLE = re.compile(rf"(?:{_NAMES})$", re.IGNORECASE)
+_AFTER_NAME = "\\1" + HIDDEN
+# No pattern begins with a repetition, and what may fail late is bounded: time grows with the length of the text alone.
+_PATTERNS = (
+    # Userinfo of a URI. A password may hold slashes, as AWS secrets do; digits behind a colon are a port.
+    (re.compile(r"(://)[^\s/?#\"'<>@:]{0,200}:[^\s/?#\"'<>]{0,2000}@"), _AFTER_NAME + "@"),
+    (re.compile(r"(://)[^\s/?#\"'<>@:]{1,200}:(?!\d+(?:[/?#\s]|$))[^\s\"'<>@]{1,200}@"), _AFTER_NAME + "@"),
+    (re.compile(r"(?<!abfs)(?<!abfss)(?<!wasb)(?<!wasbs)(://)[^\s/?#\"'<>@:]{20,2000}@"), _AFTER_NAME + "@"),
+    # A parameter of a query.
+    (
+        re.compile(rf"([?&;](?:[\w.-]{{0,40}}(?:{_NAMES}|signature)|sig|key|pwd|auth)=)[^\s&;#\"'<>]+", re.IGNORECASE),
+        _AFTER_NAME,
+    ),
+    # A header.
+    (
+        re.compile(r"(authorization[\"']?\s*[:=]\s*[\"']?(?:basic|bearer|token)\s+)[^\s\"',;]+", re.IGNORECASE),
+        _AFTER_NAME,
+    ),
+    (re.compile(r"(\bbearer\s+)[\w.~+/=-]{12,}", re.IGNORECASE), _AFTER_NAME),
+    # NAME=value, "name": "value", --name value.
+    (
+        re.compile(
+            rf"((?:{_NAMES})[\"']?\s?[=:]\s{{0,4}}[\"']?)(?!\*\*\*|(?:basic|bearer|token)\s)[^\s\"',;&)}}\]]{{4,}}",
+            re.IGNORECASE,
+        ),
+        _AFTER_NAME,
+    ),
+    (re.compile(rf"(--[\w-]{{0,30}}(?:{_NAMES})\s+)(?![-*])\S{{{_SHORTEST},}}", re.IGNORECASE), _AFTER_NAME),
+    # What gives itself away: AWS, Hugging Face, GitHub, GitLab, Slack, OpenAI, Google, Databricks, JWT, PEM.
+    (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}(?::[A-Za-z0-9/+=]{40})?"), HIDDEN),
+    (re.compile(r"\bhf_[A-Za-z0-9]{20,}"), HIDDEN),
+    (re.compile(r"\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}|\bglpat-[\w-]{20,}"), HIDDEN),
+    (re.compile(r"\bxox[abprs]-[\w-]{10,}|\bsk-(?:proj-|ant-)?[A-Za-z0-9_]{20,}"), HIDDEN),
+    (re.compile(r"\bAIza[\w-]{35}|\bdapi[0-9a-f]{32}"), HIDDEN),
+    (re.compile(r"\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*"), HIDDEN),
+    (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?s:.*?)(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"), HIDDEN),
+)
+
+
+def redact(text: str) -> str:
+    """The text with every secret in it replaced by `***`.
+
+    Secrets are the password in a URI, what stands behind names like `password` or `token`, signatures of queries,
+    tokens that give themselves away by their form, and the values of this process's own environment variables that are
+    named like secrets.
+    """
+    return _redacted(text, _values())
+
+
+def redact_all(content: Any) -> Any:
+    """JSON-like values with `redact` done to every string in them, keys of mappings included."""
+    return _walked(content, _values())
+
+
+def _walked(content: Any, values: tuple[str, ...]) -> Any:
+    if isinstance(content, str):
+        return _redacted(content, values)
+    if isinstance(content, Mapping):
+        return {_walked(k, values): _entry(k, _walked(v, values)) for k, v in content.items()}
+    if isinstance(content, list | tuple):
+        return [_walked(value, values) for value in content]
+    return content
+
+
+def _entry(name: Any, value: Any) -> Any:
+    """A value by the name it has, e.g. `{"password": "..."}`."""
+    return HIDDEN if isinstance(value, str) and value and isinstance(name, str) and _VARIABLE.search(name) else value
+
+
+def _redacted(text: str, values: Iterable[str]) -> str:
+    for value in values:
+        text = text.replace(value, HIDDEN)
+    if len(text) < _SHORTEST_TELLING and not _SEPARATOR.search(text):
+        return text  # a name, as most of what is shown
+    for pattern, replacement in _PATTERNS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def _values() -> tuple[str, ...]:
+    """Of environment variables that are named like secrets, longest first; paths are none."""
+    found = {v for k, v in os.environ.items() if len(v) >= _SHORTEST and v[0] != "/" and _VARIABLE.search(k)}
+    return tuple(sorted(found, key=len, reverse=True))
