@@ -49,7 +49,7 @@ def _all_steps(state: Fit, parallel: nn.Module, batches: Any) -> Metrics:
     values: dict[str, list[float]] = {}
     norms: list[float] = []
     accumulate = state.run.train.accumulate
-    for batch, share, moves in _in_groups(batches, accumulate):
+    for batch, share, moves in in_groups(batches, accumulate):
         with nullcontext() if moves else state.workers.unsynchronised(parallel):
             terms = _losses(state, parallel, batch)
             torch.autograd.backward(terms["loss"] * share)
@@ -86,7 +86,7 @@ def _finite_mean(values: list[float]) -> float:
     return sum(finite) / len(finite) if finite else math.nan
 
 
-def _in_groups(batches: Any, accumulate: int) -> Iterator[tuple[Batch, float, bool]]:
+def in_groups(batches: Any, accumulate: int) -> Iterator[tuple[Batch, float, bool]]:
     """Batches, each with its share of its group's step, and whether the optimiser moves after it."""
     last = len(batches)
     in_last_group = last % accumulate or accumulate

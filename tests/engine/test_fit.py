@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from segdist.engine.epoch import in_groups
 from segdist.engine.fit import fit
 from segdist.models.unet_cbam.network import UnetCbam
 from segdist.spec import RunSpec
@@ -128,6 +129,20 @@ def test_two_accumulated_batches_move_the_weights_as_one_of_twice_the_size() -> 
     for one, two in zip(reports[0].metrics, reports[1].metrics, strict=True):
         for name in ("train/loss", "train/grad_norm", "train/lr"):
             assert two[name] == pytest.approx(one[name], rel=1e-3), name
+
+
+def test_the_last_smaller_group_of_accumulated_batches_weighs_its_own_size() -> None:
+    """Three batches by twos: the third is a group of its own and moves the weights as a whole batch does."""
+    run = tiny_run(epochs=1, batch_size=2, loss={"dice": 0.0}, augment=[], warmup=0.0, schedule="constant")
+    lone = Reports()
+    fitted(run.override({"train.accumulate": 2}), lone, train=TRAIN[:2])
+    alone = Reports()
+    fitted(run, alone, train=TRAIN[:2])
+    assert lone.metrics[0]["train/grad_norm"] == pytest.approx(alone.metrics[0]["train/grad_norm"], rel=1e-5)
+
+    shares = [(share, moves) for _, share, moves in in_groups([{}] * 5, 2)]
+    assert shares == [(0.5, False), (0.5, True), (0.5, False), (0.5, True), (1.0, True)]
+    assert [share for _, share, _ in in_groups([{}] * 5, 3)] == [pytest.approx(1 / 3)] * 3 + [0.5, 0.5]
 
 
 def test_a_loss_weight_of_zero_switches_a_term_off() -> None:

@@ -78,9 +78,10 @@ def picture(size_hw: tuple[int, int] = (96, 128)) -> tuple[np.ndarray, dict[str,
     return image, {"disc": disc > 0, "bar": bar > 0}
 
 
-def example(image_size: int, *, objects: bool = True) -> Example:
-    """The picture at the network's scale; without objects the same picture, with no truth."""
-    image, truth = picture((image_size * 3 // 4, image_size))
+def example(image_size: int, *, objects: bool = True, standing: bool = False) -> Example:
+    """The picture at the network's scale, lying or standing; without objects the same picture, with no truth."""
+    lying_hw = image_size * 3 // 4, image_size
+    image, truth = picture(lying_hw[::-1] if standing else lying_hw)
     stack = np.stack(list(truth.values()))[: None if objects else 0]
     return Example(
         image_id="a",
