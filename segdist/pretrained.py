@@ -2,13 +2,33 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from torch import Tensor
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
+from transformers.initialization import no_init_weights
 from transformers.utils import logging
 
 from segdist.errors import WeightsError
 from segdist.weights import Published
+
+TOKENIZERS = ("tokenizer.json", "vocab.json")
+_MOST_LAYERS = 20_000
+"""Modules inside modules counted along; PaliGemma 2 of 28 billion values has 1,500."""
+_UNTRAINED_VALUES = 2**26
+"""What a network may have beyond its files, which hold at most a value a byte: heads for other classes, parts of the
+training alone."""
+_UNLOADABLE = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError, TypeError, KeyError,
+               AttributeError, IndexError, ArithmeticError, AssertionError, MemoryError)  # fmt: skip
+"""What transformers lets out where a configuration describes no network, or a file is damaged."""
 
 
 def load(
@@ -36,21 +56,83 @@ def load(
     return network
 
 
+def tokenizer(published: Published, weights: str) -> Any:
+    """The tokenizer that lies beside the weights.
+
+    Raises:
+        WeightsError: there is none, or it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    with published.shown(weights) as folder:
+        if not any((folder / name).is_file() for name in TOKENIZERS):  # transformers would make up an empty one
+            raise WeightsError(
+                f"The tokenizer must lie beside the weights {weights}, but there is none of {', '.join(TOKENIZERS)}. "
+                f"{published.how_to_get}"
+            )
+        try:
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # what the Rust side of `tokenizers` raises has no narrower class
+            raise WeightsError(
+                f"The tokenizer must lie beside the weights {weights}, but cannot be read: {error}. "
+                f"{published.how_to_get}"
+            ) from error
+
+
 def _pretrained(network_class: Any, published: Published, weights: str, overrides: Mapping[str, Any]) -> Any:
     try:
-        with _quietly():
+        with published.shown(weights) as folder, _quietly():
+            config = network_class.config_class.from_pretrained(folder, local_files_only=True, **overrides)
+            _check_size(network_class, config, folder)
             return network_class.from_pretrained(
-                published.source(weights),
+                folder,
+                config=config,
                 use_safetensors=True,  # never a pickle from outside
+                local_files_only=True,
+                trust_remote_code=False,
                 ignore_mismatched_sizes=True,  # `load` looks at what did not fit
                 output_loading_info=True,
-                **overrides,
             )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # not found, offline, bad config, damaged
+    except _UNLOADABLE as error:
+        raise WeightsError(f"The weights {weights} cannot be loaded: {error} {published.how_to_get}") from error
+
+
+def _check_size(network_class: Any, config: Any, folder: Path) -> None:
+    """Build the network without memory for its tensors, and stop where it becomes larger than its files.
+
+    Raises:
+        WeightsError: config.json describes more than the files can hold.
+    """
+    most = sum(file.stat().st_size for file in folder.glob("*.safetensors")) + _UNTRAINED_VALUES
+    built = {"layers": 0, "values": 0}
+
+    def count_layer(*_: Any) -> None:
+        built["layers"] += 1
+        _stop_beyond(built, most)
+
+    def count_values(_: Any, __: str, tensor: Tensor | None) -> None:
+        built["values"] += 0 if tensor is None else tensor.numel()
+        _stop_beyond(built, most)
+
+    hooks = (
+        register_module_module_registration_hook(count_layer),
+        register_module_parameter_registration_hook(count_values),
+        register_module_buffer_registration_hook(count_values),
+    )
+    try:
+        with no_init_weights(), torch.device("meta"):
+            network_class(config)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _stop_beyond(built: Mapping[str, int], values: int) -> None:
+    if built["layers"] > _MOST_LAYERS or built["values"] > values:
         raise WeightsError(
-            f"The weights {weights}, neither a complete folder here nor a reachable name on the hub, cannot be loaded: "
-            f"{error} {published.how_to_get}"
-        ) from error
+            f"config.json must describe what the files beside it hold, at most {values:,} values in {_MOST_LAYERS:,} "
+            f"layers, but describes {built['values']:,} or more in {built['layers']:,} or more."
+        )
 
 
 @contextmanager

@@ -128,7 +128,7 @@ def unpickled(file: Path, stand_ins: Sequence[str] = ()) -> Any:
             raise WeightsError(
                 f"{file} must be a safetensors file or a plain torch state dict, but calls {', '.join(strangers)[:200]}"
             )
-        classes = [
+        classes: list[Any] = [
             (_stand_in(name), name) for name in named if name not in _PLAIN and name.startswith(tuple(stand_ins))
         ]
         with torch.serialization.safe_globals(classes):

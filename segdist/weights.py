@@ -1,14 +1,19 @@
 """Pretrained weights in the layout of transformers: where they lie, and whether they can be what a family wants.
 
+A folder of weights comes from anywhere. transformers is shown the files that hold tensors, shapes and words, and no
+others (`Published.shown`), and no key of theirs that names code, another place or a way to compute.
+
 This module imports no torch: `segdist check` looks at the files before anything is started.
 """
 
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from segdist import storage
@@ -19,6 +24,39 @@ RANDOM = "random"
 """`weights` of a network that is drawn at random and needs no file."""
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _NEEDED = ("config.json", ".safetensors")
+_CONFIG, _INDEX, _WORDS = "config.json", "model.safetensors.index.json", "tokenizer_config.json"
+_SHARD = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
+_SHOWN = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
+"""The files beside tensors that are shown as they are; those with keys that matter are written anew."""
+_MOST_JSON_BYTES = 2**26
+_DEEPEST = 32
+_LARGEST = 2**20
+"""Of the whole numbers in config.json: widths, lengths and ids of published networks stay below."""
+_NUMBER_TYPES = ("float32", "bfloat16", "float16")
+_IGNORED = frozenset(
+    {
+        "_attn_implementation", "_attn_implementation_internal", "_experts_implementation",
+        "_experts_implementation_internal", "_name_or_path", "attn_implementation", "auto_map", "base_model_ep_plan",
+        "base_model_pp_plan", "base_model_tp_plan", "custom_pipelines", "distributed_config", "experts_implementation",
+        "fusion_config", "kernel_config", "name_or_path", "tokenizer_class", "transformers_weights", "use_kernels",
+    }
+)  # fmt: skip
+"""Keys of config.json that say how to compute, which code to run or where else to look; none of them is a shape."""
+_REFUSED = {
+    "quantization_config": "weights must not be quantised",
+    "backbone": "the backbone must be described in `backbone_config`, not named",
+    "use_timm_backbone": "the backbone must be one of transformers",
+    "use_pretrained_backbone": "the weights must hold the backbone",
+}
+"""Keys that change what is loaded, and what is wrong with them."""
+_TOKENIZERS = ("CLIPTokenizer", "GemmaTokenizer", "PreTrainedTokenizer", "TokenizersBackend", "")
 T = TypeVar("T")
 
 
@@ -31,12 +69,14 @@ class Published:
         model_type: what `model_type` in config.json must say.
         example: the name on the hub of weights that fit.
         also: further values of `model_type` whose weights hold those of this model.
+        parts: how values of `model_type` begin that the networks inside may have.
     """
 
     family: str
     model_type: str
     example: str
     also: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
 
     @property
     def how_to_get(self) -> str:
@@ -63,12 +103,42 @@ class Published:
                 f"{weights}/config.json must describe a `{self.model_type}`, but says {found!r}. {self.how_to_get}"
             )
 
-    def source(self, weights: str) -> Path | str:
-        """What transformers loads from: a folder of this machine (a URI is fetched), or a name on the hub."""
+    def source(self, weights: str) -> Path:
+        """The folder on this machine that holds the weights; from a URI or the hub they are fetched.
+
+        Raises:
+            WeightsError: they are not there, or something else is.
+        """
         self.check(weights)
         if not storage.is_local(weights):
             return _fetched(weights)
-        return local_folder(weights) or weights
+        folder = local_folder(weights)
+        if folder is None:
+            folder = _from_hub(weights)
+            self.check(str(folder))
+        return folder
+
+    @contextmanager
+    def shown(self, weights: str) -> Iterator[Path]:
+        """A folder with what transformers may see of the weights; gone afterwards.
+
+        Raises:
+            WeightsError: they are not there, or a file says what it must not; the file and the key are named.
+        """
+        source = self.source(weights)
+        with TemporaryDirectory(prefix="segdist-") as scratch:
+            shown = Path(scratch)
+            for file in sorted(source.iterdir()):
+                if _SHARD.fullmatch(file.name) or file.name in _SHOWN:
+                    (shown / file.name).symlink_to(file.resolve())
+            _copy(source / _CONFIG, shown, self._checked_config)
+            _copy(source / _INDEX, shown, _checked_index)
+            _copy(source / _WORDS, shown, _checked_words)
+            yield shown
+
+    def _checked_config(self, content: Mapping[str, Any], file: Path) -> dict[str, Any]:
+        checked: dict[str, Any] = _plain(content, file, "", (self.model_type, *self.also, *self.parts))
+        return checked
 
     def _files(self, weights: str) -> list[str]:
         folder = local_folder(weights)
@@ -83,10 +153,10 @@ class Published:
 
     def _parsed(self, weights: str, parse: Callable[[bytes], T]) -> T:
         folder = local_folder(weights)
-        file = storage.join(str(folder) if folder else weights, "config.json")
+        file = storage.join(str(folder) if folder else weights, _CONFIG)
         try:
             return parse(storage.read_bytes(file))
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, RecursionError) as error:
             raise WeightsError(f"{file} cannot be read: {error}. {self.how_to_get}") from error
 
 
@@ -108,11 +178,102 @@ def cache_folder() -> Path:
 
 def _fetched(uri: str) -> Path:
     """A local copy of a folder in an object store, kept as long as the original does not change."""
-    entries = storage.find(uri)
+    entries = [entry for entry in storage.find(uri) if _is_needed(entry.uri.rpartition("/")[2])]
     folder = cache_folder() / "weights" / digest([[e.uri, e.size, e.stamp] for e in entries])
-    path = uri.partition("://")[2].strip("/")  # some stores list more slashes than were asked for
     for entry in entries:
-        file = folder / entry.uri.partition(path)[2].strip("/")
+        file = folder / entry.uri.rpartition("/")[2]
         if not file.is_file() or file.stat().st_size != entry.size:
             storage.write_atomic(str(file), storage.read_bytes(entry.uri))
     return folder
+
+
+def _from_hub(name: str) -> Path:
+    """A local copy of a repository on the hub, kept in the hub client's own cache."""
+    try:
+        import huggingface_hub
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    except ModuleNotFoundError as error:
+        raise WeightsError(
+            f"Weights of the hub ({name}) need huggingface_hub. Install it: pip install 'segdist[hf]'"
+        ) from error
+    patterns = [_CONFIG, _INDEX, _WORDS, *_SHOWN, "model.safetensors", "model-*-of-*.safetensors"]
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
+    except (OSError, HfHubHTTPError, HFValidationError, ValueError) as error:  # not there, offline, no permission
+        raise WeightsError(
+            f"The weights {name}, neither a folder here nor a reachable name on the hub, cannot be had: "
+            f"{str(error).splitlines()[0]}. Get them where there is a network: hf download {name} --local-dir FOLDER"
+        ) from error
+
+
+def _is_needed(name: str) -> bool:
+    return name in (_CONFIG, _INDEX, _WORDS, *_SHOWN) or bool(_SHARD.fullmatch(name))
+
+
+def _copy(file: Path, folder: Path, checked: Callable[[Mapping[str, Any], Path], Mapping[str, Any]]) -> None:
+    """Write a JSON file anew with what is left of it; nothing happens where there is none."""
+    if not file.is_file():
+        return
+    if file.stat().st_size > _MOST_JSON_BYTES:
+        raise WeightsError(f"{file} must have at most {_MOST_JSON_BYTES:,} bytes, but has {file.stat().st_size:,}")
+    try:
+        content = json.loads(file.read_bytes(), parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{file} must be JSON, but: {error}") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{file} must hold an object, but holds {type(content).__name__}")
+    (folder / file.name).write_text(json.dumps(checked(content, file)))
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"numbers must be finite, but got {text}")
+
+
+def _plain(value: Any, file: Path, key: str, types: tuple[str, ...]) -> Any:
+    """A value of config.json without the keys that are ignored.
+
+    Raises:
+        WeightsError: a key says what no shape of a network says, or a number is out of bounds.
+    """
+    if key.count(".") > _DEEPEST:
+        raise WeightsError(f"{file} must nest its keys at most {_DEEPEST} deep, but does so further: `{key[:100]}`")
+    if isinstance(value, dict):
+        kept = {name: inner for name, inner in value.items() if name not in _IGNORED}
+        for name, inner in kept.items():
+            _check_key(f"{key}.{name}".lstrip("."), name, inner, file, types)
+        return {name: _plain(inner, file, f"{key}.{name}".lstrip("."), types) for name, inner in kept.items()}
+    if isinstance(value, list):
+        return [_plain(inner, file, f"{key}.{number}", types) for number, inner in enumerate(value)]
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        raise WeightsError(f"{file}: `{key}` must be at most {_LARGEST:,}, but is {str(value)[:40]}")
+    return value
+
+
+def _check_key(key: str, name: str, value: Any, file: Path, types: tuple[str, ...]) -> None:
+    if name in _REFUSED and value:
+        raise WeightsError(f"{file}: {_REFUSED[name]}, but `{key}` is {str(value)[:80]}")
+    if name in ("dtype", "torch_dtype") and value is not None and value not in _NUMBER_TYPES:
+        raise WeightsError(f"{file}: `{key}` must be one of {', '.join(_NUMBER_TYPES)}, but is {str(value)[:80]}")
+    if name == "model_type" and value is not None and not (isinstance(value, str) and value.startswith(types)):
+        raise WeightsError(f"{file}: `{key}` must begin with one of {', '.join(types)}, but is {str(value)[:80]}")
+
+
+def _checked_index(content: Mapping[str, Any], file: Path) -> Mapping[str, Any]:
+    """The index of tensors in several files, which must lie beside it."""
+    names = content.get("weight_map")
+    for name in names.values() if isinstance(names, dict) else [names]:
+        if not isinstance(name, str) or not _SHARD.fullmatch(name) or not (file.parent / name).is_file():
+            raise WeightsError(
+                f"{file}: `weight_map` must name files like model-00001-of-00002.safetensors beside it, but names "
+                f"{str(name)[:80]}"
+            )
+    return content
+
+
+def _checked_words(content: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """The tokenizer's configuration: one of the tokenizers that read a table, and no code."""
+    kind = content.get("tokenizer_class") or ""
+    if not isinstance(kind, str) or kind.removesuffix("Fast") not in _TOKENIZERS:
+        known = ", ".join(name for name in _TOKENIZERS if name)
+        raise WeightsError(f"{file}: `tokenizer_class` must be one of {known}, but is {str(kind)[:80]}")
+    return {key: value for key, value in content.items() if key not in ("auto_map", "name_or_path", "chat_template")}

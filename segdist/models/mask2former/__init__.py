@@ -9,7 +9,7 @@ from segdist.weights import RANDOM, Published
 
 __all__ = ["FAMILY", "PUBLISHED", "RANDOM", "Options", "check"]
 
-PUBLISHED = Published("mask2former", "mask2former", "facebook/mask2former-swin-tiny-coco-instance")
+PUBLISHED = Published("mask2former", "mask2former", "facebook/mask2former-swin-tiny-coco-instance", parts=("swin",))
 
 
 class Options(ModelOptions):

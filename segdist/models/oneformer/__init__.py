@@ -7,7 +7,7 @@ from pydantic import Field, PositiveInt
 from segdist.plugins import EVERY_NOISE, Family, ModelOptions
 from segdist.weights import RANDOM, Published
 
-PUBLISHED = Published("oneformer", "oneformer", "shi-labs/oneformer_ade20k_swin_tiny")
+PUBLISHED = Published("oneformer", "oneformer", "shi-labs/oneformer_ade20k_swin_tiny", parts=("swin",))
 TaskName = Literal["semantic", "instance", "panoptic"]
 
 

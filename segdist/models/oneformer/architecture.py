@@ -32,7 +32,7 @@ def load(options: Options, classes: Sequence[str]) -> tuple[OneFormerForUniversa
         config = _small if options.size == "debug" else _swin_tiny
         network = OneFormerForUniversalSegmentation(config(text_encoder_vocab_size=len(vocabulary), **overrides))
     else:
-        vocabulary = Vocabulary.of_weights(PUBLISHED.source(options.weights), classes)
+        vocabulary = Vocabulary.of_weights(options.weights, classes)
         network = pretrained.load(
             OneFormerForUniversalSegmentation,
             PUBLISHED,

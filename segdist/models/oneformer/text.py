@@ -4,16 +4,15 @@ Everything is made here, from the class names; no file of classes is read.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordLevel
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
-from segdist.errors import WeightsError
+from segdist import pretrained
 from segdist.models.oneformer import PUBLISHED, TaskName
 
 TASKS: tuple[TaskName, ...] = ("semantic", "instance", "panoptic")
@@ -21,7 +20,6 @@ _TASK, _OBJECT = "the task is {}", "a photo with a {}"
 _NOTHING = {"semantic": "a semantic photo", "instance": "an instance photo", "panoptic": "an panoptic photo"}
 """What is said where there is no further object; "an panoptic" is what the published weights were taught."""
 _PAD, _UNKNOWN, _END = "[pad]", "[unknown]", "[end]"
-_FILES = ("tokenizer.json", "vocab.json")
 
 
 class Vocabulary:
@@ -47,18 +45,16 @@ class Vocabulary:
         return cls(PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=_PAD, unk_token=_UNKNOWN))
 
     @classmethod
-    def of_weights(cls, source: Path | str, classes: Sequence[str]) -> "Vocabulary":
+    def of_weights(cls, weights: str, classes: Sequence[str]) -> "Vocabulary":
         """The tokenizer that lies beside the weights; our own where none does.
 
         Raises:
             WeightsError: it is damaged, or the hub cannot be reached.
         """
-        if isinstance(source, Path) and not any((source / name).is_file() for name in _FILES):
+        source = PUBLISHED.source(weights)
+        if not any((source / name).is_file() for name in pretrained.TOKENIZERS):
             return cls.of_words(classes)
-        try:
-            return cls(AutoTokenizer.from_pretrained(source, local_files_only=isinstance(source, Path)))
-        except (OSError, ValueError, KeyError) as error:
-            raise WeightsError(f"The tokenizer of {source} cannot be loaded: {error} {PUBLISHED.how_to_get}") from error
+        return cls(pretrained.tokenizer(PUBLISHED, weights))
 
     def __len__(self) -> int:
         return len(self._tokenizer)

@@ -13,7 +13,7 @@ from segdist.paligemma.prompts import LABEL
 from segdist.plugins import Family, ModelOptions
 from segdist.weights import RANDOM, Published
 
-PUBLISHED = Published("paligemma", "paligemma", "google/paligemma2-3b-pt-224")
+PUBLISHED = Published("paligemma", "paligemma", "google/paligemma2-3b-pt-224", parts=("siglip", "gemma"))
 SHIPPED = "shipped"
 PATCHES = 8
 """Rows and columns of patches of the random network, whatever its image size."""

@@ -5,7 +5,6 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import (
-    AutoTokenizer,
     GemmaConfig,
     PaliGemmaConfig,
     PaliGemmaForConditionalGeneration,
@@ -53,7 +52,7 @@ def load(options: Options, texts: list[str]) -> tuple[Any, Vocabulary]:
         network = pretrained.load(
             PaliGemmaForConditionalGeneration, PUBLISHED, options.weights, untrained=(), overrides={}
         )
-        tokenizer = _tokenizer(options.weights)
+        tokenizer = pretrained.tokenizer(PUBLISHED, options.weights)
     vision = network.config.vision_config
     if vision.image_size != options.side:
         raise WeightsError(
@@ -66,15 +65,6 @@ def load(options: Options, texts: list[str]) -> tuple[Any, Vocabulary]:
         raise WeightsError(f"The weights {options.weights} have no embeddings for the tokenizer's location tokens.")
     network.lm_head = TiedHead(network.get_input_embeddings())
     return network, vocabulary
-
-
-def _tokenizer(weights: str) -> Any:
-    try:
-        return AutoTokenizer.from_pretrained(PUBLISHED.source(weights))
-    except (OSError, ValueError) as error:
-        raise WeightsError(
-            f"The weights {weights} must come with a tokenizer, but it cannot be read: {error}. {PUBLISHED.how_to_get}"
-        ) from error
 
 
 def _small(options: Options, tokenizer: Any) -> PaliGemmaConfig:

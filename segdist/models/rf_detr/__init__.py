@@ -7,7 +7,7 @@ from pydantic import Field, PositiveInt, model_validator
 from segdist.plugins import EVERY_NOISE, Family, ModelOptions
 from segdist.weights import RANDOM, Published
 
-PUBLISHED = Published("rf_detr", "rf_detr", "Roboflow/rf-detr-seg-medium")
+PUBLISHED = Published("rf_detr", "rf_detr", "Roboflow/rf-detr-seg-medium", parts=("rf_detr_",))
 _IMAGE_SIZE = {"debug": 64, "nano": 312, "small": 384, "medium": 432}
 STRIDE = {"debug": 16, "nano": 12, "small": 24, "medium": 24}
 """Pixels that the sides must be a multiple of: a patch times the windows of the encoder."""

@@ -13,7 +13,7 @@ from segdist.weights import RANDOM, Published
 
 __all__ = ["FAMILY", "PUBLISHED", "RANDOM", "Options", "check"]
 
-PUBLISHED = Published("sam2", "sam2", "facebook/sam2.1-hiera-tiny", also=("sam2_video",))
+PUBLISHED = Published("sam2", "sam2", "facebook/sam2.1-hiera-tiny", also=("sam2_video",), parts=("sam2_",))
 """The published folders describe the video model, whose image part is this one."""
 
 

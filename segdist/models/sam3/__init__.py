@@ -12,7 +12,7 @@ from segdist.weights import RANDOM, Published
 
 __all__ = ["FAMILY", "PUBLISHED", "RANDOM", "Options", "check"]
 
-PUBLISHED = Published("sam3", "sam3", "facebook/sam3", also=("sam3_video",))
+PUBLISHED = Published("sam3", "sam3", "facebook/sam3", also=("sam3_video",), parts=("sam3_", "clip_"))
 """The published folder describes the video model, whose detector is this one."""
 _PATCH = {"debug": 8, "published": 14}
 

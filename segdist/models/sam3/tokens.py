@@ -1,21 +1,19 @@
 """Class names to tokens, without a download: the tokenizer beside the weights, or one that spells."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
-from segdist.errors import WeightsError
+from segdist import pretrained
 from segdist.models.sam3 import PUBLISHED
 from segdist.weights import RANDOM
 
 LONGEST = 32
 """Tokens of a phrase that the text encoder reads."""
-_FILES = ("tokenizer.json", "vocab.json")
 _SPECIAL = ("<pad>", "<start>", "<end>")
 
 
@@ -27,18 +25,7 @@ def tokenizer(weights: str) -> Any:
     """
     if weights == RANDOM:
         return _spelling()
-    source = PUBLISHED.source(weights)
-    try:
-        if isinstance(source, Path) and not any((source / name).is_file() for name in _FILES):
-            raise FileNotFoundError(
-                f"{source} has none of {', '.join(_FILES)}"
-            )  # transformers would make up an empty one
-        return AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, KeyError) as error:
-        raise WeightsError(
-            f"The tokenizer must lie beside the weights {weights}, but cannot be loaded: {error}. "
-            f"{PUBLISHED.how_to_get}"
-        ) from error
+    return pretrained.tokenizer(PUBLISHED, weights)
 
 
 def encode(reader: Any, phrases: Sequence[str]) -> tuple[Tensor, Tensor]:
