@@ -1,6 +1,7 @@
-"""Class names as formats give them: one spelling each, and none that another format could not hold."""
+"""Class names as sources give them: one spelling each, and none that another format could not hold."""
 
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from segdist.data.codes import finding
@@ -11,13 +12,25 @@ RESERVED = ("<loc", "<seg", " ; ", "\n", "\x00")
 """What PaliGemma's answers are made of: a class name that holds it could not be read back."""
 
 
-class ClassNames:
-    """The spelling of each class that came first; other spellings and impossible names are reported once."""
+def compared(name: str) -> str:
+    """A class name as it is compared: whatever its case, its blanks and the way its accents are written."""
+    return " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()).split())
 
-    def __init__(self, report: Report) -> None:
+
+class ClassNames:
+    """The spelling of each class that came first; other spellings and impossible names are reported once.
+
+    Args:
+        report: takes the findings.
+        known: spellings that come before all others.
+    """
+
+    def __init__(self, report: Report, known: Iterable[str] = ()) -> None:
         self._report = report
         self._first: dict[str, str] = {}
         self._reported: set[str] = set()
+        for name in known:
+            self._first.setdefault(compared(name), name)
 
     def __call__(self, name: str, file: str) -> str:
         """The label that a name stands for.
@@ -26,12 +39,18 @@ class ClassNames:
             name: as it is written in the source.
             file: where, for the finding.
         """
-        first = self._first.setdefault(" ".join(name.lower().split()), name.strip())
-        if name != first and name not in self._reported:
-            self._find(name, file, "class-name-spelling", Severity.REPAIRED, f"the class `{name}` is read as `{first}`")
+        first = self.spelled(name, file)
         if (not name.strip() or any(part in name for part in RESERVED)) and name not in self._reported:
             message = f"the class name `{name}` must not be empty or hold any of {RESERVED[:3]}; rename it"
             self._find(name, file, "class-name-reserved", Severity.ERROR, message)
+        return first
+
+    def spelled(self, name: str, file: str) -> str:
+        """The same without a look at what the name holds, where a format has looked at it before."""
+        composed = unicodedata.normalize("NFC", name)
+        first = self._first.setdefault(compared(name), composed.strip())
+        if composed != first and name not in self._reported:
+            self._find(name, file, "class-name-spelling", Severity.REPAIRED, f"the class `{name}` is read as `{first}`")
         return first
 
     def table(self, names: Mapping[Any, Any], file: str) -> dict[int, str]:

@@ -53,7 +53,9 @@ CODES: dict[str, Code] = {
     "category-unknown": Code(_E, "An annotation names a category that is not listed."),
     "class-id-invalid": Code(_E, "A class id is no whole number."),
     "class-name-reserved": Code(_E, "A class name is empty, or holds what would break text answers (<loc, ` ; `)."),
-    "class-name-spelling": Code(_R, "Class names differ in case or blanks only; the first spelling is taken."),
+    "class-name-spelling": Code(
+        _R, "Class names differ in case, blanks or Unicode form only; the first spelling is taken."
+    ),
     # images
     "image-malformed": Code(_E, "An image is listed without `id` or `file_name`."),
     "image-id-duplicate": Code(_E, "Two images have one id."),

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from segdist.data.archived import open_format
+from segdist.data.class_names import ClassNames, compared
 from segdist.data.codes import finding
 from segdist.data.guess import guess_format
 from segdist.errors import DataError, did_you_mean
@@ -25,13 +26,19 @@ def open_sources(data: DataSpec) -> list[DatasetFormat]:
     return [open_format(source.format, source.options()) for source in data.sources]
 
 
-def read_place(place: str) -> list[tuple[DatasetFormat, Sample]]:
+def read_place(place: str, classes: Sequence[str] = ()) -> list[tuple[DatasetFormat, Sample]]:
     """Every sample of a folder, file or archive in a format that is recognised, with the reader that has its image.
+
+    Args:
+        place: what to read.
+        classes: of a model; theirs is the spelling of classes that differ in spelling alone.
 
     Raises:
         DataError: no format fits, or an annotation is wrong.
     """
-    data = DataSpec.model_validate({"sources": [{"format": guess_format(place), "path": place}]})
+    data = DataSpec.model_validate(
+        {"sources": [{"format": guess_format(place), "path": place}], "classes": list(classes)}
+    )
     sources, findings = open_sources(data), list[Finding]()
     read = [(sources[number], sample) for number, sample in read_sources(data, sources, findings.append)]
     stop_on_errors(findings)
@@ -44,18 +51,21 @@ def read_sources(
     """The samples of all sources with their source's number; ids are made unique, so that no file hides another.
 
     With several sources, ids and groups are preceded by the source's number. Classes are renamed, joined and dropped as
-    each source's `class_map` says.
+    each source's `class_map` says; what differs in spelling alone is one class over all sources, as within one.
     """
+    names = ClassNames(report, data.classes)
     for number, (spec, source) in enumerate(zip(data.sources, sources, strict=True)):
         prefix = f"{number}/" if len(sources) > 1 else ""
         found: set[str] = set()
+        class_map = {compared(name): new for name, new in spec.class_map.items()} | spec.class_map
         faults = Faults(_prefixed(report, prefix))
         for sample in faults.usable(source.read(faults)):
             group = f"{prefix}{spec.group or sample.group}" if spec.group or sample.group else ""
             found.update(i.label for i in sample.instances)
             named = replace(sample, image_id=prefix + sample.image_id, group=group, text=spec.text or sample.text)
-            yield number, _mapped(named, spec.class_map)
-        for name in sorted(set(spec.class_map) - found):
+            yield number, _mapped(named, class_map, names, f"source {number} ({spec.format})")
+        alike = {compared(name) for name in found}
+        for name in sorted(name for name in spec.class_map if compared(name) not in alike):
             message = f"`class_map` of source {number} names `{name}`, of which it has no instance. "
             report(finding("class-unmapped", message + did_you_mean(name, found)))
 
@@ -95,11 +105,15 @@ def licences(data: DataSpec, sources: Sequence[DatasetFormat]) -> tuple[str, ...
     return tuple(sorted(found - {""}))
 
 
-def _mapped(sample: Sample, class_map: Mapping[str, str | None]) -> Sample:
+def _mapped(sample: Sample, class_map: Mapping[str, str | None], names: ClassNames, place: str) -> Sample:
     """The sample under the new names of its classes."""
-    if not class_map:
+    new_names: dict[str, str | None] = {}
+    for label in dict.fromkeys(i.label for i in sample.instances):
+        new = class_map.get(label, class_map.get(compared(label), label))
+        new_names[label] = names.spelled(new, place) if new else None
+    if all(label == new for label, new in new_names.items()):
         return sample
-    renamed = ((i, class_map.get(i.label, i.label)) for i in sample.instances)
+    renamed = ((i, new_names[i.label]) for i in sample.instances)
     return replace(sample, instances=tuple(replace(i, label=label) for i, label in renamed if label))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from segdist import storage
+from segdist.data.class_names import ClassNames
 from segdist.data.listing import Listing, Report
 from segdist.data.rows import SCHEMA, samples_of
 from segdist.data.shards import MANIFEST, Dataset, ShardSummary, write_manifest, write_shard
@@ -49,14 +50,21 @@ class Format:
     @property
     def classes(self) -> tuple[str, ...]:
         """The class names in the data set's own order."""
-        return self._dataset.manifest.classes
+        names = ClassNames(lambda _: None)
+        return tuple(dict.fromkeys(names.spelled(name, self._path) for name in self._dataset.manifest.classes))
 
-    def read(self, report: Report) -> Iterator[Sample]:  # noqa: ARG002 - what was wrong was found when it was made
+    def read(self, report: Report) -> Iterator[Sample]:
         """Every sample; `image_uri` names the row that holds the image."""
+        names = ClassNames(report)
+        spelling = {name: names.spelled(name, self._path) for name in self._dataset.manifest.classes}
+        differs = {name for name, new in spelling.items() if name != new}  # of older data sets; the rest was looked at
         for uri in self._dataset.shard_uris:
             samples = chain.from_iterable(map(samples_of, self._rows.batches(uri, _LIGHT)))
             for number, sample in enumerate(samples):
-                yield replace(sample, image_uri=f"{uri}{MARK}{number}")
+                instances = sample.instances
+                if differs & {i.label for i in instances}:
+                    instances = tuple(replace(i, label=spelling.get(i.label, i.label)) for i in instances)
+                yield replace(sample, image_uri=f"{uri}{MARK}{number}", instances=instances)
 
     def licences(self) -> tuple[str, ...]:
         """The licences of the data set's own sources."""

@@ -11,7 +11,7 @@ from segdist.pipeline.cluster import connected
 from segdist.pipeline.dataflow import answers, map_items
 from segdist.spec import SweepSpec, digest
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 """Raised when the same sources give other samples than before."""
 INLINE_IMAGES = 512
 """Up to this many images, working here takes less time than Ray Data takes to start (9 s on two cores)."""

@@ -190,7 +190,7 @@ def rows_of(place: str, split: str, classes: Sequence[str]) -> tuple[Sequence[tu
         chosen = _split(place, split, parts)
         rows: Sequence[tuple[Sample, bytes]] = dataset.reader(chosen, cache_dir())
     else:
-        read = read_place(place)
+        read = read_place(place, classes)
         chosen = _split(place, split, {sample.split for _, sample in read} - {""})
         rows = Data([(source, sample) for source, sample in read if not chosen or sample.split == chosen])
         labels = {i.label for _, sample in read for i in sample.instances}

@@ -1,10 +1,17 @@
 """Merging: names never collide, classes come in a stable order, errors stop with a list of one screen."""
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from segdist.data.shards import write_manifest, write_shard
 from segdist.data.sources import class_names, keep_classes, open_sources, read_sources, stop_on_errors
 from segdist.errors import DataError, SpecError
 from segdist.records import Finding, Instance, Sample, Severity
@@ -88,3 +95,54 @@ def test_a_class_map_that_names_no_class_of_its_source_is_an_error_with_the_near
     list(_read(_data({**source, "class_map": {"crak": "fissure"}}), findings))
     assert [(f.code, f.severity) for f in findings] == [("class-unmapped", Severity.ERROR)]
     assert "Did you mean `crack`?" in findings[0].message
+
+
+def _photo(folder: Path, name: str, category: str) -> dict[str, object]:
+    """A source of one image with one box of a class."""
+    folder.mkdir()
+    seed = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16)
+    pixels = np.random.default_rng(seed).integers(0, 255, (40, 40, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(folder / name)
+    content = {
+        "images": [{"id": 1, "file_name": name, "height": 40, "width": 40}],
+        "categories": [{"id": 1, "name": category}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [2, 2, 9, 9], "segmentation": [[2, 2, 11, 2, 11, 11]]}
+        ],
+    }
+    (folder / "annotations.json").write_text(json.dumps(content))
+    return {"format": "coco", "path": str(folder)}
+
+
+SPELLINGS = ("caf\u00e9 crack", "Caf\u00e9 Crack", "cafe\u0301 crack", " CAF\u00c9  crack")
+
+
+def test_what_differs_in_spelling_alone_is_one_class_over_all_sources_and_is_told(tmp_path: Path) -> None:
+    sources = [_photo(tmp_path / str(n), f"{n}.png", name) for n, name in enumerate(SPELLINGS)]
+    findings: list[Finding] = []
+    labels = {i.label for _, s in _read(_data(*sources), findings) for i in s.instances}
+    assert labels == {SPELLINGS[0]}
+    told = [f for f in findings if f.code == "class-name-spelling" and f.file.startswith("source")]
+    assert [f.file for f in told] == ["source 1 (coco)", "source 3 (coco)"], "an accent's form is not worth a word"
+    assert "`Caf\u00e9 Crack` is read as `caf\u00e9 crack`" in told[0].message
+
+
+def test_wanted_classes_and_class_maps_find_classes_whatever_their_spelling(tmp_path: Path) -> None:
+    sources = [_photo(tmp_path / str(n), f"{n}.png", name) for n, name in enumerate(SPELLINGS)]
+    sources[1]["class_map"] = {"CAF\u00c9 CRACK": "seam"}
+    data = DataSpec.model_validate({"sources": sources, "classes": ["CAFE\u0301 crack", "Seam"]})
+    findings: list[Finding] = []
+    labels = [i.label for _, s in _read(data, findings) for i in s.instances]
+    assert labels == ["CAFE\u0301 crack", "Seam", "CAFE\u0301 crack", "CAFE\u0301 crack"]
+    assert not [f for f in findings if f.severity is Severity.ERROR]
+
+
+def test_a_data_set_of_ours_that_was_made_with_two_spellings_is_read_with_one(tmp_path: Path) -> None:
+    square = Instance("crack", None, (2, 2, 9, 9))
+    samples = [Sample(f"{n}.png", "", (40, 40), (replace(square, label=label),)) for n, label in enumerate(SPELLINGS)]
+    shard = write_shard(str(tmp_path / "all-00000.parquet"), [(sample, b"x") for sample in samples])
+    write_manifest(str(tmp_path), "dataset", SPELLINGS, [shard])
+    findings: list[Finding] = []
+    read = [s for _, s in _read(_data({"format": "segdist", "path": str(tmp_path)}), findings)]
+    assert {i.label for s in read for i in s.instances} == {SPELLINGS[0]}
+    assert {f.code for f in findings} == {"class-name-spelling"}

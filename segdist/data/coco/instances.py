@@ -1,10 +1,9 @@
 """COCO categories and annotations as labels and instances; formats that borrow COCO's fields use it too."""
 
-import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from segdist.data.class_names import RESERVED
+from segdist.data.class_names import ClassNames
 from segdist.data.coco.index import key_of
 from segdist.data.codes import finding
 from segdist.data.geometry import Box, Problem, box_from_xywh, box_iou, mask_from_segmentation, polygons_cross
@@ -22,7 +21,7 @@ class Categories:
     def __init__(self, contents: Mapping[str, dict[str, Any]], report: Callable[[Finding], None]) -> None:
         self._report = report
         self._names: dict[str, dict[str, str]] = {}
-        self._spelling: dict[str, str] = {}
+        self._class_names = ClassNames(report)
         self._id_of: dict[str, str] = {}
         for uri, content in contents.items():
             self._names[uri] = self._read(uri, content)
@@ -35,7 +34,7 @@ class Categories:
         used = {str(key_of(a.get("category_id"))) for a in content["annotations"] if isinstance(a, dict)}
         found: dict[str, str] = {}
         for category in content["categories"]:
-            key, name = str(key_of(category.get("id"))), _text(category.get("name"))
+            key, name = str(key_of(category.get("id"))), str("" if (own := category.get("name")) is None else own)
             if is_placeholder(category, content["categories"], used):
                 continue
             if key == "None":
@@ -43,10 +42,7 @@ class Categories:
                 continue
             if key in found:
                 self._find(uri, "category-id-duplicate", Severity.ERROR, f"category id {key} stands twice")
-            if not name.strip() or any(part in name for part in RESERVED):
-                message = f"the class name `{name}` must not be empty or hold any of {RESERVED[:3]}; rename it"
-                self._find(uri, "class-name-reserved", Severity.ERROR, message)
-            spelled = self._spelled(uri, name)
+            spelled = self._class_names(name, uri)
             if spelled in found.values() and key not in found:
                 message = f"two categories are called `{spelled}`; they are read as one class"
                 self._find(uri, "category-name-duplicate", Severity.REPAIRED, message)
@@ -54,13 +50,6 @@ class Categories:
                 self._check_id(uri, spelled, key)
             found[key] = spelled
         return found
-
-    def _spelled(self, uri: str, name: str) -> str:
-        """One spelling for names that differ in case or blanks only."""
-        first = self._spelling.setdefault(" ".join(name.lower().split()), name.strip())
-        if name != first:
-            self._find(uri, "class-name-spelling", Severity.REPAIRED, f"the class `{name}` is read as `{first}`")
-        return first
 
     def _check_id(self, uri: str, name: str, key: str) -> None:
         first = self._id_of.setdefault(name, key)
@@ -80,11 +69,6 @@ def is_placeholder(category: Mapping[str, Any], categories: list[dict[str, Any]]
     others = [c for c in categories if c is not category]
     groups = any(c.get("supercategory") == category.get("name") for c in others)
     return groups and str(key_of(category.get("id"))) not in used
-
-
-def _text(value: Any) -> str:
-    """A class name with its accents written one way (NFC), so that names from different systems compare."""
-    return unicodedata.normalize("NFC", str(value)) if value is not None else ""
 
 
 def instance_of(
