@@ -15,7 +15,8 @@ from segdist.data.coco.export import CONVERSION
 from segdist.data.codes import finding
 from segdist.data.export import FileNames, Tally, new_folder
 from segdist.data.guess import guess_format
-from segdist.data.round_trip import compare
+from segdist.data.losses import Told
+from segdist.data.round_trip import MOST_SHOWN, compare
 from segdist.data.sample_store import SampleStore
 from segdist.data.sources import Faults, stop_on_errors
 from segdist.data.validate import check_image
@@ -77,7 +78,7 @@ def convert(
         What stands in `conversion.json`: counts, findings of the source, losses, and the round trip.
 
     Raises:
-        DataError: the source has errors, or nothing in it.
+        DataError: the source has errors, or nothing in it; or something that the format can hold does not come back.
         SpecError: an option is wrong, or the format cannot be written.
         StorageError: `out` is there already or cannot be written.
     """
@@ -92,12 +93,13 @@ def convert(
     classes = _classes(read)
     with new_folder(out) as folder:
         started = time.monotonic()
-        written = _write(read, writer_type(folder, classes, chosen, losses), skip_errors=skip_errors)
+        told_losses = Told(losses)
+        written = _write(read, writer_type(folder, classes, chosen, told_losses), skip_errors=skip_errors)
         seconds["write"] = round(time.monotonic() - started, 2)
         result = _summary(read, written, classes) | {"losses": losses.as_json()}
         if verify:
             started = time.monotonic()
-            result |= _round_trip(to, folder, written)
+            result |= _round_trip(to, folder, written, told_losses, out)
             seconds["verify"] = round(time.monotonic() - started, 2)
         result = {"source": place, "format": name, "to": to, "out": out, **result, "seconds": seconds}
         storage.write_json(str(folder / CONVERSION), result)
@@ -212,11 +214,24 @@ def _summary(read: _Read, written: SampleStore, classes: Sequence[str]) -> dict[
     }
 
 
-def _round_trip(name: str, folder: Path, written: SampleStore) -> dict[str, Any]:
-    """Read the written folder as anybody would, and compare."""
+def _round_trip(name: str, folder: Path, written: SampleStore, told: Told, out: str) -> dict[str, Any]:
+    """Read the written folder as anybody would, and compare.
+
+    Raises:
+        DataError: something does not come back that the format can hold; what it cannot hold was told by the writer.
+    """
     findings = Tally()
     back = open_format(name, {"path": str(folder)})
-    trip = compare(written, back.read(findings))
+    trip = compare(written, back.read(findings), told)
+    errors = findings.first(Severity.ERROR)
+    if trip.failed or errors:
+        lines = [
+            f"{out} was not written, because reading it back as {name} fails: {_trip_line(trip.as_json())}",
+            *(f"  {line}" for line in [*errors, *trip.failures]),
+            *([f"  ... and {trip.failed - len(trip.failures)} more images"] if trip.failed > MOST_SHOWN else []),
+            "Mend the source (e.g. classes or files that its readers take for one), or keep it as it is: --no-verify.",
+        ]
+        raise DataError("\n".join(lines))
     return {"round_trip": trip.as_json(), "read_back": findings.as_json()}
 
 

@@ -1,10 +1,46 @@
 """What formats cannot hold, in one vocabulary: every loss is a finding with image and number of the instance."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 from segdist.data.codes import finding
 from segdist.data.listing import Report
-from segdist.records import Instance, Sample, Severity
+from segdist.records import Finding, Instance, Sample, Severity
+
+GONE = {"box-dropped", "class-dropped", "crowd-dropped", "duplicate-dropped", "instance-merged", "mask-coded"}
+"""Losses after which an instance may not come back as what it was: not at all, or under another name."""
+MASK_CHANGED = {"instance-merged", "mask-coded", "mask-dropped", "overlap-dropped"}
+BOX_CHANGED = {"box-from-mask", "box-rounded", "box-widened", "instance-merged", "mask-coded", "overlap-dropped"}
+
+
+class Told:
+    """The losses that a writer has reported of each image, by code: what need not come back.
+
+    Args:
+        report: takes the findings, too.
+    """
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._of: dict[str, Counter[str]] = {}
+
+    def __call__(self, one: Finding) -> None:
+        """Take note of a loss."""
+        if one.code in GONE | MASK_CHANGED | BOX_CHANGED:
+            self._of.setdefault(one.image, Counter())[one.code] += 1
+        self._report(one)
+
+    def instances(self, image_id: str) -> int:
+        """How many instances of an image may be gone."""
+        return sum(count for code, count in self._of.get(image_id, Counter()).items() if code in GONE)
+
+    def masks(self, image_id: str) -> bool:
+        """Whether masks of an image may have changed."""
+        return bool(MASK_CHANGED & self._of.get(image_id, Counter()).keys())
+
+    def boxes(self, image_id: str) -> bool:
+        """Whether boxes of an image may have changed."""
+        return bool(BOX_CHANGED & self._of.get(image_id, Counter()).keys())
 
 
 class Losses:

@@ -1,6 +1,6 @@
 """What came back of a data set that was written in another format: counted and measured, instance by instance."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -8,9 +8,18 @@ from typing import Any
 import numpy as np
 
 from segdist import masks
-from segdist.data.geometry import box_iou
+from segdist.data.losses import Told
 from segdist.data.sample_store import SampleStore
+from segdist.metrics.matching import box_matrix
+from segdist.metrics.objects import one_to_one
 from segdist.records import Instance, Sample
+
+Pair = tuple[Instance, Instance | None]
+"""What was written, and what came back of it."""
+SAME_BOX = 1e-3
+"""Pixels that a side of the same box moves by at most."""
+MOST_SHOWN = 12
+"""Failures that fit an error of one screen."""
 
 
 @dataclass
@@ -29,6 +38,8 @@ class RoundTrip:
         boxes_exact: instances whose box came back within a thousandth of a pixel.
         box_shift_max: largest distance in pixels that a side of a box moved by.
         extra: instances read back that nothing was written for.
+        failures: what did not come back though the format holds it: of each image, in words. The first ones.
+        failed: number of images with a failure.
     """
 
     images: int = 0
@@ -40,6 +51,8 @@ class RoundTrip:
     boxes_exact: int = 0
     box_shift_max: float = 0.0
     extra: int = 0
+    failures: list[str] = field(default_factory=list)
+    failed: int = 0
     _ious: list[float] = field(default_factory=list)
 
     @property
@@ -55,18 +68,23 @@ class RoundTrip:
             "mask_iou_min": round(min(ious), 6) if ious else None,
             "mask_iou_mean": round(float(np.mean(ious)), 6) if ious else None,
         }
-        plain = {k: v for k, v in asdict(self).items() if not k.startswith("_")}
+        plain = {k: v for k, v in asdict(self).items() if not k.startswith("_") and k not in ("failures", "failed")}
         return {"exact": self.is_exact, **plain, "box_shift_max": round(self.box_shift_max, 4), **measured}
 
-    def add(self, written: Sample, back: Sample | None) -> None:
-        """Count one image."""
-        self.images += 1
-        self.images_back += bool(back and (back.size_hw, back.split) == (written.size_hw, written.split))
+    def add(self, written: Sample, back: Sample | None, told: Told) -> None:
+        """Count one image; what did not come back, and was not told as a loss, is a failure."""
+        is_back = back is not None and (back.size_hw, back.split) == (written.size_hw, written.split)
         left = list(back.instances) if back and back.size_hw == written.size_hw else []
-        exact = {n: _take_exact(one, left) for n, one in enumerate(written.instances)}
-        for number, instance in enumerate(written.instances):
-            self._count(instance, exact[number] or _take_nearest(instance, left))
+        pairs = _paired(written.instances, left)
+        self.images += 1
+        self.images_back += is_back
+        for pair in pairs:
+            self._count(*pair)
         self.extra += len(left)
+        wrong = list(_untold(pairs, len(left), written.image_id, told)) if is_back else ["it is not there as it was"]
+        if wrong:
+            self.failed += 1
+            self.failures += [f"{written.image_id}: {', '.join(wrong)}"] * (len(self.failures) < MOST_SHOWN)
 
     def _count(self, written: Instance, back: Instance | None) -> None:
         self.instances += 1
@@ -77,17 +95,18 @@ class RoundTrip:
             self.masks_exact += exact
             self._ious.append(1.0 if exact else _mask_iou(written, back))
         if back is not None:
-            shift = max(abs(a - b) for a, b in zip(written.box_xyxy, back.box_xyxy, strict=True))
-            self.boxes_exact += shift < 1e-3
+            shift = _shift(written, back)
+            self.boxes_exact += shift < SAME_BOX
             self.box_shift_max = max(self.box_shift_max, shift)
 
 
-def compare(written: SampleStore, back: Iterable[Sample]) -> RoundTrip:
+def compare(written: SampleStore, back: Iterable[Sample], told: Told) -> RoundTrip:
     """Match images by file name and instances by label, order and overlap.
 
     Args:
         written: samples by the file name that they were written under, as they were before.
         back: what a reader makes of the folder.
+        told: the losses that the writer has reported.
     """
     found, ids = SampleStore(), {}
     for sample in back:
@@ -96,24 +115,55 @@ def compare(written: SampleStore, back: Iterable[Sample]) -> RoundTrip:
     result = RoundTrip()
     for name in written.names():
         sample = written[name]
-        result.add(sample, found.get(ids.get(name, sample.image_id)))  # our own data sets keep the id, not the name
+        result.add(
+            sample, found.get(ids.get(name, sample.image_id)), told
+        )  # our own data sets keep the id, not the name
     return result
 
 
+def _untold(pairs: Sequence[Pair], extra: int, image_id: str, told: Told) -> Iterator[str]:
+    """What of an image should have come back and did not."""
+    missing = [written.label for written, back in pairs if back is None]
+    if len(missing) > told.instances(image_id):
+        yield f"{len(missing)} of {len(pairs)} instances are gone ({', '.join(sorted(set(missing)))})"
+    if extra > told.instances(image_id):
+        yield f"{extra} instances are there that nobody wrote"
+    there = [(written, back) for written, back in pairs if back is not None]
+    changed = sum(written.mask != back.mask for written, back in there)
+    if changed and not told.masks(image_id):
+        yield f"{changed} of {len(there)} masks are others"
+    moved = sum(_shift(written, back) >= SAME_BOX for written, back in there)
+    if moved and not told.boxes(image_id):
+        yield f"{moved} of {len(there)} boxes are others"
+
+
+def _paired(written: Sequence[Instance], left: list[Instance]) -> list[Pair]:
+    """Each instance with what came back of it, which is removed from `left`: the same, or what overlaps it best."""
+    found = [_take_exact(one, left) for one in written]
+    missing = [n for n, back in enumerate(found) if back is None]
+    overlaps = box_matrix(left, [written[n] for n in missing])
+    alike = np.array([[_same_kind(one, written[n]) for n in missing] for one in left], np.bool_)
+    overlaps = np.where(alike.reshape(overlaps.shape), overlaps, -1.0)
+    matched = one_to_one(overlaps, at_least=0.0)
+    for taken, place in matched:
+        found[missing[place]] = left[taken]
+    for taken in sorted((taken for taken, _ in matched), reverse=True):
+        del left[taken]
+    return list(zip(written, found, strict=True))
+
+
 def _take_exact(wanted: Instance, left: list[Instance]) -> Instance | None:
-    """Remove and give the instance with the same label and mask."""
+    """Remove and give the instance with the same label and mask; with the same box where there is no mask."""
     for number, one in enumerate(left):
-        if wanted.mask is not None and one.mask == wanted.mask and _same_kind(one, wanted):
+        same = one.mask == wanted.mask and (wanted.mask is not None or _shift(one, wanted) < SAME_BOX)
+        if same and _same_kind(one, wanted):
             return left.pop(number)
     return None
 
 
-def _take_nearest(wanted: Instance, left: list[Instance]) -> Instance | None:
-    """Remove and give the instance of the same label whose box overlaps most."""
-    numbers = [number for number, one in enumerate(left) if _same_kind(one, wanted)]
-    if not numbers:
-        return None
-    return left.pop(max(numbers, key=lambda n: box_iou(left[n].box_xyxy, wanted.box_xyxy)))
+def _shift(a: Instance, b: Instance) -> float:
+    """How far the sides of two boxes lie apart at most, in pixels."""
+    return max(abs(one - other) for one, other in zip(a.box_xyxy, b.box_xyxy, strict=True))
 
 
 def _same_kind(a: Instance, b: Instance) -> bool:

@@ -1,7 +1,8 @@
 """Conversions: exact where the format allows it, every loss counted where not, and a folder that is whole or absent."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis.extra import numpy as npst
 from PIL import Image
 from pycocotools import mask as coco_mask
+from typer.testing import CliRunner
 
-from segdist import storage
+from segdist import registry, storage
+from segdist.cli import app
 from segdist.data.archived import open_format
 from segdist.data.convert import convert, writable
 from segdist.data.export import FileNames, new_folder
@@ -99,6 +102,105 @@ def test_what_a_format_cannot_hold_is_counted_and_named(
     assert not result["round_trip"]["exact"]
     if "mask-dropped" in codes:
         assert found["mask-dropped"]["count"] == result["masks"]
+
+
+def _loses_an_instance(sample: Sample) -> Sample:
+    return replace(sample, instances=sample.instances[:-1])
+
+
+def _renames(sample: Sample) -> Sample:
+    (first, *rest) = sample.instances
+    other = "wall" if first.label == "door" else "door"
+    return replace(sample, instances=(replace(first, label=other), *rest))
+
+
+def _repeats(sample: Sample) -> Sample:
+    shifted = replace(sample.instances[0], mask=None, box_xyxy=(1, 1, 3, 3))
+    return replace(sample, instances=(*sample.instances, shifted))
+
+
+def _erodes(sample: Sample) -> Sample:
+    (first, *rest) = sample.instances
+    assert first.mask is not None
+    inner = decode(first.mask).copy()
+    inner[np.argwhere(inner)[0][0], :] = False
+    return replace(sample, instances=(replace(first, mask=encode(inner)), *rest))
+
+
+def _shifts(sample: Sample) -> Sample:
+    (first, *rest) = sample.instances
+    x1, y1, x2, y2 = first.box_xyxy
+    return replace(sample, instances=(replace(first, box_xyxy=(x1, y1, x2 - 1, y2)), *rest))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_loses_an_instance, "1 of 5 instances are gone (wall)"),
+        (_renames, "1 of 5 instances are gone (door)"),
+        (_repeats, "1 instances are there that nobody wrote"),
+        (_erodes, "1 of 5 masks are others"),
+        (_shifts, "1 of 5 boxes are others"),
+        (lambda sample: replace(sample, split="train"), "it is not there as it was"),
+    ],
+)
+def test_what_is_lost_without_a_word_makes_a_conversion_fail_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Sample], Sample], said: str
+) -> None:
+    module = registry.load("formats", "coco")
+
+    class Careless(module.Writer):  # type: ignore[name-defined]
+        def add(self, sample: Sample, image_bytes: bytes, file_name: str) -> None:
+            super().add(change(sample) if "hard" in sample.image_id else sample, image_bytes, file_name)
+
+    place = _drawn(tmp_path / "in")
+    monkeypatch.setattr(module, "Writer", Careless)
+    result = CliRunner().invoke(app, ["data", "convert", place, "--to", "coco", "-o", str(tmp_path / "out")])
+    assert result.exit_code == 2
+    assert f"hard: {said}" in result.output
+    assert "was not written" in result.output
+    assert not (tmp_path / "out").exists()
+    kept = CliRunner().invoke(
+        app, ["data", "convert", place, "--to", "coco", "-o", str(tmp_path / "out"), "--no-verify"]
+    )
+    assert kept.exit_code == 0, kept.output
+
+
+WRITERS: list[tuple[str, dict[str, Any]]] = [
+    ("coco", {}), ("hf_objects", {}), ("segdist", {}), ("yolo", {}), ("yolo", {"task": "detect"}),
+    ("paligemma", {}), ("paligemma", {"codec": ""}),
+    *[("png_masks", {"kind": kind}) for kind in ("instance_id", "class_id", "binary")],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("to", "options"), WRITERS)
+def test_losses_that_were_told_never_make_a_conversion_fail(tmp_path: Path, to: str, options: dict[str, Any]) -> None:
+    """Crowds, scores, boxes alone, boxes beside masks, overlaps, specks, what is the same in few digits."""
+    rng = np.random.default_rng(7)
+    rows = []
+    for number in range(12):
+        instances = []
+        for _ in range(rng.integers(0, 7)):
+            x, y = rng.integers(0, 45), rng.integers(0, 35)
+            mask = np.zeros((40, 50), np.bool_)
+            mask[y : y + rng.integers(1, 20), x : x + rng.integers(1, 20)] = True
+            rle = encode(mask)
+            x1, y1, x2, y2 = rle.box_xyxy
+            box = (x1, y1, max(x2 - rng.random(), x1 + 0.01), y2) if rng.random() < 0.3 else rle.box_xyxy
+            one = Instance(str(rng.choice(["door", "wall"])), rle, box, float(rng.choice([1.0, 0.5])))
+            one = replace(one, mask=None) if rng.random() < 0.3 else one
+            one = replace(one, is_crowd=True) if rng.random() < 0.2 else one
+            near = replace(one, box_xyxy=(box[0], box[1], box[2] - 1e-9, box[3])) if rng.random() < 0.3 else None
+            instances += [one, near] if near else [one]
+        rows.append(Sample(f"{number}.png", "", (40, 50), tuple(instances), split="train"))
+    (tmp_path / "in").mkdir()
+    writer = Writer(tmp_path / "in", ["door", "wall"], Writer.Options(), lambda finding: pytest.fail(str(finding)))
+    for sample in rows:
+        writer.add(sample, _png((50, 40)), sample.image_id)
+    writer.close()
+    result = convert(str(tmp_path / "in"), str(tmp_path / "out"), to=to, write_options=options)
+    assert result["instances"] == sum(len(sample.instances) for sample in rows) > 30
+    assert result["round_trip"]["images_back"] == 12
 
 
 @settings(max_examples=200, deadline=None)
