@@ -308,7 +308,8 @@ def _from_runs(runs: NDArray[np.int64], size_hw: tuple[int, int]) -> Rle:
 
 def _points(polygons: Sequence[Sequence[float]]) -> list[NDArray[np.float64]]:
     """Each polygon as x, y, x, y, ..., with finite numbers, none so large that sums lose pixels."""
-    if not isinstance(polygons, Sequence) or not all(isinstance(p, Sequence | np.ndarray) for p in polygons):
+    kinds = list | tuple | np.ndarray
+    if not isinstance(polygons, kinds) or not all(isinstance(polygon, kinds) for polygon in polygons):
         raise ValueError(f"polygons must be lists of numbers, but are {_short(polygons)}")
     if (amount := sum(map(len, polygons))) > 2 * MOST_POINTS:
         raise ValueError(f"polygons of a mask must have at most {MOST_POINTS:,} points, but have {amount // 2:,}")

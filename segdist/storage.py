@@ -185,7 +185,7 @@ def read_json(uri: str) -> Any:
     """
     try:
         return json.loads(read_bytes(uri))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StorageError(
             f"{uri} must be JSON, but: {error}. It is damaged; delete it to have it made anew."
         ) from error

@@ -208,7 +208,7 @@ SQUARE = [2.0, 2.0, 9.0, 2.0, 9.0, 9.0]
         ([[[2.0, 2.0], [9.0, 2.0], [9.0, 9.0]]], "x and y of at least three points"),
         ([[*SQUARE[:4], None, 9.0]], "finite"),
         ([[*SQUARE[:4], "nine", 9.0]], "a list of numbers"),
-        (["polygon"], "a list of numbers"),
+        (["polygon"], "lists of numbers"),
         ([7], "lists of numbers"),
         (7, "lists of numbers"),
         ([[0.0] * (2 * masks.MOST_POINTS + 2)], "at most 1,000,000 points"),

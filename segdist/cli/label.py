@@ -84,7 +84,7 @@ def import_(
     file: Annotated[Path, typer.Option(help="COCO or Label Studio JSON, or CVAT XML.")],
     queue: Annotated[Path | None, typer.Option(help="queue.json of the export.", show_default="beside FILE")] = None,
     removed_means_nothing: Annotated[
-        bool, typer.Option("--removed-means-nothing", help="An object without a mask in FILE is not there.")
+        bool, typer.Option("--removed-means-nothing", help="An object gone from an image of FILE is not there.")
     ] = False,
     only_changed: Annotated[
         bool, typer.Option("--only-changed", help="Masks that are as proposed have not been looked at.")
@@ -105,10 +105,10 @@ def import_(
         )
         say(
             f"{found.corrected} corrected, {found.confirmed} confirmed, {found.nothing} not there, "
-            f"{found.undecided} undecided"
+            f"{found.unchanged + found.undecided} undecided"
         )
-        for stranger in found.strangers:
-            say(f"passed over: {stranger}")
+        for one in found.told:
+            say(f"passed over: {one}")
 
 
 def _verdicts(names: list[str]) -> list[Any]:

@@ -1,13 +1,16 @@
 """Text files of other tools: read as UTF-8, or in the encoding that they are in, which is reported."""
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 from segdist import storage
+from segdist.bounded_json import parse_json
 from segdist.data.codes import finding
 from segdist.records import Finding
-from segdist.text import guess_text
+from segdist.text import NotTextError, guess_text
+
+MOST_BYTES = 1 << 28
+"""Of a file."""
 
 
 def read_text(uri: str, report: Callable[[Finding], None], *, image: str = "") -> str:
@@ -19,10 +22,13 @@ def read_text(uri: str, report: Callable[[Finding], None], *, image: str = "") -
         image: that the file is about, if it is about one.
 
     Raises:
-        NotTextError: it is no text in any encoding.
+        NotTextError: it is no text in any encoding, or larger than any labels are.
         StorageError: it cannot be read.
     """
-    return text_of(storage.read_bytes(uri), uri, report, image=image)
+    content = storage.read_head(uri, MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise NotTextError(f"it must be at most {MOST_BYTES:,} bytes, but is larger; split it")
+    return text_of(content, uri, report, image=image)
 
 
 def text_of(content: bytes, uri: str, report: Callable[[Finding], None], *, image: str = "") -> str:
@@ -42,21 +48,7 @@ def read_json(uri: str, report: Callable[[Finding], None], *, image: str = "") -
     """The values of a JSON file, whatever its encoding; NaN and Infinity are left to the checks of what they stand for.
 
     Raises:
-        ValueError: it is no JSON, or nested too deep; the message says what it must be.
+        ValueError: it is no JSON, or larger or deeper than any annotations are; the message says what it must be.
         StorageError: it cannot be read.
     """
     return parse_json(read_text(uri, report, image=image))
-
-
-def parse_json(text: str) -> Any:
-    """The values of JSON text, as `read_json` gives them.
-
-    Raises:
-        ValueError: it is no JSON, or nested too deep; the message says what it must be.
-    """
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("it must be JSON, but is nested too deep") from None
-    except ValueError as error:
-        raise ValueError(f"it must be JSON, but: {error}") from None

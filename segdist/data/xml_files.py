@@ -1,4 +1,7 @@
-"""XML of other tools as elements; nothing in it is trusted, and its encoding is the one that it is really in."""
+"""XML of other tools as elements; nothing in it is trusted, and its encoding is the one that it is really in.
+
+Without entities, which expand to gigabytes and reach other files; and of bounded size.
+"""
 
 import re
 from collections.abc import Callable
@@ -16,6 +19,12 @@ _SUPERSETS = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc-
 """What programs write under the name of an encoding, as browsers take it (encoding.spec.whatwg.org)."""
 
 
+MOST_BYTES = 1 << 28
+"""Of a file."""
+MOST_TAGS = 2_000_000
+"""Opening and closing ones; each takes some microseconds and hundreds of bytes."""
+
+
 class NotXmlError(ValueError):
     """Why a file cannot be read; becomes a finding."""
 
@@ -29,11 +38,16 @@ def read_xml(uri: str, report: Callable[[Finding], None], *, image: str = "") ->
         image: that the file is about, if it is about one.
 
     Raises:
-        NotXmlError: it is no XML, or defines entities, which no annotation needs.
+        NotXmlError: it is no XML, defines entities, which no annotation needs, or is larger than any annotations are.
         StorageError: it cannot be read.
     """
+    content = storage.read_head(uri, MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise NotXmlError(f"it must be at most {MOST_BYTES:,} bytes, but is larger")
+    if (tags := content.count(b"<")) > MOST_TAGS:
+        raise NotXmlError(f"it must have at most {MOST_TAGS:,} tags, but has {tags:,}")
     try:
-        return fromstring(_text(storage.read_bytes(uri), uri, report, image).lstrip())
+        return fromstring(_text(content, uri, report, image).lstrip())
     except DefusedXmlException as error:
         raise NotXmlError(f"it defines or uses entities ({type(error).__name__}), which are refused") from error
     except (ParseError, ValueError) as error:

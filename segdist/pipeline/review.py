@@ -83,17 +83,29 @@ def import_review(
         only_changed: see `back.decide`.
 
     Raises:
-        DataError: a file is missing, damaged, or about other data.
+        DataError: a file is missing, damaged, about other data, or says nothing that can be taken.
     """
     spec = load(file, overrides)
     dataset = ingest(spec)
-    objects = back.read_queue(queue_file or masks_file.with_name(back.FILE), dataset.manifest.content_hash)
-    outcome = back.decide(
-        objects, back.read_masks(masks_file), removed_means_nothing=removed_means_nothing, only_changed=only_changed
-    )
+    queue_file = queue_file or masks_file.with_name(back.FILE)
+    objects = back.read_queue(queue_file, dataset.manifest.content_hash, dataset.samples())
+    returned = back.read_masks(masks_file, objects)
+    outcome = back.decide(objects, returned, removed_means_nothing=removed_means_nothing, only_changed=only_changed)
+    if not (outcome.corrections.of_image or outcome.unchanged):
+        raise DataError(_nothing_taken(masks_file, outcome, images=len(returned.images)))
     uri = corrections_uri(spec.storage, dataset.uri)
     Corrections.load(uri).merged(outcome.corrections).save(uri)
     return outcome
+
+
+def _nothing_taken(file: Path, outcome: back.Outcome, *, images: int) -> str:
+    held = "; ".join(outcome.told) or "no shapes at all"
+    message = f"{file} decides nothing: it names {images} image(s) of the queue, and holds {held}."
+    if images and not outcome.passed_over:
+        return f"{message} If the objects were removed because they are not there: --removed-means-nothing."
+    return (
+        f"{message} Masks and polygons on images of the queue are understood: COCO, CVAT for images, Label Studio JSON."
+    )
 
 
 def _chosen(sets: Sequence[LabelSet], policy: int) -> LabelSet:

@@ -16,6 +16,7 @@ from segdist import masks, registry
 from segdist.data.geometry import mask_from_segmentation
 from segdist.engine.results import read_results
 from segdist.labelling.review import coco, cvat, label_studio
+from segdist.labelling.review.returned import Returned
 from segdist.records import Rle
 from tests.formats.reading import read_all
 
@@ -151,8 +152,7 @@ def test_results_are_read_alike(tmp_path: Path, polygon: Polygon) -> None:
 def test_reviews_of_every_tool_are_read_alike(tmp_path: Path, polygon: Polygon) -> None:
     content = json.loads((_coco(tmp_path, polygon) / "annotations.json").read_text())
     points = ";".join(f"{x!r},{y!r}" for x, y in np.reshape(polygon, (-1, 2)).tolist())
-    xml = tmp_path / "cvat.xml"
-    xml.write_text(
+    xml = (
         f'<annotations><image name="1.png" width="{WIDTH}" height="{HEIGHT}">'
         f'<polygon label="crack" points="{points}"/></image></annotations>'
     )
@@ -164,7 +164,11 @@ def test_reviews_of_every_tool_are_read_alike(tmp_path: Path, polygon: Polygon) 
         "value": {"points": shares, "polygonlabels": ["crack"]},
     }
     tasks = [{"data": {"file_name": "1.png"}, "annotations": [{"result": [region]}]}]
-    everywhere = (coco.read(content), cvat.read(xml), label_studio.read(tasks))
-    found: list[Rle] = [one.mask for drawings in everywhere for one in drawings]
+    returned = Returned(tmp_path, {"1.png": (HEIGHT, WIDTH)})
+    coco.read(content, returned)
+    (tmp_path / "cvat.xml").write_text(xml)
+    cvat.read(tmp_path / "cvat.xml", returned)
+    label_studio.read(tasks, returned)
+    found: list[Rle] = [one.mask for one in returned.drawn]
     assert len(found) == 3
     assert all(np.array_equal(masks.decode(rle), drawn(polygon)) for rle in found)

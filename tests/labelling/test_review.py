@@ -1,8 +1,10 @@
 """Review: the queue's order, every tool's files there and back to the pixel, and what people's changes mean."""
 
 import json
-from dataclasses import replace
+import math
+import re
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,14 +14,11 @@ from segdist import masks
 from segdist.errors import DataError
 from segdist.labelling.corrections import Corrections
 from segdist.labelling.review import back, coco, cvat, label_studio
-from segdist.labelling.review.queue import Doubt, Drawn, Task, by_image, queue
+from segdist.labelling.review.queue import Doubt, Task, by_image, queue
+from segdist.labelling.review.returned import Drawn, Returned
 from segdist.records import Evidence, Instance, Sample, Verdict
 
 SIZE_HW = (50, 70)
-_OUTSIDE = (
-    '<a><image name="1" width="9" height="9">'
-    '<mask label="c" rle="3" left="8" top="0" width="3" height="1"/></image></a>'
-)
 
 
 def _mask(seed: int) -> np.ndarray:
@@ -40,6 +39,18 @@ SAMPLES = [
     Sample("i/1", "", SIZE_HW, (_instance(0), _instance(1, label="seam", score=0.9))),
     Sample("i/2", "", SIZE_HW, (_instance(2, score=0.1), _instance(3, verdict=Verdict.REJECT))),
 ]
+
+
+ASKED = [
+    back.Asked(n, one.image_id, 0, f"{n}.png", SIZE_HW, one.instances[0]) for n, one in enumerate(SAMPLES, start=1)
+]
+
+
+def came(*drawn: Drawn) -> Returned:
+    """A file that holds these masks, and nothing else."""
+    returned = Returned(Path("came.json"), {})
+    returned.drawn, returned.images = list(drawn), {one.file_name for one in drawn}
+    return returned
 
 
 def _tasks(doubts: list[Doubt]) -> list[Task]:
@@ -79,9 +90,10 @@ def _write_all(folder: Path, doubts: list[Doubt]) -> dict[str, Path]:
 @pytest.mark.parametrize("tool", ["coco", "cvat", "label_studio"])
 def test_masks_come_back_from_every_tool_to_the_pixel(tmp_path: Path, doubts: list[Doubt], tool: str) -> None:
     file = _write_all(tmp_path, doubts)[tool]
-    asked = back.read_queue(tmp_path / back.FILE, "hash")
-    outcome = back.decide(asked, back.read_masks(file), removed_means_nothing=False, only_changed=False)
-    assert (outcome.confirmed, outcome.corrected, outcome.undecided, outcome.strangers) == (4, 0, 0, [])
+    asked = back.read_queue(tmp_path / back.FILE, "hash", SAMPLES)
+    outcome = back.decide(asked, back.read_masks(file, asked), removed_means_nothing=False, only_changed=False)
+    assert (outcome.confirmed, outcome.corrected, outcome.undecided) == (4, 0, 0)
+    assert outcome.passed_over == []
     for doubt in doubts:
         assert outcome.corrections.of_image[doubt.image_id][doubt.index] == doubt.mask
 
@@ -107,7 +119,7 @@ def test_polygons_that_people_draw_are_taken_too(tmp_path: Path) -> None:
         '<annotations><image id="0" name="folder/1.png" width="70" height="50">'
         '<polygon label="crack" points="10,10;30,10;30,30;10,30"/></image></annotations>'
     )
-    (drawn,) = back.read_masks(tmp_path / "a.xml")
+    (drawn,) = back.read_masks(tmp_path / "a.xml", ASKED).drawn
     assert drawn.file_name == "1.png"
     assert drawn.mask == masks.from_box((10, 10, 30, 30), size_hw=SIZE_HW)
 
@@ -116,32 +128,30 @@ def test_without_numbers_masks_are_given_to_the_box_of_their_class_that_fits_bes
     tmp_path: Path, doubts: list[Doubt]
 ) -> None:
     _write_all(tmp_path, doubts)
-    asked = back.read_queue(tmp_path / back.FILE, "hash")
+    asked = back.read_queue(tmp_path / back.FILE, "hash", SAMPLES)
     drawn = [Drawn(d.file_name, d.instance.label, d.instance.mask) for d in asked if d.instance.mask]
-    outcome = back.decide(asked, drawn[::-1], removed_means_nothing=False, only_changed=False)
+    outcome = back.decide(asked, came(*drawn[::-1]), removed_means_nothing=False, only_changed=False)
     assert outcome.confirmed == 4
     far = Drawn("1.png", "crack", masks.from_box((66, 0, 70, 3), size_hw=SIZE_HW))
-    outcome = back.decide(
-        asked, [*drawn, far, replace(far, file_name="9.png")], removed_means_nothing=False, only_changed=False
-    )
-    assert len(outcome.strangers) == 2
+    outcome = back.decide(asked, came(*drawn, far), removed_means_nothing=False, only_changed=False)
+    assert outcome.passed_over == ["1.png: 1 x mask of `crack` that fits no object of the queue"]
 
 
 def test_only_what_a_person_decided_is_taken_over(tmp_path: Path, doubts: list[Doubt]) -> None:
     _write_all(tmp_path, doubts)
-    asked = back.read_queue(tmp_path / back.FILE, "hash")
+    asked = back.read_queue(tmp_path / back.FILE, "hash", SAMPLES)
     changed, same, *_ = asked
     other = masks.from_box(changed.instance.box_xyxy, size_hw=SIZE_HW)
     drawn = [
         Drawn(changed.file_name, "", other, changed.number),
         Drawn(same.file_name, "", same.instance.mask or other, same.number),
     ]
-    careful = back.decide(asked, drawn, removed_means_nothing=False, only_changed=True)
-    assert (careful.corrected, careful.confirmed, careful.undecided) == (1, 0, 3)
+    careful = back.decide(asked, came(*drawn), removed_means_nothing=False, only_changed=True)
+    assert (careful.corrected, careful.confirmed, careful.unchanged, careful.undecided) == (1, 0, 1, 2)
     assert careful.corrections.of_image == {changed.image_id: {changed.index: other}}
-    thorough = back.decide(asked, drawn, removed_means_nothing=True, only_changed=False)
+    thorough = back.decide(asked, came(*drawn), removed_means_nothing=True, only_changed=False)
     assert (thorough.corrected, thorough.confirmed) == (1, 1)
-    alone = back.decide(asked, drawn[:1], removed_means_nothing=True, only_changed=False)
+    alone = back.decide(asked, came(*drawn[:1]), removed_means_nothing=True, only_changed=False)
     beside = [one for one in asked[1:] if one.file_name == changed.file_name]
     assert beside
     assert (alone.nothing, alone.undecided) == (len(beside), 3 - len(beside))
@@ -165,21 +175,236 @@ def test_corrections_win_count_as_human_and_outlive_the_file(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.json", "{]", "must be COCO or Label Studio JSON"),
-        ("a.json", '{"images": []}', "A COCO file must hold"),
-        ("a.json", '[{"annotations": [{"result": [{"type": "b"}]}], "data": {"image": "x"}}]', "must hold tasks"),
-        ("a.xml", "<annotations><image", "CVAT for images 1.1"),
-        ("a.xml", '<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>', "CVAT for images 1.1"),
-        ("a.xml", _OUTSIDE, "a mask of 3 x 1"),
+        ("a.json", "{]", "a.json: it must be JSON"),
+        ("a.json", "[" * 100_000, "at most 100 deep"),
+        ("a.json", '{"images": []}', "a.json: a COCO file lacks 'categories'"),
+        ("a.json", '{"images": 3, "categories": [], "annotations": []}', "a COCO file: 'int' object is not iterable"),
+        ("a.json", '[{"annotations": [{"result": [{"type": "b"}]}], "data": {"image": "1.png"}}]', "lacks 'value'"),
+        ("a.json", '[{"annotations": [{"result": 3}], "data": {"image": "1.png"}}]', "task 1: 'int' object"),
+        ("a.xml", "<annotations><image", "CVAT for images 1.1`: it is no XML"),
+        ("a.xml", '<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>', "EntitiesForbidden"),
+        ("a.xml", "<a>" + "<b/>" * 2_000_000, "at most 2,000,000 tags"),
     ],
+    ids=lambda value: value[:30],
 )
 def test_files_that_are_not_what_they_seem_are_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=message):
-        list(back.read_masks(tmp_path / name))
+        back.read_masks(tmp_path / name, ASKED)
 
 
 def test_a_queue_of_other_data_is_refused(tmp_path: Path, doubts: list[Doubt]) -> None:
     back.write_queue(tmp_path, _tasks(doubts), "hash")
     with pytest.raises(DataError, match="is about the data set hash"):
-        back.read_queue(tmp_path / back.FILE, "other")
+        back.read_queue(tmp_path / back.FILE, "other", SAMPLES)
+
+
+BRUSH = f"{SIZE_HW[0] * SIZE_HW[1] * 4:032b}{7:05b}" + "".join(f"{s - 1:04b}" for s in (3, 4, 8, 16))
+
+
+def _packed(bits: str) -> list[int]:
+    return [int(bits[i : i + 8].ljust(8, "0"), 2) for i in range(0, len(bits), 8)]
+
+
+def _coco(segmentation: Any, **image: Any) -> dict[str, Any]:
+    return {
+        "images": [{"id": 1, "file_name": "1.png", "height": 50, "width": 70, **image}],
+        "categories": [{"id": 1, "name": "crack"}],
+        "annotations": [{"id": 7, "image_id": 1, "category_id": 1, "segmentation": segmentation}],
+    }
+
+
+def _cvat(shape: str, size: str = 'width="70" height="50"') -> str:
+    return f'<annotations><image name="1.png" {size}>{shape}</image></annotations>'
+
+
+def _cvat_mask(rle: str, left: Any = 0, top: Any = 0, width: Any = 3, height: Any = 1) -> str:
+    return _cvat(f'<mask label="crack" rle="{rle}" left="{left}" top="{top}" width="{width}" height="{height}"/>')
+
+
+def _studio(kind: str, value: dict[str, Any], height: Any = 50, width: Any = 70) -> list[dict[str, Any]]:
+    region = {"id": "r7", "type": kind, "original_height": height, "original_width": width}
+    value = {kind: ["crack"], **value}
+    return [{"data": {"image": "/upload/1.png"}, "annotations": [{"result": [{**region, "value": value}]}]}]
+
+
+def _polygon(*points: Any) -> list[dict[str, Any]]:
+    return _studio("polygonlabels", {"points": list(points)})
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (_coco([[1, 1, math.nan, 1, 9, 9]]), "annotation 7: .*finite"),
+        (_coco([[1, 1, math.inf, 1, 9, 9]]), "annotation 7: .*finite"),
+        (_coco([[1, 1, 9, 1, 9, 9, 4]]), "annotation 7: .*has 7 numbers"),
+        (_coco([[1, 1, 9, 1]]), "annotation 7: .*has 4 numbers"),
+        (_coco([[1, 1, "nine", 1, 9, 9]]), "annotation 7: .*list of numbers"),
+        (_coco("1 1 9 1 9 9"), "annotation 7: .*lists of numbers"),
+        (_coco({"size": [10, 10], "counts": [100]}), r"annotation 7: .*image's \(50, 70\), but is \(10, 10\)"),
+        (_coco({"size": [50, 70], "counts": [100]}), "annotation 7: .*must sum to h x w = 3500"),
+        (_coco({"size": [50, 70], "counts": "0" * 9_000_000}), "annotation 7: .*at most 8,388,608 run lengths"),
+        (_coco({"size": [50, 70]}), "annotation 7: .*has no 'counts'"),
+        (
+            _coco({"size": [100_000, 100_000], "counts": [10**10]}, height=100_000, width=100_000),
+            "image 1: .*must be the queue's 50",
+        ),
+        (_coco([[1, 1, 9, 1, 9, 9]], width=10), "image 1: .*width must be the queue's 70, but is 10"),
+        (_coco([[1, 1, 9, 1, 9, 9]], height="tall"), "image 1: .*height must be the queue's 50, but is 'tall'"),
+        ({**_coco([]), "annotations": [{"id": 7, "image_id": 9, "category_id": 1}]}, "annotation 7: there is no image"),
+        ({**_coco([]), "annotations": [5]}, "annotation 1: 'int' object"),
+        (_cvat("", 'width="30000" height="30000"'), "image 1.png: .*height must be the queue's 50, but is '30000'"),
+        (_cvat_mask("3", left=69), "mask 1 of 1.png: .*must lie in its image"),
+        (_cvat_mask("3", left=-1), "mask 1 of 1.png: .*must lie in its image"),
+        (_cvat_mask("12", width=-3, height=-4), "mask 1 of 1.png: .*must lie in its image"),
+        (_cvat_mask("3", width="1e300"), "mask 1 of 1.png: .*must lie in its image"),
+        (_cvat_mask("3", width="inf"), "mask 1 of 1.png: cannot convert float infinity"),
+        (_cvat_mask("3", width="nan"), "mask 1 of 1.png: cannot convert float NaN"),
+        (_cvat_mask("5, -2"), "mask 1 of 1.png: .*sum to its pixels"),
+        (_cvat_mask("1e99"), "mask 1 of 1.png: .*sum to its pixels"),
+        (_cvat_mask("nan 3"), "mask 1 of 1.png: .*sum to its pixels"),
+        (_cvat_mask("three"), "mask 1 of 1.png: could not convert"),
+        (_cvat('<mask label="crack" rle="3"/>'), "mask 1 of 1.png lacks 'left'"),
+        (_cvat('<polygon label="crack" points="1,1;nan,1;9,9"/>'), "polygon 1 of 1.png: .*finite"),
+        (_cvat('<polygon label="crack" points="1,1;9,1"/>'), "polygon 1 of 1.png: .*has 4 numbers"),
+        (_cvat('<polygon label="crack" points="1,1;9"/>'), "polygon 1 of 1.png: .*has 3 numbers"),
+        (
+            _studio("brushlabels", {"rle": _packed(BRUSH)}, 30_000, 30_000),
+            "region r7 of 1.png: .*must be the queue's 50",
+        ),
+        (_studio("brushlabels", {"rle": _packed(BRUSH)}), "region r7 of 1.png: .*end in the middle"),
+        (_studio("brushlabels", {"rle": [255] * 9}), "region r7 of 1.png: .*has 4294967295"),
+        (_studio("brushlabels", {"rle": [256]}), "region r7 of 1.png: "),
+        (_studio("brushlabels", {"rle": "x"}), "region r7 of 1.png: "),
+        (_studio("brushlabels", {"rle": [0] * 2_100_000}), "region r7 of 1.png: .*at most 2,097,152 bytes"),
+        (_studio("brushlabels", {}), "region r7 of 1.png lacks 'rle'"),
+        (_polygon([1, 1], [math.nan, 1], [9, 9]), "region r7 of 1.png: .*finite"),
+        (_polygon([1, 1], [9, 1]), "region r7 of 1.png: .*has 4 numbers"),
+        (_polygon([1, 1], [9], [9, 9]), "region r7 of 1.png: "),
+    ],
+    ids=lambda value: str(value)[-40:],
+)
+def test_what_no_object_can_be_is_refused_with_the_file_and_the_object(tmp_path: Path, content: Any, said: str) -> None:
+    file = tmp_path / ("came.xml" if isinstance(content, str) else "came.json")
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(DataError, match=f"{file.name}: {said}"):
+        back.read_masks(file, ASKED)
+
+
+def test_a_coordinate_far_outside_is_cut_at_the_image(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(_coco([[-1e8, -1e8, 1e8, -1e8, 1e8, 1e8, -1e8, 1e8]])))
+    (drawn,) = back.read_masks(tmp_path / "a.json", ASKED).drawn
+    assert drawn.mask.area == SIZE_HW[0] * SIZE_HW[1]
+
+
+_DECIDED = {"removed_means_nothing": True, "only_changed": False}
+
+
+@pytest.mark.parametrize("tool", ["coco", "cvat", "label_studio"])
+def test_an_image_that_comes_back_empty_has_none_of_its_objects(tmp_path: Path, doubts: list[Doubt], tool: str) -> None:
+    file = _write_all(tmp_path, doubts)[tool]
+    asked = back.read_queue(tmp_path / back.FILE, "hash", SAMPLES)
+    emptied = [one for one in asked if one.file_name == "1.png"]
+    assert emptied
+    if tool == "cvat":
+        file.write_text(re.sub('(<image [^>]*"1.png"[^>]*>).*?(</image>)', r"\1\2", file.read_text()))
+    else:
+        content = json.loads(file.read_text())
+        if tool == "coco":
+            content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 1]
+        else:
+            content[0]["annotations"][0]["result"] = []
+        file.write_text(json.dumps(content))
+    outcome = back.decide(asked, back.read_masks(file, asked), **_DECIDED)
+    assert (outcome.nothing, outcome.confirmed) == (len(emptied), 4 - len(emptied))
+    assert outcome.corrections.of_image[emptied[0].image_id] == {one.index: None for one in emptied}
+    careful = back.decide(asked, back.read_masks(file, asked), removed_means_nothing=False, only_changed=False)
+    assert (careful.nothing, careful.undecided) == (0, len(emptied))
+
+
+@pytest.mark.parametrize(
+    ("content", "kinds"),
+    [
+        (_cvat('<ellipse label="crack" cx="5" cy="5" rx="2" ry="2"/>' * 2), ["2 x ellipse"]),
+        (_cvat('<box label="crack"/><points label="seam"/>'), ["1 x rectangle", "1 x points"]),
+        ("<annotations><version/><meta/><track/><track/></annotations>", ["2 x element `track`"]),
+        (_coco([]), ["1 x box without a mask"]),
+        (_studio("ellipselabels", {"x": 1}), ["1 x region of type ellipselabels"]),
+        (_studio("rectanglelabels", {"x": 1}), ["1 x region of type rectanglelabels"]),
+        (_studio("brush", {"rle": []}), ["1 x region of type brush"]),
+        ([{"id": 1, "image": "1.png", "mask": []}], ["1 x entry that is no task of Label Studio's JSON export"]),
+        (
+            [{"image_id": 1, "category_id": 1, "score": 1}, 7],
+            ["2 x entry that is no task of Label Studio's JSON export"],
+        ),
+        ([{"data": {"image": "1.png"}, "predictions": []}], ["1 x task that nobody has submitted"]),
+        (_coco([], file_name="9.png"), ["1 x image that is not in the queue"]),
+    ],
+    ids=lambda value: str(value)[-40:],
+)
+def test_what_is_no_mask_is_counted_and_its_object_still_there(tmp_path: Path, content: Any, kinds: list[str]) -> None:
+    file = tmp_path / ("came.xml" if isinstance(content, str) else "came.json")
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    outcome = back.decide(ASKED, back.read_masks(file, ASKED), **_DECIDED)
+    assert outcome.passed_over == kinds
+    assert (outcome.nothing, outcome.corrections.of_image) == (0, {})
+
+
+def test_a_rectangle_of_one_object_does_not_keep_another(tmp_path: Path) -> None:
+    both = [ASKED[0], back.Asked(2, "i/1", 1, "1.png", SIZE_HW, SAMPLES[0].instances[1])]
+    for shape, left in (('<box label="seam"/>', 1), ('<box label="wall"/>', 0), ('<box label=""/>', 2)):
+        (tmp_path / "a.xml").write_text(_cvat(shape))
+        outcome = back.decide(both, back.read_masks(tmp_path / "a.xml", both), **_DECIDED)
+        assert (outcome.undecided, outcome.nothing) == (left, 2 - left)
+    (tmp_path / "a.xml").write_text(_cvat('<box label="wall"><attribute name="object">2</attribute></box>'))
+    outcome = back.decide(both, back.read_masks(tmp_path / "a.xml", both), **_DECIDED)
+    assert outcome.corrections.of_image == {"i/1": {0: None}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"mask": {"size": [10, 10], "counts": "T3"}}, r"image's \(50, 70\), but is \(10, 10\)"),
+        ({"index": 2}, "has no object 2"),
+        ({"index": -1}, "has no object -1"),
+        ({"image_id": "i/9"}, "KeyError"),
+        ({"box_xyxy": [1, 2, 3]}, "not enough values"),
+        ({"box_xyxy": [9, 9, 1, 1]}, "x1 <= x2"),
+        ({"box_xyxy": [math.nan] * 4}, "x1 <= x2"),
+        ({"score": "high"}, "could not convert"),
+        ({"mask": 7}, "ValueError|TypeError"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_queue_that_was_changed_is_refused(
+    tmp_path: Path, doubts: list[Doubt], changes: dict[str, Any], said: str
+) -> None:
+    back.write_queue(tmp_path, _tasks(doubts), "hash")
+    content = json.loads((tmp_path / back.FILE).read_text())
+    content["objects"][0].update(changes)
+    (tmp_path / back.FILE).write_text(json.dumps(content))
+    with pytest.raises(DataError, match=rf"queue.json must be as .*({said}).* Export anew"):
+        back.read_queue(tmp_path / back.FILE, "hash", SAMPLES)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "7", '{"dataset": "hash", "objects": 7}', "[" * 5000])
+def test_a_queue_of_another_form_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / back.FILE).write_text(content)
+    with pytest.raises(DataError, match=r"queue.json"):
+        back.read_queue(tmp_path / back.FILE, "hash", SAMPLES)
+
+
+def test_a_stored_mask_of_another_size_than_its_image_is_refused_with_its_file(tmp_path: Path) -> None:
+    file = str(tmp_path / "c.json")
+    Corrections({"i/1": {0: masks.from_box((1, 1, 9, 9), size_hw=(10, 10))}}).save(file)
+    with pytest.raises(DataError, match=r"c.json: the mask of object 0 of i/1 must .* \(50, 70\), but has \(10, 10\)"):
+        Corrections.load(file).apply(SAMPLES[0])
+
+
+@pytest.mark.parametrize(
+    "entry", ["[10, 10]", "[10, 10, 7]", '[-1, 10, "0"]', '[100000, 100000, "0"]', "7", '[2, 2, "0"]']
+)
+def test_corrections_that_are_no_masks_are_refused_with_their_file(tmp_path: Path, entry: str) -> None:
+    (tmp_path / "c.json").write_text(f'{{"i/1": {{"0": {entry}}}}}')
+    with pytest.raises(DataError, match=r"c.json must hold masks by image and object"):
+        Corrections.load(str(tmp_path / "c.json"))

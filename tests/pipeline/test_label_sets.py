@@ -104,6 +104,11 @@ def test_labels_are_made_for_every_policy_reported_reviewed_and_corrected(
     image = next(i for i in decided["images"] if i["id"] == first["image_id"])
     size_hw = image["height"], image["width"]
     drawn = masks.from_box((1, 2, 9, 8), size_hw=size_hw)
+    ellipse = f'<annotations><image name="{image["file_name"]}"><ellipse label="roof"/></image></annotations>'
+    (out / "ellipse.xml").write_text(ellipse)
+    nothing = CliRunner().invoke(app, ["label", "review", "import", str(file), "--file", str(out / "ellipse.xml")])
+    assert nothing.exit_code == 2
+    assert "names 1 image(s) of the queue, and holds 1 x ellipse" in " ".join(nothing.output.split())
     first["segmentation"] = {"size": list(size_hw), "counts": drawn.counts.decode()}
     decided["annotations"] = [first]
     (out / "mine.json").write_text(json.dumps(decided))
@@ -118,6 +123,11 @@ def test_labels_are_made_for_every_policy_reported_reviewed_and_corrected(
         assert sample.instances[entry["index"]].score == 1.0
         assert one.labels.manifest.details["corrected"] == 1
     assert _fingerprint(load(file), "sweep") != before, "a sweep that is done must learn from the corrections"
+
+    there = len(json.loads((out / "queue.json").read_text())["objects"])
+    (out / "mine.json").write_text(json.dumps({**decided, "annotations": []}))
+    said = answer("label", "review", "import", file, "--file", out / "mine.json", "--removed-means-nothing")
+    assert said.startswith(f"0 corrected, 0 confirmed, {there} not there, 0 undecided")
 
 
 @pytest.mark.usefixtures("here")

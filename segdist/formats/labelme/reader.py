@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from segdist import storage
+from segdist.bounded_json import parse_json
 from segdist.data.class_names import ClassNames
 from segdist.data.codes import finding
 from segdist.data.collected import Collected, MissingMasks
@@ -24,7 +25,7 @@ from segdist.data.listing import (
     stem_of,
     upright_size_hw,
 )
-from segdist.data.text_files import parse_json, read_json
+from segdist.data.text_files import read_json
 from segdist.errors import DataError
 from segdist.formats.labelme.shapes import Part, joined, part_of
 from segdist.records import Instance, Sample, Severity

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from segdist.bounded_json import parse_json
 from segdist.data.codes import finding
 from segdist.data.listing import SPLITS, Listing, Report, split_of
-from segdist.data.text_files import parse_json, read_text
+from segdist.data.text_files import read_text
 from segdist.errors import DataError
 from segdist.text import NotTextError, json_lines
 

@@ -66,9 +66,10 @@ def _polygon(element: Any) -> Iterator[str]:
     points = polygon.findall("pt")
     for point in points:
         yield from (_text(point, "x") or "", _text(point, "y") or "")
+    written = {} if points else {child.tag: (child.text or "").strip() for child in polygon}
     number = 1
-    while not points and (x := _text(polygon, f"x{number}")) is not None:
-        yield from (x, _text(polygon, f"y{number}") or "")
+    while x := written.get(f"x{number}"):
+        yield from (x, written.get(f"y{number}", ""))
         number += 1
 
 

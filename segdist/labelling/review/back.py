@@ -1,20 +1,24 @@
 """Masks that came back from an annotation tool: which object each belongs to, and what people decided."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from segdist import masks
+from segdist.bounded_json import read_json
 from segdist.errors import DataError
 from segdist.labelling.corrections import Corrections
 from segdist.labelling.overlaps import assigned
 from segdist.labelling.review import coco, cvat, label_studio
-from segdist.labelling.review.queue import Doubt, Drawn, Task
-from segdist.records import Instance, Rle
+from segdist.labelling.review.queue import Doubt, Task
+from segdist.labelling.review.returned import Drawn, Returned, Unread
+from segdist.records import Instance, Rle, Sample
 
 FILE = "queue.json"
+_MOST_TOLD = 20
+"""Things passed over that are named one by one."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class Asked:
     image_id: str
     index: int
     file_name: str
+    size_hw: tuple[int, int]
     instance: Instance
 
 
@@ -37,16 +42,24 @@ class Outcome:
         confirmed: objects whose mask came back unchanged.
         corrected: objects that came back with another mask.
         nothing: objects that were removed, and so are not there.
-        undecided: objects without a mask in the file.
-        strangers: what belongs to no object of the queue.
+        unchanged: objects whose mask came back as it was, which by wish means that nobody has looked at it.
+        undecided: objects that the file says nothing about.
+        passed_over: what the file holds besides, in words: what was not understood, or belongs to no object.
     """
 
     corrections: Corrections = field(default_factory=lambda: Corrections({}))
     confirmed: int = 0
     corrected: int = 0
     nothing: int = 0
+    unchanged: int = 0
     undecided: int = 0
-    strangers: list[str] = field(default_factory=list)
+    passed_over: list[str] = field(default_factory=list)
+
+    @property
+    def told(self) -> list[str]:
+        """What was passed over, as much of it as a person reads."""
+        more = len(self.passed_over) - _MOST_TOLD
+        return [*self.passed_over[:_MOST_TOLD], *([f"{more} more"] if more > 0 else [])]
 
 
 def write_queue(folder: Path, tasks: Sequence[Task], dataset_hash: str) -> None:
@@ -55,80 +68,99 @@ def write_queue(folder: Path, tasks: Sequence[Task], dataset_hash: str) -> None:
     (folder / FILE).write_text(json.dumps({"dataset": dataset_hash, "objects": objects}, indent=1))
 
 
-def read_queue(file: Path, dataset_hash: str) -> list[Asked]:
-    """The objects of a queue.
+def read_queue(file: Path, dataset_hash: str, samples: Iterable[Sample]) -> list[Asked]:
+    """The objects of a queue, checked against the data set: names and sizes of images are the data set's own.
 
     Raises:
-        DataError: there is no such file, or it is about another data set.
+        DataError: there is no such file, it is damaged, or it is about another data set.
     """
     if not file.is_file():
         raise DataError(f"There is no {file}. It lies in the folder of `segdist label review export`: name it --queue.")
-    content = json.loads(file.read_text())
-    if content["dataset"] != dataset_hash:
+    content = read_json(str(file))
+    known = {sample.image_id: sample for sample in samples}
+    try:
+        if content["dataset"] != dataset_hash:
+            came = str(content["dataset"])[:80]
+            raise DataError(f"{file} is about the data set {came}, but the sweep's is {dataset_hash}. Export anew.")
+        return [_asked(entry, known) for entry in content["objects"]]
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
-            f"{file} is about the data set {content['dataset']}, but the sweep's is {dataset_hash}. Export anew."
-        )
-    return [_asked(entry) for entry in content["objects"]]
+            f"{file} must be as `segdist label review export` wrote it, but: {error!r}. Export anew."
+        ) from None
 
 
-def read_masks(file: Path) -> Iterator[Drawn]:
-    """The masks in a file of CVAT, Label Studio, or anything that writes COCO, told apart by their content.
+def read_masks(file: Path, objects: Sequence[Asked]) -> Returned:
+    """What a file of CVAT, Label Studio, or anything that writes COCO says about images of the queue.
+
+    The three are told apart by their content.
 
     Raises:
-        DataError: the file is none of these.
+        DataError: the file is none of these, or a mask in it does not fit its image.
     """
     if not file.is_file():
         raise DataError(f"There is no file {file}.")
+    returned = Returned(file, {one.file_name: one.size_hw for one in objects})
     if file.suffix.lower() == ".xml":
-        yield from cvat.read(file)
-        return
-    try:
-        content: Any = json.loads(file.read_text())
-    except ValueError as error:
-        raise DataError(f"{file} must be COCO or Label Studio JSON, or CVAT XML, but is no JSON: {error}") from error
-    yield from label_studio.read(content) if isinstance(content, list) else coco.read(content)
+        cvat.read(file, returned)
+        return returned
+    content = read_json(str(file))
+    if isinstance(content, list):
+        label_studio.read(content, returned)
+    else:
+        coco.read(content, returned)
+    return returned
 
 
-def decide(
-    objects: Sequence[Asked], drawn: Iterable[Drawn], *, removed_means_nothing: bool, only_changed: bool
-) -> Outcome:
-    """What the masks say about the objects.
+def decide(objects: Sequence[Asked], returned: Returned, *, removed_means_nothing: bool, only_changed: bool) -> Outcome:
+    """What came back says about the objects.
 
     A mask belongs to the object whose number the tool kept; without a number to the object of its image and class whose
     box fits best. Several masks of one object are its parts.
 
     Args:
         objects: of the queue.
-        drawn: what came back.
-        removed_means_nothing: an object without a mask, in an image that has come back, is not there.
+        returned: what came back.
+        removed_means_nothing: an object that is gone from an image that has come back is not there.
         only_changed: masks that are as proposed have not been looked at.
     """
-    outcome = Outcome()
+    outcome = Outcome(passed_over=returned.not_understood)
     of_file: dict[str, list[Asked]] = {}
     for one in objects:
         of_file.setdefault(one.file_name, []).append(one)
-    came: dict[str, list[Drawn]] = {}
-    for mask in drawn:
-        came.setdefault(_known_name(mask.file_name, of_file), []).append(mask)
-    outcome.strangers += [f"{name}: no such image in the queue" for name in came if name not in of_file]
+    drawn: dict[str, list[Drawn]] = {}
+    for mask in returned.drawn:
+        drawn.setdefault(mask.file_name, []).append(mask)
+    unread: dict[str, list[Unread]] = {}
+    for shape in returned.unread:
+        unread.setdefault(shape.file_name, []).append(shape)
     decided: dict[str, dict[int, Rle | None]] = {}
     for name, asked in of_file.items():
-        found = _masks_of(asked, came.get(name, []), outcome)
+        found = _masks_of(asked, drawn.get(name, []), outcome)
         for one in asked:
             mine = found.get(one.number)
-            if mine is None and not (removed_means_nothing and name in came):
+            is_gone = name in returned.images and not _stands_for(unread.get(name, []), one, asked)
+            if mine is None and not (removed_means_nothing and is_gone):
                 outcome.undecided += 1
             elif mine is None:
                 outcome.nothing += 1
                 decided.setdefault(one.image_id, {})[one.index] = None
             elif mine == one.instance.mask and only_changed:
-                outcome.undecided += 1
+                outcome.unchanged += 1
             else:
                 outcome.confirmed += mine == one.instance.mask
                 outcome.corrected += mine != one.instance.mask
                 decided.setdefault(one.image_id, {})[one.index] = mine
     outcome.corrections = Corrections(decided)
     return outcome
+
+
+def _stands_for(unread: Sequence[Unread], one: Asked, asked: Sequence[Asked]) -> bool:
+    """Whether a shape that is no mask may be the object: by its number, or without one by its class."""
+    numbers = {other.number for other in asked}
+    return any(
+        shape.number == one.number or (shape.number not in numbers and shape.label in ("", one.instance.label))
+        for shape in unread
+    )
 
 
 def _masks_of(asked: Sequence[Asked], drawn: Sequence[Drawn], outcome: Outcome) -> dict[int, Rle]:
@@ -148,14 +180,10 @@ def _masks_of(asked: Sequence[Asked], drawn: Sequence[Drawn], outcome: Outcome) 
         found.update(given)
         left = len(unnamed) - len(given)
         if left:
-            outcome.strangers.append(f"{asked[0].file_name}: {left} masks of `{label}` fit no object of the queue")
+            outcome.passed_over.append(
+                f"{asked[0].file_name}: {left} x mask of `{label}` that fits no object of the queue"
+            )
     return found
-
-
-def _known_name(name: str, of_file: Any) -> str:
-    """The name of an exported image, also behind the prefix that Label Studio puts before uploads."""
-    short = name.partition("-")[2]
-    return short if name not in of_file and short in of_file else name
 
 
 def _remembered(task: Task, doubt: Doubt) -> dict[str, Any]:
@@ -174,8 +202,12 @@ def _remembered(task: Task, doubt: Doubt) -> dict[str, Any]:
     }
 
 
-def _asked(entry: Any) -> Asked:
-    mask = entry["mask"]
-    rle = masks.from_coco(mask, size_hw=tuple(mask["size"])) if mask else None
-    instance = Instance(entry["label"], rle, tuple(entry["box_xyxy"]), entry["score"])
-    return Asked(entry["number"], entry["image_id"], entry["index"], entry["file_name"], instance)
+def _asked(entry: Any, known: Mapping[str, Sample]) -> Asked:
+    sample = known[entry["image_id"]]
+    index, number, mask = int(entry["index"]), int(entry["number"]), entry["mask"]
+    if not 0 <= index < len(sample.instances):
+        raise ValueError(f"the image {sample.image_id} has no object {index}")
+    rle = masks.from_coco(mask, size_hw=sample.size_hw) if mask else None
+    x1, y1, x2, y2 = map(float, entry["box_xyxy"])
+    instance = Instance(str(entry["label"]), rle, (x1, y1, x2, y2), float(entry["score"]))
+    return Asked(number, sample.image_id, index, str(entry["file_name"]), sample.size_hw, instance)

@@ -1,15 +1,16 @@
 """The queue as COCO JSON, and masks from COCO JSON of any tool: run lengths or polygons."""
 
 import json
-from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from segdist import masks
 from segdist.data.coco.export import annotation
-from segdist.errors import DataError
-from segdist.labelling.review.queue import Drawn, Task
-from segdist.records import Instance, Rle
+from segdist.data.coco.index import key_of
+from segdist.labelling.review.queue import Task
+from segdist.labelling.review.returned import Returned
+from segdist.records import Instance
 
 FILE = "coco.json"
 
@@ -30,28 +31,38 @@ def write(folder: Path, tasks: Sequence[Task], classes: Sequence[str]) -> None:
     (folder / FILE).write_text(json.dumps(content, indent=1))
 
 
-def read(content: Any) -> Iterator[Drawn]:
-    """The masks of a COCO file; annotations with a box alone say nothing about pixels and are passed over.
+def read(content: Any, returned: Returned) -> None:
+    """The masks of a COCO file.
 
     Raises:
         DataError: it is no COCO, or a mask does not fit its image.
     """
-    try:
-        images = {image["id"]: image for image in content["images"]}
-        names = {category["id"]: category["name"] for category in content["categories"]}
-        for entry in content["annotations"]:
-            image = images[entry["image_id"]]
-            rle = _mask(entry.get("segmentation"), (int(image["height"]), int(image["width"])))
-            if rle is not None:
-                number = int((entry.get("attributes") or {}).get("object") or 0)
-                yield Drawn(PurePosixPath(image["file_name"]).name, names[entry["category_id"]], rle, number)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"A COCO file must hold images, categories and annotations that fit, but: {error!r}") from error
+    with returned.naming("a COCO file"):
+        images = {key_of(image["id"]): image for image in content["images"]}
+        names = {key_of(category["id"]): category["name"] for category in content["categories"]}
+        annotations = list(content["annotations"])
+    found = {}
+    for key, image in images.items():
+        with returned.naming(f"image {key}"):
+            found[key] = returned.image(image["file_name"], (image.get("height"), image.get("width")))
+    for place, entry in enumerate(annotations, 1):
+        with returned.naming(f"annotation {entry.get('id') if isinstance(entry, dict) else place}"):
+            image_key, category_key = key_of(entry["image_id"]), key_of(entry["category_id"])
+            if image_key not in found or category_key not in names:
+                raise ValueError(f"there is no image with id {image_key!r:.40}, or no category {category_key!r:.40}")
+            if image := found[image_key]:
+                _annotation(entry, names[category_key], *image, returned)
 
 
-def _mask(segmentation: Any, size_hw: tuple[int, int]) -> Rle | None:
-    if not segmentation:
-        return None
-    if isinstance(segmentation, dict):
-        return masks.from_coco(segmentation, size_hw=size_hw)
-    return masks.from_polygons(segmentation, size_hw=size_hw)
+def _annotation(
+    entry: dict[str, Any], label: str, file_name: str, size_hw: tuple[int, int], returned: Returned
+) -> None:
+    number = (entry.get("attributes") or {}).get("object")
+    segmentation = entry.get("segmentation")
+    if not segmentation or segmentation == [[]]:
+        kind = "set of keypoints" if entry.get("keypoints") else "box without a mask"
+        returned.pass_over(kind, file_name, label, number)
+    elif isinstance(segmentation, dict):
+        returned.add(file_name, label, masks.from_coco(segmentation, size_hw=size_hw), number)
+    else:
+        returned.add(file_name, label, masks.from_polygons(segmentation, size_hw=size_hw), number)

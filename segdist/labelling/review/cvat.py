@@ -1,17 +1,16 @@
 """The queue as "CVAT for images 1.1" (docs.cvat.ai/docs/other/xml_format), and masks and polygons from such files."""
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import numpy as np
-from defusedxml import ElementTree as SafeXml
-from defusedxml.common import DefusedXmlException
 
 from segdist import masks
-from segdist.errors import DataError
-from segdist.labelling.review.queue import Doubt, Drawn, Task
+from segdist.data.xml_files import read_xml
+from segdist.labelling.review.queue import Doubt, Task
+from segdist.labelling.review.returned import Returned
 from segdist.masks import Mask
 from segdist.records import Rle
 
@@ -39,23 +38,33 @@ def write(folder: Path, tasks: Sequence[Task], classes: Sequence[str]) -> None:
     ET.ElementTree(root).write(folder / FILE, encoding="utf-8", xml_declaration=True)
 
 
-def read(file: Path) -> Iterator[Drawn]:
-    """The masks and polygons of a file; rectangles say nothing about pixels and are passed over.
+def read(file: Path, returned: Returned) -> None:
+    """The masks and polygons of a file.
 
     Raises:
         DataError: it is no such XML, or a mask does not fit its image.
     """
-    try:
-        root = SafeXml.parse(file).getroot()
-        for image in root.iter("image"):
-            size_hw = int(image.attrib["height"]), int(image.attrib["width"])
-            for shape in image:
-                if shape.tag in ("mask", "polygon"):
-                    rle = _mask(shape, size_hw) if shape.tag == "mask" else _polygon(shape, size_hw)
-                    name = PurePosixPath(image.attrib["name"]).name
-                    yield Drawn(name, shape.attrib["label"], rle, _number(shape))
-    except (KeyError, ValueError, SafeXml.ParseError, DefusedXmlException) as error:
-        raise DataError(f"{file} must be XML of the kind `CVAT for images 1.1`, but: {error!r}") from error
+    with returned.naming("XML of the kind `CVAT for images 1.1`"):
+        root = read_xml(str(file), returned.tell)
+    for child in root:
+        if child.tag == "image":
+            with returned.naming(f"image {child.attrib.get('name')}"):
+                found = returned.image(child.attrib["name"], (child.attrib.get("height"), child.attrib.get("width")))
+            for number, shape in enumerate(child if found else (), 1):
+                assert found
+                with returned.naming(f"{shape.tag} {number} of {found[0]}"):
+                    _read_shape(shape, *found, returned)
+        elif child.tag not in ("version", "meta"):
+            returned.others[f"element `{child.tag}`"] += 1  # `track` in CVAT for video
+
+
+def _read_shape(shape: Any, file_name: str, size_hw: tuple[int, int], returned: Returned) -> None:
+    if shape.tag in ("mask", "polygon"):
+        rle = _mask(shape, size_hw) if shape.tag == "mask" else _polygon(shape, size_hw)
+        returned.add(file_name, shape.attrib["label"], rle, _number(shape))
+    else:
+        kind = {"box": "rectangle"}.get(shape.tag, shape.tag)
+        returned.pass_over(kind, file_name, shape.attrib.get("label", ""), _number(shape))
 
 
 def _shape(image: Any, doubt: Doubt) -> None:
@@ -82,14 +91,14 @@ def row_runs(mask_HW: Mask) -> list[int]:
 
 def _mask(shape: Any, size_hw: tuple[int, int]) -> Rle:
     left, top, width, height = (int(float(shape.attrib[k])) for k in ("left", "top", "width", "height"))
-    runs = [int(v) for v in shape.attrib["rle"].replace(",", " ").split()]
     inside = min(left, top) >= 0 and left + width <= size_hw[1] and top + height <= size_hw[0]
-    if not inside or sum(runs) != width * height or min(runs, default=0) < 0:
-        raise ValueError(f"a mask of {width} x {height} at ({left}, {top}) with runs that sum to {sum(runs)}")
-    mask_HW = np.zeros(size_hw, np.bool_)
-    values = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    mask_HW[top : top + height, left : left + width] = values.reshape(height, width)
-    return masks.encode(mask_HW)
+    if not inside or min(width, height) < 1:
+        raise ValueError(f"a mask of {width} x {height} at ({left}, {top}) must lie in its image")
+    runs = np.array(shape.attrib["rle"].replace(",", " ").split(), np.float64)
+    if not ((runs >= 0) & (runs <= width * height)).all() or runs.sum() != width * height:  # false for NaN
+        raise ValueError(f"a mask of {width} x {height} must have runs that sum to its pixels, not to {runs.sum():.0f}")
+    values = np.repeat(np.arange(len(runs)) % 2 == 1, runs.astype(np.int64))
+    return masks.place(values.reshape(height, width), (top, left), size_hw)
 
 
 def _polygon(shape: Any, size_hw: tuple[int, int]) -> Rle:
@@ -97,6 +106,5 @@ def _polygon(shape: Any, size_hw: tuple[int, int]) -> Rle:
     return masks.from_polygons([points], size_hw=size_hw)
 
 
-def _number(shape: Any) -> int:
-    found = [a.text or "" for a in shape.iter("attribute") if a.attrib.get("name") == _NUMBER]
-    return int(found[0]) if found and found[0].strip().isdigit() else 0
+def _number(shape: Any) -> str:
+    return next((a.text or "" for a in shape.iter("attribute") if a.attrib.get("name") == _NUMBER), "")

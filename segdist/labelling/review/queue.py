@@ -54,23 +54,6 @@ class Task:
     doubts: tuple[Doubt, ...]
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """One mask that came back from an annotation tool.
-
-    Attributes:
-        file_name: of its image, without folders.
-        label: the class name.
-        mask: at the image's own size.
-        number: of the object in the queue; 0 where the tool did not keep it.
-    """
-
-    file_name: str
-    label: str
-    mask: Rle
-    number: int = 0
-
-
 def queue(samples: Iterable[Sample], *, verdicts: Collection[Verdict], most: int) -> list[Doubt]:
     """Labels with one of the verdicts, those first whose correction promises to raise the mean IoU of classes most.
 
