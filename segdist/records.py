@@ -12,8 +12,9 @@ from typing import Any, Self
 from pycocotools import mask as coco_mask
 
 HUMAN = "human"
-MAX_PIXELS = 400_000_000
-"""Larger images are refused before anything is made at their size: a few bytes can claim terabytes."""
+MAX_PIXELS = 178_956_970
+"""Larger images are refused before anything is made at their size: a few bytes can claim terabytes. It is twice what
+Pillow warns of, and where Pillow refuses too."""
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,17 @@ def read_head(uri: str, size: int) -> bytes:
         return bytes(filesystem.cat_file(path, start=0, end=size))
 
 
+def read_tail(uri: str, size: int) -> bytes:
+    """The last bytes of a file, at most `size`: what some formats put behind the pixels.
+
+    Raises:
+        StorageError: it is missing or cannot be read.
+    """
+    with _explained(uri, "read"):
+        filesystem, path = _open(uri)
+        return bytes(filesystem.cat_file(path, start=max(filesystem.size(path) - size, 0)))
+
+
 def write_atomic(uri: str, content: bytes) -> None:
     """Write a file so that readers see the old content or the new, never a part.
 

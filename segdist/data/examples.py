@@ -6,57 +6,46 @@ padded on the right and below.
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
 from segdist import masks
 from segdist.augment import Augmentation, Donor
+from segdist.data import images
 from segdist.errors import DataError
 from segdist.masks import Mask
 from segdist.plugins import Example, ImageHWC
-from segdist.records import HUMAN, MAX_PIXELS, Instance, Sample
+from segdist.records import HUMAN, Instance, Sample
 
 if TYPE_CHECKING:
     import torch
 
 
 def decode_image(image_bytes: bytes, *, longest: int | None = None, name: str = "image") -> ImageHWC:
-    """The RGB pixels of an encoded image, upright (EXIF orientation applied).
+    """The RGB pixels of an encoded image, upright; see `data.images` for what becomes of other pixels.
 
     Args:
-        image_bytes: JPEG, PNG or anything else that Pillow reads.
+        image_bytes: in any format that `data.images` reads.
         longest: when the longest side is needed at this many pixels only, a JPEG is decoded at the nearest eighth
             above it, which is several times quicker; the result may be larger than asked, never smaller.
         name: what the error message calls the image.
 
     Raises:
-        DataError: the bytes are no image, are truncated, or hold more than `MAX_PIXELS`.
+        DataError: the bytes are no image, are truncated, or claim too many pixels.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's bomb warning: the limit below is ours; broken EXIF is harmless
-            image = Image.open(io.BytesIO(image_bytes))
-            return _pixels(image, longest)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"An image must be complete and of at most {MAX_PIXELS:,} pixels, but {name} cannot be decoded: {error}. "
-            "Replace the file, or remove it from the annotations."
-        ) from error
+    return images.decode(image_bytes, longest=longest, name=name).image_HWC
 
 
 def camera_of(image_bytes: bytes) -> str:
     """The camera's make and model from the image's metadata (EXIF); "" where it does not say."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # broken EXIF is harmless
-            exif = Image.open(io.BytesIO(image_bytes)).getexif()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        with images.opened(image_bytes) as image:
+            exif = image.getexif()
+    except DataError:
         return ""
     make, model = (str(exif.get(tag) or "").strip(" \0") for tag in (ExifTags.Base.Make, ExifTags.Base.Model))
     return model if model.lower().startswith(make.lower()) else f"{make} {model}".strip()
@@ -183,18 +172,6 @@ def _drawn(mask_HW: Mask, unsure_HW: Mask, rng: np.random.Generator) -> Mask:
         core_HW = mask_HW & ~unsure_HW
         return core_HW if core_HW.any() else mask_HW
     return mask_HW | unsure_HW if level == 2 else mask_HW
-
-
-def _pixels(image: Image.Image, longest: int | None) -> ImageHWC:
-    if image.width * image.height > MAX_PIXELS:
-        raise ValueError(f"it claims {image.width} x {image.height} pixels")
-    if longest is not None:
-        factor = max(longest / max(image.size), 0)
-        image.draft("RGB", (max(int(image.width * factor), 1), max(int(image.height * factor), 1)))
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I;16") or upright.mode == "I":  # 16-bit grey: `convert` would clip, not scale
-        upright = Image.fromarray((np.asarray(upright).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
-    return np.asarray(upright.convert("RGB"))
 
 
 def _scaled_mask(instance: Instance, own_hw: tuple[int, int], size_hw: tuple[int, int]) -> masks.Mask:

@@ -1,7 +1,6 @@
 """What every conversion needs, whatever the format written: a folder that appears whole, names that never collide."""
 
 import hashlib
-import io
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -9,11 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
-from PIL import Image
-
 from segdist import storage
 from segdist.data.coco.export import CONVERSION
-from segdist.data.listing import IMAGE_SUFFIXES, SPLITS
+from segdist.data.image_formats import FORMATS, IMAGE_SUFFIXES
+from segdist.data.images import header_of
+from segdist.data.listing import SPLITS
 from segdist.errors import StorageError
 from segdist.escaping import FILES
 from segdist.records import Finding, Sample, Severity
@@ -91,8 +90,7 @@ class FileNames:
 
 def _suffix(image_bytes: bytes) -> str:
     """The suffix that an encoded image should have."""
-    kind = (Image.open(io.BytesIO(image_bytes)).format or "png").lower()
-    return {"jpeg": ".jpg", "mpo": ".jpg", "tiff": ".tif"}.get(kind, f".{kind}")
+    return FORMATS["JPEG" if (kind := header_of(image_bytes).format) == "MPO" else kind][0]
 
 
 class Tally:

@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from segdist import storage
 from segdist.data.archives import INSIDE, is_archive, split_place, unpacked
-from segdist.data.listing import IMAGE_SUFFIXES, Listing
+from segdist.data.image_formats import IMAGE_SUFFIXES
+from segdist.data.listing import Listing
 from segdist.data.shards import MANIFEST, Dataset
 from segdist.data.table_rows import MARK, TableRows
 from segdist.errors import DataError

@@ -1,25 +1,22 @@
 """The files of a source, and what all formats that read a folder of files share."""
 
-import io
 import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import PurePosixPath
 from posixpath import splitext
 from typing import Any, ClassVar
 
-from PIL import Image, UnidentifiedImageError
-
 from segdist import storage
+from segdist.data import images
 from segdist.data.codes import finding
+from segdist.data.image_formats import IMAGE_SUFFIXES
 from segdist.errors import DataError
 from segdist.records import Finding, Sample
 from segdist.spec import Split, Strict, digest
 from segdist.text import decode_head
 
 Report = Callable[[Finding], None]
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2")
 SPLITS: Mapping[str, Split] = {
     "train": "train", "training": "train", "valid": "val", "val": "val", "validation": "val", "test": "test",
     "testing": "test",
@@ -27,7 +24,6 @@ SPLITS: Mapping[str, Split] = {
 """What folders and files of a split are called in the field."""
 _HEAD = 65_536
 _YEAR = re.compile(r"[_\-]?\d{4}$")
-_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 
 
 class Listing:
@@ -138,34 +134,15 @@ def source_stem(name: str) -> str:
 
 
 def upright_size_hw(uri: str, *, image_id: str, report: Report) -> tuple[int, int] | None:
-    """Height and width of an image with its EXIF orientation applied, from its header; None, and a finding, if none."""
+    """Height and width of an image with its orientation applied, from its header; None, and a finding, if none."""
     try:
         try:
-            return header_size_hw(storage.read_head(uri, _HEAD))
-        except (OSError, ValueError, SyntaxError):  # metadata before the size may be longer than the head
-            return header_size_hw(storage.read_bytes(uri))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        message = f"the image cannot be read: {error}; replace the file or remove it"
-        report(finding("image-unreadable", message, file=uri, image=image_id))
+            return images.header_of(storage.read_head(uri, _HEAD), tail=storage.read_tail(uri, _HEAD)).size_hw
+        except DataError:  # metadata before the size may be longer than the head
+            return images.header_of(storage.read_bytes(uri), name="it").size_hw
+    except DataError as error:
+        report(finding("image-unreadable", str(error), file=uri, image=image_id))
         return None
-
-
-def header_size_hw(content: bytes) -> tuple[int, int]:
-    """Height and width that the header of an encoded image promises, upright.
-
-    Raises:
-        OSError, ValueError, SyntaxError: it is no image.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # broken EXIF is harmless here; size limits are checked before decoding
-        try:
-            image = Image.open(io.BytesIO(content))
-        except UnidentifiedImageError as error:
-            raise ValueError("it is in no known image format") from error
-        width, height = image.size
-        # Pillow would decode a whole PNG to look for EXIF behind the pixels.
-        exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
-        return (width, height) if exif.get(_ORIENTATION) in _TURNED else (height, width)
 
 
 def _is_hidden(name: str) -> bool:

@@ -1,20 +1,17 @@
 """The encoded image of a sample: is it there, whole, and of the size that the annotations were made for?"""
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from segdist import masks
+from segdist.data import images
 from segdist.data.codes import finding
-from segdist.data.examples import decode_image
 from segdist.errors import DataError
 from segdist.plugins import ImageHWC
 from segdist.records import Finding, Instance, Sample, Severity
 
-_ORIENTATION = 0x0112
 _TURNS: dict[int, Callable[[masks.Mask], masks.Mask]] = {
     5: lambda m: m.T,
     6: lambda m: np.rot90(m, -1),
@@ -55,14 +52,16 @@ def open_image(sample: Sample, image_bytes: bytes) -> Checked:
         message = "the file is empty; replace it, or remove it from the annotations"
         return Checked(None, (_finding("image-unreadable", Severity.ERROR, message, sample),), None)
     try:
-        image_HWC = decode_image(image_bytes, name=sample.image_id)
+        header = images.header_of(image_bytes, name=sample.image_id)
+        picture = images.decode(image_bytes, name=sample.image_id)
     except DataError as error:
         return Checked(None, (_finding("image-unreadable", Severity.ERROR, str(error), sample),), None)
-    orientation, frames = _metadata(image_bytes)
-    fitted, findings = _fitted(sample, orientation, (image_HWC.shape[0], image_HWC.shape[1]))
-    if frames > 1:
-        message = f"it has {frames} frames; the first is used"
-        findings.append(_finding("image-animated", Severity.WARNING, message, sample))
+    image_HWC = picture.image_HWC
+    fitted, findings = _fitted(sample, header.orientation, (image_HWC.shape[0], image_HWC.shape[1]))
+    notes = list(picture.notes)
+    if header.pages > 1:
+        notes.append(("image-animated", f"it has {header.pages} frames or pages; the first is used"))
+    findings += [_finding(code, Severity.WARNING, message, sample) for code, message in notes]
     return Checked(fitted, tuple(findings), image_HWC)
 
 
@@ -83,17 +82,6 @@ def _fitted(sample: Sample, orientation: int, size_hw: tuple[int, int]) -> tuple
         f"but the image has {width} x {height}; correct `width` and `height`, or export again"
     )
     return None, [_finding("image-size-differs", Severity.ERROR, message, sample)]
-
-
-def _metadata(image_bytes: bytes) -> tuple[int, int]:
-    """EXIF orientation and number of frames."""
-    try:
-        image = Image.open(io.BytesIO(image_bytes))
-        # A JPEG with a second picture inside (MPO: a preview, the other eye) is no animation.
-        frames = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
-        return int(image.getexif().get(_ORIENTATION, 1)), frames
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError):
-        return 1, 1
 
 
 def _turned(instance: Instance, orientation: int, stored_hw: tuple[int, int]) -> Instance:

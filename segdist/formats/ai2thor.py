@@ -148,9 +148,9 @@ class _Reader:
     def _regions(self, frame: str, coloured: str) -> tuple[tuple[int, int], Mapping[int, Rle]] | None:
         uri = self._files.uri(coloured)
         try:
-            decoded = decode_values(storage.read_bytes(uri), colours=True)
-        except (OSError, ValueError, SyntaxError) as error:
-            self._report(finding("mask-unreadable", f"the instance frame: {error}", file=uri, image=frame))
+            decoded = decode_values(storage.read_bytes(uri), colours=True, name="the instance frame")
+        except DataError as error:
+            self._report(finding("mask-unreadable", str(error), file=uri, image=frame))
             return None
         if decoded.is_lossy:
             message = "colours do not survive in a JPEG; save the instance frame as PNG"

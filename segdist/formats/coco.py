@@ -17,7 +17,8 @@ from segdist.data.coco.index import CocoIndex, ImageEntry, open_index
 from segdist.data.coco.instances import Categories
 from segdist.data.codes import finding
 from segdist.data.foreign_paths import KnownFiles, Match
-from segdist.data.listing import IMAGE_SUFFIXES, SPLITS, source_stem, split_of
+from segdist.data.image_formats import IMAGE_SUFFIXES
+from segdist.data.listing import SPLITS, source_stem, split_of
 from segdist.errors import DataError
 from segdist.records import Finding, Sample, Severity
 from segdist.spec import Split, Strict, digest

@@ -11,16 +11,15 @@ import numpy as np
 from fastapi import FastAPI, File, Form, HTTPException, Response, UploadFile
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse
-from PIL import Image
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from segdist import masks
 from segdist.data.answers import PromptRequest, instances_json, read_prompt
 from segdist.data.examples import decode_image
-from segdist.data.listing import header_size_hw
+from segdist.data.images import TooLargeError, header_of
 from segdist.data.outlines import outlines
-from segdist.errors import SegdistError
+from segdist.errors import DataError, SegdistError
 from segdist.plugins import ImageHWC
 from segdist.records import Instance, Prompt
 from segdist.serving.guard import Guard
@@ -179,13 +178,13 @@ def _decoded(content: bytes, limits: Limits) -> ImageHWC:
         HTTPException: 413 for too many pixels, 422 where it is no complete image.
     """
     try:
-        height, width = header_size_hw(content)
+        height, width = header_of(content, name="`image`").size_hw
         if height * width <= limits.max_pixels:
             return decode_image(content, name="`image`")
-    except Image.DecompressionBombError as error:
-        raise HTTPException(413, f"An image may have {limits.max_pixels:,} pixels at most: {error}") from error
-    except Exception as error:  # on hostile bytes Pillow raises anything
-        raise HTTPException(422, f"`image` must be a complete picture, but it cannot be read: {error}") from error
+    except TooLargeError as error:
+        raise HTTPException(413, str(error)) from error
+    except DataError as error:
+        raise HTTPException(422, str(error)) from error
     raise HTTPException(
         413, f"An image may have {limits.max_pixels:,} pixels at most, but this one has {width} x {height}."
     )

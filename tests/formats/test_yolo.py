@@ -180,3 +180,27 @@ def test_labels_of_a_photo_that_exif_turns_are_shares_of_the_upright_image_as_tr
     assert findings == []
     assert sample.size_hw == (WIDTH, HEIGHT)
     assert sample.instances[0].box_xyxy == (7.5, 10, 12.5, 30)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_labels_of_a_turned_tiff_lie_where_its_viewer_shows_them(tmp_path: Path, orientation: int) -> None:
+    from PIL import Image
+
+    from segdist.data.validate import check_image
+
+    stored = np.zeros((40, 60, 3), np.uint8)
+    stored[4:12, 6:30] = 255
+    image = Image.fromarray(stored)
+    image.save(tmp_path / "a.tif", tiffinfo={274: orientation})
+    shown = np.asarray(Image.open(tmp_path / "a.tif").convert("RGB"))[..., 0] > 0  # Pillow turns TIFFs itself
+    rows, columns = np.flatnonzero(shown.any(1)), np.flatnonzero(shown.any(0))
+    height, width = shown.shape
+    x1, x2, y1, y2 = columns[0] / width, (columns[-1] + 1) / width, rows[0] / height, (rows[-1] + 1) / height
+    (tmp_path / "a.txt").write_text(f"0 {x1} {y1} {x2} {y1} {x2} {y2} {x1} {y2}\n")
+    source = Format(Options(path=str(tmp_path), names=("crack",)))
+    (sample,), findings = read_all(source)
+    checked, told = check_image(sample, source.image_bytes(sample))
+    assert checked is not None
+    assert checked.instances[0].mask is not None
+    np.testing.assert_array_equal(decode(checked.instances[0].mask), shown)
+    assert findings + told == []

@@ -13,12 +13,12 @@ from segdist.data.coco.frames import BoxFrames
 from segdist.data.coco.instances import instance_of
 from segdist.data.codes import finding
 from segdist.data.collected import Collected, MissingMasks
+from segdist.data.images import header_of
 from segdist.data.listing import (
     SPLITS,
     FolderFormat,
     Listing,
     Report,
-    header_size_hw,
     source_stem,
     split_of,
     upright_size_hw,
@@ -178,10 +178,9 @@ class _Table:
         if content is None:
             return upright_size_hw(uri, image_id=image_id, report=self._report)
         try:
-            return header_size_hw(content)
-        except (OSError, ValueError, SyntaxError) as error:
-            message = f"the image in the table cannot be read: {error}; export it again"
-            self._report(finding("image-unreadable", message, file=uri, image=image_id))
+            return header_of(content).size_hw
+        except DataError as error:
+            self._report(finding("image-unreadable", str(error), file=uri, image=image_id))
             return None
 
     def _collected(self, row: Mapping[str, Any], image_id: str, size_hw: tuple[int, int]) -> Collected | None:

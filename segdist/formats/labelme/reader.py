@@ -15,11 +15,11 @@ from segdist.data.class_names import ClassNames
 from segdist.data.codes import finding
 from segdist.data.collected import Collected, MissingMasks
 from segdist.data.geometry import Problem
+from segdist.data.images import header_of
 from segdist.data.listing import (
     FolderFormat,
     Listing,
     Report,
-    header_size_hw,
     source_stem,
     split_of,
     stem_of,
@@ -143,10 +143,9 @@ class _File:
         if embedded is None:
             return upright_size_hw(uri, image_id=image_id, report=self._report)
         try:
-            return header_size_hw(embedded)
-        except (OSError, ValueError, SyntaxError) as error:
-            message = f"`imageData` is no image: {error}; save the annotation again"
-            self._report(finding("image-unreadable", message, file=uri, image=image_id))
+            return header_of(embedded, name="`imageData`").size_hw
+        except DataError as error:
+            self._report(finding("image-unreadable", str(error), file=uri, image=image_id))
             return None
 
     def _instances(self, shapes: list[Any], image_id: str, size_hw: tuple[int, int]) -> Iterator[Instance]:

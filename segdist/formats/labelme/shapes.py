@@ -11,6 +11,7 @@ from segdist import masks
 from segdist.data.drawn_shapes import circle, line
 from segdist.data.geometry import Box, Point, Problem, box_from_xyxy, mask_from_segmentation, numbers
 from segdist.data.label_maps import decode_values
+from segdist.errors import DataError
 from segdist.records import Instance, Rle, Severity
 
 Part = tuple[Rle | None, Box]
@@ -84,8 +85,8 @@ def _rectangle(points: list[Point], size_hw: tuple[int, int], repairs: list[str]
 def _pasted(encoded: Any, corner_xy: Point, size_hw: tuple[int, int], repairs: list[str]) -> Rle:
     """A mask that is stored as a PNG of its own box, put where it belongs."""
     try:
-        values_HW = decode_values(base64.b64decode(encoded, validate=True)).values_HW
-    except (TypeError, ValueError, OSError, SyntaxError, binascii.Error) as error:
+        values_HW = decode_values(base64.b64decode(encoded, validate=True), name="`mask`").values_HW
+    except (TypeError, ValueError, DataError, binascii.Error) as error:
         message = f"`mask` must be a PNG in base64: {error}; save the annotation again"
         raise Problem("mask-unreadable", Severity.ERROR, message) from None
     x, y = (round(v) for v in corner_xy)

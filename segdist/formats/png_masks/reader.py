@@ -12,9 +12,9 @@ from segdist import masks, storage
 from segdist.data.class_names import ClassNames
 from segdist.data.codes import finding
 from segdist.data.geometry import clip_box
-from segdist.data.label_maps import Decoded, components, decode_values, take_apart
+from segdist.data.image_formats import IMAGE_SUFFIXES
+from segdist.data.label_maps import Decoded, LabelMap, components, decode_values, take_apart
 from segdist.data.listing import (
-    IMAGE_SUFFIXES,
     FolderFormat,
     Listing,
     Report,
@@ -162,17 +162,21 @@ class _Meaning:
             self._report(layer.finding("mask-not-binary", "a binary mask must be grey, but has colours"))
             return None
         found = np.unique(values_HW)
-        if len(found) <= 2 and found[0] == 0:
-            return np.asarray(values_HW > 0)
-        if len(found) == 1:
-            return np.asarray(values_HW > 0)
-        if found[-1] < 128:
-            message = f"a binary mask must hold two values, but holds {_short(found)}; are they classes? set `kind`"
-            self._report(layer.finding("mask-not-binary", message))
-            return None
-        message = f"the mask holds {len(found)} values between {found[0]} and {found[-1]}; those from 128 on are set"
-        self._report(layer.finding("mask-not-binary", message, Severity.REPAIRED))
-        return np.asarray(values_HW >= 128)
+        threshold = 1
+        if len(found) > 2 or (len(found) == 2 and found[0] != 0):
+            if found[-1] < 128:
+                message = f"a binary mask must hold two values, but holds {_short(found)}; are they classes? set `kind`"
+                self._report(layer.finding("mask-not-binary", message))
+                return None
+            threshold = 128
+            message = f"it holds {len(found)} values between {found[0]} and {found[-1]}; those from 128 on are set"
+            self._report(layer.finding("mask-not-binary", message, Severity.REPAIRED))
+        mask_HW: masks.Mask = values_HW >= threshold
+        border = np.r_[mask_HW[0], mask_HW[-1], mask_HW[:, 0], mask_HW[:, -1]]
+        if border.all() and not mask_HW.all() and mask_HW.mean() > 0.5:
+            message = "it covers the whole border and most of the image; if objects are black, invert it"
+            self._report(layer.finding("mask-inverted", message, Severity.WARNING))
+        return mask_HW
 
 
 def _kinds(files: Listing, options: Options) -> Kinds:
@@ -213,11 +217,13 @@ def _mask_names(files: Listing, image: str, options: Options) -> list[str]:
 def _decoded(files: Listing, name: str, image: str, meaning: _Meaning, report: Report) -> _Layer | None:
     uri = files.uri(name)
     try:
-        return _Layer(decode_values(storage.read_bytes(uri), colours=meaning.by_colour), image, uri)
-    except (OSError, ValueError, SyntaxError) as error:
-        message = f"the mask cannot be read: {error}; export it again"
-        report(finding("mask-unreadable", message, file=uri, image=image))
+        decoded = decode_values(storage.read_bytes(uri), colours=meaning.by_colour, name="the mask")
+    except DataError as error:
+        report(finding("mask-unreadable", str(error), file=uri, image=image))
         return None
+    if decoded.note:
+        report(finding("mask-palette", decoded.note, file=uri, image=image))
+    return _Layer(decoded, image, uri)
 
 
 def _from_table(
@@ -248,6 +254,6 @@ def _report_lonely_masks(files: Listing, images: list[str], options: Options, re
             report(finding("image-missing", message, file=files.uri(name), image=name))
 
 
-def _short(values: "np.ndarray[tuple[int, ...], np.dtype[np.int64]]") -> str:
+def _short(values: LabelMap) -> str:
     shown = ", ".join(map(str, values[:6].tolist()))
     return shown + (", ..." if len(values) > 6 else "")

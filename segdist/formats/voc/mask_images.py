@@ -124,10 +124,13 @@ class MaskImages:
         if name is None:
             return None
         uri = self._files.uri(name)
+        content = storage.read_bytes(uri)
         try:
-            decoded = decode_values(storage.read_bytes(uri), colours=bool(self._colours) and kind == CLASSES)
-        except (OSError, ValueError, SyntaxError) as error:
-            raise Problem("mask-unreadable", Severity.ERROR, f"the mask {name} cannot be read: {error}") from None
+            decoded = decode_values(content, colours=bool(self._colours) and kind == CLASSES, name=f"the mask {name}")
+        except DataError as error:
+            raise Problem("mask-unreadable", Severity.ERROR, str(error)) from None
+        if decoded.note:
+            self._report(finding("mask-palette", decoded.note, file=uri, image=image))
         if decoded.is_lossy:
             raise Problem("mask-lossy", Severity.ERROR, f"numbers do not survive in the JPEG {name}; export it as PNG")
         if decoded.values_HW.shape != size_hw:

@@ -10,8 +10,8 @@ from segdist.data.coco.instances import Noted
 from segdist.data.codes import finding
 from segdist.data.collected import Collected, MissingMasks
 from segdist.data.geometry import Problem, box_from_xyxy, mask_from_segmentation
+from segdist.data.image_formats import IMAGE_SUFFIXES
 from segdist.data.listing import (
-    IMAGE_SUFFIXES,
     SPLITS,
     FolderFormat,
     Listing,
