@@ -22,7 +22,7 @@ _NAMES = (
 _VARIABLE = re.compile(rf"(?:{_NAMES})$", re.IGNORECASE)
 _AFTER_NAME = "\\1" + HIDDEN
 # No pattern begins with a repetition, and what may fail late is bounded: time grows with the length of the text alone.
-_PATTERNS = (
+_IN_URIS = (
     # Userinfo of a URI. A password may hold slashes, as AWS secrets do; digits behind a colon are a port.
     (re.compile(r"(://)[^\s/?#\"'<>@:]{0,200}:[^\s/?#\"'<>]{0,2000}@"), _AFTER_NAME + "@"),
     (re.compile(r"(://)[^\s/?#\"'<>@:]{1,200}:(?!\d+(?:[/?#\s]|$))[^\s\"'<>@]{1,200}@"), _AFTER_NAME + "@"),
@@ -32,6 +32,9 @@ _PATTERNS = (
         re.compile(rf"([?&;](?:[\w.-]{{0,40}}(?:{_NAMES}|signature)|sig|key|pwd|auth)=)[^\s&;#\"'<>]+", re.IGNORECASE),
         _AFTER_NAME,
     ),
+)
+_PATTERNS = (
+    *_IN_URIS,
     # A header.
     (
         re.compile(r"(authorization[\"']?\s*[:=]\s*[\"']?(?:basic|bearer|token)\s+)[^\s\"',;]+", re.IGNORECASE),
@@ -73,6 +76,30 @@ def redact_all(content: Any) -> Any:
     return _walked(content, _values())
 
 
+def names_secret(name: str) -> bool:
+    """Whether an environment variable of this name holds a secret."""
+    return bool(_VARIABLE.search(name))
+
+
+def holds_credentials(uri: str) -> bool:
+    """Whether a URI brings a password, a key or a signature along."""
+    return any(pattern.search(uri) for pattern, _ in _IN_URIS)
+
+
+def without_credentials(uri: str) -> str:
+    """The sentence that says how a service gets its credentials, if not in its URI."""
+    if uri.startswith("s3"):
+        return "Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, in the environment instead."
+    if uri.startswith("http"):
+        return (
+            "For an MLflow server set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, "
+            "in the environment instead; download a file that lies behind a signed address."
+        )
+    if uri.startswith(("postgres", "mysql")):
+        return "Set PGPASSWORD in the environment, or name a file with the password (`read_default_file` of MySQL)."
+    return "Set it in the environment instead."
+
+
 def _walked(content: Any, values: tuple[str, ...]) -> Any:
     if isinstance(content, str):
         return _redacted(content, values)
@@ -99,6 +126,10 @@ def _redacted(text: str, values: Iterable[str]) -> str:
 
 
 def _values() -> tuple[str, ...]:
-    """Of environment variables that are named like secrets, longest first; paths are none."""
-    found = {v for k, v in os.environ.items() if len(v) >= _SHORTEST and v[0] != "/" and _VARIABLE.search(k)}
+    """Of environment variables that are named like secrets, longest first; paths and key ids are none."""
+    found = {
+        value
+        for name, value in os.environ.items()
+        if len(value) >= _SHORTEST and value[0] != "/" and names_secret(name) and not name.endswith("_ID")
+    }
     return tuple(sorted(found, key=len, reverse=True))

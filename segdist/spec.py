@@ -717,6 +717,9 @@ class SweepSpec(RunSpec):
     """Name of the sweep: the MLflow experiment, the registered model, and what `segdist compare` takes."""
     question: str = ""
     """What the model is to find, in a sentence for people."""
+    environment: tuple[str, ...] = ()
+    """Environment variables that the file may read as `${oc.env:NAME}`, e.g. where images lie: their values are stored
+    and shown like everything else in it. `HOME` and `SEGDIST_STORAGE` need not be named, secrets cannot be."""
     data_root: str = "."
     """Where the images lie; use it in paths as `${data_root}` and set it on the command line."""
     storage: str = Field(default="${oc.env:SEGDIST_STORAGE,${oc.env:HOME}/segdist}")
@@ -753,7 +756,9 @@ class SweepSpec(RunSpec):
     @property
     def sweep_fingerprint(self) -> str:
         """Names this search: the same fingerprint resumes instead of starting anew."""
-        return digest(self.model_dump(mode="json", exclude={"storage", "tracking", "resources", "question"}))
+        return digest(
+            self.model_dump(mode="json", exclude={"storage", "tracking", "resources", "question", "environment"})
+        )
 
 
 def digest(content: Any) -> str:

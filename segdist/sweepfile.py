@@ -1,7 +1,7 @@
 """A sweep file, composed and checked: everything that can be wrong is named with file, line and key before a start.
 
-Composition is Hydra's (`defaults` lists, config groups, `key=value` overrides); validation is pydantic's, by `spec`
-and by the options of the plug-ins the file names.
+Composition is Hydra's (`defaults` lists, config groups, `key=value` overrides), within the bounds that `composition`
+sets; validation is pydantic's, by `spec` and by the options of the plug-ins the file names.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 from segdist import label_policies, metrics, registry, train_checks
 from segdist.augment import Recipes
+from segdist.bounded_yaml import compose_yaml, yaml_bytes
+from segdist.composition import NotAllowedError, compose, opened
 from segdist.errors import SegdistError, SpecError, did_you_mean
 from segdist.plugins import Family
 from segdist.spec import ModelSpec, PhaseSpec, Range, RunSpec, SweepSpec, TrainSpec
@@ -45,15 +43,15 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
         SpecError: one line for each problem, with file, line, key and the nearest right one.
     """
     path = Path(path)
-    content = _with_recipe(_compose(path, overrides))
-    if isinstance(content.get("space"), dict):
-        content["space"] = dict(_flat_space(content["space"]))
+    try:
+        content = _with_recipe(compose(path, overrides))
+    except NotAllowedError as error:
+        raise _report(path, overrides, [Problem(tuple(map(str, error.keys)), error.rule)]) from None
     try:
         spec = SweepSpec.model_validate(content)
     except ValidationError as error:
         raise _report(path, overrides, problems_of(error, SweepSpec)) from None
-    problems = list(_plugin_problems(spec))
-    if problems:
+    if problems := list(_plugin_problems(spec)):
         raise _report(path, overrides, problems)
     return spec
 
@@ -97,26 +95,6 @@ def problems_of(error: ValidationError, model: type[BaseModel], under: Keys = ()
         yield Problem(under + keys, message)
 
 
-def _compose(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    if not path.is_file():
-        near = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        hint = did_you_mean(path.name, near) if near else "Check the path."
-        raise SpecError(f"There is no sweep file {path}. {hint}")
-    try:
-        with initialize_config_dir(str(path.parent.resolve()), job_name="segdist", version_base="1.3"):
-            composed = compose(path.stem, overrides=[_forced(o, path.parent) for o in overrides])
-        content = OmegaConf.to_container(composed, resolve=True)
-        defaults = OmegaConf.create({"storage": SweepSpec.model_fields["storage"].default})
-    except yaml.YAMLError as error:
-        raise SpecError(f"{path} is not valid YAML: {error}") from error
-    except (HydraException, OmegaConfBaseException) as error:
-        raise SpecError(f"{path} cannot be composed: {_first_lines(error)}") from error
-    if not isinstance(content, dict):
-        raise SpecError(f"{path} must hold keys and values, but holds {type(content).__name__}")
-    content.setdefault("storage", defaults.storage)
-    return {str(k): v for k, v in content.items()}
-
-
 def _with_recipe(content: dict[str, Any]) -> dict[str, Any]:
     """The content with what the family that it names begins with, where the file says nothing else."""
     model = content.get("model")
@@ -132,27 +110,6 @@ def _with_recipe(content: dict[str, Any]) -> dict[str, Any]:
         if isinstance(node, dict) and not replaced:
             node.setdefault(leaf, value)
     return content
-
-
-def _forced(override: str, folder: Path) -> str:
-    """`key=value` as Hydra's "set or add", so that a key the file leaves out can be set; group choices stay."""
-    key, equals, _ = override.partition("=")
-    if not equals:
-        raise SpecError(f"an override must read `key=value`, but got `{override}`")
-    is_group = (folder / key).is_dir()
-    return override if is_group or override[0] in "+~" else f"++{override}"
-
-
-def _flat_space(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Ranges under dotted keys, from `train.lr: {...}` and from `train: {lr: {...}}` alike; later parts win."""
-    found: dict[str, Any] = {}
-    for name, value in node.items():
-        key = f"{prefix}{name}"
-        is_range = not isinstance(value, Mapping) or bool(set(value) & set(Range.model_fields)) or not value
-        for inner, range_ in [(key, value)] if is_range else _flat_space(value, f"{key}."):
-            both = isinstance(range_, Mapping) and isinstance(found.get(inner), Mapping)
-            found[inner] = {**found[inner], **range_} if both else range_
-    yield from found.items()
 
 
 def _plugin_problems(spec: SweepSpec) -> Iterator[Problem]:
@@ -423,16 +380,17 @@ def _place(path: Path, lines: Mapping[Keys, tuple[Path, int]], overridden: Itera
 
 def _key_lines(path: Path) -> dict[Keys, tuple[Path, int]]:
     """Where each key stands: in the file itself, or in the group files beside it that its `defaults` list names."""
-    root = yaml.compose(path.read_text(), Loader=yaml.SafeLoader)
-    lines = dict(_node_lines(root, path))
-    for entry in (yaml.safe_load(path.read_text()) or {}).get("defaults", []):
-        for group, choice in entry.items() if isinstance(entry, dict) else [("", entry)]:
-            file = path.parent / group / f"{choice}.yaml"
+    lines = dict(_node_lines(_nodes(path), path))
+    for entry in opened(path)[1].get("defaults", []):
+        for group, choice in entry.items() if isinstance(entry, Mapping) else [("", entry)]:
+            file = path.parent / str(group) / f"{choice}.yaml"
             if file.is_file():
-                prefix = Path(group).parts
-                inner = _node_lines(yaml.compose(file.read_text(), Loader=yaml.SafeLoader), file, prefix)
-                lines = {**dict(inner), **lines}
+                lines = {**dict(_node_lines(_nodes(file), file, Path(str(group)).parts)), **lines}
     return lines
+
+
+def _nodes(file: Path) -> yaml.Node | None:
+    return compose_yaml(yaml_bytes(str(file), error=SpecError), str(file), error=SpecError)
 
 
 def _node_lines(node: yaml.Node | None, file: Path, keys: Keys = ()) -> Iterator[tuple[Keys, tuple[Path, int]]]:
@@ -445,7 +403,3 @@ def _node_lines(node: yaml.Node | None, file: Path, keys: Keys = ()) -> Iterator
         for index, value in enumerate(node.value):
             yield (*keys, str(index)), (file, value.start_mark.line + 1)
             yield from _node_lines(value, file, (*keys, str(index)))
-
-
-def _first_lines(error: Exception, count: int = 4) -> str:
-    return "\n".join(str(error).strip().splitlines()[:count])

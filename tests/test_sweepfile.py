@@ -125,7 +125,7 @@ def test_a_missing_file_names_the_nearest(folder: Path) -> None:
 
 def test_broken_yaml_names_the_line(folder: Path) -> None:
     file = write(folder, "name: demo\ndata: [\n")
-    assert "line 3" in refusal(file)
+    assert refusal(file).startswith(f"{file}:3: must be YAML")
 
 
 def test_the_schema_lists_every_family_and_format_with_its_options() -> None:

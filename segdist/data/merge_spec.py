@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
+from segdist.composition import ENVIRONMENT, filled_in, opened
 from segdist.data.convert import checked_options
 from segdist.errors import SpecError
 from segdist.registry import load
@@ -23,15 +22,13 @@ def load_data(path: str) -> DataSpec:
         SpecError: the file is not there, is no YAML, or a key in it is wrong.
     """
     file = Path(path)
-    if not file.is_file():
+    if not file.exists():
         raise SpecError(f"There is no {path}. Write a YAML file with `sources:`, one entry a folder.")
     try:
-        content = OmegaConf.to_container(OmegaConf.create(file.read_text()), resolve=True)
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise SpecError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise SpecError(f"{path} must hold keys and values, but holds {type(content).__name__}")
-    return data_spec(content.get("data", content), path)
+        content = filled_in(opened(file)[1], path)
+    except OmegaConfBaseException as error:
+        raise SpecError(f"{path} cannot be composed: {error}") from error
+    return data_spec(content.get("data", {key: v for key, v in content.items() if key != ENVIRONMENT}), path)
 
 
 def data_spec(content: Mapping[Any, Any], place: str) -> DataSpec:
