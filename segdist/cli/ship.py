@@ -1,5 +1,6 @@
 """Commands that take a model out of a sweep. What is heavy is imported by the command that needs it."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -128,12 +129,22 @@ def serve(
     model: Model,
     host: Annotated[str, typer.Option(help="Where to listen; only this machine by default.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port.")] = 8000,
-    token: Annotated[
-        str, typer.Option(envvar="SEGDIST_TOKEN", help="That requests must carry.", show_default="drawn and printed")
-    ] = "",
-    token_file: Annotated[Path | None, typer.Option(help="A file with the token.")] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file with the token that requests must carry; or set SEGDIST_TOKEN.",
+            show_default="one is drawn and printed",
+        ),
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A name by which it may be asked, beside --host; repeatable."),
+    ] = None,
     max_megabytes: Annotated[float, typer.Option(min=0.001, help="Of a request.")] = 20,
     max_megapixels: Annotated[float, typer.Option(min=0.001, help="Of an image.")] = 50,
+    max_megapixels_at_once: Annotated[
+        float, typer.Option(min=0.001, help="Of all images being looked at; others wait. Raise it where memory allows.")
+    ] = 50,
     replicas: Annotated[int, typer.Option(min=1, help="Models side by side.")] = 1,
     max_batch: Annotated[int, typer.Option(min=1, help="Most images of one prediction.")] = 8,
     storage: Storage = HOME_STORAGE,
@@ -144,10 +155,11 @@ def serve(
     with told(debug=debug):
         from segdist.pipeline.serve import address
         from segdist.pipeline.serve import serve as run
-        from segdist.serving.app import Limits
+        from segdist.serving.limits import Limits
 
-        where = address(host, port, token=token, token_file=token_file)
-        limits = Limits(int(max_megabytes * 1e6), int(max_megapixels * 1e6))
+        token = os.environ.pop("SEGDIST_TOKEN", "")  # nobody whom we start is told
+        where = address(host, port, token=token, token_file=token_file, names=allowed_host or ())
+        limits = Limits(int(max_megabytes * 1e6), int(max_megapixels * 1e6), int(max_megapixels_at_once * 1e6))
         run(model, where, limits=limits, replicas=replicas, max_batch=max_batch, storage=storage, tracking=tracking)
 
 

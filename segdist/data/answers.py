@@ -1,9 +1,9 @@
 """Prompts in and instances out as JSON: what a served and a packed model have in common."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import FailFast, Field, ValidationError
 
 from segdist.data.coco.export import annotation
 from segdist.errors import DataError
@@ -12,18 +12,27 @@ from segdist.spec import Strict
 
 MOST_PROMPTS = 1000
 """Objects that one image may be asked for."""
+MOST_POINTS = 100
+"""Points that show one object."""
+MOST_CHARACTERS = 500_000
+"""Of a prompt: a thousand boxes written with all digits are a fifth of it."""
+
+_T = TypeVar("_T")
+Objects = Annotated[tuple[_T, ...], Field(max_length=MOST_PROMPTS), FailFast()]
+"""One of each for every object; the first that is wrong ends it, or each of a hundred thousand would have its error."""
+Points = Annotated[tuple[_T, ...], Field(max_length=MOST_POINTS), FailFast()]
 
 
 class PromptRequest(Strict):
     """What a user may tell a model about an image, in pixels of the image."""
 
-    boxes_xyxy: tuple[tuple[float, float, float, float], ...] = Field(default=(), max_length=MOST_PROMPTS)
+    boxes_xyxy: Objects[tuple[float, float, float, float]] = ()
     """A box (x1, y1, x2, y2) for each object."""
-    points_xy: tuple[tuple[tuple[float, float], ...], ...] = Field(default=(), max_length=MOST_PROMPTS)
+    points_xy: Objects[Points[tuple[float, float]]] = ()
     """For each object, the points (x, y) that show it."""
-    point_is_object: tuple[tuple[bool, ...], ...] = Field(default=(), max_length=MOST_PROMPTS)
+    point_is_object: Objects[Points[bool]] = ()
     """For each point, true where it lies on the object; left out: all do."""
-    labels: tuple[str, ...] = Field(default=(), max_length=MOST_PROMPTS)
+    labels: Objects[str] = ()
     """The class of each object; left out: the model's first."""
     text: str = Field(default="", max_length=1000)
     """What to look for."""
@@ -47,6 +56,8 @@ def read_prompt(text: str, *, size_hw: tuple[int, int], classes: Sequence[str], 
     Raises:
         DataError: it is no such JSON, or the image or the model cannot be asked that.
     """
+    if len(text) > MOST_CHARACTERS:
+        raise DataError(f"A prompt may have {MOST_CHARACTERS:,} characters at most, but this one has {len(text):,}.")
     try:
         asked = PromptRequest.model_validate_json(text or "{}")
     except ValidationError as error:

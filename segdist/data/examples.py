@@ -95,6 +95,24 @@ def restore(logits_CHW: torch.Tensor, *, size_hw: tuple[int, int], image_size: i
     return interpolate(square_1CHW[..., :height, :width], size_hw, mode="bilinear", align_corners=False)[0]
 
 
+def likeliest(
+    scores_Khw: torch.Tensor, *, size_hw: tuple[int, int], image_size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each pixel's likeliest class, as `restore` and a maximum over K would have it, and its score: `size_hw` each.
+
+    One class after the other: all of them at the size of a large image are gigabytes.
+    """
+    import torch
+
+    best_HW = restore(scores_Khw[:1], size_hw=size_hw, image_size=image_size)[0]
+    class_HW = torch.zeros_like(best_HW, dtype=torch.int16)
+    for k in range(1, len(scores_Khw)):
+        score_HW = restore(scores_Khw[k : k + 1], size_hw=size_hw, image_size=image_size)[0]
+        class_HW.masked_fill_(score_HW > best_HW, k)
+        best_HW.clamp_(min=score_HW)
+    return class_HW, best_HW
+
+
 def make_example(
     sample: Sample,
     image_bytes: bytes,

@@ -3,12 +3,12 @@
 import ipaddress
 import os
 import secrets
-import signal
-import time
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segdist.errors import BackendError, SpecError
 from segdist.pipeline.cluster import connected
@@ -16,45 +16,75 @@ from segdist.pipeline.predictor import Files, packed, unpack
 from segdist.pipeline.score import model_folder
 from segdist.plugins import ImageHWC
 from segdist.records import Instance, Prompt
-from segdist.serving.app import About, BusyError, Limits, make_app
+from segdist.serving.limits import BusyError, Limits
 from segdist.terminal import say
 
+if TYPE_CHECKING:
+    from segdist.serving.app import About
+
 APP, MODEL = "segdist", "Model"
-_MINUTES = 5
-MOST_WAITING = 256
-"""Requests that may wait for the model; more are told to come again."""
+_LONGEST_TOKEN = 4_000
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where it listens, and the token that requests must carry."""
+    """Where it listens, and the token that requests must carry.
+
+    Attributes:
+        host: a name or an address of this machine.
+        port: the port.
+        token: never printed but where `is_drawn`.
+        is_drawn: whether the token was drawn here, so that nobody knows it who is not told.
+        names: under which it may be asked, beside `host`.
+    """
 
     host: str
     port: int
-    token: str
+    token: str = field(repr=False)
+    is_drawn: bool = False
+    names: tuple[str, ...] = ()
+
+    @property
+    def root(self) -> str:
+        """Under which everything is served."""
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}/"
 
     @property
     def url(self) -> str:
-        """The page, with the token behind `#`, which browsers do not send."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}/#token={self.token}"
+        """The page, with a token that was drawn behind `#`, which browsers do not send."""
+        return f"{self.root}#token={self.token}" if self.is_drawn else self.root
 
 
-def address(host: str, port: int, *, token: str, token_file: Path | None) -> Address:
+def address(host: str, port: int, *, token: str, token_file: Path | None, names: Collection[str] = ()) -> Address:
     """Where to listen; without a token one is drawn.
 
     Raises:
-        SpecError: the token file is not there or empty, or the token is too short to keep anybody out.
+        SpecError: the token file is not there or holds none, or the token is too short to keep anybody out.
     """
     if token_file is not None:
-        if not token_file.is_file():
-            raise SpecError(f"`--token-file` must be a file with a token, but there is no {token_file}.")
-        token = token_file.read_text("utf-8").strip()
-    if (token or token_file) and len(token) < 16:
-        raise SpecError(f"A token must have 16 characters or more, but this one has {len(token)}.")
+        token = _token_in(token_file)
+    if (token or token_file) and not 16 <= len(token) <= _LONGEST_TOKEN:
+        raise SpecError(
+            f"A token must have 16 characters or more, {_LONGEST_TOKEN:,} at most, but this has {len(token):,}."
+        )
+    if not token.isprintable():
+        raise SpecError("A token must be one line that can be printed, as it stands in a header of requests.")
     if not token and not _is_loopback(host):
         raise SpecError(f"To listen on {host}, where others can reach it, set SEGDIST_TOKEN or name a --token-file.")
-    return Address(host, port, token or secrets.token_urlsafe(24))
+    return Address(host, port, token or secrets.token_urlsafe(24), is_drawn=not token, names=tuple(names))
+
+
+def _token_in(file: Path) -> str:
+    if not file.is_file():
+        raise SpecError(f"`--token-file` must be a file with a token, but there is no {file}.")
+    if file.stat().st_mode & 0o077:
+        say(f"warning   others can read {file} and the token in it (chmod 600 helps)")
+    with file.open("rb") as opened:
+        content = opened.read(4 * _LONGEST_TOKEN)
+    try:
+        return content.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise SpecError(f"A token must be text in UTF-8, but {file} holds something else.") from error
 
 
 def serve(
@@ -80,48 +110,34 @@ def serve(
 
     Raises:
         SpecError: Ray Serve is not installed.
-        BackendError: the port is taken, or the model does not start.
+        BackendError: the address is taken or not this machine's, or the model does not start.
     """
-    with model_folder(model, storage, tracking) as folder:
-        files, about = packed(folder), _about(model, folder)
     try:
         from ray import serve as ray_serve
+
+        from segdist.serving.app import make_app
+        from segdist.serving.server import Server, bound
     except ModuleNotFoundError as error:
         raise SpecError(f"Serving needs `{error.name}`. Install it: pip install 'segdist[serve]'") from error
     # Ray gives workers the lowest priority but four; whoever waits for an answer must not wait for everything else.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    with connected() as ray:
-        signal.signal(signal.SIGTERM, _interrupt)  # after Ray's start, which sets handlers of its own
-        try:
-            _start(ray_serve, where)
-            application = _application(ray, ray_serve, files, about, where, limits, replicas, max_batch)
-            ray_serve.run(application, name=APP, route_prefix="/")
-        except Exception as error:  # Ray raises anything here, bare Exception included
-            raise BackendError(f"{model} cannot be served at {where.host}:{where.port}: {error}") from error
-        say(f"serving   {where.url}", reveal=where.token)
-        say(f"docs      http://{where.host}:{where.port}/docs")
-        try:
-            while True:
-                time.sleep(3600)
-        except KeyboardInterrupt:
-            say("stopped")
-        finally:
-            ray_serve.shutdown()
-
-
-def _start(ray_serve: Any, where: Address) -> None:
-    """Begin to listen; Ray waits a minute for its proxy, which a busy machine may need more of."""
-    for patience in reversed(range(_MINUTES)):
-        try:
-            ray_serve.start(http_options={"host": where.host, "port": where.port})
-            return
-        except TimeoutError:
-            if not patience:
-                raise
-
-
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
+    with bound(where.host, where.port) as listening:
+        with model_folder(model, storage, tracking) as folder:
+            files, about = packed(folder), _about(model, folder)
+        with connected() as ray:
+            try:
+                handle = _start(ray, ray_serve, files, replicas, max_batch, limits.max_waiting)
+            except Exception as error:  # Ray raises anything here, bare Exception included
+                raise BackendError(f"{model} cannot be served: {error}") from error
+            names = (where.host, *where.names)
+            app = make_app(AskRay(handle), about, token=where.token, hosts=names, limits=limits)
+            ready = f"serving   {where.url}\ndocs      {where.root}docs"
+            tell = partial(say, reveal=where.token if where.is_drawn else "")
+            try:
+                Server(app, limits=limits, say=tell, ready=ready).run(sockets=[listening])
+            finally:
+                ray_serve.shutdown()
+    say("stopped")
 
 
 class Model:
@@ -150,53 +166,41 @@ class Model:
 
 
 class AskRay:
-    """Asks the deployment that holds the model; made anew in the process that answers requests."""
+    """Asks the deployment that holds the model.
 
-    def __init__(self) -> None:
-        self._handle: Any = None
+    Args:
+        handle: of the deployment.
+    """
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
 
     async def __call__(self, image_HWC: ImageHWC, prompt: Prompt) -> tuple[Instance, ...]:
         """Instances of one image.
 
         Raises:
-            BusyError: too many wait.
+            BusyError: too many wait, or the model is being started again.
         """
-        from ray import serve as ray_serve
-        from ray.serve.exceptions import BackPressureError
+        from ray.exceptions import RayActorError
+        from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-        if self._handle is None:
-            self._handle = ray_serve.get_deployment_handle(MODEL, APP)
         try:
             found: tuple[Instance, ...] = await self._handle.find_one.remote((image_HWC, prompt))
-        except BackPressureError as error:
+        except (BackPressureError, DeploymentUnavailableError, RayActorError) as error:
             raise BusyError from error
         return found
 
 
-def _application(
-    ray: Any,
-    ray_serve: Any,
-    files: Files,
-    about: About,
-    where: Address,
-    limits: Limits,
-    replicas: int,
-    max_batch: int,
-) -> Any:
-    """Two deployments: one answers requests and stays responsive, the other computes."""
+def _start(ray: Any, ray_serve: Any, files: Files, replicas: int, max_batch: int, max_waiting: int) -> Any:
+    """The model as a deployment.
+
+    Only Python asks it: Ray's own HTTP server holds bodies of any size and number, and waits for slow ones for ever.
+    """
 
     class Batching(Model):
         @ray_serve.batch(max_batch_size=max_batch, batch_wait_timeout_s=0.01)
         async def find_one(self, asked: list[tuple[ImageHWC, Prompt]]) -> list[tuple[Instance, ...]]:
             return self.find([image for image, _ in asked], [prompt for _, prompt in asked])
-
-    def build() -> Any:
-        return make_app(AskRay(), about, token=where.token, limits=limits)
-
-    @ray_serve.ingress(build)
-    class Gate:
-        def __init__(self, model: Any) -> None:
-            self._model = model
 
     has_gpu = ray.cluster_resources().get("GPU", 0) > 0
     model = ray_serve.deployment(
@@ -204,17 +208,16 @@ def _application(
         name=MODEL,
         num_replicas=replicas,
         max_ongoing_requests=2 * max_batch,
-        max_queued_requests=MOST_WAITING,
+        max_queued_requests=max_waiting,
         ray_actor_options={"num_cpus": 0.5, "num_gpus": 1 / replicas if has_gpu else 0},
     )
-    gate = ray_serve.deployment(
-        Gate, name="Gate", max_ongoing_requests=MOST_WAITING, ray_actor_options={"num_cpus": 0.1}
-    )
-    return gate.bind(model.bind(files))
+    ray_serve.start(proxy_location="Disabled")
+    return ray_serve.run(model.bind(files), name=APP, route_prefix=None)
 
 
-def _about(model: str, folder: Path) -> About:
+def _about(model: str, folder: Path) -> "About":
     from segdist.engine import checkpoint
+    from segdist.serving.app import About
 
     description = checkpoint.describe(folder)
     declared = checkpoint.declaration(description.model.family)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from segdist import masks
 from segdist.augment import augmentations
-from segdist.data.examples import decode_image, letterbox, make_example, pad, restore, scaled_size
+from segdist.data.examples import decode_image, letterbox, likeliest, make_example, pad, restore, scaled_size
 from segdist.errors import DataError
 from segdist.plugins import Example
 from segdist.records import Instance, Sample
@@ -154,3 +154,16 @@ def test_augmentations_are_applied_in_the_order_named_and_repeat_with_the_seed()
     ]
     np.testing.assert_array_equal(made[0].image_HWC, made[1].image_HWC)
     np.testing.assert_array_equal(made[0].masks_NHW, made[1].masks_NHW)
+
+
+@pytest.mark.parametrize("size_hw", [(37, 50), (64, 20), (5, 5)])
+def test_the_likeliest_class_is_that_of_all_classes_at_the_images_size_and_the_first_of_equals(
+    size_hw: tuple[int, int],
+) -> None:
+    scores_Khw = torch.rand((4, 16, 16), generator=torch.Generator().manual_seed(1))
+    scores_Khw[3] = scores_Khw[1]
+    all_KHW = restore(scores_Khw, size_hw=size_hw, image_size=32)
+    class_HW, best_HW = likeliest(scores_Khw, size_hw=size_hw, image_size=32)
+    np.testing.assert_array_equal(class_HW, all_KHW.numpy().argmax(0))
+    np.testing.assert_array_equal(best_HW, all_KHW.numpy().max(0))
+    assert set(class_HW.flatten().tolist()) == {0, 1, 2}

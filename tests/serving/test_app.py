@@ -24,7 +24,8 @@ from segdist.errors import DataError
 from segdist.panels import encode_jpeg, encode_png
 from segdist.plugins import ImageHWC
 from segdist.records import Instance, Prompt
-from segdist.serving.app import About, BusyError, Limits, make_app
+from segdist.serving.app import About, make_app
+from segdist.serving.limits import BusyError, Limits
 
 TOKEN = "a token for this test alone"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
@@ -42,9 +43,20 @@ async def brightest(image_HWC: ImageHWC, prompt: Prompt) -> tuple[Instance, ...]
     return (Instance("tree", rle, rle.box_xyxy, 0.5),) if rle.area else ()
 
 
-def client_of(ask: Any = brightest, prompts: frozenset[str] = frozenset({"none", "box"}), **limits: int) -> TestClient:
-    about = About("roofs@champion", "unet_cbam", CLASSES, prompts, 0.3, lambda _, score: score >= 0.3)
-    return TestClient(make_app(ask, about, token=TOKEN, limits=Limits(**limits)), raise_server_exceptions=False)
+def app_of(
+    ask: Any = brightest,
+    *,
+    classes: tuple[str, ...] = CLASSES,
+    prompts: frozenset[str] = frozenset({"none", "box"}),
+    **options: Any,
+) -> Any:
+    about = About("roofs@champion", "unet_cbam", classes, prompts, 0.3, lambda _, score: score >= 0.3)
+    return make_app(ask, about, token=TOKEN, **options)
+
+
+def client_of(ask: Any = brightest, prompts: frozenset[str] = frozenset({"none", "box"}), **limits: Any) -> TestClient:
+    app = app_of(ask, prompts=prompts, hosts=("roofs.example",), limits=Limits(**limits))
+    return TestClient(app, base_url="http://localhost:8000", raise_server_exceptions=False)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from segdist import masks
-from segdist.data.examples import restore
+from segdist.data.examples import likeliest
 from segdist.plugins import Example
 from segdist.records import Instance
 
@@ -45,10 +45,10 @@ def semantic(
     than a half is background, which theirs does not have.
     """
     likely_Chw = torch.einsum("qc,qhw->chw", scores_QC, masks_Qhw.sigmoid())
-    likely_CHW = restore(likely_Chw, size_hw=size_hw, image_size=image_size).clamp(max=1)
-    best_HW, class_HW = likely_CHW.max(0)
+    class_HW, best_HW = likeliest(likely_Chw, size_hw=size_hw, image_size=image_size)
     class_HW = torch.where(best_HW >= 0.5, class_HW + 1, 0)
-    return masks.instances_from_classes(class_HW.cpu().numpy(), likely_CHW.cpu().numpy(), classes=classes)
+    scores_CHW = np.broadcast_to(best_HW.clamp(max=1).cpu().numpy(), (len(classes), *size_hw))
+    return masks.instances_from_classes(class_HW.cpu().numpy(), scores_CHW, classes=classes)
 
 
 def panoptic(instances: Sequence[Instance], *, stuff: Sequence[str]) -> tuple[Instance, ...]:
