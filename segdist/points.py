@@ -44,12 +44,16 @@ class TaughtPixels:
         return torch.cat([undecided_MP, self.draw(image_M, count - kept)], dim=1)
 
     def values(self, logits_MChw: Tensor, pixels_MP: Tensor) -> Tensor:
-        """(M, C, P) logits at the centres of pixels of the padded square, bilinear."""
+        """(M, C, P) logits at the centres of pixels of the padded square, bilinear; zeros lie around the mask.
+
+        As `sample_point` of transformers and `point_sample` of detectron2, with which Mask2Former was trained: within
+        half a predicted pixel of the frame logits are drawn towards 0.
+        """
         height, width = self.size_hw
         x_MP = (pixels_MP % width + 0.5) / width
         y_MP = (pixels_MP // width + 0.5) / height
         grid_MP12 = (torch.stack([x_MP, y_MP], -1) * 2 - 1)[:, :, None].to(logits_MChw)
-        return functional.grid_sample(logits_MChw, grid_MP12, align_corners=False, padding_mode="border")[..., 0]
+        return functional.grid_sample(logits_MChw, grid_MP12, align_corners=False)[..., 0]
 
 
 def mask_losses(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -29,6 +29,12 @@ def codec_report(
     format_name: Annotated[str, typer.Option("--format", help="The format of DATA, where it does not show.")] = "",
     option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the format.")] = None,
     tiles: Annotated[int, typer.Option(min=2, help="Rows and columns of tiles, for what tiling would gain.")] = 2,
+    edges: Annotated[
+        Literal["round", "truncate"],
+        typer.Option(
+            help="How boxes become whole pixels; truncate is big_vision's evaluator's, and of published figures.",
+        ),
+    ] = "round",
     limit: Annotated[int, typer.Option(min=1, help="Images looked at, at most.")] = 1000,
     as_json: Json = False,
 ) -> None:
@@ -45,14 +51,14 @@ def codec_report(
         name = format_name or guess_format(path)
         options = key_values(option or []) | ({} if name == "synthetic" else {"path": path})
         source = SourceSpec.model_validate({"format": name, **options})
-        found = measure(_samples([source], limit=limit), opened, tiles=tiles)
+        found = measure(_samples([source], limit=limit), opened, tiles=tiles, edges=edges)
         if not found:
             raise DataError(f"{path} has no mask to measure. The codec needs masks, not boxes alone.")
         if as_json:
             content = {label: report.as_json() for label, report in found.items()}
-            say_json({"codec": codec, "tiles": tiles, "classes": content})
+            say_json({"codec": codec, "tiles": tiles, "edges": edges, "classes": content})
         else:
-            say(report_text(found, codec=codec, tiles=tiles))
+            say(report_text(found, codec=codec, tiles=tiles, edges=edges))
 
 
 @app.command()

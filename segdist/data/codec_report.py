@@ -9,6 +9,7 @@ import numpy as np
 from segdist import masks
 from segdist.metrics.matching import band_iou
 from segdist.paligemma.codec import MaskCodec
+from segdist.paligemma.locations import Edges
 from segdist.paligemma.objects import to_instances, to_objects
 from segdist.records import Instance, Rle, Sample
 
@@ -46,7 +47,9 @@ class ClassReport:
         }
 
 
-def codec_report(samples: Iterable[Sample], codec: MaskCodec, *, tiles: int) -> dict[str, ClassReport]:
+def codec_report(
+    samples: Iterable[Sample], codec: MaskCodec, *, tiles: int, edges: Edges = "round"
+) -> dict[str, ClassReport]:
     """Send every mask through location and mask tokens and back, alone.
 
     Crowds and instances without a pixel are left out.
@@ -55,31 +58,32 @@ def codec_report(samples: Iterable[Sample], codec: MaskCodec, *, tiles: int) -> 
         samples: with masks.
         codec: what encodes and decodes.
         tiles: rows and columns that images are cut into for `tiled_ious`.
+        edges: how boxes become whole pixels.
     """
     found: dict[str, ClassReport] = {}
     for sample in samples:
         for instance in sample.instances:
             if instance.mask is not None and instance.mask.area and not instance.is_crowd:
                 report = found.setdefault(instance.label, ClassReport())
-                _add(report, instance.mask, codec, tiles)
+                _add(report, instance.mask, codec, tiles, edges)
     return dict(sorted(found.items()))
 
 
-def through(mask: Rle, codec: MaskCodec) -> Rle:
+def through(mask: Rle, codec: MaskCodec, edges: Edges = "round") -> Rle:
     """What comes back of a mask: nothing where its tokens cover no pixel."""
     objects = to_objects([Instance("", mask, mask.box_xyxy)], size_hw=mask.size_hw, codec=codec)
-    (back,) = to_instances(objects, size_hw=mask.size_hw, codec=codec)
+    (back,) = to_instances(objects, size_hw=mask.size_hw, codec=codec, edges=edges)
     return back.mask if back and back.mask else masks.empty(mask.size_hw)
 
 
-def through_tiles(mask: Rle, codec: MaskCodec, tiles: int) -> Rle:
+def through_tiles(mask: Rle, codec: MaskCodec, tiles: int, edges: Edges = "round") -> Rle:
     """The same, tile by tile of the image."""
     whole_HW = masks.decode(mask)
     back_HW = np.zeros_like(whole_HW)
     for rows, columns in _grid(mask.size_hw, tiles):
         part_HW = whole_HW[rows, columns]
         if part_HW.any():
-            back_HW[rows, columns] = masks.decode(through(masks.encode(part_HW), codec))
+            back_HW[rows, columns] = masks.decode(through(masks.encode(part_HW), codec, edges))
     return masks.encode(back_HW)
 
 
@@ -89,11 +93,12 @@ def boundary_iou(a: Rle, b: Rle) -> float:
     return band_iou(a, b, pixels=pixels) if a.area or b.area else 0.0
 
 
-def report_text(reports: Mapping[str, ClassReport], *, codec: str, tiles: int) -> str:
+def report_text(reports: Mapping[str, ClassReport], *, codec: str, tiles: int, edges: Edges = "round") -> str:
     """The figures as a table for people."""
     width = max([5, *map(len, reports)])
     head = f"{'class':{width}}  masks    IoU  P10 IoU  boundary IoU  {tiles}x{tiles} tiles  gain  lost"
-    lines = [f"round trip through the mask codec `{codec}`: location tokens and sixteen codes an object", head]
+    pasted = "" if edges == "round" else ", pasted into truncated boxes"
+    lines = [f"round trip through the mask codec `{codec}`: location tokens and sixteen codes an object{pasted}", head]
     for label, report in reports.items():
         f: dict[str, Any] = report.as_json()
         lines.append(
@@ -103,11 +108,11 @@ def report_text(reports: Mapping[str, ClassReport], *, codec: str, tiles: int) -
     return "\n".join(lines)
 
 
-def _add(report: ClassReport, mask: Rle, codec: MaskCodec, tiles: int) -> None:
-    back = through(mask, codec)
+def _add(report: ClassReport, mask: Rle, codec: MaskCodec, tiles: int, edges: Edges) -> None:
+    back = through(mask, codec, edges)
     report.ious.append(masks.iou(mask, back))
     report.boundary_ious.append(boundary_iou(mask, back))
-    report.tiled_ious.append(masks.iou(mask, through_tiles(mask, codec, tiles)))
+    report.tiled_ious.append(masks.iou(mask, through_tiles(mask, codec, tiles, edges)))
     report.lost += not back.area
 
 

@@ -15,7 +15,8 @@ Scale = Literal[1023, 1024]
 """What a share is multiplied by. 1023: big_vision, its models and transformers. 1024: many demos and exporters."""
 Edges = Literal["round", "truncate"]
 """How a side becomes whole pixels. round: as big_vision crops masks before it encodes them; it gives back every box of
-whole pixels in images of up to 1,023 pixels. truncate: as big_vision's evaluator pastes masks, up to a pixel off."""
+whole pixels in images of up to 1,023 pixels. truncate: as big_vision's evaluator pastes masks, up to a pixel off; the
+figures published for PaliGemma were measured so."""
 LAST = 1023
 SCALE: Scale = 1023
 

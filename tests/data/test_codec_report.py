@@ -4,6 +4,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from segdist.cli.paligemma import app
@@ -12,7 +13,10 @@ from segdist.data.mask_crops import squares
 from segdist.masks import decode, encode
 from segdist.paligemma.codec import MaskCodec
 from segdist.paligemma.codec_files import save_codec
+from segdist.paligemma.locations import Edges
 from segdist.records import Instance, Sample
+
+EDGES: tuple[Edges, ...] = ("round", "truncate")
 
 
 class Exact(MaskCodec):
@@ -90,3 +94,27 @@ def test_the_command_refuses_a_codec_that_is_not_there(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
     assert "vae-oid.npz cannot be read" in result.output
+
+
+def test_masks_pasted_as_big_visions_evaluator_does_lie_beside_those_that_are_rounded(tmp_path: Path) -> None:
+    mask = np.zeros((201, 151), np.bool_)
+    mask[33:95, 20:77] = True
+    found = {edges: codec_report([sample(mask)], Exact(), tiles=2, edges=edges)["crack"] for edges in EDGES}
+    assert found["round"].ious[0] > 0.99
+    assert found["round"].ious[0] > found["truncate"].ious[0] > 0.9
+    assert found["round"].tiled_ious[0] > found["truncate"].tiled_ious[0]
+
+    annotations = {
+        "images": [{"id": 1, "file_name": "1.png", "height": 201, "width": 151}],
+        "categories": [{"id": 1, "name": "crack"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [20, 33, 57, 62], "iscrowd": 0}],
+    }
+    annotations["annotations"][0]["segmentation"] = encode(mask).coco | {"counts": encode(mask).counts.decode()}
+    (tmp_path / "annotations.json").write_text(json.dumps(annotations))
+    Image.new("RGB", (151, 201)).save(tmp_path / "1.png")
+    texts = [CliRunner().invoke(app, ["codec-report", str(tmp_path), "--edges", edges]).output for edges in EDGES]
+    assert "truncated boxes" in texts[1]
+    assert texts[0].splitlines()[2] != texts[1].splitlines()[2]
+    refused = CliRunner().invoke(app, ["codec-report", str(tmp_path), "--edges", "floor"])
+    assert refused.exit_code == 2
+    assert "truncate" in refused.output

@@ -18,7 +18,7 @@ from segdist.models.paligemma.grammar import Grammar, State
 from segdist.models.paligemma.network import PaliGemma, build
 from segdist.models.paligemma.tiles import joined, tiles_of
 from segdist.models.paligemma.vocabulary import Vocabulary, small_tokenizer
-from segdist.paligemma.answers import parse
+from segdist.paligemma.answers import Answer, TokenObject, parse
 from segdist.plugins import Objective
 from segdist.records import Instance, Prompt
 from segdist.spec import AdapterSpec
@@ -250,6 +250,16 @@ def test_a_thin_object_over_several_tiles_is_taught_in_each_and_found_as_one() -
     assert found.mask is not None
     assert iou(found.mask, encode(truth)) > 0.8
     assert found.score == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(("edges", "corner"), [("round", (45, 46)), ("truncate", (44, 45))])
+def test_the_corner_of_a_box_is_rounded_or_truncated_as_asked(edges: str, corner: tuple[int, int]) -> None:
+    network = made(edges=edges)
+    size_hw = (64, 64)
+    one = TokenObject("disc", (730, 715, 1000, 1001), None)  # y1 = 45.67, x1 = 44.73
+    written = Written(0, "disc", "", Answer((one,), ()), (0.9,))
+    (found,) = network._found([written], size_hw)
+    assert tuple(int(v) for v in found.box_xyxy[:2]) == corner
 
 
 def test_tiles_of_an_image_cover_it_once_and_those_in_the_padding_are_left_out() -> None:

@@ -10,7 +10,7 @@ from segdist.data.codes import finding
 from segdist.data.listing import FolderFormat, Listing, Report, source_stem, upright_size_hw
 from segdist.formats.paligemma.lines import Row, located, rows, split_in
 from segdist.paligemma.answers import Failure, TokenObject, Unread, parse
-from segdist.paligemma.locations import Scale, decode_box
+from segdist.paligemma.locations import Edges, Scale, decode_box
 from segdist.records import Instance, Sample, Severity
 from segdist.spec import Strict
 
@@ -29,6 +29,8 @@ class Options(Strict):
     """Folder that the images' paths begin in; empty means the folder of the .jsonl file."""
     loc_scale: Literal[1023, 1024] = 1023
     """What shares of the image's size were multiplied with. 1023: big_vision and transformers. 1024: many demos."""
+    edges: Edges = "round"
+    """How boxes of masks in `<seg>` tokens become whole pixels: round, or truncate as big_vision's evaluator does."""
     codec: str = ""
     """What decodes masks in `<seg>` tokens: a path or URI of vae-oid.npz or of your own, or `shipped`. Empty decodes
     those that segdist wrote with its shipped codec, and reads all others as their boxes."""
@@ -97,7 +99,7 @@ class _Objects:
             )
             self._find("masks-read-as-boxes", Severity.WARNING, message, "")
         for one, place in found.items():
-            instance = _instance(one, codecs.get(place, ""), size_hw, self._options.loc_scale)
+            instance = _instance(one, codecs.get(place, ""), size_hw, self._options)
             if instance is None:
                 message = f"`{one!s:.60}` covers no pixel of the image"
                 self._find("mask-empty", Severity.SKIPPED, message, place)
@@ -142,13 +144,14 @@ class _Objects:
         self._report(finding(code, message, file=self._file, image=self._image_id, annotation=place, severity=severity))
 
 
-def _instance(one: TokenObject, codec: str, size_hw: tuple[int, int], scale: Scale) -> Instance | None:
+def _instance(one: TokenObject, codec: str, size_hw: tuple[int, int], options: Options) -> Instance | None:
     """An object in pixels: with its mask where a codec is known; None where that has no pixel."""
+    scale: Scale = options.loc_scale
     box_xyxy = decode_box(one.bins, size_hw=size_hw, scale=scale)
     if one.codes is None or not codec:
         return Instance(one.label, None, box_xyxy)
     from segdist.paligemma.codec_files import open_codec
     from segdist.paligemma.objects import to_instances
 
-    (found,) = to_instances([one], size_hw=size_hw, codec=open_codec(codec), scale=scale)
+    (found,) = to_instances([one], size_hw=size_hw, codec=open_codec(codec), scale=scale, edges=options.edges)
     return found

@@ -9,6 +9,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from segdist import storage
 from segdist.errors import WeightsError
+from segdist.paligemma.locations import Edges
 from segdist.paligemma.prompts import LABEL
 from segdist.plugins import Family, ModelOptions
 from segdist.weights import RANDOM, Published
@@ -50,6 +51,10 @@ class Options(ModelOptions):
     codec: str = SHIPPED
     """What turns masks into tokens and back. shipped: ours, for networks that learn from it. For published weights,
     the path or URI of Google's vae-oid.npz: they were taught with it."""
+    edges: Edges = "round"
+    """How the sides of an answer's boxes become whole pixels, into which masks are pasted. round: gives back what was
+    taught. truncate: up to a pixel off, as in big_vision's evaluator: to compare with the figures published for
+    PaliGemma, which were measured so."""
     prompt: str = "segment {label}"
     """The question about a class; `{label}` is its name or a synonym."""
     synonyms: dict[str, tuple[str, ...]] = {}

@@ -188,6 +188,7 @@ class PaliGemma(nn.Module):
                 size_hw=tile.size_hw,
                 frame_hw=tile.frame_hw,
                 codec=self._codec[0],
+                edges=self.options.edges,
                 scores=written.scores,
             )
             found += [(written.tile, tile.place(i, size_hw)) for i in instances if i is not None]
