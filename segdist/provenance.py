@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from segdist.redaction import redact
+
 _LIBRARIES = (
     "segdist", "torch", "torchvision", "transformers", "peft", "segment-anything", "ray", "mlflow", "optuna",
     "numpy", "pyarrow", "pycocotools", "opencv-python-headless", "pillow", "pydantic", "hydra-core",
@@ -54,8 +56,8 @@ def environment(folder: Path) -> Environment:
 
 
 def command_line() -> str:
-    """The command as typed, without the folder of the program."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command as typed, without the folder of the program and without secrets."""
+    return redact(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))
 
 
 def _version(package: str) -> str:

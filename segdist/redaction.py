@@ -76,6 +76,12 @@ def redact_all(content: Any) -> Any:
     return _walked(content, _values())
 
 
+def redacted_value(value: Any) -> Any:
+    """What a template shows of a value: strings, escaped ones too, without secrets; pictures as they are."""
+    is_text = isinstance(value, str) and not value.startswith("data:image/")
+    return type(value)(redact(value)) if is_text else value
+
+
 def names_secret(name: str) -> bool:
     """Whether an environment variable of this name holds a secret."""
     return bool(_VARIABLE.search(name))

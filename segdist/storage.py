@@ -17,6 +17,7 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from segdist.errors import StorageError
+from segdist.redaction import holds_credentials, without_credentials
 from segdist.text import decode_text
 
 
@@ -209,6 +210,8 @@ def write_json(uri: str, content: Any) -> None:
 
 def _open(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The file system and the path in it."""
+    if not is_local(uri) and holds_credentials(uri):
+        raise StorageError(f"A URI must not hold credentials, but got {uri}. {without_credentials(uri)}")
     options: dict[str, Any] = {}
     if uri.startswith("s3://"):
         # Other nodes write too: a cached listing would hide their files.

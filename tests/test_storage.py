@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +102,28 @@ def test_json_that_is_damaged_is_named(tmp_path: Path) -> None:
     (tmp_path / "m.json").write_text("{")
     with pytest.raises(StorageError, match=r"m\.json must be JSON"):
         storage.read_json(str(tmp_path / "m.json"))
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["s3://KEY:pa55/word@bucket/x", "s3://bucket/x?access_key=KEY&secret_key=pa55/word", "https://me:pa55/word@h/x"],
+)
+def test_a_uri_with_credentials_is_refused_with_the_right_way(uri: str) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: storage.exists(uri),
+        lambda: storage.read_bytes(uri),
+        lambda: storage.write_atomic(uri, b""),
+        lambda: storage.find(uri),
+        lambda: storage.arrow_filesystem(uri),
+        lambda: storage.check_writable(uri),
+    ]
+    for call in calls:
+        with pytest.raises(StorageError, match=r"must not hold credentials.*in the environment") as caught:
+            call()
+        assert "pa55" not in str(caught.value)
+
+
+def test_a_local_path_may_look_like_anything(tmp_path: Path) -> None:
+    place = str(tmp_path / "me:pa55@host" / "token=abcdefgh")
+    storage.write_atomic(place, b"x")
+    assert storage.read_bytes(place) == b"x"

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
+from segdist.bounded_yaml import load_yaml
 from segdist.errors import SegdistError, SpecError
 from segdist.terminal import say
 
@@ -66,8 +66,5 @@ def key_values(texts: list[str]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not equals:
             raise SpecError(f"An option must be written KEY=VALUE, but is `{text}`.")
-        try:
-            found[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise SpecError(f"The value of `{key}` must be YAML, but is `{value}`. Quote it.") from error
+        found[key] = load_yaml(value, f"The value of `{key}`", error=SpecError)
     return found

@@ -23,6 +23,7 @@ from segdist.data.validate import check_image
 from segdist.errors import DataError, SpecError, StorageError, did_you_mean
 from segdist.plugins import DatasetFormat, DatasetWriter
 from segdist.records import Finding, Sample, Severity
+from segdist.redaction import redact_all
 
 MOST_ERRORS = 1000
 
@@ -102,7 +103,7 @@ def convert(
             result |= _round_trip(to, folder, written, told_losses, out)
             seconds["verify"] = round(time.monotonic() - started, 2)
         result = {"source": place, "format": name, "to": to, "out": out, **result, "seconds": seconds}
-        storage.write_json(str(folder / CONVERSION), result)
+        storage.write_json(str(folder / CONVERSION), redact_all(result))
     return result
 
 

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from segdist import storage
 from segdist.panels import ImageHWC, colour, encode_jpeg
+from segdist.redaction import redacted_value
 
 _LONGEST = 640
 """Pixels of a picture's longest side."""
@@ -97,4 +98,4 @@ def shrunk(image_HWC: ImageHWC, longest: int = _LONGEST) -> ImageHWC:
 @cache
 def _environment() -> Environment:
     folder = FileSystemLoader(Path(__file__).with_name("templates"))
-    return Environment(autoescape=True, undefined=StrictUndefined, loader=folder)
+    return Environment(autoescape=True, finalize=redacted_value, undefined=StrictUndefined, loader=folder)

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
 from pydantic import Field, ValidationError
 
-from segdist.errors import SpecError
+from segdist.bounded_yaml import load_yaml, read_yaml
+from segdist.errors import SegdistError, SpecError
 from segdist.paligemma.codec_training import CodecTraining
 from segdist.spec import SourceSpec, Strict
 
@@ -35,18 +35,22 @@ def load_recipe(file: Path, overrides: Sequence[str] = ()) -> CodecRecipe:
         SpecError: there is no such file, it is no YAML, or a key or value is wrong.
     """
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+        content = read_yaml(str(file), error=SpecError)
+    except SegdistError as error:
         raise SpecError(f"The recipe {file} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise SpecError(f"The recipe {file} must hold keys and values, but holds {type(content).__name__}.")
     for override in overrides:
-        key, _, value = override.partition("=")
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise SpecError(f"An override must read `key=value`, but got `{override}`.")
         *parents, leaf = key.split(".")
         node = content
         for name in parents:
             node = node.setdefault(name, {})
-        node[leaf] = yaml.safe_load(value)
+            if not isinstance(node, dict):
+                raise SpecError(f"`{key}` is no key: `{name}` holds a single value.")
+        node[leaf] = load_yaml(value, key, error=SpecError)
     try:
         return CodecRecipe.model_validate(content)
     except ValidationError as error:

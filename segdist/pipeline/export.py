@@ -15,6 +15,7 @@ from segdist.engine.card import CARD, Origin
 from segdist.engine.checkpoint import Description
 from segdist.errors import ExportError, did_you_mean
 from segdist.pipeline.score import is_run_id, model_folder
+from segdist.redaction import redact
 from segdist.tracking import Tracker
 
 Form = Literal["safetensors", "hf", "onnx", "pyfunc"]
@@ -174,7 +175,7 @@ def _pyfunc(job: _Job) -> None:
 
 def _write_card(job: _Job, usage: str, *, notes: str = "", hub: bool = False) -> None:
     text = card.card(job.description, job.origin, form=usage, notes=notes, hub=hub)
-    (job.out / CARD).write_text(text, "utf-8")
+    (job.out / CARD).write_text(redact(text), "utf-8")
 
 
 def _preprocessing(job: _Job) -> dict[str, Any]:

@@ -6,10 +6,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import yaml
-
+from segdist.bounded_yaml import read_yaml
 from segdist.data.sources import read_place
-from segdist.errors import DataError, did_you_mean
+from segdist.errors import DataError, SpecError, did_you_mean
 from segdist.pipeline.ingest import ingest
 from segdist.plugins import DatasetFormat
 from segdist.records import Sample
@@ -216,5 +215,5 @@ def _is_sweep(place: str) -> bool:
     """Whether a YAML file is a sweep; data sets have YAML files of their own."""
     if not place.endswith((".yaml", ".yml")) or not Path(place).is_file():
         return False
-    content = yaml.safe_load(Path(place).read_text("utf-8"))
+    content = read_yaml(place, error=SpecError)
     return isinstance(content, dict) and {"data", "name"} <= content.keys()

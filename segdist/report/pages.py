@@ -4,6 +4,7 @@ from typing import Any
 
 import jinja2
 
+from segdist.redaction import redacted_value
 from segdist.report.leaderboard import number
 
 
@@ -17,6 +18,7 @@ def render(template: str, **values: Any) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("segdist", "report"),
         autoescape=True,
+        finalize=redacted_value,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from segdist.errors import BackendError, StorageError
+from segdist.redaction import holds_credentials, redact, without_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -76,8 +77,7 @@ class Connection:
     @property
     def shown(self) -> str:
         """The address without credentials."""
-        parts = urlsplit(self.uri)
-        return self.uri.replace(f"{parts.netloc.rpartition('@')[0]}@", "") if "@" in parts.netloc else self.uri
+        return redact(self.uri)
 
     @property
     def _file(self) -> Path | None:
@@ -95,6 +95,10 @@ class Connection:
             raise BackendError(f"{self.shown} is no usable MLflow address: {_first_line(error)} {_FIX}") from error
 
     def _check(self) -> None:
+        if holds_credentials(self.uri):
+            raise BackendError(
+                f"tracking.uri must not hold credentials, but got {self.uri}. {without_credentials(self.uri)}"
+            )
         scheme = urlsplit(self.uri).scheme
         if scheme in ("http", "https"):
             _answers(self.uri, self.shown)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from segdist.escaping import MLFLOW
+from segdist.redaction import redact, redact_all
 
 _PARAM_LENGTH = 6000  # mlflow.utils.validation.MAX_PARAM_VAL_LENGTH
 _TAG_LENGTH = 8000  # MAX_TAG_VAL_LENGTH
@@ -22,10 +23,10 @@ def name_of(key: str) -> str:
 
 
 def param_text(value: Any) -> str:
-    """A parameter as text: JSON, but strings that could be nothing else stand without quotes."""
+    """A parameter as text: JSON, but strings that could be nothing else stand without quotes; without secrets."""
     plain = isinstance(value, str) and not _is_json(value)
-    text = value if plain else json.dumps(value, default=str, ensure_ascii=False)
-    return clip(text, _PARAM_LENGTH)
+    text = value if plain else json.dumps(redact_all(value), default=str, ensure_ascii=False)
+    return clip(redact(text), _PARAM_LENGTH)
 
 
 def param_value(text: str) -> Any:
@@ -37,8 +38,8 @@ def param_value(text: str) -> Any:
 
 
 def tag_text(value: Any) -> str:
-    """A tag as text."""
-    return clip(value if isinstance(value, str) else json.dumps(value, default=str), _TAG_LENGTH)
+    """A tag as text, without secrets."""
+    return clip(redact(value if isinstance(value, str) else json.dumps(redact_all(value), default=str)), _TAG_LENGTH)
 
 
 def clip(text: str, length: int) -> str:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Self
 from segdist import provenance
 from segdist.data.shards import Manifest
 from segdist.errors import BackendError, StorageError
+from segdist.redaction import redact, redact_all
 from segdist.spec import SweepSpec
+from segdist.text import decode_text
 from segdist.tracking import drivers, names, reading, registry
 from segdist.tracking.connection import Connection
 from segdist.tracking.encoding import finite, flatten, key, param_text, tag_text
@@ -111,10 +113,10 @@ class Tracker:
             run_id, _ = self._find_or_create(client, self._experiment(client, name), same, run_name=name)
             self._describe(client, run_id, marks, params)
             self._log_inputs(client, run_id, [reading.dataset_input(name, dataset)])
-            client.log_text(run_id, spec_text, "sweep/spec.json")
+            client.log_text(run_id, redact(spec_text), "sweep/spec.json")
             client.log_dict(run_id, environment.as_dict(), "sweep/environment.json")
             if file.is_file():
-                client.log_text(run_id, file.read_text("utf-8"), "sweep/file.yaml")
+                client.log_text(run_id, redact(decode_text(file.read_bytes(), str(file))), "sweep/file.yaml")
         return run_id
 
     def close_abandoned(self) -> list[str]:
@@ -232,12 +234,12 @@ class Tracker:
     def log_json(self, run_id: str, content: Mapping[str, Any], artifact_path: str) -> None:
         """Keep JSON values as a file of the run."""
         with self._connection.client() as client:
-            client.log_dict(run_id, dict(content), artifact_path)
+            client.log_dict(run_id, redact_all(content), artifact_path)
 
     def log_text(self, run_id: str, text: str, artifact_path: str) -> None:
         """Keep a text as a file of the run."""
         with self._connection.client() as client:
-            client.log_text(run_id, text, artifact_path)
+            client.log_text(run_id, redact(text), artifact_path)
 
     def download(self, run_id: str, artifact_path: str, folder: Path) -> Path:
         """Fetch a file or folder of a run into a local folder.
@@ -413,7 +415,7 @@ class Tracker:
         """Tags are set anew, parameters once: MLflow refuses to change one, and a resumed run keeps its own."""
         from mlflow.entities import Param, RunTag
 
-        new = {key(name): param_text(value) for name, value in flatten(params).items()}
+        new = {key(name): param_text(value) for name, value in flatten(redact_all(params)).items()}
         with self._connection.exclusive():  # another driver may be describing the same run
             known = client.get_run(run_id).data.params
             missing = [Param(name, text) for name, text in new.items() if name not in known]

@@ -5,9 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
 
-import yaml
-
 from segdist import storage
+from segdist.bounded_yaml import load_yaml
 from segdist.data.class_names import ClassNames
 from segdist.data.coco.frames import BoxFrames
 from segdist.data.coco.instances import instance_of
@@ -256,8 +255,8 @@ def _licences(files: Listing) -> tuple[str, ...]:
 def _card_licences(text: str) -> list[str]:
     parts = text.split("---\n")
     try:
-        card = yaml.safe_load(parts[1]) if text.startswith("---\n") and len(parts) > 2 else {}
-    except yaml.YAMLError:
+        card = load_yaml(parts[1], "README.md") if text.startswith("---\n") and len(parts) > 2 else {}
+    except DataError:
         return []
     if not isinstance(card, dict):
         return []
