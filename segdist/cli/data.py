@@ -82,7 +82,10 @@ def validate(
             name, source = _source(path, format_name, chosen, no_images=no_images, report=told_first.append)
             found = review(source, name, open_images=not no_images, strict=strict, told_first=told_first)
         except (DataError, StorageError) as error:  # it could not even be opened: a finding too, so that --json is JSON
-            source, found = None, Review(format_name, [finding("source-unreadable", str(error), file=path)])
+            source, found = (
+                None,
+                Review(format_name, [*told_first, finding("source-unreadable", str(error), file=path)]),
+            )
         if manifest:
             storage.write_json(manifest, found.manifest().model_dump(mode="json"))
         if html:

@@ -119,6 +119,11 @@ def swap_folder(name: str, old: str, new: str) -> str | None:
     return str(PurePosixPath(*parts))
 
 
+def label_name(image: str) -> str:
+    """Where YOLO looks for an image's labels: the folder `labels` beside its `images`, or beside the image itself."""
+    return stem_of(swap_folder(image, "images", "labels") or image) + ".txt"
+
+
 def stem_of(name: str) -> str:
     """A relative path without its suffix."""
     return str(PurePosixPath(name).with_suffix(""))

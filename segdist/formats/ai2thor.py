@@ -24,6 +24,7 @@ from segdist.data.class_names import ClassNames
 from segdist.data.codes import finding
 from segdist.data.label_maps import decode_values, take_apart
 from segdist.data.listing import FolderFormat, Listing, Report, split_of, swap_folder
+from segdist.data.looks import report_unread
 from segdist.data.text_files import read_json
 from segdist.errors import DataError
 from segdist.records import Instance, Rle, Sample
@@ -90,6 +91,7 @@ class Format(FolderFormat):
             if sample := reader.sample(frame):
                 yield sample
         reader.close()
+        report_unread(files, {*files.images, *reader.tables}, report)
 
 
 class _Reader:
@@ -100,11 +102,13 @@ class _Reader:
         self._names = ClassNames(report)
         self._table = lru_cache(maxsize=8)(self._read_table)
         self._unlisted: dict[str, int] = {}
+        self.tables: set[str] = set()
 
     def sample(self, frame: str) -> Sample | None:
         uri = self._files.uri(frame)
         coloured = _beside(self._files, frame, self._options.frames, self._options.instances)
         place = self._metadata(frame)
+        self.tables.add(place)
         if not coloured or not place:
             what = f"instance frame in `{self._options.instances}`" if not coloured else "metadata with its colours"
             self._report(finding("image-unannotated", f"it has no {what}; it was left out", file=uri, image=frame))

@@ -11,14 +11,15 @@ from pydantic import Field
 
 from segdist import storage
 from segdist.data.coco.chunk import CocoChunk
-from segdist.data.coco.export import CONVERSION, Writer, recognises
+from segdist.data.coco.export import CONVERSION, Writer
 from segdist.data.coco.frames import check_frames
 from segdist.data.coco.index import CocoIndex, ImageEntry, open_index
 from segdist.data.coco.instances import Categories
 from segdist.data.codes import finding
 from segdist.data.foreign_paths import KnownFiles, Match
 from segdist.data.image_formats import IMAGE_SUFFIXES
-from segdist.data.listing import SPLITS, source_stem, split_of
+from segdist.data.listing import SPLITS, Listing, source_stem, split_of
+from segdist.data.looks import looks_of, report_unread
 from segdist.errors import DataError
 from segdist.records import Finding, Sample, Severity
 from segdist.spec import Split, Strict, digest
@@ -87,7 +88,7 @@ class Format:
     def chunks(self, report: Report) -> Iterator[CocoChunk]:
         """The same in pieces that any process can read; what concerns files and images is reported here."""
         parts = self._parts()
-        self._note_unread(parts, report)
+        told = {part.uri for part in parts} | self._note_unread(parts, report)
         indices = {part: open_index(part.uri, report) for part in parts}
         self._indices = indices  # a local copy of a file lives as long as its index, and chunks are read later
         categories = Categories({p.uri: _classes_of(index) for p, index in indices.items()}, report)
@@ -97,6 +98,9 @@ class Format:
                 _report_empty_split(part, report)
             check_frames(index, report)
             yield from _Reader(part, index, categories.names(part.uri), self._files(part), report).chunks()
+        if not self.options.path.lower().endswith(".json"):
+            files = Listing(self.options.path)
+            report_unread(files, [name for name in files if files.uri(name) in told], report)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_indices": {}}
@@ -115,7 +119,8 @@ class Format:
             raise DataError(f"There is no {path}. `path` must name a COCO JSON file or a folder that holds one.")
         if [entry.uri for entry in storage.find(path)] == [path]:
             return [_Part(path, path.rpartition("/")[0] or ".", "")]
-        parts = self._roboflow_parts() or _named_parts(path, self._json_files(), self.options.splits)
+        files = self._json_files()
+        parts = self._roboflow_parts() or _named_parts(path, self._like_coco(files) or files, self.options.splits)
         if not parts:
             raise DataError(
                 f"{path} holds no COCO annotations: no JSON file in it, and no train, valid or test folder with "
@@ -128,6 +133,12 @@ class Format:
         found = (e.uri for e in storage.find(self.options.path))
         return sorted(u for u in found if u.lower().endswith(".json") and not _is_hidden(u) and _name(u) != CONVERSION)
 
+    def _like_coco(self, uris: list[str]) -> list[str]:
+        """Those that hold what COCO files hold; JSON of many kinds may lie beside."""
+        files = Listing(self.options.path)
+        like = {files.uri(name) for name in looks_of(files).like("coco", ".json")}
+        return [uri for uri in uris if uri in like]
+
     def _roboflow_parts(self) -> list[_Part]:
         return [
             _Part(uri, uri.rpartition("/")[0], SPLITS[folder.lower()])
@@ -136,11 +147,11 @@ class Format:
             if name == ROBOFLOW_FILE and SPLITS.get(folder.lower()) in self.options.splits
         ]
 
-    def _note_unread(self, parts: list[_Part], report: Report) -> None:
-        """Annotation files below the folder that are not read."""
-        read = {part.uri for part in parts}
+    def _note_unread(self, parts: list[_Part], report: Report) -> set[str]:
+        """Tell which files of COCO's own naming below the folder are not read; gives those."""
+        read, told = {part.uri for part in parts}, set[str]()
         if self.options.path.lower().endswith(".json"):
-            return
+            return told
         for uri in self._json_files():
             folder = PurePosixPath(uri).parts[-2]
             if uri in read:
@@ -148,8 +159,11 @@ class Format:
             if _name(uri) == ROBOFLOW_FILE and folder.lower() not in SPLITS:
                 message = f"folder `{folder}` is none of {', '.join(SPLITS)} and was not read"
                 report(finding("folder-unread", message, file=uri))
+                told.add(uri)
             elif _name(uri).startswith(_NOT_INSTANCES):
                 report(finding("file-unread", "it holds no boxes or masks of its own and was not read", file=uri))
+                told.add(uri)
+        return told
 
     def _files(self, part: _Part) -> "_ImageFiles":
         is_coco_layout = PurePosixPath(part.folder).name == "annotations"
@@ -260,7 +274,8 @@ class _Reader:
 
 def _named_parts(path: str, files: Sequence[str], splits: Sequence[str]) -> list[_Part]:
     """JSON files in the folder itself or in `annotations`, as in COCO's own layout; splits by `..._train2017`."""
-    there = [uri for uri in files if PurePosixPath(uri).parent.name in (PurePosixPath(path).name, "annotations")]
+    near = [uri for uri in files if PurePosixPath(uri).parent.name in (PurePosixPath(path).name, "annotations")]
+    there = near or files
     instances = [uri for uri in there if _name(uri).startswith("instances_")]
     chosen = instances or [uri for uri in there if not _name(uri).startswith(_NOT_INSTANCES)]
     parts = []
@@ -304,3 +319,8 @@ def _report_empty_split(part: _Part, report: Report) -> None:
     severity = Severity.ERROR if part.split == "train" else Severity.WARNING
     message = f"the split {part.split} has no annotation; check the export, or leave the split out with `splits`"
     report(finding("split-without-annotations", message, file=part.uri, severity=severity))
+
+
+def recognises(files: Listing) -> bool:
+    """Whether a folder holds a JSON file with the lists of COCO, wherever they stand in it."""
+    return bool(looks_of(files).like("coco", ".json"))

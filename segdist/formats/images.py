@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from segdist.data.listing import FolderFormat, Report, source_stem, split_of, upright_size_hw
+from segdist.data.looks import report_unread
 from segdist.errors import DataError
 from segdist.records import Sample
 from segdist.spec import Strict
@@ -31,3 +32,4 @@ class Format(FolderFormat):
             size_hw = upright_size_hw(uri, image_id=name, report=report)
             if size_hw:
                 yield Sample(name, uri, size_hw, split=split_of(name) or "", group=source_stem(name))
+        report_unread(files, (), report)

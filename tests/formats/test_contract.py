@@ -112,15 +112,58 @@ def _ai2thor(folder: Path) -> dict[str, Any]:
     return {"path": str(folder)}
 
 
+def _cvat(folder: Path) -> dict[str, Any]:
+    shape = '<polygon label="crack" points="2.0,3.0;20.0,3.0;20.0,15.0" occluded="0" z_order="0"/>'
+    images = "".join(
+        f'<image id="{n}" name="{name}" width="32" height="24">{shape * bool(n)}</image>'
+        for n, name in enumerate(_photos(folder))
+    )
+    (folder / "annotations.xml").write_text(f"<annotations><version>1.1</version>{images}</annotations>")
+    return {"path": str(folder)}
+
+
+def _label_studio(folder: Path) -> dict[str, Any]:
+    value = {"points": [[10, 10], [60, 10], [60, 60]], "polygonlabels": ["crack"]}
+    region = {"id": "a", "type": "polygonlabels", "original_width": 32, "original_height": 24, "value": value}
+    tasks = [
+        {"id": n, "data": {"image": f"/data/upload/1/0a1b2c3d-{name}"}, "annotations": [{"result": [region] * bool(n)}]}
+        for n, name in enumerate(_photos(folder))
+    ]
+    (folder / "project-1.json").write_text(json.dumps(tasks))
+    return {"path": str(folder)}
+
+
+def _via(folder: Path) -> dict[str, Any]:
+    shape = {"name": "polygon", "all_points_x": [2, 20, 20], "all_points_y": [3, 3, 15]}
+    region = {"shape_attributes": shape, "region_attributes": {"class": "crack"}}
+    content = {
+        f"{name}99": {"filename": name, "size": 99, "regions": [region] * bool(n), "file_attributes": {}}
+        for n, name in enumerate(_photos(folder))
+    }
+    (folder / "via_region_data.json").write_text(json.dumps(content))
+    return {"path": str(folder)}
+
+
+def _createml(folder: Path) -> dict[str, Any]:
+    one = {"label": "crack", "coordinates": {"x": 12, "y": 10, "width": 8, "height": 6}}
+    content = [{"image": name, "annotations": [one] * bool(n)} for n, name in enumerate(_photos(folder))]
+    (folder / "_annotations.createml.json").write_text(json.dumps(content))
+    return {"path": str(folder)}
+
+
 EXAMPLES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "ai2thor": _ai2thor,
     "coco": _coco,
+    "createml": _createml,
+    "cvat": _cvat,
     "hf_objects": _hf_objects,
     "images": _images,
+    "label_studio": _label_studio,
     "labelme": _labelme,
     "paligemma": _paligemma,
     "png_masks": _png_masks,
     "segdist": _segdist,
+    "via": _via,
     "synthetic": lambda _: {"scene": "cracks", "count": 3, "size": 48},
     "voc": _voc,
     "yolo": _yolo,
@@ -173,6 +216,20 @@ def test_reading_twice_gives_the_same_samples_and_signature(source: DatasetForma
 def test_a_reader_works_after_travelling_to_another_process(source: DatasetFormat) -> None:
     sample = next(iter(source.read(_fail)))
     assert pickle.loads(pickle.dumps(source)).image_bytes(sample) == source.image_bytes(sample)
+
+
+@pytest.mark.parametrize("name", [n for n in registry.names("formats") if n not in ("segdist", "synthetic")])
+@pytest.mark.parametrize("stranger", ["scene.geojson", "1.mat"])
+def test_files_that_look_like_other_annotations_are_named(name: str, stranger: str, tmp_path: Path) -> None:
+    options = EXAMPLES[name](tmp_path)
+    (Path(options["path"]) / stranger).write_text("{}")
+    module = registry.load("formats", name)
+    findings: list[Finding] = []
+    samples = list(module.Format(module.Options.model_validate(options)).read(findings.append))
+    assert len(samples) == 3
+    (told,) = [f for f in findings if f.file.endswith(stranger)]
+    assert told.code == "annotations-unread"
+    assert {".geojson": "GeoJSON", ".mat": "MATLAB"}[Path(stranger).suffix] in told.message
 
 
 def test_an_unknown_option_is_refused(source: DatasetFormat) -> None:

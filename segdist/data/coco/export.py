@@ -1,29 +1,17 @@
 """COCO JSON out, in the layout that Roboflow made common: a folder for each split with its images and one JSON file."""
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from segdist.data.listing import Listing
 from segdist.records import Finding, Instance, Sample
 from segdist.spec import Strict
 
 ANNOTATIONS = "_annotations.coco.json"
 CONVERSION = "conversion.json"
 """What a conversion lost, beside the data it made; no annotations of its own."""
-_TOP_KEY = re.compile(r'^\s*\{\s*"(images|annotations|categories|info|licenses)"\s*:\s*[\[{]')
 _FOLDERS = {"train": "train", "val": "valid", "test": "test", "": ""}
-
-
-def recognises(files: Listing) -> bool:
-    """Whether a folder holds a JSON file that begins like COCO's."""
-    return any(
-        name.endswith(ANNOTATIONS) or _TOP_KEY.search(files.head(name))
-        for name in files.with_suffix(".json")
-        if name != CONVERSION
-    )
 
 
 class Writer:

@@ -7,6 +7,7 @@ parser such as ijson makes Python objects of every number on the way: 15 s inste
 
 import mmap
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -48,10 +49,38 @@ def list_spans(path: Path | str) -> dict[str, Spans]:
             return _Scan(content).lists()
 
 
+@dataclass(frozen=True)
+class Outline:
+    """What a JSON text holds at its top, as far as it goes.
+
+    Attributes:
+        is_list: whether the outermost value is a list.
+        keys: the lists and objects that are values of the outermost object, by key: `[` or `{`; in order.
+        first: the first object below: an element of the outermost list, or a value of the outermost object.
+        is_whole: whether brackets match up to the end.
+    """
+
+    is_list: bool
+    keys: dict[str, str]
+    first: bytes
+    is_whole: bool
+
+
+def outline(content: "bytes | mmap.mmap") -> Outline:
+    """Look at a whole JSON text without parsing it."""
+    scan = _Top(content)
+    try:
+        is_whole = scan.is_object_or_list() and scan.read_through()
+    except NotJson:
+        is_whole = False
+    first = bytes(content[slice(*scan.first)]) if scan.first else b""
+    return Outline(scan.is_list, scan.keys, first, is_whole)
+
+
 class _Scan:
     """One pass over a file."""
 
-    def __init__(self, content: mmap.mmap) -> None:
+    def __init__(self, content: "bytes | mmap.mmap") -> None:
         self._content = content
         self._depth = 0
         self._in_string = False
@@ -83,7 +112,9 @@ class _Scan:
             del text  # a view keeps the file from being closed
             outside = self._outside(marks, kinds)
             yield np.stack([marks[outside] + begin, kinds[outside]])
-            if hasattr(content, "madvise"):  # read pages are not needed again: they would count as this process's
+            if isinstance(content, mmap.mmap) and hasattr(
+                content, "madvise"
+            ):  # read pages are not needed again: they would count as this process's
                 page = begin // mmap.PAGESIZE * mmap.PAGESIZE
                 content.madvise(mmap.MADV_DONTNEED, page, end // mmap.PAGESIZE * mmap.PAGESIZE - page or mmap.PAGESIZE)
             begin = end
@@ -131,6 +162,7 @@ class _Scan:
             self._start = int(ends[-1])
 
     def _border(self, position: int, kind: str) -> None:
+        """What begins or ends here directly below the outermost value."""
         if kind == "[":
             self._key, self._start = self._key_before(position), position + 1
             self._found.setdefault(self._key, [np.zeros((0, 2), np.int64)])
@@ -145,3 +177,35 @@ class _Scan:
         """The key whose value begins here."""
         before = self._content[max(position - 200, 0) : position].rstrip().removesuffix(b":").rstrip()
         return before.removesuffix(b'"').rpartition(b'"')[2].decode("utf-8", "replace")
+
+
+class _Top(_Scan):
+    """One pass over a file that takes down what lies directly below the outermost value, and no more."""
+
+    def __init__(self, content: "bytes | mmap.mmap") -> None:
+        super().__init__(content)
+        self.keys: dict[str, str] = {}
+        self.first: tuple[int, int] | None = None
+        self._begin = len(_BOM) if content[:3] == _BOM else 0
+        self._opened = -1
+        head = content[self._begin : self._begin + 200].lstrip()[:1]
+        self.is_list, self._is_object = head == b"[", head == b"{"
+
+    def is_object_or_list(self) -> bool:
+        return self.is_list or self._is_object
+
+    def read_through(self) -> bool:
+        for marks in self._windows(self._begin):
+            self._read(marks)
+        return not self._depth and not self._in_string
+
+    def _border(self, position: int, kind: str) -> None:
+        if kind in "[{" and self._is_object:
+            self.keys.setdefault(self._key_before(position), kind)
+        if kind == "{" and not self.first and self._opened < 0:
+            self._opened = position
+        elif kind == "}" and not self.first and self._opened >= 0:
+            self.first = (self._opened, position + 1)
+
+    def _take(self, ends: NDArray[np.int64]) -> None:
+        """Elements of lists are not looked at."""

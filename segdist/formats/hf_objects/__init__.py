@@ -16,10 +16,11 @@ __all__ = ["Format", "Options", "Writer", "recognises"]
 
 def recognises(files: Listing) -> bool:
     """Whether there is a table with the columns `image` and `objects`."""
-    tables = files.with_suffix(".parquet", ".arrow")
-    if MANIFEST in files or not tables:
-        return False
+    return MANIFEST not in files and any(_has_columns(files.uri(n)) for n in files.with_suffix(".parquet", ".arrow"))
+
+
+def _has_columns(uri: str) -> bool:
     try:
-        return {"image", "objects"} <= set(TableRows().schema(files.uri(tables[0])).names)
+        return {"image", "objects"} <= set(TableRows().schema(uri).names)
     except DataError:
         return False

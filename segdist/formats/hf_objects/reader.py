@@ -22,6 +22,7 @@ from segdist.data.listing import (
     split_of,
     upright_size_hw,
 )
+from segdist.data.looks import report_unread
 from segdist.data.table_rows import MARK, TableRows
 from segdist.errors import DataError
 from segdist.formats.hf_objects.columns import Malformed, annotations, class_names
@@ -73,6 +74,7 @@ class Format(FolderFormat):
         for table in tables:
             yield from _Table(self, files, table, names, missing, ids, report).samples()
         missing.close()
+        report_unread(files, (), report)
 
     def licences(self) -> tuple[str, ...]:
         """The licences that the data set's card or info states; known once it has been read."""

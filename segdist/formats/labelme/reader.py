@@ -2,19 +2,18 @@
 
 import base64
 import binascii
-import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import PurePosixPath
-from typing import Any, ClassVar, Literal
-
-from pydantic import Field
+from typing import Any, ClassVar
 
 from segdist import storage
 from segdist.bounded_json import parse_json
 from segdist.data.class_names import ClassNames
 from segdist.data.codes import finding
 from segdist.data.collected import Collected, MissingMasks
-from segdist.data.geometry import Problem
+from segdist.data.drawn.listed import Shape, gather
+from segdist.data.drawn.shapes import ShapeOptions
 from segdist.data.images import header_of
 from segdist.data.listing import (
     FolderFormat,
@@ -25,27 +24,23 @@ from segdist.data.listing import (
     stem_of,
     upright_size_hw,
 )
+from segdist.data.looks import looks_of, report_unread
 from segdist.data.text_files import read_json
 from segdist.errors import DataError
-from segdist.formats.labelme.shapes import Part, joined, part_of
-from segdist.records import Instance, Sample, Severity
+from segdist.formats.labelme.shapes import part_of
+from segdist.records import Instance, Sample
 from segdist.spec import Strict
 from segdist.text import guess_text
 
-SHAPES = re.compile(r'"shapes"\s*:\s*\[')
 _BACKGROUND = ("__ignore__", "_background_")
 """Labels that LabelMe's own converters leave out."""
 
 
-class Options(Strict):
+class Options(ShapeOptions):
     """Where the JSON files are and what their shapes mean."""
 
     path: str
     """A folder with JSON files and images at any depth; folders called train, valid and test are splits."""
-    rectangles: Literal["boxes", "masks"] = "boxes"
-    """boxes: a rectangle is a box whose mask is not known. masks: it is filled."""
-    line_width: float = Field(default=0.0, ge=0)
-    """Pixels that lines and line strips are wide; 0 leaves them out, because a line covers no area."""
 
 
 class Format(FolderFormat):
@@ -60,9 +55,12 @@ class Format(FolderFormat):
             DataError: there are no JSON files with shapes.
         """
         files = self.listing()
-        found = [n for n in files.with_suffix(".json") if SHAPES.search(files.head(n))]
+        looks = looks_of(files)
+        broken = [n for n in looks.like("broken JSON", ".json") if looks.is_of_image(n)]
+        found = looks.like("labelme", ".json")
         if not found:
             raise DataError(f"There are no LabelMe files below {files.root}: no JSON file with `shapes`.")
+        found = sorted([*found, *broken])
         names, missing, used = ClassNames(report), MissingMasks(report), set[str]()
         for name in found:
             if sample := _File(files, name, self.options, names, missing, report).sample(used):
@@ -72,6 +70,7 @@ class Format(FolderFormat):
             shown = ", ".join(left[:4])
             message = f"{len(left)} image(s) have no JSON file and were not read: {shown}"
             report(finding("image-unlisted", message, file=files.root))
+        report_unread(files, found, report)
 
     def image_bytes(self, sample: Sample) -> bytes:
         """The image file, or what `imageData` holds."""
@@ -150,34 +149,20 @@ class _File:
 
     def _instances(self, shapes: list[Any], image_id: str, size_hw: tuple[int, int]) -> Iterator[Instance]:
         collected = Collected(self._uri, image_id, self._report, self._missing)
-        groups: dict[tuple[str, object], list[Part]] = {}
-        for number, shape in enumerate(shapes, 1):
-            repairs: list[str] = []
-            try:
-                label = self._label(shape)
-                if label in _BACKGROUND:
-                    collected.note(
-                        "class-ignored", f"`{label}` is LabelMe's name for what is no object", f"shape {number}"
-                    )
-                    continue
-                part = part_of(shape, size_hw, self._options, repairs)
-            except Problem as problem:
-                collected.note(problem.code, problem.message, f"shape {number}", problem.severity)
-                continue
-            if repairs:
-                collected.note("annotation-repaired", "; ".join(dict.fromkeys(repairs)), f"shape {number}")
-            group = shape.get("group_id")
-            groups.setdefault((label, f"shape {number}" if group is None else f"group {group}"), []).append(part)
-        for (label, name), parts in groups.items():
-            collected.add(joined(label, parts, size_hw), str(name))
+        gather(self._shapes(shapes, collected), size_hw, collected, lambda label: self._names(label, self._uri))
         return iter(collected.instances)
 
-    def _label(self, shape: Any) -> str:
-        if not isinstance(shape, dict):
-            raise Problem("annotation-malformed", Severity.ERROR, f"a shape must be an object, but is {shape!r:.40}")
-        if not isinstance(shape.get("label"), str) or not shape["label"].strip():
-            raise Problem("category-unknown", Severity.ERROR, "a shape must have a `label`; give it one")
-        return self._names(shape["label"], self._uri)
+    def _shapes(self, shapes: list[Any], collected: Collected) -> Iterator[Shape]:
+        for number, shape in enumerate(shapes, 1):
+            name = f"shape {number}"
+            if not isinstance(shape, dict):
+                collected.note("annotation-malformed", f"a shape must be an object, but is {shape!r:.40}", name)
+                continue
+            label = shape["label"] if isinstance(shape.get("label"), str) else ""
+            if label in _BACKGROUND:
+                collected.note("class-ignored", f"`{label}` is LabelMe's name for what is no object", name)
+                continue
+            yield Shape(label, name, partial(part_of, shape, self._options), shape.get("group_id"))
 
 
 def _image_of(files: Listing, name: str, written: str) -> str:

@@ -8,6 +8,7 @@ from segdist import storage
 from segdist.data.class_names import ClassNames
 from segdist.data.codes import finding
 from segdist.data.listing import FolderFormat, Listing, Report, source_stem, upright_size_hw
+from segdist.data.looks import report_unread
 from segdist.formats.paligemma.lines import Row, located, rows, split_in
 from segdist.paligemma.answers import Failure, TokenObject, Unread, parse
 from segdist.paligemma.locations import Edges, Scale, decode_box
@@ -54,6 +55,7 @@ class Format(FolderFormat):
                 sample = self._sample(pictures, files.uri(name), name, image, lines, names, report)
                 if sample:
                     yield sample
+        report_unread(files, files.with_suffix(".jsonl"), report)
 
     def _sample(
         self,

@@ -24,8 +24,18 @@ from segdist.data.listing import (
     swap_folder,
     upright_size_hw,
 )
+from segdist.data.looks import report_unread
 from segdist.errors import DataError
-from segdist.formats.png_masks.tables import ImageTable, Key, Kind, Kinds, number_of, read_instances, read_kinds
+from segdist.formats.png_masks.tables import (
+    INSTANCES,
+    ImageTable,
+    Key,
+    Kind,
+    Kinds,
+    number_of,
+    read_instances,
+    read_kinds,
+)
 from segdist.records import Finding, Instance, Rle, Sample, Severity
 from segdist.spec import Strict
 
@@ -81,6 +91,9 @@ class Format(FolderFormat):
             sample = self._sample(files, image, tables.get(image), meaning, report)
             if sample:
                 yield sample
+        masked = {name for image in images for name in _mask_names(files, image, options)}
+        listed = {name for table in tables.values() for name in table.masks}
+        report_unread(files, {INSTANCES, *masked, *listed}, report)
 
     def _sample(
         self, files: Listing, image: str, table: ImageTable | None, meaning: "_Meaning", report: Report

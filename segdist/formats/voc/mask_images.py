@@ -41,6 +41,10 @@ class MaskImages:
         self._colours = _labelmap(files, report)
         self._classes = dict(classes) or dict(enumerate(VOC_CLASSES, 1))
 
+    def files(self) -> list[str]:
+        """Their paths."""
+        return [name for found in self._by_stem.values() for name in found.values()]
+
     def has(self, image: str) -> bool:
         """Whether an image has a mask image of either kind."""
         return any(PurePosixPath(image).stem in found for found in self._by_stem.values())

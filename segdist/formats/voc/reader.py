@@ -21,6 +21,7 @@ from segdist.data.listing import (
     stem_of,
     upright_size_hw,
 )
+from segdist.data.looks import report_unread
 from segdist.data.text_files import read_text
 from segdist.data.xml_files import NotXmlError, read_xml
 from segdist.errors import DataError
@@ -64,6 +65,7 @@ class Format(FolderFormat):
             if sample := reader.sample(image, name, content, places.split(image)):
                 yield sample
         reader.close()
+        report_unread(files, [*files.with_suffix(".xml"), *reader.mask_files()], report)
 
 
 class _Places:
@@ -171,6 +173,10 @@ class _Reader:
         for instance, number in joined:
             collected.add(instance, number)
         return Sample(image, uri, size_hw, tuple(collected.instances), split, source_stem(image))
+
+    def mask_files(self) -> list[str]:
+        """The mask images that belong to photos."""
+        return self._masks.files()
 
     def close(self) -> None:
         self._missing.close()

@@ -8,7 +8,7 @@ from typing import Any
 from segdist.bounded_yaml import load_written, yaml_bytes
 from segdist.data.codes import finding
 from segdist.data.foreign_paths import KnownFiles
-from segdist.data.listing import SPLITS, Listing, Report, split_of, stem_of, swap_folder
+from segdist.data.listing import SPLITS, Listing, Report, split_of
 from segdist.data.text_files import read_text, text_of
 from segdist.errors import DataError
 from segdist.records import Severity
@@ -57,11 +57,6 @@ def find_layout(files: Listing, names: tuple[str, ...], report: Report) -> Layou
     file = files.uri(places[0]) if places else files.root
     images = _from_yaml(files, places[0], content, report) if any(content.get(k) for k in _KEYS) else {}
     return Layout(file, found, images or {name: split_of(name) or "" for name in files.images})
-
-
-def label_name(image: str) -> str:
-    """Where an image's labels lie: the folder `labels` beside its `images`, or beside the image itself."""
-    return stem_of(swap_folder(image, "images", "labels") or image) + ".txt"
 
 
 def _content(files: Listing, name: str, report: Report) -> dict[str, Any]:

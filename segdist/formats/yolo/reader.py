@@ -9,9 +9,10 @@ from segdist.data.class_names import ClassNames
 from segdist.data.codes import finding
 from segdist.data.collected import MissingMasks
 from segdist.data.geometry import Problem, box_from_xywh, mask_from_segmentation
-from segdist.data.listing import FolderFormat, Listing, Report, source_stem, upright_size_hw
+from segdist.data.listing import FolderFormat, Listing, Report, label_name, source_stem, upright_size_hw
+from segdist.data.looks import report_unread
 from segdist.data.text_files import read_text
-from segdist.formats.yolo.layout import find_layout, label_name
+from segdist.formats.yolo.layout import find_layout
 from segdist.records import Instance, Sample, Severity
 from segdist.spec import Strict
 from segdist.text import NotTextError, lines
@@ -47,6 +48,8 @@ class Format(FolderFormat):
                 if instances is not None:
                     yield Sample(image, files.uri(image), size_hw, instances, split, source_stem(image))
         missing.close()
+        read = {label_name(image) for image in layout.images}
+        report_unread(files, {n for n in files.with_suffix(".txt") if n in read or _is_in_labels(n)}, report)
 
 
 class _Labels:
@@ -169,14 +172,14 @@ def _shape_message(count: int) -> str:
     return f"{rule}, but holds {count} numbers{hint}"
 
 
+def _is_in_labels(name: str) -> bool:
+    return "labels" in PurePosixPath(name).parts[:-1]
+
+
 def _report_lonely_labels(files: Listing, report: Report) -> None:
     """Label files whose image is not there: annotations that would be lost without a word."""
     known = {label_name(image) for image in files.images}
     for name in files.with_suffix(".txt"):
-        if (
-            "labels" in PurePosixPath(name).parts[:-1]
-            and name not in known
-            and PurePosixPath(name).name != "classes.txt"
-        ):
+        if _is_in_labels(name) and name not in known and PurePosixPath(name).name != "classes.txt":
             message = f"there is no image for the labels `{name}`; put it beside the others, or remove the file"
             report(finding("image-missing", message, file=files.uri(name), image=name))

@@ -1,0 +1,117 @@
+"""The files of CVAT, kind "CVAT for images 1.1" (docs.cvat.ai/docs/dataset_management/formats/format-cvat)."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from segdist import masks
+from segdist.data.drawn.listed import DrawnImage, Shape, Size
+from segdist.data.drawn.shapes import (
+    Part,
+    ShapeOptions,
+    drawn_line,
+    ellipse,
+    masked,
+    polygon,
+    rectangle,
+    turned,
+    unknown,
+    without_area,
+)
+from segdist.data.geometry import Point, Problem
+from segdist.records import Rle, Severity
+
+_KNOWN = "polygon, mask, box, ellipse, polyline"
+
+
+def images_of(root: Any, options: ShapeOptions, *, key: str = "") -> Iterator[DrawnImage]:
+    """The images of a file.
+
+    Args:
+        root: its root element.
+        options: what shapes mean.
+        key: name of the attribute that becomes the `key` of a shape.
+
+    Raises:
+        ValueError: it is of another kind.
+    """
+    if root.tag != "annotations":
+        raise ValueError(f"its root must be `annotations`, as in `CVAT for images 1.1`, but is `{root.tag:.40}`")
+    images = list(root.iter("image"))
+    if root.find("track") is not None:
+        raise ValueError("it holds the tracks of a video; export it as `CVAT for images 1.1`, with the frames")
+    if not images:
+        raise ValueError("it must hold elements `image`, as `CVAT for images 1.1` does, but has none")
+    for image in images:
+        name, subset = image.attrib.get("name", ""), image.attrib.get("subset", "")
+        size_hw = image.attrib.get("height"), image.attrib.get("width")
+        shapes = (_shape(n, element, options, key) for n, element in enumerate(image, 1))
+        yield DrawnImage((f"{subset}/{name}", name) if subset else (name,), tuple(shapes), size_hw, subset)
+
+
+def _shape(number: int, element: Any, options: ShapeOptions, key: str) -> Shape:
+    found = [a.text or "" for a in element.iter("attribute") if key and a.attrib.get("name") == key]
+    group = element.attrib.get("group_id")
+    return Shape(
+        label=element.attrib.get("label", ""),
+        name=f"{element.tag} {number}",
+        part=partial(_part, element, options),
+        group=None if group in (None, "", "0") else group,
+        key=found[0].strip() if found else "",
+    )
+
+
+def _part(element: Any, options: ShapeOptions, size_hw: Size, repairs: list[str]) -> Part:
+    kind = element.tag
+    if kind == "polygon":
+        return polygon(_points(element), size_hw, repairs)
+    if kind == "mask":
+        return masked(_mask(element, size_hw))
+    if kind == "box":
+        x1, y1, x2, y2 = (_number(element, side) for side in ("xtl", "ytl", "xbr", "ybr"))
+        degrees = _number(element, "rotation", "0")
+        corners = [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
+        return rectangle(turned(corners, ((x1 + x2) / 2, (y1 + y2) / 2), degrees), size_hw, repairs, options, degrees)
+    if kind == "ellipse":
+        x, y, rx, ry = (_number(element, side) for side in ("cx", "cy", "rx", "ry"))
+        return masked(ellipse((x, y), (rx, ry), _number(element, "rotation", "0"), size_hw=size_hw))
+    if kind == "polyline":
+        return drawn_line(_points(element), size_hw, options)
+    raise without_area(kind) if kind in ("points", "skeleton", "tag") else unknown(kind, _KNOWN)
+
+
+def _mask(element: Any, size_hw: Size) -> Rle:
+    """Run lengths row by row of a part of the image, of unset pixels first."""
+    left, top, width, height = (int(_number(element, side)) for side in ("left", "top", "width", "height"))
+    inside = (
+        min(left, top) >= 0 and min(width, height) > 0 and left + width <= size_hw[1] and top + height <= size_hw[0]
+    )
+    runs = [int(v) for v in _floats(element.attrib.get("rle", "").split(","))]
+    if not inside or sum(runs) != width * height or min(runs, default=0) < 0:
+        message = f"a mask of {width} x {height} at ({left}, {top}) with runs that sum to {sum(runs)} does not fit"
+        raise Problem("rle-malformed", Severity.ERROR, f"{message} the image's {size_hw[1]} x {size_hw[0]}")
+    mask_HW = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
+    return masks.place(mask_HW, (top, left), size_hw)
+
+
+def _points(element: Any) -> list[Point]:
+    pairs = [_floats(pair.split(",")) for pair in element.attrib.get("points", "").split(";")]
+    if any(len(pair) != 2 for pair in pairs):
+        raise Problem("polygon-odd-length", Severity.ERROR, "`points` must be x,y;x,y;...")
+    return [(x, y) for x, y in pairs]
+
+
+def _number(element: Any, name: str, default: str = "") -> float:
+    return _floats([element.attrib.get(name, default)])[0]
+
+
+def _floats(texts: list[str]) -> list[float]:
+    try:
+        found = [float(text) for text in texts]
+    except ValueError:
+        found = [float("nan")]
+    if not np.isfinite(found).all():
+        raise Problem("number-invalid", Severity.ERROR, f"numbers must be finite, but are `{','.join(texts):.60}`")
+    return found

@@ -1,0 +1,214 @@
+"""Annotation files that list several images with the shapes drawn on each, as samples.
+
+A tool's own module says what its files hold (`DrawnImage`); what images they mean, and what may be wrong with them, is
+the same for all of them and stands here.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, ClassVar
+
+from segdist.data.class_names import ClassNames
+from segdist.data.codes import finding
+from segdist.data.collected import Collected, MissingMasks
+from segdist.data.drawn.shapes import Part, ShapeOptions, joined
+from segdist.data.foreign_paths import KnownFiles, Match
+from segdist.data.geometry import Problem
+from segdist.data.listing import SPLITS, FolderFormat, Listing, Report, source_stem, split_of, upright_size_hw
+from segdist.data.looks import report_unread
+from segdist.errors import DataError
+from segdist.records import Sample, Severity
+from segdist.spec import Strict
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One shape as it is written.
+
+    Attributes:
+        label: the class name; "" where there is none.
+        name: what messages call it.
+        part: what it covers in an image of a size, and what was repaired; raises `Problem`.
+        group: shapes of one image, label and group are parts of one instance; None where it stands alone.
+        key: what a tool remembers of an object that it was given; "" where it does not.
+    """
+
+    label: str
+    name: str
+    part: Callable[[Size, list[str]], Part]
+    group: object = None
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class DrawnImage:
+    """One image with everything drawn on it.
+
+    Attributes:
+        names: what the image may be called, the likeliest first: paths and URLs as they are written.
+        shapes: in order.
+        size_hw: as it is stated; None where it is not.
+        split: the name of a split, as the tool writes it.
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[Shape, ...]
+    size_hw: tuple[Any, Any] | None = None
+    split: str = ""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.names[0] if self.names else ""
+
+
+class DrawnFormat(FolderFormat):
+    """Reads the annotation files of a tool below a folder, or one of them by its path."""
+
+    Options: ClassVar[type[Strict]]
+    tool: ClassVar[str]
+    """What messages call the files."""
+
+    def annotation_files(self, files: Listing) -> list[str]:
+        """The files to read."""
+        raise NotImplementedError
+
+    def drawn(self, uri: str, report: Report) -> Iterable[DrawnImage]:
+        """The images of one file.
+
+        Raises:
+            ValueError: it cannot be read; the message says why.
+        """
+        raise NotImplementedError
+
+    def read(self, report: Report) -> Iterator[Sample]:
+        """Every image that a file lists. Others have not been annotated: they are named, and not read.
+
+        Raises:
+            DataError: there is no such file.
+        """
+        files = self.listing()
+        places = self.annotation_files(files)
+        if not places:
+            raise DataError(f"There is no {self.tool} file below {files.root}. `path` must name one, or its folder.")
+        reader = _Reader(files, self.options, report)
+        for place in places:
+            uri = files.uri(place)
+            try:
+                images = list(self.drawn(uri, report))
+            except ValueError as error:
+                report(finding("source-unreadable", f"{error}; export it again", file=uri))
+                continue
+            yield from reader.samples(place, images)
+        reader.close()
+        report_unread(files, places, report)
+
+    def listing(self) -> Listing:
+        """The files of the folder; of an annotation file named by its path, those of its folder."""
+        files = super().listing()
+        return Listing(files.root) if files.root != files.place else files
+
+
+class _Reader:
+    """Turns the images of annotation files into samples."""
+
+    def __init__(self, files: Listing, options: Any, report: Report) -> None:
+        self._files, self._options, self._report = files, options, report
+        self._known = KnownFiles(files.images)
+        self._names, self._missing = ClassNames(report), MissingMasks(report)
+        self._used: dict[str, str] = {}
+
+    def samples(self, place: str, images: Sequence[DrawnImage]) -> Iterator[Sample]:
+        """The images of one file."""
+        uri = self._files.uri(place)
+        for image in images:
+            match = self._match(image, place)
+            if not match.name:
+                rivals = f": it may be {' or '.join(match.rivals[:3])}" if match.rivals else ""
+                message = f"there is no image `{image.name:.200}` below {self._files.root}{rivals}; put it there"
+                self._report(finding("image-missing", message, file=uri, image=image.name))
+            elif match.name in self._used:
+                message = f"`{self._used[match.name]}` annotates {match.name} already; this entry was left out"
+                self._report(finding("image-name-duplicate", message, file=uri, image=match.name))
+            elif sample := self._sample(match.name, image, place):
+                yield sample
+            self._used.setdefault(match.name, place)
+
+    def close(self) -> None:
+        """Tell what concerns the whole source."""
+        self._missing.close()
+        if left := [name for name in self._files.images if name not in self._used]:
+            message = f"{len(left)} image(s) are in no annotation file and were not read: {', '.join(left[:4])}"
+            self._report(finding("image-unlisted", message, file=self._files.root))
+
+    def _match(self, image: DrawnImage, place: str) -> Match:
+        folder = str(PurePosixPath(place).parent)
+        split, near = SPLITS.get(image.split.lower()) or split_of(place) or "", "" if folder == "." else folder
+        found = [self._known.match(name, split=split, near=near) for name in image.names if name]
+        return next((one for one in found if one.name), found[0] if found else Match())
+
+    def _sample(self, name: str, image: DrawnImage, place: str) -> Sample | None:
+        uri = self._files.uri(name)
+        size_hw = self._size_hw(name, image, self._files.uri(place))
+        if size_hw is None:
+            return None
+        collected = Collected(self._files.uri(place), name, self._report, self._missing)
+        gather(image.shapes, size_hw, collected, lambda label: self._names(label, self._files.uri(place)))
+        split = SPLITS.get(image.split.lower()) or split_of(name) or split_of(place) or ""
+        return Sample(name, uri, size_hw, tuple(collected.instances), split, source_stem(name))
+
+    def _size_hw(self, name: str, image: DrawnImage, file: str) -> Size | None:
+        """The annotated frame: as stated where the image has these sides; None, and a finding, where it cannot be."""
+        actual = upright_size_hw(self._files.uri(name), image_id=name, report=self._report)
+        if actual is None or image.size_hw is None:
+            return actual
+        stated = _whole(image.size_hw)
+        if stated is None:
+            message = f"height and width must be whole numbers above 0, but are {image.size_hw}; taken from the image"
+            self._report(finding("image-size-invalid", message, file=file, image=name, severity=Severity.REPAIRED))
+            return actual
+        if sorted(stated) == sorted(actual):  # a photo that EXIF turns may be annotated as it is stored
+            return stated
+        message = f"it was annotated at (h, w) {stated}, but has {actual}; put the annotated image there, or draw anew"
+        self._report(finding("image-size-differs", message, file=file, image=name))
+        return None
+
+
+def gather(shapes: Iterable[Shape], size_hw: Size, collected: Collected, spelled: Callable[[str], str]) -> None:
+    """Collect the instances of an image from its shapes; what is wrong with one is noted, and the others stay."""
+    groups: dict[tuple[str, str], list[Part]] = {}
+    for shape in shapes:
+        repairs: list[str] = []
+        try:
+            if not shape.label.strip():
+                raise Problem("category-unknown", Severity.ERROR, "it has no class; give it one")
+            label = spelled(shape.label)
+            part = shape.part(size_hw, repairs)
+        except Problem as problem:
+            collected.note(problem.code, problem.message, shape.name, problem.severity)
+            continue
+        if repairs:
+            collected.note("annotation-repaired", "; ".join(dict.fromkeys(repairs)), shape.name)
+        name = shape.name if shape.group is None else f"group {shape.group}"
+        groups.setdefault((label, name), []).append(part)
+    for (label, name), parts in groups.items():
+        collected.add(joined(label, parts, size_hw), name)
+
+
+class DrawnOptions(ShapeOptions):
+    """Where the annotation files are and what their shapes mean."""
+
+    path: str
+    """The annotation file, or a folder with such files and images at any depth; folders called train, valid and test
+    are splits."""
+
+
+def _whole(size_hw: tuple[Any, Any]) -> Size | None:
+    try:
+        height, width = (float(v) for v in size_hw)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return (int(height), int(width)) if height.is_integer() and width.is_integer() and min(height, width) > 0 else None

@@ -1,0 +1,37 @@
+"""CVAT's XML, kind "CVAT for images 1.1": polygons, masks, boxes, ellipses and lines on the images of tasks."""
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from segdist.data.drawn.cvat import images_of
+from segdist.data.drawn.listed import DrawnFormat, DrawnImage, DrawnOptions
+from segdist.data.listing import Listing, Report
+from segdist.data.looks import looks_of
+from segdist.data.xml_files import read_xml
+from segdist.spec import Strict
+
+__all__ = ["Format", "Options", "recognises"]
+
+
+class Options(DrawnOptions):
+    """Where the XML files are and what their shapes mean."""
+
+
+class Format(DrawnFormat):
+    """Reads every image of every task; shapes of one label and `group_id` are parts of one instance."""
+
+    Options: ClassVar[type[Strict]] = Options
+    tool = "CVAT XML"
+
+    def annotation_files(self, files: Listing) -> list[str]:
+        """XML files with the root `annotations`."""
+        return looks_of(files).like("cvat", ".xml")
+
+    def drawn(self, uri: str, report: Report) -> Iterable[DrawnImage]:
+        """The images of one file."""
+        return images_of(read_xml(uri, report), self.options)
+
+
+def recognises(files: Listing) -> bool:
+    """Whether there is such a file."""
+    return bool(looks_of(files).like("cvat", ".xml"))
