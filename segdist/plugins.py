@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from segdist.masks import Mask
 from segdist.records import Finding, Instance, Prompt, Sample
@@ -38,11 +39,21 @@ USUAL_ADAPTERS: tuple[AdapterKind, ...] = ("full", "frozen_encoder", "layernorm"
 """What every family can do that has an encoder, norms, biases and layers for LoRA."""
 
 
+ImageSize = Annotated[int, Field(gt=0, le=8192)]
+"""Side in pixels of what a network sees. Larger images are cut into tiles: memory grows with the square."""
+Queries = Annotated[int, Field(gt=0, le=10_000)]
+"""Most objects that a network finds in an image."""
+
+
 class ModelOptions(Strict):
     """Options every family has; a family adds its own, among them a random CPU-sized variant."""
 
-    image_size: int = 256
+    image_size: ImageSize = 256
     """Longest side in pixels that the network sees; images are scaled to it and padded right and below."""
+
+
+def _weights(options: Any) -> tuple[str, ...]:
+    return ("weights",) if getattr(options, "weights", "random") != "random" else ()
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,10 @@ class Family:
         hub_module: name of the sub-module that is a model of transformers, from which a folder for its
             `from_pretrained` is written; "" where there is none.
         noise: the keys of `train.noise` that it heeds.
+        places: the options that, with these options, name a file, a URI or a name on a hub: what a model of this family
+            needs beside the package. By default `weights`, unless they are random.
+        shape_in_weights: whether a network with weights can be built only with them, because a file beside them says
+            its shape; otherwise its options do, and one whose weights are all known is built with random ones first.
         recipe: values of dotted keys of a run (`train.lr`) that a sweep file need not name when it names this family.
         extra: the extra of the package that installs what it needs; "" for nothing beside the core.
         licence: of the code and of the published weights.
@@ -93,6 +108,8 @@ class Family:
     onnx: Callable[[Any], tuple[str, ...]] = field(default=lambda _: ())
     hub_module: str = ""
     noise: tuple[str, ...] = ()
+    places: Callable[[Any], tuple[str, ...]] = field(default=_weights)
+    shape_in_weights: bool = False
     recipe: Mapping[str, Any] = field(default_factory=dict)
     extra: str = ""
     licence: str = "Apache-2.0"

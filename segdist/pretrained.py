@@ -8,24 +8,14 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from torch import Tensor
-from torch.nn.modules.module import (
-    register_module_buffer_registration_hook,
-    register_module_module_registration_hook,
-    register_module_parameter_registration_hook,
-)
 from transformers.initialization import no_init_weights
 from transformers.utils import logging
 
+from segdist import network_size
 from segdist.errors import WeightsError
 from segdist.weights import Published
 
 TOKENIZERS = ("tokenizer.json", "vocab.json")
-_MOST_LAYERS = 20_000
-"""Modules inside modules counted along; PaliGemma 2 of 28 billion values has 1,500."""
-_UNTRAINED_VALUES = 2**26
-"""What a network may have beyond its files, which hold at most a value a byte: heads for other classes, parts of the
-training alone."""
 _UNLOADABLE = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError, TypeError, KeyError,
                AttributeError, IndexError, ArithmeticError, AssertionError, MemoryError)  # fmt: skip
 """What transformers lets out where a configuration describes no network, or a file is damaged."""
@@ -103,36 +93,9 @@ def _check_size(network_class: Any, config: Any, folder: Path) -> None:
     Raises:
         WeightsError: config.json describes more than the files can hold.
     """
-    most = sum(file.stat().st_size for file in folder.glob("*.safetensors")) + _UNTRAINED_VALUES
-    built = {"layers": 0, "values": 0}
-
-    def count_layer(*_: Any) -> None:
-        built["layers"] += 1
-        _stop_beyond(built, most)
-
-    def count_values(_: Any, __: str, tensor: Tensor | None) -> None:
-        built["values"] += 0 if tensor is None else tensor.numel()
-        _stop_beyond(built, most)
-
-    hooks = (
-        register_module_module_registration_hook(count_layer),
-        register_module_parameter_registration_hook(count_values),
-        register_module_buffer_registration_hook(count_values),
-    )
-    try:
-        with no_init_weights(), torch.device("meta"):
-            network_class(config)
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _stop_beyond(built: Mapping[str, int], values: int) -> None:
-    if built["layers"] > _MOST_LAYERS or built["values"] > values:
-        raise WeightsError(
-            f"config.json must describe what the files beside it hold, at most {values:,} values in {_MOST_LAYERS:,} "
-            f"layers, but describes {built['values']:,} or more in {built['layers']:,} or more."
-        )
+    held = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    with network_size.at_most(held, described="config.json"), no_init_weights(), torch.device("meta"):
+        network_class(config)
 
 
 @contextmanager

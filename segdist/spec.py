@@ -23,6 +23,8 @@ from pydantic import (
 )
 
 Split = Literal["train", "val", "test"]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""What every generator of numbers takes."""
 
 
 class Strict(BaseModel):
@@ -65,7 +67,7 @@ class SplitSpec(Strict):
     """Share of the samples used for early stopping and choosing the winner."""
     test: float = Field(default=0.15, ge=0, lt=1)
     """Share of the samples that only the winner is scored on."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the division."""
 
     @model_validator(mode="after")
@@ -323,7 +325,7 @@ class AdapterSpec(Strict):
     beside: tuple[str, ...] = ()
     """Parts of the model that are trained in full beside anything but `full`, `partial` and `frozen_encoder`: parts of
     module names, e.g. `vision_tower` or `multi_modal_projector` of PaliGemma."""
-    rank: PositiveInt = 8
+    rank: int = Field(default=8, gt=0, le=1024)
     """Rank r of low-rank updates."""
     alpha: PositiveFloat = 16.0
     """Scale of low-rank updates: they are multiplied by alpha / rank."""
@@ -333,7 +335,7 @@ class AdapterSpec(Strict):
     """Module name endings that get low-rank updates; empty takes the family's own choice."""
     blocks: PositiveInt = 2
     """partial: how many of the encoder's last blocks are trained."""
-    experts: PositiveInt = 4
+    experts: int = Field(default=4, gt=0, le=16)
     """conv_lora: convolutions, the n-th of which works at n times the resolution."""
 
 
@@ -412,7 +414,7 @@ class TrainSpec(Strict):
 
     epochs: PositiveInt = 10
     """Passes over the training split; with `phases`, theirs count instead."""
-    batch_size: PositiveInt = 8
+    batch_size: int = Field(default=8, gt=0, le=4096)
     """Images per worker and step."""
     accumulate: PositiveInt = 1
     """Steps whose gradients are added before the optimiser moves."""
@@ -482,7 +484,7 @@ class TileSpec(Strict):
 
     size: PositiveInt | Literal["network"] = "network"
     """Side of a tile in pixels; network: the model's `image_size`, so that nothing is scaled."""
-    overlap: float = Field(default=0.125, ge=0, lt=1)
+    overlap: float = Field(default=0.125, ge=0, le=0.9)
     """Share of a tile's side that it has in common with the next one, at least; objects up to this size are always
     seen whole by one of the two."""
 
@@ -496,7 +498,7 @@ class PostSpec(Strict):
     refine: Literal["none", "guided_filter", "crf"] = "none"
     """guided_filter: edges move to those of the image (He et al. 2013). crf: a dense conditional random field over the
     pixels around each object (Krähenbühl and Koltun 2011); needs the extra `crf`."""
-    radius: PositiveInt = 8
+    radius: int = Field(default=8, gt=0, le=256)
     """How far refining looks, in pixels: half the filter's window, or the deviation of the field's pairs."""
     contrast: float = Field(default=0.05, gt=0, le=1)
     """Difference of brightness, of 0..1, from which on refining takes it for an edge."""
@@ -531,7 +533,7 @@ class EvaluateSpec(Strict):
     """box shows the model the true boxes, so it is compared as a box-to-mask tool only; none shows it nothing."""
     min_score: float = Field(default=0.3, ge=0, le=1)
     """Instances scored lower do not count as found in IoU and Dice; average precision sees them all."""
-    batch_size: PositiveInt = 8
+    batch_size: int = Field(default=8, gt=0, le=4096)
     """Images per prediction step."""
     each_epoch: tuple[str, ...] = Field(default=("iou", "dice"), min_length=1)
     """Metrics computed after every epoch, `search.metric` among them; each trial's kept model gets all of them."""
@@ -579,7 +581,7 @@ class RunSpec(Strict):
     """How it is scored."""
     resources: ResourceSpec = ResourceSpec()
     """What it runs on."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of weights, order and augmentation."""
 
     @property
@@ -699,7 +701,7 @@ class SearchSpec(Strict):
     """Early stopping; null lets every trial finish."""
     concurrency: PositiveInt | Literal["auto"] = "auto"
     """Trials at once; auto takes as many as the resources hold."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the sampler."""
 
 

@@ -71,7 +71,7 @@ def read(uri: str) -> State:
         WeightsError: it holds something else, or numbers that are none.
     """
     with local_copy(uri) as file:
-        state = _safe(file) if uri.endswith(".safetensors") else unpickled(file)
+        state = safe(file) if uri.endswith(".safetensors") else unpickled(file)
         if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
             raise WeightsError(f"{uri} must hold a plain torch state dict, but holds {_kind(state)}")
         check(state, uri)
@@ -154,11 +154,16 @@ def local_copy(uri: str) -> Iterator[Path]:
         yield file
 
 
-def _safe(file: Path) -> State:
+def safe(file: Path) -> State:
+    """The tensors of a safetensors file, whatever it is called.
+
+    Raises:
+        WeightsError: it is damaged.
+    """
     try:
         return dict(load_file(file))
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
-        raise WeightsError(f"{file} must be a safetensors file, but cannot be read: {_reason(error)}") from error
+        raise WeightsError(f"{file} must be a safetensors file, but is damaged: {_reason(error)}") from error
 
 
 def _named(file: Path) -> set[str]:

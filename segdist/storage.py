@@ -60,6 +60,15 @@ def absolute(uri: str) -> str:
     return str(Path(uri.removeprefix("file://")).expanduser().absolute()) if is_local(uri) else uri
 
 
+def within(uri: str, root: str) -> bool:
+    """Whether a place is a folder or below it, links followed."""
+    if is_local(uri) != is_local(root):
+        return False
+    if is_local(uri):
+        return Path(absolute(uri)).resolve().is_relative_to(Path(absolute(root)).resolve())
+    return ".." not in uri.split("/") and f"{uri.rstrip('/')}/".startswith(f"{root.rstrip('/')}/")
+
+
 def exists(uri: str) -> bool:
     """Whether there is a file or folder."""
     with _explained(uri, "read"):

@@ -7,6 +7,7 @@ This module imports no torch: `segdist check` looks at the files before anything
 """
 
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -14,9 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any
 
 from segdist import storage
+from segdist.bounded_json import load_json, read_json
 from segdist.errors import WeightsError
 from segdist.spec import digest
 
@@ -35,8 +37,6 @@ _SHOWN = (
     "merges.txt",
 )
 """The files beside tensors that are shown as they are; those with keys that matter are written anew."""
-_MOST_JSON_BYTES = 2**26
-_DEEPEST = 32
 _LARGEST = 2**20
 """Of the whole numbers in config.json: widths, lengths and ids of published networks stay below."""
 _NUMBER_TYPES = ("float32", "bfloat16", "float16")
@@ -57,7 +57,6 @@ _REFUSED = {
 }
 """Keys that change what is loaded, and what is wrong with them."""
 _TOKENIZERS = ("CLIPTokenizer", "GemmaTokenizer", "PreTrainedTokenizer", "TokenizersBackend", "")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,8 @@ class Published:
                 raise WeightsError(
                     f"A folder of weights must hold *{suffix}, but {weights} has none. {self.how_to_get}"
                 )
-        found = self._parsed(weights, lambda content: str(json.loads(content).get("model_type")))
+        content = load_json(self._config(weights), f"{weights}/{_CONFIG}", error=WeightsError)
+        found = content.get("model_type") if isinstance(content, dict) else None
         if found not in (self.model_type, *self.also):
             raise WeightsError(
                 f"{weights}/config.json must describe a `{self.model_type}`, but says {found!r}. {self.how_to_get}"
@@ -151,13 +151,9 @@ class Published:
             return [file.name for file in folder.iterdir()]
         return [entry.uri.rpartition("/")[2] for entry in storage.find(weights)]
 
-    def _parsed(self, weights: str, parse: Callable[[bytes], T]) -> T:
+    def _config(self, weights: str) -> bytes:
         folder = local_folder(weights)
-        file = storage.join(str(folder) if folder else weights, _CONFIG)
-        try:
-            return parse(storage.read_bytes(file))
-        except (ValueError, AttributeError, RecursionError) as error:
-            raise WeightsError(f"{file} cannot be read: {error}. {self.how_to_get}") from error
+        return storage.read_bytes(storage.join(str(folder) if folder else weights, _CONFIG))
 
 
 def local_folder(weights: str) -> Path | None:
@@ -214,19 +210,10 @@ def _copy(file: Path, folder: Path, checked: Callable[[Mapping[str, Any], Path],
     """Write a JSON file anew with what is left of it; nothing happens where there is none."""
     if not file.is_file():
         return
-    if file.stat().st_size > _MOST_JSON_BYTES:
-        raise WeightsError(f"{file} must have at most {_MOST_JSON_BYTES:,} bytes, but has {file.stat().st_size:,}")
-    try:
-        content = json.loads(file.read_bytes(), parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{file} must be JSON, but: {error}") from error
+    content = read_json(str(file), error=WeightsError)
     if not isinstance(content, dict):
         raise WeightsError(f"{file} must hold an object, but holds {type(content).__name__}")
     (folder / file.name).write_text(json.dumps(checked(content, file)))
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(f"numbers must be finite, but got {text}")
 
 
 def _plain(value: Any, file: Path, key: str, types: tuple[str, ...]) -> Any:
@@ -235,8 +222,6 @@ def _plain(value: Any, file: Path, key: str, types: tuple[str, ...]) -> Any:
     Raises:
         WeightsError: a key says what no shape of a network says, or a number is out of bounds.
     """
-    if key.count(".") > _DEEPEST:
-        raise WeightsError(f"{file} must nest its keys at most {_DEEPEST} deep, but does so further: `{key[:100]}`")
     if isinstance(value, dict):
         kept = {name: inner for name, inner in value.items() if name not in _IGNORED}
         for name, inner in kept.items():
@@ -244,6 +229,8 @@ def _plain(value: Any, file: Path, key: str, types: tuple[str, ...]) -> Any:
         return {name: _plain(inner, file, f"{key}.{name}".lstrip("."), types) for name, inner in kept.items()}
     if isinstance(value, list):
         return [_plain(inner, file, f"{key}.{number}", types) for number, inner in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise WeightsError(f"{file}: `{key}` must be finite, but is {value}")
     if isinstance(value, int) and abs(value) > _LARGEST:
         raise WeightsError(f"{file}: `{key}` must be at most {_LARGEST:,}, but is {str(value)[:40]}")
     return value

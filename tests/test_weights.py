@@ -138,7 +138,7 @@ def test_a_configuration_that_names_other_places_or_no_number_is_refused(
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{", '{"model_type": NaN}', '{"model_type": "mask2former", "a": Infinity}',
-                                  '{"a":' * 10**5, '{"model_type": "mask2former", "a": ' + "[" * 99 + "]" * 99 + "}",
+                                  '{"a":' * 10**5, '{"model_type": "mask2former", "a": ' + "[" * 999 + "]" * 999 + "}",
                                   '{"model_type": "mask2former", "a": ' + "9" * 5000 + "}"], ids=range(8))  # fmt: skip
 def test_a_configuration_that_is_no_configuration_is_named(text: str, tmp_path: Path) -> None:
     fill(str(tmp_path))

@@ -113,16 +113,17 @@ def appraise(
     return replace(result, metrics=result.metrics | costs)
 
 
-def judged(folder: Path, rows: Sequence[Row], metrics: Sequence[str]) -> Evaluator:
+def judged(folder: Path, rows: Sequence[Row], metrics: Sequence[str], *, trusted: bool = False) -> Evaluator:
     """What an evaluator saw of the predictions of a model, which is scored as it was trained to be.
 
     Args:
         folder: of the model.
         rows: the images.
         metrics: their names.
+        trusted: see `checkpoint.load`.
     """
     evaluate = checkpoint.describe(folder).evaluate
-    network: Any = checkpoint.load(folder, device=Workers.here().device)
+    network: Any = checkpoint.load(folder, trusted=trusted, device=Workers.here().device)
     evaluator = evaluator_of(network.classes, evaluate, metrics)
     for sample, _, prediction in predict(network, rows, evaluate):
         evaluator.add(sample, prediction)

@@ -1,31 +1,45 @@
 """Models on disk: what was trained, beside the description that rebuilds the rest.
 
-A model folder holds `model.json` (family, options, adapter, classes, seed) and `weights.safetensors`.
+A model folder holds `model.json` (family, options, adapter, classes, seed) and `weights.safetensors`. What was frozen
+and is large stays where it came from, and `model.json` names the place. A folder from elsewhere must not: it is loaded
+with what lies inside it and what comes with the package, and reads nothing else unless its user vouches for it.
 """
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from pydantic import Field, TypeAdapter
+from safetensors.torch import save_file
 from torch import nn
 
-from segdist import adapters, registry, storage
-from segdist.errors import StorageError, WeightsError
+from segdist import adapters, network_size, registry, state_dicts, storage
+from segdist.bounded_json import read_json
+from segdist.errors import SpecError, StorageError, WeightsError
 from segdist.plugins import Family
-from segdist.spec import AdapterSpec, EvaluateSpec, ModelSpec, RunSpec
+from segdist.spec import AdapterSpec, EvaluateSpec, ModelSpec, RunSpec, Seed
+from segdist.weights import RANDOM
 
 DESCRIPTION = "model.json"
 WEIGHTS = "weights.safetensors"
+SCHEMA = 1
 SELF_CONTAINED_BYTES = 64 * 2**20
 """Frozen weights up to this size are saved along; larger ones are named by their digest and come from their source."""
+TRUSTED = "SEGDIST_TRUSTED_MODELS"
+"""The environment variable with folders or URIs, separated by commas, in which models may name places outside."""
+_BASE = re.compile(r"\.|\w[\w-]*")
+_MOST_CLASSES = 10_000
+_SEED, _TEXT = TypeAdapter(Seed), TypeAdapter(Annotated[str, Field(max_length=64, strict=True)])
+_CLASSES = TypeAdapter(
+    Annotated[tuple[Annotated[str, Field(min_length=1, max_length=1000)], ...], Field(max_length=_MOST_CLASSES)]
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +62,7 @@ class Description:
         """The content of `model.json`."""
         options = {"family": self.model.family, self.model.family: self.model.family_options()}
         return {
-            "schema_version": 1,
+            "schema_version": SCHEMA,
             "model": options,
             "adapter": self.adapter.model_dump(mode="json"),
             "classes": list(self.classes),
@@ -57,6 +71,13 @@ class Description:
             "seed": self.seed,
             **({"base": self.base} if self.base else {}),
         }
+
+    def places(self) -> dict[str, str]:
+        """What lies neither in the folder nor in the package but is needed to build the model, by its option."""
+        declared = declaration(self.model.family)
+        options = declared.options.model_validate(self.model.family_options())
+        inside = {"weights"} if self.base else set()
+        return {name: str(getattr(options, name)) for name in declared.places(options) if name not in inside}
 
 
 def build(
@@ -96,7 +117,7 @@ def save(
     # Weights of four bits are made anew from the base: torch cannot load them into a layer.
     keeps_all = run.train.adapter.kind != "qlora" and sum(v.nbytes for v in frozen.values()) <= SELF_CONTAINED_BYTES
     kept = state if keeps_all else {k: v for k, v in state.items() if k not in frozen}
-    _write(folder, kept, run, run.train.adapter, classes, frozen_digest="" if keeps_all else digest_of(frozen))
+    _write(network, folder, kept, run, run.train.adapter, classes, frozen_digest="" if keeps_all else digest_of(frozen))
 
 
 def upload(
@@ -120,12 +141,36 @@ def fetched(place: str) -> Iterator[Path]:
         yield Path(place)
         return
     with TemporaryDirectory(prefix="segdist-") as scratch:
+        folder = Path(scratch)
         try:
             for name in (WEIGHTS, DESCRIPTION):
-                storage.download(storage.join(place, name), Path(scratch) / name)
+                storage.download(storage.join(place, name), folder / name)
+            if base := _content(folder)["base"]:
+                _download_folder(place if base == "." else storage.join(place, base), folder / base)
         except StorageError as error:
             raise WeightsError(f"{place} must be a folder or URI of a segdist model: {error}") from error
-        yield Path(scratch)
+        yield folder
+
+
+def _download_folder(place: str, folder: Path) -> None:
+    """The files of a folder, without those in folders inside it."""
+    folder.mkdir(exist_ok=True)
+    for entry in storage.find(place):
+        below = entry.uri.partition(place.partition("://")[2].strip("/"))[2].strip("/")
+        if "/" not in below and not (folder / below).exists():
+            storage.download(entry.uri, folder / below)
+
+
+def files(folder: Path) -> dict[str, Path]:
+    """The files that a model folder is made of, by their names in it.
+
+    Raises:
+        WeightsError: it is no model folder, or an unfinished one.
+    """
+    base = _description(folder)["base"]
+    beside = sorted((folder / base).iterdir()) if base else []
+    found = [folder / DESCRIPTION, _weights_in(folder), *(file for file in beside if file.is_file())]
+    return {str(file.relative_to(folder)): file for file in found}
 
 
 def begin_with(network: nn.Module, place: str, model: ModelSpec, classes: tuple[str, ...]) -> None:
@@ -151,10 +196,19 @@ def save_merged(network: nn.Module, folder: Path, run: RunSpec, classes: tuple[s
     """
     adapters.merge(network)
     stays = run.train.adapter.kind == "conv_lora"
-    _write(folder, network.state_dict(), run, run.train.adapter if stays else AdapterSpec(), classes, frozen_digest="")
+    _write(
+        network,
+        folder,
+        network.state_dict(),
+        run,
+        run.train.adapter if stays else AdapterSpec(),
+        classes,
+        frozen_digest="",
+    )
 
 
 def _write(
+    network: nn.Module,
     folder: Path,
     state: Mapping[str, torch.Tensor],
     run: RunSpec,
@@ -163,7 +217,14 @@ def _write(
     *,
     frozen_digest: str,
 ) -> None:
-    write(folder, state, Description(run.model, adapter, classes, run.evaluate, frozen_digest, run.seed))
+    description = Description(_as_built(run.model, network), adapter, classes, run.evaluate, frozen_digest, run.seed)
+    write(folder, state, description)
+
+
+def _as_built(model: ModelSpec, network: nn.Module) -> ModelSpec:
+    """The model with the options that its network settled, such as the size that weights brought."""
+    options: Any = network.options
+    return model.model_copy(update={model.family: options.model_dump(mode="json", exclude_unset=True)})
 
 
 def write(folder: Path, state: Mapping[str, torch.Tensor], description: Description) -> None:
@@ -185,22 +246,59 @@ def describe(folder: Path) -> Description:
     Raises:
         WeightsError: it is not a checkpoint, or its description is damaged.
     """
+    content = _description(folder)
+    try:
+        described = Description(
+            _based(ModelSpec.model_validate(content["model"]), folder, content["base"]),
+            AdapterSpec.model_validate(content["adapter"]),
+            _CLASSES.validate_python(content["classes"]),
+            EvaluateSpec.model_validate(content["evaluate"]),
+            _TEXT.validate_python(content["frozen_digest"]),
+            _SEED.validate_python(content.get("seed", 0)),  # not in the first models' descriptions
+            content["base"],
+        )
+        declaration(described.model.family).options.model_validate(described.model.family_options())
+    except (ValueError, KeyError, TypeError, SpecError) as error:
+        raise WeightsError(f"{folder / DESCRIPTION} is damaged ({_said(error)}). Use another checkpoint.") from error
+    if len(set(described.classes)) < len(described.classes):
+        raise WeightsError(f"{folder / DESCRIPTION} is damaged (two classes have one name). Use another checkpoint.")
+    return described
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    """The content of `model.json`, whose `base` is the name of a folder beside it, or "".
+
+    Raises:
+        WeightsError: there is none, it is no JSON, of a later version, or names another place.
+    """
+    content = _content(folder)
+    if content["base"] and not (folder / content["base"]).is_dir():
+        raise _no_base(folder, content["base"])
+    return content
+
+
+def _no_base(folder: Path, base: Any) -> WeightsError:
+    return WeightsError(
+        f"{folder / DESCRIPTION}: `base` must be the name of a folder beside it, but is {str(base)[:80]!r}"
+    )
+
+
+def _content(folder: Path) -> dict[str, Any]:
     file = folder / DESCRIPTION
     if not file.is_file():
         raise WeightsError(f"{folder} is not a segdist model: it has no {DESCRIPTION}")
-    try:
-        content = json.loads(file.read_text())
-        return Description(
-            _based(ModelSpec.model_validate(content["model"]), folder, content.get("base", "")),
-            AdapterSpec.model_validate(content["adapter"]),
-            tuple(content["classes"]),
-            EvaluateSpec.model_validate(content["evaluate"]),
-            content["frozen_digest"],
-            int(content.get("seed", 0)),  # not in the first models' descriptions
-            content.get("base", ""),
+    content = read_json(str(file), error=WeightsError)
+    if not isinstance(content, dict):
+        raise WeightsError(f"{file} is damaged (it holds {type(content).__name__}). Use another checkpoint.")
+    if content.get("schema_version", SCHEMA) != SCHEMA:
+        raise WeightsError(
+            f"{file} must have `schema_version` {SCHEMA}, but has {str(content['schema_version'])[:40]}: "
+            "another version of segdist wrote it"
         )
-    except (ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{file} is damaged ({error!r}). Use another checkpoint.") from error
+    base = content.setdefault("base", "")
+    if base != "" and not (isinstance(base, str) and _BASE.fullmatch(base)):
+        raise _no_base(folder, base)
+    return content
 
 
 def _based(model: ModelSpec, folder: Path, base: str) -> ModelSpec:
@@ -211,30 +309,85 @@ def _based(model: ModelSpec, folder: Path, base: str) -> ModelSpec:
     return model.model_copy(update={model.family: options})
 
 
-def load(folder: Path, *, device: torch.device | str = "cpu") -> nn.Module:
+def load(folder: Path, *, trusted: bool = False, device: torch.device | str = "cpu") -> nn.Module:
     """The model of a checkpoint folder, ready to predict.
 
+    Args:
+        folder: the model folder.
+        trusted: whether it may name files, URIs and hubs outside itself: one that this user's segdist wrote may.
+        device: where it goes.
+
     Raises:
-        WeightsError: files are missing or damaged, or the frozen base weights are not those it was trained on.
+        WeightsError: files are missing or damaged, the frozen base weights are not those it was trained on, or a
+            folder that is not trusted names anything outside itself.
     """
-    description = describe(folder)
-    network = build(description.model, description.classes, adapter=description.adapter, seed=description.seed)
+    description = _standing_alone(describe(folder))
+    if not trusted:
+        _check_closed(folder, description)
+    seed, adapter = description.seed, description.adapter
+    with _bounded(folder, trusted=trusted):
+        network = build(description.model, description.classes, adapter=adapter, seed=seed)
     restore(network, folder, frozen_digest=description.frozen_digest)
+    if not trusted:
+        state_dicts.check(network.state_dict(), str(folder))
     return network.to(device).eval()
+
+
+def check_closed(folder: Path) -> None:
+    """Make sure that a model folder from elsewhere can be loaded as it is.
+
+    Raises:
+        WeightsError: it names something outside itself.
+    """
+    _check_closed(folder, _standing_alone(describe(folder)))
+
+
+def _standing_alone(description: Description) -> Description:
+    """The same without base weights, where the folder holds all tensors and the options say their shapes."""
+    declared = declaration(description.model.family)
+    named = description.places()
+    if description.frozen_digest or declared.shape_in_weights or "weights" not in named:
+        return description
+    options = {**description.model.family_options(), "weights": RANDOM}
+    model = description.model.model_copy(update={description.model.family: options})
+    return replace(description, model=model)
+
+
+def _check_closed(folder: Path, description: Description) -> None:
+    outside = [f"`{option}: {place[:100]}`" for option, place in description.places().items()]
+    root = folder.resolve()
+    outside += [f"the link `{name}`" for name, file in files(folder).items() if not file.resolve().is_relative_to(root)]
+    if outside:
+        raise WeightsError(
+            f"A model folder from elsewhere must hold all that it needs, but {folder} names {', '.join(outside)}: "
+            "nothing of it was read. Ask for the folder that `segdist export` writes where it was trained, or, if you "
+            f"trust what it names, run the command again with {TRUSTED}={folder}"
+        )
+
+
+@contextmanager
+def _bounded(folder: Path, *, trusted: bool) -> Iterator[None]:
+    """What is built from a folder that is not trusted has no more values than its files can hold."""
+    if trusted:
+        yield
+        return
+    held = sum(file.stat().st_size for file in files(folder).values() if file.suffix == ".safetensors")
+    with network_size.at_most(held, described=str(folder / DESCRIPTION)):
+        try:
+            yield
+        except (RuntimeError, ValueError, TypeError, ArithmeticError, MemoryError) as error:
+            raise WeightsError(
+                f"{folder / DESCRIPTION} must describe a network that can be built, but: {_said(error)}"
+            ) from error
 
 
 def restore(network: nn.Module, folder: Path, *, frozen_digest: str = "") -> None:
     """Put the weights of a checkpoint folder into a model built alike."""
-    file = folder / WEIGHTS
-    if not file.is_file():
-        raise WeightsError(f"The checkpoint {folder} has no {WEIGHTS}; it was not finished. Use another one.")
-    try:
-        state = load_file(file)
-    except SafetensorError as error:
-        raise WeightsError(f"{file} is damaged ({error}). Use another checkpoint.") from error
+    file = _weights_in(folder)
+    state = state_dicts.safe(file)
     own = network.state_dict()
     frozen = {k: v for k, v in own.items() if k not in state}
-    strangers = [k for k, v in state.items() if k not in own or own[k].shape != v.shape]
+    strangers = [k for k, v in state.items() if k not in own or not state_dicts.fits(v, own[k])]
     if strangers or (frozen and digest_of(frozen) != frozen_digest):
         names = ", ".join((*strangers, *frozen)[:3])
         raise WeightsError(
@@ -242,6 +395,17 @@ def restore(network: nn.Module, folder: Path, *, frozen_digest: str = "") -> Non
             "the base weights or the family's code are not those it was trained with."
         )
     network.load_state_dict(state, strict=False)
+
+
+def _weights_in(folder: Path) -> Path:
+    file = folder / WEIGHTS
+    if not file.is_file():
+        raise WeightsError(f"The checkpoint {folder} has no {WEIGHTS}; it was not finished. Use another one.")
+    return file
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def digest_of(state: Mapping[str, torch.Tensor]) -> str:

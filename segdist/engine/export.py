@@ -23,13 +23,17 @@ _COMPANIONS = (".json", ".txt", ".model")
 """Files of tokenizers and the like, that a network of transformers may need beside its weights."""
 
 
-def load_merged(folder: Path) -> tuple[nn.Module, Description]:
+def load_merged(folder: Path, *, trusted: bool = False) -> tuple[nn.Module, Description]:
     """The model of a checkpoint folder without the layers of its adapter: same outputs, plain weights.
 
     Conv-LoRA cannot be merged, because its updates depend on the input; it stays.
+
+    Args:
+        folder: the model folder.
+        trusted: see `checkpoint.load`.
     """
     description = checkpoint.describe(folder)
-    network = checkpoint.load(folder)
+    network = checkpoint.load(folder, trusted=trusted)
     if description.adapter.kind in ("lora", "dora", "qlora"):
         adapters.merge(network)
     stays = description.adapter.kind == "conv_lora"

@@ -26,6 +26,7 @@ Predict = Callable[[Sequence[ImageHWC], Sequence[Prompt]], list[tuple[Instance, 
 Span = tuple[int, int]
 AGREE = 0.5
 """IoU, where two tiles overlap, from which on two pieces are one object."""
+MOST_TILES = 100_000
 NEARLY_ALL = 0.9
 """Share of what the tiles decide of an object that a mask must have to be the whole object."""
 
@@ -66,9 +67,17 @@ def tiles_of(size_hw: tuple[int, int], *, size: int, overlap: float) -> list[Til
         size_hw: of the image.
         size: side of a tile in pixels.
         overlap: share of the side that neighbours have in common at least.
+
+    Raises:
+        SpecError: there would be too many.
     """
     common = min(round(size * overlap), size - 1)
     rows, columns = (_spans(length, size, common) for length in size_hw)
+    if len(rows) * len(columns) > MOST_TILES:
+        raise SpecError(
+            f"An image must be cut into at most {MOST_TILES:,} tiles, but tiles of {size} pixels with an overlap of "
+            f"{overlap:g} make {len(rows) * len(columns):,} of {size_hw[0]} x {size_hw[1]} pixels. Choose larger ones."
+        )
     return [Tile(r, c, own_r, own_c) for r, own_r in rows for c, own_c in columns]
 
 

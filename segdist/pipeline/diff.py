@@ -124,9 +124,9 @@ def _asked(model: str, data: str, split: str, storage: str, tracking: str) -> _S
     from segdist.engine.predict import predict
     from segdist.engine.workers import Workers
 
-    with model_folder(model, storage, tracking) as folder:
+    with model_folder(model, storage, tracking) as (folder, trusted):
         described = checkpoint.describe(folder)
-        network: Any = checkpoint.load(folder, device=Workers.here().device)
+        network: Any = checkpoint.load(folder, trusted=trusted, device=Workers.here().device)
     rows, notes = rows_of(data, split, described.classes)
     found = {p.image_id: p for _, _, p in predict(network, (rows[k] for k in range(len(rows))), described.evaluate)}
     return _Side(described.classes, rows, found, described.evaluate, data, notes)

@@ -53,8 +53,8 @@ def export_model(model: str, form: str, out: Path, *, storage: str, tracking: st
     if out.is_dir() and any(out.iterdir()):
         raise ExportError(f"{out} must be a new folder, but it holds files. Name another one, or empty it.")
     origin = origin_of(model, storage, tracking)
-    with model_folder(model, storage, tracking) as folder:
-        network, description = export.load_merged(folder)
+    with model_folder(model, storage, tracking) as (folder, trusted):
+        network, description = export.load_merged(folder, trusted=trusted)
     with TemporaryDirectory(prefix="segdist-") as scratch:  # complete, or not there at all
         part = Path(scratch) / "out"
         _FORMS[form](_Job(network, description, origin, part))

@@ -27,6 +27,7 @@ from segdist.labelling.quality import summarise
 from segdist.pipeline.cluster import connected, slots
 from segdist.pipeline.dataflow import map_items
 from segdist.pipeline.label_rows import LabelJob, LabelShard, TeacherMaker
+from segdist.pipeline.score import is_trusted
 from segdist.pipeline.teacher import Teacher, check_teacher, shared_model, teacher_digest
 from segdist.spec import LabelSpec, SweepSpec, TeacherSpec, digest
 
@@ -169,6 +170,8 @@ def _checked_teacher(spec: SweepSpec, policy: LabelSpec) -> str:
         folder = Path(name).expanduser()
         if "@" in name and not folder.is_dir():
             folder = Tracker.for_sweep(spec).model_files(name, Path(scratch))
+        elif not is_trusted(str(folder), spec.storage):
+            checkpoint.check_closed(folder)
         model = checkpoint.describe(folder).model
         _check_prompts(policy, model, name)
         return shared_model(folder, storage.absolute(spec.storage))

@@ -69,9 +69,9 @@ def predict_images(
     check_outputs(how.outputs)
     out = storage.absolute(out)
     inputs = list(find_inputs(list(places)))
-    with model_folder(model, storage_uri, tracking) as folder:
+    with model_folder(model, storage_uri, tracking) as (folder, trusted):
         description = checkpoint.describe(folder)
-        job = PredictJob(packed(folder), out, how)
+        job = PredictJob(packed(folder, trusted=trusted), out, how)
     evaluate = changed(description.evaluate, how.changes)
     if evaluate.prompts == "box" and not how.boxes:
         raise DataError(f"{model} segments what boxes show it. Name a COCO file with boxes: --boxes annotations.json")
@@ -88,7 +88,9 @@ def predict_images(
 def _claim(out: str, job: PredictJob) -> None:
     """Write down what the folder holds; a folder of another model or with other settings is refused."""
     mine = {
-        "model": digest([(name, hashlib.sha256(content).hexdigest()) for name, content in sorted(job.model.items())]),
+        "model": digest(
+            [(name, hashlib.sha256(content).hexdigest()) for name, content in sorted(job.model.files.items())]
+        ),
         **asdict(job.how),
         "outputs": list(job.how.outputs),
         "changes": dict(job.how.changes),

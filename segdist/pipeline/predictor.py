@@ -22,7 +22,6 @@ from segdist.spec import EvaluateSpec
 
 PIXELS_AT_ONCE = 2**20
 """Of tiles in one batch: a U-Net needs about a kilobyte for each."""
-Files = dict[str, bytes]
 
 
 @dataclass(frozen=True)
@@ -43,24 +42,46 @@ class How:
 
 
 @dataclass(frozen=True)
-class PredictJob:
-    """What travels to every worker; `model` holds the files of the model's folder."""
+class PackedModel:
+    """The files of a model's folder, to travel to workers, and whether they may name places outside it."""
 
-    model: Files
+    files: Mapping[str, bytes]
+    trusted: bool
+
+    def load(self) -> tuple[Any, EvaluateSpec]:
+        """The network on this worker's device, and how it predicts."""
+        from segdist.engine import checkpoint
+        from segdist.engine.workers import Workers
+
+        with TemporaryDirectory(prefix="segdist-") as scratch:
+            folder = Path(scratch)
+            for name, content in self.files.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(content)
+            network: Any = checkpoint.load(folder, trusted=self.trusted, device=Workers.here().device)
+            return network, checkpoint.describe(folder).evaluate
+
+
+def packed(folder: Path, *, trusted: bool) -> PackedModel:
+    """A model folder without what does not belong to the model.
+
+    Raises:
+        WeightsError: it is not trusted, and names something outside itself.
+    """
+    from segdist.engine import checkpoint
+
+    if not trusted:
+        checkpoint.check_closed(folder)
+    return PackedModel({name: file.read_bytes() for name, file in checkpoint.files(folder).items()}, trusted)
+
+
+@dataclass(frozen=True)
+class PredictJob:
+    """What travels to every worker."""
+
+    model: PackedModel
     out: str
     how: How
-
-
-def packed(folder: Path) -> Files:
-    """The files of a model's folder, to travel to workers."""
-    return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
-
-
-def unpack(files: Files, folder: Path) -> None:
-    """The folder again."""
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
 
 
 class Predictor:
@@ -119,15 +140,10 @@ class Predictor:
 
     def _loaded(self) -> Any:
         if self._network is None:
-            from segdist.engine import checkpoint
             from segdist.engine.allocation import keep_freed_memory
-            from segdist.engine.workers import Workers
 
             keep_freed_memory()
-            with TemporaryDirectory(prefix="segdist-") as folder:
-                unpack(self._job.model, Path(folder))
-                self._network = checkpoint.load(Path(folder), device=Workers.here().device)
-                own = checkpoint.describe(Path(folder)).evaluate
+            self._network, own = self._job.model.load()
             self._evaluate = _with_small_batches(changed(own, self._job.how.changes), self._network)
         return self._network
 

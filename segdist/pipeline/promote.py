@@ -177,14 +177,14 @@ def _metric_of(sweep: SweepRecord) -> str:
 def _judged(run: str, rows: Rows, metric: str, storage: str, tracking: str) -> Evaluator:
     from segdist.engine.appraise import judged
 
-    with model_folder(run, storage, tracking) as folder:
-        return judged(folder, rows, (metric,))
+    with model_folder(run, storage, tracking) as (folder, trusted):
+        return judged(folder, rows, (metric,), trusted=trusted)
 
 
 def _named(data: str, run: str, storage: str, tracking: str) -> Rows:
     from segdist.engine import checkpoint
 
-    with model_folder(run, storage, tracking) as folder:
+    with model_folder(run, storage, tracking) as (folder, _):
         classes = checkpoint.describe(folder).classes
     rows, _ = rows_of(data, "", classes)
     return rows

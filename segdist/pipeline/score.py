@@ -1,5 +1,6 @@
 """`segdist evaluate`: any model over any data, or another tool's results, with every metric."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from segdist.pipeline.ingest import ingest
 from segdist.plugins import DatasetFormat
 from segdist.records import Sample
 from segdist.spec import EvaluateSpec
-from segdist.storage import cache_dir
+from segdist.storage import cache_dir, within
 from segdist.sweepfile import load
 from segdist.tracking import Tracker
 
@@ -99,9 +100,9 @@ def score_model(
     from segdist.engine.appraise import appraise
     from segdist.engine.workers import Workers
 
-    with model_folder(model, storage, tracking) as folder:
+    with model_folder(model, storage, tracking) as (folder, trusted):
         described = checkpoint.describe(folder)
-        network: Any = checkpoint.load(folder, device=Workers.here().device)
+        network: Any = checkpoint.load(folder, trusted=trusted, device=Workers.here().device)
         costs = runtime.bytes_on_disk(folder)
     evaluate = changed(described.evaluate, changes)
     rows, notes = rows_of(data, split, described.classes)
@@ -148,23 +149,34 @@ def score_checkpoints(sweep: str, data: str, **settings: Any) -> list[dict[str, 
 
 
 @contextmanager
-def model_folder(model: str, storage: str, tracking: str) -> Iterator[Path]:
-    """The folder of a model; one from MLflow is gone afterwards.
+def model_folder(model: str, storage: str, tracking: str) -> Iterator[tuple[Path, bool]]:
+    """The folder of a model, and whether it is trusted (see `checkpoint.load`); a copy is gone afterwards.
 
     Args:
-        model: `NAME@champion`, `NAME@VERSION`, `SWEEP#TRIAL`, a run id, or a model folder.
+        model: `NAME@champion`, `NAME@VERSION`, `SWEEP#TRIAL`, a run id, or a model folder here or at a URI.
         storage: of the sweep that trained it.
         tracking: its MLflow URI, or "embedded".
     """
-    if Path(model).is_dir():
-        yield Path(model)
+    if Path(model).is_dir() or "://" in model:
+        from segdist.engine import checkpoint
+
+        with checkpoint.fetched(model) as folder:
+            yield folder, is_trusted(model, storage)
         return
     with TemporaryDirectory(prefix="segdist-") as scratch:
         tracker = Tracker.at(storage, tracking)
         if "@" in model:
-            yield tracker.model_files(model, Path(scratch))
+            yield tracker.model_files(model, Path(scratch)), True
         else:
-            yield tracker.download(tracker.run_of(model), "model", Path(scratch))
+            yield tracker.download(tracker.run_of(model), "model", Path(scratch)), True
+
+
+def is_trusted(folder: str, storage: str) -> bool:
+    """Whether a model folder lies in the storage folder, where segdist alone writes, or where its user trusts all."""
+    from segdist.engine import checkpoint
+
+    trusted = [storage, *os.environ.get(checkpoint.TRUSTED, "").split(",")]
+    return any(within(folder, root.strip()) for root in trusted if root.strip())
 
 
 def is_run_id(model: str) -> bool:

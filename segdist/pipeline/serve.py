@@ -7,12 +7,11 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from segdist.errors import BackendError, SpecError
 from segdist.pipeline.cluster import connected
-from segdist.pipeline.predictor import Files, packed, unpack
+from segdist.pipeline.predictor import PackedModel, packed
 from segdist.pipeline.score import model_folder
 from segdist.plugins import ImageHWC
 from segdist.records import Instance, Prompt
@@ -122,8 +121,8 @@ def serve(
     # Ray gives workers the lowest priority but four; whoever waits for an answer must not wait for everything else.
     os.environ.setdefault("RAY_worker_niceness", "0")
     with bound(where.host, where.port) as listening:
-        with model_folder(model, storage, tracking) as folder:
-            files, about = packed(folder), _about(model, folder)
+        with model_folder(model, storage, tracking) as (folder, trusted):
+            files, about = packed(folder, trusted=trusted), _about(model, folder)
         with connected() as ray:
             try:
                 handle = _start(ray, ray_serve, files, replicas, max_batch, limits.max_waiting)
@@ -143,17 +142,11 @@ def serve(
 class Model:
     """A replica that holds the network."""
 
-    def __init__(self, files: Files) -> None:
+    def __init__(self, model: PackedModel) -> None:
         import torch
 
-        from segdist.engine import checkpoint
-        from segdist.engine.workers import Workers
-
         torch.set_num_threads(1)
-        with TemporaryDirectory(prefix="segdist-") as folder:
-            unpack(files, Path(folder))
-            self._evaluate = checkpoint.describe(Path(folder)).evaluate
-            self._network: Any = checkpoint.load(Path(folder), device=Workers.here().device)
+        self._network, self._evaluate = model.load()
 
     def find(self, images: list[ImageHWC], prompts: list[Prompt]) -> list[tuple[Instance, ...]]:
         """Instances of each image."""
@@ -191,7 +184,7 @@ class AskRay:
         return found
 
 
-def _start(ray: Any, ray_serve: Any, files: Files, replicas: int, max_batch: int, max_waiting: int) -> Any:
+def _start(ray: Any, ray_serve: Any, files: PackedModel, replicas: int, max_batch: int, max_waiting: int) -> Any:
     """The model as a deployment.
 
     Only Python asks it: Ray's own HTTP server holds bodies of any size and number, and waits for slow ones for ever.

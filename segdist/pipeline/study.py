@@ -36,12 +36,12 @@ def study_checkpoints(model: str, data: str, **settings: Any) -> list[dict[str, 
     found = []
     for step, place in sorted(places.items()):
         with checkpoint.fetched(place) as local:
-            described = checkpoint.describe(local)
+            family = checkpoint.describe(local).model.family
 
-            def loss(network: Any, rows: Any, family: str = described.model.family) -> dict[str, float]:
-                return mean_loss(network, rows, family=family, batch_size=2)
+        def loss(network: Any, rows: Any, family: str = family) -> dict[str, float]:
+            return mean_loss(network, rows, family=family, batch_size=2)
 
-            scored = score_model(str(local), data, **settings, further=loss)
+        scored = score_model(place, data, **settings, further=loss)
         found.append({"step": step, **scored, "model": place})
     best = max(found, key=lambda one: one["metrics"].get("iou", -1.0))
     return [{**one, "is_best": one is best} for one in found]

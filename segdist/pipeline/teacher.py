@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from segdist import registry, storage
@@ -21,7 +20,6 @@ IMAGES_AT_ONCE = 8
 CPU_PIXELS_AT_ONCE = 8 * 256**2
 """Most pixels, at the network's scale, that are encoded together on a CPU: an image of 1024 goes alone. There batches
 gain little, and memory that runs out is the end of the process."""
-_MODEL_FILES = ("model.json", "weights.safetensors")
 
 
 class Strategy:
@@ -170,11 +168,9 @@ class Teacher:
 
             device = "cuda" if self._spec.gpus_per_actor > 0 else "cpu"
             if self._trained_uri:
-                with TemporaryDirectory(prefix="segdist-") as folder:
-                    for name in _MODEL_FILES:
-                        storage.download(storage.join(self._trained_uri, name), Path(folder) / name)
-                    network = checkpoint.load(Path(folder), device=device)
-                    family = checkpoint.describe(Path(folder)).model.family
+                with checkpoint.fetched(self._trained_uri) as folder:
+                    network = checkpoint.load(folder, trusted=True, device=device)
+                    family = checkpoint.describe(folder).model.family
             else:
                 family = self._spec.teacher.family
                 network = checkpoint.build(self._spec.teacher, self._classes).to(device).eval()
@@ -226,14 +222,16 @@ def shared_model(folder: Path, root: str) -> str:
     Raises:
         WeightsError: it is no model folder.
     """
-    missing = [name for name in _MODEL_FILES if not (folder / name).is_file()]
-    if missing:
-        raise WeightsError(f"`label.teacher.trained` must be a model folder, but {folder} has no {missing[0]}.")
-    content = {name: (folder / name).read_bytes() for name in _MODEL_FILES}
+    from segdist.engine import checkpoint
+
+    try:
+        content = {name: file.read_bytes() for name, file in checkpoint.files(folder).items()}
+    except WeightsError as error:
+        raise WeightsError(f"`label.teacher.trained` must be a model folder, but: {error}") from error
     uri = storage.join(root, "teachers", hashlib.sha256(b"".join(content.values())).hexdigest()[:16])
-    there = {entry.uri.rsplit("/", 1)[-1] for entry in storage.find(uri)}
+    there = {entry.uri for entry in storage.find(uri)}
     for name, data in content.items():
-        if name not in there:
+        if storage.join(uri, name) not in there:
             storage.write_atomic(storage.join(uri, name), data)
     return uri
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat
 
 from segdist.plugins import ModelOptions
 
@@ -20,21 +20,21 @@ class PromptableOptions(ModelOptions):
     class; needs to be shown nothing either."""
     masks: Literal["one", "best_of_three"] = "one"
     """best_of_three draws three masks a prompt and takes the one it trusts most; one is better for boxes."""
-    class_tokens: PositiveInt = 4
+    class_tokens: int = Field(default=4, gt=0, le=256)
     """Length of the learned prompt of a class."""
-    prompts_per_image: PositiveInt = 16
+    prompts_per_image: int = Field(default=16, gt=0, le=1000)
     """Most objects of an image that one training step draws from it, at random."""
     box_jitter: float = Field(default=0.1, ge=0, lt=0.5)
     """In training each side of a box moves by up to this share of its width or height: no user draws perfect boxes."""
     point_share: float = Field(default=0.2, ge=0, le=1)
     """With `prompt: box`, share of the training steps in which every box comes with a point on the object."""
-    points_per_object: PositiveInt = 3
+    points_per_object: int = Field(default=3, gt=0, le=100)
     """With `prompt: point` or `mixed`, most points an object: the first lies on it, the others on or off."""
     point_jitter: float = Field(default=0.0, ge=0, lt=0.5)
     """In training each point moves by up to this share of the object's width and height: nobody clicks exactly."""
-    grid_side: PositiveInt = 32
+    grid_side: int = Field(default=32, gt=0, le=256)
     """With `prompt: everything`, points along each side of the grid."""
-    grid_points_per_object: PositiveInt = 1
+    grid_points_per_object: int = Field(default=1, gt=0, le=100)
     """With `prompt: everything`, points that teach an object: 1 is the nearest alone, as SAOM; more are further points
     of the grid on the object, drawn anew in each step."""
     min_predicted_iou: float = Field(default=0.5, ge=0, le=1)

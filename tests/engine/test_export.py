@@ -47,8 +47,8 @@ def test_weights_from_a_folder_of_transformers_come_along_so_that_the_folder_may
         checkpoint.describe(model_folder(tmp_path / "seed", "mask2former")).model, CLASSES
     ).model.save_pretrained(source)  # type: ignore[union-attr, operator]
     trained = model_folder(tmp_path / "trained", "mask2former", weights=str(source), adapter="lora")
-    before = outputs(checkpoint.load(trained))
-    network, description = export.load_merged(trained)
+    before = outputs(checkpoint.load(trained, trusted=True))
+    network, description = export.load_merged(trained, trusted=True)
     export.write(network, description, tmp_path / "out", base=".")
     source.rename(tmp_path / "gone")
 

@@ -113,7 +113,7 @@ def test_odd_shapes_are_errors_that_name_the_weights(case: str, folder: Path, tm
 
 def test_many_queries_end_before_they_take_memory(folder: Path, tmp_path: Path) -> None:
     copy = changed(folder, tmp_path, lambda c: c.update(num_queries=2**20))
-    with pytest.raises(WeightsError, match="must describe what the files beside it hold"):
+    with pytest.raises(WeightsError, match="must describe what its files hold"):
         load(copy)
 
 

@@ -6,7 +6,7 @@ not how right a mask is. It cannot be trained.
 
 from typing import Literal
 
-from pydantic import PositiveInt
+from pydantic import Field
 
 from segdist.plugins import Family, ModelOptions
 
@@ -18,7 +18,7 @@ class Options(ModelOptions):
     """box: the box itself, filled. grabcut: colours inside against colours outside the box (Rother et al. 2004). line:
     the thin structure, dark or bright, that stands out most. otsu: what differs from the border of the box (Otsu 1979).
     auto: `line` where a thin structure stands out, otherwise `grabcut`."""
-    iterations: PositiveInt = 3
+    iterations: int = Field(default=3, gt=0, le=100)
     """Of grabcut."""
 
 

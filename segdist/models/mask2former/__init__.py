@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
-from segdist.plugins import EVERY_NOISE, Family, ModelOptions
+from segdist.plugins import EVERY_NOISE, Family, ImageSize, ModelOptions, Queries
 from segdist.weights import RANDOM, Published
 
 __all__ = ["FAMILY", "PUBLISHED", "RANDOM", "Options", "check"]
@@ -19,9 +19,9 @@ class Options(ModelOptions):
     """A local folder or URI with config.json and safetensors, a name on the hub, or random: an untrained network."""
     size: Literal["debug", "swin_tiny"] = "debug"
     """Shape of a random network; weights bring their own."""
-    image_size: int = Field(default=384, gt=0, multiple_of=32)
+    image_size: ImageSize = Field(default=384, multiple_of=32)
     """Longest side in pixels that the network sees; its coarsest features are 32 times smaller."""
-    num_queries: PositiveInt | Literal["auto"] = "auto"
+    num_queries: Queries | Literal["auto"] = "auto"
     """Most objects found in an image; auto takes what the weights were trained with. Other numbers start untrained."""
 
 
@@ -53,6 +53,7 @@ FAMILY = Family(
     adapters=("full", "frozen_encoder", "partial", "layernorm", "bitfit", "lora", "dora"),
     onnx=lambda _: ("classes_BQC", "masks_BQhw"),
     hub_module="model",
+    shape_in_weights=True,
     extra="hf",
     licence="code: Apache-2.0 (transformers) and MIT; Meta's published weights: CC BY-NC 4.0 by its model zoo",
 )

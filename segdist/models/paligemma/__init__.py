@@ -5,13 +5,13 @@ One question a class and image; the answer names every object of the class, and 
 
 from typing import Any, Self
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from segdist import storage
 from segdist.errors import WeightsError
 from segdist.paligemma.locations import Edges
 from segdist.paligemma.prompts import LABEL
-from segdist.plugins import Family, ModelOptions
+from segdist.plugins import Family, ImageSize, ModelOptions
 from segdist.weights import RANDOM, Published
 
 PUBLISHED = Published("paligemma", "paligemma", "google/paligemma2-3b-pt-224", parts=("siglip", "gemma"))
@@ -41,10 +41,10 @@ class Options(ModelOptions):
     weights: str
     """A local folder or URI with config.json, safetensors and the tokenizer, a name on the hub, or random: a small
     untrained network with a tokenizer made from the questions."""
-    image_size: int = Field(default=224, gt=0)
+    image_size: ImageSize = 224
     """Longest side in pixels that images are scaled to: what weights were trained with (224, 448 or 896) times
     `tiles`."""
-    tiles: PositiveInt = 1
+    tiles: int = Field(default=1, gt=0, le=64)
     """Rows and columns of tiles that an image is cut into, in training and prediction; each is asked about alone, and
     pieces of an object that touch at a border are joined. For thin and small objects, which one mask of 64 x 64 over
     the whole box cannot hold."""
@@ -59,10 +59,10 @@ class Options(ModelOptions):
     """The question about a class; `{label}` is its name or a synonym."""
     synonyms: dict[str, tuple[str, ...]] = {}
     """Further words for a class, asked for at random in training; the answer names the class."""
-    negatives: int = Field(default=1, ge=0)
+    negatives: int = Field(default=1, ge=0, le=1000)
     """Classes that an image does not show, asked for nevertheless in training: the answer is empty. An image that shows
     none of the classes is asked for at least one."""
-    max_objects: PositiveInt = 20
+    max_objects: int = Field(default=20, gt=0, le=1000)
     """Objects of an answer at most; what an image has more is left out of its targets, and counted."""
     grammar: bool = True
     """Let only what an answer can hold follow in decoding: valid boxes, sixteen mask tokens, the class, the end."""
@@ -103,6 +103,11 @@ def check(options: Options) -> None:
         )
 
 
+def _places(options: Options) -> tuple[str, ...]:
+    known = {"weights": RANDOM, "codec": SHIPPED}
+    return tuple(option for option, word in known.items() if getattr(options, option) != word)
+
+
 FAMILY = Family(
     options=Options,
     debug={"weights": RANDOM, "image_size": 64, "max_objects": 4},
@@ -116,6 +121,8 @@ FAMILY = Family(
     tasks=("instance", "semantic"),
     sizes={"random": "0.6 M parameters, untrained", "weights": "3, 10 or 28 billion parameters, as published"},
     adapters=("full", "frozen_encoder", "partial", "layernorm", "bitfit", "lora", "dora", "qlora"),
+    places=_places,
+    shape_in_weights=True,
     extra="hf",
     licence="code: Apache-2.0 (transformers); Google's weights: Gemma Terms of Use",
 )

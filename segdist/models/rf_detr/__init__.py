@@ -2,9 +2,9 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import model_validator
 
-from segdist.plugins import EVERY_NOISE, Family, ModelOptions
+from segdist.plugins import EVERY_NOISE, Family, ImageSize, ModelOptions, Queries
 from segdist.weights import RANDOM, Published
 
 PUBLISHED = Published("rf_detr", "rf_detr", "Roboflow/rf-detr-seg-medium", parts=("rf_detr_",))
@@ -20,9 +20,9 @@ class Options(ModelOptions):
     """A local folder or URI with config.json and safetensors, a name on the hub, or random: an untrained network."""
     size: Literal["debug", "nano", "small", "medium"] = "medium"
     """Shape of the network; decides the image size that it was trained with."""
-    image_size: int = Field(default=_IMAGE_SIZE["medium"], gt=0)
+    image_size: ImageSize = _IMAGE_SIZE["medium"]
     """Longest side in pixels that the network sees; left out: as the size was trained."""
-    num_queries: PositiveInt | Literal["auto"] = "auto"
+    num_queries: Queries | Literal["auto"] = "auto"
     """Most objects found in an image; auto takes what the weights were trained with. Other numbers start untrained."""
 
     @model_validator(mode="before")
@@ -80,6 +80,7 @@ FAMILY = Family(
     },
     adapters=("full", "frozen_encoder", "partial", "layernorm", "bitfit", "lora", "dora"),
     hub_module="model",
+    shape_in_weights=True,
     extra="hf",
     licence="Apache-2.0 (code and published weights)",
 )

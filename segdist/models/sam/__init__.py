@@ -8,10 +8,10 @@ without being shown anything, a student like the others.
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from segdist.errors import WeightsError
-from segdist.plugins import EVERY_NOISE, Family
+from segdist.plugins import EVERY_NOISE, Family, ImageSize
 from segdist.promptable.options import LOSSES, PromptableOptions, onnx, prompts
 
 SHIPPED = "shipped"
@@ -29,7 +29,7 @@ class Options(PromptableOptions):
     """tiny: 1.2 M parameters, trained by us on drawn scenes. The others are Meta's."""
     weights: str = SHIPPED
     """A .pth or .safetensors file; shipped: those that come with segdist (tiny only); random: untrained."""
-    image_size: int = Field(default=_IMAGE_SIZE["tiny"], gt=0)
+    image_size: ImageSize = _IMAGE_SIZE["tiny"]
     """Longest side in pixels that the network sees; left out: 128 for tiny and 1024 for the others, as trained."""
 
     @model_validator(mode="before")
@@ -98,6 +98,7 @@ FAMILY = Family(
     onnx=onnx,
     check=check,
     noise=EVERY_NOISE,
+    places=lambda o: () if o.weights in (SHIPPED, RANDOM) else ("weights",),
     tasks=("promptable", "semantic", "instance"),
     sizes={
         "tiny": "1.2 M parameters, shipped",

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from segdist.plugins import EVERY_NOISE, Family
+from segdist.plugins import EVERY_NOISE, Family, ImageSize
 from segdist.promptable.options import LOSSES, PromptableOptions, onnx, prompts
 from segdist.weights import RANDOM, Published
 
@@ -24,7 +24,7 @@ class Options(PromptableOptions):
     """A local folder or URI with config.json and safetensors, a name on the hub, or random: an untrained network."""
     size: Literal["debug", "hiera_tiny"] = "debug"
     """Shape of a random network; weights bring their own."""
-    image_size: int = Field(default=1024, gt=0, multiple_of=32)
+    image_size: ImageSize = Field(default=1024, multiple_of=32)
     """Longest side in pixels that the network sees; its coarsest features are 32 times smaller."""
 
 
@@ -60,6 +60,7 @@ FAMILY = Family(
     adapters=("full", "frozen_encoder", "partial", "layernorm", "bitfit", "lora", "dora"),
     sometimes_unused=("model.prompt_encoder.",),
     hub_module="model",
+    shape_in_weights=True,
     extra="hf",
     licence="code: Apache-2.0 (transformers); Meta's published weights: Apache-2.0",
 )

@@ -5,9 +5,9 @@ Every image is asked for by class names, also for classes it does not show; a pr
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
-from segdist.plugins import EVERY_NOISE, Family, ModelOptions
+from segdist.plugins import EVERY_NOISE, Family, ImageSize, ModelOptions
 from segdist.weights import RANDOM, Published
 
 __all__ = ["FAMILY", "PUBLISHED", "RANDOM", "Options", "check"]
@@ -25,9 +25,9 @@ class Options(ModelOptions):
     network that reads letters."""
     size: Literal["debug", "published"] = "debug"
     """Shape of a random network; weights bring their own."""
-    image_size: int = Field(default=1008, gt=0)
+    image_size: ImageSize = 1008
     """Longest side in pixels that the network sees: a multiple of its patch, 14 for published weights."""
-    names_per_image: PositiveInt = 8
+    names_per_image: int = Field(default=8, gt=0, le=1000)
     """Most class names that one training step asks an image for: those it shows first, then names of absent classes."""
     exemplars: bool = False
     """Keep the part that reads boxes, for the prompt strategy `exemplars`; it is not trained here."""
@@ -77,6 +77,7 @@ FAMILY = Family(
     adapters=("full", "frozen_encoder", "partial", "layernorm", "bitfit", "lora", "dora"),
     hub_module="model",
     sometimes_unused=("model.geometry_encoder.",),
+    shape_in_weights=True,
     extra="hf",
     licence="code: Apache-2.0 (transformers); Meta's published weights: SAM License",
 )

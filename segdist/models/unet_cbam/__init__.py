@@ -24,13 +24,13 @@ _TIMM_MODEL = re.compile(rb"@register_model\s+def (\w+)\(")
 class Options(ModelOptions):
     """Size of the network, and what its encoder is."""
 
-    backbone: str = SCRATCH
+    backbone: str = Field(default=SCRATCH, pattern=r"^\w[\w.]*$")
     """scratch: an encoder of our own with GroupNorm. Otherwise a model of timm that gives features at several scales,
     e.g. resnet18 or convnext_tiny."""
     weights: str = PUBLISHED
     """Of the backbone. published: those that timm downloads for it. random: untrained. Otherwise a .safetensors or .pth
     file here or at a URI, or a name on the hub like timm/resnet18.a1_in1k."""
-    width: int = Field(default=32, ge=4, multiple_of=4)
+    width: int = Field(default=32, ge=4, le=1024, multiple_of=4)
     """Channels at full resolution; from scratch, every level down has twice as many."""
     depth: int = Field(default=4, ge=1, le=6)
     """Number of times the resolution is halved; a backbone has its own."""
@@ -110,6 +110,7 @@ FAMILY = Family(
     encoder_blocks=("encoder.levels.*", "encoder.body.layer*", "encoder.body.stages_*", "encoder.body.blocks.*"),
     check=check,
     noise=EVERY_NOISE,
+    places=lambda o: () if o.backbone == SCRATCH or o.weights == RANDOM else ("weights",),
     adapters=(*USUAL_ADAPTERS, "partial"),
     onnx=lambda _: ("scores_BKSS",),
     sizes={

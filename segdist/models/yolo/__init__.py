@@ -10,7 +10,7 @@ from pydantic import Field
 
 from segdist import storage
 from segdist.errors import SpecError, WeightsError
-from segdist.plugins import USUAL_ADAPTERS, Family, ModelOptions
+from segdist.plugins import USUAL_ADAPTERS, Family, ImageSize, ModelOptions
 from segdist.weights import RANDOM
 
 Size = Literal["debug", "v8n", "v8s", "v8m", "v8l", "v8x", "11n", "11s", "11m", "11l", "11x"]
@@ -23,7 +23,7 @@ class Options(ModelOptions):
     """A .pt file of Ultralytics here or at a URI, e.g. yolo11n-seg.pt, or random: an untrained network."""
     size: Size = "11n"
     """Shape of a random network: the generation and its size; weights bring their own, and it need not be named."""
-    image_size: int = Field(default=640, gt=0, multiple_of=32)
+    image_size: ImageSize = Field(default=640, multiple_of=32)
     """Longest side in pixels that the network sees; its coarsest features are 32 times smaller."""
     max_overlap: float = Field(default=0.7, gt=0, le=1)
     """Of two boxes of one class with a larger IoU, the one with the lower score is left out (NMS)."""
