@@ -3,11 +3,13 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from segdist.bounded_yaml import read_yaml
+from segdist.data.class_names import ClassNames
 from segdist.data.sources import read_place
 from segdist.errors import DataError, SpecError, did_you_mean
 from segdist.pipeline.ingest import ingest
@@ -68,6 +70,23 @@ class Data(Sequence[tuple[Sample, bytes]]):
             return [self[k] for k in range(*index.indices(len(self)))]
         source, sample = self._found[index]
         return sample, source.image_bytes(sample)
+
+
+class Respelled(Sequence[tuple[Sample, bytes]]):
+    """Images with their truth, whose classes are spelled as a model spells them."""
+
+    def __init__(self, rows: Sequence[tuple[Sample, bytes]], spelling: Mapping[str, str]) -> None:
+        self._rows, self._spelling = rows, spelling
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[k] for k in range(*index.indices(len(self)))]
+        sample, content = self._rows[index]
+        instances = tuple(replace(i, label=self._spelling[i.label]) for i in sample.instances)
+        return replace(sample, instances=instances), content
 
 
 def score_model(
@@ -197,9 +216,10 @@ def rows_of(place: str, split: str, classes: Sequence[str]) -> tuple[Sequence[tu
     """
     if _is_sweep(place):
         dataset = ingest(load(place))
-        labels, parts = set(dataset.manifest.classes), set(dataset.manifest.splits)
-        chosen = _split(place, split, parts)
-        rows: Sequence[tuple[Sample, bytes]] = dataset.reader(chosen, cache_dir())
+        names = ClassNames(lambda _: None, classes)
+        spelling = {label: names.spelled(label, place) for label in dataset.manifest.classes}
+        labels, chosen = set(spelling.values()), _split(place, split, set(dataset.manifest.splits))
+        rows: Sequence[tuple[Sample, bytes]] = Respelled(dataset.reader(chosen, cache_dir()), spelling)
     else:
         read = read_place(place, classes)
         chosen = _split(place, split, {sample.split for _, sample in read} - {""})

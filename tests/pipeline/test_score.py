@@ -8,10 +8,13 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from segdist.cli import app
+from segdist.data.build import build, here
 from segdist.engine import checkpoint
 from segdist.engine.predict import score
 from segdist.engine.workers import Workers
 from segdist.metrics import evaluate
+from segdist.pipeline import score as module
+from segdist.spec import DataSpec
 from tests.engine.drawn import CLASSES, roofs, tiny_run
 from tests.metrics.drawn import coco_results, coco_truth, generated
 
@@ -136,7 +139,9 @@ def test_another_tools_results_get_every_metric_of_the_evaluator(results: tuple[
     samples, predictions = generated(4, images=8)
     found = answer("--predictions", results[0], "--truth", results[1], "--min-score", "0.5")
     expected = evaluate(samples, predictions, classes=found["classes"], min_score=0.5)
-    for name, value in found["metrics"].items():
+    measured = {name: value for name, value in found["metrics"].items() if not name.startswith("predicted/")}
+    assert len(measured) > 100
+    for name, value in measured.items():
         assert value == pytest.approx(expected[name], abs=1e-9), name
 
 
@@ -197,3 +202,25 @@ def test_data_of_other_classes_are_refused_and_further_classes_are_named(model: 
         annotation["category_id"] = 1
     file.write_text(json.dumps(content))
     assert "The model knows roof" in refused(model, photos)
+
+
+def test_classes_that_differ_in_spelling_alone_are_those_of_the_model(
+    model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = answer(model, photos)["metrics"]
+    file = photos / "annotations.json"
+    file.write_text(file.read_text().replace('"roof"', '" ROOF"'))
+    found = answer(model, photos)
+    assert found["metrics"]["mask_ap"] == pytest.approx(expected["mask_ap"])
+    assert found["metrics"]["iou"] == pytest.approx(expected["iou"])
+
+    source = {"sources": [{"format": "coco", "path": str(photos)}], "split": {"val": 0.25, "test": 0.25}}
+    dataset = build(str(tmp_path / "data"), DataSpec.model_validate(source), here)
+    assert dataset.manifest.classes == ("ROOF",)
+    monkeypatch.setattr(module, "ingest", lambda _: dataset)
+    monkeypatch.setattr(module, "load", lambda _: None)
+    (tmp_path / "sweep.yaml").write_text("name: x\ndata: {}\n")
+    rows, notes = module.rows_of(str(tmp_path / "sweep.yaml"), "train", CLASSES)
+    assert {i.label for sample, _ in rows for i in sample.instances} == set(CLASSES)
+    assert rows[0:1][0][1] == rows[0][1]
+    assert notes == ["split train"]
