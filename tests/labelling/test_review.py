@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,8 @@ def test_without_numbers_masks_are_given_to_the_box_of_their_class_that_fits_bes
     drawn = [Drawn(d.file_name, d.instance.label, d.instance.mask) for d in asked if d.instance.mask]
     outcome = back.decide(asked, came(*drawn[::-1]), removed_means_nothing=False, only_changed=False)
     assert outcome.confirmed == 4
+    shouted = [replace(one, label=f" {one.label.upper()}") for one in drawn]  # as another tool may spell them
+    assert back.decide(asked, came(*shouted), removed_means_nothing=False, only_changed=False).confirmed == 4
     far = Drawn("1.png", "crack", masks.from_box((66, 0, 70, 3), size_hw=SIZE_HW))
     outcome = back.decide(asked, came(*drawn, far), removed_means_nothing=False, only_changed=False)
     assert outcome.passed_over == ["1.png: 1 x mask of `crack` that fits no object of the queue"]

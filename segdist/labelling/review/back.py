@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from segdist import masks
 from segdist.bounded_json import read_json
+from segdist.data.class_names import ClassNames
 from segdist.errors import DataError
 from segdist.labelling.corrections import Corrections
 from segdist.labelling.overlaps import assigned
@@ -127,12 +128,15 @@ def decide(objects: Sequence[Asked], returned: Returned, *, removed_means_nothin
     of_file: dict[str, list[Asked]] = {}
     for one in objects:
         of_file.setdefault(one.file_name, []).append(one)
+    names = ClassNames(lambda _: None, (one.instance.label for one in objects))
     drawn: dict[str, list[Drawn]] = {}
     for mask in returned.drawn:
-        drawn.setdefault(mask.file_name, []).append(mask)
+        label = names.spelled(mask.label, mask.file_name)
+        drawn.setdefault(mask.file_name, []).append(replace(mask, label=label))
     unread: dict[str, list[Unread]] = {}
     for shape in returned.unread:
-        unread.setdefault(shape.file_name, []).append(shape)
+        label = names.spelled(shape.label, shape.file_name)
+        unread.setdefault(shape.file_name, []).append(replace(shape, label=label))
     decided: dict[str, dict[int, Rle | None]] = {}
     for name, asked in of_file.items():
         found = _masks_of(asked, drawn.get(name, []), outcome)
