@@ -5,7 +5,7 @@ import json
 import re
 import time
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.resources import files
@@ -20,7 +20,8 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.security import HTTPBearer
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
+from pydantic.json_schema import SkipJsonSchema
 
 from segdist import masks
 from segdist.data.answers import PromptRequest, instances_json, read_prompt
@@ -36,6 +37,7 @@ from segdist.serving.limits import MAX_SIDE, OBJECTS_AT_FULL_SIZE, Budget, BusyE
 Ask = Callable[[ImageHWC, Prompt], Awaitable[tuple[Instance, ...]]]
 """Whoever holds the model."""
 Form_ = Literal["coco", "polygons", "png"]
+MinScore = Annotated[float, Field(ge=0, le=1)] | SkipJsonSchema[None]  # a form has no null
 Result = TypeVar("Result")
 
 _THREADS = 4
@@ -120,7 +122,7 @@ def make_app(ask: Ask, about: About, *, token: str, hosts: Collection[str] = (),
         version="1",
         docs_url=None,
         redoc_url=None,
-        responses={status: {"model": Problem, "description": text} for status, text in _REFUSALS.items()},
+        responses=_described(_REFUSALS),
         exception_handlers={RequestValidationError: _not_valid, Exception: _failed},
     )
     bearer = [Security(HTTPBearer(auto_error=False))]  # for the documentation; the guard asks for it
@@ -161,13 +163,13 @@ def make_app(ask: Ask, about: About, *, token: str, hosts: Collection[str] = (),
         "/v1/segment",
         dependencies=bearer,
         response_model=None,
-        responses={200: {"model": Found, "content": {"image/png": {}}}},
+        responses={200: {"model": Found, "content": {"image/png": {}}}, **_described(_REFUSED_IMAGES)},
     )
     async def segment(
         image: Annotated[UploadFile, File(description="JPEG, PNG, WebP, TIFF or BMP.")],
         prompt: Annotated[str, Form(description="JSON, see /v1/model; empty tells nothing.")] = "",
         output: Annotated[Form_, Form(description="coco: run lengths. polygons. png: numbers of classes.")] = "coco",
-        min_score: Annotated[float | None, Form(ge=0, le=1, description="Leave out what is scored lower.")] = None,
+        min_score: Annotated[MinScore, Form(description="Leave out what is scored lower.")] = None,
     ) -> Response:
         """Find instances in an image."""
         started = time.perf_counter()
@@ -193,18 +195,24 @@ def make_app(ask: Ask, about: About, *, token: str, hosts: Collection[str] = (),
 
 _DESCRIPTION = "Segmentation of an image, with or without a prompt. All paths but /health need `Authorization: Bearer`."
 _REFUSALS = {
-    400: "It is no form, or a broken one.",
     401: "The token is missing or wrong.",
     403: "It comes from a page of another site.",
+    421: "It is meant for another host.",
+    500: "The model failed.",
+}
+_REFUSED_IMAGES = {
+    400: "It is no form, or a broken one.",
     408: "The body came too slowly.",
     413: "It has too many bytes or pixels.",
     415: "The body is no plain form.",
-    421: "It is meant for another host.",
     422: "The image, the prompt or a field is wrong.",
-    500: "The model failed.",
     503: "Too many requests wait; come again.",
     504: "The model took too long.",
 }
+
+
+def _described(refusals: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": Problem, "description": text} for status, text in refusals.items()}
 
 
 def _page(name: str) -> Callable[[], Awaitable[HTMLResponse]]:

@@ -5,7 +5,6 @@ import itertools
 import json
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,13 +15,13 @@ import pytest
 
 pytest.importorskip("uvicorn")
 pytest.importorskip("websockets")
-import uvicorn
 from websockets.sync.client import ClientConnection, connect
 
 from segdist.panels import encode_png
-from segdist.serving.app import About, make_app
+from segdist.serving.limits import Limits
 from tests.browser import CHROMIUM, FLAGS, needs_chromium
-from tests.serving.test_app import CLASSES, PICTURE, TOKEN, brightest
+from tests.serving.test_app import PICTURE, TOKEN
+from tests.serving.test_server import served
 
 pytestmark = [pytest.mark.slow, needs_chromium]
 
@@ -35,19 +34,9 @@ def free_port() -> int:
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    """The application with a model anybody can compute, behind uvicorn."""
-    prompts = frozenset({"none", "box", "point"})
-    about = About("roofs@champion", "unet_cbam", CLASSES, prompts, 0.3, lambda _, score: score >= 0.3)
-    port = free_port()
-    config = uvicorn.Config(make_app(brightest, about, token=TOKEN), port=port, log_level="error", ws="none")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.05)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join(20)
+    """The application with a model anybody can compute, on the server that users have."""
+    with served(Limits(), prompts=frozenset({"none", "box", "point"})) as (host, port):
+        yield f"http://{host}:{port}"
 
 
 class Browser:
@@ -57,7 +46,7 @@ class Browser:
         self._socket = opened
         self._numbers = itertools.count(1)
         self.errors: list[str] = []
-        for domain in ("Page", "Runtime", "DOM"):
+        for domain in ("Page", "Runtime", "DOM", "Log"):
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
@@ -67,6 +56,8 @@ class Browser:
             message = json.loads(self._socket.recv(timeout=60))
             if message.get("method") == "Runtime.exceptionThrown":
                 self.errors.append(json.dumps(message["params"]))
+            if message.get("method") == "Log.entryAdded" and message["params"]["entry"]["source"] == "security":
+                self.errors.append(message["params"]["entry"]["text"])
             if message.get("id") == number:
                 return dict(message["result"])
 
@@ -140,3 +131,39 @@ def test_without_a_token_the_page_asks_for_it(url: str, browser: Browser) -> Non
     )
     browser.wait("document.getElementById('name').textContent === 'roofs@champion'")
     assert browser.errors == []
+
+
+def test_the_documentation_shows_every_path_and_asks_nobody_else(url: str, browser: Browser) -> None:
+    browser.call("Page.navigate", url=f"{url}/docs")
+    browser.wait("document.querySelectorAll('section').length === 4")
+    text = browser.js("document.body.innerText")
+    for said in (
+        "segdist: roofs@champion",
+        "POST /v1/segment",
+        "GET /health",
+        "coco | polygons | png",
+        "SEGDIST_TOKEN",
+    ):
+        assert said in text
+    asked = browser.js("performance.getEntriesByType('resource').map(entry => entry.name)")
+    assert asked == [f"{url}/openapi.json"]
+    assert browser.errors == []
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_a_script_that_got_into_a_page_does_not_run_and_tells_nobody(url: str, browser: Browser, path: str) -> None:
+    browser.call("Page.navigate", url=url + path)
+    browser.wait("document.readyState === 'complete'")
+    browser.js("""(() => {
+        const script = document.createElement("script"); script.textContent = "window.ran = 1";
+        document.body.append(script);
+        const button = document.createElement("button"); button.setAttribute("onclick", "window.ran = 1");
+        document.body.append(button); button.click();
+        const image = document.createElement("img"); image.src = "http://127.0.0.1:9/" + sessionStorage.length;
+        document.body.append(image);
+        fetch("http://127.0.0.1:9/").catch(() => { window.refused = 1; });
+    })()""")
+    browser.wait("window.refused === 1")
+    assert browser.js("window.ran") is None
+    assert len(browser.errors) >= 4
+    assert all("Content Security Policy" in error for error in browser.errors)
