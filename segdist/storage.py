@@ -5,10 +5,11 @@
 
 import json
 import os
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,41 @@ from segdist.text import decode_text
 
 
 def cache_dir() -> Path:
-    """This node's folder for data that can be made again: memory-mapped shards, unpacked archives.
+    """This node's folder for data that can be made again: memory-mapped shards, unpacked archives, fetched weights.
 
-    `SEGDIST_CACHE` moves it.
+    `SEGDIST_CACHE` moves it. It is made for this user alone: what lies in it is read without another look.
+
+    Raises:
+        StorageError: it cannot be made, or another user could have put something into it.
     """
-    fallback = Path(tempfile.gettempdir()) / f"segdist-cache-{os.getuid()}"
-    return Path(os.environ.get("SEGDIST_CACHE", fallback))
+    chosen = os.environ.get("SEGDIST_CACHE")
+    folder = Path(chosen or Path(tempfile.gettempdir()) / f"segdist-cache-{os.geteuid()}").expanduser().absolute()
+    move = "Set SEGDIST_CACHE to a folder of your own"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)  # whoever was there before is looked at below
+        about = folder.lstat()
+        if problem := _why_not_private(folder, about):
+            raise StorageError(f"The cache folder {folder} must be yours alone, but {problem}. {move}.")
+        if not chosen and about.st_mode & 0o077:
+            folder.chmod(0o700)
+    except OSError as error:
+        raise StorageError(f"Cannot make the cache folder {folder}: {error}. {move}, on a disk with space.") from error
+    return folder
+
+
+def _why_not_private(folder: Path, about: os.stat_result) -> str:
+    """Why another user could have written into a folder; "" where none could."""
+    if stat.S_ISLNK(about.st_mode):
+        return f"it is a link to {folder.resolve()}: remove the link, or name the folder itself"
+    if not stat.S_ISDIR(about.st_mode):
+        return "it is no folder: remove it"
+    if about.st_uid != os.geteuid():
+        return f"it belongs to the user with the id {about.st_uid}"
+    if about.st_mode & 0o022:
+        return f"others may write into it: look what is in it, then `chmod go-w {folder}`"
+    return ""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ This module imports no torch: `segdist check` looks at the files before anything
 
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -166,16 +165,10 @@ def local_folder(weights: str) -> Path | None:
     return folder
 
 
-def cache_folder() -> Path:
-    """This machine's folder for fetched weights and third-party settings; `SEGDIST_CACHE` moves it."""
-    chosen: Any = os.environ.get("SEGDIST_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "segdist"
-
-
 def _fetched(uri: str) -> Path:
     """A local copy of a folder in an object store, kept as long as the original does not change."""
     entries = [entry for entry in storage.find(uri) if _is_needed(entry.uri.rpartition("/")[2])]
-    folder = cache_folder() / "weights" / digest([[e.uri, e.size, e.stamp] for e in entries])
+    folder = storage.cache_dir() / "weights" / digest([[e.uri, e.size, e.stamp] for e in entries])
     for entry in entries:
         file = folder / entry.uri.rpartition("/")[2]
         if not file.is_file() or file.stat().st_size != entry.size:

@@ -1,7 +1,10 @@
 """Storage: whole files or none, the same calls for a path and for s3://, and errors that name the fix."""
 
+import os
+import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,3 +130,73 @@ def test_a_local_path_may_look_like_anything(tmp_path: Path) -> None:
     place = str(tmp_path / "me:pa55@host" / "token=abcdefgh")
     storage.write_atomic(place, b"x")
     assert storage.read_bytes(place) == b"x"
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the cache folder lies by default, not made yet."""
+    monkeypatch.delenv("SEGDIST_CACHE", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path / f"segdist-cache-{os.geteuid()}"
+
+
+def test_the_cache_folder_is_made_for_this_user_alone_whatever_the_umask(own_cache: Path) -> None:
+    before = os.umask(0)
+    try:
+        assert storage.cache_dir() == own_cache
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(own_cache.stat().st_mode) == 0o700
+    own_cache.chmod(0o755)
+    assert storage.cache_dir() == own_cache
+    assert stat.S_IMODE(own_cache.stat().st_mode) == 0o700, "made by an older version"
+
+
+def test_a_cache_folder_that_another_user_could_have_filled_is_not_used(own_cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "planted").mkdir()
+    own_cache.symlink_to(tmp_path / "planted")
+    with pytest.raises(StorageError, match=r"yours alone, but it is a link to .*planted.* SEGDIST_CACHE"):
+        storage.cache_dir()
+    own_cache.unlink()
+    own_cache.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(StorageError, match="it is a link to"):
+        storage.cache_dir()
+    own_cache.unlink()
+    own_cache.write_text("")
+    with pytest.raises(StorageError, match="it is no folder"):
+        storage.cache_dir()
+    own_cache.unlink()
+    for mode in (0o777, 0o1777, 0o770, 0o702):
+        own_cache.mkdir()
+        own_cache.chmod(mode)
+        with pytest.raises(StorageError, match=r"others may write into it.*chmod go-w"):
+            storage.cache_dir()
+        own_cache.rmdir()
+
+
+def test_a_cache_folder_of_another_user_is_not_used(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own_cache.mkdir(mode=0o700)
+    owner = own_cache.stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    monkeypatch.setenv("SEGDIST_CACHE", str(own_cache))
+    with pytest.raises(StorageError, match=f"belongs to the user with the id {owner}. Set SEGDIST_CACHE"):
+        storage.cache_dir()
+
+
+def test_a_cache_folder_that_the_user_names_is_looked_at_as_well(
+    own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = tmp_path / "deep" / "cache"
+    monkeypatch.setenv("SEGDIST_CACHE", str(named))
+    assert storage.cache_dir() == named
+    assert stat.S_IMODE(named.stat().st_mode) == 0o700
+    named.chmod(0o755)
+    assert storage.cache_dir() == named
+    assert stat.S_IMODE(named.stat().st_mode) == 0o755, "it is the user's own choice who may read"
+    named.chmod(0o775)
+    with pytest.raises(StorageError, match=f"others may write into it.*chmod go-w {named}"):
+        storage.cache_dir()
+    monkeypatch.setenv("SEGDIST_CACHE", "/proc/nowhere/cache")
+    with pytest.raises(StorageError, match="Cannot make the cache folder /proc/nowhere/cache"):
+        storage.cache_dir()
+    assert not own_cache.exists()

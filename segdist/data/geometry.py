@@ -76,15 +76,31 @@ def box_from_xywh(values: Any, *, size_hw: tuple[int, int], repairs: list[str]) 
     Raises:
         Problem: it is malformed, or nothing of it lies in the image.
     """
+    found = xywh(values, repairs=repairs)
+    return _fitted(list(found), _corners(found), size_hw, repairs)
+
+
+def box_as_written(values: Any, *, repairs: list[str]) -> Box:
+    """The same wherever it lies and however small it is.
+
+    Raises:
+        Problem: it is malformed.
+    """
+    return _corners(xywh(values, repairs=repairs))
+
+
+def xywh(values: Any, *, repairs: list[str]) -> Box:
+    """The four numbers of a COCO box (x, y, width, height), whatever they say.
+
+    Raises:
+        Problem: there are not four finite numbers.
+    """
     found = numbers(_listed(values, repairs), "bbox", repairs)
     if len(found) != 4:
         raise Problem(
             "box-malformed", Severity.ERROR, f"bbox must be [x, y, width, height], but has {len(found)} numbers"
         )
-    x, y, width, height = found
-    if width < 0 or height < 0:
-        raise Problem("box-malformed", Severity.ERROR, f"bbox must not have negative width or height, but is {found}")
-    return _fitted(found, (x, y, x + width, y + height), size_hw, repairs)
+    return found[0], found[1], found[2], found[3]
 
 
 def box_from_xyxy(values: Any, *, size_hw: tuple[int, int], repairs: list[str]) -> Box:
@@ -100,6 +116,14 @@ def box_from_xyxy(values: Any, *, size_hw: tuple[int, int], repairs: list[str]) 
     if x2 < x1 or y2 < y1:
         raise Problem("box-malformed", Severity.ERROR, f"`x1 <= x2 and y1 <= y2` must hold, but a box is {found}")
     return _fitted(found, (x1, y1, x2, y2), size_hw, repairs)
+
+
+def _corners(found: Box) -> Box:
+    x, y, width, height = found
+    if width < 0 or height < 0:
+        message = f"bbox must not have negative width or height, but is {list(found)}"
+        raise Problem("box-malformed", Severity.ERROR, message)
+    return x, y, x + width, y + height
 
 
 def _fitted(written: list[float], whole: Box, size_hw: tuple[int, int], repairs: list[str]) -> Box:

@@ -13,7 +13,7 @@ from segdist import storage
 from segdist.data.coco.chunk import CocoChunk
 from segdist.data.coco.export import CONVERSION, Writer
 from segdist.data.coco.frames import check_frames
-from segdist.data.coco.index import CocoIndex, ImageEntry, open_index
+from segdist.data.coco.index import CocoIndex, ImageEntry, Key, open_index
 from segdist.data.coco.instances import Categories
 from segdist.data.codes import finding
 from segdist.data.foreign_paths import KnownFiles, Match
@@ -46,6 +46,9 @@ class Options(Strict):
     """Which of the folder's splits to read."""
     find_images: bool = True
     """false takes the images at their word without looking for their files: to check annotations alone."""
+    fit_boxes: bool = True
+    """false leaves boxes as they are written, also outside the image or beside their masks: as COCO's evaluator takes
+    them."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class Format:
         self.options: _Options = options.model_copy(update=changed)
         self._licences: tuple[str, ...] = ()
         self._indices: dict[_Part, CocoIndex] = {}
+        self._categories: Categories | None = None
 
     def signature(self) -> str:
         """Changes with the sizes and times of the JSON files and images."""
@@ -91,19 +95,28 @@ class Format:
         told = {part.uri for part in parts} | self._note_unread(parts, report)
         indices = {part: open_index(part.uri, report) for part in parts}
         self._indices = indices  # a local copy of a file lives as long as its index, and chunks are read later
-        categories = Categories({p.uri: _classes_of(index) for p, index in indices.items()}, report)
+        self._categories = Categories(report)
+        for part, index in indices.items():
+            self._categories.add(part.uri, index.categories, index.used_categories)
         self._licences = tuple(dict.fromkeys(name for i in indices.values() for name in i.licences if name))
         for part, index in indices.items():
             if part.split and not index.has_annotations:
                 _report_empty_split(part, report)
             check_frames(index, report)
-            yield from _Reader(part, index, categories.names(part.uri), self._files(part), report).chunks()
+            names = self._categories.names(part.uri)
+            yield from _Reader(part, index, names, self._files(part), report).chunks(fit_boxes=self.options.fit_boxes)
         if not self.options.path.lower().endswith(".json"):
             files = Listing(self.options.path)
             report_unread(files, [name for name in files if files.uri(name) in told], report)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_indices": {}}
+        return {**vars(self), "_indices": {}, "_categories": None}
+
+    def ids(self) -> tuple[Mapping[Key, str], Categories]:
+        """The `image_id` of samples by the image ids of a file, and the categories; known once it has been read."""
+        images = ((part, image) for part, index in self._indices.items() for image in index.images)
+        assert self._categories is not None
+        return {image.key: _image_id(part, image.file_name) for part, image in images}, self._categories
 
     def licences(self) -> tuple[str, ...]:
         """The licences that the files state; known once they have been read."""
@@ -215,7 +228,7 @@ class _Reader:
         self._part, self._index, self._names, self._files, self._report = part, index, names, files, report
         self._located = files.locate((image.file_name for image in index.images), part.split or _split_in(part.uri))
 
-    def chunks(self) -> Iterator[CocoChunk]:
+    def chunks(self, *, fit_boxes: bool) -> Iterator[CocoChunk]:
         index = self._index
         size = IMAGES_PER_CHUNK // 16 if self._files.look else IMAGES_PER_CHUNK
         for start in range(0, len(index.images), size):
@@ -226,6 +239,7 @@ class _Reader:
                 path=index.path,
                 names=self._names,
                 expects_mask=index.has_masks,
+                fit_boxes=fit_boxes,
                 bare=tuple(sample for _, sample in found),
                 spans=tuple(index.spans_of(n) for n, _ in found),
             )
@@ -241,8 +255,7 @@ class _Reader:
             message = f"`height` and `width` must be whole numbers above 0, but are {came}"
             self._report(finding("image-size-invalid", message, file=self._part.uri, image=name))
             return None
-        before = self._part.split or self._part.prefix
-        image_id = f"{before}/{name}" if before else name.lstrip("/")
+        image_id = _image_id(self._part, name)
         uri = self._files.uri(match.name) if match.name else storage.join(self._files.folder, name)
         if match.name and not f"/{match.name}".endswith("/" + name):
             message = f"`{name}` was found as `{match.name}`"
@@ -293,9 +306,10 @@ def _split_in(uri: str) -> str:
     return SPLITS[match.group(1).lower()] if match else ""
 
 
-def _classes_of(index: CocoIndex) -> dict[str, Any]:
-    """What `Categories` needs to know of a file."""
-    return {"categories": index.categories, "annotations": [{"category_id": key} for key in index.used_categories]}
+def _image_id(part: _Part, name: str) -> str:
+    """What a sample is called."""
+    before = part.split or part.prefix
+    return f"{before}/{name}" if before else name.lstrip("/")
 
 
 def _name(uri: str) -> str:

@@ -11,14 +11,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import msgspec
-
-from segdist import registry, storage
+from segdist import storage
 from segdist.data.inputs import Input, find_inputs
-from segdist.data.sources import read_place
 from segdist.errors import DataError, StorageError
 from segdist.pipeline.cluster import connected, slots
 from segdist.pipeline.dataflow import map_items
+from segdist.pipeline.known import Known
 from segdist.pipeline.predictor import How, PredictJob, Predictor, packed
 from segdist.pipeline.score import changed, model_folder
 from segdist.spec import digest
@@ -59,7 +57,7 @@ def predict_images(
 
     Raises:
         DataError: there is no image, one cannot be read (the others are predicted), or a model that needs boxes got
-            none.
+            none; or annotations of `how` fit several images.
         StorageError: `out` holds predictions of another model or with other settings.
     """
     from segdist.engine import checkpoint
@@ -75,8 +73,12 @@ def predict_images(
     evaluate = changed(description.evaluate, how.changes)
     if evaluate.prompts == "box" and not how.boxes:
         raise DataError(f"{model} segments what boxes show it. Name a COCO file with boxes: --boxes annotations.json")
+    known = {
+        "boxes": Known.boxes(how.boxes, description.classes).of(inputs, say),
+        "truth": Known.truth(how.truth, description.classes).of(inputs, say),
+    }
     _claim(out, job)
-    parts = _parts(inputs, {"boxes": _boxes(how.boxes), "truth": _truth(how.truth)}, out)
+    parts = _parts(inputs, known, out)
     missing = [part for part in parts if not storage.exists(part["target"])]
     if len(missing) < len(parts):
         say(f"{len(parts) - len(missing)} of {len(parts)} parts are done already")
@@ -104,18 +106,18 @@ def _claim(out: str, job: PredictJob) -> None:
     storage.write_json(place, mine)
 
 
-def _parts(inputs: Sequence[Input], known: Mapping[str, Mapping[str, Any]], out: str) -> list[dict[str, Any]]:
+def _parts(inputs: Sequence[Input], known: Mapping[str, Sequence[Any]], out: str) -> list[dict[str, Any]]:
     """What is predicted and saved at once; named by its images, so that others than before are done anew.
 
     Args:
         inputs: the images.
-        known: what is known of images by their file name, by what it is called in a part.
+        known: what is known of each image, by what it is called in a part.
         out: the folder of all parts.
     """
     found = []
     for start in range(0, len(inputs), IMAGES_PER_PART):
         images = [
-            {**one.to_json(), "number": n, **{what: of.get(Path(one.name).name) for what, of in known.items()}}
+            {**one.to_json(), "number": n, **{what: of[n - 1] for what, of in known.items()}}
             for n, one in enumerate(inputs[start : start + IMAGES_PER_PART], start=start + 1)
         ]
         name = f"{start:08d}-{digest(images)}.json"
@@ -177,25 +179,3 @@ def _collected(out: str, parts: Sequence[Mapping[str, Any]], classes: Sequence[s
             + "\n".join(unreadable)
         )
     return target
-
-
-def _truth(place: str) -> dict[str, Any]:
-    """The annotations of each image, by file name.
-
-    Raises:
-        DataError: the place cannot be read, or an annotation in it is wrong.
-    """
-    read = read_place(place) if place else []
-    return {Path(sample.image_id).name: msgspec.to_builtins(sample) for _, sample in read}
-
-
-def _boxes(file: str) -> dict[str, list[Any]]:
-    """The labels and boxes of each image of a COCO file, by file name."""
-    if not file:
-        return {}
-    coco = registry.load("formats", "coco")
-    source = coco.Format(coco.Options(path=file))
-    return {
-        Path(s.image_uri).name: [[i.label, list(i.box_xyxy)] for i in s.instances if not i.is_crowd]
-        for s in source.read(lambda _: None)
-    }

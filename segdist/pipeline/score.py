@@ -45,7 +45,8 @@ def score_results(predictions: Path, truth: Path, *, min_score: float, seed: int
     judge = Judge(results.classes, evaluate, chosen)
     for sample, prediction in results.pairs():
         judge.add(sample, None, prediction)
-    notes = [] if chosen is None else ["the results are boxes without masks: only metrics of boxes are defined"]
+    notes = [*results.notes]
+    notes += [] if chosen is None else ["the results are boxes without masks: only metrics of boxes are defined"]
     return {
         "predictions": str(predictions),
         "truth": str(truth),

@@ -14,14 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 from pycocotools.coco import COCO
 
 from segdist import storage
+from segdist.data.inputs import Input
 from segdist.data.scenes import draw
 from segdist.data.shards import write_manifest, write_shard
 from segdist.errors import DataError, SpecError, StorageError
 from segdist.panels import encode_png
 from segdist.pipeline import predict as module
+from segdist.pipeline.known import Known
 from segdist.pipeline.predict import predict_images
 from segdist.pipeline.predictor import How, Predictor
 from segdist.records import Sample
@@ -121,6 +124,61 @@ def test_panels_show_the_truth_where_it_is_known(model: str, photos: Path, tmp_p
     (photos / "annotations.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"`--truth` has it as .* \(47, 64\), but it is \(48, 64\)"):
         predict_images(model, [str(photos)], out + "2", how=how, storage_uri="", tracking="embedded")
+
+
+def _annotated(folder: Path, *names: str) -> str:
+    """A COCO file; the box of each image begins at its number."""
+    images = [{"id": n, "file_name": name, "height": 48, "width": 64} for n, name in enumerate(names, start=1)]
+    boxes = [{"id": n, "image_id": n, "category_id": 1, "bbox": [n, 2, 9, 9]} for n in range(1, len(names) + 1)]
+    content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": " CAF\u00c9"}]}
+    (folder / "annotations.json").write_text(json.dumps(content))
+    return str(folder / "annotations.json")
+
+
+def _numbers(known: Known, *paths: str, column: str = "") -> list[int]:
+    """The number of the annotated image that each path is paired with; 0 for none."""
+    found = known.of([Input(path, path, "", column) for path in paths], lambda _: None)
+    assert all(one is None or one[0][0] == "caf\u00e9" for one in found)
+    return [round(one[0][1][0]) if one else 0 for one in found]
+
+
+@pytest.mark.parametrize("column", ["", "image"])
+def test_boxes_belong_to_the_image_with_the_longest_common_ending(tmp_path: Path, column: str) -> None:
+    names = ("cam1/0001.png", "cam2/0001.png", "/elsewhere/cam2/0002.png", "val\\0003.png", "alone.png")
+    known = Known.boxes(_annotated(tmp_path, *names), ["caf\u00e9"])
+    assert _numbers(known, "/a/cam1/0001.png", "/a/cam2/0001.png", column=column) == [1, 2]
+    assert _numbers(known, "/a/photos.zip!/cam2/0001.png", "s3://b/cam2/0002.png", column=column) == [2, 3]
+    assert _numbers(known, "C:\\x\\CAM1\\0001.PNG", "/test/a/val/0003.png", "/test/alone.png") == [1, 4, 5]
+    assert _numbers(known, "/a/alone.png", "/a/unknown.png") == [5, 0]
+    assert _numbers(known, "/a/cam1/0001.png", "/a/cam1/0001.png") == [1, 1], "the same image twice"
+
+
+@pytest.mark.parametrize(
+    ("names", "paths", "said"),
+    [
+        (("cam1/1.png", "cam2/1.png"), ("/a/cam3/1.png",), r"/a/cam3/1\.png: cam1/1\.png, cam2/1\.png"),
+        (("1.png",), ("/a/cam1/1.png", "/a/cam2/1.png"), r"2 images no better.*/a/cam2/1\.png: 1\.png"),
+        (("cam1/1.png",), ("/a/cam1/1.png", "/b/cam1/1.png"), r"/b/cam1/1\.png: cam1/1\.png"),
+    ],
+)
+def test_images_and_annotations_that_fit_equally_well_are_named(
+    tmp_path: Path, names: tuple[str, ...], paths: tuple[str, ...], said: str
+) -> None:
+    known = Known.boxes(_annotated(tmp_path, *names), ["caf\u00e9"])
+    with pytest.raises(DataError, match=rf"(?s)`--boxes` fits.*{said}"):
+        _numbers(known, *paths)
+
+
+def test_the_image_that_the_annotations_found_is_theirs_whatever_they_call_it(photos: Path) -> None:
+    for name in ("train", "valid"):
+        (photos / name).mkdir()
+        (photos / name / "_annotations.coco.json").write_bytes(Path(_annotated(photos, "1.png")).read_bytes())
+        Image.new("RGB", (64, 48)).save(photos / name / "1.png")
+    (photos / "annotations.json").unlink()
+    known = Known.truth(str(photos), [])
+    paths = [str(photos / "train" / "1.png"), str(photos / "valid" / "1.png")]
+    found = known.of([Input(path, path, "", "") for path in paths], lambda _: None)
+    assert [one["image_id"] for one in found] == ["train/1.png", "val/1.png"]
 
 
 def test_what_a_model_wrote_is_kept_as_text(photos: Path, tmp_path: Path) -> None:

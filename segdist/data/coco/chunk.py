@@ -61,6 +61,7 @@ class CocoChunk:
         path: of a local copy.
         names: class name by category id, as text.
         expects_mask: whether a missing mask is worth a warning.
+        fit_boxes: whether boxes are cut at the image's border and taken from the mask where they lie beside it.
         bare: the samples without their instances.
         spans: where the annotations of each image lie.
     """
@@ -69,6 +70,7 @@ class CocoChunk:
     path: str
     names: Mapping[str, str]
     expects_mask: bool
+    fit_boxes: bool
     bare: tuple[Sample, ...]
     spans: tuple[Spans, ...]
 
@@ -95,7 +97,8 @@ class CocoChunk:
     def _slow(self, text: bytes, sample: Sample, report: Report) -> Instance | None:
         """Everything that can be wrong, one annotation at a time."""
         annotation = parse(self.uri, text)[-1]
-        found, notes = instance_of(annotation, self.names, size_hw=sample.size_hw, expects_mask=self.expects_mask)
+        how = {"expects_mask": self.expects_mask, "fit_boxes": self.fit_boxes}
+        found, notes = instance_of(annotation, self.names, size_hw=sample.size_hw, **how)
         name = str(annotation.get("id"))
         for code, severity, message in notes:
             report(finding(code, message, file=self.uri, image=sample.image_id, annotation=name, severity=severity))

@@ -136,8 +136,8 @@ def open_index(uri: str, report: Callable[[Finding], None]) -> CocoIndex:
             named = "`images`, `annotations` and `categories`"
             raise DataError(f"{uri} must be a COCO file with lists {named}: no list `{key}`.")
     reader = _Elements(uri, path)
-    images = _images(uri, reader.read(spans["images"]), report)
-    categories = _objects(uri, list(reader.read(spans["categories"])), "category-malformed", report)
+    images = image_entries(uri, reader.read(spans["images"]), report)
+    categories = category_entries(uri, reader.read(spans["categories"]), report)
     licences = [x for x in reader.read(spans.get("licenses", spans["images"][:0])) if isinstance(x, dict)]
     heads = _Heads(uri, images, report)
     heads.read(reader, spans["annotations"])
@@ -320,8 +320,8 @@ class _IdSet:
         return True
 
 
-def _images(uri: str, entries: Iterable[Any], report: Callable[[Finding], None]) -> list[ImageEntry]:
-    """The usable image entries."""
+def image_entries(uri: str, entries: Iterable[Any], report: Callable[[Finding], None]) -> list[ImageEntry]:
+    """The usable image entries of a file."""
     found: dict[Key, ImageEntry] = {}
     names: set[str] = set()
     for image in entries:
@@ -343,11 +343,16 @@ def _images(uri: str, entries: Iterable[Any], report: Callable[[Finding], None])
     return list(found.values())
 
 
-def _objects(uri: str, entries: list[Any], code: str, report: Callable[[Finding], None]) -> list[dict[str, Any]]:
+def category_entries(uri: str, entries: Iterable[Any], report: Callable[[Finding], None]) -> list[dict[str, Any]]:
+    """The category entries of a file that are objects."""
+    found = []
     for entry in entries:
-        if not isinstance(entry, dict):
-            report(finding(code, f"a category must be an object with `id` and `name`, but is {entry!r:.60}", file=uri))
-    return [e for e in entries if isinstance(e, dict)]
+        if isinstance(entry, dict):
+            found.append(entry)
+        else:
+            message = f"a category must be an object with `id` and `name`, but is {entry!r:.60}"
+            report(finding("category-malformed", message, file=uri))
+    return found
 
 
 def _local(uri: str, report: Callable[[Finding], None]) -> tuple[str, Any]:

@@ -1,12 +1,20 @@
 """COCO categories and annotations as labels and instances; formats that borrow COCO's fields use it too."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from segdist.data.class_names import ClassNames
 from segdist.data.coco.index import key_of
 from segdist.data.codes import finding
-from segdist.data.geometry import Box, Problem, box_from_xywh, box_iou, mask_from_segmentation, polygons_cross
+from segdist.data.geometry import (
+    Box,
+    Problem,
+    box_as_written,
+    box_from_xywh,
+    box_iou,
+    mask_from_segmentation,
+    polygons_cross,
+)
 from segdist.records import Finding, Instance, Rle, Severity
 
 Noted = tuple[str, Severity, str]
@@ -18,24 +26,31 @@ STALE_BOX = 0.1
 class Categories:
     """Class names by category id for each file; matched by name over the files, never by id."""
 
-    def __init__(self, contents: Mapping[str, dict[str, Any]], report: Callable[[Finding], None]) -> None:
+    def __init__(self, report: Callable[[Finding], None]) -> None:
         self._report = report
         self._names: dict[str, dict[str, str]] = {}
         self._class_names = ClassNames(report)
         self._id_of: dict[str, str] = {}
-        for uri, content in contents.items():
-            self._names[uri] = self._read(uri, content)
 
     def names(self, uri: str) -> Mapping[str, str]:
         """Class name by category id (as text) in one file."""
         return self._names[uri]
 
-    def _read(self, uri: str, content: dict[str, Any]) -> dict[str, str]:
-        used = {str(key_of(a.get("category_id"))) for a in content["annotations"] if isinstance(a, dict)}
-        found: dict[str, str] = {}
-        for category in content["categories"]:
+    def add(self, uri: str, categories: Sequence[dict[str, Any]], used: Collection[str]) -> Mapping[str, str]:
+        """Read the categories of a file.
+
+        Args:
+            uri: of the file.
+            categories: its entries.
+            used: the category ids that its annotations name, as text.
+
+        Returns:
+            The same as `names`.
+        """
+        found = self._names[uri] = {}
+        for category in categories:
             key, name = str(key_of(category.get("id"))), str("" if (own := category.get("name")) is None else own)
-            if is_placeholder(category, content["categories"], used):
+            if is_placeholder(category, categories, used):
                 continue
             if key == "None":
                 self._find(uri, "category-malformed", Severity.ERROR, f"a category needs an `id`: {category!r:.60}")
@@ -61,7 +76,7 @@ class Categories:
         self._report(finding(code, message, file=uri, severity=severity))
 
 
-def is_placeholder(category: Mapping[str, Any], categories: list[dict[str, Any]], used: set[str]) -> bool:
+def is_placeholder(category: Mapping[str, Any], categories: Sequence[dict[str, Any]], used: Collection[str]) -> bool:
     """Whether a category only groups others: it is the supercategory of another one, and nothing is annotated with it.
 
     Roboflow puts such a category at id 0, sometimes under the name of a real class.
@@ -72,7 +87,12 @@ def is_placeholder(category: Mapping[str, Any], categories: list[dict[str, Any]]
 
 
 def instance_of(
-    annotation: Mapping[str, Any], names: Mapping[str, str], *, size_hw: tuple[int, int], expects_mask: bool
+    annotation: Mapping[str, Any],
+    names: Mapping[str, str],
+    *,
+    size_hw: tuple[int, int],
+    expects_mask: bool,
+    fit_boxes: bool = True,
 ) -> tuple[Instance | None, list[Noted]]:
     """One annotation as an instance, or None where it cannot be used, and what there is to say about it.
 
@@ -81,6 +101,7 @@ def instance_of(
         names: class name by category id.
         size_hw: of its image.
         expects_mask: whether a missing mask is worth a warning: not in a data set of boxes.
+        fit_boxes: cut boxes at the image's border, and take one that lies beside its mask from the mask.
     """
     repairs: list[str] = []
     try:
@@ -89,7 +110,7 @@ def instance_of(
             message = f"there is no category with id {annotation.get('category_id')}"
             raise Problem("category-unknown", Severity.ERROR, message)
         mask = _mask(annotation, size_hw, repairs)
-        box_xyxy = _box(annotation, mask, size_hw, repairs)
+        box_xyxy = _box(annotation, mask, size_hw, repairs) if fit_boxes else _box_as_written(annotation, mask, repairs)
         score = _score(annotation, repairs)
     except Problem as problem:
         return None, [(problem.code, problem.severity, problem.message)]
@@ -126,6 +147,12 @@ def _mask(annotation: Mapping[str, Any], size_hw: tuple[int, int], repairs: list
     if segmentation is None or segmentation in ([], {}, [[]], ""):
         return None
     return mask_from_segmentation(segmentation, size_hw=size_hw, repairs=repairs)
+
+
+def _box_as_written(annotation: Mapping[str, Any], mask: Rle | None, repairs: list[str]) -> Box:
+    """The annotated box, wherever it lies; the mask's own where there is none."""
+    written = annotation.get("bbox")
+    return mask.box_xyxy if mask is not None and written in (None, []) else box_as_written(written, repairs=repairs)
 
 
 def _box(annotation: Mapping[str, Any], mask: Rle | None, size_hw: tuple[int, int], repairs: list[str]) -> Box:
