@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from segdist.cli.options import Json, told
+from segdist.cli.options import Json, files_and_overrides, told
 from segdist.errors import SpecError
 from segdist.terminal import say, say_json
 
@@ -126,10 +126,10 @@ def file_and_overrides(words: list[str]) -> tuple[str, list[str]]:
     Raises:
         SpecError: there is none, or more than one.
     """
-    files = [word for word in words if "=" not in word]
+    files, overrides = files_and_overrides(words)
     if len(files) != 1:
         raise SpecError(f"One sweep file must be named, e.g. sweeps/quickstart.yaml, but got {len(files)}: {files}")
-    return files[0], [word for word in words if "=" in word]
+    return files[0], overrides
 
 
 def _show(sets: Any, *, as_json: bool) -> None:

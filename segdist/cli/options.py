@@ -42,6 +42,12 @@ def show(error: SegdistError, *, debug: bool) -> None:
     say(f"error: {error}", color="red", err=True)
 
 
+def files_and_overrides(words: list[str]) -> tuple[list[str], list[str]]:
+    """The sweep files among the words of a command line, and `key=value` or `~key`, which change their keys."""
+    overrides = [word for word in words if ("=" in word or word.startswith("~")) and not Path(word).is_file()]
+    return [word for word in words if word not in overrides], overrides
+
+
 def tile_size(text: str) -> int | str:
     """The side of tiles that `--tile` names.
 

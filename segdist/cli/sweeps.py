@@ -6,14 +6,17 @@ from typing import Annotated, Any
 
 import typer
 
-from segdist.cli.options import HOME_STORAGE, Debug, Json, Storage, Tracking, show, tile_size, told
+from segdist.cli.options import HOME_STORAGE, Debug, Json, Storage, Tracking, files_and_overrides, show, tile_size, told
 from segdist.errors import SegdistError, SpecError
 from segdist.terminal import say, say_json
 
 app = typer.Typer()
 
 Sweeps = Annotated[
-    list[str], typer.Argument(metavar="SWEEP... [KEY=VALUE...]", help="Sweep files, then overrides of their keys.")
+    list[str],
+    typer.Argument(
+        metavar="SWEEP... [KEY=VALUE...]", help="Sweep files, then overrides of their keys; ~KEY removes it."
+    ),
 ]
 
 
@@ -243,8 +246,7 @@ def _around(
 
 def _each(arguments: list[str], action: Callable[[str, list[str]], Any], *, debug: bool) -> None:
     """Do one thing for each sweep file; with several, go on after an error and sum up at the end."""
-    files = [a for a in arguments if "=" not in a]
-    overrides = [a for a in arguments if "=" in a]
+    files, overrides = files_and_overrides(arguments)
     outcomes: dict[str, str] = {}
     with told(debug=debug):
         if not files:
