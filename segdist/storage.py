@@ -5,6 +5,7 @@
 
 import json
 import os
+import re
 import stat
 import tempfile
 import uuid
@@ -15,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 
 from segdist.errors import StorageError
 from segdist.redaction import holds_credentials, without_credentials
 from segdist.text import decode_text
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 
 
 def cache_dir() -> Path:
@@ -82,12 +85,17 @@ def join(uri: str, *parts: str) -> str:
 
 def is_local(uri: str) -> bool:
     """Whether a URI is a path of this machine (or a mounted file system)."""
-    return "://" not in uri or uri.startswith("file://")
+    return not _SCHEME.match(uri) or uri.startswith("file://")
 
 
 def absolute(uri: str) -> str:
     """The same place for a process with another working directory."""
-    return str(Path(uri.removeprefix("file://")).expanduser().absolute()) if is_local(uri) else uri
+    if not is_local(uri):
+        return uri
+    path = Path(uri.removeprefix("file://"))
+    if path.parts[:1] == ("~",):
+        path = path.expanduser()
+    return str(path.absolute())
 
 
 def within(uri: str, root: str) -> bool:
@@ -248,20 +256,24 @@ def write_json(uri: str, content: Any) -> None:
 
 
 def _open(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The file system and the path in it."""
-    if not is_local(uri) and holds_credentials(uri):
+    """The file system and the path in it; what a name holds (`::`, `?`, `*`) is never read as part of a URL."""
+    if "\0" in uri:
+        raise StorageError(f"A path must hold no NUL, but {uri!r} does. Rename it.")
+    if is_local(uri):
+        return LocalFileSystem(), absolute(uri)
+    if holds_credentials(uri):
         raise StorageError(f"A URI must not hold credentials, but got {uri}. {without_credentials(uri)}")
     options: dict[str, Any] = {}
     if uri.startswith("s3://"):
         # Other nodes write too: a cached listing would hide their files.
         options = {"use_listings_cache": False, "endpoint_url": os.environ.get("AWS_ENDPOINT_URL") or None}
     try:
-        filesystem, path = url_to_fs(uri, **options)
+        kind = fsspec.get_filesystem_class(uri.partition("://")[0])
+        return kind(**options), str(kind._strip_protocol(uri))
     except ImportError as error:
         raise StorageError(f"{uri} needs a library: {error}. Install it: pip install 'segdist[s3]'") from error
     except ValueError as error:
         raise StorageError(f"{uri} must be a local path or begin with s3://, but: {error}") from error
-    return filesystem, str(path)
 
 
 def _replace_file(file: Path, content: bytes) -> None:

@@ -79,13 +79,25 @@ class _Member:
 
 def is_archive(place: str) -> bool:
     """Whether a path or URI names an archive, or something inside one."""
-    return split_place(place)[0].lower().endswith(SUFFIXES)
+    archive, _ = split_place(place)
+    return archive.lower().endswith(SUFFIXES) and not _is_folder(archive)
 
 
 def split_place(place: str) -> tuple[str, str]:
-    """The archive and the path inside; ("a.zip", "train") for `a.zip!/train`."""
-    archive, _, inside = place.partition(INSIDE)
-    return archive.rstrip("/"), inside
+    """The archive and the path inside; ("a.zip", "train") for `a.zip!/train`, (place, "") where there is none.
+
+    A folder on this machine may be called `photos!`, `a.zip!` or `a.zip`, and is no archive.
+    """
+    parts = place.split(INSIDE)
+    for count in range(1, len(parts) + 1):
+        archive = INSIDE.join(parts[:count]).rstrip("/")
+        if archive.lower().endswith(SUFFIXES) and not _is_folder(archive if count == len(parts) else archive + "!"):
+            return archive, INSIDE.join(parts[count:])
+    return place.rstrip("/"), ""
+
+
+def _is_folder(place: str) -> bool:
+    return storage.is_local(place) and Path(storage.absolute(place)).is_dir()
 
 
 def entry(place: str) -> storage.Entry:

@@ -16,6 +16,11 @@ FORMATS: Mapping[str, tuple[str, ...]] = {
 }
 """What is read, by Pillow's names, with the suffixes that files of it have; HEIF with the extra `heic`."""
 IMAGE_SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+NO_IMAGES = (
+    ".txt", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".csv", ".tsv", ".md", ".html", ".py", ".parquet", ".arrow",
+    ".npy", ".npz", ".pt", ".pth", ".safetensors", ".onnx", ".zip", ".tar", ".gz", ".tgz", ".pdf", ".log", ".names",
+)  # fmt: skip
+"""Suffixes of files beside images that are none, so that nobody needs to look into them."""
 LONGEST_MAGIC = 16
 """Bytes that tell the format of a file."""
 _MAGIC = (

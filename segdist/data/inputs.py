@@ -1,6 +1,6 @@
 """Images to predict on, wherever they lie: files, folders, archives, tables and data sets, local or not."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -15,7 +15,10 @@ from segdist.data.shards import MANIFEST, Dataset
 from segdist.data.table_rows import MARK, TableRows
 from segdist.errors import DataError
 
+Note = Callable[[str, str], None]
+"""Takes a file's place and what there is to say about it."""
 TABLES = (".parquet",)
+_MOST_SHOWN, _LONGEST_NAME = 12, 4_096
 _IMAGE_COLUMNS = ("image", "image_bytes", "bytes", "content")
 _NAME_COLUMNS = ("image_id", "file_name", "filename", "name", "path")
 
@@ -66,34 +69,35 @@ class Reader:
         return storage.join(unpacked(archive), inside) if inside and is_archive(archive) else one.uri
 
 
-def find_inputs(places: list[str]) -> Iterator[Input]:
+def find_inputs(places: list[str], unread: Note) -> Iterator[Input]:
     """Every image, in order.
 
     Args:
         places: image files, folders, archives (`photos.zip`, `photos.zip!/test`), Parquet files with encoded images,
             and data sets of segdist; paths or `s3://`.
+        unread: is told of files that look like images but are not read, with the reason.
 
     Raises:
         DataError: a place is not there, or there is no image in any of them.
     """
-    found = 0
+    found, reasons = 0, list[str]()
+
+    def note(uri: str, reason: str) -> None:
+        reasons.append(f" {uri}: {reason}.")
+        unread(uri, reason)
+
     for place in places:
-        for one in _inside(place):
+        for one in _inside(place, note):
             found += 1
             yield one
     if not found:
-        raise DataError(f"There is no image in {', '.join(places)}: none of {', '.join(IMAGE_SUFFIXES)}, nor a table.")
+        message = f"There is no image in {', '.join(places)}: none of {', '.join(IMAGE_SUFFIXES)}, nor a table."
+        raise DataError(message + "".join(reasons[:_MOST_SHOWN]))
 
 
-def _inside(place: str) -> Iterator[Input]:
+def _inside(place: str, unread: Note) -> Iterator[Input]:
     if is_archive(place):
-        archive, _ = split_place(place)
-        root = unpacked(place)
-        inner = Listing(root)
-        start = unpacked(archive)
-        for name in inner.images:
-            path = inner.uri(name).removeprefix(start).lstrip("/")
-            yield Input(f"{storage.absolute(archive)}{INSIDE}{path}", name, _stamp(inner.entries[name]))
+        yield from _packed(place, unread)
         return
     uri = storage.absolute(place).rstrip("/")
     if storage.exists(storage.join(uri, MANIFEST)):
@@ -101,13 +105,33 @@ def _inside(place: str) -> Iterator[Input]:
             yield from _rows(shard)
         return
     files = Listing(uri)
-    if not files.entries:
+    if not files.entries and not files.unread:
         raise DataError(f"There is no {place}. Name image files, folders, archives, Parquet files or data sets.")
     for name in files.with_suffix(*IMAGE_SUFFIXES, *TABLES):
-        if name.lower().endswith(TABLES):
-            yield from _rows(files.uri(name))
-        else:
+        if not name.lower().endswith(TABLES):
             yield Input(files.uri(name), name, _stamp(files.entries[name]))
+            continue
+        try:
+            yield from _rows(files.uri(name))
+        except DataError as error:
+            if len(files.entries) == 1:
+                raise
+            unread(files.uri(name), str(error))
+    for name, reason in files.unread.items():
+        unread(files.uri(name), reason)
+
+
+def _packed(place: str, unread: Note) -> Iterator[Input]:
+    archive, _ = split_place(place)
+    files, start = Listing(unpacked(place)), unpacked(archive)
+
+    def uri(name: str) -> str:
+        return f"{storage.absolute(archive)}{INSIDE}{files.uri(name).removeprefix(start).lstrip('/')}"
+
+    for name in files.images:
+        yield Input(uri(name), name, _stamp(files.entries[name]))
+    for name, reason in files.unread.items():
+        unread(uri(name), reason)
 
 
 def _rows(uri: str) -> Iterator[Input]:
@@ -123,9 +147,18 @@ def _rows(uri: str) -> Iterator[Input]:
     named = next((name for name in _NAME_COLUMNS if name in schema.names), "")
     (entry,) = storage.find(uri)
     stem = PurePosixPath(uri).stem
-    for number, row in enumerate(tables.rows(uri, [named] if named else [column])):
-        name = str(row[named]) if named else f"{stem}-{number:06d}"
-        yield Input(f"{uri}{MARK}{number}", name, _stamp(entry), column)
+    names = (_name(cell) for batch in tables.batches(uri, [named]) for cell in batch.column(0))
+    for number, name in enumerate(names if named else [""] * tables.count(uri)):
+        yield Input(f"{uri}{MARK}{number}", name or f"{stem}-{number:06d}", _stamp(entry), column)
+
+
+def _name(cell: pa.Scalar) -> str:
+    """The name that a table gives an image; "" where it gives none that is text of a reasonable length."""
+    try:
+        name = "" if cell.as_py() is None else str(cell.as_py())
+    except ValueError:  # bytes that are no UTF-8
+        return ""
+    return name if len(name) <= _LONGEST_NAME else ""
 
 
 def _holds_images(field: pa.Field) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from segdist import storage
 from segdist.data import images
 from segdist.data.codes import finding
-from segdist.data.image_formats import IMAGE_SUFFIXES
+from segdist.data.image_formats import IMAGE_SUFFIXES, LONGEST_MAGIC, NO_IMAGES, is_image, other_format
 from segdist.errors import DataError
 from segdist.records import Finding, Sample
 from segdist.spec import Split, Strict, digest
@@ -23,6 +23,8 @@ SPLITS: Mapping[str, Split] = {
 }  # fmt: skip
 """What folders and files of a split are called in the field."""
 _HEAD = 65_536
+_MOST_LOOKED_AT = 200
+"""Files of unknown suffix that are opened to see whether they are images."""
 _YEAR = re.compile(r"[_\-]?\d{4}$")
 
 
@@ -36,6 +38,7 @@ class Listing:
         self.place = place.rstrip("/")
         self.root = self.place
         self._heads: dict[str, str] = {}
+        self._foreign: list[str] = []
 
     @cached_property
     def entries(self) -> Mapping[str, storage.Entry]:
@@ -45,7 +48,9 @@ class Listing:
             self.root = self.place.rpartition("/")[0]
         start = self.root + "/"
         found = {e.uri.removeprefix(start): e for e in listed if e.uri.startswith(start)}
-        return {name: entry for name, entry in found.items() if not _is_hidden(name)}
+        seen = {name: entry for name, entry in found.items() if not _is_hidden(name)}
+        self._foreign = [name for name in seen if not name.isprintable() and _plain(name) != name]
+        return {name: entry for name, entry in seen.items() if name not in self._foreign}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)
@@ -65,6 +70,25 @@ class Listing:
     def images(self) -> list[str]:
         """Relative paths of the images."""
         return self.with_suffix(*IMAGE_SUFFIXES)
+
+    @cached_property
+    def unread(self) -> Mapping[str, str]:
+        """Files that look like images and are not read, each with the reason."""
+        found, looked_at = {}, 0
+        for name in self.entries:
+            if name.lower().endswith((*IMAGE_SUFFIXES, *NO_IMAGES)):
+                continue
+            kind = other_format(name)
+            if not kind and looked_at < _MOST_LOOKED_AT:
+                looked_at += 1
+                head = storage.read_head(self.uri(name), LONGEST_MAGIC)
+                kind = other_format(name, head)
+                if is_image(head):
+                    found[name] = "it is an image, but its name does not end like one; rename it, to `.jpg` or `.png`"
+            if kind:
+                found[name] = f"{kind} is not read; convert it to PNG, TIFF or JPEG"
+        undecodable = {_plain(name): "its name is no UTF-8 text; rename it" for name in self._foreign}
+        return found | undecodable
 
     def head(self, name: str) -> str:
         """The beginning of a text file, for a look at what it is; bytes that are no text are replaced."""
@@ -142,12 +166,19 @@ def upright_size_hw(uri: str, *, image_id: str, report: Report) -> tuple[int, in
     """Height and width of an image with its orientation applied, from its header; None, and a finding, if none."""
     try:
         try:
-            return images.header_of(storage.read_head(uri, _HEAD), tail=storage.read_tail(uri, _HEAD)).size_hw
+            head = storage.read_head(uri, _HEAD)
+            is_long_png = head.startswith(b"\x89PNG") and len(head) == _HEAD  # EXIF may stand behind the pixels
+            return images.header_of(head, tail=storage.read_tail(uri, _HEAD) if is_long_png else b"").size_hw
         except DataError:  # metadata before the size may be longer than the head
             return images.header_of(storage.read_bytes(uri), name="it").size_hw
     except DataError as error:
         report(finding("image-unreadable", str(error), file=uri, image=image_id))
         return None
+
+
+def _plain(name: str) -> str:
+    """A name that can be printed and stored: bytes that are no UTF-8 are shown as such."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _is_hidden(name: str) -> bool:

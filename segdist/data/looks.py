@@ -256,12 +256,16 @@ class Looks:
 def report_unread(files: Listing, read: Collection[str], report: Report, severity: Severity | None = None) -> int:
     """Tell which files look like annotations and were not read, one finding for each kind; returns how many files.
 
+    Files that look like images and are not read are told too.
+
     Args:
         files: of the source.
         read: relative paths of those that were read, or reported already.
         report: takes the findings.
         severity: of the findings, where it is not the usual one.
     """
+    for name, reason in files.unread.items():
+        report(finding("image-unread", reason, file=files.uri(name)))
     kinds: dict[str, list[str]] = {}
     for name, kind in looks_of(files).annotations():
         if name not in read:

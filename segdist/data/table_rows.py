@@ -1,6 +1,8 @@
 """Rows of Parquet and Arrow files, in order or one by one: images that lie in tables are read from any node."""
 
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,44 @@ from segdist.spec import digest
 
 MARK = "#row="
 """Between a file and the number of a row in an image's URI."""
-_ROWS = 32
+_ROW = re.compile(r"(?i)(.+\.(?:parquet|arrow))#row=(\d+)", re.DOTALL)
+_ROWS, _ROWS_OF_A_PART = 32, 8
+_MOST_BYTES, _LARGEST_VALUE = 1 << 29, 1 << 28
+"""Of values of one column that stay in memory, and of one value: packed, a kilobyte can hold gigabytes."""
+
+
+def is_row(place: str) -> bool:
+    """Whether a URI names a row of a table."""
+    return bool(_ROW.fullmatch(place))
+
+
+@dataclass
+class _Group:
+    """The values of one column of a row group that have been read, a part at a time; early ones go where it is large.
+
+    Attributes:
+        key: file, number of the group, and column.
+        rest: the parts to come.
+        parts: the parts in memory, each with the number of its first row.
+    """
+
+    key: tuple[str, int, str] = ("", -1, "")
+    rest: Iterator[pa.Array] = field(default_factory=lambda: iter(()))
+    parts: list[tuple[int, pa.Array]] = field(default_factory=list)
+
+    def value(self, row: int) -> Any:
+        """A value of a row that has not been dropped.
+
+        Raises:
+            StopIteration: there are fewer rows.
+        """
+        while not self.parts or row >= self.parts[-1][0] + len(self.parts[-1][1]):
+            start = self.parts[-1][0] + len(self.parts[-1][1]) if self.parts else 0
+            self.parts.append((start, next(self.rest)))
+            while len(self.parts) > 1 and sum(part.nbytes for _, part in self.parts) > _MOST_BYTES:
+                del self.parts[0]
+        start, part = next(found for found in reversed(self.parts) if found[0] <= row)
+        return part[row - start].as_py()
 
 
 class TableRows:
@@ -22,15 +61,20 @@ class TableRows:
 
     def __init__(self) -> None:
         self._opened: tuple[str, Any] = ("", None)
-        self._group: tuple[tuple[str, int, str], Any] = (("", -1, ""), None)
+        self._group = _Group()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_opened": ("", None), "_group": (("", -1, ""), None)}
+        return {"_opened": ("", None), "_group": _Group()}
 
     def schema(self, uri: str) -> pa.Schema:
         """The columns of a file, with the metadata of its schema."""
         opened = self._open(uri)
         return opened.schema_arrow if isinstance(opened, pq.ParquetFile) else opened.schema
+
+    def count(self, uri: str) -> int:
+        """How many rows a file has; none is read."""
+        opened = self._open(uri)
+        return int(opened.metadata.num_rows if isinstance(opened, pq.ParquetFile) else opened.num_rows)
 
     def rows(self, uri: str, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
         """All rows in order; otherwise like `batches`."""
@@ -46,6 +90,8 @@ class TableRows:
         opened = self._open(uri)
         try:
             if isinstance(opened, pq.ParquetFile):
+                for number in range(opened.num_row_groups):
+                    _check_values(opened.metadata.row_group(number), uri)
                 yield from opened.iter_batches(_ROWS, columns=columns)
             else:
                 yield from (opened if columns is None else opened.select(columns)).to_batches(max_chunksize=_ROWS)
@@ -54,22 +100,32 @@ class TableRows:
 
     def cell(self, place: str, column: str) -> Any:
         """One value, by a URI that ends in `#row=` and a number."""
-        uri, _, number = place.rpartition(MARK)
-        opened, row = self._open(uri), int(number)
-        if not isinstance(opened, pq.ParquetFile):
+        match = _ROW.fullmatch(place)
+        if not match:
+            raise DataError(f"{place} must name a row of a table, as `table.parquet{MARK}7` does.")
+        uri, row = match[1], int(match[2])
+        opened = self._open(uri)
+        try:
+            if isinstance(opened, pq.ParquetFile):
+                return self._cell(uri, opened, column, row)
             return opened.column(column)[row].as_py()
-        for group in range(opened.num_row_groups):
-            count = opened.metadata.row_group(group).num_rows
-            if row < count:
-                return self._column(uri, opened, group, column)[row].as_py()
-            row -= count
-        raise DataError(f"{uri} has no row {number}; it was changed after it was read. Start again.")
+        except (OSError, IndexError, StopIteration, pa.ArrowException) as error:
+            raise DataError(
+                f"{uri} cannot give row {row}: {error!r}. It is damaged or was changed; start again."
+            ) from error
 
-    def _column(self, uri: str, opened: pq.ParquetFile, group: int, column: str) -> Any:
+    def _cell(self, uri: str, opened: pq.ParquetFile, column: str, row: int) -> Any:
+        """A value of a Parquet file, from the rows of its group that are in memory or come next."""
+        group, place = 0, row
+        while place >= opened.metadata.row_group(group).num_rows:
+            place -= opened.metadata.row_group(group).num_rows
+            group += 1
         key = (uri, group, column)
-        if self._group[0] != key:
-            self._group = (key, opened.read_row_group(group, columns=[column]).column(column))
-        return self._group[1]
+        if self._group.key != key or (self._group.parts and place < self._group.parts[0][0]):
+            _check_values(opened.metadata.row_group(group), uri)
+            batches = opened.iter_batches(_ROWS_OF_A_PART, row_groups=[group], columns=[column])
+            self._group = _Group(key, (batch.column(0) for batch in batches))
+        return self._group.value(place)
 
     def _open(self, uri: str) -> Any:
         """A Parquet file, or the memory-mapped table of an Arrow file."""
@@ -79,6 +135,15 @@ class TableRows:
             except (OSError, pa.ArrowException) as error:
                 raise DataError(f"{uri} cannot be read as a table: {error}. Export it again.") from error
         return self._opened[1]
+
+
+def _check_values(group: pq.RowGroupMetaData, uri: str) -> None:
+    """Raises DataError where the values of a column are larger than images are."""
+    for number in range(group.num_columns):
+        column = group.column(number)
+        if column.total_uncompressed_size > _LARGEST_VALUE * max(group.num_rows, 1):
+            megabytes = column.total_uncompressed_size // max(group.num_rows, 1) // 10**6
+            raise DataError(f"{uri} holds {megabytes:,} MB a row of `{column.path_in_schema}`, more than any image.")
 
 
 def _parquet(uri: str) -> pq.ParquetFile:

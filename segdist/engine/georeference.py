@@ -1,20 +1,22 @@
 """Where on Earth an image lies, and what was found in it as GeoJSON (RFC 7946).
 
-The place comes from a GeoTIFF's tags or a world file beside the image, through GDAL.
+The place comes from a GeoTIFF's tags, through GDAL, or from a world file beside the image.
 """
 
 import json
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segdist import masks
+from segdist import masks, storage
 from segdist.errors import SpecError
 from segdist.records import Instance
 
 WGS84 = "EPSG:4326"
+_LONGEST_WORLD_FILE = 1_000
 _DIGITS = 8
 """Decimals of a degree: a millimetre."""
 
@@ -48,16 +50,32 @@ def place_of(file: str, image_bytes: bytes) -> Place | None:
         SpecError: rasterio is not installed.
     """
     rasterio = _rasterio()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        try:
-            if file and "://" not in file and Path(file).is_file():
-                with rasterio.open(file) as opened:
-                    return _place(opened)
-            with rasterio.MemoryFile(image_bytes) as held, held.open() as opened:
-                return _place(opened)
-        except rasterio.errors.RasterioIOError:  # a format that GDAL does not know has no place that it could say
-            return None
+    if image_bytes[:2] in (b"II", b"MM"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+            try:  # only the bytes, and only as a GeoTIFF: files of other formats of GDAL name files and URLs to open
+                with rasterio.MemoryFile(image_bytes) as held, held.open(driver="GTiff") as opened:
+                    if not opened.transform.is_identity:
+                        return Place(opened.transform, opened.crs.to_wkt() if opened.crs else "")
+            except rasterio.errors.RasterioError:  # what GDAL cannot read has no place that it could say
+                pass
+    return _beside(Path(file)) if file and storage.is_local(file) else None
+
+
+def _beside(image: Path) -> Place | None:
+    """The place in a world file: six numbers, for `a.jpg` in a.jgw, a.jpgw or a.wld."""
+    suffix = image.suffix
+    for name in (suffix[:2] + suffix[-1:] + "w", suffix + "w", ".wld"):
+        for file in (image.with_suffix(name), image.with_suffix(name.upper())):
+            if file.is_file() and file.stat().st_size < _LONGEST_WORLD_FILE:
+                try:
+                    a, d, b, e, c, f = map(float, file.read_text("ascii").split())
+                except ValueError:
+                    continue
+                if all(map(math.isfinite, (a, b, c, d, e, f))) and a * e != b * d:
+                    # It gives the middle of the first pixel, the transform its corner.
+                    return Place(_rasterio().Affine(a, b, c - (a + b) / 2, d, e, f - (d + e) / 2), "")
+    return None
 
 
 def features(instances: Sequence[Instance], place: Place | None, *, image: str) -> list[dict[str, Any]]:
@@ -93,12 +111,6 @@ def features(instances: Sequence[Instance], place: Place | None, *, image: str) 
         }
         found.append({"type": "Feature", "id": f"{image}/{number}", "geometry": geometry, "properties": properties})
     return json.loads(json.dumps(found))  # tuples to lists, as they are read back
-
-
-def _place(opened: Any) -> Place | None:
-    if opened.transform.is_identity:
-        return None
-    return Place(opened.transform, opened.crs.to_wkt() if opened.crs else "")
 
 
 def _rasterio() -> Any:

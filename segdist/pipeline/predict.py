@@ -26,6 +26,8 @@ INLINE_IMAGES = 64
 IMAGES_PER_PART = 16
 """Images between two saves: the most that a killed run has to do again."""
 PREDICTIONS, PARTS, RUN = "predictions.json", "parts", "run.json"
+MOST_NAMED = 50
+"""Files that were not read, named one by one."""
 Say = Callable[[str], None]
 
 
@@ -66,7 +68,8 @@ def predict_images(
     how = how or How()
     check_outputs(how.outputs)
     out = storage.absolute(out)
-    inputs = list(find_inputs(list(places)))
+    unread: list[str] = []
+    inputs = list(find_inputs(list(places), lambda uri, reason: unread.append(f"{uri}: {reason}")))
     with model_folder(model, storage_uri, tracking) as (folder, trusted):
         description = checkpoint.describe(folder)
         job = PredictJob(packed(folder, trusted=trusted), out, how)
@@ -84,7 +87,7 @@ def predict_images(
         say(f"{len(parts) - len(missing)} of {len(parts)} parts are done already")
     for number, _ in enumerate(_run(job, missing, actors), start=1):
         say(f"predicted {number}/{len(missing)} parts")
-    return _collected(out, parts, description.classes)
+    return _collected(out, parts, description.classes, unread, say)
 
 
 def _claim(out: str, job: PredictJob) -> None:
@@ -150,7 +153,9 @@ def _run(job: PredictJob, parts: Sequence[dict[str, Any]], actors: int) -> Itera
         )
 
 
-def _collected(out: str, parts: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> str:
+def _collected(
+    out: str, parts: Sequence[Mapping[str, Any]], classes: Sequence[str], unread: Sequence[str], say: Say
+) -> str:
     """One COCO file of all parts, in the order of the images; annotations go to disk as they come."""
     images: list[dict[str, Any]] = []
     unreadable: list[str] = []
@@ -173,6 +178,11 @@ def _collected(out: str, parts: Sequence[Mapping[str, Any]], classes: Sequence[s
             stream.write("\n],\n" + json.dumps({"images": images, "categories": categories}).removeprefix("{") + "\n")
         target = storage.join(out, PREDICTIONS)
         storage.upload(file, target)
+    named = [*unread, *unreadable]
+    if named:
+        more = [f"  ... and {len(named) - MOST_NAMED} more"] * (len(named) > MOST_NAMED)
+        counts = f"{len(images) + len(named)} files, {len(images)} read, {len(named)} named:"
+        say("\n".join([counts, *(f"  {line}" for line in named[:MOST_NAMED]), *more]))
     if unreadable:
         raise DataError(
             f"{len(unreadable)} of {len(images) + len(unreadable)} images cannot be read; the others are in {target}:\n"

@@ -281,6 +281,34 @@ def test_geojson_lies_where_the_geotiff_says_and_has_the_area_of_the_mask(model:
         assert feature["properties"]["coordinates"] == "WGS84"
 
 
+def test_what_is_not_read_is_counted_and_named_and_the_rest_is_predicted(
+    model: str, photos: Path, tmp_path: Path
+) -> None:
+    (photos / "b" / "icon.ico").write_bytes(b"\0\0\1\0")
+    (photos / "photo").write_bytes((photos / "two.png").read_bytes())
+    table = pa.table({"image": [(photos / "two.png").read_bytes()] * 2, "file_name": ["a\0b.png", "x" * 10**5]})
+    pq.write_table(table, photos / "t.parquet")
+    told: list[str] = []
+
+    def predict(out: str) -> None:
+        how = How(("overlays",), {})
+        places = [str(photos)]
+        predict_images(
+            model, places, str(tmp_path / out), how=how, storage_uri="", tracking="embedded", say=told.append
+        )
+
+    predict("out")
+    assert len(list((tmp_path / "out" / "overlays").iterdir())) == 5
+    summary = told[-1].splitlines()
+    assert summary[0] == "7 files, 5 read, 2 named:"
+    assert summary[1].endswith("icon.ico: ICO is not read; convert it to PNG, TIFF or JPEG")
+    (photos / "c.png").write_bytes(b"\x89PNG broken")
+    with pytest.raises(DataError, match=r"c\.png"):
+        predict("broken")
+    assert told[-1].startswith("8 files, 5 read, 3 named:")
+    assert len(json.loads((tmp_path / "broken" / "predictions.json").read_text())["images"]) == 5
+
+
 def _signed_area(ring: list[tuple[float, float]]) -> float:
     """The shoelace formula in float64; holes run the other way round and so subtract."""
     points = np.array(ring) - np.array(ring[0])

@@ -23,7 +23,7 @@ from segdist.data.listing import (
     upright_size_hw,
 )
 from segdist.data.looks import report_unread
-from segdist.data.table_rows import MARK, TableRows
+from segdist.data.table_rows import MARK, TableRows, is_row
 from segdist.errors import DataError
 from segdist.formats.hf_objects.columns import Malformed, annotations, class_names
 from segdist.records import Sample
@@ -82,7 +82,7 @@ class Format(FolderFormat):
 
     def image_bytes(self, sample: Sample) -> bytes:
         """The encoded image in its row, or its file."""
-        if MARK not in sample.image_uri:
+        if not is_row(sample.image_uri):
             return storage.read_bytes(sample.image_uri)
         cell = self._rows.cell(sample.image_uri, self.options.image)
         return bytes((cell.get("bytes") if isinstance(cell, dict) else cell) or b"")
