@@ -122,7 +122,42 @@ def _voc(folder: Path, polygon: Polygon) -> Path:
     return folder
 
 
-WRITERS: dict[str, Callable[[Path, Polygon], Path]] = {"coco": _coco, "yolo": _yolo, "labelme": _labelme, "voc": _voc}
+def _cvat(folder: Path, polygon: Polygon) -> Path:
+    points = ";".join(f"{x!r},{y!r}" for x, y in np.reshape(polygon, (-1, 2)).tolist())
+    (folder / "annotations.xml").write_text(
+        f'<annotations><version>1.1</version><image id="0" name="1.png" width="{WIDTH}" height="{HEIGHT}">'
+        f'<polygon label="crack" points="{points}"/></image></annotations>'
+    )
+    return folder
+
+
+def _label_studio(folder: Path, polygon: Polygon) -> Path:
+    """In percent of the sides."""
+    shares = [[x / WIDTH * 100, y / HEIGHT * 100] for x, y in np.reshape(polygon, (-1, 2)).tolist()]
+    size = {"original_width": WIDTH, "original_height": HEIGHT}
+    region = {"type": "polygonlabels", **size, "value": {"points": shares, "polygonlabels": ["crack"]}}
+    tasks = [{"data": {"image": "/data/upload/1.png"}, "annotations": [{"result": [region]}]}]
+    (folder / "export.json").write_text(json.dumps(tasks))
+    return folder
+
+
+def _via(folder: Path, polygon: Polygon) -> Path:
+    shape = {"name": "polygon", "all_points_x": polygon[::2], "all_points_y": polygon[1::2]}
+    region = {"shape_attributes": shape, "region_attributes": {"class": "crack"}}
+    entry = {"filename": "1.png", "size": 99, "regions": [region], "file_attributes": {}}
+    (folder / "via_region_data.json").write_text(json.dumps({"1.png99": entry}))
+    return folder
+
+
+WRITERS: dict[str, Callable[[Path, Polygon], Path]] = {
+    "coco": _coco,
+    "yolo": _yolo,
+    "labelme": _labelme,
+    "voc": _voc,
+    "cvat": _cvat,
+    "label_studio": _label_studio,
+    "via": _via,
+}
 
 
 @pytest.mark.parametrize("polygon", POLYGONS.values(), ids=POLYGONS)
