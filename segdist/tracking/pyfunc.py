@@ -15,11 +15,10 @@ from packaging.requirements import Requirement
 
 import segdist
 
-_NEEDED = (
-    "fsspec", "msgspec", "numpy", "opencv-python-headless", "pandas", "pillow", "pyarrow", "pycocotools", "pydantic",
-    "safetensors", "scikit-image", "torch", "torchvision",
-)  # fmt: skip
-"""What prediction imports, of the core's dependencies."""
+_OF_TRAINING = {
+    "albumentations", "hydra-core", "imagehash", "jinja2", "omegaconf", "optuna", "psutil", "ray", "rich", "typer",
+}  # fmt: skip
+"""What prediction does not import, of the core's dependencies."""
 _CODE = Path(__file__).with_name("pyfunc_model.py")
 
 
@@ -60,9 +59,9 @@ def save(model: Path, folder: Path, *, extra: str, name: str, metadata: dict[str
 def requirements(extra: str) -> list[str]:
     """What has to be installed to load the model, as `name==version` of what is installed here."""
     named = [Requirement(text) for text in requires("segdist") or ()]
-    of_extra = [r.name for r in named if extra and r.marker and r.marker.evaluate({"extra": extra})]
-    core = [name for name in _NEEDED if name not in of_extra]
-    return [f"{name}=={version(name)}" for name in ("mlflow", *core, *of_extra)]
+    needed = [r for r in named if r.marker is None or (extra and r.marker.evaluate({"extra": extra}))]
+    names = sorted({r.name for r in needed} - _OF_TRAINING)
+    return [f"{name}=={version(name)}" for name in names]
 
 
 def _package(scratch: Path) -> Path:

@@ -15,16 +15,14 @@ from segdist.errors import ExportError
 from segdist.panels import encode_png
 from segdist.pipeline.export import export_model, push
 from segdist.records import Prompt
+from tests import only_required
 from tests.engine.shipped import model_folder
 
+ONLY = Path(only_required.__file__).read_text()
 LOAD = """
 import sys
-class Blocked:
-    names = {"ray", "optuna", "peft", "hydra", "omegaconf", "albumentations", "faster_coco_eval", "imagehash"}
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in self.names:
-            raise ModuleNotFoundError(f"blocked: {name}", name=name)
-sys.meta_path.insert(0, Blocked())
+hidden = hide_others(open(sys.argv[1] + "/requirements.txt").read().split())
+assert {"ray", "optuna", "peft", "hydra", "skimage", "pytest"} <= hidden.hidden
 import json, mlflow.pyfunc, pandas as pd
 model = mlflow.pyfunc.load_model(sys.argv[1])
 table = pd.DataFrame({"image": [open(sys.argv[2], "rb").read()]})
@@ -53,7 +51,7 @@ def test_a_pyfunc_answers_with_its_own_code_where_nothing_of_training_is_install
     (tmp_path / "one.png").write_bytes(encode_png(image))
 
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", LOAD, str(out), str(tmp_path / "one.png")],
+        [sys.executable, "-W", "ignore", "-c", ONLY + LOAD, str(out), str(tmp_path / "one.png")],
         capture_output=True,
         text=True,
         cwd=tmp_path,
@@ -66,6 +64,32 @@ def test_a_pyfunc_answers_with_its_own_code_where_nothing_of_training_is_install
     found = [(i["label"], i["segmentation"]["counts"].encode()) for i in answer["instances"]]
     assert found == predicted(trained, image)
     assert str(out) in answer["code"]
+
+
+EXPORT = """
+import sys
+from importlib import metadata
+hidden = hide_others(["segdist[onnx]"])
+assert {"skimage", "pytest", "transformers"} <= hidden.hidden
+from pathlib import Path
+from segdist.pipeline.export import export_model
+for form in ("safetensors", "hf", "onnx", "pyfunc"):
+    print(export_model(sys.argv[1], form, Path(sys.argv[2]) / form, storage="", tracking="embedded"))
+"""
+
+
+def test_every_form_is_written_where_only_the_wheel_s_requirements_are_installed(tmp_path: Path) -> None:
+    trained = model_folder(tmp_path / "trained", "unet_cbam")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", ONLY + EXPORT, str(trained), str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 4
 
 
 def test_the_safetensors_form_is_a_model_folder_with_a_card(tmp_path: Path) -> None:
