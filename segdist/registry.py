@@ -5,6 +5,7 @@ import pkgutil
 from types import ModuleType
 from typing import Literal
 
+from segdist import extras
 from segdist.errors import SpecError, did_you_mean
 
 Kind = Literal["models", "formats", "prompts"]
@@ -40,6 +41,4 @@ def _import(module: str, *, what: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("segdist"):
             raise
-        raise SpecError(
-            f"The {what} needs the library `{error.name}`. Install it: pip install 'segdist[all]'"
-        ) from error
+        raise SpecError(extras.needs(f"The {what}", error.name)) from error

@@ -18,6 +18,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from segdist import extras
 from segdist.errors import StorageError
 from segdist.redaction import holds_credentials, without_credentials
 from segdist.text import decode_text
@@ -271,7 +272,8 @@ def _open(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         kind = fsspec.get_filesystem_class(uri.partition("://")[0])
         return kind(**options), str(kind._strip_protocol(uri))
     except ImportError as error:
-        raise StorageError(f"{uri} needs a library: {error}. Install it: pip install 'segdist[s3]'") from error
+        how = extras.install("s3fs") if uri.startswith("s3://") else "pip install it"
+        raise StorageError(f"{uri} needs a library: {error}. Install it: {how}") from error
     except ValueError as error:
         raise StorageError(f"{uri} must be a local path or begin with s3://, but: {error}") from error
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 
+from segdist import extras
 from segdist.errors import did_you_mean
 from segdist.plugins import Family
 from segdist.spec import SweepSpec
@@ -10,8 +11,8 @@ from segdist.spec import SweepSpec
 Keys = tuple[str, ...]
 Found = tuple[Keys, str]
 """The path of keys to a problem, and the rule it breaks."""
-_NEEDS = {"lora": ("peft", "lora"), "dora": ("peft", "lora"), "qlora": ("bitsandbytes", "qlora,lora")}
-"""For an adapter, the library it needs and the extras that bring it."""
+_NEEDS = {"lora": ("peft",), "dora": ("peft",), "qlora": ("bitsandbytes", "peft")}
+"""The libraries that an adapter needs."""
 _IN_PHASES = ("epochs", "lr", "encoder_lr_factor", "warmup", "schedule")
 
 
@@ -73,10 +74,8 @@ def _missing(kind: str, spec: SweepSpec) -> str:
     """What an adapter needs and does not find; "" where all is there."""
     if kind == "qlora" and not spec.resources.gpus_per_worker:
         return "`qlora` needs a GPU. Set `resources.gpus_per_worker: 1`, or use `lora`."
-    library, extras = _NEEDS.get(kind, ("", ""))
-    if library and not find_spec(library):
-        return f"`{kind}` needs the library `{library}`. Install it: pip install 'segdist[{extras}]'"
-    return ""
+    missing = [library for library in _NEEDS.get(kind, ()) if not find_spec(library)]
+    return extras.needs(f"`{kind}`", *missing) if missing else ""
 
 
 def _phases(spec: SweepSpec) -> Iterator[Found]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from segdist import storage
+from segdist import extras, storage
 from segdist.bounded_json import load_json, read_json
 from segdist.errors import WeightsError
 from segdist.spec import digest
@@ -182,9 +182,7 @@ def _from_hub(name: str) -> Path:
         import huggingface_hub
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
     except ModuleNotFoundError as error:
-        raise WeightsError(
-            f"Weights of the hub ({name}) need huggingface_hub. Install it: pip install 'segdist[hf]'"
-        ) from error
+        raise WeightsError(extras.needs(f"The hub's {name}", "huggingface_hub")) from error
     patterns = [_CONFIG, _INDEX, _WORDS, *_SHOWN, "model.safetensors", "model-*-of-*.safetensors"]
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))

@@ -56,13 +56,13 @@ class Hidden:
 
 def hide_others(texts: list[str]) -> Hidden:
     """From here on, only what these requirements bring can be imported, or asked for its version."""
-    finder, version = Hidden(texts), metadata.distribution
+    finder, installed = Hidden(texts), metadata.distribution
     sys.meta_path.insert(0, finder)
 
-    def distribution(name: str) -> metadata.Distribution:
-        if str(canonicalize_name(name)) not in finder.kept:
-            raise metadata.PackageNotFoundError(name)
-        return version(name)
+    def distribution(distribution_name: str) -> metadata.Distribution:
+        if str(canonicalize_name(distribution_name)) not in finder.kept:
+            raise metadata.PackageNotFoundError(distribution_name)
+        return installed(distribution_name)
 
     metadata.distribution = distribution
     return finder

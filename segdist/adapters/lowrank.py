@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from segdist import extras
 from segdist.adapters import quantised
 from segdist.adapters.conv_lora import ConvLora
 from segdist.adapters.freezing import heads_of
@@ -26,9 +27,7 @@ def add_lora(network: nn.Module, family: Family, adapter: AdapterSpec) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ModuleNotFoundError as error:
-        raise SpecError(
-            f"`train.adapter.kind: {adapter.kind}` needs peft. Install it: pip install 'segdist[lora]'"
-        ) from error
+        raise SpecError(extras.needs(f"`train.adapter.kind: {adapter.kind}`", "peft")) from error
     targets = _targets(network, family, adapter)
     heads = heads_of(network, family, adapter)
     if adapter.kind == "qlora":

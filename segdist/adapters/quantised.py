@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from segdist import extras
 from segdist.errors import SpecError
 
 
@@ -24,9 +25,7 @@ def quantise(network: nn.Module, names: Sequence[str]) -> None:
     try:
         bnb: Any = importlib.import_module("bitsandbytes")
     except ModuleNotFoundError as error:
-        raise SpecError(
-            "`train.adapter.kind: qlora` needs bitsandbytes. Install it: pip install 'segdist[qlora]'"
-        ) from error
+        raise SpecError(extras.needs("`train.adapter.kind: qlora`", "bitsandbytes", "peft")) from error
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for name in names:
         layer = network.get_submodule(name)

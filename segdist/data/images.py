@@ -40,6 +40,7 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
+from segdist import extras
 from segdist.data.eight_bits import Note, Strips, to_eight_bits
 from segdist.data.image_formats import FORMATS, brand, other_format
 from segdist.errors import DataError
@@ -179,7 +180,7 @@ def _formats(content: bytes) -> tuple[str, ...]:
         try:
             import pi_heif
         except ImportError as error:
-            raise ValueError("HEIC needs the library `pi-heif`: pip install 'segdist[heic]'") from error
+            raise ValueError(extras.needs("HEIC", "pi_heif")) from error
         pi_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
         return ("HEIF",)
     return tuple(name for name in FORMATS if name in Image.OPEN and name != "HEIF")

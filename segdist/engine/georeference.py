@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segdist import masks, storage
+from segdist import extras, masks, storage
 from segdist.errors import SpecError
 from segdist.records import Instance
 
@@ -118,5 +118,5 @@ def _rasterio() -> Any:
         import rasterio
         import rasterio.errors
     except ModuleNotFoundError as error:
-        raise SpecError("GeoJSON needs the library `rasterio`. Install it: pip install 'segdist[geo]'") from error
+        raise SpecError(extras.needs("GeoJSON", "rasterio")) from error
     return rasterio

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segdist import masks
+from segdist import extras, masks
 from segdist.data.scenes import draw
 from segdist.errors import ExportError, SpecError
 from segdist.plugins import Family, ImageHWC
@@ -176,4 +176,4 @@ def _check_installed() -> None:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
     except ModuleNotFoundError as error:
-        raise SpecError(f"ONNX needs the library `{error.name}`. Install it: pip install 'segdist[onnx]'") from error
+        raise SpecError(extras.needs("ONNX", str(error.name))) from error

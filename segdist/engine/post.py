@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segdist import masks
+from segdist import extras, masks
 from segdist.errors import SpecError
 from segdist.masks import Mask
 from segdist.plugins import ImageHWC
@@ -89,7 +89,7 @@ def dense_crf(image_HWC: ImageHWC, mask_HW: Mask, *, score: float, radius: float
     try:
         from pydensecrf import densecrf
     except ImportError as error:
-        raise SpecError("`refine: crf` needs pydensecrf2. Install it: pip install 'segdist[crf]'") from error
+        raise SpecError(extras.needs("`refine: crf`", "pydensecrf")) from error
     height, width = mask_HW.shape
     sure = float(np.clip(score, *_SURE))
     object_HW = np.where(mask_HW, sure, 1 - sure).astype(np.float32)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from segdist import extras
 from segdist.engine import card, checkpoint, export
 from segdist.engine.card import CARD, Origin
 from segdist.engine.checkpoint import Description
@@ -73,7 +74,7 @@ def push(folder: Path, repository: str) -> str:
         import huggingface_hub
         from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
     except ModuleNotFoundError as error:
-        raise ExportError("Pushing needs the library `huggingface_hub`: pip install 'segdist[hf]'") from error
+        raise ExportError(extras.needs("Pushing", "huggingface_hub")) from error
     expected = (OSError, HfHubHTTPError, OfflineModeIsEnabled, ValueError, RuntimeError, *_http_errors())
     try:
         hub = huggingface_hub.HfApi()

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segdist import extras
 from segdist.errors import BackendError, SpecError
 from segdist.pipeline.cluster import connected
 from segdist.pipeline.predictor import PackedModel, packed
@@ -117,7 +118,7 @@ def serve(
         from segdist.serving.app import make_app
         from segdist.serving.server import Server, bound
     except ModuleNotFoundError as error:
-        raise SpecError(f"Serving needs `{error.name}`. Install it: pip install 'segdist[serve]'") from error
+        raise SpecError(f"Serving needs the library `{error.name}`. Install it: {extras.install('uvicorn')}") from error
     # Ray gives workers the lowest priority but four; whoever waits for an answer must not wait for everything else.
     os.environ.setdefault("RAY_worker_niceness", "0")
     with bound(where.host, where.port) as listening:

@@ -7,7 +7,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from segdist import storage
+from segdist import extras, storage
 from segdist.errors import SpecError, WeightsError, did_you_mean
 from segdist.plugins import EVERY_NOISE, USUAL_ADAPTERS, Family, ModelOptions
 from segdist.weights import RANDOM
@@ -84,10 +84,7 @@ def _timm_models() -> list[str]:
     """
     found = find_spec("timm")
     if found is None or not found.submodule_search_locations:
-        raise SpecError(
-            "`model.unet_cbam.backbone` needs the library `timm`. Install it: pip install 'segdist[hf]'",
-            option="backbone",
-        )
+        raise SpecError(extras.needs("`model.unet_cbam.backbone`", "timm"), option="backbone")
     folder = Path(found.submodule_search_locations[0]) / "models"
     return [name.decode() for file in folder.glob("*.py") for name in _TIMM_MODEL.findall(file.read_bytes())]
 

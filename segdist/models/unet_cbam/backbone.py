@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segdist import state_dicts
+from segdist import extras, state_dicts
 from segdist.data.collate import Colour
 from segdist.errors import SpecError, WeightsError
 from segdist.models.unet_cbam import PUBLISHED, Options, is_file
@@ -59,9 +59,7 @@ def _features(options: Options) -> Any:
     try:
         import timm
     except ModuleNotFoundError as error:
-        raise SpecError(
-            "`model.unet_cbam.backbone` needs the library `timm`. Install it: pip install 'segdist[hf]'"
-        ) from error
+        raise SpecError(extras.needs("`model.unet_cbam.backbone`", "timm")) from error
     logging.getLogger("timm").setLevel(logging.ERROR)  # it lists the classifier's tensors, which features leave out
     settings: dict[str, Any] = {"features_only": True, "pretrained": options.weights != RANDOM}
     state = state_dicts.read(options.weights) if is_file(options.weights) else {}

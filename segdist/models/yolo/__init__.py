@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from segdist import storage
+from segdist import extras, storage
 from segdist.errors import SpecError, WeightsError
 from segdist.plugins import USUAL_ADAPTERS, Family, ImageSize, ModelOptions
 from segdist.weights import RANDOM
@@ -37,7 +37,7 @@ def check(options: Options) -> None:
         WeightsError: the file is not there, or its name says that it is something else.
     """
     if find_spec("ultralytics") is None:
-        raise SpecError("`yolo` needs the library `ultralytics` (AGPL-3.0). Install it: pip install 'segdist[yolo]'")
+        raise SpecError(f"{extras.needs('`yolo`', 'ultralytics')} (AGPL-3.0: read its terms first)")
     if options.weights == RANDOM:
         return
     if not options.weights.endswith(".pt"):
