@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -25,6 +26,18 @@ from pydantic import (
 Split = Literal["train", "val", "test"]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """What every generator of numbers takes."""
+
+
+def _named(value: str) -> str:
+    if not value.strip():
+        raise ValueError("a name must not be blank")
+    if len(value.splitlines()) > 1 or "\0" in value:
+        raise ValueError(f"a name must be one line, but got {value!r}")
+    return value
+
+
+Name = Annotated[str, Field(max_length=1000), AfterValidator(_named)]
+"""Of a class or a place: one line, not blank."""
 
 
 class Strict(BaseModel):
@@ -48,7 +61,7 @@ class SourceSpec(Open):
 
     format: str
     """A dataset format: a file name in segdist/formats."""
-    class_map: dict[str, str | None] = {}
+    class_map: dict[str, Name | None] = {}
     """New name of each class to rename; two classes of one new name are joined, null drops a class."""
     text: str = ""
     """What is looked for in these images, in words, for models that read; empty takes the class names."""
@@ -82,7 +95,7 @@ class DataSpec(Strict):
 
     sources: tuple[SourceSpec, ...] = Field(min_length=1)
     """The folders and generators, merged in this order."""
-    classes: tuple[str, ...] = ()
+    classes: tuple[Name, ...] = ()
     """Class names in order; empty takes every class found, in alphabetical order."""
     near_duplicates: int = Field(default=6, ge=0, le=16)
     """Bits (of 64) in which perceptual hashes of near-duplicates may differ; near-duplicates share a group."""
@@ -708,23 +721,23 @@ class SearchSpec(Strict):
 class TrackingSpec(Strict):
     """Where every trial is recorded."""
 
-    uri: str = "embedded"
+    uri: Name = "embedded"
     """An MLflow tracking URI, or `embedded`: SQLite and artifacts inside the storage folder."""
 
 
 class SweepSpec(RunSpec):
     """One question, the data that answer it, and the search for the model that answers it best."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)
     """Name of the sweep: the MLflow experiment, the registered model, and what `segdist compare` takes."""
     question: str = ""
     """What the model is to find, in a sentence for people."""
     environment: tuple[str, ...] = ()
     """Environment variables that the file may read as `${oc.env:NAME}`, e.g. where images lie: their values are stored
     and shown like everything else in it. `HOME` and `SEGDIST_STORAGE` need not be named, secrets cannot be."""
-    data_root: str = "."
+    data_root: Name = "."
     """Where the images lie; use it in paths as `${data_root}` and set it on the command line."""
-    storage: str = Field(default="${oc.env:SEGDIST_STORAGE,${oc.env:HOME}/segdist}")
+    storage: Name = Field(default="${oc.env:SEGDIST_STORAGE,${oc.env:HOME}/segdist}")
     """A folder or `s3://` prefix for data shards, labels, checkpoints and reports; shared by all nodes."""
     tracking: TrackingSpec = TrackingSpec()
     """Where every trial is recorded."""

@@ -246,7 +246,7 @@ def test_declaring_a_variable_does_not_change_what_a_search_is(tmp_path: Path) -
         "a0: xxxxxxxxxx\n" + "".join(f"a{n}: '${{a{n - 1}}}${{a{n - 1}}}'\n" for n in range(1, 40)),
         "a0: {x: y}\n" + "".join(f"a{n}: {{x: '${{a{n - 1}}}', y: '${{a{n - 1}}}'}}\n" for n in range(1, 40)),
         "".join(f"a{n}: '${{a{n + 1}}}'\n" for n in range(300)) + "a300: x\n",
-        "a0: x\n" + "".join(f"a{n}: '${{a{n - 1}}}'\n" for n in range(1, 2_000)),
+        "a0: x\n" + "".join(f"a{n}: '${{a{n - 1}}}'\n" for n in range(1, 600)),
         "a: '${b}'\nb: '${c.d}'\nc: {d: '${a}'}\n",
     ],
     ids=["text", "mapping", "chain", "chain told backwards", "circle"],
@@ -353,3 +353,29 @@ def test_every_other_mapping_is_replaced_too(tmp_path: Path) -> None:
 )
 def test_an_override_that_cannot_be_is_refused(tmp_path: Path, override: str, said: str) -> None:
     assert said in refusal(write(tmp_path, GOOD), override)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "name=''",
+        "name=../../x",
+        "name=a/b",
+        "name='a b'",
+        'name="a\n"',
+        f"name={'a' * 101}",
+        "storage=''",
+        "storage='  '",
+        "tracking.uri=''",
+        "data_root=''",
+        "data.classes=['']",
+        "data.classes=[' ']",
+        'data.classes=["a\nb"]',
+        f"data.classes=[{'a' * 1001}]",
+        "data.sources.0.class_map={a: ''}",
+        "data.classes=[null]",
+    ],
+    ids=lambda value: value[:30],
+)
+def test_a_name_that_names_nothing_or_another_place_is_refused(tmp_path: Path, override: str) -> None:
+    assert refusal(write(tmp_path, GOOD), override).startswith("command line: ")

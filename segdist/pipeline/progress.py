@@ -7,6 +7,7 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 from rich.live import Live
+from rich.text import Text
 
 from segdist.pipeline.callbacks import error_text, last_line
 from segdist.terminal import Table, live, say
@@ -113,7 +114,7 @@ class Progress(Callback):
                 f"{result.get('epoch', 0)}/{self._epochs}",
                 f"{result[self._metric]:.3f}" if self._metric in result else "",
                 f"{best:.3f}" if best is not None else "",
-                self._values(trial),
+                Text(self._values(trial)),
                 style="bold green" if best is not None and best == top else None,
             )
         return table
