@@ -88,8 +88,14 @@ class Faults:
         self._report(one)
 
     def usable(self, samples: Iterable[Sample]) -> Iterator[Sample]:
-        """The samples without those images, each of which is reported."""
+        """The samples without those images, and without those that are called as one before: each is reported."""
+        seen: set[str] = set()
         for sample in samples:
+            if sample.image_id in seen:
+                message = "another image before it is called the same; rename one of the files"
+                self._report(finding("image-id-duplicate", message, file=sample.image_uri, image=sample.image_id))
+                continue
+            seen.add(sample.image_id)
             if sample.instances or sample.image_id not in self.wrong:
                 yield sample
                 continue

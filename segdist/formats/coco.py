@@ -1,8 +1,9 @@
 """COCO JSON: a file, a folder with some, or Roboflow's layout of train, valid and test folders."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
@@ -139,7 +140,7 @@ class Format:
                 f"{path} holds no COCO annotations: no JSON file in it, and no train, valid or test folder with "
                 f"{ROBOFLOW_FILE}. Name the JSON file itself in `path`."
             )
-        return parts
+        return _apart(path, parts)
 
     def _json_files(self) -> list[str]:
         """JSON files below the folder; macOS puts a `._` twin without content beside each."""
@@ -154,7 +155,7 @@ class Format:
 
     def _roboflow_parts(self) -> list[_Part]:
         return [
-            _Part(uri, uri.rpartition("/")[0], SPLITS[folder.lower()])
+            _Part(uri, uri.rpartition("/")[0], SPLITS[folder.lower()], prefix=SPLITS[folder.lower()])
             for uri in self._json_files()
             for folder, name in [PurePosixPath(uri).parts[-2:]]
             if name == ROBOFLOW_FILE and SPLITS.get(folder.lower()) in self.options.splits
@@ -296,8 +297,19 @@ def _named_parts(path: str, files: Sequence[str], splits: Sequence[str]) -> list
         stem = PurePosixPath(uri).stem
         split = _split_in(uri) if len(chosen) > 1 else ""
         folder = path if PurePosixPath(uri).parent.name != "annotations" else uri.rpartition("/")[0]
-        parts.append(_Part(uri, folder, split, prefix=stem if len(chosen) > 1 else ""))
+        parts.append(_Part(uri, folder, split, prefix=split or (stem if len(chosen) > 1 else "")))
     return [part for part in parts if not part.split or part.split in splits]
+
+
+def _apart(path: str, parts: Sequence[_Part]) -> list[_Part]:
+    """The parts, with their own paths before the images' names where several would have the same: `val` and `valid`."""
+    alike = Counter(part.prefix for part in parts)
+
+    def own(uri: str) -> str:
+        below = uri.removeprefix(f"{path}/")
+        return below.rpartition("/")[0] if _name(uri) == ROBOFLOW_FILE else below.removesuffix(".json")
+
+    return [part if alike[part.prefix] == 1 else replace(part, prefix=own(part.uri)) for part in parts]
 
 
 def _split_in(uri: str) -> str:
@@ -308,8 +320,7 @@ def _split_in(uri: str) -> str:
 
 def _image_id(part: _Part, name: str) -> str:
     """What a sample is called."""
-    before = part.split or part.prefix
-    return f"{before}/{name}" if before else name.lstrip("/")
+    return f"{part.prefix}/{name}" if part.prefix else name.lstrip("/")
 
 
 def _name(uri: str) -> str:

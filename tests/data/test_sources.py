@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segdist.data.build import build, here
 from segdist.data.shards import write_manifest, write_shard
-from segdist.data.sources import class_names, keep_classes, open_sources, read_sources, stop_on_errors
+from segdist.data.sources import Faults, class_names, keep_classes, open_sources, read_sources, stop_on_errors
 from segdist.errors import DataError, SpecError
 from segdist.records import Finding, Instance, Sample, Severity
 from segdist.spec import DataSpec
@@ -146,3 +147,38 @@ def test_a_data_set_of_ours_that_was_made_with_two_spellings_is_read_with_one(tm
     read = [s for _, s in _read(_data({"format": "segdist", "path": str(tmp_path)}), findings)]
     assert {i.label for s in read for i in s.instances} == {SPELLINGS[0]}
     assert {f.code for f in findings} == {"class-name-spelling"}
+
+
+@pytest.mark.parametrize(
+    ("folders", "file"),
+    [
+        (("train", "val", "valid"), "_annotations.coco.json"),
+        (("a/train", "b/train", "a/val"), "_annotations.coco.json"),
+        (("annotations",) * 3, "instances_train{}.json"),
+    ],
+)
+def test_two_images_of_one_name_in_parts_of_one_split_stay_two(
+    tmp_path: Path, folders: tuple[str, ...], file: str
+) -> None:
+    """Roboflow's folders under both names of a split, exports side by side, COCO's own layout of several years."""
+    for number, folder in enumerate(folders):
+        made = _photo(tmp_path / f"made{number}", "1.png", "crack")
+        place = tmp_path / "export" / folder
+        place.mkdir(parents=True, exist_ok=True)
+        (place / file.format(2014 + number)).write_bytes(Path(str(made["path"]), "annotations.json").read_bytes())
+        Image.new("RGB", (40, 40), (number * 50, 0, 0)).save(place / "1.png")
+    read = [s for _, s in _read(_data({"format": "coco", "path": str(tmp_path / "export")}))]
+    assert len({s.image_id for s in read}) == len(read) == 3
+    assert {s.split for s in read} <= {"train", "val"}
+    data = DataSpec.model_validate({"sources": [{"format": "coco", "path": str(tmp_path / "export")}]})
+    if file.startswith("_"):
+        dataset = build(str(tmp_path / "data"), data, here)
+        assert sum(len(s.instances) for s in dataset.samples()) == 3, "none was taken for a copy of another"
+
+
+def test_an_image_that_is_called_as_one_before_is_an_error() -> None:
+    findings: list[Finding] = []
+    faults = Faults(findings.append)
+    samples = [Sample("a", "1", (4, 4)), Sample("a", "2", (4, 4)), Sample("b", "3", (4, 4))]
+    assert [s.image_uri for s in faults.usable(samples)] == ["1", "3"]
+    assert [(f.code, f.severity, f.file) for f in findings] == [("image-id-duplicate", Severity.ERROR, "2")]
