@@ -46,6 +46,7 @@ _MOST_CHARACTERS = 2_000_000
 _LONGEST_TEXT = 10_000
 _LONGEST_WITH_REFERENCES = 1_000
 _MOST_STEPS = 100
+_TOO_MANY_STEPS = f"`${{...}}` must not lead back to its own key, or over more than {_MOST_STEPS} others"
 _INNERMOST = re.compile(r"\$\{([^{}]*)\}")
 _KEY = re.compile(r"\.*[\w-]+(?:\.[\w-]+|\[[\w-]+\])*")
 _VARIABLE = re.compile(r"oc\.env:\s*(\w+)\s*(?:,.*)?", re.DOTALL)
@@ -374,35 +375,40 @@ def _unfit_text(text: str) -> str:
 
 
 class _Weighed:
-    """How many characters each value has once its `${...}` are filled in; every one of them is looked at."""
+    """How large each value is once its `${...}` are filled in; every one of them is looked at."""
 
     def __init__(self, content: Any, allowed: set[str], place: str) -> None:
         self._content, self._allowed, self._place = content, allowed, place
-        self._known: dict[Keys, int] = {}
+        self._known: dict[Keys, tuple[int, int]] = {}
         self._open: list[Keys] = []
 
-    def weigh(self, keys: Keys) -> int:
-        """Of the value at a path of keys."""
+    def weigh(self, keys: Keys) -> tuple[int, int]:
+        """Of the value at a path of keys: its characters, and the most steps down and over references in it."""
         if keys in self._open or len(self._open) > _MOST_STEPS:
-            raise self._refused(keys, "`${...}` must not lead back to its own key, or over more than 100 others")
+            raise self._refused(keys, _TOO_MANY_STEPS)
         if keys not in self._known:
             self._open.append(keys)
             self._known[keys] = self._weigh(keys)
             self._open.pop()
-        if self._known[keys] > _MOST_CHARACTERS:
+        characters, steps = self._known[keys]
+        if steps > _MOST_STEPS:
+            raise self._refused(keys, _TOO_MANY_STEPS)
+        if characters > _MOST_CHARACTERS:
             rule = f"values must have at most {_MOST_CHARACTERS:,} characters once `${{...}}` are filled in"
             raise self._refused(keys, rule)
-        return self._known[keys]
+        return characters, steps
 
-    def _weigh(self, keys: Keys) -> int:
+    def _weigh(self, keys: Keys) -> tuple[int, int]:
         value = self._at(keys)
+        targets: list[Keys] = []
         if isinstance(value, dict | list):
-            inner = value if isinstance(value, dict) else range(len(value))
-            return 1 + sum(self.weigh((*keys, key)) for key in inner)
-        if not isinstance(value, str) or "${" not in value:
-            return len(str(value)) + 1
-        targets = [self._target(keys, reference) for reference in self._references(keys, value)]
-        return len(value) + sum(self.weigh(target) for target in targets if target is not None)
+            targets = [(*keys, key) for key in (value if isinstance(value, dict) else range(len(value)))]
+        elif isinstance(value, str) and "${" in value:
+            found = [self._target(keys, reference) for reference in self._references(keys, value)]
+            targets = [target for target in found if target is not None]
+        weights = [self.weigh(target) for target in targets]
+        own = 1 if isinstance(value, dict | list) else len(str(value)) + 1
+        return own + sum(characters for characters, _ in weights), 1 + max((steps for _, steps in weights), default=0)
 
     def _references(self, keys: Keys, text: str) -> Iterator[str]:
         """The keys that a text refers to, from the inside out."""

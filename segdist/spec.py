@@ -31,7 +31,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 def _named(value: str) -> str:
     if not value.strip():
         raise ValueError("a name must not be blank")
-    if len(value.splitlines()) > 1 or "\0" in value:
+    if value.splitlines() != [value] or "\0" in value:
         raise ValueError(f"a name must be one line, but got {value!r}")
     return value
 
