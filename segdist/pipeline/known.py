@@ -76,18 +76,17 @@ class Known:
         if not self.content:
             return [None] * len(inputs)
         here = {uri: name for name, uri in self.uris.items()}
-        paths = [one.name if one.column else one.uri for one in inputs]
-        endings = {path: self._ending(path) for path in paths if path not in here}
+        endings = {i.uri: self._ending(i.name if i.column else i.uri) for i in inputs if i.uri not in here}
         alike = Counter(endings.values())
         matches = KnownFiles(self.content).match_all(alike)
-        names = [here.get(path) or matches[endings[path]].name for path in paths]
+        names = [here.get(one.uri) or matches[endings[one.uri]].name for one in inputs]
         unclear = {
-            path: matches[ending].rivals or (matches[ending].name,)
-            for path, ending in endings.items()
+            uri: matches[ending].rivals or (matches[ending].name,)
+            for uri, ending in endings.items()
             if self._is_unclear(matches[ending], matches) or (matches[ending].name and alike[ending] > 1)
         }
         if unclear:
-            lines = [f"  {path}: {', '.join(rivals[:3])}" for path, rivals in [*unclear.items()][:MOST_SHOWN]]
+            lines = [f"  {uri}: {', '.join(rivals[:3])}" for uri, rivals in [*unclear.items()][:MOST_SHOWN]]
             raise DataError(
                 f"`{self.option}` fits {len(unclear)} images no better than others. Write the folders of the images "
                 "into its file names:\n" + "\n".join(lines)

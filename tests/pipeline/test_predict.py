@@ -169,6 +169,14 @@ def test_images_and_annotations_that_fit_equally_well_are_named(
         _numbers(known, *paths)
 
 
+def test_rows_of_one_name_are_two_images(tmp_path: Path) -> None:
+    known = Known.boxes(_annotated(tmp_path, "1.png"), ["caf\u00e9"])
+    rows = [Input(f"t.parquet#row={n}", "1.png", "", "image") for n in range(2)]
+    with pytest.raises(DataError, match=r"t\.parquet#row=1: 1\.png"):
+        known.of(rows, lambda _: None)
+    assert known.of(rows[:1], lambda _: None) == [[["caf\u00e9", [1, 2, 10, 11]]]]
+
+
 def test_the_image_that_the_annotations_found_is_theirs_whatever_they_call_it(photos: Path) -> None:
     for name in ("train", "valid"):
         (photos / name).mkdir()
