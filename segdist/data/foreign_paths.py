@@ -3,10 +3,11 @@
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import takewhile
 from urllib.parse import unquote
 
-from segdist.data.listing import split_of
+from segdist.data.listing import Listing, split_of
 
 Parts = tuple[str, ...]
 
@@ -117,6 +118,12 @@ class KnownFiles:
                     ends.setdefault(self._parts[name][-length:], []).append(name)
             self._ends[end[-1]] = ends
         return self._ends[end[-1]].get(end, [])
+
+
+@lru_cache(maxsize=4)
+def known_images(files: Listing) -> KnownFiles:
+    """The images of a source, prepared once for all that asks for them."""
+    return KnownFiles(files.images)
 
 
 def _parts(path: str) -> Parts:

@@ -201,3 +201,26 @@ def test_files_of_old_versions_without_a_size_or_kind_of_shape_are_read(tmp_path
     assert findings == []
     assert sample.size_hw == SIZE_HW
     assert mask_of(sample).sum() == 100
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("C:\\photos\\cam2\\0001.png", "images/cam2/0001.png"),
+        ("/home/someone/cam1/0001.png", "images/cam1/0001.png"),
+        ("../images/cam1/0001.png", "images/cam1/0001.png"),
+        ("CAM2/0001.PNG", "images/cam2/0001.png"),
+        ("cam3/0001.png", ""),
+    ],
+)
+def test_an_image_in_another_folder_is_found_by_the_end_of_its_path(tmp_path: Path, written: str, meant: str) -> None:
+    for camera in ("cam1", "cam2"):
+        (tmp_path / "images" / camera).mkdir(parents=True)
+        Image.new("RGB", (9, 7)).save(tmp_path / "images" / camera / "0001.png")
+    (tmp_path / "labels").mkdir()
+    shape = {"label": "crack", "points": [[1, 1], [6, 1], [6, 5]], "shape_type": "polygon"}
+    content = {"shapes": [shape], "imagePath": written, "imageHeight": 7, "imageWidth": 9}
+    (tmp_path / "labels" / "a.json").write_text(json.dumps(content))
+    samples, findings = read_all(Format(Options(path=str(tmp_path))))
+    assert [sample.image_id for sample in samples] == [meant] * bool(meant)
+    assert ("image-missing" in {f.code for f in findings}) == (not meant)

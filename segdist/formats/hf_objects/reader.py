@@ -12,6 +12,7 @@ from segdist.data.coco.frames import BoxFrames
 from segdist.data.coco.instances import instance_of
 from segdist.data.codes import finding
 from segdist.data.collected import Collected, MissingMasks
+from segdist.data.foreign_paths import known_images
 from segdist.data.images import header_of
 from segdist.data.listing import (
     SPLITS,
@@ -167,13 +168,15 @@ class _Table:
         return wanted
 
     def _located(self, path: str) -> str:
-        """A file below the folder, by its path from there or from the table, or by a name that only one has."""
-        written = PurePosixPath(path.replace("\\", "/"))
-        for candidate in (str(PurePosixPath(self._name).parent / written), str(written)):
+        """A file below the folder: by its path from the table or from there, or with the same end; "" for none."""
+        beside = str(PurePosixPath(self._name).parent / path.replace("\\", "/"))
+        for candidate in (beside, path):
             if path and candidate in self._files:
                 return self._files.uri(candidate)
-        same = [n for n in self._files.images if path and PurePosixPath(n).name == written.name]
-        return self._files.uri(same[0]) if len(same) == 1 else ""
+        found = (
+            known_images(self._files).match(path, split=self._split, near=str(PurePosixPath(self._name).parent)).name
+        )
+        return self._files.uri(found) if found else ""
 
     def _size_hw(self, content: bytes | None, uri: str, image_id: str) -> tuple[int, int] | None:
         if content is None:

@@ -3,7 +3,7 @@
 import base64
 import binascii
 from collections.abc import Iterator, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from segdist.data.codes import finding
 from segdist.data.collected import Collected, MissingMasks
 from segdist.data.drawn.listed import Shape, gather
 from segdist.data.drawn.shapes import ShapeOptions
+from segdist.data.foreign_paths import known_images
 from segdist.data.images import header_of
 from segdist.data.listing import (
     FolderFormat,
@@ -165,15 +166,20 @@ class _File:
             yield Shape(label, name, partial(part_of, shape, self._options), shape.get("group_id"))
 
 
+@lru_cache(maxsize=2)
+def _beside(files: Listing) -> Mapping[str, str]:
+    """The images by their path in lower case, with and without a suffix."""
+    return {stem_of(name).lower(): name for name in files.images} | {name.lower(): name for name in files.images}
+
+
 def _image_of(files: Listing, name: str, written: str) -> str:
-    """The image file: as `imagePath` says from the JSON file's folder, or beside it by name, or by the file's stem."""
-    folder = PurePosixPath(name).parent
-    beside = [n for n in files.images if PurePosixPath(n).parent == folder]
-    by_name = {PurePosixPath(n).name.lower(): n for n in beside} | {stem_of(n).lower(): n for n in beside}
+    """The image file: where `imagePath` says, or beside the JSON file by name or stem, or by the end of its path."""
+    folder, images = PurePosixPath(name).parent, _beside(files)
     for candidate in (_resolved(folder, written), written):
-        if written and candidate in files and candidate in files.images:
+        if written and images.get(candidate.lower()) == candidate:
             return candidate
-    return by_name.get(PurePosixPath(written).name.lower()) or by_name.get(stem_of(name).lower(), "")
+    own = images.get(str(folder / PurePosixPath(written).name).lower()) or images.get(stem_of(name).lower())
+    return own or known_images(files).match(written, split=split_of(name) or "", near=str(folder)).name
 
 
 def _resolved(folder: PurePosixPath, written: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from segdist.bounded_json import parse_json
 from segdist.data.codes import finding
+from segdist.data.foreign_paths import known_images
 from segdist.data.listing import SPLITS, Listing, Report, split_of
 from segdist.data.text_files import read_text
 from segdist.errors import DataError
@@ -65,14 +66,13 @@ def _text(content: Mapping[str, Any], key: str) -> str:
     return str(content[key])
 
 
-def located(pictures: Listing, image: str, name: str) -> str:
-    """The path of an image: relative to its .jsonl file, to the folder, or by a name that only one file has."""
+def located(pictures: Listing, image: str, name: str, split: str) -> str:
+    """The path of an image: relative to its .jsonl file, to the folder, or with the same end as it is written with."""
     folder = str(PurePosixPath(name).parent) if name else "."
     for candidate in (str(PurePosixPath(folder, image)), image):
         if candidate in pictures:
             return candidate
-    same = [n for n in pictures.images if PurePosixPath(n).name == PurePosixPath(image).name]
-    return same[0] if len(same) == 1 else ""
+    return known_images(pictures).match(image, split=split, near=folder).name
 
 
 def split_in(name: str) -> str:

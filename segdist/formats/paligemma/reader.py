@@ -69,7 +69,7 @@ class Format(FolderFormat):
     ) -> Sample | None:
         split = split_in(name)
         image_id = f"{split}/{image}" if split else image
-        place = located(pictures, image, name if not self.options.images else "")
+        place = located(pictures, image, name if not self.options.images else "", split)
         if not place:
             message = f"there is no file `{image}` below {pictures.root}; name the folder of the images in `images`"
             report(finding("image-missing", message, file=file, image=image_id))

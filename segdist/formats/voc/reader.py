@@ -9,6 +9,7 @@ from segdist.data.class_names import ClassNames
 from segdist.data.coco.instances import Noted
 from segdist.data.codes import finding
 from segdist.data.collected import Collected, MissingMasks
+from segdist.data.foreign_paths import KnownFiles
 from segdist.data.geometry import Problem, box_from_xyxy, mask_from_segmentation
 from segdist.data.image_formats import IMAGE_SUFFIXES
 from segdist.data.listing import (
@@ -75,6 +76,7 @@ class _Places:
         self._files, self._report = files, report
         self._splits = _image_sets(files, report)
         self._photos = dict.fromkeys(_photos(files))
+        self._known = KnownFiles(self._photos)
         self._unreadable: set[str] = set()
         self._by_name: dict[str, list[str]] = {}
         for photo in self._photos:
@@ -140,7 +142,8 @@ class _Places:
             near = [p for p in found if _is_beside(p, name)]
             if len(near or found) == 1:
                 return (near or found)[0]
-        return ""
+        folder = str(PurePosixPath(name).parent)
+        return self._known.match(filename, split=split_of(name) or "", near=folder).name
 
 
 class _Reader:
