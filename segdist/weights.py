@@ -27,7 +27,7 @@ _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _NEEDED = ("config.json", ".safetensors")
 _CONFIG, _INDEX, _WORDS = "config.json", "model.safetensors.index.json", "tokenizer_config.json"
 _SHARD = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
-_SHOWN = (
+WORDS = (
     "tokenizer.json",
     "tokenizer.model",
     "special_tokens_map.json",
@@ -35,7 +35,7 @@ _SHOWN = (
     "vocab.json",
     "merges.txt",
 )
-"""The files beside tensors that are shown as they are; those with keys that matter are written anew."""
+"""The files of tokenizers that are shown as they are; those with keys that matter are written anew."""
 _LARGEST = 2**20
 """Of the whole numbers in config.json: widths, lengths and ids of published networks stay below."""
 _NUMBER_TYPES = ("float32", "bfloat16", "float16")
@@ -128,7 +128,7 @@ class Published:
         with TemporaryDirectory(prefix="segdist-") as scratch:
             shown = Path(scratch)
             for file in sorted(source.iterdir()):
-                if _SHARD.fullmatch(file.name) or file.name in _SHOWN:
+                if _SHARD.fullmatch(file.name) or file.name in WORDS:
                     (shown / file.name).symlink_to(file.resolve())
             _copy(source / _CONFIG, shown, self._checked_config)
             _copy(source / _INDEX, shown, _checked_index)
@@ -183,7 +183,7 @@ def _from_hub(name: str) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
     except ModuleNotFoundError as error:
         raise WeightsError(extras.needs(f"The hub's {name}", "huggingface_hub")) from error
-    patterns = [_CONFIG, _INDEX, _WORDS, *_SHOWN, "model.safetensors", "model-*-of-*.safetensors"]
+    patterns = [_CONFIG, _INDEX, _WORDS, *WORDS, "model.safetensors", "model-*-of-*.safetensors"]
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
     except (OSError, HfHubHTTPError, HFValidationError, ValueError) as error:  # not there, offline, no permission
@@ -194,7 +194,7 @@ def _from_hub(name: str) -> Path:
 
 
 def _is_needed(name: str) -> bool:
-    return name in (_CONFIG, _INDEX, _WORDS, *_SHOWN) or bool(_SHARD.fullmatch(name))
+    return name in (_CONFIG, _INDEX, _WORDS, *WORDS) or bool(_SHARD.fullmatch(name))
 
 
 def _copy(file: Path, folder: Path, checked: Callable[[Mapping[str, Any], Path], Mapping[str, Any]]) -> None:

@@ -16,11 +16,11 @@ from segdist.engine import checkpoint
 from segdist.engine.checkpoint import Description
 from segdist.errors import ExportError
 from segdist.spec import AdapterSpec
-from segdist.weights import RANDOM, local_folder
+from segdist.weights import RANDOM, WORDS, local_folder
 
 BASE = "base"
-_COMPANIONS = (".json", ".txt", ".model")
-"""Files of tokenizers and the like, that a network of transformers may need beside its weights."""
+_COMPANIONS = {*WORDS, "tokenizer_config.json", "preprocessor_config.json", "processor_config.json"}
+"""What a network of transformers may need beside its weights; whatever else lies there is not passed on."""
 
 
 def load_merged(folder: Path, *, trusted: bool = False) -> tuple[nn.Module, Description]:
@@ -76,10 +76,17 @@ def _write_hub(module: Any, description: Description, weights: str, folder: Path
         module.config.label2id = {name: number for number, name in names.items()}
     module.save_pretrained(folder)
     source = _source(weights)
-    for file in sorted(source.iterdir()) if source else ():
-        is_index = file.name.endswith(".index.json")
-        if file.suffix in _COMPANIONS and not is_index and not (folder / file.name).exists():
+    if source is None:
+        return
+    for file in sorted(source.iterdir()):
+        if file.name in _COMPANIONS and _is_of(source, file) and not (folder / file.name).exists():
             shutil.copyfile(file, folder / file.name)
+
+
+def _is_of(source: Path, file: Path) -> bool:
+    """Whether a file lies in the folder, or where the hub's cache keeps what its folders link to."""
+    blobs = source.resolve().parent.parent / "blobs"
+    return file.resolve().parent in (source.resolve(), blobs)
 
 
 def _source(weights: str) -> Path | None:

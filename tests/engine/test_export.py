@@ -46,11 +46,17 @@ def test_weights_from_a_folder_of_transformers_come_along_so_that_the_folder_may
     checkpoint.build(
         checkpoint.describe(model_folder(tmp_path / "seed", "mask2former")).model, CLASSES
     ).model.save_pretrained(source)  # type: ignore[union-attr, operator]
+    (tmp_path / "secret").write_text("{}")
+    for name in ("preprocessor_config.json", "notes.txt", "adapter_config.json", "vocab.json"):
+        (source / name).write_text("{}")
+    (source / "added_tokens.json").symlink_to(tmp_path / "secret")
     trained = model_folder(tmp_path / "trained", "mask2former", weights=str(source), adapter="lora")
     before = outputs(checkpoint.load(trained, trusted=True))
     network, description = export.load_merged(trained, trusted=True)
     export.write(network, description, tmp_path / "out", base=".")
     source.rename(tmp_path / "gone")
+    model = {"config.json", "model.json", "model.safetensors", "weights.safetensors"}
+    assert {f.name for f in (tmp_path / "out").iterdir()} == {*model, "preprocessor_config.json", "vocab.json"}
 
     alone = checkpoint.load(tmp_path / "out")
     for a, b in zip(outputs(alone), before, strict=True):
