@@ -18,7 +18,7 @@ from segdist.data.merge import Numbered, Seen, merged
 from segdist.data.parallel import ordered_map
 from segdist.data.shards import Dataset, ShardSummary, finding_of, read_summary, write_manifest, write_shard
 from segdist.data.sources import class_names, keep_classes, licences, open_sources, read_sources, stop_on_errors
-from segdist.data.split import NAMES, leaks, split
+from segdist.data.split import NAMES, leaks, split, untrained
 from segdist.data.validate import check_image, open_image
 from segdist.errors import DataError, StorageError
 from segdist.plugins import DatasetFormat
@@ -108,6 +108,10 @@ def _arranged(
             "No training sample: the split `train` has no image with an annotation. "
             "Check the annotations, or lower `data.split.val` and `data.split.test`."
         )
+    counts: dict[str, Counter[str]] = {}
+    for _, sample in kept:
+        counts.setdefault(sample.split, Counter()).update(i.label for i in sample.instances)
+    findings += untrained(counts)
     return kept, classes
 
 

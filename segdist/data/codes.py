@@ -2,7 +2,7 @@
 
 Severities: an **error** stops a run (or, with `on_error: skip`, the thing is left out); **repaired** means the meaning
 was plain and the data are used as mended; **skipped** means one annotation is left out; a **warning** changes nothing.
-COCO's `area` is never read, whatever it says: areas are counted from the masks.
+COCO's `area` is never used: areas are counted from the masks. One that is missing or far off counts as repaired.
 """
 
 from dataclasses import dataclass
@@ -53,6 +53,7 @@ CODES: dict[str, Code] = {
     "category-unknown": Code(_E, "An annotation names a category that is not listed."),
     "class-id-invalid": Code(_E, "A class id is no whole number."),
     "class-name-reserved": Code(_E, "A class name is empty, or holds what would break text answers (<loc, ` ; `)."),
+    "class-untrained": Code(_W, "A class has instances in val or test and none in train: nobody can learn it."),
     "class-name-spelling": Code(
         _R, "Class names differ in case, blanks or Unicode form only; the first spelling is taken."
     ),
@@ -77,6 +78,7 @@ CODES: dict[str, Code] = {
     "annotation-malformed": Code(_E, "An annotation is no object."),
     "annotation-id-duplicate": Code(_E, "Two annotations have one id; the second is left out."),
     "annotation-duplicate": Code(_S, "An image has the same annotation (class and outline) twice; one is kept."),
+    "area-missing": Code(_R, "Annotations have no `area`; it is counted from their masks and boxes."),
     "annotation-repaired": Code(_R, "The annotation was written unusually, clipped or mended; see its message."),
     "image-unknown": Code(_E, "An annotation names an image that is not listed."),
     "id-type": Code(_R, "Ids are written as text or decimals; they were matched by value."),

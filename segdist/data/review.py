@@ -14,7 +14,7 @@ from segdist.data.parallel import ordered_map
 from segdist.data.rows import sample_digest
 from segdist.data.shards import Manifest, SplitCounts, added_counts, content_hash, count_findings, count_samples
 from segdist.data.sources import Faults
-from segdist.data.split import leaks
+from segdist.data.split import leaks, untrained
 from segdist.data.validate import open_image
 from segdist.errors import DataError, StorageError
 from segdist.plugins import DatasetFormat
@@ -120,12 +120,13 @@ def review(
         told_first: what was noticed when the source was opened.
     """
     found = Review(format_name, [*told_first])
+    place = str(getattr(getattr(source, "options", None), "path", ""))
     try:
         _read(source, found, open_images=open_images)
         found.licences = tuple(getattr(source, "licences", tuple)())
     except (DataError, StorageError) as error:
-        options = getattr(source, "options", None)
-        found.findings.append(finding("source-unreadable", str(error), file=str(getattr(options, "path", ""))))
+        found.findings.append(finding("source-unreadable", str(error), file=place))
+    found.findings += untrained({name: counts.per_class for name, counts in found.splits.items()}, file=place)
     found.findings += _leaks(found.rows, near_bits)
     found.findings = sorted((_strict(f) if strict else f for f in found.findings), key=_order)
     return found

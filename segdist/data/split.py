@@ -1,7 +1,7 @@
 """Train, validation and test: reproducible from a seed, groups whole, classes spread, given splits kept."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -85,6 +85,23 @@ def balance(splits: Mapping[str, SplitCounts]) -> tuple[list[str], list[list[str
         if total["per_size"][size]
     ]
     return ["", *(name or "no split" for name in splits)], rows
+
+
+def untrained(per_class: Mapping[str, Mapping[str, int]], *, file: str = "") -> Iterator[Finding]:
+    """The classes that only other splits than train show; a train without any instance is told otherwise.
+
+    Args:
+        per_class: instances of each class in each split.
+        file: where they are read from.
+    """
+    if not any(per_class.get("train", {}).values()):
+        return
+    for name in sorted({name for counts in per_class.values() for name in counts}):
+        there = [split for split, counts in per_class.items() if counts.get(name)]
+        if there and "train" not in there:
+            amount = sum(per_class[split][name] for split in there)
+            message = f"all {amount} instance(s) of `{name}` are in {' and '.join(there)}: no model can learn it"
+            yield finding("class-untrained", f"{message}; move some to train, or leave the class out", file=file)
 
 
 def _share(part: int, whole: int) -> str:

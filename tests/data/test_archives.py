@@ -41,7 +41,8 @@ def folder(tmp_path: Path) -> Path:
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(folder / "a.png")
     mask = encode(np.eye(20, 30))
     segmentation = {"size": [20, 30], "counts": mask.counts.decode()}
-    annotation = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 20, 20], "segmentation": segmentation}
+    annotation: dict[str, Any] = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 20, 20]}
+    annotation |= {"segmentation": segmentation, "area": mask.area}
     image = {"id": 1, "file_name": "a.png", "height": 20, "width": 30}
     content = {"images": [image], "annotations": [annotation], "categories": [{"id": 1, "name": "crack"}]}
     (folder / "coco.json").write_text(json.dumps(content))

@@ -107,7 +107,7 @@ def test_masks_pasted_as_big_visions_evaluator_does_lie_beside_those_that_are_ro
     annotations = {
         "images": [{"id": 1, "file_name": "1.png", "height": 201, "width": 151}],
         "categories": [{"id": 1, "name": "crack"}],
-        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [20, 33, 57, 62], "iscrowd": 0}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [20, 33, 57, 62], "area": 3534}],
     }
     annotations["annotations"][0]["segmentation"] = encode(mask).coco | {"counts": encode(mask).counts.decode()}
     (tmp_path / "annotations.json").write_text(json.dumps(annotations))

@@ -91,7 +91,7 @@ def _coco(folder: Path, names: dict[str, np.ndarray[Any, Any]], label: str, **mo
         (folder / name).write_bytes(png(pixels))
         images.append({"id": number, "file_name": name, "height": 64, "width": 64})
         box = [2, 3, 10 + len(name), 8]
-        annotations.append({"id": number, "image_id": number, "category_id": 1, "bbox": box})
+        annotations.append({"id": number, "image_id": number, "category_id": 1, "bbox": box, "area": 99})
     content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": label}], **more}
     (folder / "coco.json").write_text(json.dumps(content))
     return {"format": "coco", "path": str(folder)}

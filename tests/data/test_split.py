@@ -2,12 +2,17 @@
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from segdist.data.split import leaks, split
-from segdist.records import Instance, Sample
-from segdist.spec import SplitSpec
+from segdist.data.archived import open_format
+from segdist.data.build import build, here
+from segdist.data.review import review
+from segdist.data.split import leaks, split, untrained
+from segdist.records import Instance, Sample, Severity
+from segdist.spec import DataSpec, SplitSpec
+from tests.dirty.export import Export
 
 
 def _sample(number: int, *labels: str, group: str = "", given: str = "") -> Sample:
@@ -78,3 +83,26 @@ def test_images_that_share_a_key_over_splits_are_named_once() -> None:
     )
     assert [(f.code, f.image) for f in found] == [("image-in-two-splits", "a")]
     assert "a, b" in found[0].message
+
+
+def test_a_class_that_train_does_not_show_is_named_once() -> None:
+    counts = {"train": {"crack": 3}, "val": {"crack": 1, "seam": 2}, "test": {"seam": 1, "joint": 1}}
+    found = list(untrained(counts))
+    assert [(f.code, f.severity) for f in found] == [("class-untrained", Severity.WARNING)] * 2
+    assert "`joint` are in test" in found[0].message
+    assert "all 3 instance(s) of `seam` are in val and test" in found[1].message
+    assert list(untrained({"val": {"crack": 1}})) == []
+    assert list(untrained({"train": {}, "val": {"crack": 1}})) == []
+
+
+def test_validate_and_a_built_data_set_warn_of_a_class_that_only_valid_shows(tmp_path: Path) -> None:
+    export = Export()
+    for content in export.splits.values():
+        content["categories"].append({"id": 2, "name": "seam", "supercategory": "cracks-3ii36"})
+    export.splits["valid"]["annotations"][0]["category_id"] = 2
+    place = str(export.write(tmp_path / "in"))
+    found = review(open_format("coco", {"path": place}), "coco")
+    assert [f.code for f in found.findings] == ["class-untrained"]
+    data = DataSpec.model_validate({"sources": [{"format": "coco", "path": place}]})
+    dataset = build(str(tmp_path / "out"), data, here)
+    assert "class-untrained" in str(dataset.manifest.findings)

@@ -236,7 +236,9 @@ SHARED_LIKE = (
         ("repaired image-renamed",),
     ),
     Case(
-        "a class name that breaks answers", _category(name="crack ; drywall <loc0000>"), ("error class-name-reserved",)
+        "a class name that breaks answers",
+        _category(name="crack ; drywall <loc0000>"),
+        ("error class-name-reserved", "warning class-untrained"),
     ),
 )
 
@@ -284,8 +286,14 @@ NUMBERS = (
         ("warning polygon-crosses-itself",),
     ),
     Case("the first point repeated at the end", _first(segmentation=[[*square(5, 10, 40, 6), 5, 10]])),
-    Case("an area that is wrong", _first(area=-7)),
-    Case("an area of text", _first(area="many")),
+    Case("an area that is wrong", _first(area=-7), ("repaired annotation-repaired",), mentions=("area -7",)),
+    Case("an area in shares of the image", _first(area=0.078), ("repaired annotation-repaired",)),
+    Case("an area of another object", _first(area=99_999), ("repaired annotation-repaired",)),
+    Case("an area that is infinite", _first(area=INF), ("repaired annotation-repaired",)),
+    Case("no area", lambda e: e.first.pop("area"), ("repaired area-missing",)),
+    Case("an area of null", _first(area=None), ("repaired area-missing",)),
+    Case("an area of text", _first(area="many"), ("repaired annotation-repaired",)),
+    Case("an area that is a number as text", _first(area="240")),
     Case("the same annotation twice", lambda e: e.again(), ("skipped annotation-duplicate",)),
 )
 
@@ -382,7 +390,7 @@ IDS = (
     Case(
         "a category that is no object", lambda e: e.train["categories"].append("crack"), ("error category-malformed",)
     ),
-    Case("a category without a name", _category(name=None), ("error class-name-reserved",)),
+    Case("a category without a name", _category(name=None), ("error class-name-reserved", "warning class-untrained")),
     Case(
         "a category without an id",
         lambda e: e.train["categories"][1].pop("id"),
@@ -392,7 +400,7 @@ IDS = (
     Case(
         "two categories with one id",
         lambda e: e.train["categories"].append({"id": 1, "name": "seam"}),
-        ("error category-id-duplicate",),
+        ("error category-id-duplicate", "warning class-untrained"),
     ),
     Case(
         "two categories with one name",
@@ -475,7 +483,7 @@ FILES = (
     Case(
         "Latin-1",
         _json(lambda text: text.replace(b'"crack"', '"fa\u00e7ade"'.encode("latin-1"))),
-        ("repaired encoding-repaired",),
+        ("repaired encoding-repaired", "warning class-untrained"),
     ),
     Case("an empty JSON file", _json(lambda text: b""), ("error source-unreadable",), 0),
     Case("a JSON file cut off", _json(lambda text: text[: len(text) // 2]), ("error source-unreadable",), 0),

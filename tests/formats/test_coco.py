@@ -89,7 +89,7 @@ def _write(folder: Path, annotations: list[dict[str, Any]], **image: Any) -> Pat
 
 
 def _annotation(**fields: Any) -> dict[str, Any]:
-    return {"id": 7, "image_id": 1, "category_id": 1, "bbox": [2, 3, 10, 8], "iscrowd": 0, **fields}
+    return {"id": 7, "image_id": 1, "category_id": 1, "bbox": [2, 3, 10, 8], "area": 80, "iscrowd": 0, **fields}
 
 
 def test_both_kinds_of_rle_and_polygons_give_the_masks_of_pycocotools(tmp_path: Path) -> None:

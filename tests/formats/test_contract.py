@@ -28,7 +28,8 @@ def _coco(folder: Path) -> dict[str, Any]:
         mask = {"size": [24, 32], "counts": rle.counts.decode()}
         if number:
             box = [0, 0, 24, 24]
-            annotations.append({"id": number, "image_id": number, "category_id": 5, "bbox": box, "segmentation": mask})
+            one = {"id": number, "image_id": number, "category_id": 5, "bbox": box, "area": rle.area}
+            annotations.append({**one, "segmentation": mask})
     content = {"images": images, "annotations": annotations, "categories": [{"id": 5, "name": "crack"}]}
     (folder / "coco.json").write_text(json.dumps(content))
     return {"path": str(folder)}

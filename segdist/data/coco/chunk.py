@@ -19,7 +19,7 @@ from pycocotools import mask as coco_mask
 
 from segdist import masks
 from segdist.data.coco.index import key_of, parse
-from segdist.data.coco.instances import STALE_BOX, instance_of
+from segdist.data.coco.instances import STALE_BOX, area_fits, instance_of
 from segdist.data.coco.json_lists import SEPARATORS, Spans
 from segdist.data.coco.run_lengths import measure
 from segdist.data.codes import finding
@@ -47,6 +47,7 @@ class _Annotation(msgspec.Struct, gc=False):
     segmentation: list[list[float]] | _Rle | None = None
     iscrowd: int = 0
     score: float = 1.0
+    area: float | None = None
 
 
 _ONE, _MANY = msgspec.json.Decoder(_Annotation), msgspec.json.Decoder(list[_Annotation])
@@ -162,6 +163,10 @@ class CocoChunk:
         boxes = map(tuple, boxes_xyxy.tolist())
         columns = (annotations, boxes, fits.tolist(), plain.rles, plain.areas, good)
         for annotation, box_xyxy, fit, rle, area, agrees in zip(*columns, strict=True):
+            stated = annotation.area
+            if stated is not None and not area_fits(stated, area if agrees else 0, box_xyxy):
+                yield None
+                continue
             if agrees:
                 mask = Rle.measured(size_hw, rle["counts"], area)
             elif fit and not self.expects_mask and not annotation.segmentation:

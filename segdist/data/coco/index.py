@@ -59,6 +59,7 @@ class _Head(msgspec.Struct, gc=False):
     image_id: Any = None
     category_id: Any = None
     segmentation: msgspec.Raw = msgspec.Raw(b"null")
+    area: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class _PlainHead(msgspec.Struct, gc=False):
@@ -68,6 +69,7 @@ class _PlainHead(msgspec.Struct, gc=False):
     image_id: int
     category_id: int
     segmentation: msgspec.Raw = msgspec.Raw(b"null")
+    area: msgspec.Raw = msgspec.Raw(b"null")
 
 
 _PLAIN, _HEAD = msgspec.json.Decoder(list[_PlainHead]), msgspec.json.Decoder(list[_Head])
@@ -217,7 +219,7 @@ class _Heads:
         self.used: set[str] = set()
         self.has_masks = False
         self.image = np.zeros(0, np.int32)
-        self._odd_ids = 0
+        self._odd_ids = self._without_area = 0
 
     def read(self, reader: _Elements, spans: Spans) -> None:
         """Look at every annotation."""
@@ -230,6 +232,9 @@ class _Heads:
         if self._odd_ids:
             message = f"{self._odd_ids} annotation(s) write ids as text or decimals; they were matched by value"
             self._report(finding("id-type", message, file=self._uri))
+        if self._without_area:
+            message = f"{self._without_area} annotation(s) have no `area`; it is counted from masks and boxes"
+            self._report(finding("area-missing", message, file=self._uri))
 
     def _plain(self, block: _Block) -> list[int] | None:
         """The images of a batch with whole numbers for ids, all new and known; None where it is not so."""
@@ -255,6 +260,7 @@ class _Heads:
 
     def _note(self, heads: Sequence[_Head | _PlainHead], categories: set[Any]) -> None:
         self.used |= {str(c) for c in categories}
+        self._without_area += sum(bytes(head.area) == b"null" for head in heads)
         if not self.has_masks:
             self.has_masks = any(len(h.segmentation) > 4 and bytes(h.segmentation) != b"[[]]" for h in heads)
 
@@ -267,7 +273,8 @@ class _Heads:
         if not isinstance(found, dict):
             return None
         raw = msgspec.Raw(b"true!" if found.get("segmentation") not in (None, [], {}, [[]], "") else b"null")
-        return _Head(found.get("id"), found.get("image_id"), found.get("category_id"), raw)
+        area = msgspec.Raw(b"null" if found.get("area") is None else b"0")
+        return _Head(found.get("id"), found.get("image_id"), found.get("category_id"), raw, area)
 
     def _image_of(self, head: _Head | None) -> int:
         if head is None:

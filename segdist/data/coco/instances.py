@@ -1,5 +1,6 @@
 """COCO categories and annotations as labels and instances; formats that borrow COCO's fields use it too."""
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ Noted = tuple[str, Severity, str]
 """Code, severity and message of a finding."""
 STALE_BOX = 0.1
 """A box that overlaps the box of its own mask less than this (IoU) is stale."""
+FAR_OFF = 20
+"""An area is wrong that differs by this factor: one in other units, of another object, or made up."""
 
 
 class Categories:
@@ -112,6 +115,7 @@ def instance_of(
         mask = _mask(annotation, size_hw, repairs)
         box_xyxy = _box(annotation, mask, size_hw, repairs) if fit_boxes else _box_as_written(annotation, mask, repairs)
         score = _score(annotation, repairs)
+        _check_area(annotation.get("area") if fit_boxes else None, mask, box_xyxy, repairs)
     except Problem as problem:
         return None, [(problem.code, problem.severity, problem.message)]
     is_crowd = str(annotation.get("iscrowd") or 0) not in ("0", "False")
@@ -127,6 +131,32 @@ def instance_of(
     if is_crowd and isinstance(annotation.get("segmentation"), list):
         notes.append(("crowd-polygon", Severity.WARNING, "it is marked as a crowd but has a polygon; kept as a crowd"))
     return Instance(label, mask, box_xyxy, score, is_crowd=is_crowd), notes
+
+
+def area_fits(area: float, pixels: int, box_xyxy: Box) -> bool:
+    """Whether a stated area may be that of an object: not far from its pixels or, as Roboflow has it, its box.
+
+    Args:
+        area: as it is stated.
+        pixels: of the mask; 0 where there is none.
+        box_xyxy: of the object.
+    """
+    box = (box_xyxy[2] - box_xyxy[0]) * (box_xyxy[3] - box_xyxy[1])
+    return min(pixels or box, box) / FAR_OFF <= area <= max(pixels, box) * FAR_OFF
+
+
+def _check_area(area: Any, mask: Rle | None, box_xyxy: Box, repairs: list[str]) -> None:
+    """COCO's `area` counts for nothing here, but a wrong one says that somebody changed the annotation, not it."""
+    if area is None:
+        return  # told once for the file
+    pixels = mask.area if mask else 0
+    try:
+        stated = math.nan if isinstance(area, bool) else float(area)
+    except (TypeError, ValueError, OverflowError):
+        stated = math.nan
+    if not (math.isfinite(stated) and area_fits(stated, pixels, box_xyxy)):
+        counted = f"{pixels} pixels of the mask" if mask else "the box"
+        repairs.append(f"area {area!r:.40} was replaced by that of {counted}")
 
 
 def _score(annotation: Mapping[str, Any], repairs: list[str]) -> float:
