@@ -173,3 +173,24 @@ def test_what_the_options_must_say_is_asked_for(tmp_path: Path) -> None:
     (tmp_path / "masks.json").write_text(json.dumps({"kind": "other"}))
     with pytest.raises(DataError, match="must say `kind` and `classes`"):
         read(tmp_path)
+
+
+def test_a_binary_mask_that_may_be_inverted_is_told_and_not_guessed(tmp_path: Path) -> None:
+    hole = np.full(SIZE_HW, 255, np.uint8)
+    hole[4:7, 5:9] = 0
+    (sample,), findings = read(write(tmp_path, hole), **BINARY)
+    assert [(f.code, f.severity) for f in findings] == [("mask-inverted", Severity.WARNING)]
+    assert np.array_equal(found(sample)["crack"], hole > 0)
+    for plain in (stripes(255), np.full(SIZE_HW, 255, np.uint8), 255 - hole):
+        assert read(write(tmp_path, plain), **BINARY)[1] == []
+
+
+def test_masks_in_a_white_first_palette_or_an_alpha_channel_are_read_as_they_look(tmp_path: Path) -> None:
+    drawn = stripes(0, 1)
+    palette = Image.fromarray(1 - drawn, "P")
+    palette.putpalette([255, 255, 255, 0, 0, 0])
+    alpha = Image.fromarray(np.dstack([np.zeros((*SIZE_HW, 3), np.uint8), drawn * 255]))
+    for image in (palette, alpha):
+        (sample,), findings = read(write(tmp_path, image), **BINARY)
+        assert [(f.code, f.severity) for f in findings] == [("mask-palette", Severity.REPAIRED)]
+        assert np.array_equal(found(sample)["crack"], drawn > 0)
