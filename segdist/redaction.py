@@ -20,6 +20,7 @@ _NAMES = (
     r"|(?:access|api|account|private|signing)[_-]?key(?:[_-]?id)?"
 )
 _VARIABLE = re.compile(rf"(?:{_NAMES})$", re.IGNORECASE)
+_VALUE = r"(?!\*\*\*|(?:basic|bearer|token)\s)[^\s\"',;&)}\]]{4,}"
 _AFTER_NAME = "\\1" + HIDDEN
 # No pattern begins with a repetition, and what may fail late is bounded: time grows with the length of the text alone.
 _IN_URIS = (
@@ -41,14 +42,18 @@ _PATTERNS = (
         _AFTER_NAME,
     ),
     (re.compile(r"(\bbearer\s+)[\w.~+/=-]{12,}", re.IGNORECASE), _AFTER_NAME),
-    # NAME=value, "name": "value", --name value.
+    # NAME=value, "name": "value", `name: value` at the beginning of a line or mapping, --name value. In a sentence a
+    # name and a colon are no secret, unless there are digits in what follows.
+    (re.compile(rf"((?:{_NAMES})[\"']?\s?=\s{{0,4}}[\"']?){_VALUE}", re.IGNORECASE), _AFTER_NAME),
+    (re.compile(rf"((?:{_NAMES})[\"']?\s?:\s{{0,4}}[\"']){_VALUE}", re.IGNORECASE), _AFTER_NAME),
     (
         re.compile(
-            rf"((?:{_NAMES})[\"']?\s?[=:]\s{{0,4}}[\"']?)(?!\*\*\*|(?:basic|bearer|token)\s)[^\s\"',;&)}}\]]{{4,}}",
-            re.IGNORECASE,
+            rf"((?:^[ \t-]{{0,40}}|[{{,]\s{{0,4}})[\w.\"'-]{{0,40}}(?:{_NAMES})[\"']?\s?:\s{{0,4}}){_VALUE}",
+            re.IGNORECASE | re.MULTILINE,
         ),
         _AFTER_NAME,
     ),
+    (re.compile(rf"((?:{_NAMES})\s?:\s{{0,4}})(?=\S{{0,60}}\d){_VALUE}", re.IGNORECASE), _AFTER_NAME),
     (re.compile(rf"(--[\w-]{{0,30}}(?:{_NAMES})\s+)(?![-*])\S{{{_SHORTEST},}}", re.IGNORECASE), _AFTER_NAME),
     # What gives itself away: AWS, Hugging Face, GitHub, GitLab, Slack, OpenAI, Google, Databricks, JWT, PEM.
     (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}(?::[A-Za-z0-9/+=]{40})?"), HIDDEN),

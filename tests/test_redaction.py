@@ -30,6 +30,9 @@ TOKEN = "hf_" + "aB3dE5gH7jK9mN1pQ3sT5vW7yZ"
         (f'{{"secret": "{SECRET}", "password": "hunter22"}}', [SECRET, "hunter22"]),
         ("MLFLOW_TRACKING_PASSWORD='hunter22'", ["hunter22"]),
         ("segdist serve x --token hunter2222", ["hunter2222"]),
+        ("name: x\n  password: correcthorse\n", ["correcthorse"]),
+        ("hub: {name: x, hub_token: correcthorse}", ["correcthorse"]),
+        ("the service said: invalid token: a1b2c3d4e5", ["a1b2c3d4e5"]),
         ("Authorization: Bearer abcdefghijkl", ["abcdefghijkl"]),
         ("Authorization: Basic dXNlcjpwYXNz", ["dXNlcjpwYXNz"]),
         ("curl -H 'authorization: token abcdefgh'", ["abcdefgh"]),
@@ -59,6 +62,7 @@ def test_a_secret_is_hidden(text: str, secrets: list[str]) -> None:
         "https://host/x?page=2&sort=name",
         "max_new_tokens=64 image_seq_length=256, tokens: 16",
         "the token must be set; a password is missing",
+        "a URI must not hold credentials: what stands here is stored; no token: draw one",
         "segdist run sweeps/quickstart.yaml search.trials=20 train.lr=3e-4",
         "0123456789abcdef0123456789abcdef",
         "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
@@ -86,7 +90,21 @@ def test_an_error_cannot_echo_a_secret() -> None:
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
-    "part", ["a", "token", "://a:", "password=", "?", "-", "eyJ", "-----BEGIN PRIVATE KEY-----", "@"]
+    "part",
+    [
+        "a",
+        "token",
+        "://a:",
+        "password=",
+        "token:",
+        "password: ",
+        "{token",
+        "?",
+        "-",
+        "eyJ",
+        "-----BEGIN PRIVATE KEY-----",
+        "@",
+    ],
 )
 def test_a_long_text_takes_no_longer_than_its_length_asks_for(part: str) -> None:
     redact(part * (200_000 // len(part)))  # quadratic would take many minutes
