@@ -48,10 +48,18 @@ def write(network: nn.Module, description: Description, folder: Path, *, base: s
         description: likewise.
         folder: made where it is not there.
         base: where, inside the folder, a network of transformers goes; "." puts it beside `model.json`.
+
+    Raises:
+        ExportError: the family's base weights, which say the network's shape, cannot be written beside it.
     """
     declared = checkpoint.declaration(description.model.family)
     options = description.model.family_options()
     weights = declared.options.model_validate(options).model_dump().get("weights", RANDOM)
+    if declared.shape_in_weights and not declared.hub_module and weights != RANDOM:
+        raise ExportError(
+            f"`{description.model.family}` with pretrained weights cannot be exported: its network cannot be built "
+            f"without {weights}. Hand on the model folder of the trial together with these weights."
+        )
     state = network.state_dict()
     if declared.hub_module and (weights != RANDOM or base == "."):
         _write_hub(network.get_submodule(declared.hub_module), description, str(weights), folder / base)

@@ -1,6 +1,7 @@
 """What leaves the house computes what was trained: merged, alone, and in other runtimes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +128,13 @@ def test_the_card_names_data_licences_metrics_and_use(tmp_path: Path) -> None:
     assert "not recorded" in unknown
     assert "find out before you ship" in unknown
     json.dumps(description.to_json())
+
+
+def test_a_network_that_cannot_be_built_without_its_weights_is_not_exported_without_them(tmp_path: Path) -> None:
+    trained = model_folder(tmp_path / "trained", "paligemma")
+    network, description = export.load_merged(trained)
+    options = {**description.model.family_options(), "weights": "google/paligemma2-3b-pt-224"}
+    named = replace(description, model=description.model.model_copy(update={"paligemma": options}))
+    with pytest.raises(ExportError, match="cannot be built without google/paligemma2-3b-pt-224"):
+        export.write(network, named, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
