@@ -15,8 +15,8 @@ from segdist.records import Rle
 
 _SIZES = (3, 4, 8, 16)
 """Bits of the lengths of runs."""
-_ALPHA = 3
-"""Of the four values of a pixel the one that says whether it is painted."""
+_MOST_BRUSH = 1 << 21
+"""Bytes of a brush region: a run takes at least two."""
 
 
 def encode_brush(rle: Rle) -> list[int]:
@@ -39,51 +39,52 @@ def decode_brush(content: Sequence[Any], size_hw: tuple[int, int]) -> Rle:
     """The mask of a brush region: pixels whose alpha is set.
 
     Raises:
-        ValueError: it holds no bytes, ends too early, or is of another size.
+        ValueError: it holds no bytes, too many, ends too early, or is of another size.
     """
-    bits = _Bits(content)
-    total, word = bits.number(32), bits.number(5) + 1
+    stream = _Bits(content)
+    total, word = stream.number(32), stream.number(5) + 1
     if total != size_hw[0] * size_hw[1] * 4:
         raise ValueError(f"a brush region must have 4 x {size_hw[0]} x {size_hw[1]} values, but has {total}")
-    sizes = [bits.number(4) + 1 for _ in range(4)]
-    painted = np.zeros(total // 4, np.bool_)
+    if word != 8:
+        raise ValueError(f"a brush region must have values of 8 bits, but has some of {word}")
+    sizes = [stream.number(4) + 1 for _ in range(4)]
+    alpha: NDArray[np.bool_] = np.zeros(total // 4, np.bool_)
     done = 0
     while done < total:
-        repeats = bits.number(1)
-        stop = min(done + 1 + bits.number(sizes[bits.number(2)]), total)
+        repeats = stream.number(1)
+        stop = min(done + 1 + stream.number(sizes[stream.number(2)]), total)
+        pixels = slice(done // 4, stop // 4)  # alpha is the last value of each pixel
         if repeats:
-            painted[_pixels(done, stop)] = bits.number(word) > 0
+            alpha[pixels] = stream.number(8) > 0
         else:
-            values = bits.numbers(word, stop - done)
-            painted[_pixels(done, stop)] = values[(_ALPHA - done) % 4 :: 4] > 0
+            alpha[pixels] = stream.values(stop - done)[3 - done % 4 :: 4] > 0
         done = stop
-    return masks.encode(painted.reshape(size_hw))
-
-
-def _pixels(start: int, stop: int) -> slice:
-    """The pixels whose alpha lies between two places among the values."""
-    return slice((start - _ALPHA + 3) // 4, (stop - _ALPHA + 3) // 4)  # rounded up: the first alpha not before
+    return masks.encode(alpha.reshape(size_hw))
 
 
 class _Bits:
-    """Whole numbers out of bytes, bit by bit."""
+    """Numbers of some bits each, one behind the other."""
 
     def __init__(self, content: Sequence[Any]) -> None:
+        if len(content) > _MOST_BRUSH:
+            raise ValueError(f"a brush region must have at most {_MOST_BRUSH:,} bytes, but has {len(content):,}")
         try:
-            self._bits = np.unpackbits(np.asarray(content, np.uint8))
+            self._bits = np.unpackbits(np.array(content, np.uint8))
         except (TypeError, ValueError, OverflowError):
             raise ValueError("a brush region must be a list of numbers from 0 to 255") from None
+        self._text = (self._bits + np.uint8(ord("0"))).tobytes()
         self._place = 0
 
     def number(self, bits: int) -> int:
-        """The next number of some bits."""
-        return int(self.numbers(bits, 1)[0])
+        """The next number of so many bits."""
+        return int(self._text[self._take(bits) : self._place], 2)
 
-    def numbers(self, bits: int, count: int) -> NDArray[np.int64]:
-        """The next numbers of as many bits each."""
-        stop = self._place + bits * count
-        if stop > len(self._bits):
+    def values(self, count: int) -> NDArray[np.uint8]:
+        """The next bytes."""
+        return np.packbits(self._bits[self._take(8 * count) : self._place])
+
+    def _take(self, bits: int) -> int:
+        start, self._place = self._place, self._place + bits
+        if self._place > len(self._bits):
             raise ValueError("the run lengths of a brush region end in the middle")
-        taken = self._bits[self._place : stop].reshape(count, bits)
-        self._place = stop
-        return np.asarray(taken @ (1 << np.arange(bits - 1, -1, -1, dtype=np.int64)))
+        return start

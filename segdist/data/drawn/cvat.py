@@ -20,7 +20,7 @@ from segdist.data.drawn.shapes import (
     unknown,
     without_area,
 )
-from segdist.data.geometry import Point, Problem
+from segdist.data.geometry import Point, Problem, numbers
 from segdist.records import Rle, Severity
 
 _KNOWN = "polygon, mask, box, ellipse, polyline"
@@ -68,7 +68,10 @@ def _part(element: Any, options: ShapeOptions, size_hw: Size, repairs: list[str]
     if kind == "polygon":
         return polygon(_points(element), size_hw, repairs)
     if kind == "mask":
-        return masked(_mask(element, size_hw))
+        try:
+            return masked(mask_of(element, size_hw))
+        except (KeyError, ValueError, OverflowError) as error:
+            raise Problem("rle-malformed", Severity.ERROR, f"a mask must have rle, left, ...: {error}") from None
     if kind == "box":
         x1, y1, x2, y2 = (_number(element, side) for side in ("xtl", "ytl", "xbr", "ybr"))
         degrees = _number(element, "rotation", "0")
@@ -82,25 +85,42 @@ def _part(element: Any, options: ShapeOptions, size_hw: Size, repairs: list[str]
     raise without_area(kind) if kind in ("points", "skeleton", "tag") else unknown(kind, _KNOWN)
 
 
-def _mask(element: Any, size_hw: Size) -> Rle:
-    """Run lengths row by row of a part of the image, of unset pixels first."""
-    left, top, width, height = (int(_number(element, side)) for side in ("left", "top", "width", "height"))
-    inside = (
-        min(left, top) >= 0 and min(width, height) > 0 and left + width <= size_hw[1] and top + height <= size_hw[0]
-    )
-    runs = [int(v) for v in _floats(element.attrib.get("rle", "").split(","))]
-    if not inside or sum(runs) != width * height or min(runs, default=0) < 0:
-        message = f"a mask of {width} x {height} at ({left}, {top}) with runs that sum to {sum(runs)} does not fit"
-        raise Problem("rle-malformed", Severity.ERROR, f"{message} the image's {size_hw[1]} x {size_hw[0]}")
-    mask_HW = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
-    return masks.place(mask_HW, (top, left), size_hw)
+def mask_of(element: Any, size_hw: Size) -> Rle:
+    """The mask that is given by run lengths, row by row, of a part of the image, of unset pixels first.
+
+    Raises:
+        KeyError, ValueError, OverflowError: it lacks a number, or does not fit the image.
+    """
+    left, top, width, height = (int(float(element.attrib[k])) for k in ("left", "top", "width", "height"))
+    inside = min(left, top) >= 0 and left + width <= size_hw[1] and top + height <= size_hw[0]
+    if not inside or min(width, height) < 1:
+        raise ValueError(f"a mask of {width} x {height} at ({left}, {top}) must lie in its image")
+    runs = np.array(element.attrib["rle"].replace(",", " ").split(), np.float64)
+    if not ((runs >= 0) & (runs <= width * height)).all() or runs.sum() != width * height:  # false for NaN
+        raise ValueError(f"a mask of {width} x {height} must have runs that sum to its pixels, not to {runs.sum():.0f}")
+    values = np.repeat(np.arange(len(runs)) % 2 == 1, runs.astype(np.int64))
+    return masks.place(values.reshape(height, width), (top, left), size_hw)
+
+
+def corners_of(element: Any) -> list[float]:
+    """The corners of a polygon or line: x, y, x, y, ...
+
+    Raises:
+        KeyError, ValueError: there are none, or one is no number.
+    """
+    return [float(v) for point in element.attrib["points"].split(";") for v in point.split(",")]
 
 
 def _points(element: Any) -> list[Point]:
-    pairs = [_floats(pair.split(",")) for pair in element.attrib.get("points", "").split(";")]
-    if any(len(pair) != 2 for pair in pairs):
-        raise Problem("polygon-odd-length", Severity.ERROR, "`points` must be x,y;x,y;...")
-    return [(x, y) for x, y in pairs]
+    try:
+        values = numbers(corners_of(element), "`points`", [])
+    except (KeyError, ValueError) as error:
+        raise Problem("number-invalid", Severity.ERROR, f"`points` must be x,y;x,y;..., but: {error}") from None
+    if len(values) % 2:
+        raise Problem(
+            "polygon-odd-length", Severity.ERROR, f"`points` must be x,y;x,y;..., but are {len(values)} numbers"
+        )
+    return list(zip(values[::2], values[1::2], strict=True))
 
 
 def _number(element: Any, name: str, default: str = "") -> float:

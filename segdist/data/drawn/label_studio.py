@@ -19,7 +19,7 @@ from segdist.data.drawn.shapes import (
     unknown,
     without_area,
 )
-from segdist.data.geometry import Problem, numbers
+from segdist.data.geometry import Point, Problem, numbers
 from segdist.data.image_formats import IMAGE_SUFFIXES
 from segdist.records import Severity
 
@@ -41,21 +41,19 @@ def images_of(content: Any, options: ShapeOptions) -> Iterator[DrawnImage]:
     for number, task in enumerate(content, 1):
         if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
             raise ValueError(f"task {number} must be an object with `data` and `annotations`; export as JSON")
-        results = latest(task)
-        if results is not None:
-            yield _image(task, [r for r in results if isinstance(r, dict)], options)
+        try:
+            results = latest(task)
+            regions = None if results is None else [r for r in results if isinstance(r, dict)]
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"task {number} must have annotations with a list `result`, but: {error!r}") from None
+        if regions is not None:
+            yield _image(task, regions, options)
 
 
-def latest(task: Mapping[str, Any]) -> list[Any] | None:
+def latest(task: Mapping[str, Any]) -> Any:
     """The results of the annotation that was changed last and not cancelled; None where there is none."""
-    listed = task.get("annotations") or task.get("completions") or ()
-    done = [
-        a for a in listed if isinstance(a, dict) and not a.get("was_cancelled") and isinstance(a.get("result"), list)
-    ]
-    if not done:
-        return None
-    results: list[Any] = max(done, key=lambda a: str(a.get("updated_at") or a.get("created_at") or ""))["result"]
-    return results
+    done = [a for a in task.get("annotations") or task.get("completions") or () if not a.get("was_cancelled")]
+    return max(done, key=lambda a: str(a.get("updated_at") or a.get("created_at") or ""))["result"] if done else None
 
 
 def _image(task: Mapping[str, Any], results: list[dict[str, Any]], options: ShapeOptions) -> DrawnImage:
@@ -126,23 +124,32 @@ def _part(region: Mapping[str, Any], kind: str, options: ShapeOptions, size_hw: 
             raise Problem("rle-malformed", Severity.ERROR, str(error)) from None
     height, width = size_hw
     if kind == "polygon":
-        points = value.get("points")
-        pairs = [numbers(p, "a point", repairs) for p in points] if isinstance(points, list) else []
-        if any(len(pair) != 2 for pair in pairs):
-            raise Problem("polygon-odd-length", Severity.ERROR, "`points` must be [x, y] in percent")
-        return polygon([(x / 100 * width, y / 100 * height) for x, y in pairs], size_hw, repairs)
+        return polygon(corners(value, size_hw), size_hw, repairs)
     if kind == "rectangle":
         x, y, w, h, degrees = _numbers(value, ("x", "y", "width", "height", "rotation"), repairs)
         left, top, right, bottom = (
             v / 100 * side for v, side in zip((x, y, x + w, y + h), (width, height) * 2, strict=True)
         )
-        corners = turned([(left, top), (right, top), (right, bottom), (left, bottom)], (left, top), degrees)
-        return rectangle(corners, size_hw, repairs, options, degrees)
+        box = turned([(left, top), (right, top), (right, bottom), (left, bottom)], (left, top), degrees)
+        return rectangle(box, size_hw, repairs, options, degrees)
     if kind == "ellipse":
         x, y, rx, ry, degrees = _numbers(value, ("x", "y", "radiusX", "radiusY", "rotation"), repairs)
         x, y, rx, ry = (v / 100 * side for v, side in zip((x, y, rx, ry), (width, height) * 2, strict=True))
         return masked(ellipse((x, y), (rx, ry), degrees, size_hw=size_hw))
     raise without_area(kind) if kind in ("keypoint", "vector") else unknown(kind, _KNOWN)
+
+
+def corners(value: Mapping[str, Any], size_hw: Size) -> list[Point]:
+    """The points of a polygon in pixels; they are written in percent of the sides.
+
+    Raises:
+        Problem: they are no pairs of numbers.
+    """
+    points = value.get("points")
+    pairs = [numbers(p, "a point", []) for p in points] if isinstance(points, list) else [[]]
+    if any(len(pair) != 2 for pair in pairs):
+        raise Problem("polygon-odd-length", Severity.ERROR, "`points` must be a list of [x, y] in percent")
+    return [(x / 100 * size_hw[1], y / 100 * size_hw[0]) for x, y in pairs]
 
 
 def _numbers(value: Mapping[str, Any], keys: tuple[str, ...], repairs: list[str]) -> list[float]:

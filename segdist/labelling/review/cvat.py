@@ -8,11 +8,11 @@ from xml.etree import ElementTree as ET
 import numpy as np
 
 from segdist import masks
+from segdist.data.drawn.cvat import corners_of, mask_of
 from segdist.data.xml_files import read_xml
 from segdist.labelling.review.queue import Doubt, Task
 from segdist.labelling.review.returned import Returned
 from segdist.masks import Mask
-from segdist.records import Rle
 
 FILE = "cvat.xml"
 _NUMBER = "object"
@@ -60,7 +60,10 @@ def read(file: Path, returned: Returned) -> None:
 
 def _read_shape(shape: Any, file_name: str, size_hw: tuple[int, int], returned: Returned) -> None:
     if shape.tag in ("mask", "polygon"):
-        rle = _mask(shape, size_hw) if shape.tag == "mask" else _polygon(shape, size_hw)
+        if shape.tag == "mask":
+            rle = mask_of(shape, size_hw)
+        else:
+            rle = masks.from_polygons([corners_of(shape)], size_hw=size_hw)
         returned.add(file_name, shape.attrib["label"], rle, _number(shape))
     else:
         kind = {"box": "rectangle"}.get(shape.tag, shape.tag)
@@ -87,23 +90,6 @@ def row_runs(mask_HW: Mask) -> list[int]:
     flat = np.concatenate([[False], mask_HW.ravel(), [not mask_HW.ravel()[-1]]])
     ends = np.flatnonzero(flat[1:] != flat[:-1])
     return [int(v) for v in np.diff(ends, prepend=0)]
-
-
-def _mask(shape: Any, size_hw: tuple[int, int]) -> Rle:
-    left, top, width, height = (int(float(shape.attrib[k])) for k in ("left", "top", "width", "height"))
-    inside = min(left, top) >= 0 and left + width <= size_hw[1] and top + height <= size_hw[0]
-    if not inside or min(width, height) < 1:
-        raise ValueError(f"a mask of {width} x {height} at ({left}, {top}) must lie in its image")
-    runs = np.array(shape.attrib["rle"].replace(",", " ").split(), np.float64)
-    if not ((runs >= 0) & (runs <= width * height)).all() or runs.sum() != width * height:  # false for NaN
-        raise ValueError(f"a mask of {width} x {height} must have runs that sum to its pixels, not to {runs.sum():.0f}")
-    values = np.repeat(np.arange(len(runs)) % 2 == 1, runs.astype(np.int64))
-    return masks.place(values.reshape(height, width), (top, left), size_hw)
-
-
-def _polygon(shape: Any, size_hw: tuple[int, int]) -> Rle:
-    points = [float(v) for point in shape.attrib["points"].split(";") for v in point.split(",")]
-    return masks.from_polygons([points], size_hw=size_hw)
 
 
 def _number(shape: Any) -> str:

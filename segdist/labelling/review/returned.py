@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segdist.data.geometry import Problem
 from segdist.errors import DataError
 from segdist.records import Finding, Rle
 
@@ -113,7 +114,7 @@ class Returned:
             yield
         except KeyError as error:
             raise DataError(f"{self._file}: {what:.100} lacks {error}. Export the annotations again.") from None
-        except (TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        except (Problem, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             raise DataError(f"{self._file}: {what:.100}: {error}. Mend it, or export the annotations again.") from None
 
 
