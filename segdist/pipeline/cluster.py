@@ -4,11 +4,12 @@ import logging
 import os
 import socket
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from segdist.errors import BackendError
+from segdist.pipeline.own_cluster import environment, private_session
 
 # Read by Ray when it is imported or when a session starts.
 _SETTINGS = {
@@ -18,6 +19,7 @@ _SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths in a sweep file mean the same in a trial as in the driver
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # CPU actors on a GPU machine keep their environment
+    "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",  # a job may set what we set, too; ours wins, and it is no error
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "55",  # the default of 5 s kills the proxy of a busy machine as it starts
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing leaves the machine unasked
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow is the record; no CSV, JSON and TensorBoard copies
@@ -30,6 +32,10 @@ _STARTS = 3
 within 15 seconds, and no setting says otherwise; beside other work they can need more."""
 _PREEMPTION = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 _HOOK = "segdist.pipeline.cluster.know_own_cluster"
+_STORAGE_KEYS = {
+    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN",
+    "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL",
+}  # fmt: skip
 
 
 @contextmanager
@@ -43,10 +49,7 @@ def connected() -> Iterator[Any]:
         os.environ.setdefault(name, value)
     address = os.environ.get("RAY_ADDRESS")
     if not address:
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a private cluster on loopback needs no token file
         os.environ.setdefault(_PREEMPTION, "0")  # nobody takes this machine away; saves a worker group four CPU-seconds
-    else:
-        _knock(address)
     import ray
 
     if not os.environ.get("SEGDIST_DEBUG"):
@@ -56,14 +59,44 @@ def connected() -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    _start(ray, address)
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
+    with _joining(address) if address else _starting() as how:
+        _start(ray, address, how)
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
 
 
-def _start(ray: Any, address: str | None) -> None:
+@contextmanager
+def _starting() -> Iterator[dict[str, Any]]:
+    """How to start a cluster of our own: its processes inherit this environment, keys of a storage included."""
+    with private_session() as folder:
+        yield {
+            "_temp_dir": str(folder),
+            # Without the dashboard the placement groups of finished trials are never freed.
+            "include_dashboard": True,
+            "dashboard_host": "127.0.0.1",
+            "runtime_env": {"env_vars": _settings(), "worker_process_setup_hook": _HOOK},
+        }
+
+
+@contextmanager
+def _joining(address: str) -> Iterator[dict[str, Any]]:
+    """How to connect to a cluster that runs already, with the user's token where it wants one.
+
+    Its processes know nothing of our environment. The settings travel in the runtime environment, which Ray writes to
+    a log that all users of a node can read. The keys of the storage, which every process needs, travel inside the hook
+    that runs first in each: Ray keeps that in the memory of its control store. Nothing else travels: MLflow is written
+    by this process alone, and models of a hub are fetched with what the nodes hold.
+
+    Raises:
+        BackendError: nobody answers, or it refuses us.
+    """
+    with environment(_knock(address)):
+        yield {"runtime_env": {"env_vars": _settings(), "worker_process_setup_hook": _bringing(_storage_keys())}}
+
+
+def _start(ray: Any, address: str | None, how: dict[str, Any]) -> None:
     """Connect to a cluster, or start one.
 
     Raises:
@@ -75,9 +108,7 @@ def _start(ray: Any, address: str | None) -> None:
                 address=address or "local",
                 logging_level="ERROR",
                 log_to_driver=bool(os.environ.get("SEGDIST_DEBUG")),
-                # Without the dashboard the placement groups of finished trials are never freed.
-                **({} if address else {"include_dashboard": True, "dashboard_host": "127.0.0.1"}),
-                runtime_env={"env_vars": _worker_environment(), "worker_process_setup_hook": _HOOK},
+                **how,
             )
         except Exception as error:  # Ray raises anything here, bare Exception included
             _clear_away(error)
@@ -97,30 +128,70 @@ def _clear_away(error: Exception) -> None:
             return
 
 
-def _knock(address: str) -> None:
-    """Ray tries an address for minutes before it gives up; a closed door shows at once.
+def _knock(address: str) -> dict[str, str]:
+    """What the environment must say to be let in at an address.
+
+    Ray tries an address for minutes before it gives up; a closed door shows at once. And a client that names an address
+    shows its token only where `RAY_AUTH_MODE` says so, which who has a token need not know.
 
     Raises:
-        BackendError: nobody listens there, or only the job server does.
+        BackendError: nobody listens there, or only the job server does; or the cluster refuses us.
     """
     if address.startswith(("http://", "https://")):
         raise BackendError(
             f"RAY_ADDRESS is {address}: that is where jobs are submitted, not where a driver connects. Submit the file "
             "(`ray job submit --working-dir . -- SWEEP.yaml`), or set RAY_ADDRESS to HOST:6379, or unset it."
         )
-    host, _, port = address.rpartition("://")[2].rpartition(":")
+    scheme, _, place = address.rpartition("://")
+    host, _, port = place.rpartition(":")
     if not host or not port.isdigit():
-        return  # "auto" and the like: Ray's own to find
+        return {}  # "auto" and the like: Ray's own to find
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:
         raise BackendError(_no_answer(address, str(error))) from error
+    if scheme or not _is_refused(place):
+        return {}
+    with_token = {"RAY_AUTH_MODE": "token"}
+    if "RAY_AUTH_MODE" not in os.environ:
+        with environment(with_token):
+            if not _is_refused(place):
+                return with_token
+    raise BackendError(_wrong_token(address))
+
+
+def _is_refused(address: str) -> bool:
+    """Whether the cluster wants another token than this process shows."""
+    import grpc
+    from ray import exceptions
+    from ray._private.grpc_utils import init_grpc_channel
+    from ray.core.generated.gcs_service_pb2 import CheckAliveRequest
+    from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+
+    with init_grpc_channel(address) as channel:
+        try:
+            NodeInfoGcsServiceStub(channel).CheckAlive(CheckAliveRequest(), timeout=10)
+        except exceptions.AuthenticationError:  # it has none to show
+            return True
+        except grpc.RpcError as error:
+            return bool(error.code() == grpc.StatusCode.UNAUTHENTICATED)  # anything else is Ray's to tell
+    return False
 
 
 def _no_answer(address: str, reason: str) -> str:
     return (
         f"No Ray cluster answers at {address}: {reason}\n"
         "Start one with `ray start --head`, or unset RAY_ADDRESS to work on this machine alone."
+    )
+
+
+def _wrong_token(address: str) -> str:
+    mode = os.environ.get("RAY_AUTH_MODE", "token")
+    if mode != "token":
+        return f"The Ray cluster at {address} wants its token, but RAY_AUTH_MODE is `{mode}`: unset it."
+    return (
+        f"The Ray cluster at {address} wants its token, and this process has none, or another. Set RAY_AUTH_TOKEN to "
+        "that of the cluster (`ray get-auth-token` prints it there), or RAY_AUTH_TOKEN_PATH to a file that holds it."
     )
 
 
@@ -143,11 +214,31 @@ def know_own_cluster() -> None:
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
 
 
-def _worker_environment() -> dict[str, str]:
-    names = [*_SETTINGS, _PREEMPTION, "SEGDIST_CACHE", "SEGDIST_DEBUG", "AWS_ENDPOINT_URL", "YOLO_CONFIG_DIR"]
+def _bringing(keys: Mapping[str, str]) -> Callable[[], None]:
+    def know_cluster_and_keys() -> None:
+        os.environ.update(keys)
+        know_own_cluster()
+
+    return know_cluster_and_keys
+
+
+def _storage_keys() -> dict[str, str]:
+    """What opens the storage, from this process's environment."""
+    return {name: value for name, value in os.environ.items() if name in _STORAGE_KEYS}
+
+
+def _settings() -> dict[str, str]:
+    names = [*_SETTINGS, _PREEMPTION, "SEGDIST_CACHE", "SEGDIST_DEBUG", "YOLO_CONFIG_DIR"]
     found = {name: os.environ[name] for name in names if name in os.environ}
     # One thread a process: trials share the machine, and each sets its own number when it starts.
     return {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **found}
+
+
+def keep_keys_out_of_logs() -> None:
+    """Tune would send the keys of AWS in the runtime environment, which Ray writes to a log; see `_joining`."""
+    from ray.tune.execution import class_cache
+
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(_STORAGE_KEYS)
 
 
 def slots(ray: Any, *, cpus: float, gpus: float) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from segdist import storage
 from segdist.errors import BackendError
-from segdist.pipeline.cluster import slots
+from segdist.pipeline.cluster import keep_keys_out_of_logs, slots
 from segdist.pipeline.trial import Job, train_trial
 from segdist.spec import SweepSpec
 from segdist.tracking import Tracker
@@ -30,6 +30,7 @@ def search(spec: SweepSpec, job: Job, ray: Any, tracker: Tracker, parent_run_id:
     """
     from ray import tune
 
+    keep_keys_out_of_logs()
     resources = spec.resources
     concurrency = slots(
         ray,

@@ -1,5 +1,6 @@
 """One trial: inside the search's own process, or in a group of data-parallel workers; both report alike."""
 
+import os
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -9,6 +10,7 @@ from typing import Any
 from segdist import storage
 from segdist.data.shards import Dataset
 from segdist.label_policies import policy_name, run_values
+from segdist.pipeline.own_cluster import SESSION
 from segdist.spec import RunSpec
 
 CHECKPOINT_PATH = "checkpoint_path"
@@ -89,6 +91,8 @@ def _train_in_group(run: RunSpec, job: Job) -> None:
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
+    from segdist.pipeline.meeting import MeetingOverFile
+
     # The trial's id is part of the name: a second trial with equal values must not find this one's checkpoints.
     name = f"{run.fingerprint}-{tune.get_context().get_trial_id()}"
     per_worker = {"CPU": run.resources.cpus_per_worker, "GPU": run.resources.gpus_per_worker}
@@ -96,6 +100,7 @@ def _train_in_group(run: RunSpec, job: Job) -> None:
     TorchTrainer(
         _train_worker,
         train_loop_config={"run": run.model_dump_json(), "job": job},
+        torch_config=MeetingOverFile() if SESSION in os.environ else None,
         scaling_config=train.ScalingConfig(
             num_workers=run.resources.workers,
             use_gpu=run.resources.gpus_per_worker > 0,

@@ -1,11 +1,14 @@
-"""A sweep small enough for a test: drawn roofs, a debug-sized network, minutes of patience."""
+"""A sweep small enough for a test: drawn roofs, a debug-sized network, minutes of patience; and secrets to look for."""
 
+import base64
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +29,17 @@ space:
   train.lr: {{low: 1e-4, high: 1e-2, log: true}}
 search: {{trials: 3, startup_trials: 2}}
 """
+
+SECRETS = {
+    name: f"planted-{name.lower()}-0123456789"
+    for name in (
+        "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "HF_TOKEN",
+        "HUGGING_FACE_HUB_TOKEN", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "RAY_AUTH_TOKEN",
+        "SEGDIST_TOKEN", "WANDB_API_KEY", "GOOGLE_API_KEY", "AZURE_STORAGE_ACCESS_KEY",
+    )
+}  # fmt: skip
+SECRETS["HTTPS_PROXY"] = "http://me:planted-proxy-0123456789@127.0.0.1:9"
+"""An environment whose values must be found nowhere else."""
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -62,9 +76,33 @@ def command(*arguments: str | Path) -> list[str]:
 
 def environment(folder: Path) -> dict[str, str]:
     """This environment, with nothing of the user's: no storage, cache or cluster outside the test's folder."""
-    outside = {"RAY_ADDRESS", "SEGDIST_STORAGE", "MLFLOW_TRACKING_URI"}
+    outside = {"RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "SEGDIST_STORAGE", "MLFLOW_TRACKING_URI"}
     kept = {k: v for k, v in os.environ.items() if k not in outside}
     return {**kept, "SEGDIST_CACHE": str(folder / "cache")}
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder with a name so short that Ray can put its sockets there: `RAY_TMPDIR`."""
+    folder = Path(tempfile.mkdtemp(prefix="sd-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def leaks(*folders: Path, secrets: dict[str, str] = SECRETS) -> list[str]:
+    """Which secrets are written in which files below the folders, as they are or in base64."""
+    files = [file for folder in folders for file in folder.rglob("*") if file.is_file() and not file.is_symlink()]
+    assert files, f"nothing was written to {folders}"
+    marks = {
+        mark: name
+        for name, value in secrets.items()
+        for mark in (_telling(value).encode(), base64.b64encode(_telling(value).encode()).rstrip(b"="))
+    }
+    return [f"{marks[m]} in {file}" for file in files for content in [file.read_bytes()] for m in marks if m in content]
+
+
+def _telling(value: str) -> str:
+    return value.partition("@")[0].rpartition(":")[2]  # of a proxy, its password
 
 
 def processes(folder: Path, title: str) -> list[int]:

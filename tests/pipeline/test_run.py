@@ -14,7 +14,7 @@ import pytest
 from segdist.errors import BackendError
 from segdist.pipeline.cluster import connected
 from segdist.tracking import Tracker
-from tests.pipeline.conftest import Command, command, draw_roofs, environment, processes, wait_for
+from tests.pipeline.conftest import SECRETS, Command, command, draw_roofs, environment, leaks, processes, wait_for
 
 # Whole sweeps, each in processes of its own; on a busy machine they take minutes.
 pytestmark = pytest.mark.timeout(900)
@@ -76,13 +76,20 @@ def test_beside_a_broken_file_a_sweep_runs_to_a_champion_that_predicts_and_the_s
 
 
 def test_after_driver_and_trial_were_killed_the_same_command_finishes_the_sweep_and_each_trial_is_there_once(
-    sweep: Path, segdist: Command, tmp_path: Path
+    sweep: Path, segdist: Command, tmp_path: Path, short_folder: Path
 ) -> None:
-    driver = _started(sweep, tmp_path / "log")
+    env = {**SECRETS, "RAY_TMPDIR": str(short_folder)}
+    driver = _started(sweep, tmp_path / "log", env)
     os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
+    (session,) = short_folder.iterdir()
+    assert session.stat().st_mode & 0o777 == 0o700
+    assert list(session.rglob("runtime_env_agent.log")), "it holds what Ray wrote"
+    assert not leaks(session, tmp_path)
+    os.utime(session, (0, 0))  # long ago
 
-    driver = _started(sweep, tmp_path / "log_2")
+    driver = _started(sweep, tmp_path / "log_2", env)
+    assert session not in short_folder.iterdir(), "what was left behind goes with the next start"
     driver.terminate()
     assert driver.wait(60) == 2, (tmp_path / "log_2").read_text()
     assert "The same command goes on with it" in (tmp_path / "log_2").read_text()
@@ -90,7 +97,9 @@ def test_after_driver_and_trial_were_killed_the_same_command_finishes_the_sweep_
     assert "RUNNING" not in statuses
     assert "KILLED" in statuses
 
-    driver = _started(sweep, tmp_path / "log_3")
+    assert not list(short_folder.iterdir()), "what ends in order leaves nothing"
+
+    driver = _started(sweep, tmp_path / "log_3", env)
     victims = processes(tmp_path, "ray::ImplicitFunc.train")
     assert victims, "a trial trains inside Tune's process"
     os.kill(victims[0], signal.SIGKILL)
@@ -166,11 +175,15 @@ def _trials(segdist: Command, storage: Path) -> list[dict[str, Any]]:
     return trials
 
 
-def _started(sweep: Path, log: Path) -> subprocess.Popen[bytes]:
+def _started(sweep: Path, log: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
     """A driver whose first trial has reported an epoch."""
     with log.open("w") as file:
         driver = subprocess.Popen(
-            command("run", sweep), stdout=file, stderr=file, env=environment(sweep.parent), start_new_session=True
+            command("run", sweep),
+            stdout=file,
+            stderr=file,
+            env={**environment(sweep.parent), **env},
+            start_new_session=True,
         )
     wait_for(log, r"trial \d+ +epoch", driver)
     return driver

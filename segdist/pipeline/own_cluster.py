@@ -1,0 +1,141 @@
+"""What keeps a Ray cluster of our own to its user: a token, addresses of this machine alone, a private folder."""
+
+import fcntl
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from segdist.errors import BackendError
+
+SESSION = "SEGDIST_SESSION"
+"""Names, in the processes of a cluster of our own, the folder that only this user can enter."""
+_LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
+_DOOR = {
+    "RAY_AUTH_MODE": "token",
+    # Ray's name for "a node's address is that of loopback", which it prefers where firewalls ask about every port.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Training processes talk to each other on this machine only, too.
+    "GLOO_SOCKET_IFNAME": _LOOPBACK,
+    "NCCL_SOCKET_IFNAME": _LOOPBACK,
+}
+_PREFIX = "segdist-ray-"
+_LONGEST = f"/{_PREFIX}abcdefgh/r/session_2026-11-28_18-30-54_301749_4194304/sockets/plasma_store"
+_SOCKET_BYTES = 107
+"""The longest name of a socket that the kernel takes."""
+_STARTING_SECONDS = 60
+"""A folder this young may belong to a process that has not locked it yet."""
+
+
+@contextmanager
+def private_session() -> Iterator[Path]:
+    """An environment in which Ray starts a cluster that serves this user alone, and the folder it is to write to.
+
+    Left alone, Ray listens on every address of the machine, does what anybody there asks, and writes its logs for all
+    to read. The token, drawn anew for each cluster, turns the other users of this machine away; it is nowhere but in
+    the environment of the cluster's processes. On loopback the network cannot even knock, also where Ray asks for no
+    token (metrics).
+
+    Raises:
+        BackendError: `RAY_TMPDIR` is too long for the names of sockets.
+    """
+    with _folder() as folder:
+        # Ray's libraries write under `RAY_TMPDIR`, too: locks, checkpoints on their way.
+        own = {SESSION: str(folder), "RAY_TMPDIR": str(folder), "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        with environment({**_DOOR, **own}), _on_loopback():
+            yield folder / "r"  # Ray opens this one to all users; nobody passes the private one above it
+
+
+@contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set variables for a while; Ray, which remembers how it authenticates, is made to look again."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    _look_again()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        _look_again()
+
+
+def _look_again() -> None:
+    import ray
+
+    raylet: Any = ray._raylet
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """The same as in `_DOOR`, for a process that had imported Ray before."""
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder of this user's, locked while it is in use and gone afterwards; also those of killed processes go."""
+    parent = _short_folder()
+    _clear_away(parent)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))  # mode 0700
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # a process that ends late may still write: the next start clears it
+        os.close(lock)
+
+
+def _clear_away(parent: Path) -> None:
+    """Remove folders that a killed process left: a living one holds a lock."""
+    for folder in parent.glob(f"{_PREFIX}*"):
+        try:
+            state = folder.lstat()
+            if state.st_uid != os.getuid() or time.time() - state.st_mtime < _STARTING_SECONDS:
+                continue
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:  # somebody else cleared it away, or it is no folder
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # in use
+            continue
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(lock)
+
+
+def _short_folder() -> Path:
+    """Where temporary files go, or /tmp: the names of sockets have a largest length.
+
+    Raises:
+        BackendError: the folder was chosen by `RAY_TMPDIR`, and is too long.
+    """
+    asked, most = os.environ.get("RAY_TMPDIR"), _SOCKET_BYTES - len(_LONGEST)
+    folder = Path(asked or tempfile.gettempdir())
+    if len(os.fsencode(folder)) <= most:
+        return folder
+    if asked:
+        raise BackendError(
+            f"RAY_TMPDIR must have {most} bytes or fewer, for Ray adds the names of sockets to it, but got {asked}"
+        )
+    return Path("/tmp")  # noqa: S108 - the folder made in it is private
