@@ -1,8 +1,10 @@
 """What a command costs: seconds on the clock and of the CPU, and the largest memory of all its processes together."""
 
 import subprocess
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psutil
@@ -45,6 +47,24 @@ def run(command: Sequence[str]) -> Cost:
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{errors}")
     return Cost(seconds, sum(cpu.values()), peak, output)
+
+
+@contextmanager
+def peak(pid: int) -> Iterator[list[float]]:
+    """Watches a process and all below it; the list's one number is the largest sum of their memory in megabytes."""
+    found, done, watched = [0.0], threading.Event(), psutil.Process(pid)
+
+    def watch() -> None:
+        while not done.wait(POLL_SECONDS):
+            found[0] = max(found[0], _look(watched, {}))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield found
+    finally:
+        done.set()
+        thread.join()
 
 
 def _look(root: psutil.Process, cpu: dict[int, float]) -> float:

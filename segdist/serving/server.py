@@ -110,7 +110,7 @@ class Connection(H11Protocol):
         super().__init__(*arguments, **options)
         self.conn = self._counted = _Counted(h11.SERVER)
         self._limits = limits
-        self._since = 0.0
+        self._since, self._is_refused = 0.0, False
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
@@ -129,12 +129,23 @@ class Connection(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """In slices, so that a body in pieces of a byte, which takes long to read, is noticed early."""
         for start in range(0, len(data), _SLICE):
-            if self.transport.is_closing():
+            if self._is_refused or self.transport.is_closing():
                 return
             super().data_received(data[start : start + _SLICE])
             if self._counted.is_wasteful:
                 self.transport.abort()
         self._watch()
+
+    def send_400_response(self, msg: str) -> None:
+        """Say that it is no HTTP, and read on, or what is still coming resets the connection before that is heard."""
+        if self.conn.our_state is h11.IDLE:
+            self._is_refused = True
+            self.transport.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            self.transport.write_eof()
+        elif self.conn.our_state is h11.SEND_RESPONSE:
+            super().send_400_response(msg)
+        else:  # it was answered already
+            self.transport.close()
 
     def on_response_complete(self) -> None:
         """From now on the client has to read, and to ask again."""

@@ -143,6 +143,18 @@ def test_what_is_no_http_is_refused(what: str) -> None:
         assert is_well(where)
 
 
+@pytest.mark.parametrize("path", ["/v1/segment", "/health"], ids=["with the token", "refused before"])
+def test_a_body_that_breaks_off_into_nonsense_ends_quietly(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    fields = FIELDS if path == "/v1/segment" else b"Host: localhost\r\n"
+    head = b"POST " + path.encode() + b" HTTP/1.1\r\n" + fields + FORM + b"Transfer-Encoding: chunked\r\n\r\n"
+    with served() as where, opened(where, head) as client:
+        time.sleep(0.2)
+        client.sendall(b"nonsense\r\n" * 100)
+        assert all_of(client).startswith(b"HTTP/1.1 4")
+        assert is_well(where)
+    assert caplog.text == ""
+
+
 def test_a_body_in_pieces_of_a_byte_is_cut_off() -> None:
     head = b"POST /v1/segment HTTP/1.1\r\n" + FIELDS + FORM + b"Transfer-Encoding: chunked\r\n\r\n"
     with served(Limits()) as where:
