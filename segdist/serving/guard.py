@@ -6,8 +6,9 @@ import ipaddress
 import json
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
+from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 from python_multipart.multipart import parse_options_header
 
@@ -35,6 +36,10 @@ HEADERS = {
 
 
 _HOST = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]{1,5})?")
+
+
+_PIECE = 65_536
+_T = TypeVar("_T")
 
 
 class RefusedError(Exception):
@@ -67,10 +72,10 @@ class Guard:
             return
         exchange = _Exchange(receive, send, self._bodies, self._limits)
         if refusal := self._refusal(scope):
-            await exchange.answer(*refusal)
-            return
+            exchange.refuse(*refusal)
         try:
-            await self._app(scope, exchange.receive, exchange.send)
+            if not refusal:
+                await self._app(scope, exchange.receive, exchange.send)
         except RefusedError:
             pass  # said below
         except asyncio.CancelledError:  # the server stops, and will wait no longer
@@ -106,7 +111,7 @@ class Guard:
 
 
 class _Bodies:
-    """All bodies that are held. Where they become too many bytes, the largest that is still coming makes room.
+    """All bodies and answers that are held. Where they are too many bytes, the largest that waits for its client goes.
 
     So neither many that stop short of their end, nor few that come fast, keep out an image of common size.
     """
@@ -119,8 +124,8 @@ class _Bodies:
         self._held[exchange] = self._held.get(exchange, 0) + count
         self._free -= count
         while self._free < 0:
-            largest = max((e for e in self._held if e.is_coming), key=self._held.__getitem__, default=exchange)
-            largest.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Too many large requests come at once. Try again soon.")
+            largest = max((e for e in self._held if e.waits), key=self._held.__getitem__, default=exchange)
+            largest.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Too much comes and goes at once. Try again soon.")
             self.forget(largest)
 
     def forget(self, exchange: "_Exchange") -> None:
@@ -128,16 +133,20 @@ class _Bodies:
 
 
 class _Exchange:
-    """One request and its answer. A body that comes too slowly or is too large is cut off, and the answer says so."""
+    """One request and its answer. What comes too slowly, or is too large, is cut off, and the answer says so.
+
+    Attributes:
+        waits: whether it is the client's turn, to send or to read.
+    """
 
     def __init__(self, receive: Receive, send: Send, bodies: _Bodies, limits: Limits) -> None:
         self._receive, self._send, self._bodies, self._limits = receive, send, bodies, limits
-        self._begun = asyncio.get_running_loop().time()
-        self._count = 0
+        self._since, self._count = _now(), 0
         self._refusal: tuple[HTTPStatus, str] | None = None
-        self._wait: asyncio.Timeout | None = None
-        self._answered = False
-        self.is_coming = True
+        self._turn: asyncio.Timeout | None = None
+        self._start: Message | None = None
+        self._is_answered = False
+        self.waits = True
 
     async def receive(self) -> Message:
         """The next piece of the body.
@@ -145,64 +154,93 @@ class _Exchange:
         Raises:
             RefusedError: it is refused; `answer_if_refused` says why.
         """
-        if self._refusal:
-            raise RefusedError
-        if not self.is_coming:
+        if not self.waits and not self._refusal:
             return await self._receive()
-        try:
-            deadline = self._begun + self._limits.patience_seconds + self._count / self._limits.bytes_per_second
-            async with asyncio.timeout_at(deadline) as self._wait:
-                message = await self._receive()
-        except TimeoutError:
-            self.refuse(HTTPStatus.REQUEST_TIMEOUT, "The body came too slowly.")
-        finally:
-            self._wait = None
-        if not self._refusal:
-            count = len(message.get("body", b""))
-            self._count += count
-            self.is_coming = bool(message.get("more_body"))
-            if self._count > self._limits.max_bytes:
-                self.refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _too_large(self._limits))
-            else:
-                self._bodies.add(self, count)
+        message = await self._in_time(self._receive)
+        count = len(message.get("body", b""))
+        self._count += count
+        self.waits = bool(message.get("more_body"))
+        if self._count > self._limits.max_bytes:
+            self.refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _too_large(self._limits))
+        else:
+            self._bodies.add(self, count)
         if self._refusal:
             raise RefusedError
         return message
 
     async def send(self, message: Message) -> None:
-        """Pass on what the application answers, but not what it says of a body that was cut off."""
-        if self._refusal and not self._answered:
-            return
-        self._answered = True
+        """Pass on what the application answers, piece by piece, but not what it says of a body that was cut off.
+
+        Raises:
+            RefusedError: the client does not read it.
+        """
         if message["type"] == "http.response.start":
-            given = {name.lower() for name, _ in message["headers"]}
-            missing = [(name, value) for name, value in HEADERS.items() if name not in given]
-            message = {**message, "headers": [*message["headers"], *missing]}
-        await self._send(message)
+            self._start = _with_headers(message)  # sent when there is room for what follows
+        elif not self._refusal:
+            await self._send_body(message)
+
+    async def _send_body(self, message: Message) -> None:
+        body = message.get("body", b"")
+        self.waits, self._since, self._count = True, _now(), 0
+        self._bodies.add(self, len(body))
+        if self._refusal:
+            return
+        if self._start:
+            self._is_answered = True
+            await self._send(self._start)
+            self._start = None
+        while not self._count or self._count < len(body):
+            piece = body[self._count : self._count + _PIECE]
+            more = self._count + _PIECE < len(body) or message.get("more_body", False)
+            await self._in_time(partial(self._send, {**message, "body": piece, "more_body": more}))
+            self._count += _PIECE
+
+    async def _in_time(self, act: Callable[[], Awaitable[_T]]) -> _T:
+        """What the client does in the time that it has, for as much as it has sent or read since."""
+        if self._refusal:
+            raise RefusedError
+        deadline = self._since + self._limits.patience_seconds + self._count / self._limits.bytes_per_second
+        try:
+            async with asyncio.timeout_at(deadline) as self._turn:
+                done = await act()
+        except TimeoutError:
+            self.refuse(HTTPStatus.REQUEST_TIMEOUT, "The body came too slowly.")
+            raise RefusedError from None
+        finally:
+            self._turn = None
+        return done
 
     def refuse(self, status: HTTPStatus, detail: str) -> None:
-        """Read no further; the first reason counts."""
+        """Wait for the client no longer; the first reason counts."""
         self._refusal = self._refusal or (status, detail)
-        self.is_coming = False
-        if self._wait:
-            self._wait.reschedule(asyncio.get_running_loop().time())
+        self.waits = False
+        if self._turn:
+            self._turn.reschedule(_now())
 
     async def answer_if_refused(self) -> None:
         """Say why, where nothing has been said yet."""
-        if self._refusal and not self._answered:
-            await self.answer(*self._refusal)
+        if self._refusal and not self._is_answered:
+            status, detail = self._refusal
+            body = json.dumps({"detail": detail}).encode()
+            headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+            if status == HTTPStatus.UNAUTHORIZED:
+                headers.append((b"www-authenticate", b"Bearer"))
+            if status == HTTPStatus.SERVICE_UNAVAILABLE:
+                headers.append((b"retry-after", b"1"))
+            start = {"type": "http.response.start", "status": int(status), "headers": headers}
+            await self._send(_with_headers(start))
+            await self._send({"type": "http.response.body", "body": body})
 
-    async def answer(self, status: HTTPStatus, detail: str) -> None:
-        """Say something short, instead of the application."""
-        self._refusal = None
-        body = json.dumps({"detail": detail}).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        if status == HTTPStatus.UNAUTHORIZED:
-            headers.append((b"www-authenticate", b"Bearer"))
-        if status == HTTPStatus.SERVICE_UNAVAILABLE:
-            headers.append((b"retry-after", b"1"))
-        await self.send({"type": "http.response.start", "status": int(status), "headers": headers})
-        await self.send({"type": "http.response.body", "body": body})
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _with_headers(start: Message) -> Message:
+    """The beginning of an answer with those of `HEADERS` that it lacks."""
+    given = {name.lower() for name, _ in start["headers"]}
+    missing = [(name, value) for name, value in HEADERS.items() if name not in given]
+    return {**start, "headers": [*start["headers"], *missing]}
 
 
 def _too_large(limits: Limits) -> str:

@@ -22,7 +22,7 @@ from segdist.errors import BackendError
 from segdist.panels import encode_png
 from segdist.serving.limits import Limits
 from segdist.serving.server import Server, bound
-from tests.serving.test_app import HEADERS, PICTURE, TOKEN, app_of
+from tests.serving.test_app import CLASSES, HEADERS, PICTURE, TOKEN, app_of
 
 QUICK = Limits(patience_seconds=2, bytes_per_second=1_000_000)
 FIELDS = b"Host: localhost\r\nAuthorization: Bearer " + TOKEN.encode() + b"\r\n"
@@ -118,6 +118,17 @@ def test_a_client_that_does_not_read_its_answer_is_cut_off() -> None:
         client = opened(where, b"GET /v1/model HTTP/1.1\r\n" + FIELDS + b"\r\n")
         time.sleep(4)
         assert len(all_of(client)) < len(name)
+
+
+def test_answers_that_nobody_reads_make_room_for_the_next() -> None:
+    name = "x" * 40_000_000
+    with served(Limits(max_bytes=1_000_000, max_bytes_at_once=50_000_000), classes=(*CLASSES, name)) as where:
+        ask = b"GET /v1/model HTTP/1.1\r\nConnection: close\r\n" + FIELDS + b"\r\n"
+        idle = opened(where, ask)
+        assert idle.recv(1)
+        assert len(all_of(opened(where, ask))) > len(name)
+        assert len(all_of(idle)) < len(name)
+        assert is_well(where)
 
 
 NO_HTTP = {
