@@ -6,7 +6,6 @@ gigabytes for a coordinate far outside, and reads past its buffer where run leng
 """
 
 import math
-import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,9 +15,11 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from segdist.records import Instance, Rle
+from segdist.text import short
 from segdist.thinning import skeleton
 
 Mask = NDArray[np.bool_]
+Areas = NDArray[np.int64]
 Cut = tuple[slice, slice]
 """Rows and columns."""
 _ROUNDING = 1e-5
@@ -134,13 +135,11 @@ def from_box(box_xyxy: Sequence[float], *, size_hw: tuple[int, int]) -> Rle:
     y1, y2 = (min(max(round(v), 0), height) for v in (float(box_xyxy[1]), float(box_xyxy[3])))
     if x1 >= x2 or y1 >= y2:
         return empty(size_hw)
-    if (y1, y2) == (0, height):
-        return from_edges(np.array([x1, x2]) * height, size_hw)
     columns = np.arange(x1, x2) * height
     return from_edges(np.stack([columns + y1, columns + y2], axis=1).ravel(), size_hw)
 
 
-def from_polygons(polygons: Sequence[Sequence[float]], *, size_hw: tuple[int, int]) -> Rle:
+def from_polygons(polygons: Sequence[Sequence[float] | NDArray[np.float64]], *, size_hw: tuple[int, int]) -> Rle:
     """The union of polygons given as x1, y1, x2, y2, ... in pixels, rasterised as COCO does.
 
     Points may lie outside the image: the outline is drawn as it is and the raster is cut, as by pycocotools. Only an
@@ -149,12 +148,17 @@ def from_polygons(polygons: Sequence[Sequence[float]], *, size_hw: tuple[int, in
     Raises:
         ValueError: one has not three points of finite x and y, or all together are larger than any object is.
     """
-    parts = [_within_reach(part, size_hw) for part in _points(polygons)]
-    length = sum(float(outline_lengths(part, np.zeros(1, np.int64))[0]) for part in parts)
-    if length > MOST_OUTLINE:
-        raise ValueError(f"polygons must have an outline of at most {MOST_OUTLINE:,} pixels, but have {length:,.0f}")
-    parts = [part for part in parts if len(part)]
-    return _rle(merged(coco_mask.frPyObjects(parts, *Rle.checked(size_hw)))) if parts else empty(size_hw)
+    drawn = _drawn(polygons, size_hw)
+    return _rle(merged(drawn)) if drawn else empty(size_hw)
+
+
+def polygon_areas(polygons: Sequence[Sequence[float] | NDArray[np.float64]], *, size_hw: tuple[int, int]) -> Areas:
+    """Pixels of each polygon alone, as `from_polygons` draws it; 0 where it is far outside.
+
+    Raises:
+        ValueError: see `from_polygons`.
+    """
+    return np.array([int(coco_mask.area(rle)) for rle in _drawn(polygons, size_hw)], np.int64)
 
 
 def outline_lengths(values: NDArray[np.float64], starts: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -184,7 +188,7 @@ def from_coco(segmentation: Mapping[str, Any], *, size_hw: tuple[int, int]) -> R
             raise ValueError(f"an RLE needs `size` and `counts`, but has no '{key}'")
     size, (height, width) = segmentation["size"], Rle.checked(size_hw)
     if not isinstance(size, list | tuple) or tuple(size) != (height, width):
-        came = _short(tuple(size) if isinstance(size, list) else size)
+        came = short(tuple(size) if isinstance(size, list) else size)
         raise ValueError(f"RLE size (h, w) must be the image's {(height, width)}, but is {came}")
     runs = _runs(_counts(segmentation["counts"]))
     if (runs < 0).any() or runs.sum() != height * width:
@@ -193,8 +197,13 @@ def from_coco(segmentation: Mapping[str, Any], *, size_hw: tuple[int, int]) -> R
 
 
 def from_edges(edges: NDArray[np.int64], size_hw: tuple[int, int]) -> Rle:
-    """A mask from the places where it begins and ends in turn, counted down each column; the last may be left out."""
+    """A mask from the places where it begins and ends in turn, counted down each column; the last may be left out.
+
+    Where it ends at the frame of one column and begins at that of the next, it goes on.
+    """
     end = size_hw[0] * size_hw[1]
+    goes_on = np.flatnonzero(edges[1:-1:2] == edges[2::2])
+    edges = np.delete(edges, np.concatenate([2 * goes_on + 1, 2 * goes_on + 2]))
     last = [end] if not len(edges) or edges[-1] < end else []  # no empty run at the end
     ends: NDArray[np.int64] = np.concatenate([edges, last]).astype(np.int64)
     return _from_runs(np.diff(ends, prepend=0), size_hw)
@@ -211,8 +220,7 @@ def place(mask_HW: Mask, at_yx: tuple[int, int], size_hw: tuple[int, int]) -> Rl
     steps_HW = np.diff(np.pad(mask_HW, ((1, 1), (0, 0))).view(np.int8), axis=0)
     columns, rows = np.nonzero(steps_HW.T)  # a column's ones begin and end in turn
     places = (columns + x) * height + rows + y
-    goes_on = np.flatnonzero(places[1:-1:2] == places[2::2])  # one column's ones meet the next column's at the frame
-    return from_edges(np.delete(places, np.concatenate([2 * goes_on + 1, 2 * goes_on + 2])), size_hw)
+    return from_edges(places, size_hw)
 
 
 def resize(mask_HW: Mask, size_hw: tuple[int, int]) -> Mask:
@@ -306,11 +314,21 @@ def _from_runs(runs: NDArray[np.int64], size_hw: tuple[int, int]) -> Rle:
     return _rle(coco_mask.frPyObjects({"size": list(size_hw), "counts": runs}, *Rle.checked(size_hw)))
 
 
-def _points(polygons: Sequence[Sequence[float]]) -> list[NDArray[np.float64]]:
+def _drawn(polygons: Sequence[Sequence[float] | NDArray[np.float64]], size_hw: tuple[int, int]) -> list[dict[str, Any]]:
+    """Each polygon as pycocotools draws it."""
+    parts = [_within_reach(part, size_hw) for part in _points(polygons)]
+    length = sum(float(outline_lengths(part, np.zeros(1, np.int64))[0]) for part in parts)
+    if length > MOST_OUTLINE:
+        raise ValueError(f"polygons must have an outline of at most {MOST_OUTLINE:,} pixels, but have {length:,.0f}")
+    found: list[dict[str, Any]] = coco_mask.frPyObjects(parts, *Rle.checked(size_hw)) if parts else []
+    return found
+
+
+def _points(polygons: Sequence[Sequence[float] | NDArray[np.float64]]) -> list[NDArray[np.float64]]:
     """Each polygon as x, y, x, y, ..., with finite numbers, none so large that sums lose pixels."""
-    kinds = list | tuple | np.ndarray
+    kinds = (list, tuple, np.ndarray)
     if not isinstance(polygons, kinds) or not all(isinstance(polygon, kinds) for polygon in polygons):
-        raise ValueError(f"polygons must be lists of numbers, but are {_short(polygons)}")
+        raise ValueError(f"polygons must be lists of numbers, but are {short(polygons)}")
     if (amount := sum(map(len, polygons))) > 2 * MOST_POINTS:
         raise ValueError(f"polygons of a mask must have at most {MOST_POINTS:,} points, but have {amount // 2:,}")
     found = []
@@ -318,7 +336,7 @@ def _points(polygons: Sequence[Sequence[float]]) -> list[NDArray[np.float64]]:
         try:
             values = np.asarray(polygon, np.float64)
         except (TypeError, ValueError, OverflowError):
-            raise ValueError(f"a polygon must be a list of numbers, but is {_short(polygon)}") from None
+            raise ValueError(f"a polygon must be a list of numbers, but is {short(polygon)}") from None
         if values.ndim != 1 or len(values) % 2 or len(values) < 6:
             raise ValueError(f"a polygon must be x and y of at least three points, but has {values.size} numbers")
         if not np.isfinite(values).all():
@@ -338,7 +356,7 @@ def _within_reach(values: NDArray[np.float64], size_hw: tuple[int, int]) -> NDAr
     for axis, side in ((0, size_hw[1]), (1, size_hw[0])):
         for limit, sign in ((-margin, 1.0), (side + margin, -1.0)):
             points_N2 = _cut_at_line(points_N2, axis, limit, sign)
-    return points_N2.ravel() if len(points_N2) >= 3 else np.zeros(0)
+    return points_N2.ravel() if len(points_N2) >= 3 else np.full(6, -margin)  # nothing: a point outside
 
 
 def _cut_at_line(points_N2: NDArray[np.float64], axis: int, limit: float, sign: float) -> NDArray[np.float64]:
@@ -358,14 +376,10 @@ def _counts(written: Any) -> bytes | Sequence[int] | NDArray[Any]:
     if isinstance(written, str):
         written = written.encode("ascii")
     if not isinstance(written, bytes | list | tuple | np.ndarray):
-        raise ValueError(f"RLE counts must be text or a list of numbers, but are {_short(written)}")
+        raise ValueError(f"RLE counts must be text or a list of numbers, but are {short(written)}")
     if len(written) > MOST_RUNS:
         raise ValueError(f"a mask must have at most {MOST_RUNS:,} run lengths, but these are {len(written):,} long")
     return written
-
-
-def _short(value: Any) -> str:
-    return reprlib.repr(value)
 
 
 def _runs(counts: bytes | Sequence[int] | NDArray[Any]) -> NDArray[np.int64]:
@@ -376,9 +390,9 @@ def _runs(counts: bytes | Sequence[int] | NDArray[Any]) -> NDArray[np.int64]:
         except (TypeError, ValueError, OverflowError):
             numbers = np.full(1, np.nan)
         if numbers.ndim != 1 or not (np.isfinite(numbers) & (np.trunc(numbers) == numbers)).all():
-            raise ValueError(f"RLE counts must be whole numbers, but are {_short(counts)}")
+            raise ValueError(f"RLE counts must be whole numbers, but are {short(counts)}")
         if np.abs(numbers).max(initial=0) >= 1 << 5 * _LONGEST:
-            raise ValueError(f"RLE counts must fit an image, but are {_short(counts)}")
+            raise ValueError(f"RLE counts must fit an image, but are {short(counts)}")
         return numbers.astype(np.int64)
     chunks = np.frombuffer(counts, np.uint8) - np.uint8(48)
     if (chunks >= 64).any():

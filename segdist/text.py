@@ -2,6 +2,7 @@
 
 import codecs
 import re
+import reprlib
 from dataclasses import dataclass
 
 from segdist.errors import DataError, SegdistError
@@ -14,6 +15,9 @@ _BY_MARK = (  # UTF-32 first: its little-endian mark begins with UTF-16's
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _LINE_END = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+
+
+_SHORT = 60
 
 
 class NotTextError(ValueError):
@@ -96,6 +100,12 @@ def lines(text: str) -> list[str]:
     """
     found = _LINE_END.split(text)
     return found[:-1] if found[-1] == "" else found
+
+
+def short(value: object) -> str:
+    """A value as a message shows it: what is long or deep ends in dots, without being written out before."""
+    text = reprlib.repr(value)
+    return text if len(text) <= _SHORT else text[: _SHORT - 3] + "..."
 
 
 def json_lines(text: str) -> list[str]:

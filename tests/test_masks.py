@@ -274,7 +274,7 @@ def test_no_mask_is_made_at_a_size_that_no_image_has(size_hw: Shape) -> None:
         lambda: masks.from_coco(rle, size_hw=size_hw),
     ]
     for make in makers:
-        with pytest.raises(ValueError, match="must be positive and of at most 400,000,000 pixels"):
+        with pytest.raises(ValueError, match="must be positive and of at most"):
             make()
 
 

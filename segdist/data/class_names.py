@@ -7,6 +7,7 @@ from typing import Any
 from segdist.data.codes import finding
 from segdist.data.listing import Report
 from segdist.records import Severity
+from segdist.text import short
 
 RESERVED = ("<loc", "<seg", " ; ", "\n", "\x00")
 """What PaliGemma's answers are made of: a class name that holds it could not be read back."""
@@ -60,7 +61,7 @@ class ClassNames:
             try:
                 found[int(key)] = self(str(name), file)
             except (TypeError, ValueError):
-                message = f"a class id must be a whole number, but is {key!r}"
+                message = f"a class id must be a whole number, but is {short(key)}"
                 self._find(str(name), file, "class-id-invalid", Severity.ERROR, message)
         return found
 

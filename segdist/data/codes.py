@@ -61,7 +61,7 @@ CODES: dict[str, Code] = {
     "image-malformed": Code(_E, "An image is listed without `id` or `file_name`."),
     "image-id-duplicate": Code(_E, "Two images have one id."),
     "image-name-duplicate": Code(_E, "A file is listed twice."),
-    "image-size-invalid": Code(_E, "The listed height or width is no whole number above 0."),
+    "image-size-invalid": Code(_E, "The listed height and width are no whole numbers above 0, or too large."),
     "image-size-differs": Code(_E, "The image has another size than the one it was annotated at."),
     "image-missing": Code(_E, "There is no such file below the source."),
     "image-renamed": Code(_R, "The file was found under another spelling, ending or folder than the one written."),
@@ -72,6 +72,7 @@ CODES: dict[str, Code] = {
     "pixels-scaled": Code(_W, "Pixels of more than eight bits became eight by another range than their type's."),
     "image-unread": Code(_W, "A file looks like an image but is in no format or under no name that is read."),
     "image-crowded": Code(_W, "An image has more than 1,000 annotations; COCO's evaluator sees the best 100."),
+    "image-too-crowded": Code(_E, "The annotations of an image are longer than any image's; it was left out."),
     "exif-turned": Code(_R, "Annotated on the stored pixels of a photo that EXIF turns; turned with it."),
     "exif-ambiguous": Code(_W, "A square photo with an EXIF orientation: its annotations may be turned."),
     # annotations

@@ -3,7 +3,6 @@
 `repairs` collects, in words, what was mended. What cannot be mended is a `Problem`.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdist import masks
+from segdist.bounded_json import parse_json
 from segdist.data.codes import declared
-from segdist.records import Rle, Severity
+from segdist.records import MAX_PIXELS, Rle, Severity
+from segdist.text import short
 
 Box = tuple[float, float, float, float]
 Point = tuple[float, float]
@@ -36,7 +37,7 @@ def numbers(values: Any, what: str, repairs: list[str]) -> list[float]:
         Problem: anything else.
     """
     if not isinstance(values, list):
-        raise Problem("number-invalid", Severity.ERROR, f"{what} must be a list of numbers, but is {_short(values)}")
+        raise Problem("number-invalid", Severity.ERROR, f"{what} must be a list of numbers, but is {short(values)}")
     found = []
     for value in values:
         try:
@@ -44,7 +45,7 @@ def numbers(values: Any, what: str, repairs: list[str]) -> list[float]:
         except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not math.isfinite(number):
-            raise Problem("number-invalid", Severity.ERROR, f"{what} must hold finite numbers, but has {_short(value)}")
+            raise Problem("number-invalid", Severity.ERROR, f"{what} must hold finite numbers, but has {short(value)}")
         found.append(number)
     if any(isinstance(v, str) for v in values):
         repairs.append(f"numbers of {what} were written as strings")
@@ -190,12 +191,11 @@ def crosses_itself(
 
 def polygons_cross(segmentation: Sequence[Any], size_hw: tuple[int, int]) -> bool:
     """Whether any polygon of a segmentation that lies inside the image crosses itself."""
-    parts = [[v for point in _polygon(part, []) for v in point] for part in _parts(segmentation, [])]
-    parts = [part for part in parts if len(part) >= 6]
-    values = np.array([v for part in parts for v in part])
+    parts = [part for part in _polygons(segmentation, []) if len(part) >= 6]
+    if not parts:
+        return False
     starts = np.cumsum([0, *map(len, parts[:-1])])
-    areas = np.array([masks.from_polygons([part], size_hw=size_hw).area for part in parts])
-    return bool(parts) and bool(crosses_itself(values, starts, areas).any())
+    return bool(crosses_itself(np.concatenate(parts), starts, masks.polygon_areas(parts, size_hw=size_hw)).any())
 
 
 def _unquoted(segmentation: Any, repairs: list[str]) -> Any:
@@ -203,8 +203,8 @@ def _unquoted(segmentation: Any, repairs: list[str]) -> Any:
     if not isinstance(segmentation, str):
         return segmentation
     try:
-        found = json.loads(segmentation)
-    except (ValueError, RecursionError):
+        found = parse_json(segmentation)
+    except ValueError:
         return segmentation
     repairs.append("the segmentation was written as text")
     return found
@@ -218,22 +218,32 @@ def _from_rle(segmentation: dict[str, Any], size_hw: tuple[int, int]) -> Rle:
 
 
 def _from_polygons(segmentation: Any, size_hw: tuple[int, int], repairs: list[str]) -> Rle:
-    polygons = [_polygon(part, repairs) for part in _parts(segmentation, repairs)]
-    usable = [p for p in polygons if len(p) >= 3]
+    polygons = _polygons(segmentation, repairs)
+    usable = [p for p in polygons if len(p) >= 6]
     if not usable:
         raise Problem("polygon-too-short", Severity.SKIPPED, "a polygon needs at least three points, but has fewer")
     if len(usable) < len(polygons):
         repairs.append(f"{len(polygons) - len(usable)} part(s) with fewer than three points were left out")
-    points_P2 = np.array([point for polygon in usable for point in polygon])
+    points_P2 = np.concatenate(usable).reshape(-1, 2)
     size_wh = np.array(size_hw[::-1])
     if (points_P2.max(axis=0) < 0).any() or (points_P2.min(axis=0) > size_wh).any():
         raise Problem("polygon-outside", Severity.SKIPPED, "the polygon lies outside the image")
     if (furthest := max(-points_P2.min(), (points_P2 - size_wh).max())) > 0:
         repairs.append(f"the polygon reaches {furthest:.2g} pixels outside the image and was cut at its border")
     try:
-        return masks.from_polygons([[v for point in p for v in point] for p in usable], size_hw=size_hw)
+        return masks.from_polygons(usable, size_hw=size_hw)
     except ValueError as error:
         raise Problem("polygon-too-large", Severity.ERROR, str(error)) from None
+
+
+def _polygons(segmentation: Any, repairs: list[str]) -> list[NDArray[np.float64]]:
+    """The polygons of a segmentation, each as x, y, x, y, ..."""
+    parts = _parts(segmentation, repairs)
+    points = max(len(parts), sum(len(part) for part in parts if isinstance(part, list)) // 2)
+    if points > masks.MOST_POINTS:
+        message = f"polygons of a mask must have at most {masks.MOST_POINTS:,} points, but have {points:,}"
+        raise Problem("polygon-too-large", Severity.ERROR, message)
+    return [_polygon(part, repairs) for part in parts]
 
 
 def _parts(segmentation: Any, repairs: list[str]) -> list[Any]:
@@ -242,7 +252,7 @@ def _parts(segmentation: Any, repairs: list[str]) -> list[Any]:
         raise Problem(
             "segmentation-malformed",
             Severity.ERROR,
-            f"segmentation must be a list of polygons or an RLE, but is {_short(segmentation)}",
+            f"segmentation must be a list of polygons or an RLE, but is {short(segmentation)}",
         )
     flat = all(isinstance(v, int | float | str) for v in segmentation)
     pairs = all(isinstance(v, list) and len(v) == 2 and not isinstance(v[0], list) for v in segmentation)
@@ -252,7 +262,7 @@ def _parts(segmentation: Any, repairs: list[str]) -> list[Any]:
     return segmentation
 
 
-def _polygon(part: Any, repairs: list[str]) -> list[Point]:
+def _polygon(part: Any, repairs: list[str]) -> NDArray[np.float64]:
     if isinstance(part, list) and part and all(isinstance(point, list) and len(point) == 2 for point in part):
         repairs.append("the polygon was written as [x, y] pairs")
         part = [v for point in part for v in point]
@@ -260,9 +270,22 @@ def _polygon(part: Any, repairs: list[str]) -> list[Point]:
     if len(values) % 2:
         message = f"a polygon must have x and y for each point, but has {len(values)} numbers"
         raise Problem("polygon-odd-length", Severity.ERROR, message)
-    return list(zip(values[::2], values[1::2], strict=True))
+    return np.array(values, np.float64)
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
+def stated_size(height: Any, width: Any, *, most: float = MAX_PIXELS) -> tuple[int, int] | None:
+    """Height and width as a file states them; None where they are no whole numbers above 0.
+
+    Raises:
+        Problem: they are those of an image of more than `most` pixels, which nobody can have annotated.
+    """
+    try:
+        sides = [-1.0 if isinstance(side, bool) else float(side) for side in (height, width)]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if not all(side.is_integer() and side > 0 for side in sides):  # false for NaN and infinity
+        return None
+    if sides[0] * sides[1] > most:
+        message = f"`height` x `width` must be at most {most:,} pixels, but is {sides[0]:g} x {sides[1]:g}"
+        raise Problem("image-size-invalid", Severity.ERROR, message)
+    return int(sides[0]), int(sides[1])

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from segdist.data.coco.run_lengths import measure
 from segdist.records import Evidence, Instance, Rle, Sample, Verdict
 
 INSTANCE = pa.struct(
@@ -80,6 +81,28 @@ def samples_of(batch: pa.RecordBatch) -> list[Sample]:
         found.append(Sample(image_id, image_uri, (height, width), instances, *rest))
         start = end
     return found
+
+
+def checked(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Rows that somebody else may have written, before they become samples: with the columns of a shard.
+
+    Run lengths fill their image: whoever reads them later trusts them.
+
+    Raises:
+        ValueError, TypeError, KeyError: columns are missing or of another type, or a mask does not fill its image.
+    """
+    batch = batch.replace_schema_metadata(None).cast(SCHEMA.empty_table().select(batch.schema.names).schema)
+    heights, widths = (batch.column(name).to_numpy().astype(np.int64) for name in ("height", "width"))
+    objects = batch.column("instances")
+    owners = np.repeat(np.arange(batch.num_rows), objects.value_lengths().to_numpy())
+    for name in ("counts", "proposed", "unsure"):
+        counts = objects.flatten().field(name).to_pylist()
+        there = np.array([n for n, written in enumerate(counts) if written is not None], np.int64)
+        pixels = measure([counts[n] for n in there.tolist()]).pixels
+        wrong = owners[there[pixels != (heights * widths)[owners[there]]]]
+        if len(wrong):
+            raise ValueError(f"the masks of {batch.column('image_id')[int(wrong[0])]} must fill their image")
+    return batch
 
 
 def with_images(batch: pa.RecordBatch) -> Iterator[tuple[Sample, bytes | None]]:

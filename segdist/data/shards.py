@@ -18,12 +18,14 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from segdist import storage
+from segdist.bounded_json import read_json
 from segdist.data.cache import ArrowFile, Rows, cached
 from segdist.data.rows import SCHEMA, samples_of, to_row, with_images
 from segdist.data.sizes import size_name
 from segdist.errors import DataError
 from segdist.records import Finding, Sample, Severity
 from segdist.spec import Strict
+from segdist.text import short
 
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
@@ -220,7 +222,9 @@ class Dataset:
         place = storage.join(uri, MANIFEST)
         if not storage.exists(place):
             raise DataError(f"{uri} is no complete data set: it has no {MANIFEST}. Run the sweep again to finish it.")
-        content = storage.read_json(place)
+        content = read_json(place)
+        if not isinstance(content, dict):
+            raise DataError(f"{place} must be an object with `schema_version`, but is {short(content)}.")
         if content.get("schema_version") != SCHEMA_VERSION:
             raise DataError(
                 f"{place} has schema version {content.get('schema_version')}, but this segdist reads {SCHEMA_VERSION}. "
@@ -238,7 +242,7 @@ class Dataset:
 
     def findings(self) -> list[Finding]:
         """Everything that was found wrong."""
-        return [finding_of(f) for f in storage.read_json(storage.join(self.uri, FINDINGS))]
+        return [finding_of(f) for f in read_json(storage.join(self.uri, FINDINGS))]
 
     def samples(self, split: str | None = None) -> Iterator[Sample]:
         """The samples of a split, or all; images are not read."""

@@ -29,6 +29,7 @@ from segdist.data.text_files import read_json
 from segdist.errors import DataError
 from segdist.records import Instance, Rle, Sample
 from segdist.spec import Strict
+from segdist.text import short
 
 _SUFFIXES = (".png", ".PNG", ".bmp", ".jpg", ".jpeg", ".JPG")
 
@@ -217,7 +218,7 @@ def _colour(value: Any) -> int:
         return int(value.strip()[1:], 16)
     parts = [int(v) for v in (re.findall(r"-?\d+", value) if isinstance(value, str) else value)]
     if len(parts) != 3 or not all(0 <= v <= 255 for v in parts):
-        raise ValueError(f"a colour must be three numbers in 0..255, but is {value!r:.40}")
+        raise ValueError(f"a colour must be three numbers in 0..255, but is {short(value)}")
     return parts[0] << 16 | parts[1] << 8 | parts[2]
 
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
+import numpy as np
 from pydantic import Field
 
 from segdist import storage
@@ -18,18 +19,24 @@ from segdist.data.coco.index import CocoIndex, ImageEntry, Key, open_index
 from segdist.data.coco.instances import Categories
 from segdist.data.codes import finding
 from segdist.data.foreign_paths import KnownFiles, Match
+from segdist.data.geometry import Problem, stated_size
 from segdist.data.image_formats import IMAGE_SUFFIXES
 from segdist.data.listing import SPLITS, Listing, source_stem, split_of
 from segdist.data.looks import looks_of, report_unread
 from segdist.errors import DataError
 from segdist.records import Finding, Sample, Severity
 from segdist.spec import Split, Strict, digest
+from segdist.text import short
 
 __all__ = ["Format", "Options", "Writer", "recognises"]
 Report = Callable[[Finding], None]
 ROBOFLOW_FILE = "_annotations.coco.json"
 IMAGES_PER_CHUNK = 512
 """Images whose annotations are read together; fewer where the images themselves are opened, which takes longer."""
+BYTES_PER_CHUNK = 1 << 25
+"""Bytes of their annotations."""
+_MOST_OF_IMAGE = 1 << 27
+"""Bytes of the annotations of one image."""
 _IMAGE_FOLDERS = ("", "images/", "data/")
 _SPLIT_IN_NAME = re.compile(r"(?:^|[_\-.])(train|valid|val|test)(?:ing|idation)?\d*$", re.IGNORECASE)
 _NOT_INSTANCES = ("captions", "person_keypoints", "panoptic", "stuff", "image_info")
@@ -231,9 +238,7 @@ class _Reader:
 
     def chunks(self, *, fit_boxes: bool) -> Iterator[CocoChunk]:
         index = self._index
-        size = IMAGES_PER_CHUNK // 16 if self._files.look else IMAGES_PER_CHUNK
-        for start in range(0, len(index.images), size):
-            numbers = range(start, min(start + size, len(index.images)))
+        for numbers in self._together():
             found = [(n, sample) for n in numbers if (sample := self._bare(index.images[n]))]
             yield CocoChunk(
                 uri=index.uri,
@@ -246,14 +251,37 @@ class _Reader:
             )
         self._note_unlisted()
 
+    def _together(self) -> Iterator[list[int]]:
+        """Images whose annotations are read together: some number of them, and of bytes."""
+        index, most = self._index, IMAGES_PER_CHUNK // 16 if self._files.look else IMAGES_PER_CHUNK
+        before = np.concatenate([[0], np.cumsum(index.spans[:, 1] - index.spans[:, 0])])
+        numbers: list[int] = []
+        together = 0
+        for n, size in enumerate(np.diff(before[index.first]).tolist()):
+            if size > _MOST_OF_IMAGE:
+                name = index.images[n].file_name
+                message = f"its annotations must be at most {_MOST_OF_IMAGE:,} bytes, but are {size:,}; it was left out"
+                self._report(finding("image-too-crowded", message, file=self._part.uri, image=name))
+                continue
+            if numbers and (len(numbers) == most or together + size > BYTES_PER_CHUNK):
+                yield numbers
+                numbers, together = [], 0
+            numbers.append(n)
+            together += size
+        if numbers:
+            yield numbers
+
     def _bare(self, image: ImageEntry) -> Sample | None:
         """The sample of an image without its instances."""
         name = image.file_name
         match = self._located.get(name, Match())
-        size_hw = _size(image)
+        came = f"{short(image.height)} and {short(image.width)}"
+        message = f"`height` and `width` must be whole numbers above 0, but are {came}"
+        try:
+            size_hw = stated_size(image.height, image.width)
+        except Problem as problem:
+            size_hw, message = None, problem.message
         if size_hw is None:
-            came = f"{image.height!r} and {image.width!r}"
-            message = f"`height` and `width` must be whole numbers above 0, but are {came}"
             self._report(finding("image-size-invalid", message, file=self._part.uri, image=name))
             return None
         image_id = _image_id(self._part, name)
@@ -329,15 +357,6 @@ def _name(uri: str) -> str:
 
 def _is_hidden(uri: str) -> bool:
     return _name(uri).startswith(".") or "/__MACOSX/" in f"/{uri}"
-
-
-def _size(image: ImageEntry) -> tuple[int, int] | None:
-    try:
-        height, width = float(image.height), float(image.width)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    whole = height.is_integer() and width.is_integer() and min(height, width) > 0  # false for NaN and infinity
-    return (int(height), int(width)) if whole else None
 
 
 def _report_empty_split(part: _Part, report: Report) -> None:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from segdist import storage
 from segdist.data.class_names import ClassNames
 from segdist.data.listing import Listing, Report
-from segdist.data.rows import SCHEMA, samples_of
+from segdist.data.rows import SCHEMA, checked, samples_of
 from segdist.data.shards import MANIFEST, Dataset, ShardSummary, write_manifest, write_shard
 from segdist.data.table_rows import MARK, TableRows
 from segdist.errors import DataError
@@ -59,12 +59,21 @@ class Format:
         spelling = {name: names.spelled(name, self._path) for name in self._dataset.manifest.classes}
         differs = {name for name, new in spelling.items() if name != new}  # of older data sets; the rest was looked at
         for uri in self._dataset.shard_uris:
-            samples = chain.from_iterable(map(samples_of, self._rows.batches(uri, _LIGHT)))
+            samples = chain.from_iterable(self._samples(uri))
             for number, sample in enumerate(samples):
                 instances = sample.instances
                 if differs & {i.label for i in instances}:
                     instances = tuple(replace(i, label=spelling.get(i.label, i.label)) for i in instances)
                 yield replace(sample, image_uri=f"{uri}{MARK}{number}", instances=instances)
+
+    def _samples(self, uri: str) -> Iterator[list[Sample]]:
+        try:
+            for batch in self._rows.batches(uri, _LIGHT):
+                yield samples_of(checked(batch))
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(
+                f"{uri} must be a shard as segdist writes it, but: {error}. Make the data set anew."
+            ) from None
 
     def licences(self) -> tuple[str, ...]:
         """The licences of the data set's own sources."""

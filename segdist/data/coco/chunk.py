@@ -30,6 +30,8 @@ from segdist.records import Finding, Instance, Rle, Sample
 
 MOST_ANNOTATIONS = 1000
 """More in one image are worth a warning."""
+_PIECE = 1 << 23
+"""Bytes of annotations that are decoded together."""
 Report = Callable[[Finding], None]
 
 
@@ -126,27 +128,30 @@ class CocoChunk:
 
     def _plain(self, texts: Sequence[Sequence[bytes]]) -> list[Instance | None]:
         """The instance of each plain annotation; None for the others."""
+        flat = [text for own in texts for text in own]
+        size_of = [sample.size_hw for sample, own in zip(self.bare, texts, strict=True) for _ in own]
+        found: list[Instance | None] = []
         with search_paused():
-            parsed = _decode([text for own in texts for text in own])
-            found: list[Instance | None] = [None] * len(parsed)
-            for size_hw, numbers in self._by_size(texts).items():
-                chosen = {n: a for n in numbers if (a := parsed[n]) and self._is_plain(a)}
-                for n, instance in zip(chosen, self._of_size(list(chosen.values()), size_hw), strict=True):
-                    found[n] = instance
-            return found
+            for start, stop in _pieces(flat):
+                found += self._piece(flat[start:stop], size_of[start:stop])
+        return found
+
+    def _piece(self, texts: Sequence[bytes], size_of: Sequence[tuple[int, int]]) -> list[Instance | None]:
+        """The same for as many as are in memory together."""
+        parsed = _decode(texts)
+        found: list[Instance | None] = [None] * len(parsed)
+        by_size: dict[tuple[int, int], list[int]] = {}
+        for n, size_hw in enumerate(size_of):
+            by_size.setdefault(size_hw, []).append(n)
+        for size_hw, numbers in by_size.items():
+            chosen = {n: a for n in numbers if (a := parsed[n]) and self._is_plain(a)}
+            for n, instance in zip(chosen, self._of_size(list(chosen.values()), size_hw), strict=True):
+                found[n] = instance
+        return found
 
     def _is_plain(self, annotation: _Annotation) -> bool:
         is_usual = annotation.iscrowd in (0, 1) and 0 <= annotation.score <= 1
         return is_usual and annotation.category_id in self._names
-
-    def _by_size(self, texts: Sequence[Sequence[bytes]]) -> dict[tuple[int, int], list[int]]:
-        """The numbers of the annotations of images of each size."""
-        found: dict[tuple[int, int], list[int]] = {}
-        number = 0
-        for sample, own in zip(self.bare, texts, strict=True):
-            found.setdefault(sample.size_hw, []).extend(range(number, number + len(own)))
-            number += len(own)
-        return found
 
     @cached_property
     def _names(self) -> dict[int, str]:
@@ -176,6 +181,18 @@ class CocoChunk:
                 continue
             label = self._names[annotation.category_id]
             yield Instance(label, mask, box_xyxy, annotation.score, is_crowd=annotation.iscrowd == 1)
+
+
+def _pieces(texts: Sequence[bytes]) -> Iterator[tuple[int, int]]:
+    """Ranges of texts that are decoded together: a number of two characters takes 32 bytes."""
+    start, size = 0, 0
+    for n, text in enumerate(texts):
+        size += len(text)
+        if size > _PIECE:
+            yield start, n + 1
+            start, size = n + 1, 0
+    if start < len(texts):
+        yield start, len(texts)
 
 
 def _decode(texts: Sequence[bytes]) -> list[_Annotation | None]:

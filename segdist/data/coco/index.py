@@ -24,7 +24,7 @@ from segdist.data.garbage import search_paused
 from segdist.data.text_files import text_of
 from segdist.errors import DataError
 from segdist.records import Finding
-from segdist.text import NotTextError
+from segdist.text import NotTextError, short
 
 BATCH = 4096
 """Elements parsed together."""
@@ -268,7 +268,7 @@ class _Heads:
         """One annotation that is not plain: other values beside it, numbers like NaN, or no object at all."""
         *strange, found = parse(self._uri, text) or [None]
         for value in [*strange, *([] if isinstance(found, dict) else [found])]:
-            message = f"an annotation must be an object, but is {value!r:.80}"
+            message = f"an annotation must be an object, but is {short(value)}"
             self._report(finding("annotation-malformed", message, file=self._uri))
         if not isinstance(found, dict):
             return None
@@ -336,7 +336,7 @@ def image_entries(uri: str, entries: Iterable[Any], report: Callable[[Finding], 
         name = image.get("file_name") if is_object else None
         key = key_of(image.get("id")) if is_object else None
         if not isinstance(name, str) or not name.strip() or key is None:
-            message = f"an image needs `id` and `file_name`, but is {image!r:.80}"
+            message = f"an image needs `id` and `file_name`, but is {short(image)}"
             report(finding("image-malformed", message, file=uri, image=str(name or "")))
         elif key in found:
             message = f"image id {key} is also that of {found[key].file_name}"
@@ -357,7 +357,7 @@ def category_entries(uri: str, entries: Iterable[Any], report: Callable[[Finding
         if isinstance(entry, dict):
             found.append(entry)
         else:
-            message = f"a category must be an object with `id` and `name`, but is {entry!r:.60}"
+            message = f"a category must be an object with `id` and `name`, but is {short(entry)}"
             report(finding("category-malformed", message, file=uri))
     return found
 

@@ -1,6 +1,7 @@
 """COCO categories and annotations as labels and instances; formats that borrow COCO's fields use it too."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from segdist.data.geometry import (
     polygons_cross,
 )
 from segdist.records import Finding, Instance, Rle, Severity
+from segdist.text import short
 
 Noted = tuple[str, Severity, str]
 """Code, severity and message of a finding."""
@@ -51,22 +53,25 @@ class Categories:
             The same as `names`.
         """
         found = self._names[uri] = {}
+        labels: set[str] = set()
+        groups = Counter(_group(category.get("supercategory")) for category in categories)
         for category in categories:
             key, name = str(key_of(category.get("id"))), str("" if (own := category.get("name")) is None else own)
-            if is_placeholder(category, categories, used):
+            if _is_placeholder(category, groups) and key not in used:
                 continue
             if key == "None":
-                self._find(uri, "category-malformed", Severity.ERROR, f"a category needs an `id`: {category!r:.60}")
+                self._find(uri, "category-malformed", Severity.ERROR, f"a category needs an `id`: {short(category)}")
                 continue
             if key in found:
                 self._find(uri, "category-id-duplicate", Severity.ERROR, f"category id {key} stands twice")
             spelled = self._class_names(name, uri)
-            if spelled in found.values() and key not in found:
+            if spelled in labels and key not in found:
                 message = f"two categories are called `{spelled}`; they are read as one class"
                 self._find(uri, "category-name-duplicate", Severity.REPAIRED, message)
             else:
                 self._check_id(uri, spelled, key)
             found[key] = spelled
+            labels.add(spelled)
         return found
 
     def _check_id(self, uri: str, name: str, key: str) -> None:
@@ -79,14 +84,18 @@ class Categories:
         self._report(finding(code, message, file=uri, severity=severity))
 
 
-def is_placeholder(category: Mapping[str, Any], categories: Sequence[dict[str, Any]], used: Collection[str]) -> bool:
-    """Whether a category only groups others: it is the supercategory of another one, and nothing is annotated with it.
+def _is_placeholder(category: Mapping[str, Any], groups: Counter[str]) -> bool:
+    """Whether a category only groups others: it is the supercategory of another one, whose name it bears.
 
     Roboflow puts such a category at id 0, sometimes under the name of a real class.
     """
-    others = [c for c in categories if c is not category]
-    groups = any(c.get("supercategory") == category.get("name") for c in others)
-    return groups and str(key_of(category.get("id"))) not in used
+    name = _group(category.get("name"))
+    return groups[name] > (_group(category.get("supercategory")) == name)
+
+
+def _group(value: Any) -> str:
+    """A name by which categories are grouped; "" of something else is that of no other."""
+    return value if isinstance(value, str) else f"\0{type(value).__name__}"
 
 
 def instance_of(
@@ -168,7 +177,7 @@ def _score(annotation: Mapping[str, Any], repairs: list[str]) -> float:
         score = -1.0
     if 0 <= score <= 1:
         return score
-    repairs.append(f"score {written!r:.40} is no number in 0..1 and was read as 1")
+    repairs.append(f"score {short(written)} is no number in 0..1 and was read as 1")
     return 1.0
 
 

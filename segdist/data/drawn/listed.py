@@ -4,6 +4,7 @@ A tool's own module says what its files hold (`DrawnImage`); what images they me
 the same for all of them and stands here.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -14,7 +15,7 @@ from segdist.data.codes import finding
 from segdist.data.collected import Collected, MissingMasks
 from segdist.data.drawn.shapes import Part, ShapeOptions, joined
 from segdist.data.foreign_paths import KnownFiles, Match
-from segdist.data.geometry import Problem
+from segdist.data.geometry import Problem, stated_size
 from segdist.data.listing import SPLITS, FolderFormat, Listing, Report, source_stem, split_of, upright_size_hw
 from segdist.data.looks import report_unread
 from segdist.errors import DataError
@@ -165,7 +166,7 @@ class _Reader:
         actual = upright_size_hw(self._files.uri(name), image_id=name, report=self._report)
         if actual is None or image.size_hw is None:
             return actual
-        stated = _whole(image.size_hw)
+        stated = stated_size(*image.size_hw, most=math.inf)
         if stated is None:
             message = f"height and width must be whole numbers above 0, but are {image.size_hw}; taken from the image"
             self._report(finding("image-size-invalid", message, file=file, image=name, severity=Severity.REPAIRED))
@@ -204,11 +205,3 @@ class DrawnOptions(ShapeOptions):
     path: str
     """The annotation file, or a folder with such files and images at any depth; folders called train, valid and test
     are splits."""
-
-
-def _whole(size_hw: tuple[Any, Any]) -> Size | None:
-    try:
-        height, width = (float(v) for v in size_hw)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return (int(height), int(width)) if height.is_integer() and width.is_integer() and min(height, width) > 0 else None

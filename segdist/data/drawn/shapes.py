@@ -17,6 +17,11 @@ Part = tuple[Rle | None, Box]
 _FURTHEST = 30_000
 """OpenCV computes with sixteen bits before the point; what lies further out is drawn up to here."""
 
+_ENDLESS = 1e9
+"""Pixels: what is larger or further away is as if it were so."""
+_AT_ONCE = 1 << 22
+"""Pixels that are computed together."""
+
 
 class ShapeOptions(Strict):
     """What shapes mean that are no outline of an object."""
@@ -92,15 +97,21 @@ def circle(centre_xy: Point, radius: float, *, size_hw: tuple[int, int]) -> Rle:
 
 def ellipse(centre_xy: Point, radii_xy: Point, degrees: float = 0.0, *, size_hw: tuple[int, int]) -> Rle:
     """The pixels whose centres lie within an ellipse that is turned clockwise by some degrees."""
-    if min(radii_xy) <= 0:
-        return masks.empty(size_hw)
+    (x, y), (rx, ry) = (tuple(min(max(v, -_ENDLESS), _ENDLESS) for v in pair) for pair in (centre_xy, radii_xy))
     sine, cosine = np.sin(np.radians(degrees)), np.cos(np.radians(degrees))
-    ys, xs = np.ogrid[: size_hw[0], : size_hw[1]]
-    right, down = xs + 0.5 - centre_xy[0], ys + 0.5 - centre_xy[1]
-    along_HW, across_HW = right * cosine + down * sine, down * cosine - right * sine
-    return masks.encode(
-        (along_HW * radii_xy[1]) ** 2 + (across_HW * radii_xy[0]) ** 2 <= (radii_xy[0] * radii_xy[1]) ** 2
-    )
+    reach_x, reach_y = np.hypot(rx * cosine, ry * sine) + 1, np.hypot(rx * sine, ry * cosine) + 1
+    left, right = (int(min(max(v, 0), size_hw[1])) for v in (x - reach_x, x + reach_x + 1))
+    top, bottom = (int(min(max(v, 0), size_hw[0])) for v in (y - reach_y, y + reach_y + 1))
+    if min(rx, ry) <= 0 or left >= right or top >= bottom:
+        return masks.empty(size_hw)
+    parts, step = [], max(_AT_ONCE // (bottom - top), 1)
+    for start in range(left, right, step):  # some columns at a time: a file may say that its image is very large
+        ys, xs = np.ogrid[top:bottom, start : min(start + step, right)]
+        rightward, down = xs + 0.5 - x, ys + 0.5 - y
+        along_HW, across_HW = rightward * cosine + down * sine, down * cosine - rightward * sine
+        inside_HW = (along_HW * ry) ** 2 + (across_HW * rx) ** 2 <= (rx * ry) ** 2
+        parts.append(masks.place(inside_HW, (top, start), size_hw))
+    return masks.union(parts, size_hw=size_hw)
 
 
 def drawn_line(points: list[Point], size_hw: tuple[int, int], options: ShapeOptions) -> Part:
@@ -121,11 +132,17 @@ def line(points_xy: list[Point], width: float, *, size_hw: tuple[int, int]) -> R
     """
     radius = max(width - 1, 0.0) / 2
     margin = int(np.ceil(radius)) + 1
-    canvas_HW = np.ones((size_hw[0] + 2 * margin, size_hw[1] + 2 * margin), np.uint8)
-    corners = np.clip(np.floor(np.array(points_xy, np.float64)) + margin, -_FURTHEST, _FURTHEST).astype(np.int32)
-    cv2.polylines(canvas_HW, [corners.reshape(-1, 1, 2)], isClosed=False, color=0, thickness=1)
+    corners = np.clip(np.floor(np.array(points_xy, np.float64)), -_FURTHEST, _FURTHEST).astype(np.int32)
+    (left, top), (right, bottom) = (corners.min(axis=0) - margin).tolist(), (corners.max(axis=0) + margin + 1).tolist()
+    left, top = max(left, -margin), max(top, -margin)
+    right, bottom = min(right, size_hw[1] + margin), min(bottom, size_hw[0] + margin)
+    if min(right, size_hw[1]) <= max(left, 0) or min(bottom, size_hw[0]) <= max(top, 0):
+        return masks.empty(size_hw)
+    canvas_HW = np.ones((bottom - top, right - left), np.uint8)  # around the line alone
+    cv2.polylines(canvas_HW, [(corners - (left, top)).reshape(-1, 1, 2)], isClosed=False, color=0, thickness=1)
     distance_HW = cv2.distanceTransform(canvas_HW, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return masks.encode((distance_HW <= radius)[margin:-margin, margin:-margin])
+    own = slice(max(-top, 0), size_hw[0] - top), slice(max(-left, 0), size_hw[1] - left)
+    return masks.place((distance_HW <= radius)[own], (max(top, 0), max(left, 0)), size_hw)
 
 
 def without_area(kind: str) -> Problem:

@@ -1,10 +1,13 @@
 """What the columns of a table of images mean: class names of the features, and objects in either layout."""
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
+
+from segdist.bounded_json import load_json
+from segdist.errors import DataError
+from segdist.text import short
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "id": ("id", "ids", "bbox_id", "annotation_id"),
@@ -25,8 +28,8 @@ def class_names(schema: pa.Schema, objects: str) -> tuple[str, ...]:
     """The names of the class label in `objects`, from the features that `datasets` writes into the schema."""
     text = (schema.metadata or {}).get(b"huggingface", b"{}")
     try:
-        features = json.loads(text).get("info", {}).get("features", {})
-    except (ValueError, AttributeError):
+        features = load_json(text, "features").get("info", {}).get("features", {})
+    except (DataError, AttributeError):
         return ()
     return tuple(names_in(features.get(objects)))
 
@@ -66,7 +69,7 @@ def annotations(objects: Any) -> Iterator[dict[str, Any]]:
     if isinstance(objects, dict):
         objects = list(_transposed(objects))
     if not isinstance(objects, list) or not all(isinstance(one, dict) for one in objects):
-        raise Malformed(f"`objects` must be a list of objects or an object of lists, but is {objects!r:.60}")
+        raise Malformed(f"`objects` must be a list of objects or an object of lists, but is {short(objects)}")
     for one in objects:
         yield {field: value for field, names in FIELDS.items() if (value := _first(one, names)) is not None}
 

@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
 
 from segdist import storage
+from segdist.bounded_json import read_json
 from segdist.bounded_yaml import load_yaml
 from segdist.data.class_names import ClassNames
 from segdist.data.coco.frames import BoxFrames
@@ -13,6 +14,7 @@ from segdist.data.coco.instances import instance_of
 from segdist.data.codes import finding
 from segdist.data.collected import Collected, MissingMasks
 from segdist.data.foreign_paths import known_images
+from segdist.data.geometry import Problem, stated_size
 from segdist.data.images import header_of
 from segdist.data.listing import (
     SPLITS,
@@ -148,7 +150,7 @@ class _Table:
             message = f"row {number} has no image: {what}; export the images with the table"
             self._report(finding("image-missing", message, file=self._uri, image=image_id))
             return None
-        size_hw = _stated_size(row) or self._size_hw(content, uri, image_id)
+        size_hw = self._size_hw(row, content, uri, image_id)
         if size_hw is None:
             return None
         collected = self._collected(row, image_id, size_hw)
@@ -178,7 +180,16 @@ class _Table:
         )
         return self._files.uri(found) if found else ""
 
-    def _size_hw(self, content: bytes | None, uri: str, image_id: str) -> tuple[int, int] | None:
+    def _size_hw(
+        self, row: Mapping[str, Any], content: bytes | None, uri: str, image_id: str
+    ) -> tuple[int, int] | None:
+        """The annotated frame: as stated in the row, or else the image's own size."""
+        try:
+            if stated := stated_size(row.get("height"), row.get("width")):
+                return stated
+        except Problem as problem:
+            self._report(finding(problem.code, problem.message, file=self._uri, image=image_id))
+            return None
         if content is None:
             return upright_size_hw(uri, image_id=image_id, report=self._report)
         try:
@@ -223,12 +234,6 @@ class _Table:
         return {**annotation, "bbox": [x1, y1, x2 - x1, y2 - y1]}
 
 
-def _stated_size(row: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Height and width in the row's own columns: the frame that was annotated; None where they say nothing."""
-    height, width = row.get("height"), row.get("width")
-    return (height, width) if type(height) is int and type(width) is int and min(height, width) > 0 else None
-
-
 def _tables(files: Listing) -> list[str]:
     """The data files; of a saved data set those that its state names, because caches lie beside them."""
     stated: dict[str, set[str]] = {}
@@ -245,7 +250,7 @@ def _folder(name: str) -> str:
 
 
 def _json(files: Listing, name: str) -> dict[str, Any]:
-    content = storage.read_json(files.uri(name))
+    content = read_json(files.uri(name))
     return content if isinstance(content, dict) else {}
 
 

@@ -15,6 +15,7 @@ from segdist.data.collected import Collected, MissingMasks
 from segdist.data.drawn.listed import Shape, gather
 from segdist.data.drawn.shapes import ShapeOptions
 from segdist.data.foreign_paths import known_images
+from segdist.data.geometry import Problem, stated_size
 from segdist.data.images import header_of
 from segdist.data.listing import (
     FolderFormat,
@@ -31,7 +32,7 @@ from segdist.errors import DataError
 from segdist.formats.labelme.shapes import part_of
 from segdist.records import Instance, Sample
 from segdist.spec import Strict
-from segdist.text import guess_text
+from segdist.text import guess_text, short
 
 _BACKGROUND = ("__ignore__", "_background_")
 """Labels that LabelMe's own converters leave out."""
@@ -137,9 +138,13 @@ class _File:
         self, content: Mapping[str, Any], uri: str, image_id: str, embedded: bytes | None
     ) -> tuple[int, int] | None:
         """The annotated frame: as stated, or else the image's own size."""
-        height, width = content.get("imageHeight"), content.get("imageWidth")
-        if type(height) is int and type(width) is int and min(height, width) > 0:
-            return height, width
+        try:
+            stated = stated_size(content.get("imageHeight"), content.get("imageWidth"))
+        except Problem as problem:
+            self._report(finding(problem.code, problem.message, file=self._uri, image=image_id))
+            return None
+        if stated:
+            return stated
         if embedded is None:
             return upright_size_hw(uri, image_id=image_id, report=self._report)
         try:
@@ -157,7 +162,7 @@ class _File:
         for number, shape in enumerate(shapes, 1):
             name = f"shape {number}"
             if not isinstance(shape, dict):
-                collected.note("annotation-malformed", f"a shape must be an object, but is {shape!r:.40}", name)
+                collected.note("annotation-malformed", f"a shape must be an object, but is {short(shape)}", name)
                 continue
             label = shape["label"] if isinstance(shape.get("label"), str) else ""
             if label in _BACKGROUND:

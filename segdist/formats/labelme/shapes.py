@@ -20,9 +20,11 @@ from segdist.data.drawn.shapes import (
     without_area,
 )
 from segdist.data.geometry import Point, Problem, numbers
+from segdist.data.images import header_of
 from segdist.data.label_maps import decode_values
 from segdist.errors import DataError
 from segdist.records import Rle, Severity
+from segdist.text import short
 
 _KNOWN = "polygon, rectangle, circle, line, mask"
 
@@ -54,7 +56,7 @@ def part_of(shape: Mapping[str, Any], options: ShapeOptions, size_hw: tuple[int,
 
 def _points(values: Any, repairs: list[str]) -> list[Point]:
     if not isinstance(values, list):
-        raise Problem("number-invalid", Severity.ERROR, f"`points` must be a list of [x, y], but is {values!r:.40}")
+        raise Problem("number-invalid", Severity.ERROR, f"`points` must be a list of [x, y], but is {short(values)}")
     found = [numbers(point, "a point", repairs) for point in values]
     if any(len(point) != 2 for point in found):
         raise Problem("polygon-odd-length", Severity.ERROR, "every point must be [x, y]")
@@ -64,16 +66,18 @@ def _points(values: Any, repairs: list[str]) -> list[Point]:
 def _pasted(encoded: Any, corner_xy: Point, size_hw: tuple[int, int], repairs: list[str]) -> Rle:
     """A mask that is stored as a PNG of its own box, put where it belongs."""
     try:
-        values_HW = decode_values(base64.b64decode(encoded, validate=True), name="`mask`").values_HW
+        content = base64.b64decode(encoded, validate=True)
+        if any(own > side for own, side in zip(header_of(content).size_hw, size_hw, strict=True)):
+            raise ValueError(f"it must not be larger than its image, but is {header_of(content).size_hw}")
+        values_HW = decode_values(content, name="`mask`").values_HW
     except (TypeError, ValueError, DataError, binascii.Error) as error:
         message = f"`mask` must be a PNG in base64: {error}; save the annotation again"
         raise Problem("mask-unreadable", Severity.ERROR, message) from None
     x, y = (round(v) for v in corner_xy)
     height, width = values_HW.shape
-    canvas_HW = np.zeros(size_hw, np.bool_)
     top, left, bottom, right = max(y, 0), max(x, 0), min(y + height, size_hw[0]), min(x + width, size_hw[1])
-    if bottom > top and right > left:
-        canvas_HW[top:bottom, left:right] = values_HW[top - y : bottom - y, left - x : right - x] > 0
     if (bottom - top, right - left) != (height, width):
         repairs.append("the mask reaches outside the image and was cut at its border")
-    return masks.encode(canvas_HW)
+    if bottom <= top or right <= left:
+        return masks.empty(size_hw)
+    return masks.place(values_HW[top - y : bottom - y, left - x : right - x] > 0, (top, left), size_hw)

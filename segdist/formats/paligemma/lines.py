@@ -11,7 +11,7 @@ from segdist.data.foreign_paths import known_images
 from segdist.data.listing import SPLITS, Listing, Report, split_of
 from segdist.data.text_files import read_text
 from segdist.errors import DataError
-from segdist.text import NotTextError, json_lines
+from segdist.text import NotTextError, json_lines, short
 
 TASKS = ("detect", "segment")
 CODEC = "mask_codec"
@@ -62,7 +62,7 @@ def rows(files: Listing, name: str, report: Report) -> Iterator[Row]:
 
 def _text(content: Mapping[str, Any], key: str) -> str:
     if not isinstance(content[key], str):
-        raise TypeError(f"`{key}` is {content[key]!r:.40}")
+        raise TypeError(f"`{key}` is {short(content[key])}")
     return str(content[key])
 
 

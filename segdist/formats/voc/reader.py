@@ -10,7 +10,7 @@ from segdist.data.coco.instances import Noted
 from segdist.data.codes import finding
 from segdist.data.collected import Collected, MissingMasks
 from segdist.data.foreign_paths import KnownFiles
-from segdist.data.geometry import Problem, box_from_xyxy, mask_from_segmentation
+from segdist.data.geometry import Problem, box_from_xyxy, mask_from_segmentation, stated_size
 from segdist.data.image_formats import IMAGE_SUFFIXES
 from segdist.data.listing import (
     SPLITS,
@@ -188,7 +188,11 @@ class _Reader:
             self._report(finding("box-off-by-one", message, file=self._files.root))
 
     def _size_hw(self, image: str, name: str, content: XmlFile | None) -> tuple[int, int] | None:
-        stated = _whole(content.size_hw) if content else None
+        try:
+            stated = stated_size(*content.size_hw) if content else None
+        except Problem as problem:
+            self._report(finding(problem.code, problem.message, file=self._files.uri(name), image=image))
+            return None
         if stated is None:
             if content:
                 message = f"`size` must be whole numbers above 0, but is {content.size_hw}; taken from the image"
@@ -246,11 +250,6 @@ def _number(text: Any) -> float:
         return float(text)
     except (TypeError, ValueError):
         return math.nan
-
-
-def _whole(size_hw: tuple[str | None, str | None]) -> tuple[int, int] | None:
-    height, width = map(_number, size_hw)
-    return (int(height), int(width)) if height.is_integer() and width.is_integer() and min(height, width) > 0 else None
 
 
 def _is_beside(photo: str, name: str) -> bool:

@@ -12,7 +12,7 @@ from segdist.data.listing import SPLITS, Listing, Report, split_of
 from segdist.data.text_files import read_text, text_of
 from segdist.errors import DataError
 from segdist.records import Severity
-from segdist.text import NotTextError, lines
+from segdist.text import NotTextError, lines, short
 
 _KEYS = ("train", "val", "test")
 _NOTHING = ("", "~", "null", "Null", "NULL")
@@ -78,7 +78,7 @@ def _names(content: Mapping[str, Any], place: str) -> dict[Any, Any]:
     found = names if isinstance(names, dict) else dict(enumerate(names)) if isinstance(names, list) else {"": names}
     if "" in found or not all(isinstance(name, str) for name in found.values()):
         raise DataError(
-            f"`names` of data.yaml below {place} must be a list of names, or names by number: {names!r:.60}"
+            f"`names` of data.yaml below {place} must be a list of names, or names by number: {short(names)}"
         )
     return found
 
