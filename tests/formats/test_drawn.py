@@ -458,6 +458,20 @@ def test_an_annotation_file_may_be_named_itself_and_images_are_found_by_their_en
     assert (samples, [f.code for f in findings]) == ([], ["image-missing", "image-unlisted"])
 
 
+def test_one_image_is_never_taken_for_two_that_end_alike(tmp_path: Path) -> None:
+    photo(tmp_path / "0001.png")
+    shape = '<polygon label="crack" points="5,5;25,5;25,15;5,15"/>'
+    image = f'<image name="{{}}/0001.png" width="{W}" height="{H}">{shape}</image>'
+    text = "".join(image.format(camera) for camera in ("cam1", "cam2"))
+    (tmp_path / "annotations.xml").write_text(f"<annotations>{text}</annotations>")
+    samples, findings = read("cvat", tmp_path)
+    assert samples == []
+    assert [f.code for f in findings] == ["image-missing", "image-missing", "image-unlisted"]
+    photo(tmp_path / "cam2" / "0001.png")
+    samples, _ = read("cvat", tmp_path)
+    assert [s.image_id for s in samples] == ["cam2/0001.png"]
+
+
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "buildings"
 
 

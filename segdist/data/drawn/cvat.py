@@ -26,13 +26,12 @@ from segdist.records import Rle, Severity
 _KNOWN = "polygon, mask, box, ellipse, polyline"
 
 
-def images_of(root: Any, options: ShapeOptions, *, key: str = "") -> Iterator[DrawnImage]:
+def images_of(root: Any, options: ShapeOptions) -> Iterator[DrawnImage]:
     """The images of a file.
 
     Args:
         root: its root element.
         options: what shapes mean.
-        key: name of the attribute that becomes the `key` of a shape.
 
     Raises:
         ValueError: it is of another kind.
@@ -47,19 +46,17 @@ def images_of(root: Any, options: ShapeOptions, *, key: str = "") -> Iterator[Dr
     for image in images:
         name, subset = image.attrib.get("name", ""), image.attrib.get("subset", "")
         size_hw = image.attrib.get("height"), image.attrib.get("width")
-        shapes = (_shape(n, element, options, key) for n, element in enumerate(image, 1))
+        shapes = (_shape(n, element, options) for n, element in enumerate(image, 1))
         yield DrawnImage((f"{subset}/{name}", name) if subset else (name,), tuple(shapes), size_hw, subset)
 
 
-def _shape(number: int, element: Any, options: ShapeOptions, key: str) -> Shape:
-    found = [a.text or "" for a in element.iter("attribute") if key and a.attrib.get("name") == key]
+def _shape(number: int, element: Any, options: ShapeOptions) -> Shape:
     group = element.attrib.get("group_id")
     return Shape(
         label=element.attrib.get("label", ""),
         name=f"{element.tag} {number}",
         part=partial(_part, element, options),
         group=None if group in (None, "", "0") else group,
-        key=found[0].strip() if found else "",
     )
 
 

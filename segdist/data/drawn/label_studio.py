@@ -109,7 +109,7 @@ def _shape(number: int, region: dict[str, Any], options: ShapeOptions) -> Shape:
         kind = "rectangle" if "width" in value else "ellipse" if "radiusX" in value else kind
         kind = "polygon" if "points" in value else "brush" if "rle" in value else kind
     name = f"{kind or 'region'} {number}"
-    return Shape(_label(region), name, partial(_part, region, kind, options), key=str(region.get("id", "")))
+    return Shape(_label(region), name, partial(_part, region, kind, options))
 
 
 def _part(region: Mapping[str, Any], kind: str, options: ShapeOptions, size_hw: Size, repairs: list[str]) -> Part:

@@ -14,7 +14,7 @@ from segdist.data.class_names import ClassNames
 from segdist.data.codes import finding
 from segdist.data.collected import Collected, MissingMasks
 from segdist.data.drawn.shapes import Part, ShapeOptions, joined
-from segdist.data.foreign_paths import KnownFiles, Match
+from segdist.data.foreign_paths import Match, known_images
 from segdist.data.geometry import Problem, stated_size
 from segdist.data.listing import SPLITS, FolderFormat, Listing, Report, source_stem, split_of, upright_size_hw
 from segdist.data.looks import report_unread
@@ -34,14 +34,12 @@ class Shape:
         name: what messages call it.
         part: what it covers in an image of a size, and what was repaired; raises `Problem`.
         group: shapes of one image, label and group are parts of one instance; None where it stands alone.
-        key: what a tool remembers of an object that it was given; "" where it does not.
     """
 
     label: str
     name: str
     part: Callable[[Size, list[str]], Part]
     group: object = None
-    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,15 +116,14 @@ class _Reader:
 
     def __init__(self, files: Listing, options: Any, report: Report) -> None:
         self._files, self._options, self._report = files, options, report
-        self._known = KnownFiles(files.images)
+        self._known = known_images(files)
         self._names, self._missing = ClassNames(report), MissingMasks(report)
         self._used: dict[str, str] = {}
 
     def samples(self, place: str, images: Sequence[DrawnImage]) -> Iterator[Sample]:
         """The images of one file."""
         uri = self._files.uri(place)
-        for image in images:
-            match = self._match(image, place)
+        for image, match in zip(images, self._matches(images, place), strict=True):
             if not match.name:
                 rivals = f": it may be {' or '.join(match.rivals[:3])}" if match.rivals else ""
                 message = f"there is no image `{image.name:.200}` below {self._files.root}{rivals}; put it there"
@@ -145,11 +142,24 @@ class _Reader:
             message = f"{len(left)} image(s) are in no annotation file and were not read: {', '.join(left[:4])}"
             self._report(finding("image-unlisted", message, file=self._files.root))
 
-    def _match(self, image: DrawnImage, place: str) -> Match:
+    def _matches(self, images: Sequence[DrawnImage], place: str) -> list[Match]:
+        """The file that each image means, never one file for images that are written with different paths."""
         folder = str(PurePosixPath(place).parent)
-        split, near = SPLITS.get(image.split.lower()) or split_of(place) or "", "" if folder == "." else folder
-        found = [self._known.match(name, split=split, near=near) for name in image.names if name]
-        return next((one for one in found if one.name), found[0] if found else Match())
+        near = "" if folder == "." else folder
+        splits = [SPLITS.get(image.split.lower()) or split_of(place) or "" for image in images]
+        written = [self._likeliest(image, split, near) for image, split in zip(images, splits, strict=True)]
+        found = {
+            split: self._known.match_all(
+                [w for w, s in zip(written, splits, strict=True) if s == split], split=split, near=near
+            )
+            for split in set(splits)
+        }
+        return [found[split][name] for name, split in zip(written, splits, strict=True)]
+
+    def _likeliest(self, image: DrawnImage, split: str, near: str) -> str:
+        """The first of the names of an image that a file has; the first where none has."""
+        names = (name for name in image.names if self._known.match(name, split=split, near=near).name)
+        return next(names, image.name)
 
     def _sample(self, name: str, image: DrawnImage, place: str) -> Sample | None:
         uri = self._files.uri(name)

@@ -7,7 +7,7 @@ from typing import Any
 
 from segdist.bounded_yaml import load_written, yaml_bytes
 from segdist.data.codes import finding
-from segdist.data.foreign_paths import KnownFiles
+from segdist.data.foreign_paths import known_images
 from segdist.data.listing import SPLITS, Listing, Report, split_of
 from segdist.data.text_files import read_text, text_of
 from segdist.errors import DataError
@@ -157,7 +157,7 @@ def _joined(folder: str, root: str, entry: str) -> str:
 
 def _listed(files: Listing, name: str, key: str, report: Report) -> list[str]:
     """The images that a text file lists, one a line; paths of other machines mean what they end in."""
-    known, folder = KnownFiles(files.images), str(PurePosixPath(name).parent)
+    known, folder = known_images(files), str(PurePosixPath(name).parent)
     found = []
     for line in _lines(files, name, report):
         own = _joined(folder, "", _slashes(line))
