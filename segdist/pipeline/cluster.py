@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from segdist.errors import BackendError
-from segdist.pipeline.own_cluster import environment, private_session
+from segdist.pipeline.own_cluster import environment, listen_on_loopback, private_session
 
 # Read by Ray when it is imported or when a session starts.
 _SETTINGS = {
@@ -31,7 +31,7 @@ _STARTS = 3
 """Attempts to start a cluster on this machine: Ray's raylet ends itself where its agents, which import much, are not up
 within 15 seconds, and no setting says otherwise; beside other work they can need more."""
 _PREEMPTION = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
-_HOOK = "segdist.pipeline.cluster.know_own_cluster"
+_HOOK = "segdist.pipeline.cluster.begin_in_own_cluster"
 _STORAGE_KEYS = {
     "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN",
     "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL",
@@ -201,6 +201,12 @@ def _no_start(reason: str) -> str:
         f"The load average is {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores. Try again when less else runs here, "
         "or set RAY_ADDRESS to a cluster."
     )
+
+
+def begin_in_own_cluster() -> None:
+    """Runs first in every worker process of a cluster that we started."""
+    listen_on_loopback()
+    know_own_cluster()
 
 
 def know_own_cluster() -> None:

@@ -52,6 +52,17 @@ def private_session() -> Iterator[Path]:
             yield folder / "r"  # Ray opens this one to all users; nobody passes the private one above it
 
 
+def listen_on_loopback() -> None:
+    """Have Ray Serve bind the port of a replica in this process to loopback; it binds to all addresses, unasked.
+
+    To be called before Ray Serve is imported.
+    """
+    from ray._common import tls_utils
+
+    bind = tls_utils.add_port_to_grpc_server
+    tls_utils.add_port_to_grpc_server = lambda server, place: bind(server, place.replace("[::]:", "127.0.0.1:"))
+
+
 @contextmanager
 def environment(values: Mapping[str, str]) -> Iterator[None]:
     """Set variables for a while; Ray, which remembers how it authenticates, is made to look again."""

@@ -101,16 +101,17 @@ def _methods() -> list[str]:
     """Every method of every service of Ray: those that its programs name, and those that Python knows."""
     import ray
     from ray.core import generated
+    from ray.serve import generated as served
 
     found: set[str] = set()
     for program in ("gcs/gcs_server", "raylet/raylet"):
         binary = Path(ray.__file__).parent.joinpath("core/src/ray", program).read_bytes()
         found |= {name.decode() for name in re.findall(rb"\0(/(?:ray|grpc|opentelemetry)[.]\w[.\w]*/\w+)\0", binary)}
-    for module in pkgutil.iter_modules(generated.__path__):
-        if module.name.endswith("_pb2"):
-            file = importlib.import_module(f"{generated.__name__}.{module.name}").DESCRIPTOR
-            for service in file.services_by_name.values():
-                found |= {f"/{service.full_name}/{method.name}" for method in service.methods}
+    for home in (generated, served):
+        for module in pkgutil.iter_modules(home.__path__, f"{home.__name__}."):
+            if module.name.endswith("_pb2"):
+                services = importlib.import_module(module.name).DESCRIPTOR.services_by_name.values()
+                found |= {f"/{one.full_name}/{method.name}" for one in services for method in one.methods}
     return sorted(found - _UNASKED)
 
 
