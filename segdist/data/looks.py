@@ -44,6 +44,8 @@ _BY_SUFFIX = {
     ".hdf5": "HDF5",
     ".shp": "Shapefile",
     ".ndjson": "JSON lines",
+    ".parquet": "a Parquet table",
+    ".arrow": "an Arrow table",
 }
 _OF_OBJECT: tuple[tuple[str, Mapping[str, str]], ...] = (
     ("labelme", {"shapes": "["}),

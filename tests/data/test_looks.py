@@ -48,6 +48,7 @@ STRANGERS: dict[str, tuple[str, str]] = {
     "gt.mat": ("x", "MATLAB"),
     "0.npy": ("x", "NumPy"),
     "lines.jsonl": ('{"image": "0.jpg", "objects": []}\n', "JSON lines"),
+    "boxes.parquet": ("x", "Parquet"),
     "export.ndjson": ("{}", "JSON lines"),
 }
 HARMLESS = {
@@ -232,3 +233,15 @@ def test_an_outline_of_a_large_text_is_that_of_a_small_one() -> None:
     found = outline(json.dumps(content).encode())
     assert found.keys == {"info": "{", "images": "[", "annotations": "[", "categories": "["}
     assert found.is_whole
+
+
+def test_large_files_are_looked_at_through_a_window(tmp_path: Path) -> None:
+    photos(tmp_path)
+    for name, end in (("whole.json", "]}"), ("cut.json", ""), ("odd.json", "]}}")):
+        (tmp_path / name).write_text('{"imageData": "' + "A" * (1 << 24) + '", "shapes": [{"a": 1}' + end)
+    looks = looks_of(Listing(str(tmp_path)))
+    assert {name: looks[name] for name in ("whole.json", "cut.json", "odd.json")} == {
+        "whole.json": "labelme",
+        "cut.json": "labelme",
+        "odd.json": "broken JSON",
+    }

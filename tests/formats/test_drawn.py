@@ -458,6 +458,21 @@ def test_an_annotation_file_may_be_named_itself_and_images_are_found_by_their_en
     assert (samples, [f.code for f in findings]) == ([], ["image-missing", "image-unlisted"])
 
 
+def test_of_several_annotation_files_the_one_that_is_named_is_read(tmp_path: Path) -> None:
+    photo(tmp_path / "a.png")
+    for name in ("1.json", "2.json"):
+        via(tmp_path, RECT, attributes={"class": name})
+        (tmp_path / "via.json").rename(tmp_path / name)
+    (sample,), findings = read("via", tmp_path / "2.json")
+    assert ([i.label for i in sample.instances], findings) == (["2.json"], [])
+    source = open_format("via", {"path": str(tmp_path / "2.json")})
+    before = source.signature()
+    photo(tmp_path / "b.png")
+    assert source.signature() != before
+    _, findings = read("via", tmp_path)
+    assert [f.code for f in findings] == ["image-name-duplicate", "image-unlisted"]
+
+
 def test_one_image_is_never_taken_for_two_that_end_alike(tmp_path: Path) -> None:
     photo(tmp_path / "0001.png")
     shape = '<polygon label="crack" points="5,5;25,5;25,15;5,15"/>'

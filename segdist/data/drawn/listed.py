@@ -20,7 +20,7 @@ from segdist.data.listing import SPLITS, FolderFormat, Listing, Report, source_s
 from segdist.data.looks import report_unread
 from segdist.errors import DataError
 from segdist.records import Sample, Severity
-from segdist.spec import Strict
+from segdist.spec import Strict, digest
 
 Size = tuple[int, int]
 
@@ -89,10 +89,12 @@ class DrawnFormat(FolderFormat):
         Raises:
             DataError: there is no such file.
         """
-        files = self.listing()
-        places = self.annotation_files(files)
+        listed = self.listing()
+        places = self.annotation_files(listed)
         if not places:
-            raise DataError(f"There is no {self.tool} file below {files.root}. `path` must name one, or its folder.")
+            raise DataError(f"There is no {self.tool} file below {listed.root}. `path` must name one, or its folder.")
+        is_named = listed.place != listed.root
+        files = Listing(listed.root) if is_named else listed
         reader = _Reader(files, self.options, report)
         for place in places:
             uri = files.uri(place)
@@ -103,12 +105,14 @@ class DrawnFormat(FolderFormat):
                 continue
             yield from reader.samples(place, images)
         reader.close()
-        report_unread(files, places, report)
+        if not is_named:
+            report_unread(files, places, report)
 
-    def listing(self) -> Listing:
-        """The files of the folder; of an annotation file named by its path, those of its folder."""
-        files = super().listing()
-        return Listing(files.root) if files.root != files.place else files
+    def signature(self) -> str:
+        """Changes with the options and with the name, size or time of any file beside."""
+        files = self.listing()
+        around = [(e.uri, e.size, e.stamp) for e in Listing(files.root).entries.values()]
+        return digest([super().signature(), around])
 
 
 class _Reader:

@@ -77,7 +77,7 @@ class Format(FolderFormat):
         for table in tables:
             yield from _Table(self, files, table, names, missing, ids, report).samples()
         missing.close()
-        report_unread(files, (), report)
+        report_unread(files, files.with_suffix(".parquet", ".arrow"), report)
 
     def licences(self) -> tuple[str, ...]:
         """The licences that the data set's card or info states; known once it has been read."""
