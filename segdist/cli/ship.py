@@ -143,7 +143,12 @@ def serve(
     max_megabytes: Annotated[float, typer.Option(min=0.001, help="Of a request.")] = 20,
     max_megapixels: Annotated[float, typer.Option(min=0.001, help="Of an image.")] = 50,
     max_megapixels_at_once: Annotated[
-        float, typer.Option(min=0.001, help="Of all images being looked at; others wait. Raise it where memory allows.")
+        float,
+        typer.Option(
+            min=0.001,
+            help="Of all images being looked at; others wait. A pixel takes some 25 bytes of memory: the default fits "
+            "4 GB with Ray and a small model; raise it where there is more.",
+        ),
     ] = 50,
     replicas: Annotated[int, typer.Option(min=1, help="Models side by side.")] = 1,
     max_batch: Annotated[int, typer.Option(min=1, help="Most images of one prediction.")] = 8,

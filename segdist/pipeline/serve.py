@@ -136,7 +136,7 @@ def serve(
             try:
                 Server(app, limits=limits, say=tell, ready=ready).run(sockets=[listening])
             finally:
-                ray_serve.shutdown()
+                ray_serve.delete(APP)  # a cluster of others keeps theirs
     say("stopped")
 
 
