@@ -37,7 +37,7 @@ _PLAIN = {
 _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _NUMBERS = _FLOATS | {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 _UNPICKLABLE = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, IndexError,
-                AttributeError, MemoryError, OverflowError, zipfile.BadZipFile)  # fmt: skip
+                AttributeError, AssertionError, MemoryError, OverflowError, zipfile.BadZipFile)  # fmt: skip
 """What torch's unpickler lets out where a file is damaged; it looks at nothing twice."""
 _PICKLES = 5
 """In a file of torch before 1.6: three of its version, the content, the names of the tensors that follow."""

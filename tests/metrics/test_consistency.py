@@ -96,3 +96,38 @@ def test_names_lead_back_to_their_metric() -> None:
     assert not lower_is_better("mask_ap")
     with pytest.raises(SpecError, match="Did you mean `dice`"):
         Evaluator(("a",), min_score=0.3, metrics=["dise"])
+
+
+def test_the_interval_is_the_bootstrap_of_numpy_and_two_images_are_enough() -> None:
+    sides = [10, 5, 0, 8, 10, 9, 3, 7]
+    found = consistency(seen(sides), {}, seed=4, resamples=500)
+    areas = np.array([(100, side**2, min(side, 10) ** 2) for side in sides], np.float64)
+    weights = np.random.default_rng(4).multinomial(8, np.full(8, 1 / 8), size=500)
+    true, guess, common = (weights @ areas).T
+    shares = common / (true + guess - common)
+    assert found.of("class")[0].interval == pytest.approx(tuple(np.percentile(shares, (2.5, 97.5))))
+    assert consistency(seen([10, 5]), {}).whole.interval is not None
+    assert found.metric == "iou"
+    assert (found.whole.of, found.whole.name) == ("all", "all")
+    assert list(found.to_json()) == ["metric", "whole", "parts"]
+    assert found.to_json()["metric"] == "iou"
+    assert found.to_json()["whole"]["spread"]["images"] == 8
+
+
+def test_the_ninetieth_percentile_is_numpys() -> None:
+    values = np.array([0.0, 0.1, 0.5, 0.9, 1.0])
+    spread = Spread.of(values)
+    assert spread is not None
+    assert spread.images == 5
+    assert spread.p90 == pytest.approx(np.percentile(values, 90))
+
+
+def test_groups_without_a_value_come_last_and_equal_ones_by_name() -> None:
+    evaluator = Evaluator(("crack",), min_score=0.3, metrics=["iou"])
+    for number, side in enumerate([10, 10, 0]):
+        truth = (instance("crack", square(10)),) if side else ()
+        sample = Sample(f"{number}", "", SIZE_HW, truth)
+        evaluator.add(sample, Prediction(sample.image_id, truth))
+    found = consistency(evaluator, {"room": ["hall", "bath", "attic"]})
+    assert [p.name for p in found.of("room")] == ["bath", "hall", "attic"]
+    assert np.isnan(found.of("room")[-1].value)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from segdist.metrics import Evaluator, difference
+from segdist.metrics import Evaluator, difference, per_image
 from segdist.metrics.difference import Difference
 from segdist.records import Prediction, Sample
 from tests.metrics.drawn import CLASSES, generated
@@ -84,3 +84,39 @@ def test_other_images_are_refused() -> None:
     samples, predictions = generated(2, images=6)
     with pytest.raises(ValueError, match="on the same images and classes"):
         difference(judged(samples, predictions), judged(samples[:5], predictions))
+
+
+def test_classes_and_images_have_the_values_of_each_model_alone(found: Difference) -> None:
+    samples, predictions = generated(2, images=30)
+    sides = judged(samples, perfect(samples)), judged(samples, predictions)
+    assert list(found.per_class) == list(CLASSES)
+    for label, values in found.per_class.items():
+        expected = [side.values()[f"iou/{label}"] for side in sides]
+        assert [np.nan if v is None else v for v in values] == pytest.approx(expected, nan_ok=True)
+    first, second = (per_image(side) for side in sides)
+    of_image = {i.image_id: (i.first, i.second) for i in found.images}
+    for sample, one, two in zip(samples, first, second, strict=True):
+        shown = [np.nan if v is None else v for v in of_image[sample.image_id]]
+        assert shown == pytest.approx([one, two], nan_ok=True)
+    content = found.to_json()
+    assert (content["metric"], content["lower_is_better"], content["winner"]) == ("iou", False, 1)
+    assert content["per_class"].keys() == set(CLASSES)
+
+
+def test_of_an_error_the_image_with_the_clearest_smaller_one_is_first() -> None:
+    samples, predictions = generated(2, images=12)
+    error = "hausdorff_95"
+    found = difference(judged(samples, perfect(samples), error), judged(samples, predictions, error), metric=error)
+    gaps = [i.second - i.first for i in found.won if i.first is not None and i.second is not None]
+    assert len(gaps) > 2
+    assert gaps == sorted(gaps, reverse=True)
+    assert [i.image_id for i in found.images[: len(found.won)]] == [i.image_id for i in found.won]
+
+
+def test_two_images_have_an_interval_and_one_has_none() -> None:
+    samples, predictions = generated(2, images=2)
+    both = difference(judged(samples, perfect(samples)), judged(samples, predictions))
+    assert both.interval is not None
+    one = difference(judged(samples[:1], perfect(samples[:1])), judged(samples[:1], predictions[:1]))
+    assert one.interval is None
+    assert one.winner == 0

@@ -1,10 +1,15 @@
 """Panoptic quality, boxes and calibration against their formulas."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from segdist import masks
 from segdist.metrics import evaluate
+from segdist.metrics.calibration import BINS, outcomes
+from segdist.metrics.objects import one_to_one
+from segdist.metrics.prompted import box_fill, prompted_iou
 from segdist.records import Prediction, Sample
 from tests.metrics.drawn import CLASSES, blob, generated, instance, shaken
 
@@ -107,3 +112,39 @@ def test_masks_of_another_size_and_unknown_images_are_errors() -> None:
     wrong = Prediction("000", (instance("crack", np.ones((3, 4), np.bool_)),))
     with pytest.raises(ValueError, match=r"\(60, 80\), but has \(3, 4\)"):
         evaluate(samples, [wrong], classes=CLASSES, min_score=0.3)
+
+
+def test_pairs_are_the_best_first_each_once_from_the_least_overlap_on() -> None:
+    overlaps = np.array([[0.5, 0.9, 0.2], [0.9, 0.9, 0.1], [0.7, 0.3, 0.5]])
+    assert one_to_one(overlaps, at_least=0.5) == [(0, 1), (1, 0), (2, 2)]
+    assert one_to_one(overlaps, at_least=0.51) == [(0, 1), (1, 0)]
+    assert one_to_one(np.ones((3, 1)), at_least=0.5) == [(0, 0)]
+    assert one_to_one(np.ones((1, 3)), at_least=0.5) == [(0, 0)]
+
+
+def test_scores_fall_into_fifteen_bins_that_end_where_the_next_begins() -> None:
+    """Guo et al. (2017): the m-th of M bins is ((m - 1) / M, m / M]; a score of 0 belongs to the first."""
+    scores = np.array([0.0, 1 / 15, 1 / 15 + 1e-9, 0.5, 14 / 15, 1.0])
+    counts = outcomes(scores, np.ones(6))[:BINS]
+    assert np.flatnonzero(counts).tolist() == [0, 1, 7, 13, 14]
+    assert counts[[0, 1, 7, 13, 14]].tolist() == [2, 1, 1, 1, 1]
+    assert outcomes(scores, np.ones(6))[-1] == pytest.approx(((scores - 1) ** 2).sum())
+
+
+def test_masks_made_from_boxes_count_zero_where_there_is_none_and_belong_to_an_object_each() -> None:
+    truth = generated(1, images=1, crowds=False)[0][0]
+    perfect = Prediction(truth.image_id, truth.instances)
+    assert len(truth.instances) > 1
+    assert prompted_iou([truth], [perfect])["prompted_iou"] == 1
+    first, *rest = truth.instances
+    without = Prediction(truth.image_id, (replace(first, mask=None), *rest))
+    assert prompted_iou([truth], [without])["prompted_iou"] == pytest.approx(len(rest) / (1 + len(rest)))
+    with pytest.raises(ValueError, match="shorter"):
+        prompted_iou([truth], [Prediction(truth.image_id, tuple(rest))])
+    with pytest.raises(ValueError, match="shorter"):
+        prompted_iou([truth], [])
+    with pytest.raises(ValueError, match="none named 'stranger'"):
+        prompted_iou([truth], [perfect, Prediction("stranger", ())])
+    assert np.isnan(prompted_iou([], [])["prompted_iou"])
+    (filled,) = box_fill([truth])
+    assert [i.label for i in filled.instances] == [i.label for i in truth.instances]

@@ -78,7 +78,7 @@ def fitted(variant: Variant, network: Any, *, steps: int) -> Iterator[list[float
             yield values
 
 
-def first_picture_shown(network: Any, call: Callable[[], Any]) -> torch.Tensor:
+def first_picture_shown(network: Any, call: Callable[..., Any], *given: Any) -> torch.Tensor:
     """The first batch of three-channel pictures that one of its layers is given."""
     seen: list[torch.Tensor] = []
 
@@ -87,7 +87,7 @@ def first_picture_shown(network: Any, call: Callable[[], Any]) -> torch.Tensor:
             seen.append(arguments[0].detach().clone())
 
     hooks = [layer.register_forward_pre_hook(look) for layer in network.modules()]
-    call()
+    call(*given)
     for hook in hooks:
         hook.remove()
     return seen[0]
@@ -129,9 +129,8 @@ def test_predicting_shows_the_network_what_training_shows_it(variant: Variant) -
         image, truth = picture((3 * trained.image_HWC.shape[0], 3 * trained.image_HWC.shape[1]))
         batch = network.collate([replace(trained, image_HWC=letterbox(image, size))])
         with torch.inference_mode():
-            taught = first_picture_shown(network, lambda batch=batch: network(batch))
-            asked_of = [image], [asked(variant, truth)]
-            shown = first_picture_shown(network, lambda of=asked_of: network.predict(*of))
+            taught = first_picture_shown(network, network, batch)
+            shown = first_picture_shown(network, network.predict, [image], [asked(variant, truth)])
         torch.testing.assert_close(shown[:1], taught[:1])
 
 
