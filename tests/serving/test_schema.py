@@ -47,7 +47,7 @@ def check(case: Any) -> None:
 
 
 @api.parametrize()
-@hypothesis.settings(max_examples=25, **SETTINGS)
+@hypothesis.settings(max_examples=12, **SETTINGS)
 def test_it_answers_as_described(case: Any) -> None:
     check(case)
 

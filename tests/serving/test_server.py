@@ -265,6 +265,7 @@ def test_a_signal_ends_it_when_the_request_under_way_is_answered(child: Child, n
     assert child.process.wait(20) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("child", [(60, 1), (60, 60)], indirect=True, ids=["patience ends", "a second signal"])
 def test_a_request_that_takes_too_long_does_not_keep_it(child: Child) -> None:
     child.process.send_signal(signal.SIGTERM)
