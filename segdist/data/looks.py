@@ -125,14 +125,15 @@ class Looks:
         """The files with these suffixes that look like a format."""
         return [name for name in self._files.with_suffix(*suffixes) if self[name] == kind]
 
-    def annotations(self) -> Iterator[tuple[str, str]]:
-        """Every file that looks like an annotation, and what it looks like."""
-        pictures = set(self._files.images)
+    def annotations(self, besides: Collection[str]) -> Iterator[tuple[str, str]]:
+        """Every file that looks like an annotation, and what it looks like; some need not be looked at."""
+        passed = {*self._files.images, *besides}
         for name in self._files:
-            if name not in pictures and self[name]:
+            if name not in passed and self[name]:
                 yield name, self[name]
         for name in self._masks:
-            yield name, "png_masks"
+            if name not in besides:
+                yield name, "png_masks"
 
     def is_of_image(self, name: str) -> bool:
         """Whether a file has the name of an image, in whatever folder: `a.json` or `a.jpg.json` for `a.jpg`."""
@@ -269,9 +270,8 @@ def report_unread(files: Listing, read: Collection[str], report: Report, severit
     for name, reason in files.unread.items():
         report(finding("image-unread", reason, file=files.uri(name)))
     kinds: dict[str, list[str]] = {}
-    for name, kind in looks_of(files).annotations():
-        if name not in read:
-            kinds.setdefault(kind, []).append(name)
+    for name, kind in looks_of(files).annotations(set(read)):
+        kinds.setdefault(kind, []).append(name)
     for kind, names in kinds.items():
         report(unread(files, kind, names, severity))
     return sum(map(len, kinds.values()))

@@ -177,7 +177,7 @@ class _Reader:
         uri = self._files.uri(name)
         try:
             table = _table(read_json(uri, self._report))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             reason = error or type(error).__name__
             return f"the metadata cannot be read: {reason}; see `colors` in AI2-THOR's event. The frame is left out"
         for repeated in table.repeated:

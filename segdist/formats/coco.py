@@ -141,7 +141,7 @@ class Format:
         if [entry.uri for entry in storage.find(path)] == [path]:
             return [_Part(path, path.rpartition("/")[0] or ".", "")]
         files = self._json_files()
-        parts = self._roboflow_parts() or _named_parts(path, self._like_coco(files) or files, self.options.splits)
+        parts = self._roboflow_parts() or _named_parts(path, self._like_coco(files), self.options.splits)
         if not parts:
             raise DataError(
                 f"{path} holds no COCO annotations: no JSON file in it, and no train, valid or test folder with "
@@ -155,10 +155,12 @@ class Format:
         return sorted(u for u in found if u.lower().endswith(".json") and not _is_hidden(u) and _name(u) != CONVERSION)
 
     def _like_coco(self, uris: list[str]) -> list[str]:
-        """Those that hold what COCO files hold; JSON of many kinds may lie beside."""
+        """Those that hold what COCO files hold, as their names or what is in them says; all where none does."""
+        if len(uris) < 2 or any(_name(uri).startswith("instances_") for uri in uris):
+            return uris
         files = Listing(self.options.path)
         like = {files.uri(name) for name in looks_of(files).like("coco", ".json")}
-        return [uri for uri in uris if uri in like]
+        return [uri for uri in uris if uri in like] or uris
 
     def _roboflow_parts(self) -> list[_Part]:
         return [

@@ -1,10 +1,10 @@
 """Label Studio's JSON export: brushes, polygons, rectangles and ellipses of each task's latest annotation."""
 
-from collections.abc import Iterable
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from typing import ClassVar
 
 from segdist.data.codes import finding
-from segdist.data.drawn.label_studio import images_of, latest
+from segdist.data.drawn.label_studio import image_of, regions_of
 from segdist.data.drawn.listed import DrawnFormat, DrawnImage, DrawnOptions
 from segdist.data.listing import Listing, Report
 from segdist.data.looks import looks_of
@@ -28,26 +28,31 @@ class Format(DrawnFormat):
         """JSON files with a list of tasks."""
         return looks_of(files).like("label_studio", ".json")
 
-    def drawn(self, uri: str, report: Report) -> Iterable[DrawnImage]:
-        """The images of the tasks of one file that somebody has submitted."""
+    def drawn(self, uri: str, report: Report) -> Iterator[DrawnImage]:
+        """The images of the tasks of one file that somebody has submitted; a task that is broken is left out."""
         content = read_json(uri, report)
-        tasks = [task for task in content if isinstance(task, dict)] if isinstance(content, list) else []
-        _tell(tasks, uri, report)
-        return images_of(content, self.options)
+        if not isinstance(content, list):
+            raise ValueError(f"it must be a list of tasks, but is {type(content).__name__}")
+        open_ = several = 0
+        for number, task in enumerate(content, 1):
+            try:
+                regions = regions_of(task)
+            except ValueError as error:
+                report(finding("row-malformed", f"{error}; export it again", file=uri, annotation=f"task {number}"))
+                continue
+            if regions is None:
+                open_ += 1
+                continue
+            several += len(task.get("annotations") or ()) > 1
+            yield image_of(task, regions, self.options)
+        if open_:
+            message = f"{open_} task(s) have no annotation that was submitted; their images were not read"
+            report(finding("image-unlisted", message, file=uri))
+        if several:
+            message = f"{several} task(s) have several annotations; of each the one that was changed last was read"
+            report(finding("annotations-unread", message, file=uri))
 
 
 def recognises(files: Listing) -> bool:
     """Whether there is such a file."""
     return bool(looks_of(files).like("label_studio", ".json"))
-
-
-def _tell(tasks: list[dict[str, Any]], uri: str, report: Report) -> None:
-    """Which tasks were not read, or not all that was drawn for them."""
-    open_ = sum(latest(task) is None for task in tasks)
-    if open_:
-        message = f"{open_} task(s) have no annotation that was submitted; their images were not read"
-        report(finding("image-unlisted", message, file=uri))
-    several = sum(len(task.get("annotations") or ()) > 1 for task in tasks)
-    if several:
-        message = f"{several} task(s) have several annotations; of each the one that was changed last was read"
-        report(finding("annotations-unread", message, file=uri))

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ from pycocotools import mask as coco_mask
 from segdist.data.archived import open_format
 from segdist.data.drawn.brush import decode_brush, encode_brush
 from segdist.data.guess import guess_format
+from segdist.errors import DataError
 from segdist.masks import decode, encode
 from segdist.records import Finding, Instance, Sample
 from tests.formats.reading import read_all
+from tests.formats.test_contract import EXAMPLES
 
 H, W = 40, 50
+NAN, INF = float("nan"), float("inf")
 SQUARE: list[tuple[float, float]] = [(5, 5), (25, 5), (25, 15), (5, 15)]
 
 
@@ -456,6 +460,72 @@ def test_an_annotation_file_may_be_named_itself_and_images_are_found_by_their_en
     (tmp_path / "deep" / "a.png").unlink()
     samples, findings = read(name, tmp_path)
     assert (samples, [f.code for f in findings]) == ([], ["image-missing", "image-unlisted"])
+
+
+@pytest.mark.parametrize(
+    "broken", [7, {"data": 3}, {"data": {}, "annotations": [1]}, {"data": {}, "annotations": [{}]}]
+)
+def test_a_broken_task_is_named_and_the_others_stay(tmp_path: Path, broken: Any) -> None:
+    photo(tmp_path / "a.png")
+    label_studio(tmp_path)
+    (good,) = json.loads((tmp_path / "export.json").read_text())
+    (tmp_path / "export.json").write_text(json.dumps([good, broken]))
+    samples, findings = read("label_studio", tmp_path)
+    assert [s.image_id for s in samples] == ["a.png"]
+    assert [(f.code, f.annotation) for f in findings] == [("row-malformed", "task 2")]
+
+
+_VALUES: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    1e308,
+    10**400,
+    NAN,
+    INF,
+    "",
+    "\x00",
+    [],
+    {},
+    [1],
+    [[1, 2]],
+    {"x": 1},
+    "9" * 5000,
+)
+_FILES = {
+    "via": "via_region_data.json",
+    "label_studio": "project-1.json",
+    "createml": "_annotations.createml.json",
+    "labelme": "1.json",
+    "ai2thor": "metadata.json",
+}
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path] * bool(path) + [p for key, one in inner for p in _places(one, (*path, key))]
+
+
+@pytest.mark.parametrize("name", _FILES)
+def test_whatever_stands_in_a_file_reading_ends_in_findings(tmp_path: Path, name: str) -> None:
+    options = EXAMPLES[name](tmp_path)
+    file = tmp_path / _FILES[name]
+    clean = json.loads(file.read_text())
+    draws = np.random.default_rng(0)
+    places = _places(clean)
+    for _ in range(60):
+        content = deepcopy(clean)
+        *way, last = places[draws.integers(len(places))]
+        at = content
+        for key in way:
+            at = at[key]
+        at[last] = _VALUES[draws.integers(len(_VALUES))]
+        file.write_text(json.dumps(content))
+        try:
+            samples, _ = read_all(open_format(name, options))
+        except DataError:
+            continue
+        assert sum(len(s.instances) for s in samples) <= 3
 
 
 def test_of_several_annotation_files_the_one_that_is_named_is_read(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The JSON export of Label Studio (labelstud.io/guide/export): the regions of each task's latest annotation."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -30,24 +30,19 @@ _OF_THE_IMAGE = ("choices", "rating", "textarea", "taxonomy", "number", "datetim
 """Results that say something about the image or a region, and draw nothing."""
 
 
-def images_of(content: Any, options: ShapeOptions) -> Iterator[DrawnImage]:
-    """The images of an export; tasks that nobody has submitted are passed over.
+def regions_of(task: Any) -> list[dict[str, Any]] | None:
+    """What was drawn for a task; None where nobody has submitted anything.
 
     Raises:
-        ValueError: it is no export of tasks.
+        ValueError: it is no task.
     """
-    if not isinstance(content, list):
-        raise ValueError(f"it must be a list of tasks, but is {type(content).__name__}")
-    for number, task in enumerate(content, 1):
-        if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
-            raise ValueError(f"task {number} must be an object with `data` and `annotations`; export as JSON")
-        try:
-            results = latest(task)
-            regions = None if results is None else [r for r in results if isinstance(r, dict)]
-        except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"task {number} must have annotations with a list `result`, but: {error!r}") from None
-        if regions is not None:
-            yield _image(task, regions, options)
+    if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
+        raise ValueError(f"a task must be an object with `data` and `annotations`, but is {task!r:.60}")
+    try:
+        results = latest(task)
+        return None if results is None else [region for region in results if isinstance(region, dict)]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"`annotations` must be a list of objects with a list `result`, but: {error!r:.80}") from None
 
 
 def latest(task: Mapping[str, Any]) -> Any:
@@ -56,13 +51,14 @@ def latest(task: Mapping[str, Any]) -> Any:
     return max(done, key=lambda a: str(a.get("updated_at") or a.get("created_at") or ""))["result"] if done else None
 
 
-def _image(task: Mapping[str, Any], results: list[dict[str, Any]], options: ShapeOptions) -> DrawnImage:
-    sizes = [(r.get("original_height"), r.get("original_width")) for r in results if r.get("original_height")]
-    labelled = {r.get("id") for r in results if _label(r)}
+def image_of(task: Mapping[str, Any], regions: list[dict[str, Any]], options: ShapeOptions) -> DrawnImage:
+    """The image of a task with what was drawn on it."""
+    sizes = [(r.get("original_height"), r.get("original_width")) for r in regions if r.get("original_height")]
+    labelled = {str(r.get("id")) for r in regions if _label(r)}
     shapes = (
         _shape(number, region, options)
-        for number, region in enumerate(results, 1)
-        if _draws(region) and (_label(region) or region.get("id") not in labelled)
+        for number, region in enumerate(regions, 1)
+        if _draws(region) and (_label(region) or str(region.get("id")) not in labelled)
     )
     return DrawnImage(image_names(task), tuple(shapes), sizes[0] if sizes else None)
 
