@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl  # `hydra.compose` would keep global state and plug-ins
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
@@ -123,7 +124,10 @@ def opened(file: Path) -> tuple[str, DictConfig]:
     values = load_yaml(text, str(file), error=SpecError, most_nodes=_MOST_NODES)
     if not isinstance(values, dict):
         raise SpecError(f"{file} must hold keys and values, but holds {type(values).__name__}")
-    content = OmegaConf.create(text)  # once more, because it reads 1e-3 as a number
+    try:
+        content = OmegaConf.create(text)  # once more, because it reads 1e-3 as a number
+    except (yaml.YAMLError, OmegaConfBaseException) as error:  # PyYAML knows fewer characters than libyaml
+        raise SpecError(f"{file} is not valid YAML: {error}") from error
     assert isinstance(content, DictConfig)
     return text, content
 
