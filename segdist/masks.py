@@ -316,12 +316,19 @@ def _from_runs(runs: NDArray[np.int64], size_hw: tuple[int, int]) -> Rle:
 
 def _drawn(polygons: Sequence[Sequence[float] | NDArray[np.float64]], size_hw: tuple[int, int]) -> list[dict[str, Any]]:
     """Each polygon as pycocotools draws it."""
-    parts = [_within_reach(part, size_hw) for part in _points(polygons)]
-    length = sum(float(outline_lengths(part, np.zeros(1, np.int64))[0]) for part in parts)
-    if length > MOST_OUTLINE:
+    parts = _points(polygons)
+    if not parts:
+        return []
+    for n in np.flatnonzero(_outlines(parts) > _PLENTY).tolist():
+        parts[n] = _within_reach(parts[n], size_hw)
+    if (length := _outlines(parts).sum()) > MOST_OUTLINE:
         raise ValueError(f"polygons must have an outline of at most {MOST_OUTLINE:,} pixels, but have {length:,.0f}")
-    found: list[dict[str, Any]] = coco_mask.frPyObjects(parts, *Rle.checked(size_hw)) if parts else []
+    found: list[dict[str, Any]] = coco_mask.frPyObjects(parts, *Rle.checked(size_hw))
     return found
+
+
+def _outlines(parts: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    return outline_lengths(np.concatenate(parts), np.cumsum([0, *map(len, parts[:-1])]))
 
 
 def _points(polygons: Sequence[Sequence[float] | NDArray[np.float64]]) -> list[NDArray[np.float64]]:
@@ -346,12 +353,7 @@ def _points(polygons: Sequence[Sequence[float] | NDArray[np.float64]]) -> list[N
 
 
 def _within_reach(values: NDArray[np.float64], size_hw: tuple[int, int]) -> NDArray[np.float64]:
-    """A polygon that reaches far outside its image, without what lies farther out than the image is large.
-
-    By Sutherland and Hodgman (1974). Others stay as they are, so that they are rasterised as by pycocotools alone.
-    """
-    if outline_lengths(values, np.zeros(1, np.int64))[0] <= _PLENTY:
-        return values
+    """A polygon without what lies farther outside its image than that is large (Sutherland and Hodgman 1974)."""
     points_N2, margin = values.reshape(-1, 2), float(sum(size_hw))
     for axis, side in ((0, size_hw[1]), (1, size_hw[0])):
         for limit, sign in ((-margin, 1.0), (side + margin, -1.0)):

@@ -5,6 +5,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from segdist.text import short
 
 Box = tuple[float, float, float, float]
 Point = tuple[float, float]
+_MANY = 64
+"""Numbers from which on NumPy is quicker."""
 TOLERANCE = 1.0
 """Pixels that a coordinate may lie outside the image by rounding alone."""
 
@@ -38,6 +41,11 @@ def numbers(values: Any, what: str, repairs: list[str]) -> list[float]:
     """
     if not isinstance(values, list):
         raise Problem("number-invalid", Severity.ERROR, f"{what} must be a list of numbers, but is {short(values)}")
+    if len(values) > _MANY and {*map(type, values)} <= {int, float}:
+        with suppress(OverflowError):  # a whole number of hundreds of digits: the loop below names it
+            array = np.array(values, np.float64)
+            if np.isfinite(array).all():
+                return list(array.tolist())
     found = []
     for value in values:
         try:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Protocol
@@ -27,6 +27,10 @@ MOST_NEAR = 200
 
 class Piece(Protocol):
     """Some samples that any process can read."""
+
+    @property
+    def image_ids(self) -> Collection[str]:
+        """Their images."""
 
     def samples(self, report: Callable[[Finding], None]) -> Iterator[Sample]:
         """The samples; what is wrong is reported."""
@@ -148,6 +152,10 @@ class _Listed:
 
     members: tuple[Sample, ...]
 
+    @property
+    def image_ids(self) -> Collection[str]:
+        return [sample.image_id for sample in self.members]
+
     def samples(self, report: Callable[[Finding], None]) -> Iterator[Sample]:  # noqa: ARG002 - said when they were read
         return iter(self.members)
 
@@ -177,10 +185,13 @@ def _read(source: DatasetFormat, found: Review, *, open_images: bool) -> None:
             unusable.add(one.image)
 
     faults = Faults(report)
-    works = (
-        _Work(source, part, frozenset(unusable) if open_images else frozenset(), frozenset(faults.wrong), open_images)
-        for part in pieces(source, faults)
-    )
+
+    def work(part: Piece) -> _Work:
+        """With what is known of its own images: all that is known would be copied with every piece."""
+        own = frozenset(part.image_ids)
+        return _Work(source, part, own & unusable if open_images else frozenset(), own & faults.wrong, open_images)
+
+    works = map(work, pieces(source, faults))
     labels: Counter[str] = Counter()
     for answer in ordered_map(_look_at, works):
         found.findings += answer.findings

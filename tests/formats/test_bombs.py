@@ -16,7 +16,9 @@ from PIL import Image
 
 from segdist import masks, registry
 from segdist.data import xml_files
+from segdist.data.archived import open_format
 from segdist.data.coco.instances import Categories
+from segdist.data.review import review
 from segdist.data.rows import SCHEMA, to_row
 from segdist.data.shards import write_manifest, write_shard
 from segdist.errors import DataError
@@ -292,3 +294,29 @@ def test_an_embedded_image_is_still_read(folder: Path) -> None:
     embedded = base64.b64encode(content.getvalue()).decode()
     (sample,), _ = _codes("labelme", _labelme(folder, {"shape_type": "circle"}, imagePath="b.png", imageData=embedded))
     assert sample.size_hw == (H, W)
+
+
+def test_annotations_that_are_nested_without_end_are_named(folder: Path) -> None:
+    content = (_coco(folder, []) / "coco.json").read_text()
+    (folder / "coco.json").write_text(content.replace('"bbox"', '"more": ' + "[" * 50_000 + "]" * 50_000 + ', "bbox"'))
+    with pytest.raises(DataError, match=r"coco.json must be JSON, but: maximum recursion depth"):
+        _codes("coco", folder)
+
+
+def test_a_piece_of_a_source_is_told_of_its_own_images_alone(folder: Path) -> None:
+    """All that is known would be copied with every piece, which takes quadratic time."""
+    content = json.loads((_coco(folder, []) / "coco.json").read_text())
+    content["images"] += [{"id": n, "file_name": f"{n}.png", "height": H, "width": W} for n in range(2, 100)]
+    (folder / "coco.json").write_text(json.dumps({**content, "annotations": []}))
+    handed: list[int] = []
+
+    def counted(function: Any, items: Any) -> Any:
+        for item in items:
+            handed.append(len(item.unusable))
+            yield function(item)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("segdist.data.review.ordered_map", counted)
+        found = review(open_format("coco", {"path": str(folder)}), "coco")
+    assert found.images == 1
+    assert sum(handed) == 98

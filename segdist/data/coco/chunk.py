@@ -77,6 +77,11 @@ class CocoChunk:
     bare: tuple[Sample, ...]
     spans: tuple[Spans, ...]
 
+    @property
+    def image_ids(self) -> list[str]:
+        """The ids of the images."""
+        return [sample.image_id for sample in self.bare]
+
     def samples(self, report: Report) -> Iterator[Sample]:
         """The samples with their instances; what is wrong is reported."""
         texts = self._texts()
@@ -200,7 +205,7 @@ def _decode(texts: Sequence[bytes]) -> list[_Annotation | None]:
         found = _MANY.decode(b"[" + b",".join(texts) + b"]")
         if len(found) == len(texts):
             return list(found)
-    except (msgspec.DecodeError, msgspec.ValidationError):
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
         pass
     return [_decode_one(text) for text in texts]
 
@@ -208,7 +213,7 @@ def _decode(texts: Sequence[bytes]) -> list[_Annotation | None]:
 def _decode_one(text: bytes) -> _Annotation | None:
     try:
         return _ONE.decode(text)
-    except (msgspec.DecodeError, msgspec.ValidationError):
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
         return None
 
 

@@ -240,7 +240,7 @@ class _Heads:
         """The images of a batch with whole numbers for ids, all new and known; None where it is not so."""
         try:
             heads = _PLAIN.decode(b"[" + block.text.strip(SEPARATORS) + b"]")
-        except (msgspec.DecodeError, msgspec.ValidationError):
+        except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
             return None
         found = [self._index.get(head.image_id, -1) for head in heads]
         if len(heads) != len(block) or -1 in found or not self._ids.add_all_new([head.id for head in heads]):
@@ -251,7 +251,7 @@ class _Heads:
     def _parsed(self, texts: list[bytes]) -> list[_Head | None]:
         try:
             heads: list[_Head | None] = list(_HEAD.decode(b"[" + b",".join(texts) + b"]"))
-        except (msgspec.DecodeError, msgspec.ValidationError):
+        except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
             heads = []
         if len(heads) != len(texts):
             heads = [self._patiently(text) for text in texts]
