@@ -80,6 +80,19 @@ def candidates(spec: SweepSpec) -> list[str]:
     return [str(f) for f in searched.choices] if searched else [spec.model.family]
 
 
+def trials_of(spec: SweepSpec) -> int:
+    """How many trials a sweep runs: one where nothing is searched."""
+    return spec.search.trials if spec.space else 1
+
+
+def epochs_of(spec: SweepSpec) -> int:
+    """The epochs of the longest trial."""
+    searched = spec.space.get("train.epochs")
+    if searched is None:
+        return spec.train.total_epochs
+    return int(max(searched.choices) if searched.choices else searched.high or 0)
+
+
 def problems_of(error: ValidationError, model: type[BaseModel], under: Keys = ()) -> Iterator[Problem]:
     """What pydantic found, in our words."""
     for detail in error.errors():

@@ -23,8 +23,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, NoReturn, Self
 
 from segdist import storage
-from segdist.data.cache import locked
 from segdist.data.listing import SPLITS
+from segdist.data.locks import locked
 from segdist.errors import DataError
 from segdist.spec import digest
 

@@ -4,11 +4,9 @@ A row is an encoded image beside its sample in msgpack: a shard's nested columns
 one row than they save, and nothing but this module reads the file.
 """
 
-import fcntl
 import uuid
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
+from segdist.data.locks import locked
 from segdist.data.rows import with_images, without_masks
 from segdist.errors import StorageError
 from segdist.records import Sample
@@ -138,12 +137,3 @@ def _cached_rows(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 def _sample(batch: pa.RecordBatch, number: int) -> Sample:
     return _to_sample(batch.column("sample")[number].as_buffer())
-
-
-@contextmanager
-def locked(file: Path) -> Iterator[None]:
-    """One process of the node at a time: the others wait for its file instead of writing their own."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # freed by the system when the process ends, however it ends
-        yield

@@ -13,7 +13,8 @@ from segdist import registry, storage
 from segdist.data.archived import open_format
 from segdist.data.coco.export import CONVERSION
 from segdist.data.codes import finding
-from segdist.data.export import FileNames, Tally, new_folder
+from segdist.data.export import FileNames, new_folder
+from segdist.data.finding_tally import FindingTally
 from segdist.data.guess import guess_format
 from segdist.data.losses import Told
 from segdist.data.round_trip import MOST_SHOWN, compare
@@ -34,7 +35,7 @@ class _Read:
 
     source: DatasetFormat
     samples: SampleStore = field(default_factory=SampleStore)
-    findings: Tally = field(default_factory=Tally)
+    findings: FindingTally = field(default_factory=FindingTally)
     errors: list[Finding] = field(default_factory=list)
     labels: Counter[str] = field(default_factory=Counter)
     splits: Counter[str] = field(default_factory=Counter)
@@ -88,7 +89,7 @@ def convert(
     read = _read(_source(name, {**(read_options or {}), "path": place}), told)
     if not skip_errors:
         stop_on_errors(read.errors)
-    losses, seconds = Tally(), {"read": round(time.monotonic() - started, 2)}
+    losses, seconds = FindingTally(), {"read": round(time.monotonic() - started, 2)}
     classes = _classes(read)
     with new_folder(out) as folder:
         started = time.monotonic()
@@ -219,7 +220,7 @@ def _round_trip(name: str, folder: Path, written: SampleStore, told: Told, out: 
     Raises:
         DataError: something does not come back that the format can hold; what it cannot hold was told by the writer.
     """
-    findings = Tally()
+    findings = FindingTally()
     back = open_format(name, {"path": str(folder)})
     trip = compare(written, back.read(findings), told)
     errors = findings.first(Severity.ERROR)

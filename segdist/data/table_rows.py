@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from segdist import storage
-from segdist.data.cache import locked
+from segdist.data.locks import locked
 from segdist.errors import DataError
 from segdist.spec import digest
 

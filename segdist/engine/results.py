@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from segdist import masks, registry
 from segdist.data.coco.index import Key, category_entries, image_entries, key_of
 from segdist.data.coco.instances import Categories
-from segdist.data.export import Tally
+from segdist.data.finding_tally import FindingTally
 from segdist.data.foreign_paths import KnownFiles, Match
 from segdist.data.geometry import Box, Problem, mask_from_segmentation, xywh
 from segdist.data.text_files import read_json
@@ -86,7 +86,7 @@ class _Told:
 
     def __init__(self) -> None:
         self.errors: list[Finding] = []
-        self._others = Tally()
+        self._others = FindingTally()
 
     def __call__(self, one: Finding) -> None:
         (self.errors.append if one.severity is Severity.ERROR else self._others)(one)

@@ -6,12 +6,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from segdist.data.build import on_all_cores
 from segdist.data.examples import decode_image
+from segdist.data.ingest import find_or_build
 from segdist.data.shards import read_rows
 from segdist.errors import DataError
 from segdist.metrics import Difference, OneImage, difference
 from segdist.panels import encode_jpeg, versus
-from segdist.pipeline.ingest import ingest
 from segdist.pipeline.score import model_folder, rows_of
 from segdist.records import Prediction, Sample
 from segdist.spec import EvaluateSpec, SweepSpec
@@ -147,7 +148,7 @@ def _recalled(tracker: Tracker, model: str, split: str) -> _Side:
             )
         found = {s.image_id: Prediction(s.image_id, s.instances) for s, _ in read_rows(str(file))}
     sweep = tracker.sweep(tracker.parent_of(run_id))
-    dataset = ingest(SweepSpec.model_validate(sweep.spec))
+    dataset = find_or_build(SweepSpec.model_validate(sweep.spec), on_all_cores)
     evaluate = EvaluateSpec.model_validate(described["evaluate"])
     rows: Rows = dataset.reader(split, cache_dir())
     return _Side(tuple(described["classes"]), rows, found, evaluate, sweep.name, [])

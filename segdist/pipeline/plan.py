@@ -4,9 +4,8 @@ from collections.abc import Iterator
 
 from segdist.data.sources import open_sources
 from segdist.errors import DataError, StorageError
-from segdist.pipeline.sweep import epochs_of, trials_of
 from segdist.spec import Range, SweepSpec
-from segdist.sweepfile import candidates
+from segdist.sweepfile import candidates, epochs_of, trials_of
 
 
 def describe(spec: SweepSpec) -> str:

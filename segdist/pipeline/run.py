@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from segdist import label_policies, report, storage
+from segdist.data.ingest import ingest_key
 from segdist.data.shards import Dataset
 from segdist.errors import BackendError, DataError
 from segdist.labelling.corrections import Corrections, corrections_uri
@@ -16,13 +17,13 @@ from segdist.metrics import Evaluator
 from segdist.pipeline.cluster import connected
 from segdist.pipeline.evaluate import appraise_trials, judge_on_test, score_on_test
 from segdist.pipeline.importance import importance
-from segdist.pipeline.ingest import ingest, ingest_key
+from segdist.pipeline.ingest import ingest
 from segdist.pipeline.label_sets import LabelSet, make_label_sets
 from segdist.pipeline.promote import Rows, crown
-from segdist.pipeline.sweep import search, trials_of
+from segdist.pipeline.sweep import search
 from segdist.pipeline.trial import Job
 from segdist.spec import SweepSpec, digest
-from segdist.sweepfile import load
+from segdist.sweepfile import load, trials_of
 from segdist.terminal import say
 from segdist.tracking import Tracker
 

@@ -9,10 +9,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from segdist.bounded_yaml import read_yaml
+from segdist.data.build import on_all_cores
 from segdist.data.class_names import ClassNames
+from segdist.data.ingest import find_or_build
 from segdist.data.sources import read_place
 from segdist.errors import DataError, SpecError, did_you_mean
-from segdist.pipeline.ingest import ingest
 from segdist.plugins import DatasetFormat
 from segdist.records import Sample
 from segdist.spec import EvaluateSpec
@@ -216,7 +217,7 @@ def rows_of(place: str, split: str, classes: Sequence[str]) -> tuple[Sequence[tu
         DataError: the data cannot be read, or have none of the classes.
     """
     if _is_sweep(place):
-        dataset = ingest(load(place))
+        dataset = find_or_build(load(place), on_all_cores)
         names = ClassNames(lambda _: None, classes)
         spelling = {label: names.spelled(label, place) for label in dataset.manifest.classes}
         labels, chosen = set(spelling.values()), _split(place, split, set(dataset.manifest.splits))

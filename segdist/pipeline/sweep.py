@@ -11,6 +11,7 @@ from segdist.errors import BackendError
 from segdist.pipeline.cluster import keep_keys_out_of_logs, slots
 from segdist.pipeline.trial import Job, train_trial
 from segdist.spec import SweepSpec
+from segdist.sweepfile import epochs_of, trials_of
 from segdist.tracking import Tracker
 
 
@@ -53,19 +54,6 @@ def search(spec: SweepSpec, job: Job, ray: Any, tracker: Tracker, parent_run_id:
     if results.num_errors == len(results):
         first = str(results.errors[0]).strip().splitlines()[-1] if results.errors else "none was started"
         raise BackendError(f"No trial of `{spec.name}` succeeded: {first}\nThe whole error is in MLflow (error.txt).")
-
-
-def trials_of(spec: SweepSpec) -> int:
-    """How many trials a sweep runs: one where nothing is searched."""
-    return spec.search.trials if spec.space else 1
-
-
-def epochs_of(spec: SweepSpec) -> int:
-    """The epochs of the longest trial."""
-    searched = spec.space.get("train.epochs")
-    if searched is None:
-        return spec.train.total_epochs
-    return int(max(searched.choices) if searched.choices else searched.high or 0)
 
 
 def _new_tuner(

@@ -10,10 +10,11 @@ import pytest
 
 from segdist import storage
 from segdist.data import build as building
+from segdist.data.ingest import ingest_key
 from segdist.data.shards import Dataset
 from segdist.errors import DataError
 from segdist.pipeline import ingest as module
-from segdist.pipeline.ingest import ingest, ingest_key
+from segdist.pipeline.ingest import ingest
 from segdist.spec import SweepSpec
 
 

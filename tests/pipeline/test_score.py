@@ -217,7 +217,7 @@ def test_classes_that_differ_in_spelling_alone_are_those_of_the_model(
     source = {"sources": [{"format": "coco", "path": str(photos)}], "split": {"val": 0.25, "test": 0.25}}
     dataset = build(str(tmp_path / "data"), DataSpec.model_validate(source), here)
     assert dataset.manifest.classes == ("ROOF",)
-    monkeypatch.setattr(module, "ingest", lambda _: dataset)
+    monkeypatch.setattr(module, "find_or_build", lambda *_: dataset)
     monkeypatch.setattr(module, "load", lambda _: None)
     (tmp_path / "sweep.yaml").write_text("name: x\ndata: {}\n")
     rows, notes = module.rows_of(str(tmp_path / "sweep.yaml"), "train", CLASSES)
