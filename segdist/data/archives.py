@@ -36,7 +36,7 @@ MOST_RATIO = 200
 """Unpacked bytes for each packed one: images and labels stay far below, bombs begin far above."""
 ALWAYS_ALLOWED = 1 << 28
 """Bytes that an archive may unpack to whatever its ratio."""
-MEMBERS_ALLOWED = 100_000
+MEMBERS_ALLOWED = 20_000
 """Files and folders that an archive may hold however small it is."""
 BYTES_PER_MEMBER = 16
 """Packed bytes that any more must have each: a file without content takes more."""
