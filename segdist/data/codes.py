@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from segdist.records import Finding, Severity
 
+Noted = tuple[str, Severity, str]
+"""Code, severity and message of a finding whose place is not known yet."""
+
 
 @dataclass(frozen=True)
 class Code:

@@ -2,8 +2,7 @@
 
 from collections.abc import Hashable, Iterable
 
-from segdist.data.coco.instances import Noted
-from segdist.data.codes import finding
+from segdist.data.codes import Noted, finding
 from segdist.data.listing import Report
 from segdist.records import Instance, Severity
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from segdist import masks
+from segdist.data.drawn.brush import decode_brush
 from segdist.errors import DataError
 from segdist.labelling.corrections import Corrections
 from segdist.labelling.review import back, coco, cvat, label_studio
@@ -105,9 +106,9 @@ def test_brush_regions_are_read_as_their_format_says() -> None:
     bits += "1" + "00" + f"{2:03b}" + f"{0:08b}"
     bits += "0" + "01" + f"{4:04b}" + "".join(f"{v:08b}" for v in (0, 9, 9, 9, 255))
     packed = [int(bits[i : i + 8].ljust(8, "0"), 2) for i in range(0, len(bits), 8)]
-    assert masks.decode(label_studio.decode_brush(packed, (1, 2))).tolist() == [[False, True]]
+    assert masks.decode(decode_brush(packed, (1, 2))).tolist() == [[False, True]]
     with pytest.raises(ValueError, match="must have 4 x 2 x 2 values"):
-        label_studio.decode_brush(packed, (2, 2))
+        decode_brush(packed, (2, 2))
 
 
 def test_run_lengths_of_cvat_go_row_by_row_and_begin_with_unset_pixels() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from segdist.data.class_names import ClassNames
 from segdist.data.coco.index import key_of
-from segdist.data.codes import finding
+from segdist.data.codes import Noted, finding
 from segdist.data.geometry import (
     Box,
     Problem,
@@ -20,8 +20,6 @@ from segdist.data.geometry import (
 from segdist.records import Finding, Instance, Rle, Severity
 from segdist.text import short
 
-Noted = tuple[str, Severity, str]
-"""Code, severity and message of a finding."""
 STALE_BOX = 0.1
 """A box that overlaps the box of its own mask less than this (IoU) is stale."""
 FAR_OFF = 20

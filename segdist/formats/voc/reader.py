@@ -6,8 +6,7 @@ from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
 
 from segdist.data.class_names import ClassNames
-from segdist.data.coco.instances import Noted
-from segdist.data.codes import finding
+from segdist.data.codes import Noted, finding
 from segdist.data.collected import Collected, MissingMasks
 from segdist.data.foreign_paths import KnownFiles
 from segdist.data.geometry import Problem, box_from_xyxy, mask_from_segmentation, stated_size
