@@ -23,7 +23,7 @@ _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"(?<!`)`(segdist [^`\n]+)`")
 _SEPARATE = frozenset({"&&", "||", ";", "|"})
 OTHER_PROGRAMS = frozenset(
-    {"make", "ray", "mlflow", "dvc", "open", ".", "pip", "python", "git", "uvx", ".venv/bin/pre-commit"}
+    {"export", "make", "ray", "mlflow", "dvc", "open", ".", "pip", "python", "git", "uvx", ".venv/bin/pre-commit"}
 )
 
 

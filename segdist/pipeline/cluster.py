@@ -50,6 +50,7 @@ def connected() -> Iterator[Any]:
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         os.environ.setdefault(_PREEMPTION, "0")  # nobody takes this machine away; saves a worker group four CPU-seconds
+    door = _knock(address) if address else {}
     import ray
 
     if not os.environ.get("SEGDIST_DEBUG"):
@@ -59,7 +60,7 @@ def connected() -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    with _joining(address) if address else _starting() as how:
+    with _joining(door) if address else _starting() as how:
         _start(ray, address, how)
         try:
             yield ray
@@ -81,18 +82,15 @@ def _starting() -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def _joining(address: str) -> Iterator[dict[str, Any]]:
-    """How to connect to a cluster that runs already, with the user's token where it wants one.
+def _joining(door: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """How to connect to a cluster that runs already, with what `_knock` says of its door.
 
     Its processes know nothing of our environment. The settings travel in the runtime environment, which Ray writes to
     a log that all users of a node can read. The keys of the storage, which every process needs, travel inside the hook
     that runs first in each: Ray keeps that in the memory of its control store. Nothing else travels: MLflow is written
     by this process alone, and models of a hub are fetched with what the nodes hold.
-
-    Raises:
-        BackendError: nobody answers, or it refuses us.
     """
-    with environment(_knock(address)):
+    with environment(door):
         yield {"runtime_env": {"env_vars": _settings(), "worker_process_setup_hook": _bringing(_storage_keys())}}
 
 

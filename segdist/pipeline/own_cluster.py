@@ -142,6 +142,8 @@ def _short_folder() -> Path:
         BackendError: the folder was chosen by `RAY_TMPDIR`, and is too long.
     """
     asked, most = os.environ.get("RAY_TMPDIR"), _SOCKET_BYTES - len(_LONGEST)
+    if asked == os.environ.get(SESSION):  # nobody asked: we were started from a process that has a cluster of its own
+        asked = None
     folder = Path(asked or tempfile.gettempdir())
     if len(os.fsencode(folder)) <= most:
         return folder

@@ -128,7 +128,7 @@ def test_predicting_shows_the_network_what_training_shows_it(variant: Variant) -
         trained = example(size, standing=standing)
         image, truth = picture((3 * trained.image_HWC.shape[0], 3 * trained.image_HWC.shape[1]))
         batch = network.collate([replace(trained, image_HWC=letterbox(image, size))])
-        with torch.inference_mode():
+        with torch.no_grad():  # not `inference_mode`: what a network keeps must be of use to training
             taught = first_picture_shown(network, network, batch)
             shown = first_picture_shown(network, network.predict, [image], [asked(variant, truth)])
         torch.testing.assert_close(shown[:1], taught[:1])

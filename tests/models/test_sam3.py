@@ -241,10 +241,13 @@ class TestCriterion:
         np.testing.assert_allclose(ours, generalized_box_iou(corners, corners).numpy(), rtol=1e-9)
 
     def test_mask_terms_on_every_pixel_agree_with_the_formulas_in_float64(self) -> None:
-        """A mask of one value everywhere has the same loss at any points, so sampling cannot blur the comparison."""
+        """A mask of one value everywhere has the same loss at any points but those near the frame, where zeros lie."""
         predicted = guess(1)
         flat = torch.linspace(-2, 2, 5)[None, :, None, None].expand(1, 5, 16, 16)
         full = squares([(0, 0, SIZE, SIZE)])
+        inside = torch.zeros_like(full.valid_BSS)
+        inside[:, SIZE // 16 : -SIZE // 16, SIZE // 16 : -SIZE // 16] = True
+        full = replace(full, valid_BSS=inside)
         terms = Criterion(num_points=128)(replace(predicted, masks_PQhw=flat), full)
         cost = _cost(predicted.layers[-1], 0, _float64(full.boxes_cxcywh[0]))
         p = _sigmoid(np.linspace(-2, 2, 5)[int(cost[:, 0].argmin())])
