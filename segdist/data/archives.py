@@ -58,7 +58,7 @@ _TABLE_ENTRY, _LOCAL_HEADER = b"PK\x01\x02", 30
 """How an entry in a zip's table begins, and the least bytes before a member's content."""
 _HEADERS = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE)
 _DAMAGED = (
-    OSError, zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, struct.error,
+    OSError, zipfile.BadZipFile, tarfile.TarError, EOFError, OverflowError, zlib.error, lzma.LZMAError, struct.error,
     ValueError,  # names that are no UTF-8, numbers that are none
     RuntimeError,  # headers before headers without end; whatever the zip module does not know
 )  # fmt: skip
