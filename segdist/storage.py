@@ -9,9 +9,10 @@ import re
 import stat
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from segdist.errors import StorageError
 from segdist.redaction import holds_credentials, without_credentials
 from segdist.text import decode_text
 
+MOST_BYTES = 600_000_000
+"""Of a local file that is read as a whole: an image of 178 million pixels in three channels, as it is in memory."""
+_NO_FILE = "a pipe, a socket or a device"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 
 
@@ -119,10 +123,12 @@ def read_bytes(uri: str) -> bytes:
     """The content of a file.
 
     Raises:
-        StorageError: it is missing or cannot be read.
+        StorageError: it is missing, cannot be read, or is larger than fits into memory beside what is made of it.
     """
     with _explained(uri, "read"):
-        filesystem, path = _open(uri)
+        filesystem, path = _open_file(uri)
+        if is_local(uri) and (size := Path(path).stat().st_size) > MOST_BYTES:
+            raise StorageError(f"{uri} must have at most {MOST_BYTES:,} bytes, but has {size:,}. Make it smaller.")
         return bytes(filesystem.cat_file(path))
 
 
@@ -144,7 +150,7 @@ def read_head(uri: str, size: int) -> bytes:
         StorageError: it is missing or cannot be read.
     """
     with _explained(uri, "read"):
-        filesystem, path = _open(uri)
+        filesystem, path = _open_file(uri)
         return bytes(filesystem.cat_file(path, start=0, end=size))
 
 
@@ -155,7 +161,7 @@ def read_tail(uri: str, size: int) -> bytes:
         StorageError: it is missing or cannot be read.
     """
     with _explained(uri, "read"):
-        filesystem, path = _open(uri)
+        filesystem, path = _open_file(uri)
         return bytes(filesystem.cat_file(path, start=max(filesystem.size(path) - size, 0)))
 
 
@@ -180,7 +186,7 @@ def download(uri: str, file: Path) -> None:
         StorageError: it is missing or cannot be read.
     """
     with _explained(uri, "read"):
-        filesystem, path = _open(uri)
+        filesystem, path = _open_file(uri)
         filesystem.get_file(path, str(file))
 
 
@@ -207,15 +213,46 @@ def remove(uri: str) -> None:
 
 def find(uri: str, *, suffix: str = "") -> list[Entry]:
     """Every file below a folder, or the file itself, sorted by name; empty where there is nothing."""
+    return [entry for entry in look_through(uri)[0] if entry.uri.endswith(suffix)]
+
+
+def look_through(uri: str) -> tuple[list[Entry], Mapping[str, str]]:
+    """What `find` gives, and what else is there that is no file that can be read, by its URI, each with the reason.
+
+    Links to files are followed. Those to folders are not: they may lead in circles, or to what is not meant.
+    """
     with _explained(uri, "read"):
         filesystem, path = _open(uri)
-        found = filesystem.find(path, detail=True)
-        scheme = uri.partition("://")[0] + "://" if not is_local(uri) else ""
+        if is_local(uri):
+            return _look_through_folder(path)
+        scheme = uri.partition("://")[0] + "://"
+        found = sorted(filesystem.find(path, detail=True).items())
         return [
-            Entry(scheme + name, int(info["size"] or 0), str(info.get("ETag") or info.get("mtime") or ""))
-            for name, info in sorted(found.items())
-            if name.endswith(suffix)
-        ]
+            Entry(scheme + name, int(one["size"] or 0), str(one.get("ETag") or one.get("mtime") or ""))
+            for name, one in found
+        ], {}
+
+
+def _look_through_folder(root: str) -> tuple[list[Entry], Mapping[str, str]]:
+    files, others, places = list[Entry](), dict[str, str](), [root]
+    while places:
+        place = places.pop()
+        try:
+            about = Path(place).stat()
+            if stat.S_ISREG(about.st_mode):
+                files.append(Entry(place, about.st_size, str(about.st_mtime)))
+            elif not stat.S_ISDIR(about.st_mode):
+                others[place] = f"it is {_NO_FILE}"
+            elif place != root and Path(place).is_symlink():
+                others[place] = "it is a link to a folder, which is not followed"
+            else:
+                places += (f"{place.rstrip('/')}/{name}" for name in os.listdir(place))  # noqa: PTH208 - quicker
+        except FileNotFoundError:
+            if Path(place).is_symlink():
+                others[place] = "it is a link to what is not there"
+        except OSError as error:
+            others[place] = f"it cannot be read: {error.strerror}"
+    return sorted(files, key=attrgetter("uri")), dict(sorted(others.items()))
 
 
 def check_writable(uri: str) -> None:
@@ -276,6 +313,14 @@ def _open(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         raise StorageError(f"{uri} needs a library: {error}. Install it: {how}") from error
     except ValueError as error:
         raise StorageError(f"{uri} must be a local path or begin with s3://, but: {error}") from error
+
+
+def _open_file(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The same for a file that is to be read: a pipe would wait for ever, a device never end."""
+    filesystem, path = _open(uri)
+    if is_local(uri) and not stat.S_ISREG(mode := Path(path).stat().st_mode) and not stat.S_ISDIR(mode):
+        raise StorageError(f"{uri} must be a file, but is {_NO_FILE}. Copy what is meant into a file.")
+    return filesystem, path
 
 
 def _replace_file(file: Path, content: bytes) -> None:

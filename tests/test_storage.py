@@ -200,3 +200,40 @@ def test_a_cache_folder_that_the_user_names_is_looked_at_as_well(
     with pytest.raises(StorageError, match="Cannot make the cache folder /proc/nowhere/cache"):
         storage.cache_dir()
     assert not own_cache.exists()
+
+
+def test_pipes_devices_and_links_that_lead_nowhere_or_to_folders_are_named_and_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.txt").write_bytes(b"123")
+    (tmp_path / "file").symlink_to("real/a.txt")
+    for name, target in {"loop": ".", "root": "/", "nowhere": "gone", "self": "self", "endless": "/dev/zero"}.items():
+        (tmp_path / name).symlink_to(target)
+    os.mkfifo(tmp_path / "pipe")
+    files, others = storage.look_through(str(tmp_path))
+    assert [(Path(e.uri).name, e.size) for e in files] == [("file", 3), ("a.txt", 3)]
+    assert {Path(uri).name: reason.rpartition(" ")[2] for uri, reason in others.items()} == {
+        "loop": "followed", "root": "followed", "nowhere": "there", "self": "links", "endless": "device",
+        "pipe": "device",
+    }  # fmt: skip
+    for name in ("pipe", "endless"):
+        for read in (storage.read_bytes, lambda uri: storage.read_head(uri, 4), lambda uri: storage.read_tail(uri, 4)):
+            with pytest.raises(StorageError, match=f"{name} must be a file"):
+                read(str(tmp_path / name))
+
+
+def test_a_folder_may_be_deeper_than_python_calls(tmp_path: Path) -> None:
+    place, at = tmp_path, os.open(tmp_path, os.O_RDONLY)
+    for _ in range(1_500):
+        os.mkdir("d", dir_fd=at)
+        at, before = os.open("d", os.O_RDONLY, dir_fd=at), at
+        os.close(before)
+    os.close(os.open("a.txt", os.O_CREAT | os.O_WRONLY, dir_fd=at))
+    os.close(at)
+    assert [Path(e.uri).name for e in storage.find(str(place))] == ["a.txt"]
+
+
+def test_a_file_of_gigabytes_is_not_read_as_a_whole(tmp_path: Path) -> None:
+    with (tmp_path / "a.png").open("wb") as file:
+        file.truncate(storage.MOST_BYTES + 1)
+    with pytest.raises(StorageError, match=r"a\.png must have at most 600,000,000 bytes, but has 600,000,001"):
+        storage.read_bytes(str(tmp_path / "a.png"))

@@ -47,6 +47,7 @@ CODES: dict[str, Code] = {
     "task-unread": Code(_S, "A line asks for neither boxes nor masks and was left out."),
     "folder-unread": Code(_W, "A folder with annotations is no train, valid or test folder and was not read."),
     "file-unread": Code(_W, "An annotation file beside the others holds no boxes or masks and was not read."),
+    "file-broken": Code(_E, "A link that leads nowhere or to a folder, a pipe, a device, or a closed folder."),
     "split-without-annotations": Code(_E, "A split has no annotation at all; a warning outside of train."),
     # classes
     "category-malformed": Code(_E, "A category is no object with `id` and `name`."),

@@ -105,7 +105,7 @@ def _inside(place: str, unread: Note) -> Iterator[Input]:
             yield from _rows(shard)
         return
     files = Listing(uri)
-    if not files.entries and not files.unread:
+    if not files.entries and not files.unread and not files.broken:
         raise DataError(f"There is no {place}. Name image files, folders, archives, Parquet files or data sets.")
     for name in files.with_suffix(*IMAGE_SUFFIXES, *TABLES):
         if not name.lower().endswith(TABLES):
@@ -117,7 +117,7 @@ def _inside(place: str, unread: Note) -> Iterator[Input]:
             if len(files.entries) == 1:
                 raise
             unread(files.uri(name), str(error))
-    for name, reason in files.unread.items():
+    for name, reason in (files.broken | files.unread).items():
         unread(files.uri(name), reason)
 
 

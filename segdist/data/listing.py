@@ -25,6 +25,8 @@ SPLITS: Mapping[str, Split] = {
 _HEAD = 65_536
 _MOST_LOOKED_AT = 200
 """Files of unknown suffix that are opened to see whether they are images."""
+_MOST_BROKEN = 4
+"""Broken links and the like that an error lists."""
 _YEAR = re.compile(r"[_\-]?\d{4}$")
 
 
@@ -39,15 +41,21 @@ class Listing:
         self.root = self.place
         self._heads: dict[str, str] = {}
         self._foreign: list[str] = []
+        self._others: dict[str, str] = {}
 
     @cached_property
     def entries(self) -> Mapping[str, storage.Entry]:
         """Size and stamp by relative path, sorted by name."""
-        listed = storage.find(self.place)
-        if [e.uri for e in listed] == [self.place]:
+        listed, others = storage.look_through(self.place)
+        if [*(e.uri for e in listed), *others] == [self.place]:
             self.root = self.place.rpartition("/")[0]
         start = self.root + "/"
         found = {e.uri.removeprefix(start): e for e in listed if e.uri.startswith(start)}
+        self._others = {
+            _plain(name): f"{reason}; replace it by what is meant, or remove it"
+            for name, reason in ((uri.removeprefix(start), reason) for uri, reason in others.items())
+            if not _is_hidden(name)
+        }
         seen = {name: entry for name, entry in found.items() if not _is_hidden(name)}
         self._foreign = [name for name in seen if not name.isprintable() and _plain(name) != name]
         return {name: entry for name, entry in seen.items() if name not in self._foreign}
@@ -71,8 +79,13 @@ class Listing:
         """Relative paths of the images."""
         return self.with_suffix(*IMAGE_SUFFIXES)
 
+    @property
+    def broken(self) -> dict[str, str]:
+        """What is no file that can be read, each with the reason: links that lead nowhere or to folders, pipes."""
+        return self._others if self.entries is not None else {}
+
     @cached_property
-    def unread(self) -> Mapping[str, str]:
+    def unread(self) -> dict[str, str]:
         """Files that look like images and are not read, each with the reason."""
         found, looked_at = {}, 0
         for name in self.entries:
@@ -123,7 +136,9 @@ class FolderFormat:
         """
         files = Listing(self.options.path)
         if not files.entries:
-            raise DataError(f"There are no files below {self.options.path}. `path` must name a folder with images.")
+            broken = [f" {files.uri(name)}: {reason}." for name, reason in files.broken.items()][:_MOST_BROKEN]
+            message = f"There are no files below {self.options.path}. `path` must name a folder with images."
+            raise DataError(message + "".join(broken))
         return files
 
 

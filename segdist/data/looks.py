@@ -259,7 +259,7 @@ class Looks:
 def report_unread(files: Listing, read: Collection[str], report: Report, severity: Severity | None = None) -> int:
     """Tell which files look like annotations and were not read, one finding for each kind; returns how many files.
 
-    Files that look like images and are not read are told too.
+    Files that look like images and are not read are told too, and what is no file at all.
 
     Args:
         files: of the source.
@@ -267,6 +267,8 @@ def report_unread(files: Listing, read: Collection[str], report: Report, severit
         report: takes the findings.
         severity: of the findings, where it is not the usual one.
     """
+    for name, reason in files.broken.items():
+        report(finding("file-broken", reason, file=files.uri(name)))
     for name, reason in files.unread.items():
         report(finding("image-unread", reason, file=files.uri(name)))
     kinds: dict[str, list[str]] = {}

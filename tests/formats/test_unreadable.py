@@ -1,6 +1,7 @@
 """An annotation that cannot be read is no image without objects: the image is left out, and named."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from segdist.cli.data import app
 from segdist.data.archived import open_format
 from segdist.data.convert import convert
 from segdist.data.review import review
+from segdist.records import Finding
 from tests.formats.test_contract import EXAMPLES
 
 NUL = b"0 0.5 0.5 0.9 0.5 0.9\x00\x00\x00\x00"
@@ -74,3 +76,20 @@ def test_the_command_line_counts_what_was_left_out(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "skipped[annotations-lost] x1" in result.output
     assert "coco: 2 images" in result.output
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "gone", "pipe"])
+def test_labels_that_are_no_file_are_named_and_their_image_is_left_out(tmp_path: Path, target: str) -> None:
+    EXAMPLES["yolo"](tmp_path)
+    labels = sorted(tmp_path.rglob("labels/**/*.txt"))[0]
+    labels.unlink()
+    if target == "pipe":
+        os.mkfifo(labels)
+    else:
+        labels.symlink_to(target)
+    findings: list[Finding] = []
+    source = open_format("yolo", {"path": str(tmp_path)})
+    read = {sample.image_id for sample in source.read(findings.append)}
+    assert read
+    assert not [name for name in read if Path(name).stem == labels.stem]
+    assert {(f.code, Path(f.file).name) for f in findings} >= {("file-broken", labels.name)}

@@ -70,6 +70,9 @@ class _Labels:
 
     def instances(self) -> tuple[Instance, ...] | None:
         """The objects; None, and a finding, where the file cannot be read: nobody knows what is on the image."""
+        if reason := self._files.broken.get(self._name):
+            self._find("row-malformed", reason, Severity.ERROR)
+            return None
         if self._name not in self._files:
             message = "there is no label file; the image is taken as one without objects"
             self._find("label-file-missing", message, Severity.WARNING)
