@@ -163,16 +163,22 @@ def decode(content: bytes, *, longest: int | None = None, name: str = "image") -
         DataError: it is no image that can be read, or not complete.
     """
     with opened(content, name=name) as image:
-        orientation = _orientation(image, content)
+        upright = turn_upright(image, content)
         if longest is not None:
             factor = longest / max(image.size)
             image.draft("RGB", (max(int(image.width * factor), 1), max(int(image.height * factor), 1)))
         is_deep = image.mode in ("RGB", "RGBA", "LA") and ";16" in str(getattr(image, "tile", ""))
         image.load()
         pixels, notes = _deep(image, content) if is_deep else _pixels(image)
-        if image.format != "TIFF":  # those Pillow turns while it loads them
-            pixels = _TURNS.get(orientation, np.asarray)(pixels)
-        return Picture(np.ascontiguousarray(pixels), notes)
+        return Picture(upright(pixels), notes)
+
+
+def turn_upright(image: Image.Image, content: bytes) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """What turns the pixels of an opened image (height and width first) as its orientation says; ask before loading."""
+    if image.format == "TIFF":  # those Pillow turns while it loads them
+        return np.ascontiguousarray
+    turn = _TURNS.get(_orientation(image, content), np.asarray)
+    return lambda pixels: np.ascontiguousarray(turn(pixels))
 
 
 def _formats(content: bytes) -> tuple[str, ...]:

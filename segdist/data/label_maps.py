@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segdist import masks
-from segdist.data.images import in_strips, opened, picture_in_alpha
+from segdist.data.images import in_strips, opened, picture_in_alpha, turn_upright
 from segdist.records import Rle
 
 LabelMap = NDArray[np.integer[Any]]
@@ -38,7 +38,7 @@ class Decoded:
 
 
 def decode_values(content: bytes, *, colours: bool = False, name: str = "it") -> Decoded:
-    """The numbers in an encoded mask image, as the file stores them: nothing is scaled or turned.
+    """The numbers in an encoded mask image, as the file stores them: nothing is scaled. It is upright, as photos are.
 
     A palette image stands for its indices, unless its palette is grey and index 0 is brighter than another: what looks
     black is background then. An image of one colour with an alpha channel that varies stands for that channel.
@@ -52,6 +52,7 @@ def decode_values(content: bytes, *, colours: bool = False, name: str = "it") ->
         DataError: it is no image, is truncated or too large, or holds numbers that are not whole.
     """
     with opened(content, name=name) as image:
+        upright = turn_upright(image, content)
         is_lossy = image.format in ("JPEG", "MPO")
         image.load()
         alpha, note = picture_in_alpha(image), ""
@@ -64,7 +65,7 @@ def decode_values(content: bytes, *, colours: bool = False, name: str = "it") ->
         is_colour = colours or not (image.mode in _ONE_NUMBER or _is_grey(image))
         values_HW = _values(image, is_colour=is_colour)
         _check_regions(values_HW)
-        return Decoded(values_HW, is_lossy, is_colour, note)
+        return Decoded(upright(values_HW), is_lossy, is_colour, note)
 
 
 def take_apart(values_HW: LabelMap) -> dict[int, Rle]:

@@ -9,6 +9,7 @@ import json
 import mmap
 import re
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -31,11 +32,17 @@ _ROOT = re.compile(r"<([A-Za-z_][\w.:\-]*)")
 _PROLOGUE = re.compile(r"<\?.*?\?>|<!--.*?-->|<!DOCTYPE[^>\[]*(\[.*?\])?[^>]*>", re.DOTALL)
 _OWN = (CONVERSION, "masks.json", "queue.json", "dataset_info.json", "state.json", "manifest.json")
 """JSON beside data that says something about all of them, and draws nothing."""
+_TFRECORD = re.compile(r"\.(tfrecords?|record)(-\d+-of-\d+)?$", re.IGNORECASE)
+"""A file of TensorFlow, whole or one of several."""
+_IS_PACKED = "a packed file"
+_PACKED = re.compile(r"(json|xml|csv|tsv|txt|jsonl|geojson|png)s?\.(gz|bz2|xz|zst)$", re.IGNORECASE)
+_ARCHIVE = re.compile(r"\.(zip|7z|rar|tar|tgz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
 _BY_SUFFIX = {
     ".geojson": "GeoJSON",
-    ".tfrecord": "TFRecord",
-    ".tfrecords": "TFRecord",
-    ".record": "TFRecord",
+    ".kml": "KML",
+    ".kmz": "KML",
+    ".gml": "GML",
+    ".gpkg": "GeoPackage",
     ".mat": "MATLAB",
     ".npy": "NumPy",
     ".npz": "NumPy",
@@ -82,7 +89,7 @@ _OF_ELEMENT: tuple[tuple[str, Collection[str]], ...] = (
 """Formats by the keys of the first element of a list."""
 _TELLING = re.compile(
     r"^(annotations?|labels?|shapes|regions|objects|instances|segmentations?|masks?|bboxe?s?|box(es)?|polygons?|"
-    r"detections|predictions|keypoints|features|frames|items)$",
+    r"detections|predictions|keypoints|features|frames|items|points|segments(_info)?)$",
     re.IGNORECASE,
 )
 """Keys under which annotations of tools that are not known stand."""
@@ -97,6 +104,10 @@ _HINTS = {
 """What a format must be told beside its name."""
 _SHORTEST = 4
 """Characters that a name without a suffix must have to be told from a number in a table."""
+_STRING = re.compile(rb'"((?:[^"\\]|\\.)*+)(?:"|\Z)(\s*+:)?+', re.DOTALL)
+"""A string of JSON, and whether it is a key; whatever begins like one is one, so that no text takes long."""
+_MORE_THAN_LISTS = re.compile(rb"[^\s\[\]{},:]|\{[^{]*+\{", re.DOTALL)
+"""JSON without its strings that holds numbers, or objects in objects or lists."""
 _MOST_COLOURS = 64
 _SAMPLED = 3
 """Pairs of pictures of one kind that are decoded to tell masks from photos."""
@@ -164,10 +175,14 @@ class Looks:
             return self._table(name)
         if suffix == ".txt":
             return self._text(name)
+        if suffix in (".yaml", ".yml"):
+            return "YAML about images" if any(map(self._mentions, lines(self._files.head(name)))) else ""
         if suffix == ".jsonl":
             head = self._files.head(name)
             return "paligemma" if '"suffix"' in head else "JSON lines"
-        return _BY_SUFFIX.get(suffix, "")
+        if suffix == ".manifest":
+            return "JSON lines" if self._files.head(name).lstrip().startswith("{") else ""
+        return _BY_SUFFIX.get(suffix, "") or _by_ending(name)
 
     def _json(self, name: str) -> str:
         found = self._outline(name)
@@ -177,20 +192,46 @@ class Looks:
         if not kind and name.endswith(ANNOTATIONS):
             return "coco"
         if kind or found.is_whole:
-            return kind or ("JSON" if self.is_of_image(name) else "")
+            return kind or ("JSON" if self.is_of_image(name) else self._about_images(name))
         return "broken JSON"
 
     def _outline(self, name: str) -> Outline | None:
         """What a JSON file holds at its top; None where it is empty or no text."""
+        with self._content(name) as content:
+            return None if content is None else outline(content)
+
+    @contextmanager
+    def _content(self, name: str) -> "Iterator[bytes | mmap.mmap | None]":
+        """A JSON file in UTF-8, a large one through a window; None where it is no text."""
         uri, size = self._files.uri(name), self._files.entries[name].size
         if size > _MAPPED and storage.is_local(uri):
             with Path(uri).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 if b"\0" not in content[:4]:
-                    return outline(content)
+                    yield content
+                    return
         try:
-            return outline(guess_text(storage.read_bytes(uri)).content.encode())
+            text = guess_text(storage.read_bytes(uri)).content.encode()
         except NotTextError:
-            return None
+            yield None
+        else:
+            yield text
+
+    def _about_images(self, name: str) -> str:
+        """JSON of a tool that is not known, but that says something of images by their names; a list of them does not.
+
+        In a list, as in that of a split, there are names of images and nothing else.
+        """
+        named = others = False
+        with self._content(name) as content:
+            for found in _STRING.finditer(content or b""):
+                text = found[1].decode(errors="replace").replace("\\/", "/").replace("\\\\", "/")
+                is_name, is_key = self._is_named(text), bool(found[2])
+                named |= is_name
+                others |= is_name == is_key
+                if named and others:
+                    return "JSON about images"
+            rest = _STRING.sub(b"", content or b"") if named else b""
+        return "JSON about images" if _MORE_THAN_LISTS.search(rest) else ""
 
     def _xml(self, name: str) -> str:
         root = _ROOT.search(_PROLOGUE.sub("", self._files.head(name)))
@@ -215,12 +256,25 @@ class Looks:
             return "yolo" if numeric or not any(head) else "text of the same name" if self.is_of_image(name) else ""
         if self.is_of_image(name):
             return "text of the same name"
-        return "text with boxes" if any(_numbers(row) >= 4 and self._mentions(row) for row in head) else ""
+        about = [row for row in head if self._mentions(row)]
+        if about and any(_numbers(row) >= 4 for row in head):
+            return "text with boxes"
+        is_table = bool(about) and all(self._is_row(row) for row in head if row.strip())
+        return "text about images" if is_table else ""
+
+    def _is_row(self, row: str) -> bool:
+        """Whether a line begins with the name of an image and says something of it other than where it lies."""
+        first, *others = re.split(r"[,;\s]+", row.strip(), maxsplit=20)
+        return self._is_named(first) and any(not self._is_named(word) and "/" not in word for word in others)
 
     def _mentions(self, row: str) -> bool:
         """Whether a line names an image."""
-        words = [PurePosixPath(word).name.lower() for word in re.split(r"[,;\s\"']+", row)[:8] if word]
-        return any(word in self._names or (len(word) >= _SHORTEST and word in self._stems) for word in words)
+        return any(self._is_named(word) for word in re.split(r"[,;\s\"']+|:(?=\s|$)", row)[:8] if word)
+
+    def _is_named(self, path: str) -> bool:
+        """Whether a path is that of an image, with or without its suffix, in whatever folder."""
+        word = PurePosixPath(path).name.lower()
+        return word in self._names or (len(word) >= _SHORTEST and word in self._stems)
 
     @cached_property
     def _masks(self) -> list[str]:
@@ -282,7 +336,8 @@ def report_unread(files: Listing, read: Collection[str], report: Report, severit
 def unread(files: Listing, kind: str, names: list[str], severity: Severity | None) -> Finding:
     """The finding about files of one kind."""
     shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-    fix = f"read it with --format {kind}" if kind in registry.names("formats") else "export it in a format that is read"
+    own = "unpack it" if kind == _IS_PACKED else "export it in a format that is read"
+    fix = f"read it with --format {kind}" if kind in registry.names("formats") else own
     message = f"{shown}: looks like {kind} and was not read; {fix}{_HINTS.get(kind, '')}, or move it away"
     return finding("annotations-unread", message, file=files.uri(names[0]), severity=severity)
 
@@ -298,6 +353,14 @@ def _kind_of(found: Outline) -> str:
     if {"filename", "regions"} <= set(_keys(found.first)):
         return "via"
     return next((f"JSON with `{key}`" for key in found.keys if _TELLING.match(key)), "")
+
+
+def _by_ending(name: str) -> str:
+    """What a file is that is not looked into, by its name alone."""
+    if _TFRECORD.search(name):
+        return "TFRecord"
+    is_called = _MASK.search(PurePosixPath(name).name)
+    return _IS_PACKED if _PACKED.search(name) or (is_called and _ARCHIVE.search(name)) else ""
 
 
 def _keys(text: bytes) -> list[str]:

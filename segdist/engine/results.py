@@ -73,9 +73,8 @@ def read_results(predictions: Path, truth: Path) -> Results:
     told.stop(truth)
     names, categories = source.ids()
     by_id = {sample.image_id: sample for sample in samples}
-    own = _Ids(
-        {k: by_id[name] for k, name in names.items() if name in by_id}, categories.names(source.options.path), {}
-    )
+    classes = categories.names(source.options.path)
+    own = _Ids({k: by_id[name] for k, name in names.items() if name in by_id}, classes, {}, categories.groups)
     listed, ids = _listed(_load(predictions, told), own, samples, categories, predictions, told)
     told.stop(predictions)
     return _read(listed, ids, samples, tuple(dict.fromkeys(own.classes.values())), predictions, told)
@@ -113,11 +112,13 @@ class _Ids:
         samples: by image id.
         classes: class name by category id, as text.
         why: why an image id of the file stands for no annotated image.
+        groups: category ids, as text, that only group others: no annotation has one.
     """
 
     samples: Mapping[Key, Sample]
     classes: Mapping[str, str]
     why: Mapping[Key, str]
+    groups: Collection[str] = ()
 
     def sample(self, image_id: Any) -> Sample:
         """The image of an id.
@@ -189,8 +190,11 @@ def _read(
 ) -> Results:
     found: dict[str, list[Instance]] = {}
     problems: list[str] = []
-    masked = negative = 0
+    masked = negative = grouped = 0
     for number, result in enumerate(listed):
+        if isinstance(result, dict) and str(key_of(result.get("category_id"))) in ids.groups:
+            grouped += 1
+            continue
         try:
             sample, instance = _instance(result, ids)
         except Problem as problem:
@@ -205,8 +209,12 @@ def _read(
     notes = [*told.notes()]
     if negative:
         notes.append(f"{negative} boxes have one negative side: as in COCO's evaluator, they count nowhere")
-    if 0 < masked < len(listed) - negative:
-        alone = len(listed) - negative - masked
+    if grouped:
+        notes.append(
+            f"{grouped} result(s) are of a category that only groups others: as in COCO's evaluator, they count nowhere"
+        )
+    alone = len(listed) - grouped - negative - masked
+    if masked and alone:
         notes.append(f"{alone} of {len(listed)} results are boxes without masks: wrong wherever masks are measured")
     return Results(classes, samples, {k: tuple(v) for k, v in found.items()}, masked > 0, tuple(notes))
 

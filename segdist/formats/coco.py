@@ -142,6 +142,11 @@ class Format:
             return [_Part(path, path.rpartition("/")[0] or ".", "")]
         files = self._json_files()
         parts = self._roboflow_parts() or _named_parts(path, self._like_coco(files), self.options.splits)
+        if not parts and files:
+            raise DataError(
+                f"{path} holds no COCO annotations of objects, only {', '.join(map(_name, files[:4]))}. Name the JSON "
+                "file itself in `path` if it has boxes or masks."
+            )
         if not parts:
             raise DataError(
                 f"{path} holds no COCO annotations: no JSON file in it, and no train, valid or test folder with "

@@ -50,12 +50,32 @@ STRANGERS: dict[str, tuple[str, str]] = {
     "lines.jsonl": ('{"image": "0.jpg", "objects": []}\n', "JSON lines"),
     "boxes.parquet": ("x", "Parquet"),
     "export.ndjson": ("{}", "JSON lines"),
+    "train.tfrecord-00000-of-00002": ("x", "TFRecord"),
+    "roofs.kml": ("<kml/>", "KML"),
+    "roofs.gpkg": ("x", "GeoPackage"),
+    "output.manifest": ('{"source-ref": "s3://x/0.jpg", "labels": {}}', "JSON lines"),
+    "coco.json.gz": ("x", "unpack it"),
+    "labels.zip": ("x", "unpack it"),
+    "scale.json": ('[{"task_id": "5", "params": {"attachment": "s3://x/0.jpg"}, "response": {}}]', "JSON about images"),
+    "vott.json": ('{"assets": {"a": {"asset": {"name": "0.jpg"}, "regions": []}}}', "JSON about images"),
+    "hasty.json": ('{"images": [{"image_name": "0.jpg", "labels": []}]}', "JSON about images"),
+    "numbers.json": ('{"file": "0.jpg", "at": [1, 2, 3, 4]}', "JSON about images"),
+    "classes.json": ('{"0.jpg": "crack"}', "JSON about images"),
+    "0.jpg___objects.json": ('[{"type": "polygon", "points": [1, 1, 5, 5, 1, 9]}]', "`points`"),
+    "boxes.yaml": ("0.jpg:\n  - {box: [1, 2, 3, 4]}\n", "YAML about images"),
+    "truth.txt": ("0.jpg 0\n1.jpg 3\n", "text about images"),
+    "wider_face.txt": ("0--parade/0.jpg\n1\n449 330 122 149 0 0\n", "text with boxes"),
 }
 HARMLESS = {
     "README.txt": "crack photos 2024, camera 3 at 1.5 m",
     "camera.json": '{"make": "x", "exposure": 3}',
     "classes.txt": "crack\nseam\n",
     "split.txt": "0.jpg\n1.jpg\n",
+    "pairs.txt": "images/0.jpg masks/0.png\n",
+    "photos.txt": "0.jpg shows a crack\nfrom the left\n",
+    "split.json": '{"train": ["0.jpg"], "val": ["photos\\/1.jpg"]}',
+    "dataset.yaml": "path: .\nnames: [crack]\n",
+    "photos.zip": "x",
     "weather.csv": "day,rain\n1,0\n",
     "notes.md": "# x",
 }
@@ -165,6 +185,20 @@ def test_json_of_other_kinds_beside_coco_is_named_and_not_in_its_way(tmp_path: P
         ("annotations-unread", "darwin.json"),
         ("annotations-unread", "other.json"),
     ]
+
+
+def test_json_of_millions_of_quotes_is_looked_at_once(tmp_path: Path) -> None:
+    photos(tmp_path)
+    (tmp_path / "odd.json").write_text('{"a": \\"' + '\\"' * (1 << 20) + '""}')
+    assert looks_of(Listing(str(tmp_path)))["odd.json"] in ("", "broken JSON")
+
+
+@pytest.mark.parametrize("name", ["captions_val2017.json", "panoptic_val2017.json", "stuff_val2017.json"])
+def test_files_of_coco_that_hold_no_objects_are_named(tmp_path: Path, name: str) -> None:
+    (photos(tmp_path) / name).write_text('{"images": [], "annotations": [], "categories": []}')
+    code, content = validated(tmp_path)
+    assert code == 2
+    assert f"only {name}" in content["errors"][0]["message"]
 
 
 def test_coco_deeper_below_is_read(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from segdist.errors import DataError
 from segdist.formats.coco import Format, Options
 from segdist.masks import decode, encode
 from segdist.records import Finding, Sample, Severity
+from tests.formats.reading import read_all
 
 SHARED = Path(__file__).parents[3] / "shared"
 real_data = pytest.mark.skipif(
@@ -263,3 +264,14 @@ def test_an_image_that_several_files_could_be_is_named_with_them(tmp_path: Path)
     (found,) = (f for f in findings if f.code == "image-missing")
     assert "cam1/0001.png" in found.message
     assert "cam2/0001.png" in found.message
+
+
+def test_images_of_lvis_are_found_by_their_address(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "0001.jpg")
+    image = {"id": 1, "coco_url": "http://images.cocodataset.org/val2017/0001.jpg", "height": 20, "width": 30}
+    cup = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[1, 1, 9, 1, 9, 9]], "bbox": [1, 1, 8, 8]}
+    content = {"images": [image], "annotations": [{**cup, "area": 32}], "categories": [{"id": 1, "name": "cup"}]}
+    (tmp_path / "lvis.json").write_text(json.dumps(content))
+    (sample,), _ = read_all(Format(Options(path=str(tmp_path / "lvis.json"))))
+    assert (sample.image_id, sample.image_uri) == ("val2017/0001.jpg", str(tmp_path / "0001.jpg"))
+    assert [i.label for i in sample.instances] == ["cup"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from segdist.errors import DataError
 from segdist.formats.png_masks import Format, Options
@@ -194,3 +194,23 @@ def test_masks_in_a_white_first_palette_or_an_alpha_channel_are_read_as_they_loo
         (sample,), findings = read(write(tmp_path, image), **BINARY)
         assert [(f.code, f.severity) for f in findings] == [("mask-palette", Severity.REPAIRED)]
         assert np.array_equal(found(sample)["crack"], drawn > 0)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
+def test_a_mask_is_turned_as_its_own_orientation_says(tmp_path: Path, orientation: int, suffix: str) -> None:
+    stored = np.zeros(SIZE_HW, np.uint8)
+    stored[1:4, 2:9] = 255
+    mask, exif = Image.fromarray(stored), Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    photo = Image.fromarray(np.zeros((*SIZE_HW, 3), np.uint8))
+    for folder, image in (("images", photo), ("masks", mask)):
+        (tmp_path / folder).mkdir()
+        extra = {"tiffinfo": {274: orientation}} if suffix == ".tif" else {"exif": exif, "lossless": True}
+        image.save(tmp_path / folder / f"a{suffix}", **extra)
+    turned = mask.copy()
+    turned.getexif()[ExifTags.Base.Orientation] = orientation
+    expected = np.asarray(ImageOps.exif_transpose(turned)) > 0
+    (sample,), findings = read(tmp_path, **BINARY)
+    assert np.array_equal(found(sample)["crack"], expected)
+    assert findings == []

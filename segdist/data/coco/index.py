@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -333,7 +333,7 @@ def image_entries(uri: str, entries: Iterable[Any], report: Callable[[Finding], 
     names: set[str] = set()
     for image in entries:
         is_object = isinstance(image, dict)
-        name = image.get("file_name") if is_object else None
+        name = _file_name(image) if is_object else None
         key = key_of(image.get("id")) if is_object else None
         if not isinstance(name, str) or not name.strip() or key is None:
             message = f"an image needs `id` and `file_name`, but is {short(image)}"
@@ -348,6 +348,12 @@ def image_entries(uri: str, entries: Iterable[Any], report: Callable[[Finding], 
             found[key] = ImageEntry(key, name, image.get("height"), image.get("width"))
         names.add(str(name))
     return list(found.values())
+
+
+def _file_name(image: Mapping[str, Any]) -> Any:
+    """What an entry calls its file; LVIS gives the address that it was published at alone: `.../train2017/0001.jpg`."""
+    name, address = image.get("file_name"), image.get("coco_url")
+    return "/".join(address.split("/")[-2:]) if name is None and isinstance(address, str) else name
 
 
 def category_entries(uri: str, entries: Iterable[Any], report: Callable[[Finding], None]) -> list[dict[str, Any]]:

@@ -34,6 +34,8 @@ class Categories:
         self._names: dict[str, dict[str, str]] = {}
         self._class_names = ClassNames(report)
         self._id_of: dict[str, str] = {}
+        self.groups: set[str] = set()
+        """Ids, as text, of categories that only group others and that no annotation names."""
 
     def names(self, uri: str) -> Mapping[str, str]:
         """Class name by category id (as text) in one file."""
@@ -56,6 +58,7 @@ class Categories:
         for category in categories:
             key, name = str(key_of(category.get("id"))), str("" if (own := category.get("name")) is None else own)
             if _is_placeholder(category, groups) and key not in used:
+                self.groups.add(key)
                 continue
             if key == "None":
                 self._find(uri, "category-malformed", Severity.ERROR, f"a category needs an `id`: {short(category)}")
