@@ -45,8 +45,6 @@ def encode(mask_HW: NDArray[Any]) -> Rle:
 
 def encode_many(masks_NHW: NDArray[Any]) -> list[Rle]:
     """The run lengths of N masks of one size."""
-    if len(masks_NHW) == 0:
-        return []
     return [_rle(r) for r in coco_mask.encode(np.asfortranarray(np.moveaxis(masks_NHW != 0, 0, 2), dtype=np.uint8))]
 
 

@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from pycocotools import mask as coco_mask
+from scipy.ndimage import distance_transform_edt, maximum_filter
+from skimage.morphology import skeletonize
 
 from segdist import masks
 
@@ -77,9 +79,21 @@ def test_a_mask_placed_in_a_larger_image_is_that_of_the_padded_pixels(
     assert masks.place(mask, (top, left), padded.shape) == masks.encode(padded)
 
 
-def test_a_mask_that_reaches_outside_its_image_is_refused() -> None:
+@pytest.mark.parametrize("at_yx", [(-1, 0), (0, -1), (2, 0), (0, 2)])
+def test_a_mask_that_reaches_outside_its_image_is_refused(at_yx: Shape) -> None:
     with pytest.raises(ValueError, match="must lie in its image"):
-        masks.place(np.ones((3, 3), np.bool_), (0, 2), (4, 4))
+        masks.place(np.ones((3, 3), np.bool_), at_yx, (4, 4))
+
+
+@given(drawn, st.booleans())
+def test_places_where_a_mask_begins_and_ends_are_its_run_lengths(mask: masks.Mask, last: bool) -> None:
+    """Each column's on its own, as `place` has them; the end of the image may be left out."""
+    framed = np.pad(mask, ((1, 1), (0, 0))).astype(np.int8)
+    columns, rows = np.nonzero(np.diff(framed, axis=0).T)
+    edges = columns * len(mask) + rows
+    if not last and mask[-1:, -1:].any():
+        edges = edges[:-1]
+    assert masks.from_edges(edges, mask.shape) == masks.encode(mask)
 
 
 @given(pairs)
@@ -107,6 +121,7 @@ def test_masks_of_two_sizes_do_not_intersect() -> None:
 @given(shapes.flatmap(lambda s: arrays(np.bool_, (3, *s), elements=st.booleans())))
 def test_many_masks_are_encoded_as_each_alone(stack: np.ndarray) -> None:
     assert masks.encode_many(stack) == [masks.encode(m) for m in stack]
+    assert masks.encode_many(stack[:1]) == [masks.encode(stack[0])]
 
 
 def test_no_masks_are_encoded_to_none() -> None:
@@ -120,7 +135,7 @@ def test_a_box_is_filled_to_whole_pixels_inside_the_image(box_xyxy: tuple[float,
     for y in range(15):
         for x in range(20):
             expected[y, x] = x1 <= x < x2 and y1 <= y < y2
-    assert np.array_equal(masks.decode(masks.from_box(box_xyxy, size_hw=(15, 20))), expected)
+    assert masks.from_box(box_xyxy, size_hw=(15, 20)) == masks.encode(expected)
 
 
 def _uncompressed(mask: masks.Mask) -> list[int]:
@@ -160,10 +175,13 @@ def test_long_runs_are_read_as_pycocotools_does(runs: list[int]) -> None:
         ({"size": [5, 4], "counts": [20]}, r"image's \(4, 5\), but is \(5, 4\)"),
         ({"size": [4, 5], "counts": "34"}, "sum to h x w = 20, but sum to 7"),
         ({"size": [4, 5], "counts": "3 "}, "outside the COCO alphabet: ' '"),
-        ({"size": [4, 5], "counts": "3q"}, "outside the COCO alphabet: 'q'"),
+        ({"size": [4, 5], "counts": "3p"}, "outside the COCO alphabet: 'p'"),
         ({"size": [4, 5], "counts": "\N{LATIN SMALL LETTER E WITH ACUTE}"}, "ascii"),
         ({"size": [4, 5], "counts": "P"}, "middle of a number"),
-        ({"size": [4, 5], "counts": "o" * 12 + "0"}, "no image has room for"),
+        ({"size": [4, 5], "counts": "P" * 7 + "0"}, "no image has room for"),
+        ({"size": [4, 5], "counts": ""}, "sum to h x w = 20, but sum to 0"),
+        ({"size": [4, 5], "counts": []}, "sum to h x w = 20, but sum to 0"),
+        ({"size": [4, 5], "counts": [1 << 35]}, "must fit an image"),
         ({"size": [4, 5], "counts": [10**30]}, "must fit an image"),
         ({"size": [4, 5], "counts": [10**400]}, "whole numbers"),
         ({"size": [4, 5], "counts": [19.5, 0.5]}, "whole numbers"),
@@ -191,6 +209,25 @@ def test_polygons_are_united_as_pycocotools_draws_them(polygons: list[list[tuple
     flat = [[v for point in polygon for v in point] for polygon in polygons]
     expected = np.any([coco_mask.decode(coco_mask.frPyObjects([p], 20, 30)[0]) for p in flat], axis=0)
     assert np.array_equal(masks.decode(masks.from_polygons(flat, size_hw=(20, 30))), expected)
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(-9, 40), st.integers(-9, 40)), min_size=3, max_size=6), max_size=4))
+def test_outlines_are_as_long_as_the_longer_side_of_each_edge_and_areas_are_those_drawn(
+    polygons: list[list[tuple[int, int]]],
+) -> None:
+    flat = [[float(v) for point in polygon for v in point] for polygon in polygons]
+    starts = np.cumsum([0, *map(len, flat)])[:-1]
+    lengths = [
+        sum(max(abs(x1 - x2), abs(y1 - y2)) for (x1, y1), (x2, y2) in zip(p, [*p[1:], p[0]], strict=True))
+        for p in polygons
+    ]
+    assert masks.outline_lengths(np.array([v for f in flat for v in f]), starts).tolist() == lengths
+    areas = [coco_mask.decode(coco_mask.frPyObjects([f], 20, 30)[0]).sum() for f in flat]
+    assert masks.polygon_areas(flat, size_hw=(20, 30)).tolist() == areas
+
+
+def test_no_polygons_are_an_empty_mask() -> None:
+    assert masks.from_polygons([], size_hw=(20, 30)) == masks.empty((20, 30))
 
 
 SQUARE = [2.0, 2.0, 9.0, 2.0, 9.0, 9.0]
@@ -322,6 +359,27 @@ def test_a_mask_resized_is_the_same_in_either_memory_order(mask: masks.Mask, sha
 def test_resizing_keeps_something_of_everything_and_adds_nothing_to_nothing(mask: masks.Mask, shape: Shape) -> None:
     assert masks.resize(mask, shape).shape == shape
     assert masks.resize(mask, shape).any() == mask.any()
+
+
+@given(shapes, st.integers(2, 5), st.data())
+def test_shrinking_keeps_a_pixel_covered_a_third_as_much_as_the_most_covered_one_around_it(
+    shape: Shape, by: int, data: st.DataObject
+) -> None:
+    mask = data.draw(arrays(np.bool_, (shape[0] * by, shape[1] * by), elements=st.booleans(), fill=fills))
+    covered = mask.reshape(shape[0], by, shape[1], by).sum(axis=(1, 3))
+    most = maximum_filter(covered, 3, mode="nearest")
+    assert np.array_equal(masks.resize(mask, shape), (3 * covered >= most) & (covered > 0))
+
+
+@given(drawn, st.integers(1, 4))
+def test_the_band_is_what_lies_near_the_edge_on_both_sides_but_for_the_middle_line(
+    mask: masks.Mask, width: int
+) -> None:
+    expected = np.zeros(mask.shape, np.bool_)
+    if 0 < mask.sum() < mask.size:
+        near = (distance_transform_edt(mask) <= width) & (distance_transform_edt(~mask) <= width)
+        expected = near & ~skeletonize(mask)
+    assert np.array_equal(masks.edge_band(mask, width), expected)
 
 
 def test_shrinking_a_wide_region_keeps_its_share_of_the_image() -> None:

@@ -153,8 +153,8 @@ def _listed(values: Any, repairs: list[str]) -> Any:
     return values
 
 
-def clip_box(box_xyxy: Box, size_hw: tuple[int, int]) -> Box:
-    """The part of a box inside the image; of no size where there is none."""
+def clip_box(box_xyxy: Sequence[float], size_hw: tuple[int, int]) -> Box:
+    """The part of a box inside the image; for a box outside of it, the nearest place of no size."""
     height, width = size_hw
     x1, x2 = (min(max(v, 0.0), float(width)) for v in (box_xyxy[0], box_xyxy[2]))
     y1, y2 = (min(max(v, 0.0), float(height)) for v in (box_xyxy[1], box_xyxy[3]))

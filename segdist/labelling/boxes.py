@@ -7,13 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from segdist import masks
+from segdist.data.geometry import Box, clip_box
 from segdist.masks import Mask
 from segdist.plugins import ImageHWC, Question
 from segdist.records import Instance, Prompt, Sample
 from segdist.spec import View
-
-Box = tuple[float, float, float, float]
-Point = tuple[float, float]
 
 
 def random_for(sample: Sample, seed: int) -> np.random.Generator:
@@ -22,16 +20,9 @@ def random_for(sample: Sample, seed: int) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(name[:8], "little"))
 
 
-def clipped(box_xyxy: Sequence[float], size_hw: tuple[int, int]) -> Box:
-    """The part of a box inside the image; for a box outside of it, the nearest place of no size."""
-    height, width = size_hw
-    x1, y1, x2, y2 = (float(v) for v in box_xyxy)
-    return min(max(x1, 0), width), min(max(y1, 0), height), min(max(x2, 0), width), min(max(y2, 0), height)
-
-
 def has_size(box_xyxy: Sequence[float], size_hw: tuple[int, int]) -> bool:
     """Whether any of the box lies in the image, so that there is something to ask for."""
-    x1, y1, x2, y2 = clipped(box_xyxy, size_hw)
+    x1, y1, x2, y2 = clip_box(box_xyxy, size_hw)
     return x2 > x1 and y2 > y1
 
 

@@ -1,6 +1,7 @@
 """Steps that clean a mask, by name. Sizes are relative to the object, never to the image: thin cracks must survive."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import cv2
@@ -96,15 +97,12 @@ def _colour_distance(lab_HWC: Floats, weight_HW: Floats, window: float) -> tuple
     return ((lab_HWC - mean_HWC) ** 2).sum(axis=2), np.asarray(there_HW, np.float32)
 
 
-def _morphology(kind: int) -> Callable[..., Mask]:
-    def apply(mask_HW: Mask, _image: Any, _box: Any, options: Morphology) -> Mask:
-        reach = int(np.ceil(options.radius))
-        y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
-        disc = (x**2 + y**2 <= options.radius**2).astype(np.uint8)
-        padded = np.pad(mask_HW.astype(np.uint8), reach, mode="edge")  # the image's frame is no edge of the object
-        return cv2.morphologyEx(padded, kind, disc)[reach:-reach, reach:-reach].astype(np.bool_)
-
-    return apply
+def _morphology(kind: int, mask_HW: Mask, _image: Any, _box: Any, options: Morphology) -> Mask:
+    reach = int(np.ceil(options.radius))
+    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    disc = (x**2 + y**2 <= options.radius**2).astype(np.uint8)
+    padded = np.pad(mask_HW.astype(np.uint8), reach, mode="edge")  # the image's frame is no edge of the object
+    return cv2.morphologyEx(padded, kind, disc)[reach:-reach, reach:-reach].astype(np.bool_)
 
 
 def _parts(mask_HW: Mask, *, connectivity: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -137,8 +135,8 @@ _STEPS: dict[str, Callable[..., Mask]] = {
     "fill_holes": _fill,
     "remove_parts": _remove,
     "clip_to_box": _clip,
-    "open": _morphology(cv2.MORPH_OPEN),
-    "close": _morphology(cv2.MORPH_CLOSE),
+    "open": partial(_morphology, cv2.MORPH_OPEN),
+    "close": partial(_morphology, cv2.MORPH_CLOSE),
     "smooth": _smooth,
     "snap": _snap,
 }

@@ -158,15 +158,14 @@ def _match(
     overlaps: NDArray[Any], left_out: NDArray[np.bool_], crowd: NDArray[np.bool_]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """(thresholds, D) whether each found object was matched, and whether to one that is left out."""
-    levels = np.minimum(THRESHOLDS, 1 - 1e-10)
-    matched = np.zeros((len(levels), len(overlaps)), np.bool_)
+    matched = np.zeros((len(THRESHOLDS), len(overlaps)), np.bool_)
     ignored = np.zeros_like(matched)
-    taken = np.zeros((len(levels), len(left_out)), np.bool_)
-    rows = np.arange(len(levels))
+    taken = np.zeros((len(THRESHOLDS), len(left_out)), np.bool_)
+    rows = np.arange(len(THRESHOLDS))
     for d, row in enumerate(overlaps):
-        if not len(row) or row.max() < levels[0]:
+        if not len(row) or row.max() < THRESHOLDS[0]:
             continue
-        may = (row[None] >= levels[:, None]) & (~taken | crowd[None])
+        may = (row[None] >= THRESHOLDS[:, None]) & (~taken | crowd[None])
         counts = may & ~left_out[None]
         # Those that count come first; among equals COCO takes the last one.
         choice = np.where(counts.any(axis=1, keepdims=True), counts, may)

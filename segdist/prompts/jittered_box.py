@@ -4,7 +4,8 @@ from typing import Any
 
 from pydantic import Field, PositiveInt
 
-from segdist.labelling.boxes import clipped, has_size, random_for
+from segdist.data.geometry import clip_box
+from segdist.labelling.boxes import has_size, random_for
 from segdist.plugins import Question
 from segdist.records import Prompt
 from segdist.spec import Strict
@@ -38,5 +39,5 @@ def prompts(question: Question, options: Options, seed: int) -> list[Prompt]:
 def _moved(box: Any, shift: Any, options: Options, question: Question) -> Any:
     sides = (box[2] - box[0], box[3] - box[1]) * 2
     moved = [v + options.jitter * s * side for v, s, side in zip(box, shift, sides, strict=True)]
-    inside = clipped(moved, question.sample.size_hw)
+    inside = clip_box(moved, question.sample.size_hw)
     return inside if has_size(inside, question.sample.size_hw) else box

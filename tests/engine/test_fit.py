@@ -1,5 +1,6 @@
 """A fit learns, resumes to the same bits, says what it measured, and ends when nothing is finite any more."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from segdist.engine.epoch import in_groups
 from segdist.engine.fit import fit
+from segdist.models.unet_cbam import Options
 from segdist.models.unet_cbam.network import UnetCbam
 from segdist.spec import RunSpec
 from tests.engine.drawn import CLASSES, Reports, Rows, roofs, tiny_run, weights
@@ -64,7 +66,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_gives_others() -> None:
 
 
 def test_every_epoch_reports_its_metrics_by_name(tmp_path: Path) -> None:
-    reports = Reports(tmp_path)
+    reports, began = Reports(tmp_path), time.time()
     fitted(tiny_run(epochs=3, checkpoint_every=2), reports)
     named = {
         *("train/loss", "train/loss/cross_entropy", "train/loss/dice", "train/loss/focal"),
@@ -73,8 +75,17 @@ def test_every_epoch_reports_its_metrics_by_name(tmp_path: Path) -> None:
         *("epoch", "seconds", "diverged", "first_step_at"),
     }
     assert [m["epoch"] for m in reports.metrics] == [1, 2, 3]
+    trained = sum(p.numel() for p in UnetCbam(Options(image_size=32, width=8, depth=2), CLASSES).parameters())
     for metrics in reports.metrics:
         assert named <= metrics.keys()
+        assert metrics["model/parameters"] == metrics["model/trained_parameters"] == trained
+        assert metrics["model/adapter_bytes"] == 4 * trained, "as float32"
+        assert metrics["train/phase"] == 1
+        assert 0 < metrics["seconds"] < time.time() - began
+        assert metrics["train/images_per_second"] >= len(TRAIN) / metrics["seconds"], "which include the evaluation"
+        assert began < metrics["first_step_at"] < time.time()
+    assert len({m["first_step_at"] for m in reports.metrics}) == 1
+    for metrics in reports.metrics:
         assert metrics["diverged"] == metrics["train/skipped_steps"] == 0
         assert metrics["train/loss"] == pytest.approx(
             metrics["train/loss/cross_entropy"] + metrics["train/loss/dice"], rel=1e-5

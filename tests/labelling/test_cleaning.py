@@ -1,5 +1,6 @@
 """Cleaning: against scikit-image where it has the same step, and thin cracks survive what is relative to them."""
 
+import cv2
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -35,6 +36,19 @@ def test_all_holes_are_filled_as_scipy_fills_them(seed: int) -> None:
     assert np.array_equal(fill_holes(mask, 1.0), ndimage.binary_fill_holes(mask))
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_holes_are_told_from_bays_of_every_side(seed: int) -> None:
+    mask = np.random.default_rng(seed).random((7, 9)) < 0.6
+    assert np.array_equal(fill_holes(mask, 1.0), ndimage.binary_fill_holes(mask))
+
+
+def test_a_hole_of_just_the_share_of_the_object_is_filled_and_a_larger_one_is_not() -> None:
+    ring = np.pad(np.ones((3, 3), np.bool_), 1)
+    ring[2, 2] = False
+    assert fill_holes(ring, 1 / 8)[2, 2]
+    assert not fill_holes(ring, 1 / 9)[2, 2]
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_parts_are_removed_as_scikit_image_removes_them_by_area(seed: int) -> None:
     mask = blobs(seed)
@@ -58,6 +72,35 @@ def test_a_crack_of_few_pixels_keeps_its_parts_however_large_the_image() -> None
     assert not kept[40, 60]
 
 
+def test_a_part_of_just_the_share_of_the_object_is_kept() -> None:
+    mask = np.zeros(SIZE_HW, np.bool_)
+    mask[10, :30], mask[20, :10] = True, True
+    assert np.array_equal(remove_parts(mask, 0.25), mask)
+    assert remove_parts(mask, 0.26).sum() == 30
+
+
+@pytest.mark.parametrize(
+    "step", ["fill_holes", "remove_parts", "clip_to_box", "open", "close", "smooth", {"snap": {"window": 2.0}}], ids=str
+)
+def test_a_step_does_in_the_middle_of_a_large_image_what_it_does_in_a_small_one(step: object) -> None:
+    mask = np.pad(blobs()[8:-8, 8:-8], 8)
+    mask[18:23, 28:33] = True
+    mask[20, 30] = False
+    image = np.random.default_rng(0).integers(0, 255, (*SIZE_HW, 3), np.uint8)
+    box, by = (11.0, 9.0, 50.0, 40.0), ((100, 70), (50, 40))
+    expected = np.pad(cleaned(mask, step, image=image, box=box), by)
+    large = masks.encode(np.pad(mask, by))
+    moved = (box[0] + 50, box[1] + 100, box[2] + 50, box[3] + 100)
+    found = masks.decode(clean(large, np.pad(image, (*by, (0, 0)), mode="reflect"), moved, steps(step)))
+    assert not np.array_equal(found, masks.decode(large)), "the step has something to do"
+    assert np.array_equal(found, expected)
+
+
+def test_nothing_is_done_to_an_empty_mask_nor_without_steps() -> None:
+    assert not cleaned(np.zeros(SIZE_HW, np.bool_), "fill_holes").any()
+    assert np.array_equal(cleaned(blobs()), blobs())
+
+
 def test_the_mask_is_clipped_to_the_box_with_its_margin() -> None:
     kept = cleaned(np.ones(SIZE_HW, np.bool_), {"clip_to_box": {"margin": 0.1}}, box=(10, 10, 30, 20))
     assert masks.encode(kept).box_xyxy == (8, 9, 32, 21)
@@ -69,6 +112,37 @@ def test_smoothing_rounds_a_corner_and_leaves_a_straight_edge() -> None:
     found = smooth(mask, 2.0)
     assert np.array_equal(found[20:30], mask[20:30])
     assert not found[10, 10]
+
+
+@pytest.mark.parametrize("sigma", [0.7, 2.0])
+def test_smoothing_is_half_of_scipys_gaussian(sigma: float) -> None:
+    share = ndimage.gaussian_filter(blobs().astype(np.float64), sigma, mode="mirror")
+    plain = np.abs(share - 0.5) > 1e-4
+    assert np.array_equal(smooth(blobs(), sigma)[plain], share[plain] > 0.5)
+
+
+@pytest.mark.parametrize(("pixels", "window"), [(1, 1.5), (2, 3.0), (3, 5.0)])
+def test_the_edge_moves_as_equation_9_of_lankton_and_tannenbaum_has_it(pixels: int, window: float) -> None:
+    rng, square = np.random.default_rng(2), np.ones((3, 3))
+    mask = np.pad(blobs()[8:-8, 8:-8], 8)
+    colours = np.where(ndimage.binary_dilation(mask)[..., None], (160, 90, 60), (120, 110, 130))
+    image = (colours + rng.integers(-40, 40, colours.shape)).astype(np.uint8)
+    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB).astype(np.float64)
+
+    def distance(weight: np.ndarray) -> np.ndarray:
+        around = ndimage.gaussian_filter(weight.astype(float), window, mode="mirror")[..., None] + 1e-4
+        mean = ndimage.gaussian_filter(lab * weight[..., None], (window, window, 0), mode="mirror") / around
+        return np.asarray(((lab - mean) ** 2).sum(axis=2))
+
+    grown = ndimage.binary_dilation(mask, square, pixels)
+    near = grown & ~ndimage.binary_erosion(mask, square, pixels, border_value=1)
+    beyond = ndimage.binary_dilation(mask, square, pixels + max(int(window / 2), 1))
+    inside, outside = distance(mask), distance(beyond & ~ndimage.binary_dilation(mask, square))
+    plain = ~near | (np.abs(inside - outside) > 0.1)
+    expected = np.where(near, inside < outside, mask)
+    assert plain[near].mean() > 0.9
+    assert (expected != mask).sum() > 20
+    assert np.array_equal(snap(mask, image, pixels=pixels, window=window)[plain], expected[plain])
 
 
 def test_the_edge_snaps_to_where_the_colour_changes() -> None:

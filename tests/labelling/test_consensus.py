@@ -1,5 +1,6 @@
 """Consensus: agreement against its formula, votes against counting, and what is done where nobody agrees."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from segdist import masks
 from segdist.labelling.consensus import Opinion, consensus, surest
 from segdist.labelling.decide import pseudo_label
-from segdist.records import Evidence, Instance, Verdict
+from segdist.records import Evidence, Instance, Rle, Verdict
 from segdist.spec import ConsensusSpec, LabelSpec
 
 SIZE_HW = (20, 30)
@@ -39,6 +40,39 @@ def test_the_score_is_the_mean_iou_of_all_pairs_and_the_mask_the_majority() -> N
     assert np.array_equal(masks.decode(found.mask), votes >= 0.5)
     assert found.evidence.unsure is not None
     assert np.array_equal(masks.decode(found.evidence.unsure), (votes > 0.25) & (votes < 0.75))
+
+
+def test_the_vote_is_no_single_answer_and_the_evidence_is_the_mean_of_those_that_agree() -> None:
+    opinions = [opinion((2, 2, 12, 12), 0.9), opinion((4, 2, 14, 12), 0.7), opinion((3, 1, 13, 11), 0.2)]
+    decoded = [masks.decode(o.instance.mask).astype(int) for o in opinions if o.instance.mask]
+    found = consensus(opinions, ConsensusSpec(band="keep"))
+    assert found.mask is not None
+    assert found.mask not in [o.instance.mask for o in opinions]
+    assert np.array_equal(masks.decode(found.mask), np.sum(decoded, axis=0) >= 2)
+    assert found.evidence is not None
+    assert found.evidence.predicted_iou == pytest.approx(0.6)
+    assert replace(found.evidence, predicted_iou=None) == Evidence(stability=0.5, agreement=found.score)
+    untold = [Opinion("box", replace(o.instance, evidence=Evidence())) for o in opinions]
+    assert consensus(untold, ConsensusSpec(band="keep")).evidence == Evidence(agreement=found.score)
+
+
+def test_two_answers_agree_from_the_least_iou_on() -> None:
+    whole, half = opinion((2, 2, 12, 12)), opinion((2, 2, 12, 7))
+    agreed = consensus([whole, half], ConsensusSpec(agree_iou=0.5))
+    assert agreed.evidence is not None
+    assert agreed.evidence.verdict is Verdict.ACCEPT
+    assert agreed.mask == whole.instance.mask, "half of two is enough"
+    apart = consensus([whole, half], ConsensusSpec(agree_iou=0.51))
+    assert apart.evidence is not None
+    assert apart.evidence.verdict is Verdict.REVIEW
+    assert apart.score == agreed.score == pytest.approx(0.5)
+
+
+def test_the_surest_answer_is_that_of_the_highest_score_among_those_with_a_pixel() -> None:
+    pixel, empty = opinion((2, 2, 3, 3), 0.1), opinion((2, 2, 2, 3), 0.9)
+    nothing = Opinion("box", Instance("a", None, BOX, score=0.99))
+    assert surest([empty, nothing, pixel, opinion((2, 2, 9, 9), 0.05)]) == pixel.instance
+    assert surest([empty, nothing]) == nothing.instance
 
 
 def test_an_outlier_lowers_the_score_and_has_no_vote() -> None:
@@ -90,6 +124,46 @@ def test_limits_decide_by_score_and_by_geometry(limits: dict[str, object], verdi
     assert made.evidence is not None
     assert made.evidence.verdict is verdict
     assert (made.mask is not None) == (verdict is Verdict.ACCEPT)
+
+
+def test_a_mask_that_is_just_within_every_limit_is_accepted() -> None:
+    box = (2.0, 2.0, 12.0, 12.0)
+    limits = {"score": 0.5, "stability": 0.5, "box_iou": 0.5, "box_share": 0.5}
+    made = pseudo_label(
+        Instance("a", None, box), [opinion((2, 2, 12, 7), 0.5)], IMAGE, spec(review=limits, reject=limits)
+    )
+    assert made.evidence is not None
+    assert made.evidence.verdict is Verdict.ACCEPT
+
+
+def test_a_mask_whose_stability_nobody_told_is_not_judged_by_it() -> None:
+    untold = Opinion("box", replace(opinion((2, 2, 12, 8)).instance, evidence=None))
+    made = pseudo_label(Instance("a", None, BOX), [untold], IMAGE, spec(reject={"stability": 0.9}))
+    assert made.mask is not None
+
+
+@pytest.mark.parametrize("mask", [None, masks.empty(SIZE_HW)])
+def test_an_answer_without_a_pixel_is_rejected_with_what_the_teacher_said(mask: Rle | None) -> None:
+    said = Evidence(predicted_iou=0.4, stability=0.3, unsure=masks.from_box((0, 0, 2, 2), size_hw=SIZE_HW))
+    answer = Opinion("box", Instance("?", mask, (0, 0, 1, 1), score=0.4, evidence=said))
+    made = pseudo_label(Instance("a", None, BOX), [answer], IMAGE, spec())
+    rejected = Evidence(Verdict.REJECT, predicted_iou=0.4, stability=0.3)
+    assert made == Instance("a", None, BOX, score=0.4, evidence=rejected)
+
+
+def test_without_consensus_the_surest_answer_is_cleaned_and_its_score_is_a_share() -> None:
+    outside = opinion((0, 0, 20, 16), 1.3)
+    policy = spec(consensus=None, clean=[{"clip_to_box": {"margin": 0}}])
+    made = pseudo_label(Instance("a", None, BOX), [opinion((2, 2, 9, 9), 0.6), outside], IMAGE, policy)
+    assert made.mask == masks.from_box(BOX, size_hw=SIZE_HW)
+    assert made.score == 1.0
+
+
+def test_what_is_not_accepted_has_no_unsure_pixels() -> None:
+    opinions = [opinion((2, 2, 12, 12)), opinion((2, 2, 13, 12)), opinion((2, 2, 14, 12))]
+    made = pseudo_label(Instance("a", None, BOX), opinions, IMAGE, spec(reject={"score": 0.99}))
+    assert made.evidence is not None
+    assert (made.evidence.verdict, made.evidence.unsure) == (Verdict.REJECT, None)
 
 
 def test_an_object_nobody_could_be_asked_about_is_rejected() -> None:

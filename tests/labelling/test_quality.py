@@ -1,15 +1,18 @@
 """The quality of labels against the evaluator's own metrics and the formulas of calibration."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from segdist import masks
+from segdist.labelling.consensus import Opinion
 from segdist.labelling.quality import summarise
-from segdist.labelling.tally import Tally
+from segdist.labelling.tally import BOUNDARY, Tally
 from segdist.metrics import evaluate
 from segdist.records import Evidence, Instance, Prediction, Sample, Verdict
+from tests.metrics.test_boundaries import paper_band
 
 SIZE_HW = (40, 60)
 
@@ -42,14 +45,17 @@ def _shifted(truth: list[Sample]) -> list[Sample]:
     return made
 
 
+def _tallied(*pairs: tuple[Sample, Sample], opinions: tuple[tuple[Opinion, ...], ...] = ()) -> dict[str, Any]:
+    """The notes of a shard."""
+    tally = Tally()
+    for true, guess in pairs:
+        tally.add(true, guess, range(len(true.instances)), opinions)
+    return tally.notes()
+
+
 def _quality(truth: list[Sample], made: list[Sample]) -> dict[str, object]:
     """As shards have it: a tally for each image, added up."""
-    notes = []
-    for true, guess in zip(truth, made, strict=True):
-        tally = Tally()
-        tally.add(true, guess, range(len(true.instances)))
-        notes.append(tally.notes())
-    found = summarise(notes)["quality"]
+    found = summarise(_tallied(pair) for pair in zip(truth, made, strict=True))["quality"]
     assert isinstance(found, dict)
     return found
 
@@ -82,3 +88,104 @@ def test_calibration_takes_scores_for_chances_of_an_iou_of_a_half() -> None:
     assert found["brier"] == pytest.approx(np.mean((scores - hits) ** 2))
     assert found["calibration_error"] == pytest.approx(np.mean(np.abs(scores - hits)))  # each score is alone in its bin
     assert found["score_error"] == pytest.approx(np.mean(np.abs(scores - overlaps)))
+
+
+def test_verdicts_are_counted_by_class_and_what_people_drew_is_kept() -> None:
+    first, second = TRUTH[0].instances[:2]
+    drawn = replace(TRUTH[0].instances[2], evidence=None)
+    verdicts = [Verdict.ACCEPT, Verdict.REVIEW, Verdict.REJECT, Verdict.REVIEW]
+    asked = [first, second, replace(first, label="b"), first]
+    labels = [
+        replace(i, mask=i.mask if v is Verdict.ACCEPT else None, evidence=Evidence(v))
+        for i, v in zip(asked, verdicts, strict=True)
+    ]
+    truth = replace(TRUTH[0], instances=(*asked, drawn))
+    made = replace(truth, instances=(*labels, drawn))
+    tally = Tally()
+    assert tally.notes()["counts"] == {"labelled": 0, "review": 0, "rejected": 0, "kept": 0}
+    for _ in range(2):
+        tally.add(truth, made, range(4))
+    counts = {"labelled": 2, "review": 4, "rejected": 2, "kept": 2}
+    by_class = {"a": {"labelled": 2, "review": 4}, "b": {"rejected": 2}}
+    notes = tally.notes()
+    assert notes["counts"] == counts
+    assert notes["verdicts"] == by_class
+    found = summarise([notes, notes])
+    assert {name: found[name] for name in counts} == {name: 2 * count for name, count in counts.items()}
+    assert found["verdicts"] == {"a": {"labelled": 4, "review": 8}, "b": {"rejected": 4}}
+    assert found["quality"]["per_class"]["b"]["verdicts"] == {"rejected": 4}
+
+
+def test_a_mask_that_people_drew_counts_as_a_label_where_it_is_asked_for() -> None:
+    drawn = replace(TRUTH[0], instances=TRUTH[0].instances[:1])
+    assert _tallied((drawn, drawn))["counts"]["labelled"] == 1
+
+
+def test_of_each_strategy_the_surest_mask_is_measured_by_the_formulas_of_the_papers() -> None:
+    (true,) = (i for i in TRUTH[1].instances if i.label == "a")
+    truth = replace(TRUTH[1], instances=(true,))
+    boxes = {"sure": (6, 5, 26, 25), "unsure": (15, 5, 35, 25), "other": (5, 5, 25, 22)}
+    said = {name: replace(true, mask=masks.from_box(box, size_hw=SIZE_HW)) for name, box in boxes.items()}
+    opinions = (
+        Opinion("grid", replace(said["unsure"], score=0.2)),
+        Opinion("box", replace(said["other"], score=0.5)),
+        Opinion("grid", replace(said["sure"], score=0.7)),
+        Opinion("text", replace(true, mask=None, score=0.4)),
+    )
+    made = replace(truth, instances=(replace(said["other"], score=0.6, evidence=Evidence()),))
+    quality = summarise([_tallied((truth, made), opinions=(opinions,))])["quality"]
+    assert true.mask is not None
+    own = masks.decode(true.mask)
+    expected = {"grid": (said["sure"], 0.7), "box": (said["other"], 0.5)}
+    for name, (guess, score) in expected.items():
+        assert guess.mask is not None
+        mask = masks.decode(guess.mask)
+        iou = (own & mask).sum() / (own | mask).sum()
+        bands = paper_band(own, BOUNDARY), paper_band(mask, BOUNDARY)
+        row = quality["strategies"][name]
+        assert row["iou"] == pytest.approx(iou)
+        assert row["boundary_iou"] == pytest.approx((bands[0] & bands[1]).sum() / (bands[0] | bands[1]).sum())
+        assert row["box_fill_iou"] == 1.0
+        assert row["score_error"] == pytest.approx(abs(score - iou))
+        assert row["objects"] == 1
+    nothing = {"objects": 1, "iou": 0.0, "boundary_iou": 0.0, "box_fill_iou": 1.0, "score_error": 0.4}
+    assert quality["strategies"] == {**quality["strategies"], "text": nothing}
+    assert set(quality["strategies"]) == {"grid", "box", "text"}
+    assert quality["accepted"] == {name: quality[name] for name in quality["accepted"]}
+    assert quality["accepted"]["iou"] == quality["strategies"]["box"]["iou"]
+
+
+def test_a_label_is_right_from_an_iou_of_a_half_on() -> None:
+    truth = replace(TRUTH[0], instances=TRUTH[0].instances[:1])
+    x1, y1, x2, y2 = truth.instances[0].box_xyxy
+    half = masks.from_box((x1, y1, x2, (y1 + y2) / 2), size_hw=SIZE_HW)
+    made = replace(truth, instances=(replace(truth.instances[0], mask=half, score=0.9, evidence=Evidence()),))
+    assert _quality([truth], [made])["brier"] == pytest.approx(0.1**2)
+
+
+def test_the_sums_of_two_shards_are_those_of_one() -> None:
+    made = _shifted(TRUTH)
+    pairs = list(zip(TRUTH, made, strict=True))
+    assert summarise([_tallied(*pairs)]) == summarise([_tallied(pair) for pair in pairs])
+    whole = summarise([_tallied(*pairs)])["quality"]
+    accepted = [g.mask for s in made for g in s.instances]
+    true = [t.mask for s in TRUTH for t in s.instances]
+    overlaps = [masks.iou(t, g) for t, g in zip(true, accepted, strict=True) if t and g]
+    assert whole["objects"] == whole["accepted"]["objects"] == 5
+    assert whole["iou"] == whole["accepted"]["iou"] == pytest.approx(np.mean(overlaps))
+    assert whole["strategies"] == {}
+
+
+def test_where_every_label_was_rejected_nothing_is_taught_and_there_is_no_ceiling() -> None:
+    made = [
+        replace(s, instances=tuple(replace(i, mask=None, evidence=Evidence(Verdict.REJECT)) for i in s.instances))
+        for s in TRUTH
+    ]
+    found = _quality(TRUTH, made)
+    assert (found["ceiling_iou"], found["accepted"], found["iou"]) == (None, None, 0.0)
+
+
+def test_without_scores_of_single_objects_there_is_no_calibration() -> None:
+    found = summarise([{"quality": {"a": {"label": [1, 0.5, 0.5, 0.5, 0.0]}}}])["quality"]
+    assert (found["calibration_error"], found["brier"], found["ceiling_iou"]) == (None, None, None)
+    assert summarise([{"counts": {"labelled": 1}}]) == {"labelled": 1, "verdicts": {}, "quality": None}

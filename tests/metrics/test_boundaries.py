@@ -14,6 +14,9 @@ from skimage.morphology import skeletonize
 from segdist import masks
 from segdist.metrics import Evaluator, evaluate
 from segdist.metrics.boundaries import line
+from segdist.metrics.counting import f_score
+from segdist.metrics.matching import band_iou
+from segdist.metrics.pair import Pair
 from segdist.records import Instance, Prediction, Sample
 from tests.metrics.drawn import CLASSES, blob, generated, instance
 
@@ -158,3 +161,36 @@ def test_what_is_found_in_a_crowd_costs_nothing() -> None:
     assert {name: values[name] for name in perfect} == dict.fromkeys(perfect, 1.0)
     assert values["hausdorff_95"] == 0
     assert values["brier"] == pytest.approx(0.01)
+
+
+def test_the_boundary_iou_of_two_masks_is_that_of_their_bands_and_undefined_for_nothing() -> None:
+    boxes = [(2, 2, 20, 20), (4, 3, 22, 18), (20, 2, 38, 20), (30, 25, 44, 39), (0, 0, 0, 0)]
+    rles = [masks.from_box(box, size_hw=(40, 45)) for box in boxes]
+    bands = [paper_band(masks.decode(rle), 2 / math.hypot(40, 45)) for rle in rles]
+    for a, one in zip(rles, bands, strict=True):
+        for b, other in zip(rles, bands, strict=True):
+            whole = (one | other).sum()
+            expected = (one & other).sum() / whole if whole else math.nan
+            assert band_iou(a, b, pixels=2) == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize(("width", "pixels"), [(0.02, 2), (0.5, 50), (0.001, 1), (1, 1), (1.6, 2), (3, 3)])
+def test_a_width_below_one_is_a_share_of_the_diagonal_and_any_other_is_in_pixels(width: float, pixels: int) -> None:
+    sample = Sample("i", "", (60, 80))
+    assert Pair(sample, [], CLASSES, min_scores={}, boundary_width=width).boundary_pixels() == pixels
+
+
+def test_the_f_score_is_zero_where_one_side_is_empty_and_undefined_where_both_are() -> None:
+    right, found, met, true = np.array([[0, 0, 0, 1], [1, 0, 0, 2], [0, 0, 0, 3], [0, 1, 0, 4]], float)
+    precision, recall = 1 / 2, 3 / 4
+    expected = [0, 0, math.nan, 2 * precision * recall / (precision + recall)]
+    assert f_score(right, found, met, true).tolist() == pytest.approx(expected, nan_ok=True)
+
+
+def test_the_width_is_two_hundredths_of_the_diagonal_by_default(drawn: tuple[list[Sample], list[Prediction]]) -> None:
+    plain = Evaluator(CLASSES, min_score=0.3, metrics=["boundary_iou"])
+    found = {p.image_id: p for p in drawn[1]}
+    for sample in drawn[0]:
+        plain.add(sample, found.get(sample.image_id))
+    stated = evaluate(*drawn, classes=CLASSES, min_score=0.3, metrics=["boundary_iou"], boundary_width=0.02)
+    assert plain.values() == pytest.approx(stated, nan_ok=True)

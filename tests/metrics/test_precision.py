@@ -80,6 +80,28 @@ def test_equal_scores_and_equal_overlaps_are_resolved_as_pycocotools_does() -> N
     assert {n: values[f"mask_{n}"] for n in NAMES} == pytest.approx(expected, abs=1e-9, nan_ok=True)
 
 
+@pytest.mark.parametrize(("kind", "faster"), [("mask", False), ("box", False), ("boundary", True)])
+def test_areas_and_overlaps_of_just_the_limits_and_many_objects_count_as_in_the_public_evaluators(
+    kind: str, faster: bool
+) -> None:
+    """Squares of 32 x 32 and 96 x 96 pixels, of which the half is found, and more of them than ten."""
+    size_hw = 160, 400
+    truths, found = list[Instance](), list[Instance]()
+    corners = [(x, y, 32) for y in (0, 40) for x in range(0, 400, 36)[:10]] + [(x, 60, 96) for x in (0, 100, 200)]
+    for n, (x, y, side) in enumerate(corners):
+        for box, into, score in (
+            ((x, y, x + side, y + side), truths, 1.0),
+            ((x, y, x + side, y + side // 2 * (1 + n % 3)), found, 0.99 - 0.03 * n),
+        ):
+            mask = masks.decode(masks.from_box(box, size_hw=size_hw))
+            into.append(instance("crack", mask, score))
+    sample, prediction = Sample("1", "", size_hw, tuple(truths)), Prediction("1", tuple(found))
+    expected, _ = reference([sample], [prediction], kind, faster=faster)
+    values = ours([sample], [prediction], kind)
+    assert {n: values[f"{kind}_{n}"] for n in NAMES} == pytest.approx(expected, abs=1e-9, nan_ok=True)
+    assert 0 < expected["ar_10"] < expected["ar_100"]
+
+
 def test_no_predictions_at_all_are_zero_not_undefined() -> None:
     samples, _ = generated(0, images=4)
     values = ours(samples, [], "mask")
