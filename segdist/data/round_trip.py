@@ -101,7 +101,7 @@ class RoundTrip:
 
 
 def compare(written: SampleStore, back: Iterable[Sample], told: Told) -> RoundTrip:
-    """Match images by file name and instances by label, order and overlap.
+    """Match images by file name, or by id where all have kept theirs, and instances by label, order and overlap.
 
     Args:
         written: samples by the file name that they were written under, as they were before.
@@ -113,11 +113,10 @@ def compare(written: SampleStore, back: Iterable[Sample], told: Told) -> RoundTr
         found.add(sample.image_id, sample)
         ids[PurePosixPath(sample.image_id).name] = sample.image_id
     result = RoundTrip()
+    keeps_ids = all(sample.image_id in found for sample in written)  # our own data sets do, and not the names
     for name in written.names():
         sample = written[name]
-        result.add(
-            sample, found.get(ids.get(name, sample.image_id)), told
-        )  # our own data sets keep the id, not the name
+        result.add(sample, found.get(sample.image_id if keeps_ids else ids.get(name, sample.image_id)), told)
     return result
 
 

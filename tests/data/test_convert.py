@@ -1,6 +1,7 @@
 """Conversions: exact where the format allows it, every loss counted where not, and a folder that is whole or absent."""
 
 import io
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -251,6 +252,25 @@ def test_the_same_goes_to_a_bucket_and_back(tmp_path: Path, s3_bucket: str) -> N
     assert result["format"] == "png_masks"
     assert result["round_trip"]["exact"]
     assert storage.exists(f"{out}/coco/conversion.json")
+
+
+@pytest.mark.parametrize("to", ["segdist", "coco", "yolo", "hf_objects", "png_masks"])
+def test_images_of_one_name_in_several_folders_come_back_each_with_its_own_objects(tmp_path: Path, to: str) -> None:
+    lines = []
+    for number, name in enumerate(("cam1/0001.jpg", "cam2/0001.jpg", "cam2__0001.jpg", "0001.jpg")):
+        file = tmp_path / "in" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((40, 50, 3), 40 * number, np.uint8)).save(file)
+        x = 10 * number
+        square = [[x, 5, x + 8, 5, x + 8, 20, x, 20]]
+        owner = {"id": number + 1, "image_id": number, "category_id": 1, "iscrowd": 0}
+        lines.append({**owner, "segmentation": square, "bbox": [x, 5, 8, 15], "area": 120, "file_name": name})
+    images = [{"id": a["image_id"], "file_name": a["file_name"], "height": 40, "width": 50} for a in lines]
+    content = {"images": images, "annotations": lines, "categories": [{"id": 1, "name": "crack"}]}
+    (tmp_path / "in" / "a.json").write_text(json.dumps(content))
+    result = convert(str(tmp_path / "in"), str(tmp_path / "out"), to=to)
+    trip = result["round_trip"]
+    assert (trip["images_back"], trip["instances_back"], trip["masks_exact"]) == (4, 4, 4)
 
 
 def test_a_conversion_that_fails_leaves_nothing_and_one_that_exists_is_kept(tmp_path: Path) -> None:
