@@ -196,7 +196,7 @@ def test_keys_of_a_storage_travel_to_a_joined_cluster_in_the_hook_and_not_in_the
 def _travel(address: str) -> tuple[str, tuple[str | None, str | None]]:
     """The runtime environment without its hook, and what the hook brings to a process that has nothing."""
     _become({"AWS_SECRET_ACCESS_KEY": "of the storage", "HF_TOKEN": "of nobody else's business"})
-    with cluster._joining(address) as how:
+    with cluster._joining(cluster._knock(address)) as how:
         hook: Any = how["runtime_env"].pop("worker_process_setup_hook")
     del os.environ["AWS_SECRET_ACCESS_KEY"], os.environ["HF_TOKEN"]
     with patch.object(cluster, "know_own_cluster"):
