@@ -19,7 +19,9 @@ Storage = Annotated[
     str, typer.Option(envvar="SEGDIST_STORAGE", help="The storage folder of the sweep.", show_default="~/segdist")
 ]
 Tracking = Annotated[str, typer.Option(help="MLflow tracking URI, or `embedded` for the storage folder's own.")]
-Model = Annotated[str, typer.Argument(help="`NAME@champion`, `NAME@VERSION`, a run id, or a model folder.")]
+Model = Annotated[
+    str, typer.Argument(help="`NAME@champion`, `NAME@VERSION`, `SWEEP#TRIAL`, a run id, or a model folder.")
+]
 HOME_STORAGE = str(Path.home() / "segdist")
 
 

@@ -96,7 +96,7 @@ def export(
 
 @app.command()
 def promote(
-    model: Annotated[str, typer.Argument(help="The run id of a trial, or `NAME@VERSION`.")],
+    model: Annotated[str, typer.Argument(help="`SWEEP#TRIAL`, the run id of a trial, or `NAME@VERSION`.")],
     name: Annotated[str, typer.Option(help="The registered model.", show_default="the sweep's name")] = "",
     data: Annotated[
         str, typer.Option(help="Images to compare on, or a sweep file.", show_default="the common test split")

@@ -89,7 +89,7 @@ def evaluate(
     model: Annotated[
         str,
         typer.Argument(
-            help="`NAME@champion`, `NAME@VERSION`, a run id, a model folder; a sweep with --all-checkpoints."
+            help="`SWEEP#TRIAL`, `NAME@champion`, `NAME@VERSION`, a run id, a folder; a sweep with --all-checkpoints."
         ),
     ] = "",
     data: Annotated[str, typer.Argument(help="A folder, file or archive with annotations, or a sweep file.")] = "",

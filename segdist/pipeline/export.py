@@ -15,7 +15,7 @@ from segdist.engine import card, checkpoint, export
 from segdist.engine.card import CARD, Origin
 from segdist.engine.checkpoint import Description
 from segdist.errors import ExportError, did_you_mean
-from segdist.pipeline.score import is_run_id, model_folder
+from segdist.pipeline.score import model_folder
 from segdist.redaction import redact
 from segdist.tracking import Tracker
 
@@ -37,7 +37,7 @@ def export_model(model: str, form: str, out: Path, *, storage: str, tracking: st
     """Write a model with merged adapters and its card.
 
     Args:
-        model: `NAME@champion`, `NAME@VERSION`, a run id, or a model folder.
+        model: `NAME@champion`, `NAME@VERSION`, `SWEEP#TRIAL`, a run id, or a model folder.
         form: `safetensors`, `hf`, `onnx` or `pyfunc`.
         out: a folder that is not there yet, or empty.
         storage: of the sweep that trained the model.
@@ -93,7 +93,7 @@ def origin_of(model: str, storage: str, tracking: str) -> Origin:
     if Path(model).is_dir():
         return Origin()
     tracker = Tracker.at(storage, tracking)
-    run_id = model if is_run_id(model) else tracker.run_of_model(model)
+    run_id = tracker.run_of(model)
     trial, sweep = tracker.trial(run_id)
     profile = sweep.dataset.profile if sweep.dataset else {}
     labels = tracker.read_json(sweep.run_id, "summary.json").get("labels") or {}

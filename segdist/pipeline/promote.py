@@ -12,7 +12,7 @@ from segdist import storage as files
 from segdist.data.shards import MANIFEST, Dataset
 from segdist.errors import PromotionError
 from segdist.metrics import Difference, Evaluator, difference, family_of
-from segdist.pipeline.score import is_run_id, model_folder, rows_of
+from segdist.pipeline.score import model_folder, rows_of
 from segdist.records import Sample
 from segdist.spec import SweepSpec
 from segdist.tracking import SweepRecord, Tracker
@@ -82,7 +82,7 @@ def promote(
     anew, so that neither profits from what its own run recorded.
 
     Args:
-        model: a run id, or `NAME@VERSION`.
+        model: a run id, `SWEEP#TRIAL`, or `NAME@VERSION`.
         name: the registered model; "" takes the sweep's.
         data: a folder, archive or sweep file to compare on; "" takes the test split both were kept away from.
         metric: to compare by, e.g. iou; "" takes the one that the sweep maximised.
@@ -96,7 +96,7 @@ def promote(
     """
     measure = measure or (lambda run, rows, chosen: _judged(run, rows, chosen, storage, tracking))
     tracker = Tracker.at(storage, tracking)
-    candidate = model if is_run_id(model) else tracker.run_of_model(model)
+    candidate = tracker.run_of(model)
     _, sweep = tracker.trial(candidate)
     name = name or sweep.name
     champion = tracker.champion_run(name)

@@ -200,11 +200,6 @@ def is_trusted(folder: str, storage: str) -> bool:
     return any(within(folder, root.strip()) for root in trusted if root.strip())
 
 
-def is_run_id(model: str) -> bool:
-    """Whether a model is named by its MLflow run."""
-    return len(model) == 32 and all(c in "0123456789abcdef" for c in model)
-
-
 def rows_of(place: str, split: str, classes: Sequence[str]) -> tuple[Sequence[tuple[Sample, bytes]], list[str]]:
     """The images to score on, and what was found out about them.
 

@@ -10,6 +10,7 @@ from segdist import storage as files
 from segdist.errors import PromotionError
 from segdist.metrics import Difference, Evaluator, OneImage
 from segdist.pipeline import promote as module
+from segdist.pipeline.export import origin_of
 from segdist.pipeline.ingest import ingest
 from segdist.pipeline.promote import Rows, crown, promote
 from segdist.spec import SweepSpec
@@ -77,6 +78,13 @@ def test_a_model_is_measured_on_the_test_split_and_promoted_only_if_the_interval
     with pytest.raises(PromotionError, match="no longer in"):
         promote(candidate, **how)
     assert promote(candidate, name="another", **how).reason.startswith("there was no champion")
+
+
+def test_a_trial_is_exported_and_promoted_by_the_name_that_it_is_predicted_with(runs: tuple[Path, list[str]]) -> None:
+    storage, trials = runs
+    how: dict[str, Any] = {"storage": str(storage), "tracking": "embedded"}
+    assert [origin_of(f"tiny#{number}", **how).run_id for number in range(2)] == trials
+    assert promote("tiny#0", **how).reason == "it is the champion"
 
 
 def test_a_sweep_crowns_its_winner_by_the_same_rule(
