@@ -39,6 +39,10 @@ def test_a_coco_box_becomes_corners_inside_the_image(written: list[float], found
     assert geometry.box_as_written(written, repairs=repairs) == (x, y, x + w, y + h)
 
 
+def test_a_box_as_written_may_lie_anywhere_and_have_no_size() -> None:
+    assert geometry.box_as_written([-9, 40, 0, 0], repairs=[]) == (-9, 40, -9, 40)
+
+
 def test_a_box_that_reaches_farther_outside_is_clipped_and_it_is_told() -> None:
     for make, written in ((geometry.box_from_xywh, [-2, 3, 9, 4]), (geometry.box_from_xyxy, [-2, 3, 7, 7])):
         repairs: list[str] = []
@@ -126,6 +130,18 @@ def test_numbers_written_as_text_are_read_and_told() -> None:
     assert len(repairs) == 1
 
 
+def test_many_numbers_are_read_as_few_are() -> None:
+    mixed = [n / 2 if n % 2 else n for n in range(4 * geometry._MANY)]
+    repairs: list[str] = []
+    assert geometry.numbers(mixed, "polygon", repairs) == [float(v) for v in mixed]
+    assert repairs == []
+    assert geometry.numbers([*mixed, "1.5"], "polygon", repairs)[-1] == 1.5
+    assert len(repairs) == 1
+    for wrong, said in ((math.nan, "nan"), (10**400, "1000"), (True, "True"), (None, "None")):
+        with pytest.raises(Problem, match=f"polygon must hold finite numbers, but has {said}"):
+            geometry.numbers([*mixed, wrong], "polygon", [])
+
+
 SQUARE = [2.0, 2.0, 12.0, 2.0, 12.0, 12.0, 2.0, 12.0]
 DRAWN = masks.from_polygons([SQUARE], size_hw=SIZE_HW)
 
@@ -162,6 +178,9 @@ def test_a_segmentation_is_the_same_mask_however_it_is_written_and_repairs_are_t
         ([[*SQUARE[:7], math.inf]], "number-invalid", Severity.ERROR, "polygon must hold finite numbers, but has inf"),
         ([[*(v + 40 for v in SQUARE)]], "polygon-outside", Severity.SKIPPED, "outside the image"),
         ([[*(v - 13 for v in SQUARE)]], "polygon-outside", Severity.SKIPPED, "outside the image"),
+        ([[v - 13 * (n % 2 == 0) for n, v in enumerate(SQUARE)]], "polygon-outside", Severity.SKIPPED, "outside the"),
+        ([[v + 29 * (n % 2 == 0) for n, v in enumerate(SQUARE)]], "polygon-outside", Severity.SKIPPED, "outside the"),
+        ([[v + 19 * (n % 2) for n, v in enumerate(SQUARE)]], "polygon-outside", Severity.SKIPPED, "outside the"),
         ([[2.1, 2.1, 2.2, 2.1, 2.2, 2.2]], "mask-empty", Severity.SKIPPED, "covers no pixel"),
         (7, "segmentation-malformed", Severity.ERROR, "a list of polygons or an RLE, but is 7"),
         ("no JSON", "segmentation-malformed", Severity.ERROR, "a list of polygons or an RLE, but is 'no JSON'"),
@@ -193,6 +212,17 @@ def test_how_far_a_polygon_reaches_outside_is_told() -> None:
         assert repairs == [f"the polygon reaches {said} outside the image and was cut at its border"]
 
 
+def test_a_polygon_within_the_first_row_or_column_and_one_of_three_pairs_are_as_drawn() -> None:
+    pairs = [[2, 2], [12, 2], [12, 12]]
+    for written, flat in (
+        (pairs, [2, 2, 12, 2, 12, 12]),
+        ([[0.1, 2, 0.9, 2, 0.9, 12, 0.1, 12]], [0.1, 2, 0.9, 2, 0.9, 12, 0.1, 12]),
+        ([[2, 0.1, 12, 0.1, 12, 0.9, 2, 0.9]], [2, 0.1, 12, 0.1, 12, 0.9, 2, 0.9]),
+    ):
+        drawn = coco_mask.frPyObjects([[float(v) for v in flat]], *SIZE_HW)[0]["counts"]
+        assert geometry.mask_from_segmentation(written, size_hw=SIZE_HW, repairs=[]).counts == drawn
+
+
 BOWTIE = [2.0, 2.0, 22.0, 18.0, 22.0, 2.0, 2.0, 18.0]
 
 
@@ -208,6 +238,18 @@ def test_polygons_that_cross_themselves_are_told_from_those_that_do_not() -> Non
     areas = masks.polygon_areas(parts, size_hw=SIZE_HW)
     assert geometry.crosses_itself(values, starts, areas).tolist() == [False, True, False]
     assert geometry.crosses_itself(values, starts, areas[[1, 2]], [1, 2]).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("at", [0.0, 1500.0])
+def test_only_loops_of_a_fifth_of_the_area_and_more_cross(at: float) -> None:
+    """In a square of 300 pixels, a loop of opposite sense at a corner: it counts twice in the difference of areas."""
+    size_hw = (2000, 2000)
+    assert not geometry.polygons_cross(
+        [(np.reshape([0, 0, 300, 0, 300, 300, 0, 300], (-1, 2)) + at).ravel().tolist()], size_hw
+    )
+    for side, crosses in ((60, False), (100, False), (200, True)):
+        eight = [0, 0, 300, 0, 300, 300 + side, 300 + side, 300 + side, 300 + side, 300, 0, 300]
+        assert geometry.polygons_cross([(np.reshape(eight, (-1, 2)) + at).ravel().tolist()], size_hw) is crosses, side
 
 
 @pytest.mark.parametrize(
