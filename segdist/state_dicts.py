@@ -39,6 +39,8 @@ _NUMBERS = _FLOATS | {torch.bool, torch.uint8, torch.int8, torch.int16, torch.in
 _UNPICKLABLE = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, IndexError,
                 AttributeError, AssertionError, MemoryError, OverflowError, zipfile.BadZipFile)  # fmt: skip
 """What torch's unpickler lets out where a file is damaged; it looks at nothing twice."""
+_MOST_HEADER = 1 << 22
+"""Bytes in which a safetensors file names its tensors: some 30,000 of them."""
 _PICKLES = 5
 """In a file of torch before 1.6: three of its version, the content, the names of the tensors that follow."""
 
@@ -161,8 +163,12 @@ def safe(file: Path) -> State:
         WeightsError: it is damaged.
     """
     try:
+        with file.open("rb") as stream:
+            header_bytes = int.from_bytes(stream.read(8), "little")
+        if header_bytes > _MOST_HEADER:  # of nothing but names, it takes hundreds of times its size
+            raise WeightsError(f"{file} must have a header of at most {_MOST_HEADER:,} bytes, but has {header_bytes:,}")
         return dict(load_file(file))
-    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, MemoryError) as error:
         raise WeightsError(f"{file} must be a safetensors file, but is damaged: {_reason(error)}") from error
 
 

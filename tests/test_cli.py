@@ -5,6 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from segdist.cli import app
 
 HEAVY = ("torch", "ray", "mlflow", "transformers")
 SWEEP = """\
@@ -61,6 +64,35 @@ def test_a_sweep_file_that_is_not_there_is_one_message_with_the_nearest(sweep: P
     assert "There is no sweep file" in process.stderr
     assert "Did you mean `tiny.yaml`?" in process.stderr
     assert "Traceback" not in process.stderr
+
+
+LONG = "x" * 5_000
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["check", LONG],
+        ["check", LONG, LONG],
+        ["run", LONG],
+        ["data", "validate", f"{LONG}.zip"],
+        ["data", "merge", LONG, "-o", "out"],
+        ["evaluate", "--predictions", LONG, "--truth", LONG],
+        ["export", LONG, "--to", "hf", "-o", "out"],
+        ["label", "report", LONG],
+    ],
+    ids=lambda words: " ".join(word for word in words if len(word) < 100),
+)
+def test_a_path_that_no_file_can_have_is_a_message(words: list[str]) -> None:
+    found = CliRunner().invoke(app, words)
+    assert found.exit_code == 2
+    assert "File name too long" in found.output
+
+
+def test_an_override_may_be_longer_than_a_path(sweep: Path) -> None:
+    choices = ", ".join(f"{number}e-6" for number in range(1, 1_000))
+    found = CliRunner().invoke(app, ["check", str(sweep), f"space={{train.lr: [{choices}]}}"])
+    assert found.exit_code == 0, found.output
 
 
 @pytest.mark.parametrize("command", ["check", "run"])

@@ -139,6 +139,9 @@ SAFE: dict[str, Callable[[Path], object]] = {
     "negative": headed({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, b"\0" * 4),
     "unknown_type": headed({"a": {"dtype": "F33", "shape": [1], "data_offsets": [0, 4]}}, b"\0" * 4),
     "half_bytes": headed({"a": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}}, b"\0"),
+    "nothing_but_names": headed(
+        {f"t{n}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for n in range(100_000)}
+    ),
     "too_long": headed({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, b"\0" * 9),
     "eighths": lambda file: save_file({"a": torch.ones(2).to(torch.float8_e4m3fn)}, file),
     "nan": lambda file: save_file({"a": torch.tensor([float("nan")])}, file),

@@ -31,10 +31,28 @@ def told(*, debug: bool = False) -> Iterator[None]:
     if debug:
         os.environ["SEGDIST_DEBUG"] = "1"
     try:
-        yield
+        with files_named():
+            yield
     except SegdistError as error:
         show(error, debug=debug)
         raise typer.Exit(2) from None
+
+
+@contextmanager
+def files_named() -> Iterator[None]:
+    """Turns the error of a path that is too long, closed to this user, or on a full disk into a user's.
+
+    Raises:
+        SegdistError: it names the file.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:  # no file is to blame: our own mistake
+            raise
+        raise SegdistError(
+            f"`{error.filename}` cannot be used: {error.strerror}. Check the path, its permissions and the disk."
+        ) from error
 
 
 def show(error: SegdistError, *, debug: bool) -> None:
@@ -46,7 +64,8 @@ def show(error: SegdistError, *, debug: bool) -> None:
 
 def files_and_overrides(words: list[str]) -> tuple[list[str], list[str]]:
     """The sweep files among the words of a command line, and `key=value` or `~key`, which change their keys."""
-    overrides = [word for word in words if ("=" in word or word.startswith("~")) and not Path(word).is_file()]
+    said = [word for word in words if "=" in word or word.startswith("~")]
+    overrides = [word for word in said if not os.path.isfile(word)]  # noqa: PTH113 - `Path` raises for long words
     return [word for word in words if word not in overrides], overrides
 
 

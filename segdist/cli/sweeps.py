@@ -6,7 +6,18 @@ from typing import Annotated, Any
 
 import typer
 
-from segdist.cli.options import HOME_STORAGE, Debug, Json, Storage, Tracking, files_and_overrides, show, tile_size, told
+from segdist.cli.options import (
+    HOME_STORAGE,
+    Debug,
+    Json,
+    Storage,
+    Tracking,
+    files_and_overrides,
+    files_named,
+    show,
+    tile_size,
+    told,
+)
 from segdist.errors import SegdistError, SpecError
 from segdist.terminal import say, say_json
 
@@ -255,7 +266,8 @@ def _each(arguments: list[str], action: Callable[[str, list[str]], Any], *, debu
         if len(files) > 1:
             say(f"== {file}")
         try:
-            action(file, overrides)
+            with files_named():
+                action(file, overrides)
             outcomes[file] = "ok"
         except SegdistError as error:
             show(error, debug=debug)

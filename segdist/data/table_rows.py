@@ -20,6 +20,8 @@ _ROW = re.compile(r"(?i)(.+\.(?:parquet|arrow))#row=(\d+)", re.DOTALL)
 _ROWS, _ROWS_OF_A_PART = 32, 8
 _MOST_BYTES, _LARGEST_VALUE = 1 << 29, 1 << 28
 """Of values of one column that stay in memory, and of one value: packed, a kilobyte can hold gigabytes."""
+_MOST_RATIO, _ALWAYS_ALLOWED = 20, 1 << 30
+"""How much more the rows of a group may hold than it stores, and bytes that they may hold in any case."""
 
 
 def is_row(place: str) -> bool:
@@ -91,8 +93,10 @@ class TableRows:
         try:
             if isinstance(opened, pq.ParquetFile):
                 for number in range(opened.num_row_groups):
-                    _check_values(opened.metadata.row_group(number), uri)
-                yield from opened.iter_batches(_ROWS, columns=columns)
+                    group = opened.metadata.row_group(number)
+                    _check_values(group, uri)
+                    rows = _rows_at_once(group, _ROWS)
+                    yield from _counted(opened.iter_batches(rows, row_groups=[number], columns=columns), group, uri)
             else:
                 yield from (opened if columns is None else opened.select(columns)).to_batches(max_chunksize=_ROWS)
         except (OSError, pa.ArrowException) as error:
@@ -123,7 +127,8 @@ class TableRows:
         key = (uri, group, column)
         if self._group.key != key or (self._group.parts and place < self._group.parts[0][0]):
             _check_values(opened.metadata.row_group(group), uri)
-            batches = opened.iter_batches(_ROWS_OF_A_PART, row_groups=[group], columns=[column])
+            rows = _rows_at_once(opened.metadata.row_group(group), _ROWS_OF_A_PART)
+            batches = opened.iter_batches(rows, row_groups=[group], columns=[column])
             self._group = _Group(key, (batch.column(0) for batch in batches))
         return self._group.value(place)
 
@@ -145,6 +150,21 @@ def _check_values(group: pq.RowGroupMetaData, uri: str) -> None:
     megabytes = group.total_byte_size // max(group.num_rows, 1) // 10**6
     if group.total_byte_size > _LARGEST_VALUE * max(group.num_rows, 1):
         raise DataError(f"{uri} holds {megabytes:,} MB a row, more than any image.")
+
+
+def _counted(batches: Iterator[pa.RecordBatch], group: pq.RowGroupMetaData, uri: str) -> Iterator[pa.RecordBatch]:
+    """The batches of a group, until they are far more than it stores: rows that share a value cost it nothing."""
+    most = max(_ALWAYS_ALLOWED, _MOST_RATIO * group.total_byte_size)
+    for batch in batches:
+        most -= batch.nbytes
+        if most < 0:
+            raise DataError(f"{uri} unpacks to more than {_MOST_RATIO} times what it stores: a bomb. Export it again.")
+        yield batch
+
+
+def _rows_at_once(group: pq.RowGroupMetaData, most: int) -> int:
+    """How many rows fit into memory if each is as large as all that the group stores: many may share one value."""
+    return max(1, min(most, _LARGEST_VALUE // max(group.total_byte_size, 1)))
 
 
 def _parquet(uri: str) -> pq.ParquetFile:

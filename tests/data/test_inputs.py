@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import json
 import os
 import zipfile
@@ -214,6 +215,23 @@ def test_a_table_that_unpacks_to_more_than_images_have_is_refused(
     (one,), _ = found(tmp_path)
     with pytest.raises(DataError, match="10 MB a row, more than any image"):
         Reader().read(one)
+
+
+def test_rows_that_share_one_large_value_are_read_a_few_at_a_time_and_not_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table_rows, "_LARGEST_VALUE", 10**6)
+    monkeypatch.setattr(table_rows, "_ALWAYS_ALLOWED", 10**6)
+    values = pa.DictionaryArray.from_arrays(pa.array([0] * 100, pa.int32()), pa.array([b"x" * 400_000]))
+    pq.write_table(pa.table({"image": values}), tmp_path / "t.parquet")
+    place, sizes = f"{tmp_path}/t.parquet", list[int]()
+    with pytest.raises(DataError, match="more than 20 times what it stores"):
+        sizes.extend(batch.nbytes for batch in TableRows().batches(place))
+    for batch in itertools.islice(TableRows().batches(place), 5):
+        sizes.append(batch.nbytes)
+    assert sizes
+    assert max(sizes) < 10**6
+    assert TableRows().cell(f"{place}#row=99", "image") == b"x" * 400_000
 
 
 def test_a_listing_names_what_it_left_out_once(tmp_path: Path) -> None:
