@@ -15,9 +15,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from segdist import masks
+from segdist.core import masks
+from segdist.core.records import Instance, Prediction, Sample
 from segdist.metrics import Evaluator
-from segdist.records import Instance, Prediction, Sample
 
 IMAGES = int(os.environ.get("SEGDIST_BENCH_IMAGES", "1000"))
 SIDE, INSTANCES, LONGEST = 1024, 20, 130

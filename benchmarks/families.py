@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from segdist import adapters, registry
-from segdist.data.examples import make_example
+from segdist import adapters
+from segdist.core import registry
+from segdist.core.plugins import Family
+from segdist.core.spec import AdapterSpec
 from segdist.engine.runtime import Values, peak_memory
 from segdist.formats.synthetic import Format, Options
-from segdist.plugins import Family
-from segdist.spec import AdapterSpec
+from segdist.reading.examples import make_example
 
 REAL: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("unet_cbam", {"image_size": 512, "width": 32}),

@@ -18,9 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from segdist import masks
-from segdist.data.rows import without_masks
-from segdist.data.shards import Dataset, write_manifest, write_shard
+from segdist.core import masks
+from segdist.core.plugins import Question
+from segdist.core.records import Rle, Sample
+from segdist.core.spec import LabelSpec, SweepSpec
+from segdist.datasets.rows import without_masks
+from segdist.datasets.shards import Dataset, write_manifest, write_shard
 from segdist.formats.synthetic import Format, Options
 from segdist.labelling.consensus import Opinion
 from segdist.models.sam import SHIPPED_FILE, architecture, weights
@@ -29,9 +32,6 @@ from segdist.pipeline.cluster import connected
 from segdist.pipeline.label import label
 from segdist.pipeline.label_rows import LabelJob, label_samples
 from segdist.pipeline.teacher import Teacher
-from segdist.plugins import Question
-from segdist.records import Rle, Sample
-from segdist.spec import LabelSpec, SweepSpec
 
 IMAGES, SIZE = 60, 256
 SECOND, MEMORY, ACTORS = 0.15, 1.10, 1.8
@@ -74,7 +74,7 @@ def _plain_loop() -> Callable[[Sample, bytes], list[Rle]]:
     """What people write: one image, then one box after the other."""
     from segment_anything import SamPredictor
 
-    from segdist.data.examples import decode_image
+    from segdist.reading.examples import decode_image
 
     sam = architecture.tiny(128).eval()
     weights.load(sam, SHIPPED_FILE, SamOptions())

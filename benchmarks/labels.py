@@ -9,13 +9,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from segdist.data.scenes import SCENES
+from segdist.core.records import Sample
+from segdist.core.spec import LabelSpec
 from segdist.formats.synthetic import Format, Options
+from segdist.formats.synthetic.scenes import SCENES
 from segdist.labelling.tally import FINAL, MEASURES
 from segdist.pipeline.label_rows import LabelJob, label_samples
 from segdist.pipeline.teacher import Teacher
-from segdist.records import Sample
-from segdist.spec import LabelSpec
 
 SEED = 990
 """Of the scenes; the recipe of the shipped weights draws with another one."""

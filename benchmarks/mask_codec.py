@@ -8,12 +8,12 @@ import time
 
 import numpy as np
 
-from segdist.data.codec_report import codec_report
-from segdist.data.scenes import SCENES
+from segdist.core.records import Sample
 from segdist.formats.synthetic import Format, Options
-from segdist.paligemma.codec_files import open_codec
-from segdist.paligemma.objects import encode_masks
-from segdist.records import Sample
+from segdist.formats.synthetic.scenes import SCENES
+from segdist.nets.paligemma.codec_files import open_codec
+from segdist.nets.paligemma.codec_report import codec_report
+from segdist.nets.paligemma.objects import encode_masks
 
 MASKS = 10_000
 SEED = 9100

@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 import cv2
 import numpy as np
 
-from segdist.data.scenes import draw
+from segdist.core.spec import ModelSpec, RunSpec
 from segdist.engine import checkpoint
-from segdist.spec import ModelSpec, RunSpec
+from segdist.formats.synthetic.scenes import draw
 
 SIDE, TILE, LIMIT_GIB = 8_000, 1_024, 2.0
 

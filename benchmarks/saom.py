@@ -13,15 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from segdist import masks
-from segdist.data.sources import read_place
+from segdist.core import masks
+from segdist.core.records import Instance, Prediction, Sample
+from segdist.core.registry import load, load_network
+from segdist.core.spec import EvaluateSpec
 from segdist.engine import checkpoint
 from segdist.engine.predict import predict
 from segdist.formats.synthetic import Format, Options
 from segdist.metrics import evaluate
-from segdist.records import Instance, Prediction, Sample
-from segdist.registry import load, load_network
-from segdist.spec import EvaluateSpec
+from segdist.reading.sources import read_place
 
 SEED, IMAGES, SIZE, GRID_SIDE = 990, 24, 128, 16
 Row = tuple[Sample, bytes]

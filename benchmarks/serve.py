@@ -21,10 +21,10 @@ import httpx
 from PIL import Image
 
 from benchmarks._process import peak
-from segdist.data.scenes import draw
+from segdist.core.panels import encode_png
+from segdist.core.spec import ModelSpec, RunSpec
 from segdist.engine import checkpoint
-from segdist.panels import encode_png
-from segdist.spec import ModelSpec, RunSpec
+from segdist.formats.synthetic.scenes import draw
 
 SIDE, CLIENTS, LIMIT_MB = 7_071, 64, 4_000
 REQUESTS, AT_ONCE, SLOW = 500, 8, 280

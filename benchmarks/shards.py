@@ -16,19 +16,19 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks._process import run
-from segdist.data.examples import decode_image
-from segdist.data.shards import Dataset, write_manifest, write_shard
+from segdist.core.masks import decode, decode_resized, encode, resize
+from segdist.core.panels import encode_jpeg
+from segdist.core.records import Instance, Sample
+from segdist.datasets.shards import Dataset, write_manifest, write_shard
 from segdist.formats.synthetic import Format, Options
-from segdist.masks import decode, decode_resized, encode, resize
-from segdist.panels import encode_jpeg
-from segdist.records import Instance, Sample
+from segdist.reading.examples import decode_image
 
 IMAGES, HEIGHT, WIDTH = 400, 480, 640
 OBJECTS, IMAGES_PER_SHARD, ROUNDS, SIDE = 10, 64, 7, 1024
 READ_ALL = """
 import sys
-from segdist.data.examples import decode_image
-from segdist.data.shards import Dataset
+from segdist.reading.examples import decode_image
+from segdist.datasets.shards import Dataset
 for sample, image_bytes in Dataset.open(sys.argv[1]).rows("train"):
     decode_image(image_bytes)
 """

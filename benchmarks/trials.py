@@ -17,10 +17,10 @@ from typing import Any
 from unittest.mock import patch
 
 from benchmarks._clock import Clock, Timeline, clocked
-from segdist.data.shards import Dataset, write_manifest, write_shard
+from segdist.core.spec import SweepSpec
+from segdist.datasets.shards import Dataset, write_manifest, write_shard
 from segdist.formats.synthetic import Format, Options
 from segdist.pipeline.trial import Job, train_trial
-from segdist.spec import SweepSpec
 
 IMAGES = {"train": 192, "val": 16}
 SIZE = 64
@@ -58,8 +58,8 @@ def fit_bare(job: Job, started: float) -> Timeline:
     """
     import torch
 
+    from segdist.core.storage import cache_dir
     from segdist.engine.fit import fit
-    from segdist.storage import cache_dir
 
     os.nice(15)  # as Ray's workers run: beside other work on the machine they get as little as these do
     torch.set_num_threads(1)

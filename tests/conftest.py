@@ -14,7 +14,14 @@ settings.load_profile("busy")
 
 # Folders whose tests stay in one process. Those that start Ray take turns: two clusters at once would fight over the
 # cores and the agent's port. The others share a fixture that is expensive to make.
-GROUPS = {"pipeline": "ray", "engine": "engine", "report": "tracking", "tracking": "tracking"}
+GROUPS = {
+    "pipeline": "ray",
+    "commands": "ray",
+    "engine": "engine",
+    "exporting": "engine",
+    "pages": "tracking",
+    "tracking": "tracking",
+}
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
@@ -23,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if group := GROUPS.get(Path(item.path).parent.name):
             item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: Path(item.path).parent.name != "pipeline")
+    items.sort(key=lambda item: GROUPS.get(Path(item.path).parent.name) != "ray")
 
 
 @pytest.fixture(scope="session")

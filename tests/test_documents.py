@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from segdist.cli import app
 from segdist.cli.options import files_and_overrides
-from segdist.sweepfile import load
+from segdist.sweepfile.loading import load
 
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
 ROOT = Path.cwd()
@@ -116,7 +116,7 @@ def test_a_command_that_is_shown_can_be_typed(document: str, words: tuple[str, .
     given = context.params.get("sweeps") or context.params.get("sweep") or []
     files, overrides = files_and_overrides(list(given))
     for file in files:
-        if "*" not in file:  # tests/test_sweepfile.py loads every one
+        if "*" not in file:  # tests/sweepfile/test_sweepfile.py loads every one
             load(file, overrides)
 
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from segdist.adapters import conv_lora, freezing, lowrank
 from segdist.adapters.lowrank import ADAPTER, merge
-from segdist.errors import SpecError
-from segdist.plugins import Family
-from segdist.spec import AdapterKind, AdapterSpec
+from segdist.core.errors import SpecError
+from segdist.core.plugins import Family
+from segdist.core.spec import AdapterKind, AdapterSpec
 
 __all__ = ["ADAPTER", "apply", "balance_loss", "bytes_of", "merge", "parameters", "trained_names", "trained_parameters"]
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from segdist.errors import SpecError
+from segdist.core.errors import SpecError
 
 BALANCE_WEIGHT = 1e-2
 """Weight of the loss that keeps all experts in use (Fedus et al. 2021, section 2.2)."""

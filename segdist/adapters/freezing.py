@@ -5,9 +5,9 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from segdist.errors import SpecError, did_you_mean
-from segdist.plugins import Family
-from segdist.spec import AdapterSpec
+from segdist.core.errors import SpecError, did_you_mean
+from segdist.core.plugins import Family
+from segdist.core.spec import AdapterSpec
 
 
 def freeze_encoder(network: nn.Module, family: Family, adapter: AdapterSpec) -> None:  # noqa: ARG001 - one signature

@@ -6,13 +6,13 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from segdist import extras
 from segdist.adapters import quantised
 from segdist.adapters.conv_lora import ConvLora
 from segdist.adapters.freezing import heads_of
-from segdist.errors import SpecError, did_you_mean
-from segdist.plugins import Family
-from segdist.spec import AdapterSpec
+from segdist.core import extras
+from segdist.core.errors import SpecError, did_you_mean
+from segdist.core.plugins import Family
+from segdist.core.spec import AdapterSpec
 
 ADAPTER = "segdist"
 """Name of the adapter inside peft's layers."""

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from segdist import extras
-from segdist.errors import SpecError
+from segdist.core import extras
+from segdist.core.errors import SpecError
 
 
 def quantise(network: nn.Module, names: Sequence[str]) -> None:

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segdist import masks
 from segdist.augment.steps import augmentation
-from segdist.plugins import Example, ImageHWC
+from segdist.core import masks
+from segdist.core.plugins import Example, ImageHWC
 
 
 @augmentation

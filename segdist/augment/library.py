@@ -14,7 +14,7 @@ import numpy as np
 
 from segdist.augment.geometry import tight_boxes
 from segdist.augment.steps import augmentation
-from segdist.plugins import Example
+from segdist.core.plugins import Example
 
 _LIGHT: dict[str, tuple[str, dict[str, Any]]] = {
     "gamma": ("RandomGamma", {"gamma_limit": (70, 140)}),

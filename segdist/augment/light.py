@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdist.augment.steps import augmentation
-from segdist.plugins import Example
+from segdist.core.plugins import Example
 
 
 @augmentation

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from segdist.augment.geometry import tight_boxes
 from segdist.augment.steps import Donor, pasting
-from segdist.masks import Mask
-from segdist.plugins import Example
+from segdist.core.masks import Mask
+from segdist.core.plugins import Example
 
 LARGEST = 0.25
 """Share of the donor's pixels above which an object is surroundings (a wall, a sky) and is not pasted."""

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from segdist.augment.steps import FOUND, Augmentation
-from segdist.errors import SpecError, did_you_mean
-from segdist.records import Sample
+from segdist.core.errors import SpecError, did_you_mean
+from segdist.core.records import Sample
 
 RECIPES: Mapping[str, tuple[str, ...]] = {
     "none": (),

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from segdist.plugins import Example
+from segdist.core.plugins import Example
 
 Donor = Callable[[], Example]
 """Gives another training image, not augmented."""

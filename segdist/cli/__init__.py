@@ -3,7 +3,7 @@
 import typer
 
 from segdist.cli import data, label, paligemma, ship, sweeps
-from segdist.terminal import guard_logs
+from segdist.core.terminal import guard_logs
 
 app = typer.Typer(
     name="segdist",

@@ -4,10 +4,10 @@ from typing import Annotated, Any
 
 import typer
 
-from segdist import storage
 from segdist.cli.options import Json, key_values, told
-from segdist.errors import DataError, SpecError, StorageError
-from segdist.terminal import say, say_json
+from segdist.core import storage
+from segdist.core.errors import DataError, SpecError, StorageError
+from segdist.core.terminal import say, say_json
 
 Place = Annotated[str, typer.Argument(help="A folder, file or archive, local or s3://, or a segdist data set.")]
 FormatName = Annotated[str, typer.Option("--format", help="The format of PATH, where it does not show.")]
@@ -34,8 +34,8 @@ def convert(
     as_json: Json = False,
 ) -> None:
     """Write a data set in another format; what the format cannot hold is counted, named and measured."""
-    from segdist.data.convert import convert as run
-    from segdist.data.convert import summary_text
+    from segdist.converting.convert import convert as run
+    from segdist.converting.convert import summary_text
 
     with told():
         result = run(
@@ -67,8 +67,8 @@ def validate(
     as_json: Json = False,
 ) -> None:
     """Check images and annotations; exit 0 without errors, 2 otherwise."""
-    from segdist.data.codes import finding
-    from segdist.data.review import Review, codes_text, review, summary_text
+    from segdist.checking.validation import Review, codes_text, review, summary_text
+    from segdist.reading.codes import finding
 
     with told():
         if codes:
@@ -89,7 +89,7 @@ def validate(
         if manifest:
             storage.write_json(manifest, found.manifest().model_dump(mode="json"))
         if html:
-            from segdist.data.review_page import write_review_page
+            from segdist.pages.findings import write_review_page
 
             write_review_page(html, found, source)
         if as_json:
@@ -106,7 +106,7 @@ def merge(
     as_json: Json = False,
 ) -> None:
     """Merge sources into one data set: classes mapped, identical images kept once, split with groups whole."""
-    from segdist.data.merge_spec import load_data
+    from segdist.converting.merge_spec import load_data
 
     with told():
         _build(load_data(spec), out, as_json=as_json)
@@ -125,7 +125,7 @@ def split(
     as_json: Json = False,
 ) -> None:
     """Divide into train, val and test: by classes and sizes, with copies and near-duplicates on one side."""
-    from segdist.data.merge_spec import data_spec
+    from segdist.converting.merge_spec import data_spec
 
     with told():
         name, _ = _source(path, format_name, key_values(option or []))
@@ -144,8 +144,8 @@ def stats(
     as_json: Json = False,
 ) -> None:
     """Count classes, sizes, shapes, brightness and objects an image, for each split."""
-    from segdist.data.stats import statistics, summary_text
-    from segdist.data.stats_page import write_stats_page
+    from segdist.checking.stats import statistics, summary_text
+    from segdist.pages.statistics import write_stats_page
 
     with told():
         _, source = _source(path, format_name, key_values(option or []), no_images=no_images)
@@ -170,7 +170,7 @@ def view(
     seed: Annotated[int, typer.Option(help="Same seed, same pictures.")] = 0,
 ) -> None:
     """Write a gallery of samples with their masks, to be filtered by class and split in the browser."""
-    from segdist.data.gallery import Wanted, write_gallery
+    from segdist.pages.gallery import Wanted, write_gallery
 
     with told():
         _, source = _source(path, format_name, key_values(option or []))
@@ -187,9 +187,9 @@ def _title(path: str) -> str:
 
 
 def _build(data: Any, out: str, *, as_json: bool) -> None:
-    from segdist.data.build import build, on_all_cores
-    from segdist.data.dataset_text import dataset_text
-    from segdist.data.shards import MANIFEST
+    from segdist.checking.dataset_text import dataset_text
+    from segdist.datasets.build import build, on_all_cores
+    from segdist.datasets.shards import MANIFEST
 
     root = storage.absolute(out)
     if storage.exists(storage.join(root, MANIFEST)):
@@ -205,10 +205,10 @@ def _source(
     path: str, format_name: str, options: dict[str, Any], *, no_images: bool = False, report: Any = None
 ) -> tuple[str, Any]:
     """The format's name, and its reader; `report` takes a finding where several formats fit."""
-    from segdist.data.archived import open_format
-    from segdist.data.convert import checked_options
-    from segdist.data.guess import guess_format
-    from segdist.registry import load
+    from segdist.converting.convert import checked_options
+    from segdist.core.registry import load
+    from segdist.reading.archived import open_format
+    from segdist.reading.guess import guess_format
 
     name = format_name or (guess_format(path, report) if report else guess_format(path))
     keys = load("formats", name).Options

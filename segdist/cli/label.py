@@ -7,8 +7,8 @@ import typer
 from typer.core import TyperGroup
 
 from segdist.cli.options import Json, files_and_overrides, told
-from segdist.errors import SpecError
-from segdist.terminal import say, say_json
+from segdist.core.errors import SpecError
+from segdist.core.terminal import say, say_json
 
 Sweep = Annotated[
     list[str], typer.Argument(metavar="SWEEP [KEY=VALUE...]", help="A sweep file, then overrides of its keys.")
@@ -112,7 +112,7 @@ def import_(
 
 
 def _verdicts(names: list[str]) -> list[Any]:
-    from segdist.records import Verdict
+    from segdist.core.records import Verdict
 
     wrong = sorted(set(names) - set(Verdict))
     if wrong:
@@ -133,7 +133,7 @@ def file_and_overrides(words: list[str]) -> tuple[str, list[str]]:
 
 
 def _show(sets: Any, *, as_json: bool) -> None:
-    from segdist.report.labels import label_report, print_label_reports
+    from segdist.pages.labels import label_report, print_label_reports
 
     reports = [
         label_report(one.policy.title, one.policy.values, one.labels.uri, one.labels.manifest.model_dump(mode="json"))

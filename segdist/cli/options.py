@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from segdist.bounded_yaml import load_yaml
-from segdist.errors import SegdistError, SpecError
-from segdist.terminal import say
+from segdist.core.bounded_yaml import load_yaml
+from segdist.core.errors import SegdistError, SpecError
+from segdist.core.terminal import say
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and what the workers print.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from segdist.cli.options import Json, key_values, told
-from segdist.terminal import say, say_json
+from segdist.core.terminal import say, say_json
 
 if TYPE_CHECKING:
-    from segdist.records import Finding, Sample
-    from segdist.spec import SourceSpec
+    from segdist.core.records import Finding, Sample
+    from segdist.core.spec import SourceSpec
 
 app = typer.Typer(help="PaliGemma's mask codec: what it makes of your masks, and training one.", no_args_is_help=True)
 Codec = Annotated[str, typer.Option(help="`shipped`, or a file: vae-oid.npz, or what train-codec wrote.")]
@@ -40,12 +40,12 @@ def codec_report(
 ) -> None:
     """The codec's ceiling: IoU and boundary IoU of your masks with what comes back of them, per class."""
     with told():
-        from segdist.data.codec_report import codec_report as measure
-        from segdist.data.codec_report import report_text
-        from segdist.data.guess import guess_format
-        from segdist.errors import DataError
-        from segdist.paligemma.codec_files import open_codec
-        from segdist.spec import SourceSpec
+        from segdist.core.errors import DataError
+        from segdist.core.spec import SourceSpec
+        from segdist.nets.paligemma.codec_files import open_codec
+        from segdist.nets.paligemma.codec_report import codec_report as measure
+        from segdist.nets.paligemma.codec_report import report_text
+        from segdist.reading.guess import guess_format
 
         opened = open_codec(codec)
         name = format_name or guess_format(path)
@@ -74,13 +74,13 @@ def train_codec(
     Killed and started again, it goes on from the last hundred steps, saved beside the file to write.
     """
     with told():
-        from segdist.data.codec_report import codec_report as measure
-        from segdist.data.codec_report import report_text
-        from segdist.data.mask_crops import squares
-        from segdist.errors import DataError
-        from segdist.paligemma.codec_files import open_codec, save_codec
-        from segdist.paligemma.codec_training import train_codec as train
-        from segdist.paligemma.recipe import load_recipe
+        from segdist.core.errors import DataError
+        from segdist.nets.paligemma.codec_files import open_codec, save_codec
+        from segdist.nets.paligemma.codec_report import codec_report as measure
+        from segdist.nets.paligemma.codec_report import report_text
+        from segdist.nets.paligemma.codec_training import train_codec as train
+        from segdist.nets.paligemma.mask_crops import squares
+        from segdist.nets.paligemma.recipe import load_recipe
 
         spec = load_recipe(recipe, overrides or [])
         covers_NSS = squares(_samples(spec.sources), parts=spec.parts, seed=spec.train.seed)
@@ -99,9 +99,9 @@ def _samples(sources: "list[SourceSpec] | tuple[SourceSpec, ...]", *, limit: int
     """The samples of sources; an error in the data stops, a warning is shown."""
     from itertools import islice
 
-    from segdist.data.archived import open_format
-    from segdist.data.sources import stop_on_errors
-    from segdist.records import Severity
+    from segdist.core.records import Severity
+    from segdist.reading.archived import open_format
+    from segdist.reading.sources import stop_on_errors
 
     errors: list[Finding] = []
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from segdist.cli.options import HOME_STORAGE, Debug, Json, Model, Storage, Tracking, tile_size, told
-from segdist.terminal import say, say_json
+from segdist.core.terminal import say, say_json
 
 app = typer.Typer()
 
@@ -53,7 +53,7 @@ def predict(
 ) -> None:
     """Segment images with a trained model: COCO JSON, pictures, masks, GeoJSON."""
     with told(debug=debug):
-        from segdist.errors import SpecError
+        from segdist.core.errors import SpecError
         from segdist.pipeline.predict import predict_images
         from segdist.pipeline.predictor import How
 
@@ -83,9 +83,9 @@ def export(
 ) -> None:
     """Write a model for production: adapters merged, self-contained, with a model card."""
     with told(debug=debug):
-        from segdist.errors import ExportError
-        from segdist.pipeline.export import export_model
-        from segdist.pipeline.export import push as upload
+        from segdist.commands.export import export_model
+        from segdist.commands.export import push as upload
+        from segdist.core.errors import ExportError
 
         if push and to != "hf":
             raise ExportError(f"`--push` goes with `--to hf`, but got --to {to}.")
@@ -113,7 +113,7 @@ def promote(
     Exits with 1 where it is not better and the alias stays.
     """
     with told(debug=debug):
-        from segdist.pipeline.promote import promote as decide
+        from segdist.commands.promote import promote as decide
 
         found = decide(model, name=name, data=data, metric=metric, force=force, storage=storage, tracking=tracking)
         if as_json:

@@ -18,8 +18,8 @@ from segdist.cli.options import (
     tile_size,
     told,
 )
-from segdist.errors import SegdistError, SpecError
-from segdist.terminal import say, say_json
+from segdist.core.errors import SegdistError, SpecError
+from segdist.core.terminal import say, say_json
 
 app = typer.Typer()
 
@@ -48,8 +48,8 @@ def check(sweeps: Sweeps, debug: Debug = False) -> None:
     """Check sweep files and show their plan, with what is missing of their data; nothing is started."""
 
     def action(file: str, overrides: list[str]) -> None:
-        from segdist.pipeline.plan import describe
-        from segdist.sweepfile import load
+        from segdist.commands.plan import describe
+        from segdist.sweepfile.loading import load
 
         say(describe(load(file, overrides)))
 
@@ -81,8 +81,8 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """Print the leaderboard of a sweep, best trial first."""
-    from segdist.report import as_json as to_json
-    from segdist.report import leaderboard, print_leaderboard
+    from segdist.pages import as_json as to_json
+    from segdist.pages import leaderboard, print_leaderboard
     from segdist.tracking import Tracker
 
     with told(debug=debug):
@@ -141,13 +141,13 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Score a model, or another tool's results, with every metric, by class and by group of images."""
-    from segdist import report
-    from segdist.pipeline.score import score_checkpoints, score_model, score_results
-    from segdist.pipeline.study import is_sweep, study_checkpoints
+    from segdist import pages
+    from segdist.commands.evaluate import score_checkpoints, score_model, score_results
+    from segdist.commands.study import is_sweep, study_checkpoints
 
     with told(debug=debug):
         found: Any
-        printed: Any = report.print_evaluation
+        printed: Any = pages.print_evaluation
         if html and (not all_checkpoints or is_sweep(model)):
             raise SpecError("`--html` draws the models that one run kept: name a run, and add --all-checkpoints.")
         if predictions or truth:
@@ -162,12 +162,12 @@ def evaluate(
             changes = _around(min_score, tta, tile, crf, guided_filter, min_area, fill_holes)
             score: Any = score_model
             if all_checkpoints and is_sweep(model):
-                score, printed = score_checkpoints, report.print_checkpoints
+                score, printed = score_checkpoints, pages.print_checkpoints
             elif all_checkpoints:
-                score, printed = study_checkpoints, report.print_study
+                score, printed = study_checkpoints, pages.print_study
             found = score(model, data, split=split, storage=storage, tracking=tracking, changes=changes)
         if html:
-            report.write_study(found, html)
+            pages.write_study(found, html)
         if as_json:
             say_json(found)
         else:
@@ -189,8 +189,8 @@ def diff(
     debug: Debug = False,
 ) -> None:
     """Show on which images one model beats another, by how much, and whether that is more than chance."""
-    from segdist import report
-    from segdist.pipeline.diff import diff as compared
+    from segdist import pages
+    from segdist.commands.diff import diff as compared
 
     with told(debug=debug):
         found = compared(
@@ -204,17 +204,17 @@ def diff(
             pictures=pictures if html else 0,
         )
         if html:
-            report.write_diff(found.to_json(), {"won": found.won, "lost": found.lost}, html)
+            pages.write_diff(found.to_json(), {"won": found.won, "lost": found.lost}, html)
         if as_json:
             say_json(found.to_json())
         else:
-            report.print_diff(found.to_json())
+            pages.print_diff(found.to_json())
 
 
 @app.command()
 def models(as_json: Json = False) -> None:
     """List the model families: sizes, licences, tasks, losses, adapters, and what to install."""
-    from segdist.catalogue import families, print_families
+    from segdist.sweepfile.catalogue import families, print_families
 
     with told(debug=False):
         if as_json:
@@ -226,7 +226,7 @@ def models(as_json: Json = False) -> None:
 @app.command()
 def schema() -> None:
     """Print the JSON schema of sweep files, for completion in editors."""
-    from segdist.sweepfile import schema as build
+    from segdist.sweepfile.loading import schema as build
 
     with told(debug=False):
         say_json(build())

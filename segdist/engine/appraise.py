@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from segdist.data.examples import camera_of
-from segdist.data.shards import write_shard
+from segdist.core.plugins import ImageHWC
+from segdist.core.records import Instance, Prediction, Prompt, Sample
+from segdist.core.spec import EvaluateSpec
+from segdist.datasets.shards import write_shard
 from segdist.engine import checkpoint, runtime
 from segdist.engine.predict import Row, box_prompt, evaluator_of, predict, rates_of, segment
 from segdist.engine.thresholds import tuned
 from segdist.engine.workers import Workers
 from segdist.metrics import Evaluator, consistency, per_image
-from segdist.plugins import ImageHWC
-from segdist.records import Instance, Prediction, Prompt, Sample
-from segdist.spec import EvaluateSpec
+from segdist.reading.examples import camera_of
 
 BY_IMAGE = ("iou", "dice", "boundary_iou", "cldice", "panoptic_quality")
 """Metrics that are kept for every single image."""

@@ -20,12 +20,14 @@ from pydantic import Field, TypeAdapter
 from safetensors.torch import save_file
 from torch import nn
 
-from segdist import adapters, network_size, registry, state_dicts, storage
-from segdist.bounded_json import read_json
-from segdist.errors import SpecError, StorageError, WeightsError
-from segdist.plugins import Family
-from segdist.spec import AdapterSpec, EvaluateSpec, ModelSpec, RunSpec, Seed
-from segdist.weights import RANDOM
+from segdist import adapters
+from segdist.core import registry, storage
+from segdist.core.bounded_json import read_json
+from segdist.core.errors import SpecError, StorageError, WeightsError
+from segdist.core.plugins import Family
+from segdist.core.spec import AdapterSpec, EvaluateSpec, ModelSpec, RunSpec, Seed
+from segdist.nets import network_size, state_dicts
+from segdist.nets.weights import RANDOM
 
 DESCRIPTION = "model.json"
 WEIGHTS = "weights.safetensors"

@@ -9,10 +9,10 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from segdist.augment import Recipes
-from segdist.data.examples import make_example
-from segdist.plugins import Batch, Example
-from segdist.records import Sample
-from segdist.spec import RunSpec
+from segdist.core.plugins import Batch, Example
+from segdist.core.records import Sample
+from segdist.core.spec import RunSpec
+from segdist.reading.examples import make_example
 
 Rows = Sequence[tuple[Sample, bytes]]
 """Samples with their encoded images, by index: a split of a data set."""

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from segdist import adapters
+from segdist.core.errors import SpecError
+from segdist.core.plugins import Batch
 from segdist.engine.state import Fit
-from segdist.errors import SpecError
-from segdist.plugins import Batch
 
 Metrics = dict[str, float]
 

@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 
 from torch import nn
 
+from segdist.core.spec import RunSpec
 from segdist.engine import checkpoint, pictures
 from segdist.engine.data import Rows, loader
 from segdist.engine.epoch import Metrics, train_epoch
@@ -14,7 +15,6 @@ from segdist.engine.objective import objective_of
 from segdist.engine.predict import score
 from segdist.engine.state import MODEL, PICTURES, TRAINING, Fit
 from segdist.engine.workers import Workers
-from segdist.spec import RunSpec
 
 __all__ = ["MODEL", "PICTURES", "TRAINING", "Metrics", "Report", "fit"]
 

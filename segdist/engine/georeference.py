@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segdist import extras, masks, storage
-from segdist.errors import SpecError
-from segdist.records import Instance
+from segdist.core import extras, masks, storage
+from segdist.core.errors import SpecError
+from segdist.core.records import Instance
 
 WGS84 = "EPSG:4326"
 _LONGEST_WORLD_FILE = 1_000

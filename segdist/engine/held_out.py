@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from segdist.data.examples import make_example
 from segdist.engine import checkpoint
 from segdist.engine.predict import Row
+from segdist.reading.examples import make_example
 
 _SEED = 0
 

@@ -3,11 +3,12 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from segdist import losses, masks
+from segdist import losses
+from segdist.core import masks
+from segdist.core.plugins import Family, Objective
+from segdist.core.records import Sample
+from segdist.core.spec import RunSpec
 from segdist.engine.data import Rows
-from segdist.plugins import Family, Objective
-from segdist.records import Sample
-from segdist.spec import RunSpec
 
 _IMAGES_COUNTED = 1024
 """Images of the training split, evenly spaced, in which classes are counted: more say nothing new."""

@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segdist import masks, storage
-from segdist.errors import SpecError, did_you_mean
-from segdist.escaping import FILES
-from segdist.panels import encode_jpeg, encode_png, overlay, panel
-from segdist.plugins import ImageHWC
-from segdist.records import Prediction, Sample
+from segdist.core import masks, storage
+from segdist.core.errors import SpecError, did_you_mean
+from segdist.core.escaping import FILES
+from segdist.core.panels import encode_jpeg, encode_png, overlay, panel
+from segdist.core.plugins import ImageHWC
+from segdist.core.records import Prediction, Sample
 
 Output = Literal["overlays", "panels", "masks", "class_ids", "geojson", "text"]
 

@@ -6,13 +6,13 @@ from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 
-from segdist.data.examples import decode_image
+from segdist.core.panels import ImageHWC, encode_jpeg, panel
+from segdist.core.records import Prediction, Sample
+from segdist.core.spec import EvaluateSpec
 from segdist.engine.appraise import Appraisal
 from segdist.engine.data import Rows
 from segdist.engine.telling import telling_images
-from segdist.panels import ImageHWC, encode_jpeg, panel
-from segdist.records import Prediction, Sample
-from segdist.spec import EvaluateSpec
+from segdist.reading.examples import decode_image
 
 INDEX = "index.json"
 """Says of each telling picture its rank, among which images, and the value."""

@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segdist import extras, masks
-from segdist.errors import SpecError
-from segdist.masks import Mask
-from segdist.plugins import ImageHWC
-from segdist.records import Instance
-from segdist.spec import PostSpec
+from segdist.core import extras, masks
+from segdist.core.errors import SpecError
+from segdist.core.masks import Mask
+from segdist.core.plugins import ImageHWC
+from segdist.core.records import Instance
+from segdist.core.spec import PostSpec
 
 CRF_STEPS = 5
 """Steps of mean-field inference."""

@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
-from segdist.data.examples import decode_image
+from segdist.core.plugins import ImageHWC
+from segdist.core.records import Instance, Prediction, Prompt, Sample
+from segdist.core.spec import EvaluateSpec
 from segdist.engine.post import cleaned
 from segdist.engine.tiles import predict_tiled, tile_size
 from segdist.engine.views import predict_views
 from segdist.engine.workers import Workers
 from segdist.metrics import Evaluator
-from segdist.plugins import ImageHWC
-from segdist.records import Instance, Prediction, Prompt, Sample
-from segdist.spec import EvaluateSpec
+from segdist.reading.examples import decode_image
 
 Row = tuple[Sample, bytes]
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from segdist.plugins import ImageHWC
-from segdist.records import Prompt
+from segdist.core.plugins import ImageHWC
+from segdist.core.records import Prompt
 
 Values = dict[str, float]
 LARGEST_BATCH = 32

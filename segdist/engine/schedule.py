@@ -7,7 +7,7 @@ from inspect import unwrap
 import torch
 from torch import nn
 
-from segdist.spec import PhaseSpec
+from segdist.core.spec import PhaseSpec
 
 
 class AdamW(torch.optim.AdamW):

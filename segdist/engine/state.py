@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from segdist import adapters, storage
+from segdist import adapters
+from segdist.core import storage
+from segdist.core.errors import SpecError
+from segdist.core.plugins import Family
+from segdist.core.spec import RunSpec
 from segdist.engine import checkpoint
 from segdist.engine.schedule import adamw, rates
 from segdist.engine.workers import Workers
-from segdist.errors import SpecError
-from segdist.plugins import Family
-from segdist.spec import RunSpec
 
 MODEL, PICTURES, TRAINING = "model", "pictures", "training.pt"
 """What a checkpoint folder holds: the model, its validation panels, and what training needs to go on."""

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from segdist.core.records import Prediction, Sample
 from segdist.metrics import Evaluator
-from segdist.records import Prediction, Sample
 
 TRIED = tuple(float(t) for t in np.round(np.arange(0.05, 1.0, 0.05), 2))
 """Scores that are tried."""

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from segdist import masks
-from segdist.errors import SpecError
-from segdist.masks import Mask
+from segdist.core import masks
+from segdist.core.errors import SpecError
+from segdist.core.masks import Mask
+from segdist.core.plugins import ImageHWC
+from segdist.core.records import Instance, Prompt, Rle
+from segdist.core.spec import TileSpec
 from segdist.metrics.matching import overlap_matrix
 from segdist.metrics.objects import one_to_one
-from segdist.plugins import ImageHWC
-from segdist.records import Instance, Prompt, Rle
-from segdist.spec import TileSpec
 
 Predict = Callable[[Sequence[ImageHWC], Sequence[Prompt]], list[tuple[Instance, ...]]]
 """`Segmenter.predict`, or something around it."""

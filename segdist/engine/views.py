@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from segdist import masks
-from segdist.masks import Mask
+from segdist.core import masks
+from segdist.core.masks import Mask
+from segdist.core.plugins import ImageHWC
+from segdist.core.records import Instance, Prompt
+from segdist.core.spec import TtaView
 from segdist.metrics.matching import overlap_matrix
 from segdist.metrics.objects import one_to_one
-from segdist.plugins import ImageHWC
-from segdist.records import Instance, Prompt
-from segdist.spec import TtaView
 
 Predict = Callable[[Sequence[ImageHWC], Sequence[Prompt]], list[tuple[Instance, ...]]]
 SAME = 0.5

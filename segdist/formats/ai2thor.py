@@ -19,17 +19,17 @@ from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
-from segdist import storage
-from segdist.data.class_names import ClassNames
-from segdist.data.codes import finding
-from segdist.data.label_maps import decode_values, take_apart
-from segdist.data.listing import FolderFormat, Listing, Report, split_of, swap_folder
-from segdist.data.looks import report_unread
-from segdist.data.text_files import read_json
-from segdist.errors import DataError
-from segdist.records import Instance, Rle, Sample
-from segdist.spec import Strict
-from segdist.text import short
+from segdist.core import storage
+from segdist.core.errors import DataError
+from segdist.core.records import Instance, Rle, Sample
+from segdist.core.spec import Strict
+from segdist.core.text import short
+from segdist.reading.class_names import ClassNames
+from segdist.reading.codes import finding
+from segdist.reading.label_maps import decode_values, take_apart
+from segdist.reading.listing import FolderFormat, Listing, Report, split_of, swap_folder
+from segdist.reading.looks import report_unread
+from segdist.reading.text_files import read_json
 
 _SUFFIXES = (".png", ".PNG", ".bmp", ".jpg", ".jpeg", ".JPG")
 

@@ -11,22 +11,22 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from segdist import storage
-from segdist.data.coco.chunk import CocoChunk
-from segdist.data.coco.export import CONVERSION, Writer
-from segdist.data.coco.frames import check_frames
-from segdist.data.coco.index import CocoIndex, ImageEntry, Key, open_index
-from segdist.data.coco.instances import Categories
-from segdist.data.codes import finding
-from segdist.data.foreign_paths import KnownFiles, Match
-from segdist.data.geometry import Problem, stated_size
-from segdist.data.image_formats import IMAGE_SUFFIXES
-from segdist.data.listing import SPLITS, Listing, source_stem, split_of
-from segdist.data.looks import looks_of, report_unread
-from segdist.errors import DataError
-from segdist.records import Finding, Sample, Severity
-from segdist.spec import Split, Strict, digest
-from segdist.text import short
+from segdist.core import storage
+from segdist.core.errors import DataError
+from segdist.core.records import Finding, Sample, Severity
+from segdist.core.spec import Split, Strict, digest
+from segdist.core.text import short
+from segdist.reading.coco.chunk import CocoChunk
+from segdist.reading.coco.export import CONVERSION, Writer
+from segdist.reading.coco.frames import check_frames
+from segdist.reading.coco.index import CocoIndex, ImageEntry, Key, open_index
+from segdist.reading.coco.instances import Categories
+from segdist.reading.codes import finding
+from segdist.reading.foreign_paths import KnownFiles, Match
+from segdist.reading.geometry import Problem, stated_size
+from segdist.reading.image_formats import IMAGE_SUFFIXES
+from segdist.reading.listing import SPLITS, Listing, source_stem, split_of
+from segdist.reading.looks import looks_of, report_unread
 
 __all__ = ["Format", "Options", "Writer", "recognises"]
 Report = Callable[[Finding], None]

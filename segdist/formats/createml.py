@@ -4,14 +4,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
-from segdist.data.drawn.listed import DrawnFormat, DrawnImage, DrawnOptions, Shape, Size
-from segdist.data.drawn.shapes import Part, ShapeOptions, rectangle
-from segdist.data.geometry import Problem, numbers
-from segdist.data.listing import Listing, Report
-from segdist.data.looks import looks_of
-from segdist.data.text_files import read_json
-from segdist.records import Severity
-from segdist.spec import Strict
+from segdist.core.records import Severity
+from segdist.core.spec import Strict
+from segdist.reading.drawn.listed import DrawnFormat, DrawnImage, DrawnOptions, Shape, Size
+from segdist.reading.drawn.shapes import Part, ShapeOptions, rectangle
+from segdist.reading.geometry import Problem, numbers
+from segdist.reading.listing import Listing, Report
+from segdist.reading.looks import looks_of
+from segdist.reading.text_files import read_json
 
 __all__ = ["Format", "Options", "recognises"]
 

@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 from typing import ClassVar
 
-from segdist.data.drawn.cvat import images_of
-from segdist.data.drawn.listed import DrawnFormat, DrawnImage, DrawnOptions
-from segdist.data.listing import Listing, Report
-from segdist.data.looks import looks_of
-from segdist.data.xml_files import read_xml
-from segdist.spec import Strict
+from segdist.core.spec import Strict
+from segdist.reading.drawn.cvat import images_of
+from segdist.reading.drawn.listed import DrawnFormat, DrawnImage, DrawnOptions
+from segdist.reading.listing import Listing, Report
+from segdist.reading.looks import looks_of
+from segdist.reading.xml_files import read_xml
 
 __all__ = ["Format", "Options", "recognises"]
 

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from typing import ClassVar
 
-from segdist.data.listing import FolderFormat, Report, source_stem, split_of, upright_size_hw
-from segdist.data.looks import report_unread
-from segdist.errors import DataError
-from segdist.records import Sample
-from segdist.spec import Strict
+from segdist.core.errors import DataError
+from segdist.core.records import Sample
+from segdist.core.spec import Strict
+from segdist.reading.listing import FolderFormat, Report, source_stem, split_of, upright_size_hw
+from segdist.reading.looks import report_unread
 
 
 class Options(Strict):

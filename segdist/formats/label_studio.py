@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from typing import ClassVar
 
-from segdist.data.codes import finding
-from segdist.data.drawn.label_studio import image_of, regions_of
-from segdist.data.drawn.listed import DrawnFormat, DrawnImage, DrawnOptions
-from segdist.data.listing import Listing, Report
-from segdist.data.looks import looks_of
-from segdist.data.text_files import read_json
-from segdist.spec import Strict
+from segdist.core.spec import Strict
+from segdist.reading.codes import finding
+from segdist.reading.drawn.label_studio import image_of, regions_of
+from segdist.reading.drawn.listed import DrawnFormat, DrawnImage, DrawnOptions
+from segdist.reading.listing import Listing, Report
+from segdist.reading.looks import looks_of
+from segdist.reading.text_files import read_json
 
 __all__ = ["Format", "Options", "recognises"]
 

@@ -7,15 +7,15 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
-from segdist import storage
-from segdist.data.class_names import ClassNames
-from segdist.data.listing import Listing, Report
-from segdist.data.rows import SCHEMA, checked, samples_of
-from segdist.data.shards import MANIFEST, Dataset, ShardSummary, write_manifest, write_shard
-from segdist.data.table_rows import MARK, TableRows
-from segdist.errors import DataError
-from segdist.records import Finding, Sample
-from segdist.spec import Strict, digest
+from segdist.core import storage
+from segdist.core.errors import DataError
+from segdist.core.records import Finding, Sample
+from segdist.core.spec import Strict, digest
+from segdist.datasets.rows import SCHEMA, checked, samples_of
+from segdist.datasets.shards import MANIFEST, Dataset, ShardSummary, write_manifest, write_shard
+from segdist.reading.class_names import ClassNames
+from segdist.reading.listing import Listing, Report
+from segdist.reading.table_rows import MARK, TableRows
 
 IMAGES_PER_SHARD, BYTES_PER_SHARD = 64, 64_000_000
 _LIGHT = [name for name in SCHEMA.names if name != "image"]

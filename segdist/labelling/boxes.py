@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from segdist import masks
-from segdist.data.geometry import Box, clip_box
-from segdist.masks import Mask
-from segdist.plugins import ImageHWC, Question
-from segdist.records import Instance, Prompt, Sample
-from segdist.spec import View
+from segdist.core import masks
+from segdist.core.masks import Mask
+from segdist.core.plugins import ImageHWC, Question
+from segdist.core.records import Instance, Prompt, Sample
+from segdist.core.spec import View
+from segdist.reading.geometry import Box, clip_box
 
 
 def random_for(sample: Sample, seed: int) -> np.random.Generator:

@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segdist import masks
+from segdist.core import masks
+from segdist.core.masks import Mask
+from segdist.core.plugins import ImageHWC
+from segdist.core.records import Rle
+from segdist.core.spec import CleanStep, ClipToBox, FillHoles, Morphology, RemoveParts, Smooth, Snap
 from segdist.labelling.estimates import cut_out
-from segdist.masks import Mask
-from segdist.plugins import ImageHWC
-from segdist.records import Rle
-from segdist.spec import CleanStep, ClipToBox, FillHoles, Morphology, RemoveParts, Smooth, Snap
 
 Floats = NDArray[np.float32]
 _MARGIN = 32

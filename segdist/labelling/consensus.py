@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from segdist import masks
+from segdist.core import masks
+from segdist.core.records import Evidence, Instance, Rle, Verdict
+from segdist.core.spec import ConsensusSpec
 from segdist.metrics.matching import overlap_matrix
-from segdist.records import Evidence, Instance, Rle, Verdict
-from segdist.spec import ConsensusSpec
 
 
 @dataclass(frozen=True)

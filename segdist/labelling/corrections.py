@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from segdist import masks, storage
-from segdist.bounded_json import read_json
-from segdist.errors import DataError
-from segdist.records import Rle, Sample
-from segdist.spec import digest
+from segdist.core import masks, storage
+from segdist.core.bounded_json import read_json
+from segdist.core.errors import DataError
+from segdist.core.records import Rle, Sample
+from segdist.core.spec import digest
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from segdist import masks
-from segdist.data.geometry import box_iou
+from segdist.core import masks
+from segdist.core.plugins import ImageHWC
+from segdist.core.records import Evidence, Instance, Verdict
+from segdist.core.spec import LabelSpec, Limits
 from segdist.labelling.cleaning import clean
 from segdist.labelling.consensus import Opinion, consensus, surest
-from segdist.plugins import ImageHWC
-from segdist.records import Evidence, Instance, Verdict
-from segdist.spec import LabelSpec, Limits
+from segdist.reading.geometry import box_iou
 
 
 def pseudo_label(asked: Instance, opinions: Sequence[Opinion], image_HWC: ImageHWC, spec: LabelSpec) -> Instance:

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segdist.masks import Mask
-from segdist.plugins import ImageHWC
-from segdist.thinning import skeleton
+from segdist.core.masks import Mask
+from segdist.core.plugins import ImageHWC
+from segdist.core.skeletons import skeleton
 
 Box = Sequence[float]
 Cut = tuple[slice, slice]

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from segdist import masks
+from segdist.core import masks
+from segdist.core.records import Instance
 from segdist.metrics.matching import box_matrix, overlap_matrix
-from segdist.records import Instance
 
 LEAST_BOX_IOU = 0.3
 """A found object whose box overlaps an annotated one less is another object."""

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from segdist import masks
+from segdist.core import masks
+from segdist.core.records import Instance, Rle, Sample, Verdict
 from segdist.labelling.consensus import Opinion, surest
 from segdist.metrics.calibration import outcomes
 from segdist.metrics.matching import band_iou
-from segdist.records import Instance, Rle, Sample, Verdict
 
 FINAL, ACCEPTED = "label", "accepted"
 """Rows of the quality beside the strategies: every object's label whatever its verdict; those accepted alone."""

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segdist.masks import Mask
+from segdist.core.masks import Mask
 from segdist.metrics.counting import Numbers, counter, divide, f_score, metric
 from segdist.metrics.pair import Pair, Region
 

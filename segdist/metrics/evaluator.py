@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segdist.errors import SpecError, did_you_mean
+from segdist.core.errors import SpecError, did_you_mean
+from segdist.core.records import Prediction, Sample
 from segdist.metrics import counting
 from segdist.metrics.counting import Counter, Metric, Numbers
 from segdist.metrics.matching import Kind, Matches
 from segdist.metrics.pair import Pair
 from segdist.metrics.precision import AveragePrecision
-from segdist.records import Prediction, Sample
 
 QUICK = ("iou", "dice")
 """What is computed after every epoch: on run lengths, without decoding a mask."""

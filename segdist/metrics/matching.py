@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from segdist import masks
+from segdist.core import masks
+from segdist.core.records import Instance, Rle
 from segdist.metrics.boundaries import band
 from segdist.metrics.pair import Pair
-from segdist.records import Instance, Rle
 
 Kind = Literal["mask", "box", "boundary"]
 THRESHOLDS = np.linspace(0.5, 0.95, 10)

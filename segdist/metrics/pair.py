@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from segdist import masks
-from segdist.masks import Mask
-from segdist.records import Instance, Rle, Sample
+from segdist.core import masks
+from segdist.core.masks import Mask
+from segdist.core.records import Instance, Rle, Sample
 
 Kept = TypeVar("Kept")
 

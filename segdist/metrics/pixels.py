@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from segdist import masks
+from segdist.core import masks
 from segdist.metrics.counting import Numbers, counter, divide, metric
 from segdist.metrics.pair import Pair
 

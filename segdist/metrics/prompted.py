@@ -3,8 +3,8 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from segdist import masks
-from segdist.records import Instance, Prediction, Sample
+from segdist.core import masks
+from segdist.core.records import Instance, Prediction, Sample
 
 
 def prompted_iou(samples: Sequence[Sample], predictions: Sequence[Prediction]) -> dict[str, float]:

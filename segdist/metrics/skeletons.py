@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from segdist.core.skeletons import skeleton
 from segdist.metrics.counting import Numbers, counter, divide, f_score, metric
 from segdist.metrics.pair import Pair
-from segdist.thinning import skeleton
 
 
 @counter(4)

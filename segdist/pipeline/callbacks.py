@@ -6,7 +6,7 @@ from typing import Any
 from ray.tune import Callback, Checkpoint
 from ray.tune.experiment import Trial
 
-from segdist import storage
+from segdist.core import storage
 from segdist.engine.fit import MODEL, PICTURES
 from segdist.pipeline.trial import CHECKPOINT_PATH, Job
 from segdist.tracking import Tracker, names

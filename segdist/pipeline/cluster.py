@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from segdist.errors import BackendError
+from segdist.core.errors import BackendError
 from segdist.pipeline.own_cluster import environment, listen_on_loopback, private_session
 
 # Read by Ray when it is imported or when a session starts.

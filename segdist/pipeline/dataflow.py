@@ -5,8 +5,8 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from segdist import errors
-from segdist.errors import SegdistError
+from segdist.core import errors
+from segdist.core.errors import SegdistError
 from segdist.pipeline.backend_lines import core_lines_hidden
 
 

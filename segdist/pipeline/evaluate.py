@@ -14,12 +14,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from segdist.data.shards import Dataset
+from segdist.core.storage import cache_dir
+from segdist.core.terminal import say
+from segdist.datasets.shards import Dataset
 from segdist.metrics import Evaluator, family_of
 from segdist.pipeline.cluster import slots
 from segdist.pipeline.trial import Job
-from segdist.storage import cache_dir
-from segdist.terminal import say
 from segdist.tracking import Tracker, TrialRecord
 
 DONE = "runtime/latency_p50_ms"

@@ -3,9 +3,9 @@
 import warnings
 from typing import Any
 
-from segdist import label_policies
-from segdist.report import Leaderboard
-from segdist.spec import Range
+from segdist.core.spec import Range
+from segdist.pages import Leaderboard
+from segdist.sweepfile import label_policies
 
 LEAST_TRIALS = 6
 """Trials with a score below which a share says nothing."""

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from segdist.data.build import here
-from segdist.data.ingest import find_or_build
-from segdist.data.shards import Dataset
+from segdist.core.spec import SweepSpec
+from segdist.datasets.build import here
+from segdist.datasets.ingest import find_or_build
+from segdist.datasets.shards import Dataset
 from segdist.pipeline.cluster import connected
 from segdist.pipeline.dataflow import answers, map_items
-from segdist.spec import SweepSpec
 
 INLINE_IMAGES = 512
 """Up to this many images, working here takes less time than Ray Data takes to start (9 s on two cores)."""

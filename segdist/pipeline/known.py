@@ -8,13 +8,13 @@ from typing import Any
 
 import msgspec
 
-from segdist import registry
-from segdist.data.class_names import ClassNames
-from segdist.data.foreign_paths import KnownFiles, Match
-from segdist.data.inputs import Input
-from segdist.data.sources import read_place, stop_on_errors
-from segdist.errors import DataError
-from segdist.records import Finding
+from segdist.core import registry
+from segdist.core.errors import DataError
+from segdist.core.records import Finding
+from segdist.datasets.inputs import Input
+from segdist.reading.class_names import ClassNames
+from segdist.reading.foreign_paths import KnownFiles, Match
+from segdist.reading.sources import read_place, stop_on_errors
 
 MOST_SHOWN = 12
 """Images that fit an error of one screen."""

@@ -10,8 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from segdist import registry, storage
-from segdist.data.shards import (
+from segdist.commands.evaluate import is_trusted
+from segdist.core import registry, storage
+from segdist.core.errors import SpecError
+from segdist.core.spec import LabelSpec, SweepSpec, TeacherSpec, digest
+from segdist.datasets.shards import (
     MANIFEST,
     SCHEMA_VERSION,
     Dataset,
@@ -21,15 +24,12 @@ from segdist.data.shards import (
     write_manifest,
     write_shard,
 )
-from segdist.errors import SpecError
 from segdist.labelling.corrections import Corrections, corrections_uri
 from segdist.labelling.quality import summarise
 from segdist.pipeline.cluster import connected, slots
 from segdist.pipeline.dataflow import map_items
 from segdist.pipeline.label_rows import LabelJob, LabelShard, TeacherMaker
-from segdist.pipeline.score import is_trusted
 from segdist.pipeline.teacher import Teacher, check_teacher, shared_model, teacher_digest
-from segdist.spec import LabelSpec, SweepSpec, TeacherSpec, digest
 
 CODE_VERSION = 2
 """Raised when the same teacher gives other labels than before."""

@@ -7,19 +7,19 @@ from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Any
 
-from segdist.data.codes import finding
-from segdist.data.examples import decode_image
-from segdist.data.rows import without_masks
-from segdist.data.shards import read_rows, write_shard
-from segdist.errors import DataError
+from segdist.core.errors import DataError
+from segdist.core.plugins import Question
+from segdist.core.records import Finding, Sample, Severity
+from segdist.core.spec import LabelSpec
+from segdist.datasets.rows import without_masks
+from segdist.datasets.shards import read_rows, write_shard
 from segdist.labelling.boxes import has_size
 from segdist.labelling.decide import pseudo_label
 from segdist.labelling.tally import Tally
 from segdist.pipeline.dataflow import answers
 from segdist.pipeline.teacher import Teacher
-from segdist.plugins import Question
-from segdist.records import Finding, Sample, Severity
-from segdist.spec import LabelSpec
+from segdist.reading.codes import finding
+from segdist.reading.examples import decode_image
 
 IMAGES_PER_CALL = 8
 """Images shown to the teacher at once."""

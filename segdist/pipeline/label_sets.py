@@ -4,15 +4,15 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-from segdist import storage
-from segdist.data.shards import MANIFEST, Dataset
-from segdist.errors import DataError
-from segdist.label_policies import Policy, policies
+from segdist.core import storage
+from segdist.core.errors import DataError
+from segdist.core.spec import SweepSpec
+from segdist.datasets.shards import MANIFEST, Dataset
 from segdist.pipeline.cluster import connected
 from segdist.pipeline.ingest import ingest
 from segdist.pipeline.label import label, label_root
-from segdist.spec import SweepSpec
-from segdist.sweepfile import load
+from segdist.sweepfile.label_policies import Policy, policies
+from segdist.sweepfile.loading import load
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from segdist.errors import BackendError
+from segdist.core.errors import BackendError
 
 SESSION = "SEGDIST_SESSION"
 """Names, in the processes of a cluster of our own, the folder that only this user can enter."""

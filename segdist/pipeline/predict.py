@@ -11,15 +11,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from segdist import storage
-from segdist.data.inputs import Input, find_inputs
-from segdist.errors import DataError, StorageError
+from segdist.commands.evaluate import changed, model_folder
+from segdist.core import storage
+from segdist.core.errors import DataError, StorageError
+from segdist.core.spec import digest
+from segdist.datasets.inputs import Input, find_inputs
 from segdist.pipeline.cluster import connected, slots
 from segdist.pipeline.dataflow import map_items
 from segdist.pipeline.known import Known
 from segdist.pipeline.predictor import How, PredictJob, Predictor, packed
-from segdist.pipeline.score import changed, model_folder
-from segdist.spec import digest
 
 INLINE_IMAGES = 64
 """Up to this many images, working here takes less time than Ray takes to start."""
@@ -46,7 +46,7 @@ def predict_images(
 
     Args:
         model: `NAME@champion`, `NAME@VERSION`, a run id, or a model folder.
-        places: see `data.inputs.find_inputs`.
+        places: see `datasets.inputs.find_inputs`.
         out: the folder to write to, local or `s3://`; a second run with the same model and settings goes on there.
         how: what decides the result.
         actors: models side by side; 0 chooses: one here for a few images, else as many as the cluster holds.

@@ -9,16 +9,16 @@ from typing import Any
 
 import msgspec
 
-from segdist import storage
-from segdist.data.coco.export import annotation
-from segdist.data.examples import decode_image
-from segdist.data.inputs import Input, Reader
-from segdist.errors import DataError, StorageError
+from segdist.commands.evaluate import changed
+from segdist.core import storage
+from segdist.core.errors import DataError, StorageError
+from segdist.core.plugins import ImageHWC
+from segdist.core.records import Instance, Prediction, Prompt, Sample
+from segdist.core.spec import EvaluateSpec
+from segdist.datasets.inputs import Input, Reader
 from segdist.pipeline.dataflow import answers
-from segdist.pipeline.score import changed
-from segdist.plugins import ImageHWC
-from segdist.records import Instance, Prediction, Prompt, Sample
-from segdist.spec import EvaluateSpec
+from segdist.reading.coco.export import annotation
+from segdist.reading.examples import decode_image
 
 PIXELS_AT_ONCE = 2**20
 """Of tiles in one batch: a U-Net needs about a kilobyte for each."""

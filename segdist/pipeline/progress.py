@@ -9,8 +9,8 @@ from ray.tune.experiment import Trial
 from rich.live import Live
 from rich.text import Text
 
+from segdist.core.terminal import Table, live, say
 from segdist.pipeline.callbacks import error_text, last_line
-from segdist.terminal import Table, live, say
 
 
 class Progress(Callback):

@@ -4,17 +4,18 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from segdist.data.examples import decode_image
-from segdist.data.page import Figure
-from segdist.data.shards import Dataset
-from segdist.errors import DataError, SpecError
+from segdist.core.errors import DataError, SpecError
+from segdist.core.records import Verdict
+from segdist.datasets.shards import Dataset
 from segdist.labelling.corrections import Corrections, corrections_uri
-from segdist.labelling.review import back, coco, cvat, gallery, label_studio
+from segdist.labelling.review import back, coco, cvat, label_studio
 from segdist.labelling.review.queue import Doubt, Task, by_image, queue
+from segdist.pages import doubts as gallery
+from segdist.pages.base import Figure
 from segdist.pipeline.ingest import ingest
 from segdist.pipeline.label_sets import LabelSet, find_label_sets
-from segdist.records import Verdict
-from segdist.sweepfile import load
+from segdist.reading.examples import decode_image
+from segdist.sweepfile.loading import load
 
 _ENDINGS = {b"\xff\xd8": "jpg", b"\x89P": "png", b"GI": "gif", b"BM": "bmp", b"RI": "webp"}
 

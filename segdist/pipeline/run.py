@@ -8,10 +8,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from segdist import label_policies, report, storage
-from segdist.data.ingest import ingest_key
-from segdist.data.shards import Dataset
-from segdist.errors import BackendError, DataError
+from segdist import pages
+from segdist.commands.promote import Rows, crown
+from segdist.core import storage
+from segdist.core.errors import BackendError, DataError
+from segdist.core.spec import SweepSpec, digest
+from segdist.core.terminal import say
+from segdist.datasets.ingest import ingest_key
+from segdist.datasets.shards import Dataset
 from segdist.labelling.corrections import Corrections, corrections_uri
 from segdist.metrics import Evaluator
 from segdist.pipeline.cluster import connected
@@ -19,12 +23,10 @@ from segdist.pipeline.evaluate import appraise_trials, judge_on_test, score_on_t
 from segdist.pipeline.importance import importance
 from segdist.pipeline.ingest import ingest
 from segdist.pipeline.label_sets import LabelSet, make_label_sets
-from segdist.pipeline.promote import Rows, crown
 from segdist.pipeline.sweep import search
 from segdist.pipeline.trial import Job
-from segdist.spec import SweepSpec, digest
-from segdist.sweepfile import load, trials_of
-from segdist.terminal import say
+from segdist.sweepfile import label_policies
+from segdist.sweepfile.loading import load, trials_of
 from segdist.tracking import Tracker
 
 DONE = "segdist.done"
@@ -118,7 +120,7 @@ def _open(
         params={"search.trials": trials_of(spec), "search.metric": spec.search.metric},
         dataset=dataset.manifest,
     )
-    tracker.log_json(parent, _summary(labels), report.SUMMARY)
+    tracker.log_json(parent, _summary(labels), pages.SUMMARY)
     return parent
 
 
@@ -149,7 +151,7 @@ def _search(ray: Any, tracker: Tracker, spec: SweepSpec, parent: str, job: Job, 
             f"`{spec.name}` was stopped with {len(finished)} of {trials_of(spec)} trials done. "
             "The same command goes on with it."
         )
-    board = report.leaderboard(tracker, spec.name, parent_run_id=parent)
+    board = pages.leaderboard(tracker, spec.name, parent_run_id=parent)
     best = _winner(board)
     appraise_trials(ray, tracker, parent, job)
     if board.found_nothing:
@@ -160,7 +162,7 @@ def _search(ray: Any, tracker: Tracker, spec: SweepSpec, parent: str, job: Job, 
     return best
 
 
-def _winner(board: report.Leaderboard) -> str:
+def _winner(board: pages.Leaderboard) -> str:
     """The run of the best trial that kept a model: one that failed after some epochs kept none."""
     if board.best is None or board.best.status != "FINISHED":
         raise BackendError(
@@ -178,10 +180,10 @@ def _crown(ray: Any, tracker: Tracker, spec: SweepSpec, best: str, job: Job) -> 
 
 
 def _finish(tracker: Tracker, spec: SweepSpec, parent: str) -> None:
-    board = report.leaderboard(tracker, spec.name, parent_run_id=parent)
+    board = pages.leaderboard(tracker, spec.name, parent_run_id=parent)
     tracker.log_json(parent, importance(board), "importance.json")
     with TemporaryDirectory(prefix="segdist-") as folder:
-        page = report.write_html(tracker, spec.name, Path(folder) / "report.html", parent_run_id=parent)
+        page = pages.write_html(tracker, spec.name, Path(folder) / "report.html", parent_run_id=parent)
         tracker.log_files(parent, page.parent, "report")
         where = storage.join(spec.storage, "sweeps", spec.name, "report.html")
         storage.write_atomic(where, page.read_bytes())
@@ -191,11 +193,11 @@ def _finish(tracker: Tracker, spec: SweepSpec, parent: str) -> None:
 
 def _conclude(tracker: Tracker, spec: SweepSpec, parent: str) -> None:
     """Print the leaderboard; where nothing on it is of use, say so and why."""
-    board = report.leaderboard(tracker, spec.name, parent_run_id=parent)
-    report.print_leaderboard(board)
+    board = pages.leaderboard(tracker, spec.name, parent_run_id=parent)
+    pages.print_leaderboard(board)
     if board.found_nothing:
         say("champion  none: a model that finds nothing is of no use. The likeliest reasons:")
-        for reason in report.why_nothing(board, tracker.read_json(parent, report.SUMMARY)):
+        for reason in pages.why_nothing(board, tracker.read_json(parent, pages.SUMMARY)):
             say(f"          - {reason}")
 
 
@@ -266,7 +268,7 @@ def _say_labels(one: LabelSet) -> None:
     )
     which = f"{one.policy.title}: " if one.policy.values else ""
     say(f"labels    {which}{known}{one.labels.manifest.content_hash}")
-    for warning in report.label_warnings(one.labels.manifest.details):
+    for warning in pages.label_warnings(one.labels.manifest.details):
         say(f"warning   {which}{warning}")
 
 

@@ -9,15 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segdist import extras
-from segdist.errors import BackendError, SpecError
+from segdist.commands.evaluate import model_folder
+from segdist.core import extras
+from segdist.core.errors import BackendError, SpecError
+from segdist.core.plugins import ImageHWC
+from segdist.core.records import Instance, Prompt
+from segdist.core.terminal import say
 from segdist.pipeline.cluster import connected
 from segdist.pipeline.predictor import PackedModel, packed
-from segdist.pipeline.score import model_folder
-from segdist.plugins import ImageHWC
-from segdist.records import Instance, Prompt
 from segdist.serving.limits import BusyError, Limits
-from segdist.terminal import say
 
 if TYPE_CHECKING:
     from segdist.serving.app import About

@@ -7,8 +7,8 @@ from graphlib import TopologicalSorter
 from types import MappingProxyType
 from typing import Any
 
-from segdist import label_policies
-from segdist.spec import Range, SweepSpec
+from segdist.core.spec import Range, SweepSpec
+from segdist.sweepfile import label_policies
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _value(content: Mapping[str, Any], key: str, *, family: str) -> Any:
 
 
 def _declared_default(key: str, family: str) -> Any:
-    from segdist import registry
+    from segdist.core import registry
 
     first, _, rest = key.partition(".")
     if first == "model":

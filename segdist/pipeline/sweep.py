@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from segdist import storage
-from segdist.errors import BackendError
+from segdist.core import storage
+from segdist.core.errors import BackendError
+from segdist.core.spec import SweepSpec
 from segdist.pipeline.cluster import keep_keys_out_of_logs, slots
 from segdist.pipeline.trial import Job, train_trial
-from segdist.spec import SweepSpec
-from segdist.sweepfile import epochs_of, trials_of
+from segdist.sweepfile.loading import epochs_of, trials_of
 from segdist.tracking import Tracker
 
 

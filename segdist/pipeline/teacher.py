@@ -7,13 +7,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from segdist import registry, storage
-from segdist.errors import BackendError, SpecError, WeightsError
+from segdist.core import registry, storage
+from segdist.core.errors import BackendError, SpecError, WeightsError
+from segdist.core.plugins import ImageHWC, Question
+from segdist.core.records import Instance, Prompt
+from segdist.core.spec import LabelSpec, PromptSpec, TeacherSpec, View, digest
 from segdist.labelling.boxes import asked_of, joined, part_of, seen_back, seen_from
 from segdist.labelling.consensus import Opinion
-from segdist.plugins import ImageHWC, Question
-from segdist.records import Instance, Prompt
-from segdist.spec import LabelSpec, PromptSpec, TeacherSpec, View, digest
 
 IMAGES_AT_ONCE = 8
 """Images that are encoded together on a GPU, where memory that runs out is an error that can be mended."""

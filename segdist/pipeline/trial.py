@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from segdist import storage
-from segdist.data.shards import Dataset
-from segdist.label_policies import policy_name, run_values
+from segdist.core import storage
+from segdist.core.spec import RunSpec
+from segdist.datasets.shards import Dataset
 from segdist.pipeline.own_cluster import SESSION
-from segdist.spec import RunSpec
+from segdist.sweepfile.label_policies import policy_name, run_values
 
 CHECKPOINT_PATH = "checkpoint_path"
 """The metric under which a worker group's checkpoints reach the search."""

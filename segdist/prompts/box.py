@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from segdist.plugins import Question
-from segdist.records import Prompt
-from segdist.spec import Strict
+from segdist.core.plugins import Question
+from segdist.core.records import Prompt
+from segdist.core.spec import Strict
 
 NEEDS = "box"
 

@@ -2,9 +2,9 @@
 
 from pydantic import Field
 
-from segdist.plugins import Question
-from segdist.records import Instance, Prompt
-from segdist.spec import Strict
+from segdist.core.plugins import Question
+from segdist.core.records import Instance, Prompt
+from segdist.core.spec import Strict
 
 NEEDS = "point"
 Point = tuple[float, float]

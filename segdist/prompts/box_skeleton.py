@@ -4,10 +4,10 @@ from typing import Any
 
 from pydantic import Field, PositiveInt
 
+from segdist.core.plugins import ImageHWC, Question
+from segdist.core.records import Instance, Prompt
+from segdist.core.spec import Strict
 from segdist.labelling.estimates import cut_out, foreground, middle_points
-from segdist.plugins import ImageHWC, Question
-from segdist.records import Instance, Prompt
-from segdist.spec import Strict
 
 NEEDS = "point"
 

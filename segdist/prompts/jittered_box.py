@@ -4,11 +4,11 @@ from typing import Any
 
 from pydantic import Field, PositiveInt
 
-from segdist.data.geometry import clip_box
+from segdist.core.plugins import Question
+from segdist.core.records import Prompt
+from segdist.core.spec import Strict
 from segdist.labelling.boxes import has_size, random_for
-from segdist.plugins import Question
-from segdist.records import Prompt
-from segdist.spec import Strict
+from segdist.reading.geometry import clip_box
 
 NEEDS = "box"
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
+from segdist.core.plugins import Answers, Question
+from segdist.core.records import Instance, Prompt
+from segdist.core.spec import Strict
 from segdist.labelling.overlaps import assigned_by_label
-from segdist.plugins import Answers, Question
-from segdist.records import Instance, Prompt
-from segdist.spec import Strict
 
 NEEDS = "text"
 

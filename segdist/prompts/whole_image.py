@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from segdist.data.geometry import box_iou
+from segdist.core.plugins import Answers, Question
+from segdist.core.records import Instance, Prompt
+from segdist.core.spec import Strict
 from segdist.labelling.overlaps import inside_box, nothing
-from segdist.plugins import Answers, Question
-from segdist.records import Instance, Prompt
-from segdist.spec import Strict
+from segdist.reading.geometry import box_iou
 
 NEEDS = "none"
 

@@ -23,14 +23,14 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
 
-from segdist import masks
-from segdist.data.answers import PromptRequest, instances_json, read_prompt
-from segdist.data.examples import decode_image
-from segdist.data.images import TooLargeError, header_of
-from segdist.data.outlines import outlines
-from segdist.errors import DataError, SegdistError
-from segdist.plugins import ImageHWC
-from segdist.records import Instance, Prompt
+from segdist.core import masks
+from segdist.core.errors import DataError, SegdistError
+from segdist.core.plugins import ImageHWC
+from segdist.core.records import Instance, Prompt
+from segdist.reading.examples import decode_image
+from segdist.reading.images import TooLargeError, header_of
+from segdist.reading.outlines import outlines
+from segdist.serving.answers import PromptRequest, instances_json, read_prompt
 from segdist.serving.guard import Guard
 from segdist.serving.limits import MAX_SIDE, OBJECTS_AT_FULL_SIZE, Budget, BusyError, Limits
 

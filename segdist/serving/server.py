@@ -15,7 +15,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from segdist.errors import BackendError
+from segdist.core.errors import BackendError
 from segdist.serving.limits import Limits
 
 _SLICE = 16_384

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from segdist.errors import BackendError, StorageError
-from segdist.redaction import holds_credentials, redact, without_credentials
+from segdist.core.errors import BackendError, StorageError
+from segdist.core.redaction import holds_credentials, redact, without_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

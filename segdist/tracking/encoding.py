@@ -5,8 +5,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from segdist.escaping import MLFLOW
-from segdist.redaction import redact, redact_all
+from segdist.core.escaping import MLFLOW
+from segdist.core.redaction import redact, redact_all
 
 _PARAM_LENGTH = 6000  # mlflow.utils.validation.MAX_PARAM_VAL_LENGTH
 _TAG_LENGTH = 8000  # MAX_TAG_VAL_LENGTH

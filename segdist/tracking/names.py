@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from segdist import provenance
+from segdist.core import provenance
 from segdist.tracking.drivers import this_driver
 
 KIND = "segdist.kind"  # "sweep", or "train" for a single trial

@@ -1,7 +1,7 @@
 """What MLflow runs when it loads a segdist model: kept as code inside the model's folder, so that nothing is unpickled.
 
 Input: a table with `image` (an encoded picture, as bytes or base64 text) and, where the model takes them, `prompt`
-(JSON, see `segdist.data.answers.PromptRequest`). Output: a table with `predictions`, for each picture the JSON of
+(JSON, see `segdist.serving.answers.PromptRequest`). Output: a table with `predictions`, for each picture the JSON of
 `{"size_hw": [h, w], "instances": [COCO annotations with label and score]}`.
 """
 
@@ -38,9 +38,9 @@ class SegdistModel(PythonModel):
     def _answer(self, image: Any, prompt: Any) -> str:
         import torch
 
-        from segdist.data.answers import instances_json, read_prompt
-        from segdist.data.examples import decode_image
         from segdist.engine.predict import segment
+        from segdist.reading.examples import decode_image
+        from segdist.serving.answers import instances_json, read_prompt
 
         pixels_HWC = decode_image(_bytes(image))
         size_hw = pixels_HWC.shape[0], pixels_HWC.shape[1]

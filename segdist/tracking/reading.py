@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from segdist.data.shards import Manifest
-from segdist.errors import BackendError, did_you_mean
+from segdist.core.errors import BackendError, did_you_mean
+from segdist.datasets.shards import Manifest
 from segdist.tracking import names
 from segdist.tracking.encoding import clip, name_of, param_value
 from segdist.tracking.values import DatasetInfo, SweepRecord, TrialRecord

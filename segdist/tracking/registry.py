@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segdist.errors import BackendError, did_you_mean
+from segdist.core.errors import BackendError, did_you_mean
 from segdist.tracking.encoding import tag_text
 from segdist.tracking.reading import fetch
 

@@ -5,12 +5,12 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from segdist import provenance
-from segdist.data.shards import Manifest
-from segdist.errors import BackendError, StorageError
-from segdist.redaction import redact, redact_all
-from segdist.spec import SweepSpec
-from segdist.text import decode_text
+from segdist.core import provenance
+from segdist.core.errors import BackendError, StorageError
+from segdist.core.redaction import redact, redact_all
+from segdist.core.spec import SweepSpec
+from segdist.core.text import decode_text
+from segdist.datasets.shards import Manifest
 from segdist.tracking import drivers, names, reading, registry
 from segdist.tracking.connection import Connection
 from segdist.tracking.encoding import finite, flatten, key, param_text, tag_text

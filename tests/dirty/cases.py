@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from segdist.masks import encode
+from segdist.core.masks import encode
 from tests.dirty.export import ANNOTATIONS, HEIGHT, WIDTH, Export, picture, square
 
 INF, NAN = float("inf"), float("nan")

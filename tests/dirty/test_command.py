@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from segdist import registry, storage
+from segdist.checking.validation import review
 from segdist.cli.data import app
-from segdist.data.codes import CODES
-from segdist.data.review import review
+from segdist.core import registry, storage
 from segdist.formats.coco import Format, Options
+from segdist.reading.codes import CODES
 from tests.dirty.cases import CASES, Case
 from tests.dirty.export import ANNOTATIONS, Export
 from tests.formats.test_contract import EXAMPLES

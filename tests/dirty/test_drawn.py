@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from segdist.data.review import Review, review
+from segdist.checking.validation import Review, review
 from segdist.formats.coco import Format, Options
 from tests.dirty.cases import CASES, Case
 from tests.dirty.export import Export

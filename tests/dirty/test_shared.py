@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from segdist.data.review import Review, review
+from segdist.checking.validation import Review, review
+from segdist.core.records import Finding, Severity
 from segdist.formats.coco import Format, Options
-from segdist.records import Finding, Severity
 
 MANIFEST = Path(__file__).parents[3] / "shared" / "dirty" / "manifest.json"
 CASES: list[dict[str, Any]] = json.loads(MANIFEST.read_text())["cases"] if MANIFEST.exists() else []

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from segdist.core.records import Sample
+from segdist.core.spec import RunSpec
 from segdist.engine.fit import Metrics, Report
 from segdist.formats.synthetic import Format, Options
-from segdist.records import Sample
-from segdist.spec import RunSpec
 
 CLASSES = ("roof",)
 Rows = list[tuple[Sample, bytes]]

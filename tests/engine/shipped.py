@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
+from segdist.core.spec import AdapterSpec, EvaluateSpec, ModelSpec, RunSpec, TrainSpec
 from segdist.engine import checkpoint
-from segdist.spec import AdapterSpec, EvaluateSpec, ModelSpec, RunSpec, TrainSpec
 
 CLASSES = ("roof", "tree")
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
-from segdist.data.examples import camera_of
-from segdist.data.shards import read_rows
+from segdist.datasets.shards import read_rows
 from segdist.engine import checkpoint, pictures, runtime
 from segdist.engine.appraise import Appraisal, appraise, grouping, lighting
 from segdist.engine.telling import telling, telling_images
 from segdist.metrics import names
+from segdist.reading.examples import camera_of
 from tests.engine.drawn import CLASSES, roofs, tiny_run
 
 ROWS = roofs(6)

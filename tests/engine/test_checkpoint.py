@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from segdist.data.examples import decode_image
+from segdist.core.errors import WeightsError
+from segdist.core.records import Instance, Prompt
+from segdist.core.spec import RunSpec
 from segdist.engine import checkpoint
-from segdist.errors import WeightsError
-from segdist.records import Instance, Prompt
-from segdist.spec import RunSpec
+from segdist.reading.examples import decode_image
 from tests.engine.drawn import CLASSES, roofs, tiny_run
 
 FULL: dict[str, Any] = {"kind": "full"}

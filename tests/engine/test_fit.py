@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from segdist.core.spec import RunSpec
 from segdist.engine.epoch import in_groups
 from segdist.engine.fit import fit
 from segdist.models.unet_cbam import Options
 from segdist.models.unet_cbam.network import UnetCbam
-from segdist.spec import RunSpec
 from tests.engine.drawn import CLASSES, Reports, Rows, roofs, tiny_run, weights
 
 TRAIN, VAL = roofs(8), roofs(4, seed=1)

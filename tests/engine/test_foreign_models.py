@@ -15,11 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from segdist.engine import checkpoint, export
-from segdist.errors import SegdistError, WeightsError
+from segdist.core.errors import SegdistError, WeightsError
+from segdist.core.spec import ModelSpec, RunSpec
+from segdist.engine import checkpoint
+from segdist.exporting import export
 from segdist.models.yolo.architecture import _debug
 from segdist.models.yolo.quietly import SegmentationModel
-from segdist.spec import ModelSpec, RunSpec
 from tests.engine.shipped import CLASSES, model_folder
 
 FAMILIES = ("classical", "mask2former", "oneformer", "paligemma", "rf_detr", "sam", "sam2", "sam3", "unet_cbam", "yolo")

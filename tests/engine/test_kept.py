@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from segdist.core.errors import WeightsError
 from segdist.engine import checkpoint
 from segdist.engine.fit import fit
 from segdist.engine.held_out import mean_loss
-from segdist.errors import WeightsError
 from tests.engine.drawn import CLASSES, Reports, roofs, tiny_run
 
 

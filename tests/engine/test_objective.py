@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from segdist import masks
-from segdist.data.collate import certainty, instance_weights, score_maps
-from segdist.data.examples import make_example
+from segdist.core import masks
+from segdist.core.plugins import Example
+from segdist.core.records import Evidence, Instance, Sample
+from segdist.core.spec import NoiseSpec
 from segdist.engine.fit import fit
 from segdist.engine.objective import class_weights, objective_of
 from segdist.models.unet_cbam import FAMILY
-from segdist.plugins import Example
-from segdist.records import Evidence, Instance, Sample
-from segdist.spec import NoiseSpec
-from tests.data.test_examples import encoded
+from segdist.nets.collate import certainty, instance_weights, score_maps
+from segdist.reading.examples import make_example
 from tests.engine.drawn import CLASSES, Reports, roofs, tiny_run
 from tests.models.variants import example
+from tests.reading.test_examples import encoded
 
 BOX = masks.from_box((0, 0, 5, 4), size_hw=(10, 10))
 ROWS = [

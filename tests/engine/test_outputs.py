@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from segdist import masks
+from segdist.core import masks
+from segdist.core.escaping import FILES
+from segdist.core.records import Instance, Prediction, Sample
 from segdist.engine.outputs import Found, write
-from segdist.escaping import FILES
-from segdist.records import Instance, Prediction, Sample
 
 CLASSES = ("<1mm", ">1mm", "a/b", "a_b", "..", "CON", "50%", "x" * 300)
 IMAGES = ("a/b.png", "a_b.png", "x.jpg", "x.png", "..", "y" * 300 + ".png", 'odd:"name"?.png')

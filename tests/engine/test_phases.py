@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from segdist.core.errors import SpecError
+from segdist.core.spec import RunSpec
 from segdist.engine import checkpoint
 from segdist.engine.fit import fit
-from segdist.errors import SpecError
 from segdist.models.unet_cbam import network as unet
-from segdist.spec import RunSpec
 from tests.engine.drawn import CLASSES, Reports, roofs, tiny_run, weights
 
 TRAIN, VAL = roofs(8), roofs(4, seed=1)

@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.morphology import remove_small_holes, remove_small_objects
 
-from segdist import masks
+from segdist.core import masks
+from segdist.core.errors import SpecError
+from segdist.core.records import Instance, Prediction, Prompt, Sample
+from segdist.core.spec import EvaluateSpec, PostSpec
 from segdist.engine.post import cleaned, dense_crf, guided_filter, without_small_holes, without_small_parts
 from segdist.engine.predict import evaluator_of, segment
 from segdist.engine.thresholds import tuned
-from segdist.errors import SpecError
 from segdist.metrics import evaluate
-from segdist.records import Instance, Prediction, Prompt, Sample
-from segdist.spec import EvaluateSpec, PostSpec
 from tests.engine.test_tiles import drawn, objects
 from tests.metrics.drawn import CLASSES, generated
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from segdist.core.spec import PhaseSpec
 from segdist.engine.schedule import AdamW, adamw, rates
-from segdist.spec import PhaseSpec
 
 
 class Tiny(nn.Module):
@@ -78,7 +78,7 @@ def test_a_step_does_not_wait_for_torchs_compiler_to_be_imported() -> None:
     program = """
 import sys, torch
 from segdist.engine.schedule import AdamW, rates
-from segdist.spec import PhaseSpec
+from segdist.core.spec import PhaseSpec
 parameter = torch.nn.Parameter(torch.ones(2))
 optimizer = AdamW([parameter], lr=0.1)
 schedule = rates(optimizer, PhaseSpec(epochs=1, lr=0.1), steps=2)

@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 import pytest
 
-from segdist import masks
+from segdist.core import masks
+from segdist.core.errors import SpecError
+from segdist.core.plugins import ImageHWC
+from segdist.core.records import Instance, Prompt
 from segdist.engine.tiles import predict_tiled, tiles_of
-from segdist.errors import SpecError
-from segdist.plugins import ImageHWC
-from segdist.records import Instance, Prompt
 
 RADIUS = 3
 CLASSES = ("red", "blue")
@@ -196,8 +196,8 @@ def test_a_scan_of_8000_pixels_needs_less_than_two_gibibytes(tmp_path: Path) -> 
         from PIL import Image
         from segdist.engine import checkpoint
         from segdist.engine.predict import predict
-        from segdist.records import Sample
-        from segdist.spec import EvaluateSpec, ModelSpec
+        from segdist.core.records import Sample
+        from segdist.core.spec import EvaluateSpec, ModelSpec
 
         torch.set_num_threads(1)
         model = {"family": "unet_cbam", "unet_cbam": {"image_size": 512, "width": 4, "depth": 1}}

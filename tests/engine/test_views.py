@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from segdist import masks
+from segdist.core import masks
+from segdist.core.plugins import ImageHWC
+from segdist.core.records import Instance, Prompt
+from segdist.core.spec import TtaView
 from segdist.engine.views import Predict, predict_views
-from segdist.plugins import ImageHWC
-from segdist.records import Instance, Prompt
-from segdist.spec import TtaView
 from tests.engine.test_tiles import drawn, filled, objects, regions
 
 

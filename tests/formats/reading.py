@@ -1,7 +1,7 @@
 """Reading a source to the end, with everything that it reports."""
 
-from segdist.plugins import DatasetFormat
-from segdist.records import Finding, Sample
+from segdist.core.plugins import DatasetFormat
+from segdist.core.records import Finding, Sample
 
 
 def read_all(source: DatasetFormat) -> tuple[list[Sample], list[Finding]]:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segdist.data.guess import guess_format
+from segdist.core.masks import decode
+from segdist.core.records import Finding, Sample, Severity
 from segdist.formats.ai2thor import Format, Options
-from segdist.masks import decode
-from segdist.records import Finding, Sample, Severity
+from segdist.reading.guess import guess_format
 from tests.formats.reading import read_all
 
 APPLE, FRIDGE, PART = "Apple|-00.47|+01.15|+00.48", "Fridge|-02.10|+00.00|+01.09", "Fridge|-02.10|+00.00|+01.09|Door"

@@ -14,15 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from segdist import masks, registry
-from segdist.data import xml_files
-from segdist.data.archived import open_format
-from segdist.data.coco.instances import Categories
-from segdist.data.review import review
-from segdist.data.rows import SCHEMA, to_row
-from segdist.data.shards import write_manifest, write_shard
-from segdist.errors import DataError
-from segdist.records import Instance, Sample
+from segdist.checking.validation import review
+from segdist.core import masks, registry
+from segdist.core.errors import DataError
+from segdist.core.records import Instance, Sample
+from segdist.datasets.rows import SCHEMA, to_row
+from segdist.datasets.shards import write_manifest, write_shard
+from segdist.reading import xml_files
+from segdist.reading.archived import open_format
+from segdist.reading.coco.instances import Categories
 from tests.formats.reading import read_all
 
 H, W = 48, 64
@@ -282,7 +282,7 @@ def test_annotations_are_decoded_in_pieces(folder: Path, monkeypatch: pytest.Mon
     ]
     (folder / "coco.json").write_text(json.dumps(content))
     (whole,), _ = _codes("coco", folder)
-    monkeypatch.setattr("segdist.data.coco.chunk._PIECE", 250)
+    monkeypatch.setattr("segdist.reading.coco.chunk._PIECE", 250)
     (pieces,), _ = _codes("coco", folder)
     assert len(whole.instances) == 10
     assert pieces == whole
@@ -316,7 +316,7 @@ def test_a_piece_of_a_source_is_told_of_its_own_images_alone(folder: Path) -> No
             yield function(item)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("segdist.data.review.ordered_map", counted)
+        patch.setattr("segdist.checking.validation.ordered_map", counted)
         found = review(open_format("coco", {"path": str(folder)}), "coco")
     assert found.images == 1
     assert sum(handed) == 98

@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from segdist.data.listing import source_stem
-from segdist.data.split import leaks
-from segdist.data.validate import check_image
-from segdist.errors import DataError
+from segdist.core.errors import DataError
+from segdist.core.masks import decode, encode
+from segdist.core.records import Finding, Sample, Severity
+from segdist.datasets.checks import check_image
+from segdist.datasets.split import leaks
 from segdist.formats.coco import Format, Options
-from segdist.masks import decode, encode
-from segdist.records import Finding, Sample, Severity
+from segdist.reading.listing import source_stem
 from tests.formats.reading import read_all
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -180,7 +180,7 @@ def test_annotations_on_the_stored_pixels_of_a_turned_photo_are_turned_with_it(
     (sample,), findings = read(path)
     assert [f.code for f in findings if f.severity is Severity.REPAIRED] == ["exif-turned"]
     assert sample.size_hw == (30, 20)
-    from segdist.data.examples import decode_image
+    from segdist.reading.examples import decode_image
 
     upright = decode_image((tmp_path / "a.png").read_bytes())[..., 0] > 0
     masked, boxed = sample.instances
@@ -215,7 +215,7 @@ def test_the_signature_changes_when_an_image_or_the_annotations_do(tmp_path: Pat
 
 
 def test_the_same_export_is_read_from_an_object_store(tmp_path: Path, s3_bucket: str) -> None:
-    from segdist import storage
+    from segdist.core import storage
 
     _write(tmp_path, [_annotation()])
     for file in tmp_path.iterdir():

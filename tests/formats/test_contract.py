@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from segdist import registry
-from segdist.data.convert import convert
-from segdist.masks import encode
-from segdist.plugins import DatasetFormat
-from segdist.records import Finding
+from segdist.converting.convert import convert
+from segdist.core import registry
+from segdist.core.masks import encode
+from segdist.core.plugins import DatasetFormat
+from segdist.core.records import Finding
 
 
 def _coco(folder: Path) -> dict[str, Any]:

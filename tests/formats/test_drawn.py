@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from segdist.data.archived import open_format
-from segdist.data.drawn.brush import decode_brush, encode_brush
-from segdist.data.guess import guess_format
-from segdist.errors import DataError
-from segdist.masks import decode, encode
-from segdist.records import Finding, Instance, Sample
+from segdist.core.errors import DataError
+from segdist.core.masks import decode, encode
+from segdist.core.records import Finding, Instance, Sample
+from segdist.reading.archived import open_format
+from segdist.reading.drawn.brush import decode_brush, encode_brush
+from segdist.reading.guess import guess_format
 from tests.formats.reading import read_all
 from tests.formats.test_contract import EXAMPLES
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from segdist import registry
+from segdist.core import registry
+from segdist.core.records import Finding, Sample
 from segdist.formats.yolo import Format, Options
-from segdist.records import Finding, Sample
 from tests.formats.reading import read_all
 from tests.formats.test_contract import EXAMPLES
 from tests.formats.test_yolo import write

@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from segdist.data.convert import convert
-from segdist.errors import DataError
+from segdist.converting.convert import convert
+from segdist.core.errors import DataError
+from segdist.core.masks import decode, encode
+from segdist.core.records import Finding, Sample, Severity
 from segdist.formats.hf_objects import Format, Options
 from segdist.formats.hf_objects.columns import names_in
-from segdist.masks import decode, encode
-from segdist.records import Finding, Sample, Severity
 from tests.formats.reading import read_all
 
 HEIGHT, WIDTH = 20, 30

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from skimage.draw import polygon2mask
 
-from segdist.data.guess import guess_format
+from segdist.core.masks import decode
+from segdist.core.records import Finding, Sample, Severity
 from segdist.formats.labelme import Format, Options
-from segdist.masks import decode
-from segdist.records import Finding, Sample, Severity
+from segdist.reading.guess import guess_format
 from tests.formats.reading import read_all
 
 SIZE_HW = (40, 50)

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segdist.data.convert import convert
-from segdist.errors import DataError, SpecError
+from segdist.converting.convert import convert
+from segdist.core.errors import DataError, SpecError
+from segdist.core.masks import encode
+from segdist.core.records import Finding, Sample, Severity
 from segdist.formats.paligemma import Format, Options
-from segdist.masks import encode
-from segdist.paligemma.answers import parse
-from segdist.paligemma.codec import MaskCodec
-from segdist.paligemma.codec_files import digest, save_codec
-from segdist.records import Finding, Sample, Severity
+from segdist.nets.paligemma.answers import parse
+from segdist.nets.paligemma.codec import MaskCodec
+from segdist.nets.paligemma.codec_files import digest, save_codec
 
 CODES = "".join(f"<seg{n:03d}>" for n in range(16))
 OBJECT = f"<loc0100><loc0200><loc0500><loc0700>{CODES} crack"

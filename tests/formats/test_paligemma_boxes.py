@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segdist.data.guess import guess_format
+from segdist.core.records import Finding, Sample, Severity
 from segdist.formats.paligemma import Format, Options
-from segdist.records import Finding, Sample, Severity
+from segdist.reading.guess import guess_format
 from tests.formats.reading import read_all
 
 SIZE_HW = (100, 200)

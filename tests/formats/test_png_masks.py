@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageOps
 
-from segdist.errors import DataError
+from segdist.core.errors import DataError
+from segdist.core.masks import decode
+from segdist.core.records import Finding, Sample, Severity
 from segdist.formats.png_masks import Format, Options
-from segdist.masks import decode
-from segdist.records import Finding, Sample, Severity
 from tests.formats.reading import read_all
 
 SIZE_HW = (12, 16)
@@ -138,7 +138,7 @@ def test_numbers_in_a_jpeg_and_a_damaged_mask_are_errors(tmp_path: Path) -> None
 
 
 def test_a_missing_mask_a_mask_without_an_image_and_one_of_another_size_are_named(tmp_path: Path) -> None:
-    from segdist.data.review import review
+    from segdist.checking.validation import review
 
     samples, findings = read(write(tmp_path / "a", stripes(1), "masks/b.png"), **CLASSES)
     assert [s.instances for s in samples] == [()]

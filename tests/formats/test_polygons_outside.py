@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from segdist import masks, registry
-from segdist.data.geometry import mask_from_segmentation
-from segdist.engine.results import read_results
+from segdist.core import masks, registry
+from segdist.core.records import Rle
 from segdist.labelling.review import coco, cvat, label_studio
 from segdist.labelling.review.returned import Returned
-from segdist.records import Rle
+from segdist.reading.coco.results import read_results
+from segdist.reading.geometry import mask_from_segmentation
 from tests.formats.reading import read_all
 
 HEIGHT, WIDTH = 20, 30

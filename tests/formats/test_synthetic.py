@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from segdist.data.scenes import SCENES
+from segdist.core.masks import decode
 from segdist.formats.synthetic import Format, Options, draw
-from segdist.masks import decode
+from segdist.formats.synthetic.scenes import SCENES
 
 LABELS = {
     "cracks": {"crack"},

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from segdist.checking.validation import review
 from segdist.cli.data import app
-from segdist.data.archived import open_format
-from segdist.data.convert import convert
-from segdist.data.review import review
-from segdist.records import Finding
+from segdist.converting.convert import convert
+from segdist.core.records import Finding
+from segdist.reading.archived import open_format
 from tests.formats.test_contract import EXAMPLES
 
 NUL = b"0 0.5 0.5 0.9 0.5 0.9\x00\x00\x00\x00"

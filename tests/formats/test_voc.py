@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segdist.data.guess import guess_format
+from segdist.core.masks import decode
+from segdist.core.records import Finding, Sample, Severity
 from segdist.formats.voc import Format, Options
-from segdist.masks import decode
-from segdist.records import Finding, Sample, Severity
+from segdist.reading.guess import guess_format
 from tests.formats.reading import read_all
 
 SIZE_HW = (20, 30)

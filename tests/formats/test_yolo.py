@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segdist.data.guess import guess_format
-from segdist.errors import DataError
+from segdist.core.errors import DataError
+from segdist.core.masks import decode
+from segdist.core.records import Finding, Sample, Severity
 from segdist.formats.yolo import Format, Options
-from segdist.masks import decode
-from segdist.records import Finding, Sample, Severity
+from segdist.reading.guess import guess_format
 from tests.formats.reading import read_all
 
 HEIGHT, WIDTH = 20, 40
@@ -186,7 +186,7 @@ def test_labels_of_a_photo_that_exif_turns_are_shares_of_the_upright_image_as_tr
 def test_labels_of_a_turned_tiff_lie_where_its_viewer_shows_them(tmp_path: Path, orientation: int) -> None:
     from PIL import Image
 
-    from segdist.data.validate import check_image
+    from segdist.datasets.checks import check_image
 
     stored = np.zeros((40, 60, 3), np.uint8)
     stored[4:12, 6:30] = 255

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
-from segdist.errors import SegdistError
+from segdist.core.errors import SegdistError
 from tests.fuzz.mutations import change
 from tests.fuzz.targets import TARGETS
 

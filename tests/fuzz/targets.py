@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from segdist import masks, registry
-from segdist.data.archives import unpacked
-from segdist.data.guess import guess_format
-from segdist.data.inputs import Reader, find_inputs
-from segdist.data.sources import Faults
-from segdist.data.validate import open_image
-from segdist.errors import DataError
-from segdist.records import Finding
+from segdist.core import masks, registry
+from segdist.core.errors import DataError
+from segdist.core.records import Finding
+from segdist.datasets.checks import open_image
+from segdist.datasets.inputs import Reader, find_inputs
+from segdist.reading.archives import unpacked
+from segdist.reading.guess import guess_format
+from segdist.reading.sources import Faults
 from tests.formats.test_contract import EXAMPLES
 
 
@@ -107,7 +107,7 @@ def _seed_pictures(folder: Path) -> None:
 
 def _read_pictures(folder: Path) -> None:
     """As `segdist predict` does; every picture of the folder, whatever becomes of another."""
-    from segdist.data.examples import decode_image
+    from segdist.reading.examples import decode_image
 
     reader = Reader()
     for one in find_inputs([str(folder)], lambda _uri, _reason: None):
@@ -154,8 +154,8 @@ def _read_masks(folder: Path) -> None:
 
 
 def _seed_review(folder: Path) -> None:
+    from segdist.core.records import Verdict
     from segdist.labelling.review.queue import queue
-    from segdist.records import Verdict
     from tests.labelling.test_review import SAMPLES, _write_all
 
     _write_all(folder, queue(SAMPLES, verdicts=[Verdict.REVIEW, Verdict.REJECT], most=10))
@@ -181,7 +181,7 @@ def _seed_results(folder: Path) -> None:
 
 
 def _read_results(folder: Path) -> None:
-    from segdist.pipeline.score import score_results
+    from segdist.commands.evaluate import score_results
 
     score_results(folder / "results.json", folder / "coco.json", min_score=0.3)
 
@@ -197,7 +197,7 @@ def _seed_sweep(folder: Path) -> None:
 
 
 def _read_sweep(folder: Path) -> None:
-    from segdist.sweepfile import load
+    from segdist.sweepfile.loading import load
 
     load(folder / "sweep.yaml")
 
@@ -249,8 +249,8 @@ def _seed_weights(folder: Path) -> None:
 
 
 def _read_weights(folder: Path) -> None:
-    from segdist import state_dicts
-    from segdist.errors import WeightsError
+    from segdist.core.errors import WeightsError
+    from segdist.nets import state_dicts
 
     for name in ("weights.pt", "old.pth", "weights.safetensors"):
         try:

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from segdist import masks
+from segdist.core import masks
+from segdist.core.plugins import Question
+from segdist.core.records import Evidence, Instance, Prompt, Sample
+from segdist.core.spec import View
 from segdist.labelling.boxes import asked_of, has_size, joined, part_of, random_for, seen_back, seen_from
-from segdist.plugins import Question
-from segdist.records import Evidence, Instance, Prompt, Sample
-from segdist.spec import View
 
 SIZE_HW = (20, 30)
 FLIPS: dict[View, Callable[[np.ndarray], np.ndarray]] = {

@@ -7,9 +7,9 @@ from pydantic import ValidationError
 from scipy import ndimage
 from skimage.morphology import closing, disk, opening, remove_small_objects
 
-from segdist import masks
+from segdist.core import masks
+from segdist.core.spec import CleanStep
 from segdist.labelling.cleaning import clean, fill_holes, remove_parts, smooth, snap
-from segdist.spec import CleanStep
 
 SIZE_HW = (48, 64)
 

@@ -6,11 +6,11 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from segdist import masks
+from segdist.core import masks
+from segdist.core.records import Evidence, Instance, Rle, Verdict
+from segdist.core.spec import ConsensusSpec, LabelSpec
 from segdist.labelling.consensus import Opinion, consensus, surest
 from segdist.labelling.decide import pseudo_label
-from segdist.records import Evidence, Instance, Rle, Verdict
-from segdist.spec import ConsensusSpec, LabelSpec
 
 SIZE_HW = (20, 30)
 IMAGE = np.zeros((*SIZE_HW, 3), np.uint8)

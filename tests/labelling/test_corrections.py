@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from segdist import masks
-from segdist.errors import DataError
+from segdist.core import masks
+from segdist.core.errors import DataError
+from segdist.core.records import Evidence, Instance, Sample
 from segdist.labelling.corrections import Corrections, corrections_uri
-from segdist.records import Evidence, Instance, Sample
 
 SIZE_HW = (9, 12)
 ONE, OTHER = (masks.from_box(box, size_hw=SIZE_HW) for box in ((0, 0, 3, 3), (4, 4, 9, 9)))

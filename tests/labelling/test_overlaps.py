@@ -1,8 +1,8 @@
 """Objects that a teacher found on its own, and the boxes that asked for one."""
 
-from segdist import masks
+from segdist.core import masks
+from segdist.core.records import Evidence, Instance
 from segdist.labelling.overlaps import LEAST_BOX_IOU, assigned, assigned_by_label, distinct, inside_box, nothing
-from segdist.records import Evidence, Instance
 
 SIZE_HW = (40, 60)
 Box = tuple[float, float, float, float]

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segdist import masks
+from segdist.core import masks
+from segdist.core.records import Evidence, Instance, Prediction, Sample, Verdict
 from segdist.labelling.consensus import Opinion
 from segdist.labelling.quality import summarise
 from segdist.labelling.tally import BOUNDARY, Tally
 from segdist.metrics import evaluate
-from segdist.records import Evidence, Instance, Prediction, Sample, Verdict
 from tests.metrics.test_boundaries import paper_band
 
 SIZE_HW = (40, 60)

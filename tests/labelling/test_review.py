@@ -11,14 +11,14 @@ import cv2
 import numpy as np
 import pytest
 
-from segdist import masks
-from segdist.data.drawn.brush import decode_brush
-from segdist.errors import DataError
+from segdist.core import masks
+from segdist.core.errors import DataError
+from segdist.core.records import Evidence, Instance, Sample, Verdict
 from segdist.labelling.corrections import Corrections
 from segdist.labelling.review import back, coco, cvat, label_studio
 from segdist.labelling.review.queue import Doubt, Task, by_image, queue
 from segdist.labelling.review.returned import Drawn, Returned
-from segdist.records import Evidence, Instance, Sample, Verdict
+from segdist.reading.drawn.brush import decode_brush
 
 SIZE_HW = (50, 70)
 

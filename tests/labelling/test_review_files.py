@@ -13,11 +13,12 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from segdist import masks
-from segdist.data.drawn.brush import decode_brush
-from segdist.labelling.review import coco, cvat, gallery, label_studio
+from segdist.core import masks
+from segdist.core.records import Evidence, Instance, Sample, Verdict
+from segdist.labelling.review import coco, cvat, label_studio
 from segdist.labelling.review.queue import Doubt, Task, by_image, queue
-from segdist.records import Evidence, Instance, Sample, Verdict
+from segdist.pages import doubts
+from segdist.reading.drawn.brush import decode_brush
 
 SIZE_HW = (6, 8)
 CLASSES = ("crack", "seam <1mm")
@@ -165,7 +166,7 @@ def test_a_figure_shows_the_surroundings_plain_and_with_mask_and_box_and_says_wh
     mask[30:50, 40:80] = True
     said = Evidence(Verdict.REVIEW, proposed=masks.encode(mask), agreement=0.625, predicted_iou=0.875)
     doubt = Doubt(7, "i/1", 0, Instance("crack", None, (40, 20, 80, 60), 0.5, evidence=said), 0.0125)
-    figure = gallery.figure(doubt, image, CLASSES)
+    figure = doubts.figure(doubt, image, CLASSES)
     assert figure.title == "7. crack"
     assert figure.text == "review, score 0.50, agreement 0.62, predicted IoU 0.88, gain 0.013; i/1"
     content = base64.b64decode(figure.src.partition(",")[2])
@@ -180,14 +181,14 @@ def test_a_figure_shows_the_surroundings_plain_and_with_mask_and_box_and_says_wh
     assert not changed[:6].any()
 
     bare = replace(doubt, instance=replace(doubt.instance, evidence=Evidence(Verdict.REJECT)))
-    assert gallery.figure(bare, image, CLASSES).text == "reject, score 0.50, gain 0.013; i/1"
+    assert doubts.figure(bare, image, CLASSES).text == "reject, score 0.50, gain 0.013; i/1"
 
 
 @pytest.mark.parametrize(("total", "said"), [(9, "1 of 9 labels"), (1, "1 labels")])
 def test_the_page_says_how_many_of_all_it_shows(tmp_path: Path, total: int, said: str) -> None:
     image = np.zeros((*SIZE_HW, 3), np.uint8)
-    figure = gallery.figure(WITH_MASK, image, CLASSES)
-    gallery.write(str(tmp_path / "index.html"), [figure], CLASSES, total=total, title="walls & roofs")
+    figure = doubts.figure(WITH_MASK, image, CLASSES)
+    doubts.write(str(tmp_path / "index.html"), [figure], CLASSES, total=total, title="walls & roofs")
     page = (tmp_path / "index.html").read_text()
     assert "Review: walls &amp; roofs" in page
     assert re.search(rf">\s*{said}\s*<", page)

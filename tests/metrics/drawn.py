@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from segdist import masks
-from segdist.records import Instance, Prediction, Rle, Sample
+from segdist.core import masks
+from segdist.core.records import Instance, Prediction, Rle, Sample
 
 CLASSES = ("crack", "seam", "trim", "never annotated", "nowhere")
 

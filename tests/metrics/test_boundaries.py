@@ -11,13 +11,13 @@ from scipy.spatial import cKDTree
 from skimage.metrics import hausdorff_distance
 from skimage.morphology import skeletonize
 
-from segdist import masks
+from segdist.core import masks
+from segdist.core.records import Instance, Prediction, Sample
 from segdist.metrics import Evaluator, evaluate
 from segdist.metrics.boundaries import line
 from segdist.metrics.counting import f_score
 from segdist.metrics.matching import band_iou
 from segdist.metrics.pair import Pair
-from segdist.records import Instance, Prediction, Sample
 from tests.metrics.drawn import CLASSES, blob, generated, instance
 
 CROSS = generate_binary_structure(2, 1)

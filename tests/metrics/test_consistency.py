@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from segdist.errors import SpecError
+from segdist.core.errors import SpecError
+from segdist.core.records import Prediction, Sample
 from segdist.metrics import Evaluator, Spread, consistency, family_of, lower_is_better, per_image
-from segdist.records import Prediction, Sample
 from tests.metrics.drawn import CLASSES, generated, instance
 
 SIZE_HW = (20, 20)

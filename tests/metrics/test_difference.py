@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from segdist.core.records import Prediction, Sample
 from segdist.metrics import Evaluator, difference, per_image
 from segdist.metrics.difference import Difference
-from segdist.records import Prediction, Sample
 from tests.metrics.drawn import CLASSES, generated
 
 

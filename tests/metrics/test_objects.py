@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from segdist import masks
+from segdist.core import masks
+from segdist.core.records import Prediction, Sample
 from segdist.metrics import evaluate
 from segdist.metrics.calibration import BINS, outcomes
 from segdist.metrics.objects import one_to_one
 from segdist.metrics.prompted import box_fill, prompted_iou
-from segdist.records import Prediction, Sample
 from tests.metrics.drawn import CLASSES, blob, generated, instance, shaken
 
 SIZE_HW = (60, 80)

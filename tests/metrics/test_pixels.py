@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segdist import masks
+from segdist.core import masks
+from segdist.core.records import Instance, Prediction, Sample
 from segdist.metrics import box_fill, evaluate, prompted_iou
-from segdist.records import Instance, Prediction, Sample
 
 SIZE_HW = (7, 9)
 CLASSES = ("a", "b", "c")

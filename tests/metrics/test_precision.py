@@ -12,9 +12,9 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from segdist import masks
+from segdist.core import masks
+from segdist.core.records import Instance, Prediction, Sample
 from segdist.metrics import Evaluator, evaluate
-from segdist.records import Instance, Prediction, Sample
 from tests.metrics.drawn import CLASSES, coco_results, coco_truth, generated, instance
 
 NAMES = ("ap", "ap_50", "ap_75", "ap_small", "ap_medium", "ap_large", "ar_1", "ar_10", "ar_100",

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from segdist import masks, registry
-from segdist.errors import SpecError
+from segdist.core import masks, registry
+from segdist.core.errors import SpecError
+from segdist.core.records import Prompt
+from segdist.core.spec import SweepSpec
 from segdist.models.classical import Options
 from segdist.models.classical.network import build
-from segdist.records import Prompt
-from segdist.spec import SweepSpec
-from segdist.sweepfile import load
+from segdist.sweepfile.loading import load
 from tests.models.variants import picture
 
 

@@ -16,13 +16,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from segdist import registry
-from segdist.data.examples import letterbox
-from segdist.masks import encode
+from segdist.core import registry
+from segdist.core.masks import encode
+from segdist.core.plugins import Example, Objective
+from segdist.core.records import Instance, Prediction, Prompt, Sample
+from segdist.core.spec import NoiseSpec
 from segdist.metrics import evaluate
-from segdist.plugins import Example, Objective
-from segdist.records import Instance, Prediction, Prompt, Sample
-from segdist.spec import NoiseSpec
+from segdist.reading.examples import letterbox
 from tests.models.variants import CLASSES, VARIANTS, Variant, example, picture, prompt
 
 USUAL = {str(v) for v in VARIANTS if v.mode == "debug"} | {"sam-box", "sam-everything", "unet_cbam-backbone"}
@@ -95,7 +95,7 @@ def first_picture_shown(network: Any, call: Callable[..., Any], *given: Any) -> 
 
 def test_declarations_are_read_without_torch() -> None:
     code = (
-        "import sys; from segdist import registry\n"
+        "import sys; from segdist.core import registry\n"
         "for name in registry.names('models'):\n"
         "    registry.load('models', name).FAMILY\n"
         "    assert 'torch' not in sys.modules, name"

@@ -13,12 +13,12 @@ from torch import distributed, nn
 
 from segdist import adapters
 from segdist.adapters import quantised
+from segdist.core.plugins import Batch
+from segdist.core.records import Prompt
+from segdist.core.spec import AdapterSpec, RunSpec
 from segdist.engine import checkpoint
 from segdist.engine.fit import fit
 from segdist.formats.synthetic import Format, Options
-from segdist.plugins import Batch
-from segdist.records import Prompt
-from segdist.spec import AdapterSpec, RunSpec
 from tests.models.variants import CLASSES, VARIANTS, Variant, crowded, example, picture
 
 _LOG = logging.getLogger(__name__)

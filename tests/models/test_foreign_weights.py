@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from segdist import pretrained
-from segdist.errors import WeightsError
+from segdist.core.errors import WeightsError
 from segdist.models.mask2former import Options
 from segdist.models.mask2former.network import build
 from segdist.models.sam3 import PUBLISHED as SAM3
 from segdist.models.sam3 import tokens
+from segdist.nets import pretrained
 
 CLASSES = ("a", "b")
 

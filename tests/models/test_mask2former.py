@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from segdist import adapters
-from segdist.errors import WeightsError
+from segdist.core.errors import WeightsError
+from segdist.core.plugins import Example
+from segdist.core.records import Prompt
+from segdist.core.spec import AdapterSpec
 from segdist.models.mask2former import FAMILY, Options, check
 from segdist.models.mask2former.network import Mask2Former, build
-from segdist.plugins import Example
-from segdist.records import Prompt
-from segdist.spec import AdapterSpec
 
 CLASSES = ("roof", "tree")
 SIZE = 64
@@ -223,5 +223,5 @@ class TestPrediction:
         net = network().eval()
         with torch.inference_mode():
             at_once = net.predict([ONE.image_HWC], [Prompt()])
-            monkeypatch.setattr("segdist.data.queries._PIXELS_AT_ONCE", 1)
+            monkeypatch.setattr("segdist.nets.queries._PIXELS_AT_ONCE", 1)
             assert net.predict([ONE.image_HWC], [Prompt()]) == at_once

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from segdist.errors import SpecError, WeightsError
-from segdist.masks import decode, encode
+from segdist.core.errors import SpecError, WeightsError
+from segdist.core.masks import decode, encode
+from segdist.core.plugins import Example
+from segdist.core.records import Instance, Prompt
 from segdist.models.oneformer import FAMILY, Options
 from segdist.models.oneformer.network import OneFormer, build, contrastive
 from segdist.models.oneformer.tasks import merged, panoptic, semantic
 from segdist.models.oneformer.text import Vocabulary, sentences
-from segdist.plugins import Example
-from segdist.records import Instance, Prompt
 from tests.models.variants import CLASSES, example
 
 SIZE = 64

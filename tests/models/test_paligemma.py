@@ -10,19 +10,19 @@ from transformers import PaliGemmaProcessor
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from segdist import adapters
-from segdist.errors import DataError, SpecError, WeightsError
-from segdist.masks import encode, iou
+from segdist.core.errors import DataError, SpecError, WeightsError
+from segdist.core.masks import encode, iou
+from segdist.core.plugins import Objective
+from segdist.core.records import Instance, Prompt
+from segdist.core.spec import AdapterSpec
 from segdist.models.paligemma import FAMILY, Options, check
 from segdist.models.paligemma.decoding import Written
 from segdist.models.paligemma.grammar import Grammar, State
 from segdist.models.paligemma.network import PaliGemma, build
 from segdist.models.paligemma.tiles import joined, tiles_of
 from segdist.models.paligemma.vocabulary import Vocabulary, small_tokenizer
-from segdist.paligemma.answers import Answer, TokenObject, parse
-from segdist.plugins import Objective
-from segdist.records import Instance, Prompt
-from segdist.spec import AdapterSpec
-from segdist.sweepfile import load
+from segdist.nets.paligemma.answers import Answer, TokenObject, parse
+from segdist.sweepfile.loading import load
 from tests.models.variants import CLASSES, crowded, example, picture
 
 TEXTS = ["segment disc", "segment bar", " disc", " bar"]

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from segdist.data.examples import make_example
+from segdist.core.spec import EvaluateSpec
 from segdist.engine.predict import predict
 from segdist.formats.synthetic import Format, Options
 from segdist.metrics import evaluate
 from segdist.models.paligemma import FAMILY
 from segdist.models.paligemma import Options as PaliGemmaOptions
 from segdist.models.paligemma.network import build
-from segdist.spec import EvaluateSpec
+from segdist.reading.examples import make_example
 
 CLASSES = ("roof", "seam")
 STEPS = 500

@@ -9,12 +9,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from segdist.errors import SpecError, WeightsError
-from segdist.matching import SURPLUS
+from segdist.core.errors import SpecError, WeightsError
+from segdist.core.plugins import Example
 from segdist.models.rf_detr import FAMILY, Options
 from segdist.models.rf_detr.criterion import Criterion, Layer, Targets
 from segdist.models.rf_detr.network import RfDetr, build
-from segdist.plugins import Example
+from segdist.nets.matching import SURPLUS
 from tests.models.variants import CLASSES, example
 
 SIZE = 64
@@ -113,7 +113,7 @@ def test_the_class_loss_is_the_formula_in_float64() -> None:
 
 
 def _pixels(taught: Targets) -> Any:
-    from segdist.points import TaughtPixels
+    from segdist.nets.points import TaughtPixels
 
     return TaughtPixels(taught.valid_BHW)
 

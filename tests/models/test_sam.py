@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
-from segdist import masks
-from segdist.errors import WeightsError
+from segdist.core import masks
+from segdist.core.errors import WeightsError
+from segdist.core.records import Prompt, Rle
 from segdist.models.sam import FAMILY, Options, architecture
 from segdist.models.sam.network import SegmentAnything, build
-from segdist.records import Prompt, Rle
 from tests.models.variants import CLASSES, example, picture, prompt
 
 
@@ -94,7 +94,7 @@ def test_published_checkpoints_fit_without_a_tensor_left_over(size: str) -> None
 
 
 def test_prompts_beyond_one_pass_come_back_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segdist.promptable.segmenter.PROMPTS_AT_ONCE", 3)
+    monkeypatch.setattr("segdist.nets.promptable.segmenter.PROMPTS_AT_ONCE", 3)
     network = build(options(), CLASSES).eval()
     image, _ = picture()
     boxes = tuple((float(x), 0.0, float(x + 10), 20.0) for x in range(8))

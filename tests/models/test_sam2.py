@@ -9,13 +9,13 @@ import pytest
 import torch
 from transformers import Sam2Config, Sam2Model
 
-from segdist import masks
-from segdist.data.collate import IMAGENET_MEAN, IMAGENET_STD, stack_images
-from segdist.data.examples import letterbox, restore, scale_boxes
-from segdist.errors import WeightsError
+from segdist.core import masks
+from segdist.core.errors import WeightsError
 from segdist.models.sam2 import FAMILY, Options, check
 from segdist.models.sam2.architecture import check_global_attention
 from segdist.models.sam2.network import Sam2, build
+from segdist.nets.collate import IMAGENET_MEAN, IMAGENET_STD, stack_images
+from segdist.reading.examples import letterbox, restore, scale_boxes
 from tests.models.variants import CLASSES, example, picture, prompt
 
 

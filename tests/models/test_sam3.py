@@ -15,17 +15,17 @@ from PIL import Image
 from torchvision.ops import generalized_box_iou
 from transformers import Sam3Model
 
-from segdist import masks
-from segdist.data.examples import letterbox, make_example
-from segdist.errors import SpecError, WeightsError
+from segdist.core import masks
+from segdist.core.errors import SpecError, WeightsError
+from segdist.core.plugins import Example
+from segdist.core.records import Prompt
 from segdist.formats.coco import Format
 from segdist.formats.coco import Options as CocoOptions
-from segdist.matching import FALLBACKS, Matches
 from segdist.models.sam3 import FAMILY, Options, check, tokens
 from segdist.models.sam3.criterion import MISSING, Criterion, Layer, Predicted, Targets, costs_of
 from segdist.models.sam3.network import Sam3, build
-from segdist.plugins import Example
-from segdist.records import Prompt
+from segdist.nets.matching import FALLBACKS, Matches
+from segdist.reading.examples import letterbox, make_example
 from tests.models.sam3_worker import total, work
 from tests.models.variants import CLASSES, example, picture
 

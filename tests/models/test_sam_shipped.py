@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from segdist import masks
-from segdist.data.scenes import SCENES, draw
+from segdist.core import masks
+from segdist.core.plugins import ImageHWC
+from segdist.core.records import Instance, Prediction, Prompt, Sample
+from segdist.formats.synthetic.scenes import SCENES, draw
 from segdist.metrics import box_fill, prompted_iou
 from segdist.models.sam import SHIPPED_FILE, Options
 from segdist.models.sam.network import build
-from segdist.plugins import ImageHWC
-from segdist.records import Instance, Prediction, Prompt, Sample
 
 SEED = 987_654_321
 """Not the recipe's: these pictures are held out."""

@@ -9,11 +9,11 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from segdist import storage
-from segdist.errors import SpecError, WeightsError
+from segdist.core import storage
+from segdist.core.errors import SpecError, WeightsError
+from segdist.core.plugins import Objective
 from segdist.models.unet_cbam import FAMILY, Options, check
 from segdist.models.unet_cbam.network import build
-from segdist.plugins import Objective
 from tests.models.variants import CLASSES, example
 
 

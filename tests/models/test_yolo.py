@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from segdist.errors import WeightsError
+from segdist.core.errors import WeightsError
 from segdist.models.yolo import FAMILY, Options, check
 from segdist.models.yolo.criterion import IGNORED, Criterion
 from segdist.models.yolo.network import Yolo, build

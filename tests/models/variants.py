@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import torch
 
-from segdist import masks, registry
-from segdist.plugins import Example, Family
-from segdist.records import Prompt
+from segdist.core import masks, registry
+from segdist.core.plugins import Example, Family
+from segdist.core.records import Prompt
 
 CLASSES = ("disc", "bar")
 MODES: dict[str, dict[str, dict[str, Any]]] = {

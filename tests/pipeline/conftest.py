@@ -122,7 +122,7 @@ def draw_roofs(file: Path) -> None:
     """Write a picture of roofs, 96 pixels wide."""
     import cv2
 
-    from segdist.data.scenes import draw
+    from segdist.formats.synthetic.scenes import draw
 
     image, _ = draw("roofs", 5, 96)
     assert cv2.imwrite(str(file), image[..., ::-1])

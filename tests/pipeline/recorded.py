@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segdist import cli
+from segdist.core.plugins import Question
+from segdist.core.spec import LabelSpec
 from segdist.labelling.consensus import Opinion
 from segdist.pipeline import label_sets
 from segdist.pipeline.label import label
 from segdist.pipeline.teacher import Teacher
-from segdist.plugins import Question
-from segdist.spec import LabelSpec
 
 
 class Recorded(Teacher):

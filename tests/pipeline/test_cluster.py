@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from segdist.errors import BackendError
+from segdist.core.errors import BackendError
 from segdist.pipeline.cluster import _start
 
 

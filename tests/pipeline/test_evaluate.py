@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from segdist import storage as stores
-from segdist.data.shards import read_rows
+from segdist.core import storage as stores
+from segdist.core.spec import SweepSpec
+from segdist.datasets.shards import read_rows
 from segdist.engine import checkpoint
 from segdist.metrics import lower_is_better, names
 from segdist.pipeline.evaluate import appraise_trials, score_on_test
 from segdist.pipeline.ingest import ingest
 from segdist.pipeline.trial import Job
-from segdist.spec import SweepSpec
 from segdist.tracking import Tracker
 from tests.pipeline.inline import Inline
 from tests.tracking.conftest import empty_storage, start_sweep, start_trial, storage, tracker

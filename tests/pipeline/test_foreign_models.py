@@ -10,15 +10,15 @@ import torch
 from typer.testing import CliRunner
 
 from segdist.cli import app
-from segdist.data.scenes import draw
+from segdist.commands.evaluate import is_trusted, model_folder, score_model
+from segdist.commands.export import export_model
+from segdist.core.errors import WeightsError
+from segdist.core.panels import encode_png
 from segdist.engine import checkpoint
-from segdist.errors import WeightsError
-from segdist.panels import encode_png
-from segdist.pipeline.export import export_model
+from segdist.formats.synthetic.scenes import draw
 from segdist.pipeline.predict import predict_images
 from segdist.pipeline.predictor import packed
-from segdist.pipeline.score import is_trusted, model_folder, score_model
-from segdist.sweepfile import load as load_sweep
+from segdist.sweepfile.loading import load as load_sweep
 from tests.engine import shipped
 
 Run = Callable[[str, Path, str], object]

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from segdist.core.spec import SweepSpec
+from segdist.pages import Leaderboard, leaderboard
 from segdist.pipeline.importance import LEAST_TRIALS, importance
-from segdist.report import Leaderboard, leaderboard
-from segdist.spec import SweepSpec
 from segdist.tracking import Tracker
 from tests.tracking.conftest import empty_storage, make_spec, start_sweep, start_trial, storage, tracker
 

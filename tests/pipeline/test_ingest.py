@@ -8,14 +8,14 @@ import cv2
 import numpy as np
 import pytest
 
-from segdist import storage
-from segdist.data import build as building
-from segdist.data.ingest import ingest_key
-from segdist.data.shards import Dataset
-from segdist.errors import DataError
+from segdist.core import storage
+from segdist.core.errors import DataError
+from segdist.core.spec import SweepSpec
+from segdist.datasets import build as building
+from segdist.datasets.ingest import ingest_key
+from segdist.datasets.shards import Dataset
 from segdist.pipeline import ingest as module
 from segdist.pipeline.ingest import ingest
-from segdist.spec import SweepSpec
 
 
 def sweep(storage_uri: str, *sources: dict[str, Any], **data: Any) -> SweepSpec:
@@ -68,7 +68,7 @@ def test_a_killed_run_resumes_with_the_shards_that_are_there(tmp_path: Path, mon
     spec = sweep(str(tmp_path), DRAWN)
     undisturbed = ingest(sweep(str(tmp_path / "other"), DRAWN))
     written: list[str] = []
-    from segdist.data.shards import write_shard as write
+    from segdist.datasets.shards import write_shard as write
 
     def killed_after_three(uri: str, *arguments: Any, **more: Any) -> Any:
         if len(written) == 3:

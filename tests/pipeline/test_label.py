@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segdist import masks, metrics, storage
-from segdist.data.rows import without_masks
-from segdist.data.shards import Dataset, write_manifest, write_shard
-from segdist.errors import SpecError, WeightsError
+from segdist import metrics
+from segdist.core import masks, storage
+from segdist.core.errors import SpecError, WeightsError
+from segdist.core.plugins import Question
+from segdist.core.records import Instance, Prediction, Sample, Verdict
+from segdist.core.spec import LabelSpec, SweepSpec
+from segdist.datasets.rows import without_masks
+from segdist.datasets.shards import Dataset, write_manifest, write_shard
 from segdist.formats.synthetic import Format, Options
 from segdist.labelling.consensus import Opinion
 from segdist.labelling.quality import summarise
@@ -19,9 +23,6 @@ from segdist.pipeline import label as module
 from segdist.pipeline.label import label, label_key
 from segdist.pipeline.label_rows import LabelJob, label_samples
 from segdist.pipeline.teacher import Teacher
-from segdist.plugins import Question
-from segdist.records import Instance, Prediction, Sample, Verdict
-from segdist.spec import LabelSpec, SweepSpec
 
 LABEL = {"teacher": {"family": "sam"}, "images_per_shard": 4, "actors": 2}
 

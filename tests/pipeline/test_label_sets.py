@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from segdist import masks
 from segdist.cli import app
-from segdist.data.shards import ShardSummary
+from segdist.core import masks
+from segdist.datasets.shards import ShardSummary
 from segdist.pipeline import label, label_sets
 from segdist.pipeline.ingest import ingest
 from segdist.pipeline.label_rows import LabelJob, LabelShard, TeacherMaker
 from segdist.pipeline.label_sets import find_label_sets
 from segdist.pipeline.run import _fingerprint
-from segdist.sweepfile import load
+from segdist.sweepfile.loading import load
 from segdist.tracking import Tracker
 from tests.engine.shipped import model_folder
 from tests.pipeline.conftest import Command

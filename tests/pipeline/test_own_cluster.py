@@ -12,7 +12,7 @@ from unittest.mock import patch
 import grpc
 import pytest
 
-from segdist.errors import BackendError
+from segdist.core.errors import BackendError
 from segdist.pipeline import cluster, own_cluster
 
 TOKEN = "0123456789abcdef" * 2

@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools.coco import COCO
 
-from segdist import storage
-from segdist.data.inputs import Input
-from segdist.data.scenes import draw
-from segdist.data.shards import write_manifest, write_shard
-from segdist.errors import DataError, SpecError, StorageError
-from segdist.panels import encode_png
+from segdist.core import storage
+from segdist.core.errors import DataError, SpecError, StorageError
+from segdist.core.panels import encode_png
+from segdist.core.records import Sample
+from segdist.datasets.inputs import Input
+from segdist.datasets.shards import write_manifest, write_shard
+from segdist.formats.synthetic.scenes import draw
 from segdist.pipeline import predict as module
 from segdist.pipeline.known import Known
 from segdist.pipeline.predict import predict_images
 from segdist.pipeline.predictor import How, Predictor
-from segdist.records import Sample
 from tests.engine.shipped import CLASSES, model_folder
 from tests.pipeline.conftest import command, environment
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from segdist.errors import BackendError
+from segdist.core.errors import BackendError
 from segdist.pipeline.cluster import connected
 from segdist.tracking import Tracker
 from tests.pipeline.conftest import SECRETS, Command, command, draw_roofs, environment, leaks, processes, wait_for

@@ -17,11 +17,11 @@ import psutil
 import pytest
 import torch
 
-from segdist.data.scenes import draw
+from segdist.core.errors import SpecError
+from segdist.core.panels import encode_png
+from segdist.core.records import Prompt
 from segdist.engine import checkpoint
-from segdist.errors import SpecError
-from segdist.panels import encode_png
-from segdist.records import Prompt
+from segdist.formats.synthetic.scenes import draw
 from tests.engine.shipped import model_folder
 from tests.pipeline.conftest import command, environment
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from segdist import storage
+from segdist.core import storage
 from tests.pipeline.conftest import SWEEP, Command, draw_roofs
 
 

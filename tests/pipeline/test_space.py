@@ -7,8 +7,8 @@ import optuna
 import pytest
 from pydantic import ValidationError
 
+from segdist.core.spec import SweepSpec
 from segdist.pipeline.space import Space, baseline, first_trials, searcher
-from segdist.spec import SweepSpec
 
 
 def spec(**changes: Any) -> SweepSpec:

@@ -9,15 +9,15 @@ import pytest
 import torch
 from segment_anything import SamPredictor
 
-from segdist import masks, registry
-from segdist.data.scenes import draw
+from segdist.core import masks, registry
+from segdist.core.errors import BackendError, SpecError, WeightsError
+from segdist.core.plugins import ImageHWC, Question
+from segdist.core.records import Instance, Prompt, Sample
+from segdist.core.spec import LabelSpec, ModelSpec, RunSpec
 from segdist.engine import checkpoint
-from segdist.errors import BackendError, SpecError, WeightsError
+from segdist.formats.synthetic.scenes import draw
 from segdist.models.sam import SHIPPED_FILE, Options, architecture, weights
 from segdist.pipeline.teacher import Teacher, check_teacher, compile_encoder, shared_model
-from segdist.plugins import ImageHWC, Question
-from segdist.records import Instance, Prompt, Sample
-from segdist.spec import LabelSpec, ModelSpec, RunSpec
 
 SIZE = 96
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segdist.plugins import Question
+from segdist.core.plugins import Question
+from segdist.core.records import Instance, Sample
 from segdist.prompts.box import Options, prompts
-from segdist.records import Instance, Sample
 
 
 def question(instances: Sequence[Instance], indices: Sequence[int], size: int = 8) -> Question:

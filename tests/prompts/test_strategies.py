@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
-from segdist import masks, registry
-from segdist.plugins import Question
-from segdist.records import Evidence, Instance, Prompt, Sample
+from segdist.core import masks, registry
+from segdist.core.plugins import Question
+from segdist.core.records import Evidence, Instance, Prompt, Sample
 
 STRATEGIES = registry.names("prompts")
 SIZE_HW = (60, 80)

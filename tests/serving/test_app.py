@@ -17,13 +17,13 @@ pytest.importorskip("fastapi")
 pytest.importorskip("multipart")
 from fastapi.testclient import TestClient
 
-from segdist import masks
-from segdist.data.answers import read_prompt
-from segdist.data.scenes import draw
-from segdist.errors import DataError
-from segdist.panels import encode_jpeg, encode_png
-from segdist.plugins import ImageHWC
-from segdist.records import Instance, Prompt
+from segdist.core import masks
+from segdist.core.errors import DataError
+from segdist.core.panels import encode_jpeg, encode_png
+from segdist.core.plugins import ImageHWC
+from segdist.core.records import Instance, Prompt
+from segdist.formats.synthetic.scenes import draw
+from segdist.serving.answers import read_prompt
 from segdist.serving.app import About, make_app
 from segdist.serving.limits import BusyError, Limits
 

@@ -17,11 +17,11 @@ import httpx
 from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from segdist import masks
-from segdist.data.examples import decode_image
-from segdist.panels import encode_png
-from segdist.plugins import ImageHWC
-from segdist.records import Instance, Prompt
+from segdist.core import masks
+from segdist.core.panels import encode_png
+from segdist.core.plugins import ImageHWC
+from segdist.core.records import Instance, Prompt
+from segdist.reading.examples import decode_image
 from segdist.serving import app as serving_app
 from segdist.serving.limits import Budget, BusyError, Limits
 from tests.serving.test_app import HEADERS, PICTURE, TOKEN, app_of, ask, bomb, brightest, client_of

@@ -17,7 +17,7 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("websockets")
 from websockets.sync.client import ClientConnection, connect
 
-from segdist.panels import encode_png
+from segdist.core.panels import encode_png
 from segdist.serving.limits import Limits
 from tests.browser import CHROMIUM, FLAGS, needs_chromium
 from tests.serving.test_app import PICTURE, TOKEN

@@ -13,7 +13,7 @@ import schemathesis
 from schemathesis import GenerationMode
 from schemathesis.checks import negative_data_rejection, positive_data_acceptance
 
-from segdist.panels import encode_jpeg, encode_png
+from segdist.core.panels import encode_jpeg, encode_png
 from tests.serving.test_app import HEADERS, PICTURE, app_of
 
 BOX, CLASS = '{"boxes_xyxy": [[1, 2, 30, 40]]}', '{"boxes_xyxy": [[1, 2, 3, 4]], "labels": ["tree"]}'

@@ -18,8 +18,8 @@ import pytest
 pytest.importorskip("uvicorn")
 import httpx
 
-from segdist.errors import BackendError
-from segdist.panels import encode_png
+from segdist.core.errors import BackendError
+from segdist.core.panels import encode_png
 from segdist.serving.limits import Limits
 from segdist.serving.server import Server, bound
 from tests.serving.test_app import CLASSES, HEADERS, PICTURE, TOKEN, app_of
@@ -198,7 +198,7 @@ def test_an_address_that_is_taken_is_named() -> None:
 
 CHILD = """
 import asyncio, sys
-from segdist.records import Instance
+from segdist.core.records import Instance
 from segdist.serving.limits import Limits
 from segdist.serving.server import Server, bound
 from tests.serving.test_app import app_of, brightest

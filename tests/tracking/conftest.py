@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from segdist.data.shards import Manifest, SplitCounts
-from segdist.spec import SweepSpec
+from segdist.core.spec import SweepSpec
+from segdist.datasets.shards import Manifest, SplitCounts
 from segdist.tracking import Tracker
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from segdist.errors import BackendError, StorageError
-from segdist.spec import SweepSpec
+from segdist.core.errors import BackendError, StorageError
+from segdist.core.spec import SweepSpec
 from segdist.tracking import Tracker
 from tests.tracking.conftest import DATASET, start_sweep, start_trial
 

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from segdist.errors import BackendError
-from segdist.spec import SweepSpec
+from segdist.core.errors import BackendError
+from segdist.core.spec import SweepSpec
 from segdist.tracking import Tracker
 from tests.tracking.conftest import start_sweep
 

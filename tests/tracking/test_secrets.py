@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from segdist.errors import BackendError
+from segdist.core.errors import BackendError
 from segdist.tracking import Tracker
 from tests.tracking.conftest import DATASET
 

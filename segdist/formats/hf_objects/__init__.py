@@ -4,12 +4,12 @@
 `category` is a class label of the features, or text. `segmentation` is a list of polygons or run lengths, as in COCO.
 """
 
-from segdist.data.listing import Listing
-from segdist.data.shards import MANIFEST
-from segdist.data.table_rows import TableRows
-from segdist.errors import DataError
+from segdist.core.errors import DataError
+from segdist.datasets.shards import MANIFEST
 from segdist.formats.hf_objects.reader import Format, Options
 from segdist.formats.hf_objects.writer import Writer
+from segdist.reading.listing import Listing
+from segdist.reading.table_rows import TableRows
 
 __all__ = ["Format", "Options", "Writer", "recognises"]
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from segdist.bounded_json import load_json
-from segdist.errors import DataError
-from segdist.text import short
+from segdist.core.bounded_json import load_json
+from segdist.core.errors import DataError
+from segdist.core.text import short
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "id": ("id", "ids", "bbox_id", "annotation_id"),

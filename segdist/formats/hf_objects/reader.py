@@ -5,32 +5,24 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
 
-from segdist import storage
-from segdist.bounded_json import read_json
-from segdist.bounded_yaml import load_yaml
-from segdist.data.class_names import ClassNames
-from segdist.data.coco.frames import BoxFrames
-from segdist.data.coco.instances import instance_of
-from segdist.data.codes import finding
-from segdist.data.collected import Collected, MissingMasks
-from segdist.data.foreign_paths import known_images
-from segdist.data.geometry import Problem, stated_size
-from segdist.data.images import header_of
-from segdist.data.listing import (
-    SPLITS,
-    FolderFormat,
-    Listing,
-    Report,
-    source_stem,
-    split_of,
-    upright_size_hw,
-)
-from segdist.data.looks import report_unread
-from segdist.data.table_rows import MARK, TableRows, is_row
-from segdist.errors import DataError
+from segdist.core import storage
+from segdist.core.bounded_json import read_json
+from segdist.core.bounded_yaml import load_yaml
+from segdist.core.errors import DataError
+from segdist.core.records import Sample
+from segdist.core.spec import Strict
 from segdist.formats.hf_objects.columns import Malformed, annotations, class_names
-from segdist.records import Sample
-from segdist.spec import Strict
+from segdist.reading.class_names import ClassNames
+from segdist.reading.coco.frames import BoxFrames
+from segdist.reading.coco.instances import instance_of
+from segdist.reading.codes import finding
+from segdist.reading.collected import Collected, MissingMasks
+from segdist.reading.foreign_paths import known_images
+from segdist.reading.geometry import Problem, stated_size
+from segdist.reading.images import header_of
+from segdist.reading.listing import SPLITS, FolderFormat, Listing, Report, source_stem, split_of, upright_size_hw
+from segdist.reading.looks import report_unread
+from segdist.reading.table_rows import MARK, TableRows, is_row
 
 _SPLIT_IN_NAME = re.compile(rf"(?:^|[-_.])({'|'.join(SPLITS)})(?=[-_.]|$)", re.IGNORECASE)
 _STATE, _INFO = "state.json", "dataset_info.json"

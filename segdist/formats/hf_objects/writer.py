@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from segdist.data.coco.export import annotation
-from segdist.records import Finding, Sample
-from segdist.spec import Strict
+from segdist.core.records import Finding, Sample
+from segdist.core.spec import Strict
+from segdist.reading.coco.export import annotation
 
 ROWS_PER_GROUP = 32
 """Rows that a reader has to hold at once."""

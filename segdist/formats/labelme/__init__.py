@@ -1,8 +1,8 @@
 """LabelMe: one JSON file an image, with polygons, rectangles, circles, lines, masks; the image beside it or inside."""
 
-from segdist.data.listing import Listing
-from segdist.data.looks import looks_of
 from segdist.formats.labelme.reader import Format, Options
+from segdist.reading.listing import Listing
+from segdist.reading.looks import looks_of
 
 __all__ = ["Format", "Options", "recognises"]
 

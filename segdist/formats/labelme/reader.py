@@ -7,32 +7,24 @@ from functools import lru_cache, partial
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
-from segdist import storage
-from segdist.bounded_json import parse_json
-from segdist.data.class_names import ClassNames
-from segdist.data.codes import finding
-from segdist.data.collected import Collected, MissingMasks
-from segdist.data.drawn.listed import Shape, gather
-from segdist.data.drawn.shapes import ShapeOptions
-from segdist.data.foreign_paths import known_images
-from segdist.data.geometry import Problem, stated_size
-from segdist.data.images import header_of
-from segdist.data.listing import (
-    FolderFormat,
-    Listing,
-    Report,
-    source_stem,
-    split_of,
-    stem_of,
-    upright_size_hw,
-)
-from segdist.data.looks import looks_of, report_unread
-from segdist.data.text_files import read_json
-from segdist.errors import DataError
+from segdist.core import storage
+from segdist.core.bounded_json import parse_json
+from segdist.core.errors import DataError
+from segdist.core.records import Instance, Sample
+from segdist.core.spec import Strict
+from segdist.core.text import guess_text, short
 from segdist.formats.labelme.shapes import part_of
-from segdist.records import Instance, Sample
-from segdist.spec import Strict
-from segdist.text import guess_text, short
+from segdist.reading.class_names import ClassNames
+from segdist.reading.codes import finding
+from segdist.reading.collected import Collected, MissingMasks
+from segdist.reading.drawn.listed import Shape, gather
+from segdist.reading.drawn.shapes import ShapeOptions
+from segdist.reading.foreign_paths import known_images
+from segdist.reading.geometry import Problem, stated_size
+from segdist.reading.images import header_of
+from segdist.reading.listing import FolderFormat, Listing, Report, source_stem, split_of, stem_of, upright_size_hw
+from segdist.reading.looks import looks_of, report_unread
+from segdist.reading.text_files import read_json
 
 _BACKGROUND = ("__ignore__", "_background_")
 """Labels that LabelMe's own converters leave out."""

@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from segdist import masks
-from segdist.data.drawn.shapes import (
+from segdist.core import masks
+from segdist.core.errors import DataError
+from segdist.core.records import Rle, Severity
+from segdist.core.text import short
+from segdist.reading.drawn.shapes import (
     Part,
     ShapeOptions,
     circle,
@@ -19,12 +22,9 @@ from segdist.data.drawn.shapes import (
     unknown,
     without_area,
 )
-from segdist.data.geometry import Point, Problem, numbers
-from segdist.data.images import header_of
-from segdist.data.label_maps import decode_values
-from segdist.errors import DataError
-from segdist.records import Rle, Severity
-from segdist.text import short
+from segdist.reading.geometry import Point, Problem, numbers
+from segdist.reading.images import header_of
+from segdist.reading.label_maps import decode_values
 
 _KNOWN = "polygon, rectangle, circle, line, mask"
 

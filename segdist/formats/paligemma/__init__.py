@@ -1,9 +1,9 @@
 """PaliGemma's JSON lines: image, prefix (what is asked), suffix (boxes and masks as tokens, with class names)."""
 
-from segdist.data.listing import Listing
-from segdist.data.looks import looks_of
 from segdist.formats.paligemma.reader import Format, Options
 from segdist.formats.paligemma.writer import Writer
+from segdist.reading.listing import Listing
+from segdist.reading.looks import looks_of
 
 __all__ = ["Format", "Options", "Writer", "recognises"]
 

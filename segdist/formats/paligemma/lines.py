@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from segdist.bounded_json import parse_json
-from segdist.data.codes import finding
-from segdist.data.foreign_paths import known_images
-from segdist.data.listing import SPLITS, Listing, Report, split_of
-from segdist.data.text_files import read_text
-from segdist.errors import DataError
-from segdist.text import NotTextError, json_lines, short
+from segdist.core.bounded_json import parse_json
+from segdist.core.errors import DataError
+from segdist.core.text import NotTextError, json_lines, short
+from segdist.reading.codes import finding
+from segdist.reading.foreign_paths import known_images
+from segdist.reading.listing import SPLITS, Listing, Report, split_of
+from segdist.reading.text_files import read_text
 
 TASKS = ("detect", "segment")
 CODEC = "mask_codec"

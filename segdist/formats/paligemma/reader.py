@@ -4,16 +4,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import ClassVar, Literal
 
-from segdist import storage
-from segdist.data.class_names import ClassNames
-from segdist.data.codes import finding
-from segdist.data.listing import FolderFormat, Listing, Report, source_stem, upright_size_hw
-from segdist.data.looks import report_unread
+from segdist.core import storage
+from segdist.core.records import Instance, Sample, Severity
+from segdist.core.spec import Strict
 from segdist.formats.paligemma.lines import Row, located, rows, split_in
-from segdist.paligemma.answers import Failure, TokenObject, Unread, parse
-from segdist.paligemma.locations import Edges, Scale, decode_box
-from segdist.records import Instance, Sample, Severity
-from segdist.spec import Strict
+from segdist.nets.paligemma.answers import Failure, TokenObject, Unread, parse
+from segdist.nets.paligemma.locations import Edges, Scale, decode_box
+from segdist.reading.class_names import ClassNames
+from segdist.reading.codes import finding
+from segdist.reading.listing import FolderFormat, Listing, Report, source_stem, upright_size_hw
+from segdist.reading.looks import report_unread
 
 _REASONS = {
     Failure.MALFORMED: "it is cut off or out of order: four <loc> tokens, sixteen or no <seg> tokens, a blank, a label",
@@ -110,7 +110,7 @@ class _Objects:
 
     def _codec(self, row: Row) -> str:
         """What decodes the masks of a line; "" where it is not known."""
-        from segdist.paligemma.codec_files import SHIPPED, digest
+        from segdist.nets.paligemma.codec_files import SHIPPED, digest
 
         if not self._options.codec:
             return SHIPPED if row.codec and row.codec == digest(SHIPPED) else ""
@@ -152,8 +152,8 @@ def _instance(one: TokenObject, codec: str, size_hw: tuple[int, int], options: O
     box_xyxy = decode_box(one.bins, size_hw=size_hw, scale=scale)
     if one.codes is None or not codec:
         return Instance(one.label, None, box_xyxy)
-    from segdist.paligemma.codec_files import open_codec
-    from segdist.paligemma.objects import to_instances
+    from segdist.nets.paligemma.codec_files import open_codec
+    from segdist.nets.paligemma.objects import to_instances
 
     (found,) = to_instances([one], size_hw=size_hw, codec=open_codec(codec), scale=scale, edges=options.edges)
     return found

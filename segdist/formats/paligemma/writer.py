@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from segdist.data.losses import Losses
+from segdist.converting.losses import Losses
+from segdist.core.records import Finding, Instance, Sample
+from segdist.core.spec import Strict
 from segdist.formats.paligemma.lines import CODEC
-from segdist.paligemma.answers import SEPARATOR, TokenObject, check_label, write
-from segdist.paligemma.locations import Bins, Scale, are_valid, decode_box, encode_box, widened
-from segdist.paligemma.prompts import questions
-from segdist.records import Finding, Instance, Sample
-from segdist.spec import Strict
+from segdist.nets.paligemma.answers import SEPARATOR, TokenObject, check_label, write
+from segdist.nets.paligemma.locations import Bins, Scale, are_valid, decode_box, encode_box, widened
+from segdist.nets.paligemma.prompts import questions
 
 
 class Options(Strict):
@@ -97,7 +97,7 @@ class Writer:
         """The sixteen codes of each mask."""
         if self._codec is None:
             return {}
-        from segdist.paligemma.objects import encode_masks
+        from segdist.nets.paligemma.objects import encode_masks
 
         masked = {number: i.mask for number, i in instances.items() if i.mask is not None and i.mask.area}
         return dict(zip(masked, encode_masks(list(masked.values()), self._codec), strict=True))
@@ -137,6 +137,6 @@ def _opened(codec: str) -> tuple[Any, str]:
     """The codec and its digest; None and "" for none."""
     if not codec:
         return None, ""
-    from segdist.paligemma.codec_files import digest, open_codec
+    from segdist.nets.paligemma.codec_files import digest, open_codec
 
     return open_codec(codec), digest(codec)

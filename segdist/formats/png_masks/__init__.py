@@ -5,10 +5,10 @@ mask of `images/a.jpg` is `masks/a.png`. `masks.json` and, for objects, `instanc
 where they are missing, the options say it.
 """
 
-from segdist.data.listing import Listing
 from segdist.formats.png_masks.reader import Format, Options
 from segdist.formats.png_masks.tables import KINDS
 from segdist.formats.png_masks.writer import Writer
+from segdist.reading.listing import Listing
 
 __all__ = ["Format", "Options", "Writer", "recognises"]
 

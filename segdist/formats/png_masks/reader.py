@@ -8,24 +8,10 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from segdist import masks, storage
-from segdist.data.class_names import ClassNames
-from segdist.data.codes import finding
-from segdist.data.geometry import clip_box
-from segdist.data.image_formats import IMAGE_SUFFIXES
-from segdist.data.label_maps import Decoded, LabelMap, components, decode_values, take_apart
-from segdist.data.listing import (
-    FolderFormat,
-    Listing,
-    Report,
-    source_stem,
-    split_of,
-    stem_of,
-    swap_folder,
-    upright_size_hw,
-)
-from segdist.data.looks import report_unread
-from segdist.errors import DataError
+from segdist.core import masks, storage
+from segdist.core.errors import DataError
+from segdist.core.records import Finding, Instance, Rle, Sample, Severity
+from segdist.core.spec import Strict
 from segdist.formats.png_masks.tables import (
     INSTANCES,
     ImageTable,
@@ -36,8 +22,22 @@ from segdist.formats.png_masks.tables import (
     read_instances,
     read_kinds,
 )
-from segdist.records import Finding, Instance, Rle, Sample, Severity
-from segdist.spec import Strict
+from segdist.reading.class_names import ClassNames
+from segdist.reading.codes import finding
+from segdist.reading.geometry import clip_box
+from segdist.reading.image_formats import IMAGE_SUFFIXES
+from segdist.reading.label_maps import Decoded, LabelMap, components, decode_values, take_apart
+from segdist.reading.listing import (
+    FolderFormat,
+    Listing,
+    Report,
+    source_stem,
+    split_of,
+    stem_of,
+    swap_folder,
+    upright_size_hw,
+)
+from segdist.reading.looks import report_unread
 
 
 class Options(Strict):

@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from segdist import storage
-from segdist.data.listing import Listing
-from segdist.errors import DataError
-from segdist.spec import Strict
-from segdist.text import json_lines
+from segdist.core import storage
+from segdist.core.errors import DataError
+from segdist.core.spec import Strict
+from segdist.core.text import json_lines
+from segdist.reading.listing import Listing
 
 KINDS = "masks.json"
 INSTANCES = "instances.jsonl"

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segdist.data.label_maps import encode_png, paint
-from segdist.data.losses import Losses
-from segdist.errors import DataError
+from segdist.converting.losses import Losses
+from segdist.core.errors import DataError
+from segdist.core.records import Finding, Sample
+from segdist.core.spec import Strict
 from segdist.formats.png_masks.tables import INSTANCES, KINDS, ImageTable, Kind, Kinds, Listed, dump_line
-from segdist.records import Finding, Sample
-from segdist.spec import Strict
+from segdist.reading.label_maps import encode_png, paint
 
 MOST_OBJECTS = 65_535
 Layer = NDArray[np.uint16]

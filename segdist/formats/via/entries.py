@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from segdist.bounded_json import parse_json
-from segdist.text import lines
+from segdist.core.bounded_json import parse_json
+from segdist.core.text import lines
 
 _MOST = 1 << 27
 """Characters of one cell: a polygon of many points is longer than the 131,072 that `csv` takes by itself."""

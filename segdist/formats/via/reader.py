@@ -5,8 +5,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
-from segdist.data.drawn.listed import DrawnFormat, DrawnImage, DrawnOptions, Shape, Size
-from segdist.data.drawn.shapes import (
+from segdist.core.records import Severity
+from segdist.core.spec import Strict
+from segdist.formats.via.entries import Entry, Region, parsed
+from segdist.reading.drawn.listed import DrawnFormat, DrawnImage, DrawnOptions, Shape, Size
+from segdist.reading.drawn.shapes import (
     Part,
     ShapeOptions,
     circle,
@@ -18,13 +21,10 @@ from segdist.data.drawn.shapes import (
     unknown,
     without_area,
 )
-from segdist.data.geometry import Point, Problem, numbers
-from segdist.data.listing import Listing, Report
-from segdist.data.looks import looks_of
-from segdist.data.text_files import read_text
-from segdist.formats.via.entries import Entry, Region, parsed
-from segdist.records import Severity
-from segdist.spec import Strict
+from segdist.reading.geometry import Point, Problem, numbers
+from segdist.reading.listing import Listing, Report
+from segdist.reading.looks import looks_of
+from segdist.reading.text_files import read_text
 
 SUFFIXES = (".json", ".csv")
 _USUAL = ("class", "label", "name", "category", "type", "object", "damage")

@@ -1,8 +1,8 @@
 """Pascal VOC: one XML file an image with its boxes, and mask images in SegmentationObject and SegmentationClass."""
 
-from segdist.data.listing import Listing
-from segdist.data.looks import looks_of
 from segdist.formats.voc.reader import Format, Options
+from segdist.reading.listing import Listing
+from segdist.reading.looks import looks_of
 
 __all__ = ["Format", "Options", "recognises"]
 

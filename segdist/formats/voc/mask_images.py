@@ -6,16 +6,16 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from segdist import masks, storage
-from segdist.data.class_names import ClassNames
-from segdist.data.codes import finding
-from segdist.data.geometry import Problem, box_iou
-from segdist.data.label_maps import Decoded, decode_values, take_apart
-from segdist.data.listing import Listing, Report
-from segdist.data.text_files import read_text
-from segdist.errors import DataError
-from segdist.records import Instance, Rle, Severity
-from segdist.text import NotTextError, lines
+from segdist.core import masks, storage
+from segdist.core.errors import DataError
+from segdist.core.records import Instance, Rle, Severity
+from segdist.core.text import NotTextError, lines
+from segdist.reading.class_names import ClassNames
+from segdist.reading.codes import finding
+from segdist.reading.geometry import Problem, box_iou
+from segdist.reading.label_maps import Decoded, decode_values, take_apart
+from segdist.reading.listing import Listing, Report
+from segdist.reading.text_files import read_text
 
 OBJECTS, CLASSES = "SegmentationObject", "SegmentationClass"
 MASK_FOLDERS = (OBJECTS, CLASSES)

@@ -5,13 +5,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
 
-from segdist.data.class_names import ClassNames
-from segdist.data.codes import Noted, finding
-from segdist.data.collected import Collected, MissingMasks
-from segdist.data.foreign_paths import KnownFiles
-from segdist.data.geometry import Problem, box_from_xyxy, mask_from_segmentation, stated_size
-from segdist.data.image_formats import IMAGE_SUFFIXES
-from segdist.data.listing import (
+from segdist.core.errors import DataError
+from segdist.core.records import Instance, Sample, Severity
+from segdist.core.spec import Strict
+from segdist.core.text import NotTextError, lines
+from segdist.formats.voc.mask_images import MASK_FOLDERS, MaskImages
+from segdist.formats.voc.xml_file import XmlFile, XmlObject, annotation_of
+from segdist.reading.class_names import ClassNames
+from segdist.reading.codes import Noted, finding
+from segdist.reading.collected import Collected, MissingMasks
+from segdist.reading.foreign_paths import KnownFiles
+from segdist.reading.geometry import Problem, box_from_xyxy, mask_from_segmentation, stated_size
+from segdist.reading.image_formats import IMAGE_SUFFIXES
+from segdist.reading.listing import (
     SPLITS,
     FolderFormat,
     Listing,
@@ -21,15 +27,9 @@ from segdist.data.listing import (
     stem_of,
     upright_size_hw,
 )
-from segdist.data.looks import report_unread
-from segdist.data.text_files import read_text
-from segdist.data.xml_files import NotXmlError, read_xml
-from segdist.errors import DataError
-from segdist.formats.voc.mask_images import MASK_FOLDERS, MaskImages
-from segdist.formats.voc.xml_file import XmlFile, XmlObject, annotation_of
-from segdist.records import Instance, Sample, Severity
-from segdist.spec import Strict
-from segdist.text import NotTextError, lines
+from segdist.reading.looks import report_unread
+from segdist.reading.text_files import read_text
+from segdist.reading.xml_files import NotXmlError, read_xml
 
 
 class Options(Strict):

@@ -1,9 +1,9 @@
 """YOLO text labels with a data.yaml: boxes (`class cx cy w h`) and polygons (`class x1 y1 x2 y2 ...`), in 0..1."""
 
-from segdist.data.listing import Listing
-from segdist.data.looks import looks_of
 from segdist.formats.yolo.reader import Format, Options
 from segdist.formats.yolo.writer import Writer
+from segdist.reading.listing import Listing
+from segdist.reading.looks import looks_of
 
 __all__ = ["Format", "Options", "Writer", "recognises"]
 

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from segdist.bounded_yaml import load_written, yaml_bytes
-from segdist.data.codes import finding
-from segdist.data.foreign_paths import known_images
-from segdist.data.listing import SPLITS, Listing, Report, split_of
-from segdist.data.text_files import read_text, text_of
-from segdist.errors import DataError
-from segdist.records import Severity
-from segdist.text import NotTextError, lines, short
+from segdist.core.bounded_yaml import load_written, yaml_bytes
+from segdist.core.errors import DataError
+from segdist.core.records import Severity
+from segdist.core.text import NotTextError, lines, short
+from segdist.reading.codes import finding
+from segdist.reading.foreign_paths import known_images
+from segdist.reading.listing import SPLITS, Listing, Report, split_of
+from segdist.reading.text_files import read_text, text_of
 
 _KEYS = ("train", "val", "test")
 _NOTHING = ("", "~", "null", "Null", "NULL")

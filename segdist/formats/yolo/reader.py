@@ -5,17 +5,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import ClassVar
 
-from segdist.data.class_names import ClassNames
-from segdist.data.codes import finding
-from segdist.data.collected import MissingMasks
-from segdist.data.geometry import Problem, box_from_xywh, mask_from_segmentation
-from segdist.data.listing import FolderFormat, Listing, Report, label_name, source_stem, upright_size_hw
-from segdist.data.looks import report_unread
-from segdist.data.text_files import read_text
+from segdist.core.records import Instance, Sample, Severity
+from segdist.core.spec import Strict
+from segdist.core.text import NotTextError, lines
 from segdist.formats.yolo.layout import find_layout
-from segdist.records import Instance, Sample, Severity
-from segdist.spec import Strict
-from segdist.text import NotTextError, lines
+from segdist.reading.class_names import ClassNames
+from segdist.reading.codes import finding
+from segdist.reading.collected import MissingMasks
+from segdist.reading.geometry import Problem, box_from_xywh, mask_from_segmentation
+from segdist.reading.listing import FolderFormat, Listing, Report, label_name, source_stem, upright_size_hw
+from segdist.reading.looks import report_unread
+from segdist.reading.text_files import read_text
 
 FURTHEST = 2.0
 """A coordinate in 0..1 that is larger than this, or below its negative, was not divided by the image's size."""

@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 import yaml
 
-from segdist.data.codes import finding
-from segdist.data.losses import Losses
-from segdist.data.outlines import outlines, single_polygon
-from segdist.records import Finding, Instance, Rle, Sample
-from segdist.spec import Strict
+from segdist.converting.losses import Losses
+from segdist.core.records import Finding, Instance, Rle, Sample
+from segdist.core.spec import Strict
+from segdist.reading.codes import finding
+from segdist.reading.outlines import outlines, single_polygon
 
 _FOLDERS = {"train": "train", "val": "val", "test": "test", "": "all"}
 

@@ -6,16 +6,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from segdist import masks
-from segdist.bounded_json import read_json
-from segdist.data.class_names import ClassNames
-from segdist.errors import DataError
+from segdist.core import masks
+from segdist.core.bounded_json import read_json
+from segdist.core.errors import DataError
+from segdist.core.records import Instance, Rle, Sample
 from segdist.labelling.corrections import Corrections
 from segdist.labelling.overlaps import assigned
 from segdist.labelling.review import coco, cvat, label_studio
 from segdist.labelling.review.queue import Doubt, Task
 from segdist.labelling.review.returned import Drawn, Returned, Unread
-from segdist.records import Instance, Rle, Sample
+from segdist.reading.class_names import ClassNames
 
 FILE = "queue.json"
 _MOST_TOLD = 20

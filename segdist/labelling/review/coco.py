@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from segdist import masks
-from segdist.data.coco.export import annotation
-from segdist.data.coco.index import key_of
+from segdist.core import masks
+from segdist.core.records import Instance
 from segdist.labelling.review.queue import Task
 from segdist.labelling.review.returned import Returned
-from segdist.records import Instance
+from segdist.reading.coco.export import annotation
+from segdist.reading.coco.index import key_of
 
 FILE = "coco.json"
 

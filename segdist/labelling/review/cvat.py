@@ -7,12 +7,12 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 
-from segdist import masks
-from segdist.data.drawn.cvat import corners_of, mask_of
-from segdist.data.xml_files import read_xml
+from segdist.core import masks
+from segdist.core.masks import Mask
 from segdist.labelling.review.queue import Doubt, Task
 from segdist.labelling.review.returned import Returned
-from segdist.masks import Mask
+from segdist.reading.drawn.cvat import corners_of, mask_of
+from segdist.reading.xml_files import read_xml
 
 FILE = "cvat.xml"
 _NUMBER = "object"

@@ -8,11 +8,11 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from segdist import masks
-from segdist.data.drawn.brush import decode_brush, encode_brush
-from segdist.data.drawn.label_studio import corners, latest
+from segdist.core import masks
 from segdist.labelling.review.queue import Doubt, Task
 from segdist.labelling.review.returned import Returned
+from segdist.reading.drawn.brush import decode_brush, encode_brush
+from segdist.reading.drawn.label_studio import corners, latest
 
 FILE, CONFIG = "label_studio.json", "label_studio_config.xml"
 _REGION = "object-"

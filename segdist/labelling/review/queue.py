@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+from segdist.core.records import Instance, Rle, Sample, Verdict
 from segdist.labelling.tally import proposed
-from segdist.records import Instance, Rle, Sample, Verdict
 
 Box = tuple[float, float, float, float]
 

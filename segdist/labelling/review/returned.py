@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segdist.data.geometry import Problem
-from segdist.errors import DataError
-from segdist.records import Finding, Rle
+from segdist.core.errors import DataError
+from segdist.core.records import Finding, Rle
+from segdist.reading.geometry import Problem
 
 _LONGEST_NUMBER = 9
 """Digits of the number of an object."""

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from segdist.plugins import Family, ModelOptions
+from segdist.core.plugins import Family, ModelOptions
 
 
 class Options(ModelOptions):

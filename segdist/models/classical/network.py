@@ -7,14 +7,14 @@ import cv2
 import numpy as np
 from torch import nn
 
-from segdist import masks
-from segdist.errors import SpecError
+from segdist.core import masks
+from segdist.core.errors import SpecError
+from segdist.core.masks import Mask
+from segdist.core.plugins import Example, ImageHWC, Objective
+from segdist.core.records import Instance, Prompt
 from segdist.labelling.boxes import has_size
 from segdist.labelling.estimates import blob, cut_out, line, stands_out_as_line
-from segdist.masks import Mask
 from segdist.models.classical import Options
-from segdist.plugins import Example, ImageHWC, Objective
-from segdist.records import Instance, Prompt
 
 _SURROUNDINGS = 0.25
 """What GrabCut sees around a box, as a share of its sides; it learns the background there."""

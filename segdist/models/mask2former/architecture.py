@@ -4,9 +4,9 @@ from typing import Any
 
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 
-from segdist import pretrained, swin
 from segdist.models.mask2former import PUBLISHED, Options
-from segdist.weights import RANDOM
+from segdist.nets import pretrained, swin
+from segdist.nets.weights import RANDOM
 
 _BY_CLASS = ("class_predictor.", "criterion.")
 _BY_QUERY = ("model.transformer_module.queries_",)

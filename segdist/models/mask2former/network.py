@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segdist.data.collate import stack_images
-from segdist.data.examples import letterbox
-from segdist.data.queries import instances_of_queries, object_targets, without_empty
+from segdist.core.plugins import Batch, Example, ImageHWC, Objective
+from segdist.core.records import Instance, Prompt
 from segdist.models.mask2former import Options
 from segdist.models.mask2former.architecture import load
-from segdist.plugins import Batch, Example, ImageHWC, Objective
-from segdist.records import Instance, Prompt
-from segdist.set_criterion import Layer, SetCriterion, Targets
+from segdist.nets.collate import stack_images
+from segdist.nets.queries import instances_of_queries, object_targets, without_empty
+from segdist.nets.set_criterion import Layer, SetCriterion, Targets
+from segdist.reading.examples import letterbox
 
 
 class Mask2Former(nn.Module):

@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from segdist.plugins import EVERY_NOISE, Family, ImageSize, ModelOptions, Queries
-from segdist.weights import RANDOM, Published
+from segdist.core.plugins import EVERY_NOISE, Family, ImageSize, ModelOptions, Queries
+from segdist.nets.weights import RANDOM, Published
 
 PUBLISHED = Published("oneformer", "oneformer", "shi-labs/oneformer_ade20k_swin_tiny", parts=("swin",))
 TaskName = Literal["semantic", "instance", "panoptic"]

@@ -5,11 +5,11 @@ from typing import Any
 
 from transformers import OneFormerConfig, OneFormerForUniversalSegmentation
 
-from segdist import pretrained, swin
-from segdist.errors import SpecError
+from segdist.core.errors import SpecError
 from segdist.models.oneformer import PUBLISHED, Options
 from segdist.models.oneformer.text import Vocabulary
-from segdist.weights import RANDOM
+from segdist.nets import pretrained, swin
+from segdist.nets.weights import RANDOM
 
 _BY_CLASS = ("model.transformer_module.decoder.class_embed.", "criterion.")
 _BY_QUERY = ("model.transformer_module.queries_embedder.",)

@@ -14,17 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from segdist.data.collate import stack_images
-from segdist.data.examples import letterbox
-from segdist.data.queries import instances_of_queries, object_targets, without_empty
-from segdist.errors import SpecError, did_you_mean
+from segdist.core.errors import SpecError, did_you_mean
+from segdist.core.plugins import Batch, Example, ImageHWC, Objective
+from segdist.core.records import Instance, Prompt
 from segdist.models.oneformer import Options
 from segdist.models.oneformer.architecture import load
 from segdist.models.oneformer.tasks import merged, panoptic, semantic
 from segdist.models.oneformer.text import TASKS, sentences
-from segdist.plugins import Batch, Example, ImageHWC, Objective
-from segdist.records import Instance, Prompt
-from segdist.set_criterion import Layer, SetCriterion, Targets
+from segdist.nets.collate import stack_images
+from segdist.nets.queries import instances_of_queries, object_targets, without_empty
+from segdist.nets.set_criterion import Layer, SetCriterion, Targets
+from segdist.reading.examples import letterbox
 
 _MOST_CERTAIN = 100.0
 """Largest factor on the contrastive logits, as in CLIP (Radford et al. 2021)."""

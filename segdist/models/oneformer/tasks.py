@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segdist import masks
-from segdist.data.examples import likeliest
-from segdist.plugins import Example
-from segdist.records import Instance
+from segdist.core import masks
+from segdist.core.plugins import Example
+from segdist.core.records import Instance
+from segdist.reading.examples import likeliest
 
 _LEAST_LEFT = 0.5
 """Share of a mask that better ones must leave over, or it is dropped (Kirillov et al. 2019, panoptic segmentation)."""

@@ -12,8 +12,8 @@ from tokenizers.models import WordLevel
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from segdist import pretrained
 from segdist.models.oneformer import PUBLISHED, TaskName
+from segdist.nets import pretrained
 
 TASKS: tuple[TaskName, ...] = ("semantic", "instance", "panoptic")
 _TASK, _OBJECT = "the task is {}", "a photo with a {}"

@@ -7,12 +7,12 @@ from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from segdist import storage
-from segdist.errors import WeightsError
-from segdist.paligemma.locations import Edges
-from segdist.paligemma.prompts import LABEL
-from segdist.plugins import Family, ImageSize, ModelOptions
-from segdist.weights import RANDOM, Published
+from segdist.core import storage
+from segdist.core.errors import WeightsError
+from segdist.core.plugins import Family, ImageSize, ModelOptions
+from segdist.nets.paligemma.locations import Edges
+from segdist.nets.paligemma.prompts import LABEL
+from segdist.nets.weights import RANDOM, Published
 
 PUBLISHED = Published("paligemma", "paligemma", "google/paligemma2-3b-pt-224", parts=("siglip", "gemma"))
 SHIPPED = "shipped"

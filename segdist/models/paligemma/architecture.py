@@ -11,11 +11,11 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from segdist import pretrained
-from segdist.errors import WeightsError
+from segdist.core.errors import WeightsError
 from segdist.models.paligemma import PATCHES, PUBLISHED, Options
 from segdist.models.paligemma.vocabulary import IMAGE, Vocabulary, small_tokenizer
-from segdist.weights import RANDOM
+from segdist.nets import pretrained
+from segdist.nets.weights import RANDOM
 
 
 class TiedHead(nn.Module):

@@ -15,8 +15,8 @@ from transformers import GenerationConfig, LogitsProcessorList
 
 from segdist.models.paligemma.grammar import Grammar, State
 from segdist.models.paligemma.vocabulary import Vocabulary
-from segdist.paligemma.answers import SEPARATOR, Answer, parse
-from segdist.paligemma.locations import LAST
+from segdist.nets.paligemma.answers import SEPARATOR, Answer, parse
+from segdist.nets.paligemma.locations import LAST
 
 Asked = tuple[int, str, str]
 """Number of a tile, class name, and the question about it."""

@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from segdist.models.paligemma.vocabulary import Vocabulary
-from segdist.paligemma.answers import CODEBOOK_SIZE, NUM_CODES
-from segdist.paligemma.locations import LAST
+from segdist.nets.paligemma.answers import CODEBOOK_SIZE, NUM_CODES
+from segdist.nets.paligemma.locations import LAST
 
 Node = dict[int, Any]
 """What may follow within a label; an empty node means that the next object begins."""

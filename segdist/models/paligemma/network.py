@@ -12,19 +12,19 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from segdist import masks
-from segdist.data.collate import stack_images
-from segdist.data.examples import letterbox, pad
+from segdist.core import masks
+from segdist.core.plugins import Batch, Example, ImageHWC, Objective
+from segdist.core.records import Instance, Prompt
 from segdist.models.paligemma import Options
 from segdist.models.paligemma.architecture import load
 from segdist.models.paligemma.decoding import Written, write_answers
 from segdist.models.paligemma.tiles import cut, cut_image, joined, tiles_of
-from segdist.paligemma.answers import TokenObject, in_order, write
-from segdist.paligemma.codec_files import open_codec
-from segdist.paligemma.objects import to_instances, to_objects
-from segdist.paligemma.prompts import questions
-from segdist.plugins import Batch, Example, ImageHWC, Objective
-from segdist.records import Instance, Prompt
+from segdist.nets.collate import stack_images
+from segdist.nets.paligemma.answers import TokenObject, in_order, write
+from segdist.nets.paligemma.codec_files import open_codec
+from segdist.nets.paligemma.objects import to_instances, to_objects
+from segdist.nets.paligemma.prompts import questions
+from segdist.reading.examples import letterbox, pad
 
 _HALF = (127.5, 127.5, 127.5)
 _ROWS_AT_ONCE = 16

@@ -10,10 +10,10 @@ from itertools import combinations
 import cv2
 import numpy as np
 
-from segdist import masks
-from segdist.data.examples import scaled_size
-from segdist.plugins import Example, ImageHWC
-from segdist.records import Instance, Rle
+from segdist.core import masks
+from segdist.core.plugins import Example, ImageHWC
+from segdist.core.records import Instance, Rle
+from segdist.reading.examples import scaled_size
 
 _AROUND = np.ones((3, 3), np.uint8)
 

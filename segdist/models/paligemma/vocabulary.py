@@ -9,9 +9,9 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from segdist.errors import WeightsError
-from segdist.paligemma.answers import CODEBOOK_SIZE, SEPARATOR
-from segdist.paligemma.locations import LAST
+from segdist.core.errors import WeightsError
+from segdist.nets.paligemma.answers import CODEBOOK_SIZE, SEPARATOR
+from segdist.nets.paligemma.locations import LAST
 
 IMAGE = "<image>"
 _PIECE = r" ?[^\s;<>]+| ?;|\s"

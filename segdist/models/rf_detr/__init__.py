@@ -4,8 +4,8 @@ from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
-from segdist.plugins import EVERY_NOISE, Family, ImageSize, ModelOptions, Queries
-from segdist.weights import RANDOM, Published
+from segdist.core.plugins import EVERY_NOISE, Family, ImageSize, ModelOptions, Queries
+from segdist.nets.weights import RANDOM, Published
 
 PUBLISHED = Published("rf_detr", "rf_detr", "Roboflow/rf-detr-seg-medium", parts=("rf_detr_",))
 _IMAGE_SIZE = {"debug": 64, "nano": 312, "small": 384, "medium": 432}

@@ -4,10 +4,10 @@ from typing import Any
 
 from transformers import RfDetrConfig, RfDetrDinov2Config, RfDetrForInstanceSegmentation
 
-from segdist import pretrained
-from segdist.errors import SpecError
+from segdist.core.errors import SpecError
 from segdist.models.rf_detr import PUBLISHED, Options
-from segdist.weights import RANDOM
+from segdist.nets import pretrained
+from segdist.nets.weights import RANDOM
 
 _BY_CLASS = ("model.class_embed.", "model.model.enc_out_class_embed.")
 _BY_QUERY = ("model.model.reference_point_embed.", "model.model.query_feat.")

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import l1_loss, logsigmoid
 from torchvision.ops import box_convert, generalized_box_iou_loss
 
-from segdist.matching import (
+from segdist.nets.matching import (
     Matcher,
     Matches,
     dice_cost,
@@ -23,8 +23,8 @@ from segdist.matching import (
     l1_box_cost,
     mask_bce_cost,
 )
-from segdist.points import TaughtPixels, mask_losses, share_on, weighted_mean
-from segdist.set_criterion import joined, of_queries
+from segdist.nets.points import TaughtPixels, mask_losses, share_on, weighted_mean
+from segdist.nets.set_criterion import joined, of_queries
 
 TERMS = ("class", "box", "giou", "mask", "dice")
 _COSTS = {"class": 2.0, "box": 5.0, "giou": 2.0, "mask": 5.0, "dice": 5.0}

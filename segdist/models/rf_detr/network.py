@@ -12,14 +12,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from segdist.data.collate import centred_boxes, stack_images
-from segdist.data.examples import letterbox
-from segdist.data.queries import instances_of_queries, object_targets, without_empty
+from segdist.core.plugins import Batch, Example, ImageHWC, Objective
+from segdist.core.records import Instance, Prompt
 from segdist.models.rf_detr import Options
 from segdist.models.rf_detr.architecture import load
 from segdist.models.rf_detr.criterion import Criterion, Layer, Targets
-from segdist.plugins import Batch, Example, ImageHWC, Objective
-from segdist.records import Instance, Prompt
+from segdist.nets.collate import centred_boxes, stack_images
+from segdist.nets.queries import instances_of_queries, object_targets, without_empty
+from segdist.reading.examples import letterbox
 
 
 class RfDetr(nn.Module):

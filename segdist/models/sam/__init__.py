@@ -10,9 +10,9 @@ from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
-from segdist.errors import WeightsError
-from segdist.plugins import EVERY_NOISE, Family, ImageSize
-from segdist.promptable.options import LOSSES, PromptableOptions, onnx, prompts
+from segdist.core.errors import WeightsError
+from segdist.core.plugins import EVERY_NOISE, Family, ImageSize
+from segdist.nets.promptable.options import LOSSES, PromptableOptions, onnx, prompts
 
 SHIPPED = "shipped"
 RANDOM = "random"

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from segdist.data.collate import IMAGENET_MEAN, IMAGENET_STD, Colour
 from segdist.models.sam import Options, architecture, weights, weights_file
-from segdist.promptable.network import Decoded
-from segdist.promptable.segmenter import Promptable
-from segdist.promptable.shown import Shown
+from segdist.nets.collate import IMAGENET_MEAN, IMAGENET_STD, Colour
+from segdist.nets.promptable.network import Decoded
+from segdist.nets.promptable.segmenter import Promptable
+from segdist.nets.promptable.shown import Shown
 
 
 def build(options: Options, classes: tuple[str, ...]) -> "SegmentAnything":

@@ -6,9 +6,9 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from segdist import state_dicts
-from segdist.errors import WeightsError
+from segdist.core.errors import WeightsError
 from segdist.models.sam import Options, how_to_get
+from segdist.nets import state_dicts
 
 _MOST_TIMES_LARGER = 4096
 """A position table of published weights against that of the smallest image."""

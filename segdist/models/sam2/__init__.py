@@ -7,9 +7,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from segdist.plugins import EVERY_NOISE, Family, ImageSize
-from segdist.promptable.options import LOSSES, PromptableOptions, onnx, prompts
-from segdist.weights import RANDOM, Published
+from segdist.core.plugins import EVERY_NOISE, Family, ImageSize
+from segdist.nets.promptable.options import LOSSES, PromptableOptions, onnx, prompts
+from segdist.nets.weights import RANDOM, Published
 
 __all__ = ["FAMILY", "PUBLISHED", "RANDOM", "Options", "check"]
 

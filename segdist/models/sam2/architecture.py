@@ -6,10 +6,10 @@ from itertools import accumulate
 from transformers import Sam2Config, Sam2Model
 from transformers.models.sam2.configuration_sam2 import Sam2HieraDetConfig, Sam2VisionConfig
 
-from segdist import pretrained
-from segdist.errors import WeightsError
+from segdist.core.errors import WeightsError
 from segdist.models.sam2 import PUBLISHED, Options
-from segdist.weights import RANDOM
+from segdist.nets import pretrained
+from segdist.nets.weights import RANDOM
 
 _PATCH = 16
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from transformers import Sam2Model
 
-from segdist.data.collate import IMAGENET_MEAN, IMAGENET_STD, Colour
 from segdist.models.sam2 import Options
 from segdist.models.sam2.architecture import load
-from segdist.promptable.network import Decoded
-from segdist.promptable.segmenter import Promptable
-from segdist.promptable.shown import Shown
+from segdist.nets.collate import IMAGENET_MEAN, IMAGENET_STD, Colour
+from segdist.nets.promptable.network import Decoded
+from segdist.nets.promptable.segmenter import Promptable
+from segdist.nets.promptable.shown import Shown
 
 
 def build(options: Options, classes: tuple[str, ...]) -> "Sam2":

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from segdist.plugins import EVERY_NOISE, Family, ImageSize, ModelOptions
-from segdist.weights import RANDOM, Published
+from segdist.core.plugins import EVERY_NOISE, Family, ImageSize, ModelOptions
+from segdist.nets.weights import RANDOM, Published
 
 __all__ = ["FAMILY", "PUBLISHED", "RANDOM", "Options", "check"]
 

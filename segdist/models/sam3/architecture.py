@@ -10,10 +10,10 @@ from transformers.models.sam3.configuration_sam3 import (
     Sam3ViTConfig,
 )
 
-from segdist import pretrained
-from segdist.errors import SpecError
+from segdist.core.errors import SpecError
 from segdist.models.sam3 import PUBLISHED, Options, tokens
-from segdist.weights import RANDOM
+from segdist.nets import pretrained
+from segdist.nets.weights import RANDOM
 
 
 def load(options: Options) -> Sam3Model:

@@ -18,9 +18,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits, interpolate, l
 from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal_loss
 
 from segdist import losses
-from segdist.matching import Matcher, Matches, focal_class_cost, giou_box_cost, l1_box_cost
-from segdist.points import TaughtPixels, mask_losses, share_on, spread
-from segdist.set_criterion import joined, of_queries
+from segdist.nets.matching import Matcher, Matches, focal_class_cost, giou_box_cost, l1_box_cost
+from segdist.nets.points import TaughtPixels, mask_losses, share_on, spread
+from segdist.nets.set_criterion import joined, of_queries
 
 _LOG = logging.getLogger(__name__)
 TERMS = ("class", "presence", "box", "giou", "mask", "dice", "semantic", "semantic_dice")

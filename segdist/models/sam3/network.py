@@ -19,7 +19,12 @@ from torchvision.ops import box_convert
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput, inverse_sigmoid
 
-from segdist.data.collate import (
+from segdist.core.plugins import Batch, Example, ImageHWC, Objective
+from segdist.core.records import Instance, Prompt
+from segdist.models.sam3 import Options, tokens
+from segdist.models.sam3.architecture import load
+from segdist.models.sam3.criterion import Criterion, Layer, Predicted, Targets
+from segdist.nets.collate import (
     Colour,
     centred_boxes,
     crowds,
@@ -29,13 +34,8 @@ from segdist.data.collate import (
     padded_masks,
     stack_images,
 )
-from segdist.data.examples import letterbox, scale_boxes
-from segdist.data.queries import instances_of_queries, without_empty
-from segdist.models.sam3 import Options, tokens
-from segdist.models.sam3.architecture import load
-from segdist.models.sam3.criterion import Criterion, Layer, Predicted, Targets
-from segdist.plugins import Batch, Example, ImageHWC, Objective
-from segdist.records import Instance, Prompt
+from segdist.nets.queries import instances_of_queries, without_empty
+from segdist.reading.examples import letterbox, scale_boxes
 
 _MEAN: Colour = (127.5, 127.5, 127.5)
 _STD: Colour = (127.5, 127.5, 127.5)

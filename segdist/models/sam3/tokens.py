@@ -8,9 +8,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from segdist import pretrained
 from segdist.models.sam3 import PUBLISHED
-from segdist.weights import RANDOM
+from segdist.nets import pretrained
+from segdist.nets.weights import RANDOM
 
 LONGEST = 32
 """Tokens of a phrase that the text encoder reads."""

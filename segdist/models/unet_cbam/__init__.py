@@ -7,10 +7,10 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from segdist import extras, storage
-from segdist.errors import SpecError, WeightsError, did_you_mean
-from segdist.plugins import EVERY_NOISE, USUAL_ADAPTERS, Family, ModelOptions
-from segdist.weights import RANDOM
+from segdist.core import extras, storage
+from segdist.core.errors import SpecError, WeightsError, did_you_mean
+from segdist.core.plugins import EVERY_NOISE, USUAL_ADAPTERS, Family, ModelOptions
+from segdist.nets.weights import RANDOM
 
 SCRATCH = "scratch"
 """`backbone` of our own encoder, which begins with random weights."""

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segdist import extras, state_dicts
-from segdist.data.collate import Colour
-from segdist.errors import SpecError, WeightsError
+from segdist.core import extras
+from segdist.core.errors import SpecError, WeightsError
 from segdist.models.unet_cbam import PUBLISHED, Options, is_file
-from segdist.weights import RANDOM
+from segdist.nets import state_dicts
+from segdist.nets.collate import Colour
+from segdist.nets.weights import RANDOM
 
 
 class Backbone(nn.Module):

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu
 
 from segdist import losses
-from segdist.data.collate import IMAGENET_MEAN, IMAGENET_STD, certainty, class_maps, ignored, stack_images
-from segdist.data.examples import letterbox, likeliest
-from segdist.masks import instances_from_classes
+from segdist.core.masks import instances_from_classes
+from segdist.core.plugins import Batch, Example, ImageHWC, Objective
+from segdist.core.records import Instance, Prompt
 from segdist.models.unet_cbam import SCRATCH, Options
 from segdist.models.unet_cbam.backbone import Backbone
-from segdist.plugins import Batch, Example, ImageHWC, Objective
-from segdist.records import Instance, Prompt
+from segdist.nets.collate import IMAGENET_MEAN, IMAGENET_STD, certainty, class_maps, ignored, stack_images
+from segdist.reading.examples import letterbox, likeliest
 
 _ALWAYS = ("cross_entropy", "dice", "focal")
 """Terms that cost next to nothing: computed and reported also without a weight."""

@@ -8,10 +8,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from segdist import extras, storage
-from segdist.errors import SpecError, WeightsError
-from segdist.plugins import USUAL_ADAPTERS, Family, ImageSize, ModelOptions
-from segdist.weights import RANDOM
+from segdist.core import extras, storage
+from segdist.core.errors import SpecError, WeightsError
+from segdist.core.plugins import USUAL_ADAPTERS, Family, ImageSize, ModelOptions
+from segdist.nets.weights import RANDOM
 
 Size = Literal["debug", "v8n", "v8s", "v8m", "v8l", "v8x", "11n", "11s", "11m", "11l", "11x"]
 

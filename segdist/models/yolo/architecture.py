@@ -7,12 +7,12 @@ from typing import Any, get_args
 import yaml
 from torch import Tensor, nn
 
-from segdist import state_dicts
-from segdist.errors import WeightsError
+from segdist.core.errors import WeightsError
 from segdist.models.yolo import HOW_TO_GET, Options, Size, check
 from segdist.models.yolo.quietly import TABLES, SegmentationModel
-from segdist.state_dicts import StandIn, State
-from segdist.weights import RANDOM
+from segdist.nets import state_dicts
+from segdist.nets.state_dicts import StandIn, State
+from segdist.nets.weights import RANDOM
 
 _QUICK = 0.1
 """Momentum of the batch norms of a random network: with Ultralytics' 0.03, made for weeks of training, their running

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 from torchvision.ops import batched_nms
 
-from segdist.data.collate import Colour, centred_boxes, crowds, ignored, instance_smoothing, padded_masks, stack_images
-from segdist.data.examples import letterbox
-from segdist.data.queries import LEAST_SCORE, MOST_INSTANCES, instances_of_queries, without_empty
+from segdist.core.plugins import Batch, Example, ImageHWC, Objective
+from segdist.core.records import Instance, Prompt
 from segdist.models.yolo import Options
 from segdist.models.yolo.architecture import load
 from segdist.models.yolo.criterion import IGNORED, Criterion, corners, inside
-from segdist.plugins import Batch, Example, ImageHWC, Objective
-from segdist.points import spread
-from segdist.records import Instance, Prompt
+from segdist.nets.collate import Colour, centred_boxes, crowds, ignored, instance_smoothing, padded_masks, stack_images
+from segdist.nets.points import spread
+from segdist.nets.queries import LEAST_SCORE, MOST_INSTANCES, instances_of_queries, without_empty
+from segdist.reading.examples import letterbox
 
 _GREY, _RANGE = 114.0, 255.0
 """Ultralytics' colour of the padding, and what pixels are divided by."""

@@ -1,0 +1,39 @@
+"""A data set in the terminal: what is in it, how it is divided, and what was found on the way."""
+
+from collections.abc import Sequence
+
+from segdist.datasets.shards import Dataset, total_counts
+from segdist.datasets.split import balance
+
+EXAMPLES = 3
+
+
+def dataset_text(dataset: Dataset) -> str:
+    """Counts, the balance of the splits, and the findings by code with some examples."""
+    manifest = dataset.manifest
+    total = total_counts(manifest.splits.values())
+    header, rows = balance(manifest.splits)
+    lines = [
+        (
+            f"{total.images} images, {total.instances} instances, {len(manifest.classes)} classes, "
+            f"in {len(manifest.shards)} shards"
+        ),
+        f"content hash {manifest.content_hash}; licences: {', '.join(manifest.licences) or 'none stated'}",
+        *table([header, *rows]),
+    ]
+    by_code: dict[str, list[str]] = {}
+    for one in dataset.findings():
+        where = f"{one.image or one.file}: " if one.image or one.file else ""
+        by_code.setdefault(f"{one.severity}[{one.code}]", []).append(where + one.message)
+    for code, told in by_code.items():
+        lines += [f"{code} x{len(told)}", *(f"    {text}" for text in told[:EXAMPLES])]
+    return "\n".join([*lines, f"written to {dataset.uri}"])
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with columns below each other; the first column to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]

@@ -1,0 +1,307 @@
+"""Everything that can be known to be wrong with a data set before anybody learns from it, and what the data set is."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any, Protocol
+
+from segdist.core.errors import DataError, StorageError
+from segdist.core.plugins import DatasetFormat
+from segdist.core.records import Finding, Sample, Severity
+from segdist.datasets.checks import open_image
+from segdist.datasets.near_duplicates import DEFAULT_BITS, Look, look, near_pairs
+from segdist.datasets.parallel import ordered_map
+from segdist.datasets.rows import sample_digest
+from segdist.datasets.shards import Manifest, SplitCounts, added_counts, content_hash, count_findings, count_samples
+from segdist.datasets.split import leaks, untrained
+from segdist.reading.codes import CODES, finding
+from segdist.reading.garbage import search_paused
+from segdist.reading.sources import Faults
+
+IMAGES_PER_PIECE = 32
+MOST_NEAR = 200
+"""Pairs of near-duplicates over splits that are named one by one."""
+
+
+class Piece(Protocol):
+    """Some samples that any process can read."""
+
+    @property
+    def image_ids(self) -> Collection[str]:
+        """Their images."""
+
+    def samples(self, report: Callable[[Finding], None]) -> Iterator[Sample]:
+        """The samples; what is wrong is reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What is kept of a sample."""
+
+    image_id: str
+    split: str
+    group: str
+    digest: str
+    sha256: bytes
+    look: Look | None
+
+
+@dataclass
+class Review:
+    """What a data set is, and what is wrong with it.
+
+    Attributes:
+        format_name: the format it was read as.
+        findings: everything there is to say, errors first.
+        classes: the class names found, in alphabetical order.
+        splits: counts of each split.
+        rows: one for each usable image.
+        licences: that the source states.
+    """
+
+    format_name: str
+    findings: list[Finding] = field(default_factory=list)
+    classes: tuple[str, ...] = ()
+    splits: dict[str, SplitCounts] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    licences: tuple[str, ...] = ()
+
+    @property
+    def images(self) -> int:
+        """Usable images."""
+        return sum(c.images for c in self.splits.values())
+
+    @property
+    def instances(self) -> int:
+        """Usable instances."""
+        return sum(c.instances for c in self.splits.values())
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no error."""
+        return not any(f.severity is Severity.ERROR for f in self.findings)
+
+    def as_json(self) -> dict[str, Any]:
+        """What `segdist data validate --json` prints."""
+        names = {Severity.ERROR: "errors", Severity.REPAIRED: "repaired"}
+        names |= {Severity.SKIPPED: "skipped", Severity.WARNING: "warnings"}
+        counts = {"format": self.format_name, "images": self.images, "instances": self.instances}
+        return {**counts, **{k: [_entry(f) for f in self.findings if f.severity is s] for s, k in names.items()}}
+
+    def manifest(self) -> Manifest:
+        """The manifest of the data as they are, before they are merged or stored."""
+        return Manifest(
+            kind="dataset",
+            classes=self.classes,
+            splits=self.splits,
+            shards=(),
+            findings=count_findings(self.findings),
+            content_hash=content_hash("dataset", self.classes, (row.digest for row in self.rows)),
+            licences=tuple(sorted(self.licences)),
+            details={"source": self.format_name},
+        )
+
+
+def review(
+    source: DatasetFormat,
+    format_name: str,
+    *,
+    open_images: bool = True,
+    strict: bool = False,
+    near_bits: int = DEFAULT_BITS,
+    told_first: Sequence[Finding] = (),
+) -> Review:
+    """Read a source from end to end and say everything that is wrong with it; never raises for the user's data.
+
+    Args:
+        source: what to read.
+        format_name: how the report calls its format.
+        open_images: also fetch and decode every image.
+        strict: warnings count as errors.
+        near_bits: bits in which perceptual hashes of near-duplicates may differ.
+        told_first: what was noticed when the source was opened.
+    """
+    found = Review(format_name, [*told_first])
+    place = str(getattr(getattr(source, "options", None), "path", ""))
+    try:
+        _read(source, found, open_images=open_images)
+        found.licences = tuple(getattr(source, "licences", tuple)())
+    except (DataError, StorageError) as error:
+        found.findings.append(finding("source-unreadable", str(error), file=place))
+    found.findings += untrained({name: counts.per_class for name, counts in found.splits.items()}, file=place)
+    found.findings += _leaks(found.rows, near_bits)
+    found.findings = sorted((_strict(f) if strict else f for f in found.findings), key=_order)
+    return found
+
+
+def pieces(source: DatasetFormat, report: Callable[[Finding], None]) -> Iterator[Piece]:
+    """The samples of a source in pieces; a format that has `chunks` lets other processes read them."""
+    if hasattr(source, "chunks"):
+        yield from source.chunks(report)
+        return
+    samples = source.read(report)
+    while some := tuple(islice(samples, IMAGES_PER_PIECE)):
+        yield _Listed(some)
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """Samples that have been read."""
+
+    members: tuple[Sample, ...]
+
+    @property
+    def image_ids(self) -> Collection[str]:
+        return [sample.image_id for sample in self.members]
+
+    def samples(self, report: Callable[[Finding], None]) -> Iterator[Sample]:  # noqa: ARG002 - said when they were read
+        return iter(self.members)
+
+
+@dataclass(frozen=True)
+class _Work:
+    source: DatasetFormat
+    piece: Piece
+    unusable: frozenset[str]
+    wrong: frozenset[str]
+    open_images: bool
+
+
+@dataclass(frozen=True)
+class _Answer:
+    findings: list[Finding]
+    rows: list[Row]
+    splits: dict[str, SplitCounts]
+
+
+def _read(source: DatasetFormat, found: Review, *, open_images: bool) -> None:
+    unusable: set[str] = set()
+
+    def report(one: Finding) -> None:
+        found.findings.append(one)
+        if one.code == "image-missing":
+            unusable.add(one.image)
+
+    faults = Faults(report)
+
+    def work(part: Piece) -> _Work:
+        """With what is known of its own images: all that is known would be copied with every piece."""
+        own = frozenset(part.image_ids)
+        return _Work(source, part, own & unusable if open_images else frozenset(), own & faults.wrong, open_images)
+
+    works = map(work, pieces(source, faults))
+    labels: Counter[str] = Counter()
+    for answer in ordered_map(_look_at, works):
+        found.findings += answer.findings
+        found.rows += answer.rows
+        found.splits = added_counts([found.splits, answer.splits])
+    for counts in found.splits.values():
+        labels.update(counts.per_class)
+    found.classes = tuple(sorted(labels))
+
+
+def _look_at(work: _Work) -> _Answer:
+    """Read one piece, and its images."""
+    with search_paused():
+        return _answer(work)
+
+
+def _answer(work: _Work) -> _Answer:
+    findings: list[Finding] = []
+    rows: list[Row] = []
+    kept: list[Sample] = []
+    faults = Faults(findings.append, work.wrong)
+    for sample in faults.usable(work.piece.samples(faults)):
+        usable: Sample | None = sample
+        sha256, seen = b"", None
+        if work.open_images:
+            usable, sha256, seen = (
+                (None, b"", None) if sample.image_id in work.unusable else _opened(work, sample, findings)
+            )
+        if usable is not None:
+            kept.append(usable)
+            digest = sample_digest(usable, sha256.hex())
+            rows.append(Row(usable.image_id, usable.split, usable.group, digest, sha256, seen))
+    splits = {name: count_samples([s for s in kept if s.split == name]) for name in {s.split for s in kept}}
+    return _Answer(findings, rows, splits)
+
+
+def _opened(work: _Work, sample: Sample, findings: list[Finding]) -> tuple[Sample | None, bytes, Look | None]:
+    try:
+        content = work.source.image_bytes(sample)
+    except (StorageError, DataError) as error:
+        findings.append(finding("image-unreadable", str(error), file=sample.image_uri, image=sample.image_id))
+        return None, b"", None
+    checked = open_image(sample, content)
+    findings += checked.findings
+    seen = look(checked.image_HWC) if checked.image_HWC is not None else None
+    return checked.sample, hashlib.sha256(content).digest(), seen
+
+
+def _leaks(rows: Sequence[Row], near_bits: int) -> Iterator[Finding]:
+    """What images of several splits have in common."""
+    if len({row.split for row in rows}) < 2:
+        return
+    places = {row.image_id: row.split for row in rows}
+    hashes = {row.image_id: row.sha256.hex() for row in rows}
+    yield from leaks(places, hashes, code="image-in-two-splits", what="identical images")
+    groups = {row.image_id: row.group for row in rows}
+    yield from leaks(places, groups, code="source-in-two-splits", what="copies of one source")
+    yield from near_leaks([row for row in rows if row.look], near_bits)
+
+
+def near_leaks(rows: Sequence[Row], near_bits: int) -> Iterator[Finding]:
+    """Near-duplicates on different sides that are neither identical nor of one source: those have been named."""
+    told = 0
+    for a, b in near_pairs([row.look for row in rows if row.look], bits=near_bits):
+        one, other = rows[a], rows[b]
+        if one.split != other.split and one.sha256 != other.sha256 and (one.group or "a") != (other.group or "b"):
+            told += 1
+            if told <= MOST_NEAR:
+                message = f"looks like {other.image_id} in {other.split}"
+                yield finding("near-duplicate-in-two-splits", message, image=one.image_id)
+    if told > MOST_NEAR:
+        yield finding("near-duplicate-in-two-splits", f"{told - MOST_NEAR} more pairs look alike")
+
+
+def _strict(one: Finding) -> Finding:
+    return replace(one, severity=Severity.ERROR) if one.severity is Severity.WARNING else one
+
+
+_RANK: Mapping[Severity, int] = {s: n for n, s in enumerate(("error", "skipped", "repaired", "warning"))}  # type: ignore[misc]
+
+
+def _order(one: Finding) -> tuple[int, str]:
+    return _RANK[one.severity], one.code
+
+
+def _entry(one: Finding) -> dict[str, str]:
+    return {name: getattr(one, name) for name in ("code", "file", "image", "annotation", "message")}
+
+
+def codes_text() -> str:
+    """The table of all checks."""
+    width = max(map(len, CODES))
+    return "\n".join(f"{code:{width}}  {c.severity:8}  {c.meaning}" for code, c in CODES.items())
+
+
+def summary_text(found: Review, *, most: int = 5) -> str:
+    """What people read: counts by code, the first findings of each, and the balance."""
+    lines = [f"{found.format_name}: {found.images} images, {found.instances} instances, {len(found.classes)} classes"]
+    for name, counts in found.splits.items():
+        lines.append(f"  {name or 'no split':9} {counts.images} images ({counts.empty_images} without objects)")
+    by_code: dict[tuple[Severity, str], list[Finding]] = {}
+    for one in found.findings:
+        by_code.setdefault((one.severity, one.code), []).append(one)
+    for (severity, code), members in by_code.items():
+        lines.append(f"{severity}[{code}] x{len(members)}: {CODES[code].meaning if code in CODES else ''}".rstrip(": "))
+        lines += [f"    {_place(one)}{one.message}" for one in members[:most]]
+        lines += [f"    ... and {len(members) - most} more"] if len(members) > most else []
+    return "\n".join([*lines, "no error" if found.ok else "errors: mend them, or leave them out with on_error: skip"])
+
+
+def _place(one: Finding) -> str:
+    where = [one.image or one.file, f"annotation {one.annotation}" if one.annotation else ""]
+    return ", ".join(filter(None, where)) + ": " if any(where) else ""

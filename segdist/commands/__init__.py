@@ -1,0 +1,1 @@
+"""One act a file, without Ray: evaluate, diff, study, promote, plan, export."""

@@ -1,0 +1,177 @@
+"""`segdist diff A B`: on which images one model beats another, by how much, and whether that is more than chance."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from segdist.commands.evaluate import model_folder, rows_of
+from segdist.core.errors import DataError
+from segdist.core.panels import encode_jpeg, versus
+from segdist.core.records import Prediction, Sample
+from segdist.core.spec import EvaluateSpec, SweepSpec
+from segdist.core.storage import cache_dir
+from segdist.datasets.build import on_all_cores
+from segdist.datasets.ingest import find_or_build
+from segdist.datasets.shards import read_rows
+from segdist.metrics import Difference, OneImage, difference
+from segdist.reading.examples import decode_image
+from segdist.tracking import Tracker
+
+Rows = Sequence[tuple[Sample, bytes]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same images.
+
+    Attributes:
+        first, second: what they are called.
+        images: how many.
+        notes: what to know about the comparison.
+        found: the difference.
+        won, lost: JPEG panels of the images that the first wins and loses most clearly, by image id.
+    """
+
+    first: str
+    second: str
+    images: int
+    notes: tuple[str, ...]
+    found: Difference
+    won: dict[str, bytes]
+    lost: dict[str, bytes]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, without the pictures."""
+        head = {"first_model": self.first, "second_model": self.second, "notes": list(self.notes)}
+        return {**head, "images_total": self.images, **self.found.to_json()}
+
+
+def diff(
+    first: str,
+    second: str,
+    data: str = "",
+    *,
+    split: str = "",
+    metric: str = "iou",
+    storage: str,
+    tracking: str,
+    pictures: int = 3,
+    seed: int = 0,
+) -> Comparison:
+    """Compare two models image by image.
+
+    Args:
+        first: `NAME@champion`, `NAME@VERSION`, `SWEEP#TRIAL`, a run id, or a model folder.
+        second: the same.
+        data: what to compare them on; "" takes the predictions that trials left of their sweep's images.
+        split: which part of the data; "" takes val of a sweep, and of other data test, else val, else everything.
+        metric: a metric that is a formula over sums.
+        storage: of the sweeps.
+        tracking: their MLflow URI, or "embedded".
+        pictures: panels of images won, and as many of images lost.
+        seed: of the interval.
+
+    Raises:
+        DataError: the models have no images or classes in common, or their predictions are not there.
+    """
+    names = first, second
+    if data:
+        sides = [_asked(name, data, split, storage, tracking) for name in names]
+        notes = sides[0].notes
+    else:
+        tracker = Tracker.at(storage, tracking)
+        sides = [_recalled(tracker, name, split or "val") for name in names]
+        notes = [f"split {split or 'val'} of {sides[0].origin}"]
+    a, b = sides
+    if a.classes != b.classes or [s.image_id for s, _ in a.rows] != [s.image_id for s, _ in b.rows]:
+        raise DataError(
+            f"{first} and {second} were not scored on the same images and classes. "
+            "Name data that both can be shown: segdist diff A B DATA"
+        )
+    evaluators = [side.judged(metric) for side in sides]
+    found = difference(*evaluators, metric=metric, seed=seed)
+    shown = {
+        label: _panels(images[:pictures], names, sides) for label, images in (("won", found.won), ("lost", found.lost))
+    }
+    return Comparison(first, second, len(a.rows), tuple(notes), found, shown["won"], shown["lost"])
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One model's predictions."""
+
+    classes: tuple[str, ...]
+    rows: Rows
+    predictions: Mapping[str, Prediction]
+    evaluate: EvaluateSpec
+    origin: str
+    notes: list[str]
+
+    def judged(self, metric: str) -> Any:
+        """The evaluator that saw everything."""
+        from segdist.engine.predict import evaluator_of
+
+        evaluator = evaluator_of(self.classes, self.evaluate, [metric])
+        for sample, _ in self.rows:
+            evaluator.add(sample, self.predictions.get(sample.image_id))
+        return evaluator
+
+
+def _asked(model: str, data: str, split: str, storage: str, tracking: str) -> _Side:
+    """A model that is shown the data now."""
+    from segdist.engine import checkpoint
+    from segdist.engine.predict import predict
+    from segdist.engine.workers import Workers
+
+    with model_folder(model, storage, tracking) as (folder, trusted):
+        described = checkpoint.describe(folder)
+        network: Any = checkpoint.load(folder, trusted=trusted, device=Workers.here().device)
+    rows, notes = rows_of(data, split, described.classes)
+    found = {p.image_id: p for _, _, p in predict(network, (rows[k] for k in range(len(rows))), described.evaluate)}
+    return _Side(described.classes, rows, found, described.evaluate, data, notes)
+
+
+def _recalled(tracker: Tracker, model: str, split: str) -> _Side:
+    """What a trial's model found when its sweep was evaluated."""
+    if Path(model).is_dir():
+        raise DataError(f"{model} is a folder, which keeps no predictions. Name data: segdist diff A B DATA")
+    run_id = tracker.run_of(model)
+    described = tracker.read_json(run_id, "model/model.json")
+    with TemporaryDirectory(prefix="segdist-") as scratch:
+        file = tracker.find_files(run_id, f"evaluation/{split}.parquet", Path(scratch))
+        if file is None or not described:
+            raise DataError(
+                f"{model} has no predictions of the split `{split}`: every trial has those of val, the winner those of "
+                "test. Name data that it can be shown: segdist diff A B DATA"
+            )
+        found = {s.image_id: Prediction(s.image_id, s.instances) for s, _ in read_rows(str(file))}
+    sweep = tracker.sweep(tracker.parent_of(run_id))
+    dataset = find_or_build(SweepSpec.model_validate(sweep.spec), on_all_cores)
+    evaluate = EvaluateSpec.model_validate(described["evaluate"])
+    rows: Rows = dataset.reader(split, cache_dir())
+    return _Side(tuple(described["classes"]), rows, found, evaluate, sweep.name, [])
+
+
+def _panels(images: Sequence[OneImage], names: tuple[str, str], sides: Sequence[_Side]) -> dict[str, bytes]:
+    """[truth | first | its error | second | its error] of each image."""
+    place = {sample.image_id: k for k, (sample, _) in enumerate(sides[0].rows)} if images else {}
+    drawn = {}
+    for image in images:
+        sample, image_bytes = sides[0].rows[place[image.image_id]]
+        found = {}
+        for name, side in zip(_captions(names), sides, strict=True):
+            prediction = side.predictions.get(image.image_id)
+            instances = prediction.instances if prediction else ()
+            found[name] = [i for i in instances if side.evaluate.accepts(i.label, i.score)]
+        picture = versus(decode_image(image_bytes, name=image.image_id), sample, found, classes=sides[0].classes)
+        drawn[image.image_id] = encode_jpeg(picture)
+    return drawn
+
+
+def _captions(names: tuple[str, str]) -> tuple[str, str]:
+    """Short, and never the same."""
+    short = [Path(name).name if len(name) > 24 else name for name in names]
+    short = [name if len(name) <= 24 else f"{name[:8]}..." for name in short]
+    return (short[0], short[1]) if short[0] != short[1] else (f"A {short[0]}", f"B {short[1]}")

@@ -1,0 +1,248 @@
+"""`segdist evaluate`: any model over any data, or another tool's results, with every metric."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from segdist.core.bounded_yaml import read_yaml
+from segdist.core.errors import DataError, SpecError, did_you_mean
+from segdist.core.plugins import DatasetFormat
+from segdist.core.records import Sample
+from segdist.core.spec import EvaluateSpec
+from segdist.core.storage import cache_dir, within
+from segdist.datasets.build import on_all_cores
+from segdist.datasets.ingest import find_or_build
+from segdist.reading.class_names import ClassNames
+from segdist.reading.sources import read_place
+from segdist.sweepfile.loading import load
+from segdist.tracking import Tracker
+
+BOXES = ("box_ap", "box_iou", "box_dice")
+"""What can be said of results that are boxes alone."""
+
+
+def score_results(predictions: Path, truth: Path, *, min_score: float, seed: int = 0) -> dict[str, Any]:
+    """Every metric of another tool's COCO results, as JSON values.
+
+    Args:
+        predictions: see `reading.coco.results.read_results`.
+        truth: a COCO annotation file.
+        min_score: results scored lower do not count as found in metrics at one threshold.
+        seed: of the intervals.
+
+    Raises:
+        DataError: a file is malformed; the message says where.
+    """
+    from segdist.engine.appraise import Judge
+    from segdist.reading.coco.results import read_results
+
+    results = read_results(predictions, truth)
+    evaluate = EvaluateSpec(min_score=min_score)
+    chosen = None if results.has_masks or not results.found else BOXES
+    judge = Judge(results.classes, evaluate, chosen)
+    for sample, prediction in results.pairs():
+        judge.add(sample, None, prediction)
+    notes = [*results.notes]
+    notes += [] if chosen is None else ["the results are boxes without masks: only metrics of boxes are defined"]
+    return {
+        "predictions": str(predictions),
+        "truth": str(truth),
+        "min_score": min_score,
+        "classes": list(results.classes),
+        "notes": notes,
+        **judge.result(seed=seed).to_json(),
+    }
+
+
+class Data(Sequence[tuple[Sample, bytes]]):
+    """Images with their truth; each is read when it is asked for."""
+
+    def __init__(self, found: Sequence[tuple[DatasetFormat, Sample]]) -> None:
+        self._found = found
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[k] for k in range(*index.indices(len(self)))]
+        source, sample = self._found[index]
+        return sample, source.image_bytes(sample)
+
+
+class Respelled(Sequence[tuple[Sample, bytes]]):
+    """Images with their truth, whose classes are spelled as a model spells them."""
+
+    def __init__(self, rows: Sequence[tuple[Sample, bytes]], spelling: Mapping[str, str]) -> None:
+        self._rows, self._spelling = rows, spelling
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[k] for k in range(*index.indices(len(self)))]
+        sample, content = self._rows[index]
+        instances = tuple(replace(i, label=self._spelling[i.label]) for i in sample.instances)
+        return replace(sample, instances=instances), content
+
+
+def score_model(
+    model: str,
+    data: str,
+    *,
+    split: str,
+    storage: str,
+    tracking: str,
+    changes: dict[str, Any],
+    seed: int = 0,
+    further: Callable[[Any, Sequence[tuple[Sample, bytes]]], dict[str, float]] | None = None,
+) -> dict[str, Any]:
+    """Every metric and the cost of a model over data, as JSON values.
+
+    Args:
+        model: `NAME@champion`, `NAME@VERSION`, `SWEEP#TRIAL`, a run id, or a model folder.
+        data: a folder, file or archive in any format that is recognised, or a sweep file.
+        split: which part of the data, where they are divided; "" takes test, else val, else everything.
+        storage: of the sweep that trained the model.
+        tracking: its MLflow URI, or "embedded".
+        changes: keys of `evaluate` to score with, instead of those the model was trained with.
+        seed: of the intervals.
+        further: makes more metrics of the network and the images.
+
+    Raises:
+        DataError: the data cannot be read, or have none of the model's classes.
+    """
+    from segdist.engine import checkpoint, runtime
+    from segdist.engine.appraise import appraise
+    from segdist.engine.workers import Workers
+
+    with model_folder(model, storage, tracking) as (folder, trusted):
+        described = checkpoint.describe(folder)
+        network: Any = checkpoint.load(folder, trusted=trusted, device=Workers.here().device)
+        costs = runtime.bytes_on_disk(folder)
+    evaluate = changed(described.evaluate, changes)
+    rows, notes = rows_of(data, split, described.classes)
+    found = appraise(network, rows, evaluate, seed=seed).to_json()
+    found["metrics"] |= costs | (further(network, rows) if further else {})
+    head = {"model": model, "data": data, "images_total": len(rows), "evaluate": evaluate.model_dump(mode="json")}
+    return {**head, "classes": list(described.classes), "notes": notes + _around(evaluate), **found}
+
+
+def changed(evaluate: EvaluateSpec, changes: Mapping[str, Any]) -> EvaluateSpec:
+    """Settings with some of their keys replaced; those of `post` one by one."""
+    content = evaluate.model_dump()
+    post = {**content["post"], **changes.get("post", {})}
+    return EvaluateSpec.model_validate({**content, **changes, "post": post})
+
+
+def _around(evaluate: EvaluateSpec) -> list[str]:
+    """What was done around the network, in words."""
+    post, notes = evaluate.post, []
+    if evaluate.tile:
+        notes.append(f"tiles of {evaluate.tile.size} pixels, overlapping by {evaluate.tile.overlap:.1%}")
+    if evaluate.tta:
+        notes.append(f"views: the image, {', '.join(evaluate.tta)}")
+    steps = [post.refine.replace("_", " ")] if post.refine != "none" else []
+    steps += [f"parts below {post.min_area:g} removed"] if post.min_area else []
+    steps += [f"holes below {post.fill_holes:g} filled"] if post.fill_holes else []
+    steps += [f"scores {', '.join(f'{k} {v:g}' for k, v in post.min_scores.items())}"] if post.min_scores else []
+    return notes + [f"post-processing: {', '.join(steps)}"] * bool(steps)
+
+
+def score_checkpoints(sweep: str, data: str, **settings: Any) -> list[dict[str, Any]]:
+    """The same of every trial of a sweep that kept a model, best first by the sweep's own metric."""
+    tracker = Tracker.at(settings["storage"], settings["tracking"])
+    record = tracker.latest_sweep(sweep)
+    found = []
+    for trial in tracker.trials(record.run_id):
+        with TemporaryDirectory(prefix="segdist-") as scratch:
+            if tracker.find_files(trial.run_id, "model", Path(scratch)) is None:
+                continue
+        found.append({"trial": trial.number, **score_model(trial.run_id, data, **settings)})
+    if not found:
+        raise DataError(f"No trial of `{sweep}` kept a model. Run the sweep to its end first.")
+    return found
+
+
+@contextmanager
+def model_folder(model: str, storage: str, tracking: str) -> Iterator[tuple[Path, bool]]:
+    """The folder of a model, and whether it is trusted (see `checkpoint.load`); a copy is gone afterwards.
+
+    Args:
+        model: `NAME@champion`, `NAME@VERSION`, `SWEEP#TRIAL`, a run id, or a model folder here or at a URI.
+        storage: of the sweep that trained it.
+        tracking: its MLflow URI, or "embedded".
+    """
+    if Path(model).is_dir() or "://" in model:
+        from segdist.engine import checkpoint
+
+        with checkpoint.fetched(model) as folder:
+            yield folder, is_trusted(model, storage)
+        return
+    with TemporaryDirectory(prefix="segdist-") as scratch:
+        tracker = Tracker.at(storage, tracking)
+        if "@" in model:
+            yield tracker.model_files(model, Path(scratch)), True
+        else:
+            yield tracker.download(tracker.run_of(model), "model", Path(scratch)), True
+
+
+def is_trusted(folder: str, storage: str) -> bool:
+    """Whether a model folder lies in the storage folder, where segdist alone writes, or where its user trusts all."""
+    from segdist.engine import checkpoint
+
+    trusted = [storage, *os.environ.get(checkpoint.TRUSTED, "").split(",")]
+    return any(within(folder, root.strip()) for root in trusted if root.strip())
+
+
+def rows_of(place: str, split: str, classes: Sequence[str]) -> tuple[Sequence[tuple[Sample, bytes]], list[str]]:
+    """The images to score on, and what was found out about them.
+
+    Args:
+        place: a folder, file or archive in any format that is recognised, or a sweep file.
+        split: which part; "" takes test, else val, else everything.
+        classes: those of the model.
+
+    Raises:
+        DataError: the data cannot be read, or have none of the classes.
+    """
+    if _is_sweep(place):
+        dataset = find_or_build(load(place), on_all_cores)
+        names = ClassNames(lambda _: None, classes)
+        spelling = {label: names.spelled(label, place) for label in dataset.manifest.classes}
+        labels, chosen = set(spelling.values()), _split(place, split, set(dataset.manifest.splits))
+        rows: Sequence[tuple[Sample, bytes]] = Respelled(dataset.reader(chosen, cache_dir()), spelling)
+    else:
+        read = read_place(place, classes)
+        chosen = _split(place, split, {sample.split for _, sample in read} - {""})
+        rows = Data([(source, sample) for source, sample in read if not chosen or sample.split == chosen])
+        labels = {i.label for _, sample in read for i in sample.instances}
+    if not labels & set(classes):
+        raise DataError(
+            f"The model knows {', '.join(classes)}, but {place} has {', '.join(sorted(labels)) or 'no objects'}: "
+            "nothing can be scored. Rename classes with `class_map` in a sweep file and name that file."
+        )
+    strangers = sorted(labels - set(classes))
+    notes = [f"split {chosen}" if chosen else "all images"]
+    return rows, notes + [f"the model does not know {', '.join(strangers)}: left out"] * bool(strangers)
+
+
+def _split(place: str, wanted: str, there: set[str]) -> str:
+    """The split that is wanted, or test, or val; "" where the data are not divided."""
+    if wanted and wanted not in there:
+        known = did_you_mean(wanted, sorted(there)) if there else "They are not divided: leave out --split."
+        raise DataError(f"{place} has no split `{wanted}`. {known}")
+    return wanted or next((name for name in ("test", "val") if name in there), "")
+
+
+def _is_sweep(place: str) -> bool:
+    """Whether a YAML file is a sweep; data sets have YAML files of their own."""
+    if not place.endswith((".yaml", ".yml")) or not Path(place).is_file():
+        return False
+    content = read_yaml(place, error=SpecError)
+    return isinstance(content, dict) and {"data", "name"} <= content.keys()

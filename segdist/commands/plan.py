@@ -1,0 +1,64 @@
+"""What a sweep would do, in a screen of text; looks at the sources, starts nothing."""
+
+from collections.abc import Iterator
+
+from segdist.core.errors import DataError, StorageError
+from segdist.core.spec import Range, SweepSpec
+from segdist.reading.sources import open_sources
+from segdist.sweepfile.loading import candidates, epochs_of, trials_of
+
+
+def describe(spec: SweepSpec) -> str:
+    """The plan of a checked sweep; data that are not there yet are named, not refused: they may be on the cluster."""
+    lines = [
+        f"{spec.name}: {spec.question}" if spec.question else spec.name,
+        f"  data      {'; '.join(_source(s.format, s.options()) for s in spec.data.sources)}",
+        *(f"  NOT HERE  {problem}" for problem in _missing(spec)),
+        f"  labels    {_labels(spec)}",
+        f"  families  {', '.join(candidates(spec))}",
+        f"  search    {_search(spec)}",
+        *(f"    {key:<28} {_range(range_)}" for key, range_ in spec.space.items()),
+        f"  resources {_resources(spec)}",
+        f"  scored    {spec.search.metric}, prompts: {spec.evaluate.prompts}",
+        f"  storage   {spec.storage}",
+        f"  tracking  {spec.tracking.uri}",
+    ]
+    return "\n".join(lines)
+
+
+def _missing(spec: SweepSpec) -> Iterator[str]:
+    for source in open_sources(spec.data):
+        try:
+            source.signature()
+        except (DataError, StorageError) as error:
+            yield str(error)
+
+
+def _source(name: str, options: dict[str, object]) -> str:
+    return f"{name} ({', '.join(f'{k}={v}' for k, v in options.items())})"
+
+
+def _labels(spec: SweepSpec) -> str:
+    if spec.label is None:
+        return "as they are"
+    hidden = f"; masks hidden in {', '.join(spec.data.boxes_only)}" if spec.data.boxes_only else ""
+    teacher = spec.label.teacher.family or spec.label.teacher.trained
+    how = " and ".join(dict.fromkeys(prompt.strategy for prompt in spec.label.prompts))
+    return f"{teacher} by {how} prompts{hidden}"
+
+
+def _search(spec: SweepSpec) -> str:
+    early = f"ASHA after {spec.search.asha.grace_epochs} epochs" if spec.search.asha else "no early stopping"
+    return f"{trials_of(spec)} trials of up to {epochs_of(spec)} epochs, {spec.search.sampler}, {early}"
+
+
+def _range(range_: Range) -> str:
+    values = ", ".join(map(str, range_.choices)) if range_.choices else f"{range_.low} .. {range_.high}"
+    when = f"  where {', '.join(f'{k}={v}' for k, v in range_.when.items())}" if range_.when else ""
+    return f"{values}{' (log)' if range_.log else ''}{when}"
+
+
+def _resources(spec: SweepSpec) -> str:
+    r = spec.resources
+    gpus = f" and {r.gpus_per_worker:g} GPU" if r.gpus_per_worker else ""
+    return f"{r.workers} worker{'s' * (r.workers > 1)} a trial, each {r.cpus_per_worker:g} CPU{gpus}"

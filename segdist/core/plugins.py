@@ -1,0 +1,300 @@
+"""What a model family, a dataset format and a prompt strategy must provide.
+
+This module imports no torch: `segdist check` reads declarations only, and is quick.
+
+- **Model family**: a folder `models/<name>/`. Its `__init__.py` declares `FAMILY: Family`; its `network.py` holds the
+  torch side, a function `build(options, classes) -> Segmenter`.
+- **Dataset format**: a file `formats/<name>.py` with `Options` and `class Format` (see `DatasetFormat`). A format that
+  can be written has `class Writer` too (see `DatasetWriter`), and `recognises(files)` where a folder shows what it is.
+- **Prompt strategy**: a file `prompts/<name>.py` with `Options`, `NEEDS` and `def prompts(...)` (see `PromptStrategy`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from segdist.core.masks import Mask
+from segdist.core.records import Finding, Instance, Prompt, Sample
+from segdist.core.spec import AdapterKind, LossOptions, NoiseSpec, Strict
+
+if TYPE_CHECKING:
+    import torch
+
+ImageHWC = NDArray[np.uint8]
+"""An RGB image, (height, width, 3), 0..255."""
+Batch = dict[str, Any]
+"""What `Segmenter.collate` makes and `Segmenter.forward` takes; tensors in it are moved to the device."""
+Task = Literal["semantic", "instance", "promptable"]
+"""semantic: a class for each pixel. instance: objects of one class told apart. promptable: masks of boxes or points."""
+EVERY_NOISE = ("ignore_band", "soft_band", "label_smoothing", "soft_targets", "score_power")
+"""The keys of `train.noise`."""
+USUAL_ADAPTERS: tuple[AdapterKind, ...] = ("full", "frozen_encoder", "layernorm", "bitfit", "lora", "dora")
+"""What every family can do that has an encoder, norms, biases and layers for LoRA."""
+
+
+ImageSize = Annotated[int, Field(gt=0, le=8192)]
+"""Side in pixels of what a network sees. Larger images are cut into tiles: memory grows with the square."""
+Queries = Annotated[int, Field(gt=0, le=10_000)]
+"""Most objects that a network finds in an image."""
+
+
+class ModelOptions(Strict):
+    """Options every family has; a family adds its own, among them a random CPU-sized variant."""
+
+    image_size: ImageSize = 256
+    """Longest side in pixels that the network sees; images are scaled to it and padded right and below."""
+
+
+def _weights(options: Any) -> tuple[str, ...]:
+    return ("weights",) if getattr(options, "weights", "random") != "random" else ()
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a model family declares, without torch.
+
+    Attributes:
+        options: the keys it takes under `model.<family>`.
+        debug: option values of its random, CPU-sized variant: what the contract suite trains.
+        losses: its loss terms and their default weights.
+        encoder: prefixes of module names that make up the encoder (for freezing and `encoder_lr_factor`).
+        lora_targets: endings of names of the linear layers that LoRA touches; they may hold wildcards, which also
+            match dots: `language_model.*.q_proj`.
+        lora_trains: prefixes of the heads: modules that stay fully trained beside an adapter (heads, new layers).
+        encoder_blocks: names of the encoder's blocks from first to last, for `partial`; a part may hold wildcards:
+            `encoder.layers.*`. Patterns that match nothing, as those of another size, are passed over.
+        prompts: prompt kinds it understands at prediction: "none", "box", "point", "text", "exemplar" (a text beside
+            boxes of such objects); may depend on the options.
+        check: raises SegdistError where options cannot work, e.g. weights that are not there; called before a start.
+        tasks: what it can do.
+        sizes: its sizes and what they are, e.g. `{"vit_b": "91 M parameters"}`; for `segdist models`.
+        adapters: the kinds of `train.adapter` that it supports.
+        sometimes_unused: prefixes of parameters that a step need not use, as when it chooses between prompts; any
+            other parameter without a gradient after the first step ends the training with its name.
+        onnx: names of the tensors that its network gives for a batch of images, where it can be written as ONNX with
+            these options; then its `Segmenter` is `Traceable` too. Empty where it cannot.
+        hub_module: name of the sub-module that is a model of transformers, from which a folder for its
+            `from_pretrained` is written; "" where there is none.
+        noise: the keys of `train.noise` that it heeds.
+        places: the options that, with these options, name a file, a URI or a name on a hub: what a model of this family
+            needs beside the package. By default `weights`, unless they are random.
+        shape_in_weights: whether a network with weights can be built only with them, because a file beside them says
+            its shape; otherwise its options do, and one whose weights are all known is built with random ones first.
+        recipe: values of dotted keys of a run (`train.lr`) that a sweep file need not name when it names this family.
+        extra: the extra of the package that installs what it needs; "" for nothing beside the core.
+        licence: of the code and of the published weights.
+    """
+
+    options: type[ModelOptions]
+    debug: Mapping[str, Any]
+    losses: Mapping[str, float]
+    encoder: tuple[str, ...]
+    lora_targets: tuple[str, ...]
+    lora_trains: tuple[str, ...]
+    encoder_blocks: tuple[str, ...] = ()
+    prompts: Callable[[Any], frozenset[str]] = field(default=lambda _: frozenset({"none"}))
+    check: Callable[[Any], None] = field(default=lambda _: None)
+    tasks: tuple[Task, ...] = ("semantic",)
+    sizes: Mapping[str, str] = field(default_factory=dict)
+    adapters: tuple[AdapterKind, ...] = USUAL_ADAPTERS
+    sometimes_unused: tuple[str, ...] = ()
+    onnx: Callable[[Any], tuple[str, ...]] = field(default=lambda _: ())
+    hub_module: str = ""
+    noise: tuple[str, ...] = ()
+    places: Callable[[Any], tuple[str, ...]] = field(default=_weights)
+    shape_in_weights: bool = False
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    extra: str = ""
+    licence: str = "Apache-2.0"
+
+    def __post_init__(self) -> None:
+        if ("partial" in self.adapters) != bool(self.encoder_blocks):
+            raise ValueError("`partial` must be among `adapters` if and only if `encoder_blocks` are named")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a network is to minimise, beside the data; set by the engine as `network.objective` before training.
+
+    Attributes:
+        weights: of each loss term; empty where nobody has said, as in a test: then all terms are wanted.
+        options: parameters of the losses.
+        noise: what is done about uncertain labels.
+        class_weights: of background and each class, with mean 1; empty weighs them alike.
+    """
+
+    weights: Mapping[str, float] = field(default_factory=dict)
+    options: LossOptions = field(default_factory=LossOptions)
+    noise: NoiseSpec = field(default_factory=NoiseSpec)
+    class_weights: tuple[float, ...] = ()
+
+    def wants(self, term: str) -> bool:
+        """Whether a term has a weight; an expensive one that has none need not be computed."""
+        return not self.weights or self.weights.get(term, 0.0) > 0
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training image at the network's scale, before padding.
+
+    Attributes:
+        image_id: of the sample.
+        image_HWC: RGB, scaled so that its longest side is the family's `image_size`.
+        labels: class index of each instance, 0 for the first class.
+        masks_NHW: their masks at the scale of `image_HWC`.
+        boxes_xyxy: (N, 4) their boxes at that scale.
+        scores: (N,) 1 for human truth, otherwise the teacher's confidence; see `collate.certainty`.
+        ignore_HW: pixels that teach nothing: crowds, and boxes whose mask is unknown.
+    """
+
+    image_id: str
+    image_HWC: ImageHWC
+    labels: NDArray[np.int64]
+    masks_NHW: NDArray[np.bool_]
+    boxes_xyxy: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    ignore_HW: Mask
+
+
+class Segmenter(Protocol):
+    """The torch side of a family: an `nn.Module` with these methods.
+
+    `objective` is `Objective()` until the engine sets it; a family reads from it the parameters of its losses, class
+    weights and noise options as far as it supports them.
+
+    A family may have a method `take_counts() -> dict[str, float]`: numbers of what went wrong in training since the
+    last call, such as matchings with costs that are not finite. They are reported for each epoch as `train/<name>`.
+
+    A family may have a method `take_rates() -> dict[str, tuple[float, float]]`: of its predictions since the last call,
+    how many of how many. Added up over all workers they are reported as a share: `val/<name>`.
+
+    A family that writes text may have a method `texts() -> list[str]`: what it was asked and wrote about each image of
+    the last `predict`, for `segdist predict` to keep.
+
+    A family that gives some classes as one region an image, and does not tell their objects apart, has
+    `region_classes`, their names (an attribute or a property): what is found of them in tiles or views of an image is
+    joined by class.
+    """
+
+    classes: tuple[str, ...]
+    options: Any
+    objective: Objective
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Stack, normalise and pad examples into tensors on the CPU."""
+
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Unweighted loss terms, each a scalar connected to the graph, also for images without objects.
+
+        All of `Family.losses`; a term that `objective.wants` not may be left out.
+        """
+
+    def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:
+        """Instances in the pixels of each image at its own size; an empty `Prompt()` tells nothing.
+
+        With boxes, exactly one instance a box comes back, in order, with the box's label.
+        """
+
+
+class Traceable(Protocol):
+    """A `Segmenter` whose `predict`, without prompts, is these three steps; the middle one can become an ONNX graph."""
+
+    def pixels(self, images: Sequence[ImageHWC]) -> torch.Tensor:
+        """(B, 3, S, S) scaled, normalised and padded as the network sees them, on the CPU."""
+
+    def outputs(self, pixels_B3SS: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Tensors of what `Family.onnx` names, images first."""
+
+    def found(self, outputs: Sequence[torch.Tensor], images: Sequence[ImageHWC]) -> list[tuple[Instance, ...]]:
+        """Instances in the pixels of each image at its own size."""
+
+
+class DatasetFormat(Protocol):
+    """A dataset format: reads samples, and the encoded bytes of their images.
+
+    `Options` is a pydantic model of the keys it takes beside `format`.
+    """
+
+    Options: ClassVar[type[Strict]]
+
+    def __init__(self, options: Any) -> None: ...
+
+    def signature(self) -> str:
+        """A digest that changes when the source does; cheap: sizes and times of files, not their contents."""
+
+    def read(self, report: Callable[[Finding], None]) -> Iterator[Sample]:
+        """Every image with its annotations. What is wrong is reported; nothing is dropped in silence."""
+
+    def image_bytes(self, sample: Sample) -> bytes:
+        """The encoded image (JPEG, PNG, ...), as it lies in the source. Runs on any node."""
+
+
+class DatasetWriter(Protocol):
+    """The other direction: writes samples into an empty local folder that appears only when it is complete.
+
+    What the format cannot hold is a finding: a warning where it is held nearly, skipped where it is left out. A writer
+    of a format that can state licences has `state_licences(names)`, called once before `close`.
+    """
+
+    Options: ClassVar[type[Strict]]
+
+    def __init__(
+        self, folder: Path, classes: Sequence[str], options: Any, report: Callable[[Finding], None]
+    ) -> None: ...
+
+    def add(self, sample: Sample, image_bytes: bytes, file_name: str) -> None:
+        """Write one image under a name whose stem no other image has, and its annotations."""
+
+    def close(self) -> None:
+        """Write what can be written only when all images are known."""
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What is to be labelled in one image.
+
+    Attributes:
+        sample: as the teacher may see it: hidden masks are not there.
+        indices: of the instances that need a mask.
+        image_HWC: the pixels.
+    """
+
+    sample: Sample
+    indices: Sequence[int]
+    image_HWC: ImageHWC
+
+    @property
+    def asked(self) -> list[Instance]:
+        """The instances that need a mask."""
+        return [self.sample.instances[i] for i in self.indices]
+
+    @property
+    def labels(self) -> list[str]:
+        """Their labels in alphabetical order, each once."""
+        return sorted({i.label for i in self.asked})
+
+
+Answers = Sequence[Sequence[Instance]]
+"""What the teacher found for each prompt of one question."""
+
+
+class PromptStrategy(Protocol):
+    """A module of `prompts/`: how the instances of an image become prompts.
+
+    Where the teacher's answers are not one instance for each index, in order, the module also has
+    `def chosen(question: Question, answers: Answers, options) -> list[Sequence[Instance]]`, which makes them so.
+    """
+
+    Options: type[Strict]
+    NEEDS: str
+    """What the teacher must understand: "box", "point", "text", "exemplar", or "none"."""
+
+    def prompts(self, question: Question, options: Any, seed: int) -> list[Prompt]:
+        """Prompts for the instances asked for; several prompts ask the teacher several times."""

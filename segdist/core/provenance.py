@@ -1,0 +1,77 @@
+"""What a result depends on beside its sweep file: the commit of the code, and the versions of the libraries."""
+
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from segdist.core.redaction import redact
+
+_LIBRARIES = (
+    "segdist", "torch", "torchvision", "transformers", "peft", "segment-anything", "ray", "mlflow", "optuna",
+    "numpy", "pyarrow", "pycocotools", "opencv-python-headless", "pillow", "pydantic", "hydra-core",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where a sweep ran.
+
+    Attributes:
+        python: version of the interpreter.
+        platform: operating system and machine type.
+        cpus: number of CPUs of the driver's machine.
+        packages: installed versions of the libraries that decide results.
+        git_commit: commit of the repository that holds the sweep file; "" outside a repository.
+        git_dirty: whether tracked files differed from that commit.
+    """
+
+    python: str
+    platform: str
+    cpus: int
+    packages: dict[str, str]
+    git_commit: str
+    git_dirty: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain JSON values."""
+        return asdict(self)
+
+
+def environment(folder: Path) -> Environment:
+    """The environment of this process, and the commit of the repository that `folder` lies in."""
+    commit = _git(folder, "rev-parse", "HEAD")
+    return Environment(
+        python=platform.python_version(),
+        platform=f"{platform.system()} {platform.release()} {platform.machine()}",
+        cpus=os.cpu_count() or 1,
+        packages={name: found for name in _LIBRARIES if (found := _version(name))},
+        git_commit=commit,
+        git_dirty=bool(commit and _git(folder, "status", "--porcelain", "--untracked-files=no")),
+    )
+
+
+def command_line() -> str:
+    """The command as typed, without the folder of the program and without secrets."""
+    return redact(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):  # no git on this machine, or a repository too slow to ask
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

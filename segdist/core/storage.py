@@ -1,0 +1,365 @@
+"""Files on a local path or in an object store, by URI; what is written is there whole or not at all.
+
+`s3://` honours `AWS_ENDPOINT_URL` and the usual credentials.
+"""
+
+import json
+import os
+import re
+import stat
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from segdist.core import extras
+from segdist.core.errors import StorageError
+from segdist.core.redaction import holds_credentials, without_credentials
+from segdist.core.text import decode_text
+
+MOST_BYTES = 600_000_000
+"""Of a local file that is read as a whole: an image of 178 million pixels in three channels, as it is in memory."""
+_NO_FILE = "a pipe, a socket or a device"
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
+
+
+def cache_dir() -> Path:
+    """This node's folder for data that can be made again: memory-mapped shards, unpacked archives, fetched weights.
+
+    `SEGDIST_CACHE` moves it. It is made for this user alone: what lies in it is read without another look.
+
+    Raises:
+        StorageError: it cannot be made, or another user could have put something into it.
+    """
+    chosen = os.environ.get("SEGDIST_CACHE")
+    folder = Path(chosen or Path(tempfile.gettempdir()) / f"segdist-cache-{os.geteuid()}").expanduser().absolute()
+    move = "Set SEGDIST_CACHE to a folder of your own"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)  # whoever was there before is looked at below
+        about = folder.lstat()
+        if problem := _why_not_private(folder, about):
+            raise StorageError(f"The cache folder {folder} must be yours alone, but {problem}. {move}.")
+        if not chosen and about.st_mode & 0o077:
+            folder.chmod(0o700)
+    except OSError as error:
+        raise StorageError(f"Cannot make the cache folder {folder}: {error}. {move}, on a disk with space.") from error
+    return folder
+
+
+def _why_not_private(folder: Path, about: os.stat_result) -> str:
+    """Why another user could have written into a folder; "" where none could."""
+    if stat.S_ISLNK(about.st_mode):
+        return f"it is a link to {folder.resolve()}: remove the link, or name the folder itself"
+    if not stat.S_ISDIR(about.st_mode):
+        return "it is no folder: remove it"
+    if about.st_uid != os.geteuid():
+        return f"it belongs to the user with the id {about.st_uid}"
+    if about.st_mode & 0o022:
+        return f"others may write into it: look what is in it, then `chmod go-w {folder}`"
+    return ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file in a listing.
+
+    Attributes:
+        uri: its full URI or path.
+        size: bytes.
+        stamp: changes when the content does: the time of change of a local file, the ETag of an object.
+    """
+
+    uri: str
+    size: int
+    stamp: str
+
+
+def join(uri: str, *parts: str) -> str:
+    """A URI below another one."""
+    return "/".join([uri.rstrip("/") if uri.strip("/") else uri, *(part.strip("/") for part in parts)])
+
+
+def is_local(uri: str) -> bool:
+    """Whether a URI is a path of this machine (or a mounted file system)."""
+    return not _SCHEME.match(uri) or uri.startswith("file://")
+
+
+def absolute(uri: str) -> str:
+    """The same place for a process with another working directory."""
+    if not is_local(uri):
+        return uri
+    path = Path(uri.removeprefix("file://"))
+    if path.parts[:1] == ("~",):
+        path = path.expanduser()
+    return str(path.absolute())
+
+
+def within(uri: str, root: str) -> bool:
+    """Whether a place is a folder or below it, links followed."""
+    if is_local(uri) != is_local(root):
+        return False
+    if is_local(uri):
+        return Path(absolute(uri)).resolve().is_relative_to(Path(absolute(root)).resolve())
+    return ".." not in uri.split("/") and f"{uri.rstrip('/')}/".startswith(f"{root.rstrip('/')}/")
+
+
+def exists(uri: str) -> bool:
+    """Whether there is a file or folder."""
+    with _explained(uri, "read"):
+        filesystem, path = _open(uri)
+        return bool(filesystem.exists(path))
+
+
+def read_bytes(uri: str) -> bytes:
+    """The content of a file.
+
+    Raises:
+        StorageError: it is missing, cannot be read, or is larger than fits into memory beside what is made of it.
+    """
+    with _explained(uri, "read"):
+        filesystem, path = _open_file(uri)
+        if is_local(uri) and (size := Path(path).stat().st_size) > MOST_BYTES:
+            raise StorageError(f"{uri} must have at most {MOST_BYTES:,} bytes, but has {size:,}. Make it smaller.")
+        return bytes(filesystem.cat_file(path))
+
+
+def read_text(uri: str) -> str:
+    """The text of a file that a user writes for segdist: UTF-8 with or without a byte order mark, UTF-16 with one.
+
+    Files of other tools go through `segdist.reading.text_files`, which mends what is not.
+
+    Raises:
+        StorageError: it is missing, cannot be read, or is no such text.
+    """
+    return decode_text(read_bytes(uri), uri, error=StorageError)
+
+
+def read_head(uri: str, size: int) -> bytes:
+    """The first bytes of a file, at most `size`: enough for the header of an image.
+
+    Raises:
+        StorageError: it is missing or cannot be read.
+    """
+    with _explained(uri, "read"):
+        filesystem, path = _open_file(uri)
+        return bytes(filesystem.cat_file(path, start=0, end=size))
+
+
+def read_tail(uri: str, size: int) -> bytes:
+    """The last bytes of a file, at most `size`: what some formats put behind the pixels.
+
+    Raises:
+        StorageError: it is missing or cannot be read.
+    """
+    with _explained(uri, "read"):
+        filesystem, path = _open_file(uri)
+        return bytes(filesystem.cat_file(path, start=max(filesystem.size(path) - size, 0)))
+
+
+def write_atomic(uri: str, content: bytes) -> None:
+    """Write a file so that readers see the old content or the new, never a part.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    with _explained(uri, "write"):
+        filesystem, path = _open(uri)
+        if is_local(uri):
+            _replace_file(Path(path), content)
+        else:
+            filesystem.pipe_file(path, content)  # an object appears when its upload completes
+
+
+def download(uri: str, file: Path) -> None:
+    """Copy a file to this machine, piece by piece.
+
+    Raises:
+        StorageError: it is missing or cannot be read.
+    """
+    with _explained(uri, "read"):
+        filesystem, path = _open_file(uri)
+        filesystem.get_file(path, str(file))
+
+
+def upload(file: Path, uri: str) -> None:
+    """Copy a file of this machine to its place, piece by piece.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    with _explained(uri, "write"):
+        filesystem, path = _open(uri)
+        if is_local(uri):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        filesystem.put_file(str(file), path)
+
+
+def remove(uri: str) -> None:
+    """Delete a file, or a folder with everything in it; nothing happens where there is none."""
+    with _explained(uri, "write"):
+        filesystem, path = _open(uri)
+        if filesystem.exists(path):
+            filesystem.rm(path, recursive=True)
+
+
+def find(uri: str, *, suffix: str = "") -> list[Entry]:
+    """Every file below a folder, or the file itself, sorted by name; empty where there is nothing."""
+    return [entry for entry in look_through(uri)[0] if entry.uri.endswith(suffix)]
+
+
+def look_through(uri: str) -> tuple[list[Entry], Mapping[str, str]]:
+    """What `find` gives, and what else is there that is no file that can be read, by its URI, each with the reason.
+
+    Links to files are followed. Those to folders are not: they may lead in circles, or to what is not meant.
+    """
+    with _explained(uri, "read"):
+        filesystem, path = _open(uri)
+        if is_local(uri):
+            return _look_through_folder(path)
+        scheme = uri.partition("://")[0] + "://"
+        found = sorted(filesystem.find(path, detail=True).items())
+        return [
+            Entry(scheme + name, int(one["size"] or 0), str(one.get("ETag") or one.get("mtime") or ""))
+            for name, one in found
+        ], {}
+
+
+def _look_through_folder(root: str) -> tuple[list[Entry], Mapping[str, str]]:
+    files, others, places = list[Entry](), dict[str, str](), [root]
+    while places:
+        place = places.pop()
+        try:
+            about = Path(place).stat()
+            if stat.S_ISREG(about.st_mode):
+                files.append(Entry(place, about.st_size, str(about.st_mtime)))
+            elif not stat.S_ISDIR(about.st_mode):
+                others[place] = f"it is {_NO_FILE}"
+            elif place != root and Path(place).is_symlink():
+                others[place] = "it is a link to a folder, which is not followed"
+            else:
+                places += (f"{place.rstrip('/')}/{name}" for name in os.listdir(place))  # noqa: PTH208 - quicker
+        except FileNotFoundError:
+            if Path(place).is_symlink():
+                others[place] = "it is a link to what is not there"
+        except OSError as error:
+            others[place] = f"it cannot be read: {error.strerror}"
+    return sorted(files, key=attrgetter("uri")), dict(sorted(others.items()))
+
+
+def check_writable(uri: str) -> None:
+    """Make sure that results can be stored, before hours are spent on them.
+
+    Raises:
+        StorageError: a file cannot be written there.
+    """
+    probe = join(uri, f".segdist-{uuid.uuid4().hex}")
+    write_atomic(probe, b"")
+    remove(probe)
+
+
+def arrow_filesystem(uri: str) -> tuple[Any, str]:
+    """The same place for pyarrow and Ray: a `pyarrow.fs.FileSystem` and the path in it."""
+    from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
+
+    filesystem, path = _open(uri)
+    return (LocalFileSystem() if is_local(uri) else PyFileSystem(FSSpecHandler(filesystem))), path
+
+
+def read_json(uri: str) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        StorageError: it is missing, cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(read_bytes(uri))
+    except (ValueError, RecursionError) as error:
+        raise StorageError(
+            f"{uri} must be JSON, but: {error}. It is damaged; delete it to have it made anew."
+        ) from error
+
+
+def write_json(uri: str, content: Any) -> None:
+    """Write a JSON file atomically."""
+    write_atomic(uri, json.dumps(content, indent=1, allow_nan=False).encode())
+
+
+def _open(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system and the path in it; what a name holds (`::`, `?`, `*`) is never read as part of a URL."""
+    if "\0" in uri:
+        raise StorageError(f"A path must hold no NUL, but {uri!r} does. Rename it.")
+    if is_local(uri):
+        return LocalFileSystem(), absolute(uri)
+    if holds_credentials(uri):
+        raise StorageError(f"A URI must not hold credentials, but got {uri}. {without_credentials(uri)}")
+    options: dict[str, Any] = {}
+    if uri.startswith("s3://"):
+        # Other nodes write too: a cached listing would hide their files.
+        options = {"use_listings_cache": False, "endpoint_url": os.environ.get("AWS_ENDPOINT_URL") or None}
+    try:
+        kind = fsspec.get_filesystem_class(uri.partition("://")[0])
+        return kind(**options), str(kind._strip_protocol(uri))
+    except ImportError as error:
+        how = extras.install("s3fs") if uri.startswith("s3://") else "pip install it"
+        raise StorageError(f"{uri} needs a library: {error}. Install it: {how}") from error
+    except ValueError as error:
+        raise StorageError(f"{uri} must be a local path or begin with s3://, but: {error}") from error
+
+
+def _open_file(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The same for a file that is to be read: a pipe would wait for ever, a device never end."""
+    filesystem, path = _open(uri)
+    if is_local(uri) and not stat.S_ISREG(mode := Path(path).stat().st_mode) and not stat.S_ISDIR(mode):
+        raise StorageError(f"{uri} must be a file, but is {_NO_FILE}. Copy what is meant into a file.")
+    return filesystem, path
+
+
+def _replace_file(file: Path, content: bytes) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.name}.{uuid.uuid4().hex}.part")
+    try:
+        with part.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _explained(uri: str, verb: str) -> Iterator[None]:
+    """Turn the errors of file systems into one that names the place and the fix."""
+    expected: tuple[type[Exception], ...] = (OSError, *_boto_errors())
+    try:
+        yield
+    except expected as error:
+        raise StorageError(f"Cannot {verb} {uri}: {error or type(error).__name__}. {_fix(uri, verb, error)}") from error
+
+
+def _fix(uri: str, verb: str, error: Exception) -> str:
+    if isinstance(error, FileNotFoundError) and (is_local(uri) or verb == "read"):
+        return "Check the path."
+    if not is_local(uri):
+        return "Check the bucket's name, the credentials and AWS_ENDPOINT_URL."
+    if verb == "write":
+        return "Name a folder that you may write to (`storage=...`) on a disk with free space."
+    return "Check its permissions."
+
+
+def _boto_errors() -> tuple[type[Exception], ...]:
+    """What the S3 client raises for a wrong endpoint or missing credentials; nothing where it is not installed."""
+    try:
+        from botocore.exceptions import BotoCoreError, ClientError
+    except ImportError:
+        return ()
+    return (BotoCoreError, ClientError)

@@ -1,1 +1,0 @@
-"""What happens to samples whatever their format."""

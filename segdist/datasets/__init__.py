@@ -1,0 +1,1 @@
+"""What is stored: rows, shards and their cache; built, merged, split, near duplicates found."""

@@ -1,0 +1,1 @@
+"""A trained model as other runtimes and hubs take it."""

@@ -1,0 +1,112 @@
+"""The codec's weights: those that come with segdist, your own, or Google's `vae-oid.npz`."""
+
+import hashlib
+import io
+import zipfile
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from segdist.core import storage
+from segdist.core.errors import StorageError, WeightsError
+from segdist.nets.paligemma.codec import MaskCodec
+
+SHIPPED = "shipped"
+SHIPPED_FILE = Path(__file__).with_name("mask_codec.safetensors")
+PUBLISHED_SHA256 = "5586010257b8536dddefab65e7755077f21d5672d5674dacf911f73ae95a4447"
+PUBLISHED_BYTES = 8_479_556
+_CODEBOOK = "_vq_vae._embedding"
+_NOT_NEEDED = {"_vq_vae._ema_cluster_size", "_vq_vae._ema_w"}
+"""What only its training needed; with them the published file has 49 arrays."""
+_GET = (
+    "Download gs://big_vision/paligemma/vae-oid.npz (also in the Hugging Face space google/paligemma-hf) and name its "
+    "path, or use `shipped`, the codec that comes with segdist."
+)
+
+
+def open_codec(place: str = SHIPPED, *, published_sha256: str | None = PUBLISHED_SHA256) -> MaskCodec:
+    """The codec with the weights of a file, ready to encode and decode on the CPU.
+
+    Args:
+        place: `shipped`, or a path or URI: `vae-oid.npz`, or what `segdist paligemma train-codec` wrote.
+        published_sha256: the digest that an .npz file must have; None takes any file of the right arrays.
+
+    Raises:
+        WeightsError: the file is missing, damaged, or another one.
+    """
+    return _opened(place, published_sha256)
+
+
+@lru_cache(maxsize=4)
+def _opened(place: str, published_sha256: str | None) -> MaskCodec:
+    file, content = str(SHIPPED_FILE) if place == SHIPPED else place, _content(place)
+    state = _published(file, content, published_sha256) if file.endswith(".npz") else _ours(file, content)
+    return _filled(file, state)
+
+
+def digest(place: str = SHIPPED) -> str:
+    """Sixteen hex digits that name a codec: codes mean nothing to another one.
+
+    Raises:
+        WeightsError: the file cannot be read.
+    """
+    return hashlib.sha256(_content(place)).hexdigest()[:16]
+
+
+def save_codec(codec: MaskCodec, file: Path) -> None:
+    """Write a codec in half precision, 4.1 MB; atomically."""
+    state = {name: tensor.detach().half().contiguous() for name, tensor in codec.state_dict().items()}
+    storage.write_atomic(str(file), save(state))
+
+
+@lru_cache(maxsize=4)
+def _content(place: str) -> bytes:
+    file = str(SHIPPED_FILE) if place == SHIPPED else place
+    try:
+        return storage.read_bytes(file)
+    except StorageError as error:
+        raise WeightsError(f"The mask codec {file} cannot be read: {error} {_GET}", option="codec") from error
+
+
+def _ours(file: str, content: bytes) -> dict[str, Tensor]:
+    try:
+        return dict(load(content))
+    except SafetensorError as error:
+        raise WeightsError(f"The mask codec {file} is no safetensors file: {error} {_GET}", option="codec") from error
+
+
+def _published(file: str, content: bytes, sha256: str | None) -> dict[str, Tensor]:
+    found = hashlib.sha256(content).hexdigest()
+    if sha256 is not None and found != sha256:
+        raise WeightsError(
+            f"The mask codec {file} must be Google's vae-oid.npz ({PUBLISHED_BYTES:,} bytes, sha256 {sha256}), "
+            f"but has {len(content):,} bytes and sha256 {found}. {_GET}",
+            option="codec",
+        )
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            state = {name: torch.from_numpy(arrays[name]) for name in arrays.files if name not in _NOT_NEEDED}
+    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+        raise WeightsError(f"The mask codec {file} holds no arrays: {error} {_GET}", option="codec") from error
+    return {("codebook_KD" if name == _CODEBOOK else name): tensor for name, tensor in state.items()}
+
+
+def _filled(file: str, state: dict[str, Tensor]) -> MaskCodec:
+    codec = MaskCodec().eval().requires_grad_(requires_grad=False)
+    wanted = codec.state_dict()
+    wrong = sorted(
+        (wanted.keys() ^ state.keys()) | {k for k in wanted.keys() & state.keys() if wanted[k].shape != state[k].shape}
+    )
+    if wrong:
+        raise WeightsError(
+            f"The mask codec {file} must hold the {len(wanted)} tensors of PaliGemma's mask codec, but {len(wrong)} "
+            f"are missing, too many or of another shape, {wrong[0]} for one. {_GET}",
+            option="codec",
+        )
+    codec.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    return codec

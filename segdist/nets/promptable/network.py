@@ -1,0 +1,123 @@
+"""A network behind prompts: its encoder runs once an image, or never again where embeddings are cached.
+
+Shapes: B images, N prompts over all images of a batch, M masks a prompt, C channels, h x w mask logits.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from segdist.core.errors import SpecError
+from segdist.core.plugins import Batch, ImageHWC, Objective
+from segdist.nets.collate import Colour, stack_images
+from segdist.nets.promptable.embeddings import EmbeddingCache, Features
+from segdist.nets.promptable.options import PromptableOptions
+from segdist.nets.promptable.shown import Shown
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What the decoder says to N prompts: mask logits, predicted IoU, and the token each mask was read from."""
+
+    logits_NMhw: Tensor
+    iou_NM: Tensor
+    tokens_NMC: Tensor
+
+
+class PromptableNetwork(nn.Module):
+    """An image encoder that runs once an image, and a decoder that runs once a prompt.
+
+    A family gives `encode`, `decode`, `encoder_modules` and `colours`, and freezes what its mode never uses.
+    """
+
+    def __init__(self, options: PromptableOptions, classes: tuple[str, ...], *, embed_dim: int) -> None:
+        super().__init__()
+        self.options, self.classes, self.objective = options, classes, Objective()
+        if options.prompt == "class":
+            self.class_tokens = nn.Parameter(torch.randn(len(classes), options.class_tokens, embed_dim))
+        if options.prompt == "everything":
+            self.class_head = nn.Linear(embed_dim, len(classes) + 1)
+        self._cache: EmbeddingCache | None = None
+
+    def encode(self, images_BCHW: Tensor) -> Features:
+        """What the decoder needs to know of each image: levels, images first."""
+        raise NotImplementedError
+
+    def project(self, features_B: Features) -> Features:
+        """Trained layers between what may be cached and the decoder; none by default."""
+        return features_B
+
+    def decode(self, features_N: Features, shown: Shown) -> Decoded:
+        """Masks for N prompts, each with the features of its image."""
+        raise NotImplementedError
+
+    @property
+    def encoder_modules(self) -> Sequence[nn.Module]:
+        """The modules that `encode` runs, whose weights name cached embeddings."""
+        raise NotImplementedError
+
+    @property
+    def colours(self) -> tuple[Colour, Colour]:
+        """Mean and standard deviation of each channel, in 0..255, that images are normalised by."""
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return next(self.parameters()).device
+
+    def images_of(self, images: Sequence[ImageHWC]) -> Batch:
+        """The images that have to be encoded, and cached embeddings of the others."""
+        mean, std = self.colours
+        if not self._uses_cache():
+            return {"images": stack_images(images, self.options.image_size, mean=mean, std=std)}
+        cache = self._opened_cache()
+        keys = [cache.key(image) for image in images]
+        known = [cache.read(key) for key in keys]
+        missing = [i for i, levels in enumerate(known) if levels is None]
+        return {
+            "images": stack_images([images[i] for i in missing], self.options.image_size, mean=mean, std=std),
+            "missing": missing,
+            "keys": keys,
+            "known": [[] if levels is None else levels for levels in known],
+        }
+
+    def features_of(self, batch: Batch) -> Features:
+        """The embeddings of all images of a batch; those computed here are kept."""
+        if "known" not in batch:
+            return self.project(self.encode(batch["images"].to(self.device)))
+        known: list[Features] = list(batch["known"])
+        if batch["missing"]:
+            with torch.no_grad():
+                computed = [level.half() for level in self.encode(batch["images"].to(self.device))]
+            for n, i in enumerate(batch["missing"]):
+                known[i] = [level[n] for level in computed]
+                self._opened_cache().write(batch["keys"][i], known[i])
+        return self.project(
+            [torch.stack([v.to(self.device) for v in levels]).float() for levels in zip(*known, strict=True)]
+        )
+
+    def _uses_cache(self) -> bool:
+        """Whether embeddings are cached.
+
+        Raises:
+            SpecError: the encoder is being trained, so that its embeddings change with every step.
+        """
+        if self.options.embeddings != "cache":
+            return False
+        trained = any(p.requires_grad for module in self.encoder_modules for p in module.parameters())
+        if trained and self.training:
+            raise SpecError(
+                "`embeddings: cache` must go with a frozen encoder, but this encoder is trained. "
+                "Set `train.adapter.kind: frozen_encoder`, or `embeddings: compute`."
+            )
+        return not trained
+
+    def _opened_cache(self) -> EmbeddingCache:
+        if self._cache is None:
+            options = self.options
+            most = int(options.embeddings_gb * 1e9)
+            self._cache = EmbeddingCache(self.encoder_modules, image_size=options.image_size, max_bytes=most)
+        return self._cache

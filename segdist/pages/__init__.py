@@ -1,0 +1,26 @@
+"""Every HTML page, with what terminals show of the same: what a sweep found, and what is in a data set."""
+
+from segdist.pages.diagnosis import why_nothing
+from segdist.pages.differences import print_diff, write_diff
+from segdist.pages.evaluation import print_checkpoints, print_evaluation
+from segdist.pages.labels import label_warnings
+from segdist.pages.leaderboard import Leaderboard, as_json, leaderboard, print_leaderboard
+from segdist.pages.report import SUMMARY, write_html
+from segdist.pages.study import print_study, write_study
+
+__all__ = [
+    "SUMMARY",
+    "Leaderboard",
+    "as_json",
+    "label_warnings",
+    "leaderboard",
+    "print_checkpoints",
+    "print_diff",
+    "print_evaluation",
+    "print_leaderboard",
+    "print_study",
+    "why_nothing",
+    "write_diff",
+    "write_html",
+    "write_study",
+]

@@ -1,0 +1,188 @@
+"""How good sets of labels are, in the terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.markup import escape
+from rich.text import Text
+
+from segdist.core.terminal import Console, Table
+from segdist.pages.leaderboard import number
+
+_VERDICTS = ("labelled", "review", "rejected")
+_MEASURES = ("iou", "boundary_iou", "box_fill_iou")
+
+
+def label_report(title: str, values: Mapping[str, Any], uri: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of one set of labels, as JSON values.
+
+    Args:
+        title: the policy in words.
+        values: of the searched label keys.
+        uri: where the labels are.
+        manifest: of the labels.
+    """
+    details = manifest["details"]
+    images = sum(split["images"] for split in manifest["splits"].values())
+    seconds = details.get("teacher_seconds")
+    shown = ("verdicts", "quality", "kept", "halved", "corrected", "images_per_second")
+    return {
+        "policy": title,
+        "values": dict(values),
+        "labels": uri,
+        "content_hash": manifest["content_hash"],
+        "images": images,
+        "findings": manifest["findings"],
+        **{name: details.get(name, 0) for name in _VERDICTS},
+        **{name: details.get(name) for name in shown},
+        "images_per_teacher_second": images / seconds if seconds else None,
+        "worse_than_boxes": worse_than_boxes(details["quality"]) if details.get("quality") else [],
+        "warnings": label_warnings(details),
+    }
+
+
+def label_sets(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the page of a sweep shows of each set of labels it learned from, one where no policy was searched.
+
+    Args:
+        summary: `summary.json` of the sweep's run.
+    """
+    policies = summary.get("policies") or []
+    if not policies and summary.get("labels"):
+        policies = [{"policy": {}, "labels": summary["labels"]}]
+    return [_of_page(one["policy"], one["labels"]) for one in policies]
+
+
+def _of_page(policy: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
+    details = manifest["details"]
+    quality, verdicts = details.get("quality") or {}, details.get("verdicts") or {}
+    per_class = quality.get("per_class", {})
+    rows = [
+        {"name": label, **verdicts.get(label, {}), **per_class.get(label, {})} for label in {**per_class, **verdicts}
+    ]
+    totals = {name: details.get(name, 0) for name in _VERDICTS}
+    return {
+        "title": ", ".join(f"{key.removeprefix('label.')} {number(value)}" for key, value in policy.items()),
+        "content_hash": manifest["content_hash"],
+        "details": details,
+        "quality": quality,
+        "rows": [*rows, {"name": "all objects", **totals, **quality}] if rows else [],
+        "has_verdicts": bool(verdicts),
+        "warnings": label_warnings(details),
+    }
+
+
+def print_label_reports(reports: Sequence[Mapping[str, Any]], console: RichConsole | None = None) -> None:
+    """Print the sets of labels of a sweep, one after the other."""
+    out = Console(console)
+    for one in reports:
+        _print_one(one, out)
+
+
+def _print_one(one: Mapping[str, Any], out: Console) -> None:
+    speed, each = one["images_per_second"], one["images_per_teacher_second"]
+    rates = [f"{speed:.1f} images/s"] if speed else []
+    rates += [f"{each:.1f} images/s a teacher"] if each else []
+    out.print(f"[bold]{escape(one['policy'])}[/bold]")
+    out.print("  " + ", ".join([f"{one['images']} images", *rates]))
+    counts = [f"{one[name]} {name}" for name in _VERDICTS] + [f"{one['kept'] or 0} masks were there"]
+    counts += [f"{one['corrected']} decided by people"] if one["corrected"] else []
+    out.print(f"  {', '.join(counts)}; {one['content_hash']}")
+    for severity, codes in one["findings"].items():
+        out.print(f"  {severity}: {', '.join(f'{code} {count}' for code, count in codes.items())}")
+    for warning in one["warnings"]:
+        out.print(f"  [bold]warning: {escape(warning)}[/bold]")
+    quality = one["quality"]
+    if not quality:
+        out.print(_verdict_table(one["verdicts"] or {}))
+        out.print("  The truth is not known, so nothing can be said about IoU.")
+        return
+    out.print(_quality_table(quality, one["verdicts"]))
+    out.print(_strategy_table(quality))
+    out.print(
+        f"  scores: calibration error {number(quality['calibration_error'])}, Brier {number(quality['brier'])} "
+        f"(right from IoU 0.5 on);\n  mean distance of a score to its IoU {number(quality['score_error'])}"
+    )
+    ceiling = quality["ceiling_iou"]
+    out.print(
+        "  nothing of these labels is taught: there is none that was accepted"
+        if ceiling is None
+        else f"  a student that draws exactly what these labels teach gets IoU {number(ceiling)}"
+    )
+    out.print()
+
+
+def label_warnings(details: Mapping[str, Any]) -> list[str]:
+    """What a student of a set of labels will suffer from, a sentence each.
+
+    Args:
+        details: of the labels' manifest.
+    """
+    quality = details.get("quality")
+    found = []
+    if worse := worse_than_boxes(quality) if quality else []:
+        of = quality["per_class"]  # type: ignore[index]
+        names = ", ".join(f"{label} ({of[label]['iou']:.3f}; box {of[label]['box_fill_iou']:.3f})" for label in worse)
+        found.append(
+            f"labels worse than filled boxes: {names}. Students learn what labels show. Take a teacher that knows such "
+            "images, let it see more pixels (its `image_size`), or take the filled boxes: "
+            "label.teacher={family: classical, classical: {method: box}}"
+        )
+    verdicts = details.get("verdicts") or {}
+    if none := [label for label, of in verdicts.items() if not of.get("labelled")]:
+        found.append(
+            f"no label accepted: {', '.join(none)}. Nothing of it can be learned. Lower the limits of `label.reject` "
+            "and `label.review`, or decide them: segdist label review export"
+        )
+    return found
+
+
+def worse_than_boxes(quality: Mapping[str, Any]) -> list[str]:
+    """Classes whose labels are further from the truth than their boxes, filled: such a teacher does harm."""
+    return [label for label, of in quality["per_class"].items() if of["iou"] < of.get("box_fill_iou", 0.0)]
+
+
+def _verdict_table(verdicts: Mapping[str, Mapping[str, int]]) -> Table:
+    table = _table("class", *_VERDICTS)
+    for label, of in verdicts.items():
+        table.add_row(Text(label), *(str(of.get(name, 0)) for name in _VERDICTS))
+    return table
+
+
+def _quality_table(quality: Mapping[str, Any], verdicts: Mapping[str, Mapping[str, int]]) -> Table:
+    """A line a class: verdicts, the labels' quality whatever their verdict, that of the accepted ones, the ceiling."""
+    table = _table("class", *_VERDICTS, "IoU", "boundary", "box fill", "accepted", "ceiling")
+    totals = {name: sum(of.get(name, 0) for of in verdicts.values()) for name in _VERDICTS}
+    rows = [(label, of, verdicts.get(label, {})) for label, of in quality["per_class"].items()]
+    for label, of, counts in [*rows, ("all objects", quality, totals)]:
+        table.add_row(
+            Text(label),
+            *(str(counts.get(name, 0)) for name in _VERDICTS),
+            *(number(of[name]) for name in _MEASURES),
+            number((of["accepted"] or {}).get("iou")),
+            number(of["ceiling_iou"]),
+        )
+    return table
+
+
+def _strategy_table(quality: Mapping[str, Any]) -> Table:
+    """A line a class and prompt strategy: its surest mask alone, before consensus and cleaning."""
+    table = _table("strategy", "class", "objects", "IoU", "boundary", "box fill")
+    everything = {"all objects": quality} if len(quality["per_class"]) > 1 else {}
+    for strategy in quality["strategies"]:
+        for label, of in {**quality["per_class"], **everything}.items():
+            row = of["strategies"].get(strategy)
+            if row:
+                values = (number(row[name]) for name in _MEASURES)
+                table.add_row(Text(strategy), Text(label), str(row["objects"]), *values)
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for n, name in enumerate(columns):
+        is_name = not n or name == "class"
+        # Where the window is narrow names are broken, never numbers.
+        table.add_column(name, justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold")
+    return table

@@ -1,0 +1,250 @@
+"""The trials of a sweep in order, in the terminal and for machines."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.markup import escape
+from rich.text import Text
+
+from segdist.core import registry
+from segdist.core.spec import Range
+from segdist.core.terminal import Console, Table
+from segdist.pages.tables import plain_table
+from segdist.tracking import SweepRecord, Tracker, TrialRecord
+
+
+@dataclass(frozen=True)
+class Column:
+    """One measure of a trial, as it is shown.
+
+    Attributes:
+        title: its heading, with the unit.
+        factor: what the value is multiplied by.
+        digits: after the point.
+        lower_is_better: for errors and costs.
+    """
+
+    title: str
+    factor: float = 1.0
+    digits: int = 3
+    lower_is_better: bool = False
+
+    def text(self, value: float | None) -> str:
+        """The value as people read it; empty for none."""
+        return "" if value is None else f"{value * self.factor:.{self.digits}f}"
+
+
+COLUMNS: dict[str, Column] = {
+    "val/iou": Column("val/iou"),
+    "val/dice": Column("val/dice"),
+    "val/mask_ap": Column("mask AP"),
+    "val/boundary_iou": Column("boundary IoU"),
+    "val/cldice": Column("clDice"),
+    "val/panoptic_quality": Column("PQ"),
+    "runtime/latency_p50_ms": Column("latency ms", digits=1, lower_is_better=True),
+    "model/parameters": Column("M parameters", 1e-6, 2, lower_is_better=True),
+    "model/bytes": Column("size MB", 1e-6, 2, lower_is_better=True),
+}
+"""What families are compared by, in this order; the page can show every other measure too."""
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """A sweep and its trials, best first."""
+
+    sweep: SweepRecord
+    trials: tuple[TrialRecord, ...]
+
+    @property
+    def metric(self) -> str:
+        """What the search maximised."""
+        return self.sweep.metric
+
+    @property
+    def space(self) -> dict[str, Range]:
+        """The searched keys and their ranges."""
+        return {key: Range.model_validate(value) for key, value in self.sweep.spec.get("space", {}).items()}
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """Of the trials that ended well the one with the highest score, else of all."""
+        scored = [t for t in self.trials if self.metric in t.metrics]
+        return next((t for t in scored if t.status == "FINISHED"), scored[0] if scored else None)
+
+    @property
+    def baseline(self) -> TrialRecord | None:
+        """The untuned trial: the sweep file's own values."""
+        return next((t for t in self.trials if t.is_baseline), None)
+
+    @property
+    def found_nothing(self) -> bool:
+        """Whether trials were scored, and not one of them found anything."""
+        best = self.score(self.best)
+        return best is not None and best <= 0
+
+    @property
+    def winner(self) -> TrialRecord | None:
+        """The best trial, where it found anything."""
+        return None if self.found_nothing else self.best
+
+    @property
+    def headings(self) -> dict[str, str]:
+        """A short name for each searched key."""
+        return short_names(self.space)
+
+    def values(self, trial: TrialRecord) -> dict[str, Any]:
+        """What the search chose for a trial; without the keys whose `when` did not hold."""
+        return {k: trial.params[k] for k, r in self.space.items() if k in trial.params and r.applies(trial.params)}
+
+    @property
+    def columns(self) -> dict[str, Column]:
+        """What trials are compared by beside the search metric: what was measured of at least one of them."""
+        known = {name for trial in self.trials for name in trial.metrics}
+        return {name: c for name, c in COLUMNS.items() if name in known and name != self.metric}
+
+    def score(self, trial: TrialRecord | None) -> float | None:
+        """The search metric of a trial, in its best epoch."""
+        return trial.metrics.get(self.metric) if trial else None
+
+    def gain(self, trial: TrialRecord | None) -> float | None:
+        """How much higher a trial scored than the untuned one; None for that one itself, and where it found nothing."""
+        score, untuned = self.score(trial), self.score(self.baseline)
+        return score - untuned if score is not None and untuned and trial is not self.baseline else None
+
+    def ended(self, trial: TrialRecord) -> str:
+        """How a trial ended, in words."""
+        if trial.status == "FINISHED" and trial.epochs < planned_epochs(trial):
+            return "stopped early"
+        return trial.status.lower()
+
+
+def short_names(keys: Iterable[str]) -> dict[str, str]:
+    """The last part of each key, or the whole key where that is not unique."""
+    last = {key: key.rpartition(".")[2] for key in keys}
+    return {key: name if list(last.values()).count(name) == 1 else key for key, name in last.items()}
+
+
+def planned_epochs(trial: TrialRecord) -> int:
+    """Epochs that a trial was to run, in all its phases; 0 where that is not recorded."""
+    phases = trial.params.get("train.phases") or [{"epochs": trial.params.get("train.epochs")}]
+    return sum(n for phase in phases if isinstance(phase, dict) and isinstance(n := phase.get("epochs"), int))
+
+
+def leaderboard(tracker: Tracker, name: str, *, parent_run_id: str = "") -> Leaderboard:
+    """The leaderboard of a sweep.
+
+    Args:
+        tracker: where it was recorded.
+        name: of the sweep; the one started last counts.
+        parent_run_id: this very one instead, where several have the name.
+
+    Raises:
+        BackendError: there is no such sweep.
+    """
+    sweep = tracker.sweep(parent_run_id) if parent_run_id else tracker.latest_sweep(name)
+    return Leaderboard(sweep, tuple(tracker.trials(sweep.run_id)))
+
+
+def as_json(board: Leaderboard) -> dict[str, Any]:
+    """The leaderboard as JSON values: no NaN, best trial first, `best` its run id or null."""
+    trials = [
+        {
+            "run_id": trial.run_id,
+            "status": trial.status,
+            "params": trial.params,
+            "metrics": trial.metrics,
+            "seconds": round(trial.seconds, 3),
+        }
+        for trial in board.trials
+    ]
+    best = board.best.run_id if board.best else None
+    return {"sweep": board.sweep.name, "parent_run_id": board.sweep.run_id, "trials": trials, "best": best}
+
+
+def print_leaderboard(board: Leaderboard, console: RichConsole | None = None) -> None:
+    """Print the leaderboard: what was searched, how it scored, and what was won over the untuned trial."""
+    out = Console(console)
+    out.print(f"[bold]{escape(board.sweep.name)}[/bold]  {escape(board.sweep.question)}")
+    out.print(_table(board))
+    for line in conclusions(board):
+        out.print(escape(line))
+
+
+def _table(board: Leaderboard) -> Table:
+    """A row a trial. Keys that every trial has are columns; those that only some have stand together in the last."""
+    measures = (column.title for column in board.columns.values())
+    table = plain_table("trial", *map(escape, ("status", board.metric, "gain", *measures, "epochs", "seconds")))
+    table.columns[1].justify = "left"
+    for column in table.columns:
+        column.no_wrap = True
+    always = [key for key, searched in board.space.items() if not searched.when]
+    sometimes = [key for key, searched in board.space.items() if searched.when]
+    for key in always:
+        table.add_column(escape(board.headings[key]), justify="right")
+    if sometimes:
+        table.add_column("further")
+    for trial in board.trials:
+        style = "bold green" if trial is board.best else "dim" if board.score(trial) is None else ""
+        values = board.values(trial)
+        cells = [*_cells(board, trial), *(number(values.get(key)) for key in always)]
+        if sometimes:
+            own = short_names(key for key in sometimes if key in values)
+            cells.append(" ".join(f"{name}={number(values[key])}" for key, name in own.items()))
+        table.add_row(*(Text(cell) for cell in cells), style=style)
+    return table
+
+
+def conclusions(board: Leaderboard) -> list[str]:
+    """The result in sentences: the winner against the untuned trial, and on the test split."""
+    best, lines = board.best, []
+    if best is None:
+        return ["No trial has a score yet."]
+    if board.found_nothing:
+        return [f"No trial found an object: the highest {board.metric} is {board.score(best):.3f}."]
+    gain = board.gain(best)
+    won = "" if gain is None else f", {gain:+.3f} against the untuned trial"
+    if best is not board.baseline and board.score(board.baseline) == 0:
+        won = "; the untuned trial found nothing"
+    lines.append(f"best   trial {best.number}: {board.metric} {board.score(best):.3f}{won}")
+    if "test/iou" in best.metrics:
+        lines.append(f"test   iou {best.metrics['test/iou']:.3f} on images that no trial was chosen by")
+    if "val/mask_ap" in board.columns and (semantic := _semantic(board)):
+        which = ", ".join(semantic)
+        lines.append(f"note   AP and PQ count objects one by one; {which} gives one region a class and image")
+    return lines
+
+
+def _semantic(board: Leaderboard) -> list[str]:
+    """The families of the trials that do not tell objects of one class apart."""
+    families = {str(t.params["model.family"]) for t in board.trials if "model.family" in t.params}
+    known = sorted(families & set(registry.names("models")))
+    return [name for name in known if "instance" not in registry.load("models", name).FAMILY.tasks]
+
+
+def number(value: Any) -> str:
+    """A value as people write it: three digits, and an empty text for nothing."""
+    if isinstance(value, bool) or value is None:
+        return "" if value is None else str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return ", ".join(map(number, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _cells(board: Leaderboard, trial: TrialRecord) -> list[str]:
+    """What came of a trial."""
+    gain = board.gain(trial)
+    return [
+        f"{trial.number}{' untuned' if trial.is_baseline else ''}",
+        board.ended(trial),
+        _score(board.score(trial)),
+        "" if gain is None else f"{gain:+.3f}",
+        *(column.text(trial.metrics.get(name)) for name, column in board.columns.items()),
+        str(trial.epochs),
+        f"{trial.seconds:.0f}",
+    ]
+
+
+def _score(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

@@ -1,0 +1,83 @@
+"""The models that one training kept, over steps: loss and decoding part ways when it overfits."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.markup import escape
+from rich.text import Text
+
+from segdist.core.terminal import Console, Table
+from segdist.pages import charts
+from segdist.pages.rendering import render
+from segdist.pages.tables import number_text, plain_table
+
+COLUMNS = ("loss", "iou", "dice", "mask_ap", "decoding/parse_failure_rate")
+_BAR = 40
+Found = Sequence[Mapping[str, Any]]
+
+
+def print_study(found: Found, console: RichConsole | None = None) -> None:
+    """Print the curve of mIoU over steps, and the best checkpoint.
+
+    Args:
+        found: what `commands.study` returned, in the order of steps.
+        console: where to print.
+    """
+    out = Console(console)
+    out.print(_table(found))
+    best = _best(found)
+    iou = number_text(best["metrics"].get("iou"))
+    out.print(f"best: step {best['step']}, iou {iou}, {escape(best['model'])}")
+    if said := _parting(found):
+        out.print(said)
+
+
+def write_study(found: Found, path: Path) -> Path:
+    """Write a self-contained page with the curves.
+
+    Args:
+        found: what `commands.study` returned, in the order of steps.
+        path: the file to write.
+    """
+    curves = {name: _curve(found, name) for name in COLUMNS}
+    page = render(
+        "study.html.jinja",
+        found=found,
+        best=_best(found),
+        parting=_parting(found),
+        columns=COLUMNS,
+        curves={name: chart for name, chart in curves.items() if chart},
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, "utf-8")
+    return path
+
+
+def _table(found: Found) -> Table:
+    table = plain_table("step", *COLUMNS, "iou")
+    table.columns[-1].justify = "left"
+    for one in found:
+        bar = "\u2588" * round(_BAR * one["metrics"].get("iou", 0.0)) + (" best" if one["is_best"] else "")
+        table.add_row(str(one["step"]), *(number_text(one["metrics"].get(name)) for name in COLUMNS), Text(bar))
+    return table
+
+
+def _curve(found: Found, name: str) -> Any:
+    points = [(one["step"], one["metrics"][name]) for one in found if name in one["metrics"]]
+    return charts.curves([charts.Line(0, name, 1.0, "best", points)], title=name, over="step", each="training")
+
+
+def _best(found: Found) -> Mapping[str, Any]:
+    return next(one for one in found if one["is_best"])
+
+
+def _parting(found: Found) -> str:
+    """A sentence where the loss alone would have chosen another checkpoint."""
+    measured = [one for one in found if "loss" in one["metrics"]]
+    least = min(measured, key=lambda one: float(one["metrics"]["loss"]), default=None)
+    if least is None or least["is_best"]:
+        return ""
+    when = "before" if _best(found)["step"] < least["step"] else "after"
+    return f"The loss is least at step {least['step']}; what is predicted was best {when} that."

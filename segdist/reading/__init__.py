@@ -1,0 +1,1 @@
+"""What every annotated folder needs: listings, archives, images, classes, geometry, label maps."""

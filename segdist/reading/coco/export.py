@@ -1,0 +1,94 @@
+"""COCO JSON out, in the layout that Roboflow made common: a folder for each split with its images and one JSON file."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from segdist.core.records import Finding, Instance, Sample
+from segdist.core.spec import Strict
+
+ANNOTATIONS = "_annotations.coco.json"
+CONVERSION = "conversion.json"
+"""What a conversion lost, beside the data it made; no annotations of its own."""
+_FOLDERS = {"train": "train", "val": "valid", "test": "test", "": ""}
+
+
+class Writer:
+    """Writes masks as compressed run lengths, so that every one comes back to the pixel."""
+
+    class Options(Strict):
+        """There is nothing to choose."""
+
+    def __init__(self, folder: Path, classes: Sequence[str], options: Any, report: Callable[[Finding], None]) -> None:  # noqa: ARG002 - COCO holds everything, with nothing to choose
+        self._folder, self._ids = folder, {name: number for number, name in enumerate(classes, 1)}
+        self._parts: dict[str, _Part] = {}
+        self._licences: list[dict[str, Any]] = []
+
+    def add(self, sample: Sample, image_bytes: bytes, file_name: str) -> None:
+        """Write the image as it is and remember its entry."""
+        part = self._parts.get(sample.split)
+        if part is None:
+            part = self._parts[sample.split] = _Part(self._folder / _FOLDERS[sample.split])
+        part.add(sample, image_bytes, file_name, self._ids)
+
+    def state_licences(self, names: Sequence[str]) -> None:
+        """Keep the licences for every file."""
+        self._licences = [{"id": number, "name": name, "url": ""} for number, name in enumerate(names, 1)]
+
+    def close(self) -> None:
+        """Complete the JSON file of each split."""
+        categories = [{"id": number, "name": name, "supercategory": ""} for name, number in self._ids.items()]
+        for part in self._parts.values():
+            part.close(categories, self._licences)
+
+
+class _Part:
+    """One split; annotations go to disk as they come, so that a million of them need no memory."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._images: list[dict[str, Any]] = []
+        self._count = 0
+        self._stream: TextIO = (folder / ANNOTATIONS).open("w", encoding="utf-8")
+        self._stream.write('{"annotations": [')
+
+    def add(self, sample: Sample, image_bytes: bytes, file_name: str, ids: dict[str, int]) -> None:
+        (self._folder / file_name).write_bytes(image_bytes)
+        image_id = len(self._images) + 1
+        height, width = sample.size_hw
+        self._images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})
+        for instance in sample.instances:
+            self._count += 1
+            entry = annotation(instance, number=self._count, image_id=image_id, category_id=ids[instance.label])
+            self._stream.write(("\n" if self._count == 1 else ",\n") + json.dumps(entry))
+
+    def close(self, categories: list[dict[str, Any]], licences: list[dict[str, Any]]) -> None:
+        rest = json.dumps({"images": self._images, "categories": categories, "licenses": licences})
+        self._stream.write("\n],\n" + rest.removeprefix("{") + "\n")
+        self._stream.close()
+
+
+def annotation(instance: Instance, *, number: int, image_id: int, category_id: int) -> dict[str, Any]:
+    """One instance as COCO writes it; `segmentation` is run lengths, or an empty list where only a box is known.
+
+    `score` is there for pseudo-labels only; COCO gives it a meaning in results.
+    """
+    x1, y1, x2, y2 = instance.box_xyxy
+    found: dict[str, Any] = {
+        "id": number,
+        "image_id": image_id,
+        "category_id": category_id,
+        "bbox": [x1, y1, x2 - x1, y2 - y1],
+        "area": instance.mask.area if instance.mask else (x2 - x1) * (y2 - y1),
+        "iscrowd": int(instance.is_crowd),
+        "segmentation": _segmentation(instance),
+    }
+    return found if instance.score == 1 else {**found, "score": instance.score}
+
+
+def _segmentation(instance: Instance) -> dict[str, Any] | list[Any]:
+    if instance.mask is None:
+        return []
+    return {"size": list(instance.mask.size_hw), "counts": instance.mask.counts.decode("ascii")}

@@ -1,0 +1,1 @@
+"""A sweep file: composed, read line by line, validated, explained."""

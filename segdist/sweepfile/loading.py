@@ -1,0 +1,420 @@
+"""A sweep file, composed and checked: everything that can be wrong is named with file, line and key before a start.
+
+Composition is Hydra's (`defaults` lists, config groups, `key=value` overrides), within the bounds that `composition`
+sets; validation is pydantic's, by `spec` and by the options of the plug-ins the file names.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from segdist import metrics
+from segdist.augment import Recipes
+from segdist.core import registry
+from segdist.core.bounded_yaml import compose_yaml, yaml_bytes
+from segdist.core.errors import SegdistError, SpecError, did_you_mean
+from segdist.core.plugins import Family
+from segdist.core.spec import ModelSpec, PhaseSpec, Range, RunSpec, SweepSpec, TrainSpec
+from segdist.sweepfile import label_policies, train_checks
+from segdist.sweepfile.composition import NotAllowedError, compose, opened
+
+Keys = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong in a sweep file: the path of keys to it, and the rule it breaks."""
+
+    keys: Keys
+    message: str
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
+    """The checked content of a sweep file.
+
+    Args:
+        path: a YAML file; config groups are folders beside it.
+        overrides: `key=value` in Hydra's grammar, e.g. `search.trials=3`.
+
+    Raises:
+        SpecError: one line for each problem, with file, line, key and the nearest right one.
+    """
+    path = Path(path)
+    try:
+        content = _with_recipe(compose(path, overrides))
+    except NotAllowedError as error:
+        raise _report(path, overrides, [Problem(tuple(map(str, error.keys)), error.rule)]) from None
+    try:
+        spec = SweepSpec.model_validate(content)
+    except ValidationError as error:
+        raise _report(path, overrides, problems_of(error, SweepSpec)) from None
+    if problems := list(_plugin_problems(spec)):
+        raise _report(path, overrides, problems)
+    return spec
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a sweep file, with the options of every plug-in: for completion in editors."""
+    whole = SweepSpec.model_json_schema(ref_template="#/$defs/{model}")
+    definitions = whole["$defs"]
+    families = registry.names("models")
+    for family in families:
+        options = _family(family).options.model_json_schema()
+        definitions.update(options.pop("$defs", {}))
+        for holder in ("ModelSpec", "TeacherSpec"):
+            definitions[holder]["properties"][family] = options
+    for holder in ("ModelSpec", "TeacherSpec"):
+        definitions[holder]["additionalProperties"] = False
+        definitions[holder]["properties"]["family"]["enum"] = families
+    for kind, holder, key in (("formats", "SourceSpec", "format"), ("prompts", "PromptSpec", "strategy")):
+        definitions[holder] = _union_schema(kind, key, definitions[holder])  # type: ignore[arg-type]
+    return whole
+
+
+def candidates(spec: SweepSpec) -> list[str]:
+    """The model families that a sweep may train: the one it names, or those it searches."""
+    searched = spec.space.get("model.family")
+    return [str(f) for f in searched.choices] if searched else [spec.model.family]
+
+
+def trials_of(spec: SweepSpec) -> int:
+    """How many trials a sweep runs: one where nothing is searched."""
+    return spec.search.trials if spec.space else 1
+
+
+def epochs_of(spec: SweepSpec) -> int:
+    """The epochs of the longest trial."""
+    searched = spec.space.get("train.epochs")
+    if searched is None:
+        return spec.train.total_epochs
+    return int(max(searched.choices) if searched.choices else searched.high or 0)
+
+
+def problems_of(error: ValidationError, model: type[BaseModel], under: Keys = ()) -> Iterator[Problem]:
+    """What pydantic found, in our words."""
+    for detail in error.errors():
+        keys = tuple(str(k) for k in detail["loc"])
+        if detail["type"] == "extra_forbidden":
+            message = f"unknown key `{keys[-1]}`. {did_you_mean(keys[-1], _known_keys(model, keys[:-1]))}"
+        elif detail["type"] == "missing":
+            message = f"`{keys[-1]}` is missing"
+        else:
+            message = f"{detail['msg'].removeprefix('Value error, ')}"
+            if not isinstance(detail["input"], Mapping | BaseModel) and "but got" not in message:
+                message += f", but got {detail['input']!r}"
+        yield Problem(under + keys, message)
+
+
+def _with_recipe(content: dict[str, Any]) -> dict[str, Any]:
+    """The content with what the family that it names begins with, where the file says nothing else."""
+    model = content.get("model")
+    family = model.get("family") if isinstance(model, dict) else None
+    if family not in registry.names("models"):
+        return content
+    for key, value in _family(family).recipe.items():
+        *parents, leaf = key.split(".")
+        node: Any = content
+        for name in parents:
+            node = node.setdefault(name, {}) if isinstance(node, dict) else None
+        replaced = leaf in PhaseSpec.model_fields and isinstance(node, dict) and node.get("phases")
+        if isinstance(node, dict) and not replaced:
+            node.setdefault(leaf, value)
+    return content
+
+
+def _plugin_problems(spec: SweepSpec) -> Iterator[Problem]:
+    yield from _source_problems(spec)
+    families = [*_family_problems(spec.model, candidates(spec), ("model",)), *_untrainable(spec)]
+    yield from families
+    if spec.label:
+        yield from _label_problems(spec)
+    yield from _policy_problems(spec)
+    if families:
+        return  # what follows needs the families' declarations
+    yield from _augment_problems(spec)
+    for where, message in train_checks.problems(spec, {name: _family(name) for name in candidates(spec)}):
+        yield Problem(where, message)
+    yield from _space_problems(spec)
+    yield from _prompt_problems(spec)
+    yield from _metric_problems(spec)
+
+
+def _source_problems(spec: SweepSpec) -> Iterator[Problem]:
+    for index, source in enumerate(spec.data.sources):
+        keys = ("data", "sources", str(index))
+        yield from _options_problems("formats", source.format, source.options(), keys, "format")
+
+
+def _untrainable(spec: SweepSpec) -> Iterator[Problem]:
+    for name in candidates(spec):
+        if name in registry.names("models") and not _family(name).losses:
+            yield Problem(("model", "family"), f"`{name}` has nothing to train: it is a teacher, for `label.teacher`")
+
+
+def _label_problems(spec: SweepSpec) -> Iterator[Problem]:
+    assert spec.label is not None
+    teacher = spec.label.teacher
+    further = range(len(spec.label.prompts) - 1)
+    places: list[Keys] = [("label", "prompt"), *(("label", "consensus", "also", str(n)) for n in further)]
+    wrong: list[Problem] = []
+    for place, prompt in zip(places, spec.label.prompts, strict=True):
+        wrong += _options_problems("prompts", prompt.strategy, prompt.options(), place, "strategy")
+    if teacher.family:  # a trained model is looked at when it is fetched
+        wrong += _family_problems(teacher, [teacher.family], ("label", "teacher"))
+    yield from wrong
+    if wrong or not teacher.family:
+        return
+    understood = prompts_of(teacher)
+    for place, prompt in zip(places, spec.label.prompts, strict=True):
+        needed = registry.load("prompts", prompt.strategy).NEEDS
+        if needed not in understood:
+            yield Problem(
+                (*place, "strategy"),
+                f"`{prompt.strategy}` needs a teacher that takes {needed} prompts, but `{teacher.family}` as "
+                f"configured takes {', '.join(sorted(understood))}",
+            )
+
+
+def _policy_problems(spec: SweepSpec) -> Iterator[Problem]:
+    """What is wrong with the label policies that `space` combines."""
+    ranges = label_policies.searched(spec)
+    if not ranges:
+        return
+    problems = list(_policy_range_problems(spec, ranges))
+    yield from problems
+    if problems:
+        return
+    combined: Keys = ("space", next(iter(ranges)))
+    try:
+        found = list(label_policies.policies(spec))
+    except (ValidationError, AttributeError, TypeError, IndexError, ValueError) as error:
+        message = next(problems_of(error, SweepSpec)).message if isinstance(error, ValidationError) else str(error)
+        yield Problem(combined, f"a label policy is not possible: {message}")
+        return
+    if len(found) > label_policies.MOST:
+        yield Problem(combined, f"at most {label_policies.MOST} label policies may be searched, but got {len(found)}")
+        return
+    for policy in found:
+        for problem in _label_problems(policy.spec):
+            yield Problem(combined, f"with {policy.title}: {'.'.join(problem.keys)}: {problem.message}")
+
+
+def _policy_range_problems(spec: SweepSpec, ranges: Mapping[str, Range]) -> Iterator[Problem]:
+    for key, range_ in ranges.items():
+        where = ("space", key)
+        if spec.label is None:
+            yield Problem(where, "label policies can be searched only where `label` names a teacher")
+        elif not range_.choices:
+            yield Problem(
+                where, "a label key needs `choices`: every policy labels the data once, before the first trial"
+            )
+        elif any(not name.startswith(label_policies.PREFIX) for name in range_.when):
+            yield Problem(where, "`when` of a label key may name label keys only: labels are made before the trials")
+        elif key.split(".")[1] in ("splits", "actors", "cpus_per_actor", "gpus_per_actor", "images_per_shard"):
+            yield Problem(where, f"`{key}` does not change what a mask is like, so there is nothing to search")
+    unsure = sorted({"val", "test"} & set(spec.data.boxes_only))
+    if unsure:
+        message = f"policies must be compared on human masks, but `data.boxes_only` hides those of {', '.join(unsure)}"
+        yield Problem(("data", "boxes_only"), message)
+
+
+def _options_problems(
+    kind: registry.Kind, name: str, options: Mapping[str, Any], keys: Keys, name_key: str
+) -> Iterator[Problem]:
+    try:
+        model: type[BaseModel] = registry.load(kind, name).Options
+        model.model_validate(options)
+    except ValidationError as error:
+        yield from problems_of(error, model, keys)
+    except SpecError as error:
+        yield Problem((*keys, name_key), str(error))
+
+
+def _family_problems(model: ModelSpec, families: Sequence[str], keys: Keys) -> Iterator[Problem]:
+    for name in dict.fromkeys([*families, model.family]):
+        try:
+            declared = _family(name)
+            declared.check(declared.options.model_validate(model.family_options(name)))
+        except ValidationError as error:
+            yield from problems_of(error, declared.options, (*keys, name))
+        except SegdistError as error:
+            yield Problem((*keys, name, error.option) if error.option else (*keys, "family"), str(error))
+    for name in model.model_extra or {}:
+        if name not in registry.names("models"):
+            yield Problem((*keys, name), f"unknown key `{name}`. {did_you_mean(name, registry.names('models'))}")
+
+
+def _augment_problems(spec: SweepSpec) -> Iterator[Problem]:
+    if problem := _augment_problem(spec, spec.train):
+        yield Problem(("train", "augment"), problem)
+
+
+def _augment_problem(spec: SweepSpec, train: TrainSpec) -> str:
+    """Why images cannot be augmented like this; "" where they can."""
+    groups = [source.group for source in spec.data.sources if source.group]
+    for group in train.augment_groups:
+        if group not in groups:
+            return f"`augment_groups` names `{group}`, which is the `group` of no source. {did_you_mean(group, groups)}"
+    try:
+        Recipes(train.augment, train.augment_classes, train.augment_groups).check(spec.data.classes)
+    except SpecError as error:
+        return str(error)
+    return ""
+
+
+def _space_problems(spec: SweepSpec) -> Iterator[Problem]:
+    for key, range_ in spec.space.items():
+        where = ("space", key)
+        for probe in range_.choices or (range_.low, range_.high):
+            problem = _value_problem(spec, key, probe)
+            if problem:
+                yield Problem(where, problem)
+                break
+        for condition, value in range_.when.items():
+            if condition not in spec.space:
+                yield Problem(where, f"`when: {condition}` is not searched. {did_you_mean(condition, spec.space)}")
+            elif not spec.space[condition].holds(value):
+                yield Problem(where, f"`when: {condition}` never takes the value {value!r}")
+    try:
+        TopologicalSorter({key: range_.when for key, range_ in spec.space.items()}).prepare()
+    except CycleError as error:
+        yield Problem(("space",), f"`when` must not lead back to its own key, but does: {' -> '.join(error.args[1])}")
+
+
+def _value_problem(spec: SweepSpec, key: str, value: Any) -> str:
+    """Why a run cannot take this value under this key; "" where it can."""
+    first = key.partition(".")[0]
+    if first == "label":
+        return ""  # see `_policy_problems`
+    if first not in RunSpec.model_fields:
+        return f"`{key}` is not a key of a run. {did_you_mean(first, RunSpec.model_fields)}"
+    try:
+        run = spec.run.override({key: value})
+        for family in candidates(spec):
+            declared = _family(family)
+            declared.options.model_validate(run.model.family_options(family))
+        if key.startswith("train.augment"):
+            return _augment_problem(spec, run.train)
+    except ValidationError as error:
+        problem = next(problems_of(error, declared.options if first == "model" else RunSpec))
+        return problem.message if "unknown key" in problem.message else f"{value!r} is not possible: {problem.message}"
+    except (AttributeError, TypeError, IndexError, ValueError):
+        return f"`{key}` is not a key that can be searched"
+    return ""
+
+
+def _prompt_problems(spec: SweepSpec) -> Iterator[Problem]:
+    wanted = spec.evaluate.prompts
+    for family in candidates(spec):
+        if wanted not in prompts_of(spec.model, family):
+            reason = (
+                "it cannot be shown boxes, and models that are must not be compared with models that are not"
+                if wanted == "box"
+                else "as configured it needs box prompts"
+            )
+            yield Problem(("evaluate", "prompts"), f"`{family}` does not go with `prompts: {wanted}`: {reason}")
+
+
+def _metric_problems(spec: SweepSpec) -> Iterator[Problem]:
+    for name in spec.evaluate.each_epoch:
+        if name not in metrics.names():
+            yield Problem(
+                ("evaluate", "each_epoch"), f"there is no metric `{name}`. {did_you_mean(name, metrics.names())}"
+            )
+    split, _, value = spec.search.metric.partition("/")
+    family, keys = metrics.family_of(value), ("search", "metric")
+    if split != "val" or not family:
+        known = [f"val/{name}" for name in metrics.names()]
+        yield Problem(keys, f"there is no metric `{spec.search.metric}`. {did_you_mean(spec.search.metric, known)}")
+    elif family not in spec.evaluate.each_epoch:
+        measured = ", ".join((*spec.evaluate.each_epoch, family))
+        message = f"`{spec.search.metric}` is not measured after each epoch. Set evaluate.each_epoch: [{measured}]"
+        yield Problem(keys, message)
+    elif metrics.lower_is_better(value):
+        yield Problem(keys, f"the search maximises, but the lower `{spec.search.metric}` the better")
+
+
+def prompts_of(model: ModelSpec, family: str | None = None) -> frozenset[str]:
+    """The kinds of prompt that a family, as configured, predicts from."""
+    declared = _family(family or model.family)
+    return declared.prompts(declared.options.model_validate(model.family_options(family)))
+
+
+def _family(name: str) -> Family:
+    declared: Family = registry.load("models", name).FAMILY
+    return declared
+
+
+def _known_keys(model: type[BaseModel], keys: Keys) -> Iterable[str]:
+    """The field names of the model that lies at a path of keys."""
+    for key in keys:
+        field = model.model_fields.get(key)
+        inner = [a for a in _types_in(field.annotation if field else None) if issubclass(a, BaseModel)]
+        if inner:
+            model = inner[0]
+    return model.model_fields
+
+
+def _types_in(annotation: Any) -> Iterator[type]:
+    if isinstance(annotation, type):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _types_in(argument)
+
+
+def _union_schema(kind: registry.Kind, key: str, base: dict[str, Any]) -> dict[str, Any]:
+    options = []
+    for name in registry.names(kind):
+        one = registry.load(kind, name).Options.model_json_schema()
+        one["properties"] = {key: {**base["properties"][key], "const": name}, **one.get("properties", {})}
+        options.append(one)
+    return {"oneOf": options, "description": base.get("description", "")}
+
+
+def _report(path: Path, overrides: Sequence[str], problems: Iterable[Problem]) -> SpecError:
+    lines = _key_lines(path)
+    overridden = {tuple(o.lstrip("+~").partition("=")[0].split(".")) for o in overrides}
+    return SpecError("\n".join(f"{_place(path, lines, overridden, p.keys)}: {p.message}" for p in problems))
+
+
+def _place(path: Path, lines: Mapping[Keys, tuple[Path, int]], overridden: Iterable[Keys], keys: Keys) -> str:
+    dotted = ".".join(keys)
+    if any(".".join(o) == dotted or dotted.startswith(".".join(o) + ".") for o in overridden):
+        return f"command line: {dotted}"
+    for length in range(len(keys), 0, -1):
+        if keys[:length] in lines:
+            file, line = lines[keys[:length]]
+            return f"{file}:{line}: {dotted}"
+    return f"{path}: {dotted}"
+
+
+def _key_lines(path: Path) -> dict[Keys, tuple[Path, int]]:
+    """Where each key stands: in the file itself, or in the group files beside it that its `defaults` list names."""
+    lines = dict(_node_lines(_nodes(path), path))
+    for entry in opened(path)[1].get("defaults", []):
+        for group, choice in entry.items() if isinstance(entry, Mapping) else [("", entry)]:
+            file = path.parent / str(group) / f"{choice}.yaml"
+            if file.is_file():
+                lines = {**dict(_node_lines(_nodes(file), file, Path(str(group)).parts)), **lines}
+    return lines
+
+
+def _nodes(file: Path) -> yaml.Node | None:
+    return compose_yaml(yaml_bytes(str(file), error=SpecError), str(file), error=SpecError)
+
+
+def _node_lines(node: yaml.Node | None, file: Path, keys: Keys = ()) -> Iterator[tuple[Keys, tuple[Path, int]]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            inner = (*keys, str(key.value))
+            yield inner, (file, key.start_mark.line + 1)
+            yield from _node_lines(value, file, inner)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield (*keys, str(index)), (file, value.start_mark.line + 1)
+            yield from _node_lines(value, file, (*keys, str(index)))

@@ -1,0 +1,91 @@
+"""`segdist diff`: two trials by what they left, or two models on any data; terminal, JSON and page."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from segdist.cli import app
+from segdist.core.spec import SweepSpec
+from segdist.engine import checkpoint
+from segdist.pipeline.evaluate import appraise_trials
+from segdist.tracking import Tracker
+from tests.pages.test_page import tags
+from tests.pipeline.inline import Inline
+from tests.pipeline.test_evaluate import job_of, sweep, trial
+from tests.tracking.conftest import empty_storage, start_sweep, storage, tracker
+
+__all__ = ["empty_storage", "storage", "sweep", "tracker"]
+
+
+def call(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, ["diff", *map(str, arguments)])
+
+
+@pytest.fixture
+def two_trials(tracker: Tracker, sweep: SweepSpec, storage: Path) -> list[str]:
+    parent = start_sweep(tracker, sweep)
+    runs = [trial(tracker, sweep, parent, number) for number in (1, 2)]
+    appraise_trials(Inline, tracker, parent, job_of(sweep))
+    return runs
+
+
+def test_two_trials_are_compared_by_what_they_left_in_the_terminal_as_json_and_as_a_page(
+    two_trials: list[str], tracker: Tracker, storage: Path, tmp_path: Path
+) -> None:
+    page = tmp_path / "deep" / "diff.html"
+    done = call("roofs#1", "roofs#2", "--storage", storage, "--html", page, "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    ious = [tracker.read_json(run, "evaluation/val.json")["metrics"]["iou"] for run in two_trials]
+    assert [found["first"], found["second"]] == pytest.approx(ious)
+    assert found["difference"] == pytest.approx(ious[0] - ious[1])
+    assert found["interval"][0] <= found["difference"] <= found["interval"][1]
+    assert found["images_total"] == 3 == len(found["images"])
+    assert list(found["per_class"]) == ["roof"]
+    seen = tags(page)
+    assert seen.open == []
+    pictures = [attrs["src"] for tag, attrs in seen.seen if tag == "img"]
+    assert len(pictures) == found["images_won"] + found["images_lost"]
+    assert all(str(src).startswith("data:image/jpeg") for src in pictures)
+
+    again = call("roofs#2", two_trials[0], "--storage", storage)
+    assert again.exit_code == 0, again.output
+    assert "roofs#2 against" in again.stdout
+    assert f"{found['images_lost']} images won, {found['images_won']} lost, of 3" in again.stdout
+
+
+def test_two_models_are_compared_on_data_that_both_are_shown(sweep: SweepSpec, tmp_path: Path) -> None:
+    for number in (1, 2):
+        network = checkpoint.build(sweep.model, ("roof",), seed=number)
+        checkpoint.save(network, tmp_path / f"model-{number}", sweep.run, ("roof",))
+    file = tmp_path / "roofs.yaml"
+    file.write_text(
+        f"name: roofs\nstorage: {tmp_path}\nmodel: {{family: unet_cbam}}\n"
+        "data: {sources: [{format: synthetic, scene: roofs, count: 20, size: 32}]}\n"
+    )
+    done = call(tmp_path / "model-1", tmp_path / "model-2", file, "--json", "--metric", "boundary_iou")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["notes"] == ["split test"]
+    assert found["metric"] == "boundary_iou"
+    assert found["images_total"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("roofs#1", "roofs#9"), "has no trial `9`. It has 1, 2"),
+        (("roofs#1", "roof#2"), "Did you mean `roofs`?"),
+        (("roofs#1", "roofs#2", "--split", "test"), "has no predictions of the split `test`"),
+        (("roofs#1", "roofs#2", "--metric", "iouu"), "There is no metric `iouu`. Did you mean `iou`?"),
+        (("roofs#1", "."), "is a folder, which keeps no predictions. Name data"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_with_the_fix(
+    two_trials: list[str], storage: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    done = call(*arguments, "--storage", storage)
+    assert done.exit_code == 2, done.output
+    assert message in " ".join(done.stderr.split())

@@ -1,0 +1,66 @@
+"""The report of labels in the terminal: whole numbers in a narrow window, and a word where a teacher does harm."""
+
+from io import StringIO
+from typing import Any
+
+from rich.console import Console
+
+from segdist.labelling.quality import summarise
+from segdist.pages.labels import label_report, print_label_reports
+
+
+def _note(label: str, iou: float, box_fill: float) -> dict[str, Any]:
+    row = [4, 4 * iou, 4 * 0.25, 4 * box_fill, 0.4]
+    return {
+        "counts": {"labelled": 4, "review": 0, "rejected": 0, "kept": 0},
+        "verdicts": {label: {"labelled": 4}},
+        "quality": {label: {"label": row, "accepted": row, "box": row}},
+        "taught": {label: [30.0, 40.0]},
+    }
+
+
+def _printed(notes: list[dict[str, Any]], width: int = 0) -> str:
+    """What a window of some width shows, or a log."""
+    manifest = {
+        "details": {**summarise(notes), "teacher_seconds": 2.0, "images_per_second": 3.0},
+        "splits": {"train": {"images": 8}},
+        "content_hash": "0123456789abcdef",
+        "findings": {},
+    }
+    window = {"force_terminal": True, "color_system": None, "width": width} if width else {}
+    console = Console(file=StringIO(), **window)  # type: ignore[arg-type]
+    print_label_reports([label_report("sam by box", {}, "somewhere", manifest)], console)
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
+
+
+def test_numbers_are_whole_in_a_narrow_window_whatever_the_names() -> None:
+    text = _printed([_note("non-building-infrastructure-of-the-city", 0.768, 0.431)], width=80)
+    assert "…" not in text
+    assert text.count("0.768") == 5, "twice the label, twice the accepted one, once the strategy"
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_log_cuts_no_name_short() -> None:
+    name = "non-building-infrastructure-of-the-city" * 5
+    assert name in _printed([_note(name, 0.768, 0.431)])
+
+
+def test_classes_whose_boxes_are_better_than_their_labels_are_named() -> None:
+    text = _printed([_note("window", 0.163, 0.786), _note("crack", 0.77, 0.109)])
+    assert "labels worse than filled boxes: window (" in text
+    assert "worse" not in _printed([_note("crack", 0.77, 0.109)])
+
+
+def test_without_an_accepted_label_the_report_says_that_nothing_is_taught() -> None:
+    row = [4, 0.4, 0.4, 2.0, 0.4]
+    note = {
+        "counts": {"labelled": 0, "review": 0, "rejected": 4, "kept": 0},
+        "verdicts": {"crack": {"rejected": 4}},
+        "quality": {"crack": {"label": row, "box": row}},
+        "taught": {},
+    }
+    lines = _printed([note]).splitlines()
+    assert "  nothing of these labels is taught: there is none that was accepted" in lines
+    assert any("no label accepted: crack. Nothing of it can be learned." in line for line in lines)
+    assert not [line for line in lines if line.rstrip().endswith("IoU")]

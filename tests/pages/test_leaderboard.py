@@ -1,0 +1,148 @@
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rich.console import Console
+
+from segdist.pages import Leaderboard, as_json, print_leaderboard, why_nothing
+from segdist.pages.leaderboard import number
+
+
+def printed(board: Leaderboard) -> str:
+    out = io.StringIO()
+    print_leaderboard(board, Console(file=out))
+    return out.getvalue()
+
+
+def test_json_has_the_promised_shape_best_first_and_no_nan(board: Leaderboard) -> None:
+    content = json.loads(json.dumps(as_json(board), allow_nan=False))
+    assert list(content) == ["sweep", "parent_run_id", "trials", "best"]
+    assert all(list(t) == ["run_id", "status", "params", "metrics", "seconds"] for t in content["trials"])
+    scores = [t["metrics"]["val/iou"] for t in content["trials"] if "val/iou" in t["metrics"]]
+    assert scores == sorted(scores, reverse=True)
+    assert len(scores) == 9
+    assert content["best"] == content["trials"][0]["run_id"]
+    assert content["parent_run_id"] == board.sweep.run_id
+    assert content["trials"][0]["params"]["train.lr"] == board.trials[0].params["train.lr"]
+
+
+def test_the_table_shows_searched_values_the_untuned_trial_and_what_was_won(board: Leaderboard) -> None:
+    text = printed(board)
+    assert "rank" in text
+    assert "train.batch_size" not in text
+    assert "0 untuned" in text
+    assert "stopped early" in text
+    assert board.best is not None
+    gain = board.gain(board.best)
+    assert gain is not None
+    assert f"{gain:+.3f} against the untuned trial" in text
+    assert "test   iou 0.710" in text
+
+
+def test_keys_that_only_some_trials_have_stand_together_and_no_line_is_broken(board: Leaderboard) -> None:
+    space = {
+        "model.family": {"choices": ["mask2former", "rf_detr"]},
+        "model.mask2former.num_queries": {"low": 10, "high": 90, "when": {"model.family": "mask2former"}},
+        "model.rf_detr.num_queries": {"low": 10, "high": 90, "when": {"model.family": "rf_detr"}},
+        "train.adapter.rank": {"choices": [4, 8], "when": {"model.family": "rf_detr"}},
+    }
+    first, second, *_ = board.trials
+    one = {"model.family": "mask2former", "model.mask2former.num_queries": 20}
+    other = {"model.family": "rf_detr", "model.rf_detr.num_queries": 30, "train.adapter.rank": 4}
+    trials = (replace(first, params=first.params | one), replace(second, params=second.params | other))
+    sweep = replace(board.sweep, spec={**board.sweep.spec, "space": space})
+    heading, *rows = printed(Leaderboard(sweep, trials)).splitlines()[1:4]
+    assert heading.split()[-2:] == ["family", "further"]
+    assert rows[0].split()[-2:] == ["mask2former", "num_queries=20"]
+    assert rows[1].split()[-3:] == ["rf_detr", "num_queries=30", "rank=4"]
+
+
+def test_user_text_is_no_markup_in_the_terminal(board: Leaderboard) -> None:
+    assert "<script>alert('roofs')</script>" in printed(board)
+
+
+def test_the_winner_is_the_best_trial_that_ended_well(board: Leaderboard) -> None:
+    first, second = board.trials[:2]
+    killed = Leaderboard(board.sweep, (replace(first, status="KILLED"), *board.trials[1:]))
+    assert killed.best is second
+    assert Leaderboard(board.sweep, ()).best is None
+    assert "No trial has a score yet" in printed(Leaderboard(board.sweep, ()))
+
+
+def test_a_trial_of_several_phases_ended_early_only_if_it_missed_epochs_of_them(board: Leaderboard) -> None:
+    trial = replace(board.trials[0], status="FINISHED", epochs=8)
+    phases = [{"epochs": 3, "lr": 0.1}, {"epochs": 5, "lr": 0.01}]
+    for planned, ended in ((phases, "finished"), ([*phases, {"epochs": 1}], "stopped early"), ([], "finished")):
+        params = {**trial.params, "train.phases": planned, "train.epochs": 8}
+        assert board.ended(replace(trial, params=params)) == ended
+    assert board.ended(replace(trial, params={})) == "finished"
+
+
+def test_measures_are_columns_in_their_units_and_families_without_objects_are_named(board: Leaderboard) -> None:
+    measures = {
+        "val/mask_ap": 0.4567, "val/boundary_iou": 0.3, "runtime/latency_p50_ms": 12.34,
+        "model/parameters": 1_230_000.0,        "model/bytes": 4.9e6,
+    }  # fmt: skip
+    first, *others = board.trials
+    params = {**first.params, "model.family": "unet_cbam"}
+    text = printed(Leaderboard(board.sweep, (replace(first, metrics=first.metrics | measures, params=params), *others)))
+    for heading in ("mask AP", "boundary IoU", "latency ms", "M parameters", "size MB"):
+        assert heading in text.splitlines()[1]
+    row = text.splitlines()[2].split()
+    assert [row[k] for k in range(len(row)) if row[k] in ("0.457", "0.300", "12.3", "1.23", "4.90")] == [
+        "0.457", "0.300", "12.3", "1.23", "4.90",
+    ]  # fmt: skip
+    assert "AP and PQ count objects one by one; unet_cbam gives one region a class and image" in text
+
+
+def test_a_measure_that_no_trial_has_is_no_column(board: Leaderboard) -> None:
+    bare = tuple(replace(t, metrics={k: v for k, v in t.metrics.items() if k == "val/iou"}) for t in board.trials)
+    assert Leaderboard(board.sweep, bare).columns == {}
+
+
+def test_numbers_are_short() -> None:
+    values = (0.000123456, 8, True, None, "sam", [0.25, "a"])
+    assert [number(v) for v in values] == ["0.000123", "8", "true", "", "sam", "0.25, a"]
+
+
+def _scored(board: Leaderboard, scores: Sequence[float], **metrics: float) -> Leaderboard:
+    """The first trials of a sweep with other scores, the first of them untuned."""
+    trials = [
+        replace(trial, metrics={**trial.metrics, **metrics, "val/iou": score}, is_baseline=not n, status="FINISHED")
+        for n, (trial, score) in enumerate(zip(board.trials, scores, strict=False))
+    ]
+    return Leaderboard(board.sweep, tuple(sorted(trials, key=lambda t: -t.metrics["val/iou"])))
+
+
+def test_a_sweep_that_found_nothing_has_no_gain_and_says_why(board: Leaderboard) -> None:
+    nothing = _scored(board, [0.0, 0.0, 0.0], **{"predicted/top_score": 0.12})
+    text = printed(nothing)
+    assert "No trial found an object: the highest val/iou is 0.000." in text
+    assert "gain over" not in text
+    assert [nothing.gain(trial) for trial in nothing.trials] == [None] * 3
+    labels = {"details": {"quality": {"per_class": {"pothole": {"iou": 0.224, "box_fill_iou": 0.538}}}}}
+    reasons = why_nothing(nothing, {"labels": labels, "policies": []})
+    assert "pothole (0.224; box 0.538)" in reasons[0]
+    assert any(reason.startswith("few steps: ") for reason in reasons)
+    assert any("scored 0.12 at most, and counts from `evaluate.min_score` 0.3 on" in reason for reason in reasons)
+
+
+def test_what_was_found_beside_every_object_and_rare_classes_are_reasons_too(board: Leaderboard) -> None:
+    assert board.sweep.dataset is not None
+    splits = {"train": {"images": 1_000_000, "per_class": {"crack": 3, "seam": 400}}}
+    dataset = replace(board.sweep.dataset, profile={"splits": splits})
+    long = Leaderboard(replace(board.sweep, dataset=dataset), board.trials)
+    reasons = why_nothing(_scored(long, [0.0, 0.0], **{"predicted/top_score": 0.9}), {})
+    assert [reason.partition(":")[0] for reason in reasons] == [
+        "what was found lies beside every object",
+        "fewer than 10 objects to learn from",
+    ]
+    assert "crack (3)" in reasons[1]
+    assert "seam" not in reasons[1]
+
+
+def test_a_gain_over_an_untuned_trial_that_found_nothing_is_no_gain(board: Leaderboard) -> None:
+    some = _scored(board, [0.0, 0.4])
+    assert some.gain(some.best) is None
+    assert "val/iou 0.400; the untuned trial found nothing" in printed(some)

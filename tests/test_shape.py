@@ -1,0 +1,41 @@
+"""What CONTRIBUTING says of the rooms of the code is what import-linter checks and what is there."""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+TEXT = Path("CONTRIBUTING.md").read_text("utf-8")
+ROOMS = sorted(file.parent.name for file in Path("segdist").glob("*/__init__.py"))
+
+
+def layers() -> list[set[str]]:
+    contracts = tomllib.loads(Path("pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
+    contract = next(contract for contract in contracts if contract["name"] == "layers")
+    assert contract["containers"] == ["segdist"]
+    assert contract["exhaustive"]
+    return [set(layer.split(" | ")) for layer in contract["layers"]]
+
+
+def test_the_diagram_shows_the_layers_that_are_checked() -> None:
+    shown = re.findall(r"```text\n(cli .*?)```", TEXT, re.DOTALL)
+    assert len(shown) == 1
+    assert [set(layer.split(" | ")) for layer in " ".join(shown[0].split()).split(" -> ")] == layers()
+
+
+def test_every_room_is_a_layer_and_nothing_lies_beside_the_rooms() -> None:
+    assert sorted(room for layer in layers() for room in layer) == ROOMS
+    assert [file.name for file in Path("segdist").glob("*.py")] == ["__init__.py"]
+
+
+def test_a_room_is_described_by_its_own_docstring() -> None:
+    shown = dict(re.findall(r"^\| `(\w+)/` \| (.*) \|$", TEXT, re.MULTILINE))
+    assert sorted(shown) == ROOMS
+    for room, text in shown.items():
+        said = ast.get_docstring(ast.parse(Path("segdist", room, "__init__.py").read_text("utf-8"))) or ""
+        assert text == " ".join(said.partition("\n\n")[0].split()), room
+
+
+def test_tests_have_the_rooms_of_what_they_test() -> None:
+    folders = {folder.name for folder in Path("tests").iterdir() if (folder / "__init__.py").exists()}
+    assert folders - set(ROOMS) == {"dirty", "fuzz"}
