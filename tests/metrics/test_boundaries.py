@@ -66,6 +66,21 @@ def test_boundary_iou_is_that_of_the_paper(
         assert values[f"boundary_iou/{label}"] == pytest.approx(common / whole, abs=1e-12)
 
 
+def test_precision_of_a_boundary_is_of_what_was_found_and_recall_of_what_is_there() -> None:
+    """Found much longer than true, and two pixels beside it: nearly all is met, and most of what was found is wrong."""
+    truth, guess = np.zeros((40, 80), np.bool_), np.zeros((40, 80), np.bool_)
+    truth[10:20, 10:20], guess[12:22, 10:75] = True, True
+    lines = [m & ~erode(m, CROSS) for m in (truth, guess)]
+    apart = [distance_transform_edt(~m) for m in lines]
+    sample = Sample("a", "", truth.shape, (instance("crack", truth),))
+    values = evaluate([sample], [Prediction("a", (instance("crack", guess),))], classes=("crack",), min_score=0.3)
+    for tolerance in (1, 2, 3):
+        precision, recall = ((a[m] <= tolerance).mean() for a, m in zip(apart, reversed(lines), strict=True))
+        assert precision < 0.6 * recall
+        expected = 2 * precision * recall / (precision + recall)
+        assert values[f"boundary_f_{tolerance}px"] == pytest.approx(expected, abs=1e-12)
+
+
 @pytest.mark.parametrize("tolerance", [1, 2, 3])
 def test_boundary_f_score_equals_the_formula_with_scipy_distances(
     drawn: tuple[list[Sample], list[Prediction]], values: dict[str, float], tolerance: int

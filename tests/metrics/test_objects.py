@@ -94,6 +94,7 @@ def test_boxes_are_matched_once_and_every_other_one_counts_zero() -> None:
     )
     values = evaluate([Sample("a", "", SIZE_HW, truths)], [Prediction("a", found)], classes=("crack",), min_score=0.3)
     assert values["box_iou"] == pytest.approx(0.5 / 4)
+    assert values["box_dice"] == pytest.approx(2 * 25 / (50 + 25) / 4), "twice the common area over both areas, once"
 
 
 def test_a_score_below_the_threshold_is_not_found_but_ranks_in_average_precision() -> None:
