@@ -1,5 +1,7 @@
 """The command line: arguments to one call each. Everything heavy is imported by the command that needs it."""
 
+import gc
+
 import typer
 
 from segdist.cli import data, label, paligemma, ship, sweeps
@@ -21,5 +23,6 @@ app.add_typer(paligemma.app, name="paligemma")
 
 def main() -> None:
     """The console script."""
+    gc.set_threshold(100_000, 50, 100)  # what is imported stays: to search it is a tenth of a short command
     guard_logs()
     app()
