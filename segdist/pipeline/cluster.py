@@ -57,6 +57,7 @@ def connected() -> Iterator[Any]:
         # A failed trial is a line of progress and a file in MLflow; Ray would print its traceback three times more.
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         logging.getLogger("ray.train").setLevel(logging.CRITICAL)
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)  # what it starts and deletes is no news to a user
     if ray.is_initialized():
         yield ray
         return
