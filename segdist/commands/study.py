@@ -5,7 +5,7 @@ from typing import Any
 from segdist.commands.evaluate import score_model
 from segdist.core import storage
 from segdist.core.errors import DataError
-from segdist.tracking import Tracker
+from segdist.tracking import Tracker, names
 
 _MODEL = "model.json"
 
@@ -49,8 +49,7 @@ def study_checkpoints(model: str, data: str, **settings: Any) -> list[dict[str, 
 
 def is_sweep(model: str) -> bool:
     """Whether a name is that of a sweep, and not of a run, a registered model or a folder."""
-    is_run = len(model) == 32 and all(c in "0123456789abcdef" for c in model)
-    return not (is_run or "@" in model or storage.exists(model))
+    return not (names.is_run_id(model) or "@" in model or storage.exists(model))
 
 
 def _kept(model: str, settings: dict[str, Any]) -> str:

@@ -22,6 +22,11 @@ BEST = "best/"  # in front of a metric: its value in the epoch in which the sear
 TOTAL_SECONDS = "total_seconds"  # spent in epochs, over all resumptions
 
 
+def is_run_id(text: str) -> bool:
+    """Whether a text has the form of MLflow's run ids: 32 hexadecimal digits."""
+    return len(text) == 32 and not set(text) - set("0123456789abcdef")
+
+
 def of_sweep(metric: str, file: Path, environment: provenance.Environment, started: int) -> dict[str, Any]:
     """The tags of a parent run, among them those that MLflow's own pages show."""
     return {

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 _PARAMS_PER_CALL = 100  # MLflow's limit
 _METRICS_PER_CALL = 1000
-_RUN_ID_LENGTH = 32
 
 
 class Tracker:
@@ -320,8 +319,7 @@ class Tracker:
             if number not in known:
                 raise BackendError(f"The sweep `{sweep}` has no trial `{number}`. It has {', '.join(sorted(known))}.")
             return known[number]
-        is_run = len(model) == _RUN_ID_LENGTH and not set(model) - set("0123456789abcdef")
-        return model if is_run else self.run_of_model(model)
+        return model if names.is_run_id(model) else self.run_of_model(model)
 
     def parent_of(self, run_id: str) -> str:
         """The run of the sweep that a trial belongs to."""
