@@ -25,8 +25,8 @@ def dataset_text(dataset: Dataset) -> str:
     for one in dataset.findings():
         where = f"{one.image or one.file}: " if one.image or one.file else ""
         by_code.setdefault(f"{one.severity}[{one.code}]", []).append(where + one.message)
-    for code, told in by_code.items():
-        lines += [f"{code} x{len(told)}", *(f"    {text}" for text in told[:EXAMPLES])]
+    for code, messages in by_code.items():
+        lines += [f"{code} x{len(messages)}", *(f"    {text}" for text in messages[:EXAMPLES])]
     return "\n".join([*lines, f"written to {dataset.uri}"])
 
 

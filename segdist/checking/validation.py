@@ -17,7 +17,7 @@ from segdist.datasets.rows import sample_digest
 from segdist.datasets.shards import Manifest, SplitCounts, added_counts, content_hash, count_findings, count_samples
 from segdist.datasets.split import leaks, untrained
 from segdist.reading.codes import CODES, finding
-from segdist.reading.garbage import search_paused
+from segdist.reading.garbage_collection import gc_disabled
 from segdist.reading.sources import Faults
 
 IMAGES_PER_PIECE = 32
@@ -111,7 +111,7 @@ def review(
     open_images: bool = True,
     strict: bool = False,
     near_bits: int = DEFAULT_BITS,
-    told_first: Sequence[Finding] = (),
+    noticed_before: Sequence[Finding] = (),
 ) -> Review:
     """Read a source from end to end and say everything that is wrong with it; never raises for the user's data.
 
@@ -121,9 +121,9 @@ def review(
         open_images: also fetch and decode every image.
         strict: warnings count as errors.
         near_bits: bits in which perceptual hashes of near-duplicates may differ.
-        told_first: what was noticed when the source was opened.
+        noticed_before: what was noticed when the source was opened.
     """
-    found = Review(format_name, [*told_first])
+    found = Review(format_name, [*noticed_before])
     place = str(getattr(getattr(source, "options", None), "path", ""))
     try:
         _read(source, found, open_images=open_images)
@@ -204,7 +204,7 @@ def _read(source: DatasetFormat, found: Review, *, open_images: bool) -> None:
 
 def _look_at(work: _Work) -> _Answer:
     """Read one piece, and its images."""
-    with search_paused():
+    with gc_disabled():
         return _answer(work)
 
 
@@ -254,16 +254,16 @@ def _leaks(rows: Sequence[Row], near_bits: int) -> Iterator[Finding]:
 
 def near_leaks(rows: Sequence[Row], near_bits: int) -> Iterator[Finding]:
     """Near-duplicates on different sides that are neither identical nor of one source: those have been named."""
-    told = 0
+    reported = 0
     for a, b in near_pairs([row.look for row in rows if row.look], bits=near_bits):
         one, other = rows[a], rows[b]
         if one.split != other.split and one.sha256 != other.sha256 and (one.group or "a") != (other.group or "b"):
-            told += 1
-            if told <= MOST_NEAR:
+            reported += 1
+            if reported <= MOST_NEAR:
                 message = f"looks like {other.image_id} in {other.split}"
                 yield finding("near-duplicate-in-two-splits", message, image=one.image_id)
-    if told > MOST_NEAR:
-        yield finding("near-duplicate-in-two-splits", f"{told - MOST_NEAR} more pairs look alike")
+    if reported > MOST_NEAR:
+        yield finding("near-duplicate-in-two-splits", f"{reported - MOST_NEAR} more pairs look alike")
 
 
 def _strict(one: Finding) -> Finding:

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from segdist.cli.options import Json, key_values, told
+from segdist.cli.options import Json, key_values, report_user_errors
 from segdist.core import storage
 from segdist.core.errors import DataError, SpecError, StorageError
 from segdist.core.terminal import say, say_json
@@ -37,7 +37,7 @@ def convert(
     from segdist.converting.convert import convert as run
     from segdist.converting.convert import summary_text
 
-    with told():
+    with report_user_errors():
         result = run(
             path,
             out,
@@ -70,21 +70,21 @@ def validate(
     from segdist.checking.validation import Review, codes_text, review, summary_text
     from segdist.reading.codes import finding
 
-    with told():
+    with report_user_errors():
         if codes:
             say(codes_text())
             return
         if not path:
             raise SpecError("A folder or file must be named, e.g. segdist data validate photos/")
-        told_first: list[Any] = []
+        noticed_before: list[Any] = []
         try:
             chosen = key_values(option or [])
-            name, source = _source(path, format_name, chosen, no_images=no_images, report=told_first.append)
-            found = review(source, name, open_images=not no_images, strict=strict, told_first=told_first)
+            name, source = _source(path, format_name, chosen, no_images=no_images, report=noticed_before.append)
+            found = review(source, name, open_images=not no_images, strict=strict, noticed_before=noticed_before)
         except (DataError, StorageError) as error:  # it could not even be opened: a finding too, so that --json is JSON
             source, found = (
                 None,
-                Review(format_name, [*told_first, finding("source-unreadable", str(error), file=path)]),
+                Review(format_name, [*noticed_before, finding("source-unreadable", str(error), file=path)]),
             )
         if manifest:
             storage.write_json(manifest, found.manifest().model_dump(mode="json"))
@@ -108,7 +108,7 @@ def merge(
     """Merge sources into one data set: classes mapped, identical images kept once, split with groups whole."""
     from segdist.converting.merge_spec import load_data
 
-    with told():
+    with report_user_errors():
         _build(load_data(spec), out, as_json=as_json)
 
 
@@ -127,7 +127,7 @@ def split(
     """Divide into train, val and test: by classes and sizes, with copies and near-duplicates on one side."""
     from segdist.converting.merge_spec import data_spec
 
-    with told():
+    with report_user_errors():
         name, _ = _source(path, format_name, key_values(option or []))
         source = {"format": name, "path": path, **key_values(option or [])}
         division = {"val": val, "test": test, "seed": seed, "given": "keep" if keep else "redo"}
@@ -147,7 +147,7 @@ def stats(
     from segdist.checking.stats import statistics, summary_text
     from segdist.pages.statistics import write_stats_page
 
-    with told():
+    with report_user_errors():
         _, source = _source(path, format_name, key_values(option or []), no_images=no_images)
         found = statistics(source, open_images=not no_images)
         if html:
@@ -172,7 +172,7 @@ def view(
     """Write a gallery of samples with their masks, to be filtered by class and split in the browser."""
     from segdist.pages.gallery import Wanted, write_gallery
 
-    with told():
+    with report_user_errors():
         _, source = _source(path, format_name, key_values(option or []))
         wanted = Wanted(count, tuple(label or ()), tuple(split or ()), seed)
         shown, findings = write_gallery(out, source, wanted, title=_title(path))

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from segdist.cli.options import Json, files_and_overrides, told
+from segdist.cli.options import Json, files_and_overrides, report_user_errors
 from segdist.core.errors import SpecError
 from segdist.core.terminal import say, say_json
 
@@ -38,7 +38,7 @@ def make(sweep: Sweep, limit: Limit = 0) -> None:
     """Label what a sweep names, and stop there; run again to go on where it stopped. `make` may be left out."""
     from segdist.pipeline.label_sets import label_sweep
 
-    with told():
+    with report_user_errors():
         file, overrides = file_and_overrides(sweep)
         sets = label_sweep(file, overrides, say, limit=limit)
         _show(sets, as_json=False)
@@ -49,7 +49,7 @@ def report(sweep: Sweep, limit: Limit = 0, as_json: Json = False) -> None:
     """How good the labels of a sweep are: per class and strategy, with their scores' calibration."""
     from segdist.pipeline.label_sets import find_label_sets
 
-    with told():
+    with report_user_errors():
         file, overrides = file_and_overrides(sweep)
         _, sets = find_label_sets(file, overrides, limit=limit)
         _show(sets, as_json=as_json)
@@ -69,7 +69,7 @@ def export_(
     """Write what waits for a person, the most rewarding first: COCO, CVAT, Label Studio, and a gallery."""
     from segdist.pipeline.review import export_review
 
-    with told():
+    with report_user_errors():
         file, overrides = file_and_overrides(sweep)
         doubts = export_review(
             file, overrides, out, verdicts=_verdicts(verdict or ["review"]), most=most, policy=policy, limit=limit
@@ -93,7 +93,7 @@ def import_(
     """Take corrected masks back; they win over every teacher, in every label policy of these data."""
     from segdist.pipeline.review import import_review
 
-    with told():
+    with report_user_errors():
         sweep_file, overrides = file_and_overrides(sweep)
         found = import_review(
             sweep_file,
@@ -107,7 +107,7 @@ def import_(
             f"{found.corrected} corrected, {found.confirmed} confirmed, {found.nothing} not there, "
             f"{found.unchanged + found.undecided} undecided"
         )
-        for one in found.told:
+        for one in found.first_passed_over:
             say(f"passed over: {one}")
 
 

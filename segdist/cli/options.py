@@ -26,7 +26,7 @@ HOME_STORAGE = str(Path.home() / "segdist")
 
 
 @contextmanager
-def told(*, debug: bool = False) -> Iterator[None]:
+def report_user_errors(*, debug: bool = False) -> Iterator[None]:
     """Turns a user's error into a message on stderr and exit code 2."""
     if debug:
         os.environ["SEGDIST_DEBUG"] = "1"

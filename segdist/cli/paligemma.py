@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from segdist.cli.options import Json, key_values, told
+from segdist.cli.options import Json, key_values, report_user_errors
 from segdist.core.terminal import say, say_json
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def codec_report(
     as_json: Json = False,
 ) -> None:
     """The codec's ceiling: IoU and boundary IoU of your masks with what comes back of them, per class."""
-    with told():
+    with report_user_errors():
         from segdist.core.errors import DataError
         from segdist.core.spec import SourceSpec
         from segdist.nets.paligemma.codec_files import open_codec
@@ -73,7 +73,7 @@ def train_codec(
 
     Killed and started again, it goes on from the last hundred steps, saved beside the file to write.
     """
-    with told():
+    with report_user_errors():
         from segdist.core.errors import DataError
         from segdist.nets.paligemma.codec_files import open_codec, save_codec
         from segdist.nets.paligemma.codec_report import codec_report as measure

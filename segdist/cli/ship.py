@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from segdist.cli.options import HOME_STORAGE, Debug, Json, Model, Storage, Tracking, tile_size, told
+from segdist.cli.options import HOME_STORAGE, Debug, Json, Model, Storage, Tracking, report_user_errors, tile_size
 from segdist.core.terminal import say, say_json
 
 app = typer.Typer()
@@ -52,7 +52,7 @@ def predict(
     debug: Debug = False,
 ) -> None:
     """Segment images with a trained model: COCO JSON, pictures, masks, GeoJSON."""
-    with told(debug=debug):
+    with report_user_errors(debug=debug):
         from segdist.core.errors import SpecError
         from segdist.pipeline.predict import predict_images
         from segdist.pipeline.predictor import How
@@ -82,7 +82,7 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Write a model for production: adapters merged, self-contained, with a model card."""
-    with told(debug=debug):
+    with report_user_errors(debug=debug):
         from segdist.commands.export import export_model
         from segdist.commands.export import push as upload
         from segdist.core.errors import ExportError
@@ -112,7 +112,7 @@ def promote(
 
     Exits with 1 where it is not better and the alias stays.
     """
-    with told(debug=debug):
+    with report_user_errors(debug=debug):
         from segdist.commands.promote import promote as decide
 
         found = decide(model, name=name, data=data, metric=metric, force=force, storage=storage, tracking=tracking)
@@ -157,12 +157,12 @@ def serve(
     debug: Debug = False,
 ) -> None:
     """Serve a model over HTTP: a page to drop an image on, an API, /docs, /health and /metrics."""
-    with told(debug=debug):
+    with report_user_errors(debug=debug):
         from segdist.pipeline.serve import address
         from segdist.pipeline.serve import serve as run
         from segdist.serving.limits import Limits
 
-        token = os.environ.pop("SEGDIST_TOKEN", "")  # nobody whom we start is told
+        token = os.environ.pop("SEGDIST_TOKEN", "")  # nobody whom we start is report_user_errors
         where = address(host, port, token=token, token_file=token_file, names=allowed_host or ())
         limits = Limits(int(max_megabytes * 1e6), int(max_megapixels * 1e6), int(max_megapixels_at_once * 1e6))
         run(model, where, limits=limits, replicas=replicas, max_batch=max_batch, storage=storage, tracking=tracking)

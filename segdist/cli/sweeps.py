@@ -14,9 +14,9 @@ from segdist.cli.options import (
     Tracking,
     files_and_overrides,
     files_named,
+    report_user_errors,
     show,
     tile_size,
-    told,
 )
 from segdist.core.errors import SegdistError, SpecError
 from segdist.core.terminal import say, say_json
@@ -85,7 +85,7 @@ def compare(
     from segdist.pages import leaderboard, print_leaderboard
     from segdist.tracking import Tracker
 
-    with told(debug=debug):
+    with report_user_errors(debug=debug):
         tracker = Tracker.at(storage, tracking)
         tracker.close_abandoned()
         board = leaderboard(tracker, name)
@@ -145,7 +145,7 @@ def evaluate(
     from segdist.commands.evaluate import score_checkpoints, score_model, score_results
     from segdist.commands.study import is_sweep, study_checkpoints
 
-    with told(debug=debug):
+    with report_user_errors(debug=debug):
         found: Any
         printed: Any = pages.print_evaluation
         if html and (not all_checkpoints or is_sweep(model)):
@@ -192,7 +192,7 @@ def diff(
     from segdist import pages
     from segdist.commands.diff import diff as compared
 
-    with told(debug=debug):
+    with report_user_errors(debug=debug):
         found = compared(
             first,
             second,
@@ -216,7 +216,7 @@ def models(as_json: Json = False) -> None:
     """List the model families: sizes, licences, tasks, losses, adapters, and what to install."""
     from segdist.sweepfile.catalogue import families, print_families
 
-    with told(debug=False):
+    with report_user_errors(debug=False):
         if as_json:
             say_json(families())
         else:
@@ -228,7 +228,7 @@ def schema() -> None:
     """Print the JSON schema of sweep files, for completion in editors."""
     from segdist.sweepfile.loading import schema as build
 
-    with told(debug=False):
+    with report_user_errors(debug=False):
         say_json(build())
 
 
@@ -259,7 +259,7 @@ def _each(arguments: list[str], action: Callable[[str, list[str]], Any], *, debu
     """Do one thing for each sweep file; with several, go on after an error and sum up at the end."""
     files, overrides = files_and_overrides(arguments)
     outcomes: dict[str, str] = {}
-    with told(debug=debug):
+    with report_user_errors(debug=debug):
         if not files:
             raise SpecError(f"A sweep file must be named, e.g. sweeps/quickstart.yaml, but got {' '.join(arguments)}")
     for file in files:

@@ -90,7 +90,7 @@ def diff(
             f"{first} and {second} were not scored on the same images and classes. "
             "Name data that both can be shown: segdist diff A B DATA"
         )
-    evaluators = [side.judged(metric) for side in sides]
+    evaluators = [side.filled_evaluator(metric) for side in sides]
     found = difference(*evaluators, metric=metric, seed=seed)
     shown = {
         label: _panels(images[:pictures], names, sides) for label, images in (("won", found.won), ("lost", found.lost))
@@ -109,7 +109,7 @@ class _Side:
     origin: str
     notes: list[str]
 
-    def judged(self, metric: str) -> Any:
+    def filled_evaluator(self, metric: str) -> Any:
         """The evaluator that saw everything."""
         from segdist.engine.predict import evaluator_of
 

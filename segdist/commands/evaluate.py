@@ -37,15 +37,15 @@ def score_results(predictions: Path, truth: Path, *, min_score: float, seed: int
     Raises:
         DataError: a file is malformed; the message says where.
     """
-    from segdist.engine.appraise import Judge
+    from segdist.engine.evaluation import EvaluationAccumulator
     from segdist.reading.coco.results import read_results
 
     results = read_results(predictions, truth)
     evaluate = EvaluateSpec(min_score=min_score)
     chosen = None if results.has_masks or not results.found else BOXES
-    judge = Judge(results.classes, evaluate, chosen)
+    accumulator = EvaluationAccumulator(results.classes, evaluate, chosen)
     for sample, prediction in results.pairs():
-        judge.add(sample, None, prediction)
+        accumulator.add(sample, None, prediction)
     notes = [*results.notes]
     notes += [] if chosen is None else ["the results are boxes without masks: only metrics of boxes are defined"]
     return {
@@ -54,7 +54,7 @@ def score_results(predictions: Path, truth: Path, *, min_score: float, seed: int
         "min_score": min_score,
         "classes": list(results.classes),
         "notes": notes,
-        **judge.result(seed=seed).to_json(),
+        **accumulator.result(seed=seed).to_json(),
     }
 
 
@@ -118,7 +118,7 @@ def score_model(
         DataError: the data cannot be read, or have none of the model's classes.
     """
     from segdist.engine import checkpoint, runtime
-    from segdist.engine.appraise import appraise
+    from segdist.engine.evaluation import evaluate_network
     from segdist.engine.workers import Workers
 
     with model_folder(model, storage, tracking) as (folder, trusted):
@@ -127,7 +127,7 @@ def score_model(
         costs = runtime.bytes_on_disk(folder)
     evaluate = changed(described.evaluate, changes)
     rows, notes = rows_of(data, split, described.classes)
-    found = appraise(network, rows, evaluate, seed=seed).to_json()
+    found = evaluate_network(network, rows, evaluate, seed=seed).to_json()
     found["metrics"] |= costs | (further(network, rows) if further else {})
     head = {"model": model, "data": data, "images_total": len(rows), "evaluate": evaluate.model_dump(mode="json")}
     return {**head, "classes": list(described.classes), "notes": notes + _around(evaluate), **found}
@@ -227,9 +227,9 @@ def rows_of(place: str, split: str, classes: Sequence[str]) -> tuple[Sequence[tu
             f"The model knows {', '.join(classes)}, but {place} has {', '.join(sorted(labels)) or 'no objects'}: "
             "nothing can be scored. Rename classes with `class_map` in a sweep file and name that file."
         )
-    strangers = sorted(labels - set(classes))
+    unknown = sorted(labels - set(classes))
     notes = [f"split {chosen}" if chosen else "all images"]
-    return rows, notes + [f"the model does not know {', '.join(strangers)}: left out"] * bool(strangers)
+    return rows, notes + [f"the model does not know {', '.join(unknown)}: left out"] * bool(unknown)
 
 
 def _split(place: str, wanted: str, there: set[str]) -> str:

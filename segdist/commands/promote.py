@@ -137,7 +137,7 @@ def _moved(tracker: Tracker, made: dict[str, str], of_test: str, found: Differen
     return Decision(**made, test_hash=of_test, difference=found, promoted=True, version=version, reason=reason)
 
 
-def crown(tracker: Tracker, spec: SweepSpec, winner: str, *, measure: Measure) -> str:
+def register_winner(tracker: Tracker, spec: SweepSpec, winner: str, *, measure: Measure) -> str:
     """Register a sweep's winner, and make it the champion by the rule of `promote`; what came of it, for people.
 
     Args:
@@ -175,10 +175,10 @@ def _metric_of(sweep: SweepRecord) -> str:
 
 
 def _judged(run: str, rows: Rows, metric: str, storage: str, tracking: str) -> Evaluator:
-    from segdist.engine.appraise import judged
+    from segdist.engine.evaluation import filled_evaluator
 
     with model_folder(run, storage, tracking) as (folder, trusted):
-        return judged(folder, rows, (metric,), trusted=trusted)
+        return filled_evaluator(folder, rows, (metric,), trusted=trusted)
 
 
 def _named(data: str, run: str, storage: str, tracking: str) -> Rows:

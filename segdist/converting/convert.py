@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from segdist.converting.export import FileNames, new_folder
-from segdist.converting.losses import Told
+from segdist.converting.losses import ReportedLosses
 from segdist.converting.round_trip import MOST_SHOWN, compare
 from segdist.converting.sample_store import SampleStore
 from segdist.core import registry, storage
@@ -83,23 +83,23 @@ def convert(
         StorageError: `out` is there already or cannot be written.
     """
     writer_type, chosen = _writer(to, write_options or {})
-    told: list[Finding] = []
-    name = format_name or guess_format(place, told.append)
+    reported: list[Finding] = []
+    name = format_name or guess_format(place, reported.append)
     started = time.monotonic()
-    read = _read(_source(name, {**(read_options or {}), "path": place}), told)
+    read = _read(_source(name, {**(read_options or {}), "path": place}), reported)
     if not skip_errors:
         stop_on_errors(read.errors)
     losses, seconds = FindingTally(), {"read": round(time.monotonic() - started, 2)}
     classes = _classes(read)
     with new_folder(out) as folder:
         started = time.monotonic()
-        told_losses = Told(losses)
-        written = _write(read, writer_type(folder, classes, chosen, told_losses), skip_errors=skip_errors)
+        reported_losses = ReportedLosses(losses)
+        written = _write(read, writer_type(folder, classes, chosen, reported_losses), skip_errors=skip_errors)
         seconds["write"] = round(time.monotonic() - started, 2)
         result = _summary(read, written, classes) | {"losses": losses.as_json()}
         if verify:
             started = time.monotonic()
-            result |= _round_trip(to, folder, written, told_losses, out)
+            result |= _round_trip(to, folder, written, reported_losses, out)
             seconds["verify"] = round(time.monotonic() - started, 2)
         result = {"source": place, "format": name, "to": to, "out": out, **result, "seconds": seconds}
         storage.write_json(str(folder / CONVERSION), redact_all(result))
@@ -139,9 +139,9 @@ def checked_options(keys: Any, options: Mapping[str, Any], *, what: str) -> Any:
         raise SpecError(f"The option `{key}` for {what} is wrong: {first['msg']}. {known}".strip()) from error
 
 
-def _read(source: DatasetFormat, told: Sequence[Finding]) -> _Read:
+def _read(source: DatasetFormat, reported: Sequence[Finding]) -> _Read:
     read = _Read(source)
-    for one in told:
+    for one in reported:
         read.report(one)
     missing: set[str] = set()
 
@@ -214,15 +214,15 @@ def _summary(read: _Read, written: SampleStore, classes: Sequence[str]) -> dict[
     }
 
 
-def _round_trip(name: str, folder: Path, written: SampleStore, told: Told, out: str) -> dict[str, Any]:
+def _round_trip(name: str, folder: Path, written: SampleStore, reported: ReportedLosses, out: str) -> dict[str, Any]:
     """Read the written folder as anybody would, and compare.
 
     Raises:
-        DataError: something does not come back that the format can hold; what it cannot hold was told by the writer.
+        DataError: what the format can hold does not come back; what it cannot, the writer has reported.
     """
     findings = FindingTally()
     back = open_format(name, {"path": str(folder)})
-    trip = compare(written, back.read(findings), told)
+    trip = compare(written, back.read(findings), reported)
     errors = findings.first(Severity.ERROR)
     if trip.failed or errors:
         lines = [

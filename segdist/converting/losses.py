@@ -13,7 +13,7 @@ MASK_CHANGED = {"instance-merged", "mask-coded", "mask-dropped", "overlap-droppe
 BOX_CHANGED = {"box-from-mask", "box-rounded", "box-widened", "instance-merged", "mask-coded", "overlap-dropped"}
 
 
-class Told:
+class ReportedLosses:
     """The losses that a writer has reported of each image, by code: what need not come back.
 
     Args:

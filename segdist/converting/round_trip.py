@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from segdist.converting.losses import Told
+from segdist.converting.losses import ReportedLosses
 from segdist.converting.sample_store import SampleStore
 from segdist.core import masks
 from segdist.core.records import Instance, Sample
@@ -71,8 +71,8 @@ class RoundTrip:
         plain = {k: v for k, v in asdict(self).items() if not k.startswith("_") and k not in ("failures", "failed")}
         return {"exact": self.is_exact, **plain, "box_shift_max": round(self.box_shift_max, 4), **measured}
 
-    def add(self, written: Sample, back: Sample | None, told: Told) -> None:
-        """Count one image; what did not come back, and was not told as a loss, is a failure."""
+    def add(self, written: Sample, back: Sample | None, reported: ReportedLosses) -> None:
+        """Count one image; what did not come back, and was not reported as a loss, is a failure."""
         is_back = back is not None and (back.size_hw, back.split) == (written.size_hw, written.split)
         left = list(back.instances) if back and back.size_hw == written.size_hw else []
         pairs = _paired(written.instances, left)
@@ -81,7 +81,11 @@ class RoundTrip:
         for pair in pairs:
             self._count(*pair)
         self.extra += len(left)
-        wrong = list(_untold(pairs, len(left), written.image_id, told)) if is_back else ["it is not there as it was"]
+        wrong = (
+            list(_unreported(pairs, len(left), written.image_id, reported))
+            if is_back
+            else ["it is not there as it was"]
+        )
         if wrong:
             self.failed += 1
             self.failures += [f"{written.image_id}: {', '.join(wrong)}"] * (len(self.failures) < MOST_SHOWN)
@@ -100,13 +104,13 @@ class RoundTrip:
             self.box_shift_max = max(self.box_shift_max, shift)
 
 
-def compare(written: SampleStore, back: Iterable[Sample], told: Told) -> RoundTrip:
+def compare(written: SampleStore, back: Iterable[Sample], reported: ReportedLosses) -> RoundTrip:
     """Match images by file name, or by id where all have kept theirs, and instances by label, order and overlap.
 
     Args:
         written: samples by the file name that they were written under, as they were before.
         back: what a reader makes of the folder.
-        told: the losses that the writer has reported.
+        reported: the losses that the writer has reported.
     """
     found, ids = SampleStore(), {}
     for sample in back:
@@ -116,23 +120,23 @@ def compare(written: SampleStore, back: Iterable[Sample], told: Told) -> RoundTr
     keeps_ids = all(sample.image_id in found for sample in written)  # our own data sets do, and not the names
     for name in written.names():
         sample = written[name]
-        result.add(sample, found.get(sample.image_id if keeps_ids else ids.get(name, sample.image_id)), told)
+        result.add(sample, found.get(sample.image_id if keeps_ids else ids.get(name, sample.image_id)), reported)
     return result
 
 
-def _untold(pairs: Sequence[Pair], extra: int, image_id: str, told: Told) -> Iterator[str]:
+def _unreported(pairs: Sequence[Pair], extra: int, image_id: str, reported: ReportedLosses) -> Iterator[str]:
     """What of an image should have come back and did not."""
     missing = [written.label for written, back in pairs if back is None]
-    if len(missing) > told.instances(image_id):
+    if len(missing) > reported.instances(image_id):
         yield f"{len(missing)} of {len(pairs)} instances are gone ({', '.join(sorted(set(missing)))})"
-    if extra > told.instances(image_id):
+    if extra > reported.instances(image_id):
         yield f"{extra} instances are there that nobody wrote"
     there = [(written, back) for written, back in pairs if back is not None]
     changed = sum(written.mask != back.mask for written, back in there)
-    if changed and not told.masks(image_id):
+    if changed and not reported.masks(image_id):
         yield f"{changed} of {len(there)} masks are others"
     moved = sum(_shift(written, back) >= SAME_BOX for written, back in there)
-    if moved and not told.boxes(image_id):
+    if moved and not reported.boxes(image_id):
         yield f"{moved} of {len(there)} boxes are others"
 
 

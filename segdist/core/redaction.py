@@ -12,7 +12,7 @@ HIDDEN = "***"
 """Stands where a secret stood."""
 _SHORTEST = 8
 """Characters; a shorter value of a variable would be found in innocent words."""
-_SHORTEST_TELLING = 20
+_SHORTEST_SECRET = 20
 """Characters of the shortest secret that gives itself away without a name in front of it."""
 _SEPARATOR = re.compile(r"[=:\s]")
 _NAMES = (
@@ -129,7 +129,7 @@ def _entry(name: Any, value: Any) -> Any:
 def _redacted(text: str, values: Iterable[str]) -> str:
     for value in values:
         text = text.replace(value, HIDDEN)
-    if len(text) < _SHORTEST_TELLING and not _SEPARATOR.search(text):
+    if len(text) < _SHORTEST_SECRET and not _SEPARATOR.search(text):
         return text  # a name, as most of what is shown
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)

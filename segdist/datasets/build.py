@@ -68,7 +68,7 @@ def build(root: str, data: DataSpec, spread: Spread) -> Dataset:
     kept, classes = _arranged(data, pairs, seen, findings)
     shards = _written(root, data, kept, frozenset(name for name, one in seen.items() if one.turned), spread)
     findings += _leaks(shards, {s.image_id: s.group for _, s in pairs})
-    told = [{"format": s.format, **s.options()} for s in data.sources]
+    described = [{"format": s.format, **s.options()} for s in data.sources]
     dataset = write_manifest(
         root,
         "dataset",
@@ -76,7 +76,7 @@ def build(root: str, data: DataSpec, spread: Spread) -> Dataset:
         shards,
         findings=findings,
         licences=licences(data, sources),
-        details={"sources": told, "split": data.split.model_dump(mode="json")},
+        details={"sources": described, "split": data.split.model_dump(mode="json")},
     )
     storage.remove(storage.join(root, OPENED))
     return dataset

@@ -17,7 +17,7 @@ from segdist.reading.codes import finding
 from segdist.reading.geometry import box_iou
 
 SAME, CONFLICT = 0.9, 0.5
-MOST_TOLD = 200
+MOST_REPORTED = 200
 Numbered = tuple[int, Sample]
 """A sample and the number of the source it came from."""
 
@@ -105,20 +105,20 @@ def _grouped(
 ) -> Iterator[Numbered]:
     """The samples with groups that unite what looks alike."""
     samples = [s for _, s in pairs]
-    groups, told = Groups(), 0
+    groups, reported = Groups(), 0
     for a, b in near_pairs([seen[s.image_id].look for s in samples], bits=near_bits):
         one, other = samples[a], samples[b]
         groups.join([_node(one), _node(other)])
         if _node(one) == _node(other) or seen[one.image_id].sha256 == seen[other.image_id].sha256:
             continue
-        told += 1
-        if told <= MOST_TOLD:
+        reported += 1
+        if reported <= MOST_REPORTED:
             apart = bool(one.split and other.split and one.split != other.split)
             code = "near-duplicate-in-two-splits" if apart else "near-duplicates"
             where = f" in {other.split}" if apart else ""
             report(finding(code, f"looks like {other.image_id}{where}", file=one.image_uri, image=one.image_id))
-    if told > MOST_TOLD:
-        report(finding("near-duplicates", f"{told - MOST_TOLD} more pairs look alike"))
+    if reported > MOST_REPORTED:
+        report(finding("near-duplicates", f"{reported - MOST_REPORTED} more pairs look alike"))
     for number, sample in pairs:
         group = groups.of(_node(sample))
         yield number, sample if group == _node(sample) else replace(sample, group=group)

@@ -389,9 +389,9 @@ def restore(network: nn.Module, folder: Path, *, frozen_digest: str = "") -> Non
     state = state_dicts.safe(file)
     own = network.state_dict()
     frozen = {k: v for k, v in own.items() if k not in state}
-    strangers = [k for k, v in state.items() if k not in own or not state_dicts.fits(v, own[k])]
-    if strangers or (frozen and digest_of(frozen) != frozen_digest):
-        names = ", ".join((*strangers, *frozen)[:3])
+    unknown = [k for k, v in state.items() if k not in own or not state_dicts.fits(v, own[k])]
+    if unknown or (frozen and digest_of(frozen) != frozen_digest):
+        names = ", ".join((*unknown, *frozen)[:3])
         raise WeightsError(
             f"{file} does not fit the model it describes ({names}, ...): "
             "the base weights or the family's code are not those it was trained with."

@@ -9,9 +9,9 @@ from pathlib import Path
 from segdist.core.panels import ImageHWC, encode_jpeg, panel
 from segdist.core.records import Prediction, Sample
 from segdist.core.spec import EvaluateSpec
-from segdist.engine.appraise import Appraisal
 from segdist.engine.data import Rows
-from segdist.engine.telling import telling_images
+from segdist.engine.evaluation import EvaluationReport
+from segdist.engine.ranked_examples import ranked_examples
 from segdist.reading.examples import decode_image
 
 INDEX = "index.json"
@@ -32,7 +32,9 @@ def save(
         (folder / f"{number:03d}.jpg").write_bytes(encode_jpeg(picture))
 
 
-def save_telling(folder: Path, rows: Rows, found: Appraisal, evaluate: EvaluateSpec, *, classes: Sequence[str]) -> None:
+def save_ranked_examples(
+    folder: Path, rows: Rows, found: EvaluationReport, evaluate: EvaluateSpec, *, classes: Sequence[str]
+) -> None:
     """Write panels with edge maps: `worst-0.jpg`, `median-0.jpg`, `best-0.jpg`, ... by the image's IoU.
 
     Those of groups of images are there too; an image is drawn once, and `index.json` lists which file is what.
@@ -43,7 +45,7 @@ def save_telling(folder: Path, rows: Rows, found: Appraisal, evaluate: EvaluateS
     place = {image["image_id"]: k for k, image in enumerate(found.images)}
     files: dict[str, str] = {}
     index = []
-    for one in telling_images(found):
+    for one in ranked_examples(found):
         if one.image_id not in files:
             files[one.image_id] = f"{one.rank}-{len(files)}.jpg"
             sample, image_bytes = rows[place[one.image_id]]

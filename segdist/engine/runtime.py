@@ -65,7 +65,7 @@ def timed(network: Any, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -
     return time.perf_counter() - start
 
 
-def arithmetic(network: Any, image: ImageHWC, prompt: Prompt) -> Values:
+def flops(network: Any, image: ImageHWC, prompt: Prompt) -> Values:
     """Floating-point operations of matrix products, convolutions and attention in one prediction, in units of 1e9."""
     with _frozen(network), FlopCounterMode(display=False) as counter, torch.no_grad():
         network.predict([image], [prompt])

@@ -26,7 +26,7 @@ DARKER, BRIGHTER = 1.5, 1 / 1.5
 
 
 @dataclass(frozen=True)
-class _Way:
+class TtaTransform:
     """How a view is made, and undone: mirrored along the image's axes, with a gamma."""
 
     down: bool = False
@@ -34,6 +34,7 @@ class _Way:
     gamma: float = 1.0
 
     def image(self, image_HWC: ImageHWC) -> ImageHWC:
+        """The image as this view shows it."""
         step_y, step_x = (-1 if flipped else 1 for flipped in (self.down, self.across))
         mirrored_HWC = np.ascontiguousarray(image_HWC[::step_y, ::step_x])
         if self.gamma == 1.0:
@@ -46,6 +47,7 @@ class _Way:
         return mask_HW[:: -1 if self.down else 1, :: -1 if self.across else 1]
 
     def prompt(self, prompt: Prompt, size_hw: tuple[int, int]) -> Prompt:
+        """The prompt where this view shows it; `size_hw` is the image's."""
         height, width = size_hw
         boxes = []
         for x1, y1, x2, y2 in prompt.boxes_xyxy:
@@ -59,12 +61,12 @@ class _Way:
         return replace(prompt, boxes_xyxy=tuple(boxes), points_xy=points)
 
 
-_WAYS: Mapping[TtaView, _Way] = {
-    "flip": _Way(across=True),
-    "flip_vertical": _Way(down=True),
-    "turn": _Way(down=True, across=True),
-    "darker": _Way(gamma=DARKER),
-    "brighter": _Way(gamma=BRIGHTER),
+_TRANSFORMS: Mapping[TtaView, TtaTransform] = {
+    "flip": TtaTransform(across=True),
+    "flip_vertical": TtaTransform(down=True),
+    "turn": TtaTransform(down=True, across=True),
+    "darker": TtaTransform(gamma=DARKER),
+    "brighter": TtaTransform(gamma=BRIGHTER),
 }
 
 
@@ -76,15 +78,15 @@ def predict_views(predict: Predict, views: Sequence[TtaView], *, region_classes:
         views: beside the image itself.
         region_classes: classes of which there is one region an image.
     """
-    ways = [_Way(), *(_WAYS[view] for view in views)]
+    transforms = [TtaTransform(), *(_TRANSFORMS[view] for view in views)]
 
     def voted(images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:
         sizes = [(image.shape[0], image.shape[1]) for image in images]
         found: list[list[tuple[Instance, ...]]] = [[] for _ in images]
-        for way in ways:
-            shown = [way.prompt(prompt, size_hw) for prompt, size_hw in zip(prompts, sizes, strict=True)]
-            for of_image, instances in zip(found, predict([way.image(i) for i in images], shown), strict=True):
-                of_image.append(tuple(_undone(instance, way) for instance in instances))
+        for transform in transforms:
+            shown = [transform.prompt(prompt, size_hw) for prompt, size_hw in zip(prompts, sizes, strict=True)]
+            for of_image, instances in zip(found, predict([transform.image(i) for i in images], shown), strict=True):
+                of_image.append(tuple(_undone(instance, transform) for instance in instances))
         return [
             _merged(of_image, region_classes, size_hw=size_hw, by_number=bool(prompt.boxes_xyxy or prompt.points_xy))
             for of_image, size_hw, prompt in zip(found, sizes, prompts, strict=True)
@@ -93,11 +95,11 @@ def predict_views(predict: Predict, views: Sequence[TtaView], *, region_classes:
     return voted
 
 
-def _undone(instance: Instance, way: _Way) -> Instance:
+def _undone(instance: Instance, transform: TtaTransform) -> Instance:
     assert instance.mask is not None
-    if not (way.down or way.across):
+    if not (transform.down or transform.across):
         return instance
-    rle = masks.encode(way.mask(masks.decode(instance.mask)))
+    rle = masks.encode(transform.mask(masks.decode(instance.mask)))
     return replace(instance, mask=rle, box_xyxy=rle.box_xyxy)
 
 

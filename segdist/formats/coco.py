@@ -100,7 +100,7 @@ class Format:
     def chunks(self, report: Report) -> Iterator[CocoChunk]:
         """The same in pieces that any process can read; what concerns files and images is reported here."""
         parts = self._parts()
-        told = {part.uri for part in parts} | self._note_unread(parts, report)
+        reported = {part.uri for part in parts} | self._note_unread(parts, report)
         indices = {part: open_index(part.uri, report) for part in parts}
         self._indices = indices  # a local copy of a file lives as long as its index, and chunks are read later
         self._categories = Categories(report)
@@ -115,7 +115,7 @@ class Format:
             yield from _Reader(part, index, names, self._files(part), report).chunks(fit_boxes=self.options.fit_boxes)
         if not self.options.path.lower().endswith(".json"):
             files = Listing(self.options.path)
-            report_unread(files, [name for name in files if files.uri(name) in told], report)
+            report_unread(files, [name for name in files if files.uri(name) in reported], report)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_indices": {}, "_categories": None}
@@ -177,9 +177,9 @@ class Format:
 
     def _note_unread(self, parts: list[_Part], report: Report) -> set[str]:
         """Tell which files of COCO's own naming below the folder are not read; gives those."""
-        read, told = {part.uri for part in parts}, set[str]()
+        read, reported = {part.uri for part in parts}, set[str]()
         if self.options.path.lower().endswith(".json"):
-            return told
+            return reported
         for uri in self._json_files():
             folder = PurePosixPath(uri).parts[-2]
             if uri in read:
@@ -187,11 +187,11 @@ class Format:
             if _name(uri) == ROBOFLOW_FILE and folder.lower() not in SPLITS:
                 message = f"folder `{folder}` is none of {', '.join(SPLITS)} and was not read"
                 report(finding("folder-unread", message, file=uri))
-                told.add(uri)
+                reported.add(uri)
             elif _name(uri).startswith(_NOT_INSTANCES):
                 report(finding("file-unread", "it holds no boxes or masks of its own and was not read", file=uri))
-                told.add(uri)
-        return told
+                reported.add(uri)
+        return reported
 
     def _files(self, part: _Part) -> "_ImageFiles":
         is_coco_layout = PurePosixPath(part.folder).name == "annotations"

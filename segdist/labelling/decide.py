@@ -29,13 +29,13 @@ def pseudo_label(asked: Instance, opinions: Sequence[Opinion], image_HWC: ImageH
         return replace(asked, score=score, evidence=replace(said, verdict=Verdict.REJECT, unsure=None))
     mask = clean(answer.mask, image_HWC, asked.box_xyxy, spec.clean)
     guess = replace(asked, mask=mask, score=score, evidence=said)
-    verdict = judge(guess, spec)
+    verdict = verdict_of(guess, spec)
     if verdict is Verdict.ACCEPT:
         return guess
     return replace(guess, mask=None, evidence=replace(said, verdict=verdict, proposed=mask, unsure=None))
 
 
-def judge(guess: Instance, spec: LabelSpec) -> Verdict:
+def verdict_of(guess: Instance, spec: LabelSpec) -> Verdict:
     """Whether a mask is learned from, shown to a person, or dropped; what was sent to review before stays there."""
     if not _within(guess, spec.reject):
         return Verdict.REJECT

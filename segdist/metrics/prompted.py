@@ -16,8 +16,8 @@ def prompted_iou(samples: Sequence[Sample], predictions: Sequence[Prediction]) -
         ValueError: an image has not one prediction an object, or a prediction belongs to no sample.
     """
     found = {p.image_id: p.instances for p in predictions}
-    if strangers := sorted(found.keys() - {s.image_id for s in samples}):
-        raise ValueError(f"every prediction must belong to a sample, but there is none named {strangers[0]!r}")
+    if unknown := sorted(found.keys() - {s.image_id for s in samples}):
+        raise ValueError(f"every prediction must belong to a sample, but there is none named {unknown[0]!r}")
     by_label: dict[str, list[float]] = {}
     for sample in samples:
         objects = [i for i in sample.instances if not i.is_crowd]

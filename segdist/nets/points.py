@@ -15,7 +15,7 @@ _OVERSAMPLE, _UNCERTAIN = 3, 0.75
 """Points drawn for each point kept, and the share kept because the prediction is undecided there (section 3.3)."""
 
 
-class TaughtPixels:
+class ValidPixels:
     """The pixels of each image that teach something, to draw from.
 
     Args:
@@ -62,7 +62,7 @@ def mask_losses(
     object_M: Tensor,
     *,
     truth_NK: Tensor,
-    pixels: TaughtPixels,
+    pixels: ValidPixels,
     num_points: int,
     weights_N: Tensor | None = None,
     smoothing_N: Tensor | None = None,

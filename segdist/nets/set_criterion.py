@@ -14,9 +14,9 @@ from torch import Tensor
 
 from segdist.core.plugins import Batch
 from segdist.nets.matching import Matcher, Matches, dice_cost, mask_bce_cost, softmax_class_cost
-from segdist.nets.points import TaughtPixels, mask_losses, share_on
+from segdist.nets.points import ValidPixels, mask_losses, share_on
 
-NOT_TAUGHT = -100
+IGNORE_INDEX = -100
 """The class of a query that is neither right nor wrong."""
 _COSTS = {"class": 2.0, "mask": 5.0, "dice": 5.0}
 """Weights of the matching costs (Cheng et al. 2022, section 4.1)."""
@@ -75,14 +75,14 @@ class SetCriterion:
 
     def __call__(self, layers: Sequence[Layer], targets: Targets) -> dict[str, Tensor]:
         """The terms `class`, `mask` and `dice`, unweighted; zeros connected to the graph without objects."""
-        pixels = TaughtPixels(targets.valid_BHW)
+        pixels = ValidPixels(targets.valid_BHW)
         truth_NK = torch.cat([m.flatten(1) for m in targets.masks])
         queries = layers[0].classes_BQC.shape[1]
         self.matcher.count_surplus([len(labels) for labels in targets.labels], queries=queries)
         terms = [self._layer(layer, targets, pixels, truth_NK) for layer in layers]
         return {name: torch.stack([t[name] for t in terms]).mean() for name in ("class", "mask", "dice")}
 
-    def _layer(self, layer: Layer, targets: Targets, pixels: TaughtPixels, truth_NK: Tensor) -> dict[str, Tensor]:
+    def _layer(self, layer: Layer, targets: Targets, pixels: ValidPixels, truth_NK: Tensor) -> dict[str, Tensor]:
         images = range(len(targets.labels))
         found = self.matcher([self._costs(layer, targets, pixels, image) for image in images])
         return {
@@ -100,7 +100,7 @@ class SetCriterion:
         }
 
     @torch.no_grad()
-    def _costs(self, layer: Layer, targets: Targets, pixels: TaughtPixels, image: int) -> Tensor:
+    def _costs(self, layer: Layer, targets: Targets, pixels: ValidPixels, image: int) -> Tensor:
         """(Q, N) the cost of each query with each object of one image, all on the same points."""
         labels_N = targets.labels[image]
         logits_Qhw = layer.masks_BQhw[image]
@@ -121,7 +121,7 @@ class SetCriterion:
         batch, queries, classes = layer.classes_BQC.shape
         taught_BQ = torch.full((batch, queries), classes - 1, device=layer.classes_BQC.device)
         if targets.crowd_BHW.any():
-            taught_BQ[share_on(layer.masks_BQhw, targets.crowd_BHW) > 0.5] = NOT_TAUGHT
+            taught_BQ[share_on(layer.masks_BQhw, targets.crowd_BHW) > 0.5] = IGNORE_INDEX
         taught_BQ[found.image_M, found.query_M] = torch.cat(list(targets.labels))[found.object_M]
         return taught_BQ
 
@@ -135,10 +135,10 @@ class SetCriterion:
         if smoothing_N is not None:
             share_BQ = of_queries(smoothing_N, found, like_BQ=loss_BQ, otherwise=0.0)
             loss_BQ = (1 - share_BQ) * loss_BQ - share_BQ * log_p_BQC.mean(-1)
-        weight_BQ = class_weights_C[taught_BQ.clamp(min=0)] * (taught_BQ != NOT_TAUGHT)
+        weight_BQ = class_weights_C[taught_BQ.clamp(min=0)] * (taught_BQ != IGNORE_INDEX)
         if weights_N is not None:
             weight_BQ = weight_BQ * of_queries(weights_N, found, like_BQ=loss_BQ, otherwise=1.0)
-        finite_BQ = torch.where(taught_BQ == NOT_TAUGHT, 0.0, loss_BQ)  # an infinite loss times 0 would be NaN
+        finite_BQ = torch.where(taught_BQ == IGNORE_INDEX, 0.0, loss_BQ)  # an infinite loss times 0 would be NaN
         return (finite_BQ * weight_BQ).sum() / weight_BQ.sum().clamp(min=1e-6)
 
 

@@ -125,10 +125,10 @@ def unpickled(file: Path, stand_ins: Sequence[str] = ()) -> Any:
     """
     try:
         named = _named(file)
-        strangers = sorted(name for name in named if name not in _PLAIN and not _is_data(name, stand_ins))
-        if strangers:
+        unknown = sorted(name for name in named if name not in _PLAIN and not _is_data(name, stand_ins))
+        if unknown:
             raise WeightsError(
-                f"{file} must be a safetensors file or a plain torch state dict, but calls {', '.join(strangers)[:200]}"
+                f"{file} must be a safetensors file or a plain torch state dict, but calls {', '.join(unknown)[:200]}"
             )
         classes: list[Any] = [
             (_stand_in(name), name) for name in named if name not in _PLAIN and name.startswith(tuple(stand_ins))

@@ -88,8 +88,8 @@ def _by_code(
             for f in members
             if source and (shown := _drawn(source, samples.get(f.image), classes)) is not None
         ]
-        told = [(f"{f.image or f.file}: {_said(f)}",) for f in members if len(figures) < len(members)]
-        yield Section(f"{members[0].severity}: {code}", header=("where",) if told else (), rows=told, figures=figures)
+        rows = [(f"{f.image or f.file}: {_said(f)}",) for f in members if len(figures) < len(members)]
+        yield Section(f"{members[0].severity}: {code}", header=("where",) if rows else (), rows=rows, figures=figures)
 
 
 def _said(one: Finding) -> str:

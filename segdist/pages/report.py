@@ -20,7 +20,8 @@ from segdist.tracking import Tracker, TrialRecord
 
 COSTS = ("runtime/latency_p50_ms", "model/bytes")
 """What the score is drawn over."""
-TELLING, INDEX, IMPORTANCE = "pictures_telling", "index.json", "importance.json"
+RANKED, INDEX, IMPORTANCE = ("pictures_ranked", "pictures_telling"), "index.json", "importance.json"
+"""Files of a run; older runs have their ranked pictures under the second name."""
 PICTURES, TEST_PICTURES, SUMMARY = "pictures", "pictures_test", "summary.json"
 _PICTURE_BYTES = 10_000_000  # of all trials together, so that the page opens on a phone and fits in a mail
 _GROUP_BYTES = 5_000_000  # of groups of images
@@ -39,7 +40,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Shown:
-    """Telling images of the winner: data URIs, each with its caption."""
+    """RankedExample images of the winner: data URIs, each with its caption."""
 
     title: str
     pictures: tuple[tuple[str, str], ...]
@@ -49,7 +50,7 @@ def write_html(tracker: Tracker, name: str, path: Path, *, parent_run_id: str = 
     """Write the report of a sweep; nothing outside the file is needed to read it.
 
     Everything comes from MLflow: runs and metric histories; of each trial the panels under `pictures/`; of the winner
-    those of the test split under `pictures_test/`, its worst, median and best ones under `pictures_telling/`, and
+    those of the test split under `pictures_test/`, its worst, median and best ones under `pictures_ranked/`, and
     `evaluation/val.json`; of the sweep's run its data set input, the shares of searched keys in `importance.json`, and
     `summary.json`: `{"labels": manifest of the pseudo-labels or null, "policies": [{"policy": values, "labels":
     manifest}]}`, whose `details` may hold `quality`.
@@ -87,7 +88,7 @@ def _render(tracker: Tracker, board: Leaderboard) -> str:
         importance=_importance(tracker, board),
         consistency=_consistency(tracker, board),
         filters=_filters(board),
-        telling=_telling(tracker, board),
+        ranked=_ranked_pictures(tracker, board),
         parallel=charts.parallel(_lines(board), board.space, metric=board.metric, titles=board.headings),
         galleries=galleries,
         omitted=omitted,
@@ -156,10 +157,12 @@ def _filters(board: Leaderboard) -> dict[str, list[str]]:
     return {"status": endings if len(endings) > 1 else [], "family": families if len(families) > 1 else []}
 
 
-def _telling(tracker: Tracker, board: Leaderboard) -> list[Shown]:
+def _ranked_pictures(tracker: Tracker, board: Leaderboard) -> list[Shown]:
     """The winner's worst, median and best validation images, and those of groups of images as far as they fit."""
     with tempfile.TemporaryDirectory(prefix="segdist-") as scratch:
-        folder = tracker.find_files(board.winner.run_id, TELLING, Path(scratch)) if board.winner else None
+        run_id = board.winner.run_id if board.winner else ""
+        places = (tracker.find_files(run_id, place, Path(scratch)) for place in RANKED if run_id)
+        folder = next((place for place in places if place), None)
         if folder is None:
             return []
         found: list[Shown] = []

@@ -17,8 +17,8 @@ def write_stats_page(uri: str, found: Statistics, *, title: str) -> None:
         *(_columns(histogram, list(found.splits)) for histogram in found.histograms.values() if histogram.counts),
     ]
     if found.findings:
-        told = [(str(one),) for one in found.findings[:50]]
-        sections.append(Section(f"{len(found.findings)} images were not opened", header=("why",), rows=told))
+        unopened = [(str(one),) for one in found.findings[:50]]
+        sections.append(Section(f"{len(found.findings)} images were not opened", header=("why",), rows=unopened))
     note = f"{found.images:,} images, {found.instances:,} instances, {len(per_class)} classes."
     write_page(uri, title, sections, note=note, series=[name or "no split" for name in found.splits], pairs=True)
 

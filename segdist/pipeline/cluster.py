@@ -50,7 +50,7 @@ def connected() -> Iterator[Any]:
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         os.environ.setdefault(_PREEMPTION, "0")  # nobody takes this machine away; saves a worker group four CPU-seconds
-    door = _knock(address) if address else {}
+    door = _check_reachable(address) if address else {}
     import ray
 
     if not os.environ.get("SEGDIST_DEBUG"):
@@ -84,7 +84,7 @@ def _starting() -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _joining(door: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """How to connect to a cluster that runs already, with what `_knock` says of its door.
+    """How to connect to a cluster that runs already, with what `_check_reachable` says of its door.
 
     Its processes know nothing of our environment. The settings travel in the runtime environment, which Ray writes to
     a log that all users of a node can read. The keys of the storage, which every process needs, travel inside the hook
@@ -110,7 +110,7 @@ def _start(ray: Any, address: str | None, how: dict[str, Any]) -> None:
                 **how,
             )
         except Exception as error:  # Ray raises anything here, bare Exception included
-            _clear_away(error)
+            _kill_orphans(error)
             if not left:
                 reason = str(error).partition("\n")[0]
                 raise BackendError(_no_answer(address, reason) if address else _no_start(reason)) from error
@@ -118,7 +118,7 @@ def _start(ray: Any, address: str | None, how: dict[str, Any]) -> None:
             return
 
 
-def _clear_away(error: Exception) -> None:
+def _kill_orphans(error: Exception) -> None:
     """End the processes of a start that failed: Ray would keep them until this process ends."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         node: Any = frame.f_locals.get("self")
@@ -127,7 +127,7 @@ def _clear_away(error: Exception) -> None:
             return
 
 
-def _knock(address: str) -> dict[str, str]:
+def _check_reachable(address: str) -> dict[str, str]:
     """What the environment must say to be let in at an address.
 
     Ray tries an address for minutes before it gives up; a closed door shows at once. And a client that names an address

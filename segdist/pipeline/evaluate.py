@@ -24,7 +24,7 @@ from segdist.tracking import Tracker, TrialRecord
 
 DONE = "runtime/latency_p50_ms"
 """The metric that tells an appraised trial."""
-EVALUATION, TELLING = "evaluation", "pictures_telling"
+EVALUATION, RANKED = "evaluation", "pictures_ranked"
 """Where a run keeps numbers and predictions of each image, and the worst, median and best images."""
 Files = dict[str, bytes]
 
@@ -35,13 +35,13 @@ class Look:
 
     metrics: dict[str, float]
     evaluation: Files
-    telling: Files
+    ranked: Files
     pictures: Files
     description: Files
     """The model's description, where its scores per class were tuned."""
 
 
-def appraise_trials(ray: Any, tracker: Tracker, parent_run_id: str, job: Job) -> None:
+def evaluate_trials(ray: Any, tracker: Tracker, parent_run_id: str, job: Job) -> None:
     """Every metric, `runtime/...` and `model/bytes` of each finished trial that has none yet, logged to its run.
 
     Args:
@@ -83,7 +83,7 @@ def score_on_test(ray: Any, tracker: Tracker, run_id: str, job: Job) -> dict[str
     return metrics
 
 
-def judge_on_test(ray: Any, tracker: Tracker, run_id: str, job: Job, metric: str) -> Evaluator:
+def evaluator_on_test(ray: Any, tracker: Tracker, run_id: str, job: Job, metric: str) -> Evaluator:
     """What an evaluator saw of a kept model's predictions over the test split, computed where trials are.
 
     Args:
@@ -93,7 +93,7 @@ def judge_on_test(ray: Any, tracker: Tracker, run_id: str, job: Job, metric: str
         job: what names the data and the resources; the trial need not be one of its own.
         metric: to compute.
     """
-    seen: Evaluator = ray.get(_ask(ray, _packed(tracker, run_id), job, metric, task=_judge))
+    seen: Evaluator = ray.get(_ask(ray, _packed(tracker, run_id), job, metric, task=_filled_evaluator))
     return seen
 
 
@@ -121,7 +121,7 @@ def _looks(
 
 
 def _log_val(tracker: Tracker, trial: TrialRecord, look: Look, job: Job) -> None:
-    for files, place in ((look.evaluation, EVALUATION), (look.telling, TELLING), (look.description, "model")):
+    for files, place in ((look.evaluation, EVALUATION), (look.ranked, RANKED), (look.description, "model")):
         with _written(files) as folder:
             tracker.log_files(trial.run_id, folder, place)
     each_epoch = set(job.run.evaluate.each_epoch)  # these are there, and belong to the history of the search
@@ -144,22 +144,22 @@ def _ask(ray: Any, packed: Files, job: Job, what: str, *, task: Callable[[Files,
     return ray.remote(task or _look).options(**options).remote(packed, job, what)
 
 
-def _judge(packed: Files, job: Job, metric: str) -> Evaluator:
+def _filled_evaluator(packed: Files, job: Job, metric: str) -> Evaluator:
     import torch
 
-    from segdist.engine.appraise import judged
+    from segdist.engine.evaluation import filled_evaluator
 
     torch.set_num_threads(max(1, int(job.run.resources.cpus_per_worker)))
     with _written(packed) as folder:
         rows = Dataset.open(job.dataset_uri).reader("test", cache_dir())
-        return judged(folder, rows, (metric,), trusted=True)
+        return filled_evaluator(folder, rows, (metric,), trusted=True)
 
 
 def _look(packed: Files, job: Job, split: str) -> Look:
     import torch
 
     from segdist.engine import checkpoint, pictures, runtime
-    from segdist.engine.appraise import appraise
+    from segdist.engine.evaluation import evaluate_network
     from segdist.engine.workers import Workers
 
     torch.set_num_threads(max(1, int(job.run.resources.cpus_per_worker)))
@@ -170,7 +170,7 @@ def _look(packed: Files, job: Job, split: str) -> Look:
     labels = Dataset.open(job.labels_uri) if job.labels_uri else None
     hide = split in job.boxes_only
     rows = Dataset.open(job.dataset_uri).reader(split, cache_dir(), labels=labels, hide_masks=hide)
-    found = appraise(network, rows, evaluate, seed=job.run.seed, tune=evaluate.post.tune and split == "val")
+    found = evaluate_network(network, rows, evaluate, seed=job.run.seed, tune=evaluate.post.tune and split == "val")
     changed: Files = {}
     if found.min_scores:
         evaluate = evaluate.with_min_scores(found.min_scores)
@@ -178,14 +178,14 @@ def _look(packed: Files, job: Job, split: str) -> Look:
             checkpoint.redescribe(folder, evaluate)
             changed = _read(folder)
     with TemporaryDirectory(prefix="segdist-") as scratch:
-        places = {name: Path(scratch) / name for name in (EVALUATION, TELLING, "pictures")}
+        places = {name: Path(scratch) / name for name in (EVALUATION, RANKED, "pictures")}
         pictures.save(places["pictures"], rows, found.predictions, evaluate, classes=network.classes)
-        pictures.save_telling(places[TELLING], rows, found, evaluate, classes=network.classes)
+        pictures.save_ranked_examples(places[RANKED], rows, found, evaluate, classes=network.classes)
         found.write(places[EVALUATION], split, rows)
         return Look(
             found.metrics | costs,
             evaluation=_read(places[EVALUATION]),
-            telling=_read(places[TELLING]),
+            ranked=_read(places[RANKED]),
             pictures=_read(places["pictures"]),
             description=changed,
         )

@@ -104,7 +104,7 @@ def label_key(spec: SweepSpec, dataset: Dataset, trained_uri: str = "") -> str:
     if trained_uri:
         who = ["trained", trained_uri.rpartition("/")[2]]
     else:
-        who = [policy.teacher.family, _telling_options(policy.teacher), teacher_digest(policy.teacher)]
+        who = [policy.teacher.family, _identifying_options(policy.teacher), teacher_digest(policy.teacher)]
     content = [dataset.manifest.content_hash, list(dataset.manifest.classes), sorted(spec.data.boxes_only)]
     return digest([SCHEMA_VERSION, CODE_VERSION, content, how, who])
 
@@ -227,7 +227,7 @@ def _pool(ray: Any, actors: int, most: int) -> Any:
     return ray.data.ActorPoolStrategy(min_size=actors, max_size=most, initial_size=actors)
 
 
-def _telling_options(teacher: TeacherSpec) -> dict[str, Any]:
+def _identifying_options(teacher: TeacherSpec) -> dict[str, Any]:
     """A family's options without those that say where and how much is kept, which changes no label."""
     fields = registry.load("models", teacher.family).FAMILY.options.model_fields
     silent = {name for name, field in fields.items() if (field.json_schema_extra or {}).get("housekeeping")}

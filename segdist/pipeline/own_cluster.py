@@ -104,7 +104,7 @@ def _on_loopback() -> Iterator[None]:
 def _folder() -> Iterator[Path]:
     """A folder of this user's, locked while it is in use and gone afterwards; also those of killed processes go."""
     parent = _short_folder()
-    _clear_away(parent)
+    _remove_stale_folders(parent)
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))  # mode 0700
     lock = os.open(folder, os.O_RDONLY)
     try:
@@ -115,7 +115,7 @@ def _folder() -> Iterator[Path]:
         os.close(lock)
 
 
-def _clear_away(parent: Path) -> None:
+def _remove_stale_folders(parent: Path) -> None:
     """Remove folders that a killed process left: a living one holds a lock."""
     for folder in parent.glob(f"{_PREFIX}*"):
         try:

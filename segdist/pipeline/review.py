@@ -100,7 +100,7 @@ def import_review(
 
 
 def _nothing_taken(file: Path, outcome: back.Outcome, *, images: int) -> str:
-    held = "; ".join(outcome.told) or "no shapes at all"
+    held = "; ".join(outcome.first_passed_over) or "no shapes at all"
     message = f"{file} decides nothing: it names {images} image(s) of the queue, and holds {held}."
     if images and not outcome.passed_over:
         return f"{message} If the objects were removed because they are not there: --removed-means-nothing."

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from segdist import pages
-from segdist.commands.promote import Rows, crown
+from segdist.commands.promote import Rows, register_winner
 from segdist.core import storage
 from segdist.core.errors import BackendError, DataError
 from segdist.core.spec import SweepSpec, digest
@@ -19,7 +19,7 @@ from segdist.datasets.shards import Dataset
 from segdist.labelling.corrections import Corrections, corrections_uri
 from segdist.metrics import Evaluator
 from segdist.pipeline.cluster import connected
-from segdist.pipeline.evaluate import appraise_trials, judge_on_test, score_on_test
+from segdist.pipeline.evaluate import evaluate_trials, evaluator_on_test, score_on_test
 from segdist.pipeline.importance import importance
 from segdist.pipeline.ingest import ingest
 from segdist.pipeline.label_sets import LabelSet, make_label_sets
@@ -88,7 +88,7 @@ def _run(spec: SweepSpec, file: str, *, kind: str) -> str:
             job = _job(spec, fingerprint, dataset, labels)
             best = _search(ray, tracker, spec, parent, job, labels)
             if kind == "sweep" and best:
-                _crown(ray, tracker, spec, best, job)
+                _register_winner(ray, tracker, spec, best, job)
             _finish(tracker, spec, parent)
     _conclude(tracker, spec, parent)
     say(f"took      {_minutes(time.monotonic() - started)}")
@@ -153,7 +153,7 @@ def _search(ray: Any, tracker: Tracker, spec: SweepSpec, parent: str, job: Job, 
         )
     board = pages.leaderboard(tracker, spec.name, parent_run_id=parent)
     best = _winner(board)
-    appraise_trials(ray, tracker, parent, job)
+    evaluate_trials(ray, tracker, parent, job)
     if board.found_nothing:
         return ""
     metrics = score_on_test(ray, tracker, best, job)
@@ -171,11 +171,11 @@ def _winner(board: pages.Leaderboard) -> str:
     return board.best.run_id
 
 
-def _crown(ray: Any, tracker: Tracker, spec: SweepSpec, best: str, job: Job) -> None:
+def _register_winner(ray: Any, tracker: Tracker, spec: SweepSpec, best: str, job: Job) -> None:
     def measure(run_id: str, rows: Rows, metric: str) -> Evaluator:  # noqa: ARG001 - a worker opens the same rows
-        return judge_on_test(ray, tracker, run_id, job, metric)
+        return evaluator_on_test(ray, tracker, run_id, job, metric)
 
-    for line in crown(tracker, spec, best, measure=measure).splitlines():
+    for line in register_winner(tracker, spec, best, measure=measure).splitlines():
         say(f"champion  {line}")
 
 

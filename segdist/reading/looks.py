@@ -87,7 +87,7 @@ _OF_ELEMENT: tuple[tuple[str, Collection[str]], ...] = (
     ("COCO results", {"image_id", "segmentation"}),
 )
 """Formats by the keys of the first element of a list."""
-_TELLING = re.compile(
+_ANNOTATION_KEYS = re.compile(
     r"^(annotations?|labels?|shapes|regions|objects|instances|segmentations?|masks?|bboxe?s?|box(es)?|polygons?|"
     r"detections|predictions|keypoints|features|frames|items|points|segments(_info)?)$",
     re.IGNORECASE,
@@ -346,13 +346,13 @@ def _kind_of(found: Outline) -> str:
     if found.is_list:
         keys = _keys(found.first)
         kind = next((kind for kind, wanted in _OF_ELEMENT if set(wanted) <= set(keys)), "")
-        return kind or next((f"JSON with a list of `{key}`" for key in keys if _TELLING.match(key)), "")
+        return kind or next((f"JSON with a list of `{key}`" for key in keys if _ANNOTATION_KEYS.match(key)), "")
     for kind, wanted in _OF_OBJECT:
         if wanted.items() <= found.keys.items():
             return kind
     if {"filename", "regions"} <= set(_keys(found.first)):
         return "via"
-    return next((f"JSON with `{key}`" for key in found.keys if _TELLING.match(key)), "")
+    return next((f"JSON with `{key}`" for key in found.keys if _ANNOTATION_KEYS.match(key)), "")
 
 
 def _by_ending(name: str) -> str:

@@ -66,9 +66,9 @@ def read_prompt(text: str, *, size_hw: tuple[int, int], classes: Sequence[str], 
         raise DataError(
             f'A prompt must be JSON like {{"boxes_xyxy": [[x1, y1, x2, y2]]}}, but at {place}: {first["msg"]}.'
         ) from error
-    if strangers := sorted(asked.kinds - understood):
+    if unknown := sorted(asked.kinds - understood):
         takes = ", ".join(sorted(understood - {"none"})) or "none"
-        raise DataError(f"This model takes prompts of these kinds: {takes}; but got {', '.join(strangers)}.")
+        raise DataError(f"This model takes prompts of these kinds: {takes}; but got {', '.join(unknown)}.")
     if "none" not in understood and not asked.kinds:
         raise DataError(f"This model segments what it is shown. Send a prompt: {', '.join(sorted(understood))}.")
     _check(asked, size_hw, classes)
@@ -109,5 +109,5 @@ def _check(asked: PromptRequest, size_hw: tuple[int, int], classes: Sequence[str
         raise DataError("`labels` go with boxes or points.")
     if asked.point_is_object and [len(p) for p in asked.point_is_object] != [len(p) for p in asked.points_xy]:
         raise DataError("`point_is_object` must hold one value for each point of `points_xy`.")
-    if strangers := set(asked.labels) - set(classes):
-        raise DataError(f"`labels` must be classes of the model ({', '.join(classes)}), but got {min(strangers)}.")
+    if unknown := set(asked.labels) - set(classes):
+        raise DataError(f"`labels` must be classes of the model ({', '.join(classes)}), but got {min(unknown)}.")

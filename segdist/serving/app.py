@@ -180,11 +180,11 @@ def make_app(ask: Ask, about: About, *, token: str, hosts: Collection[str] = (),
 
     async def find(image: BinaryIO, prompt: str, output: Form_, min_score: float | None) -> Response:
         size_hw = await to_thread.run_sync(_size_hw, image, limits, limiter=threads)
-        told = read_prompt(prompt, size_hw=size_hw, classes=about.classes, understood=about.prompts)
-        _check_work(told, size_hw, limits)
+        asked = read_prompt(prompt, size_hw=size_hw, classes=about.classes, understood=about.prompts)
+        _check_work(asked, size_hw, limits)
         async with pixels.hold(size_hw[0] * size_hw[1]):
             pixels_HWC = await to_thread.run_sync(_decoded, image, size_hw, limiter=threads)
-            found = await ask(pixels_HWC, told)
+            found = await ask(pixels_HWC, asked)
             kept = [
                 i for i in found if (about.accepts(i.label, i.score) if min_score is None else i.score >= min_score)
             ]
@@ -362,13 +362,13 @@ def _content(image: BinaryIO) -> bytes:
     return image.read()
 
 
-def _check_work(told: Prompt, size_hw: tuple[int, int], limits: Limits) -> None:
+def _check_work(asked: Prompt, size_hw: tuple[int, int], limits: Limits) -> None:
     """As many objects as there are masks of this size to be had in reasonable time.
 
     Raises:
         DataError: they are more.
     """
-    objects, pixels = len(told.boxes_xyxy) or len(told.points_xy), size_hw[0] * size_hw[1]
+    objects, pixels = len(asked.boxes_xyxy) or len(asked.points_xy), size_hw[0] * size_hw[1]
     if objects * pixels > OBJECTS_AT_FULL_SIZE * limits.max_pixels:
         most = OBJECTS_AT_FULL_SIZE * limits.max_pixels // pixels
         raise DataError(f"An image of this size may be asked for {most} objects at once, but got {objects}.")

@@ -92,10 +92,10 @@ class Server(uvicorn.Server):
             return
         with contextlib.ExitStack() as stack:
             for number in (signal.SIGINT, signal.SIGTERM):
-                stack.callback(signal.signal, number, signal.signal(number, self._told))
+                stack.callback(signal.signal, number, signal.signal(number, self._on_signal))
             yield
 
-    def _told(self, *_: Any) -> None:
+    def _on_signal(self, *_: Any) -> None:
         self.force_exit, self.should_exit = self.should_exit, True
 
 

@@ -46,9 +46,9 @@ class SegdistModel(PythonModel):
         size_hw = pixels_HWC.shape[0], pixels_HWC.shape[1]
         classes = self._network.classes
         text = prompt if isinstance(prompt, str) else ""
-        told = read_prompt(text, size_hw=size_hw, classes=classes, understood=self._understood)
+        prompt = read_prompt(text, size_hw=size_hw, classes=classes, understood=self._understood)
         with torch.inference_mode():
-            found = segment(self._network, [pixels_HWC], [told], self._evaluate)[0]
+            found = segment(self._network, [pixels_HWC], [prompt], self._evaluate)[0]
         kept = [i for i in found if self._evaluate.accepts(i.label, i.score)]
         return json.dumps({"size_hw": size_hw, "instances": instances_json(kept, classes)})
 

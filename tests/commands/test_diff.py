@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 from segdist.cli import app
 from segdist.core.spec import SweepSpec
 from segdist.engine import checkpoint
-from segdist.pipeline.evaluate import appraise_trials
+from segdist.pipeline.evaluate import evaluate_trials
 from segdist.tracking import Tracker
 from tests.pages.test_page import tags
 from tests.pipeline.inline import Inline
@@ -27,7 +27,7 @@ def call(*arguments: str | Path) -> Result:
 def two_trials(tracker: Tracker, sweep: SweepSpec, storage: Path) -> list[str]:
     parent = start_sweep(tracker, sweep)
     runs = [trial(tracker, sweep, parent, number) for number in (1, 2)]
-    appraise_trials(Inline, tracker, parent, job_of(sweep))
+    evaluate_trials(Inline, tracker, parent, job_of(sweep))
     return runs
 
 

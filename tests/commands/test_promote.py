@@ -8,7 +8,7 @@ import yaml
 
 from segdist.commands import promote as module
 from segdist.commands.export import origin_of
-from segdist.commands.promote import Rows, crown, promote
+from segdist.commands.promote import Rows, promote, register_winner
 from segdist.core import storage as files
 from segdist.core.errors import PromotionError
 from segdist.core.spec import SweepSpec
@@ -100,7 +100,7 @@ def test_a_sweep_crowns_its_winner_by_the_same_rule(
         return Evaluator(("roof",), min_score=0.5, metrics=(metric,))
 
     compared(monkeypatch, -0.01, 0.2)
-    said = crown(tracker, spec, winner, measure=measure)
+    said = register_winner(tracker, spec, winner, measure=measure)
     assert [run for run, _, _ in measured] == [winner, champion]
     assert "the champion stays" in said
     assert f"tiny@2; segdist promote {winner}" in said
@@ -108,15 +108,15 @@ def test_a_sweep_crowns_its_winner_by_the_same_rule(
     assert tracker.run_of_model("tiny@2") == winner, "it is a model with a name all the same"
 
     compared(monkeypatch, 0.01, 0.2)
-    assert crown(tracker, spec, winner, measure=measure).endswith("it is better, beyond the interval")
+    assert register_winner(tracker, spec, winner, measure=measure).endswith("it is better, beyond the interval")
     assert tracker.champion_run("tiny") == winner
     before = len(measured)
-    assert "it is the champion" in crown(tracker, spec, winner, measure=measure)
+    assert "it is the champion" in register_winner(tracker, spec, winner, measure=measure)
     assert len(measured) == before, "what is decided is not measured again"
 
     for entry in files.find(str(storage / "datasets")):
         Path(entry.uri).unlink()
-    said = crown(tracker, spec, champion, measure=measure)
+    said = register_winner(tracker, spec, champion, measure=measure)
     assert "stays what it was" in said
     assert "no longer in" in said
     assert tracker.champion_run("tiny") == winner
@@ -129,5 +129,5 @@ def test_the_first_winner_of_a_sweep_is_champion(runs: tuple[Path, list[str]]) -
     def measure(*_: object) -> Evaluator:
         raise AssertionError("there is nothing to compare with")
 
-    said = crown(Tracker.at(str(storage)), spec, winner, measure=measure)
+    said = register_winner(Tracker.at(str(storage)), spec, winner, measure=measure)
     assert said == "new@champion is now version 1: there was no champion to be better than"

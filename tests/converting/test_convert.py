@@ -331,10 +331,10 @@ def _codes(entries: Sequence[dict[str, Any]]) -> dict[str, int]:
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the real exports lie beside the project only here")
 def test_real_potholes_are_two_formats_and_their_yolo_side_is_read_with_its_faults_named(tmp_path: Path) -> None:
-    told: list[Finding] = []
-    assert guess_format(str(SHARED / "potholes"), told.append) == "coco"
-    assert [f.code for f in told] == ["format-ambiguous"]
-    assert "--format yolo" in told[0].message
+    reported: list[Finding] = []
+    assert guess_format(str(SHARED / "potholes"), reported.append) == "coco"
+    assert [f.code for f in reported] == ["format-ambiguous"]
+    assert "--format yolo" in reported[0].message
     result = convert(str(SHARED / "potholes"), str(tmp_path / "out"), to="yolo", format_name="yolo")
     assert (result["images"], result["masks"], result["round_trip"]["masks_exact"]) == (85, 115, 115)
     found = _codes(result["findings"])

@@ -228,9 +228,9 @@ def test_files_that_look_like_other_annotations_are_named(name: str, stranger: s
     findings: list[Finding] = []
     samples = list(module.Format(module.Options.model_validate(options)).read(findings.append))
     assert len(samples) == 3
-    (told,) = [f for f in findings if f.file.endswith(stranger)]
-    assert told.code == "annotations-unread"
-    assert {".geojson": "GeoJSON", ".mat": "MATLAB"}[Path(stranger).suffix] in told.message
+    (found,) = [f for f in findings if f.file.endswith(stranger)]
+    assert found.code == "annotations-unread"
+    assert {".geojson": "GeoJSON", ".mat": "MATLAB"}[Path(stranger).suffix] in found.message
 
 
 def test_an_unknown_option_is_refused(source: DatasetFormat) -> None:

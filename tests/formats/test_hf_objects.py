@@ -123,8 +123,8 @@ def test_boxes_as_corners_or_shares_are_an_error_of_the_file_and_corners_can_be_
     }
     folder = table(tmp_path / "corners", [corners])
     assert "box-corners" in {f.code for f in read(folder)[1] if f.severity is Severity.ERROR}
-    (sample,), told = read(folder, boxes="xyxy")
-    assert told == []
+    (sample,), found = read(folder, boxes="xyxy")
+    assert found == []
     assert [i.box_xyxy for i in sample.instances][:1] == [(20, 10, 30, 20)]
     shares = {"category": ["a"] * 3, "bbox": [[0.1, 0.2, 0.3, 0.4]] * 2 + [[0.0, 0.0, 0.9, 0.5]]}
     assert "coordinates-normalised" in [f.code for f in read(table(tmp_path / "shares", [shares]))[1]]

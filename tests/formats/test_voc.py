@@ -58,8 +58,8 @@ def test_boxes_count_from_one_as_in_the_devkit_or_from_zero_where_that_is_said(t
     assert [(i.label, i.box_xyxy) for i in sample.instances] == [("dog", (2, 3, 12, 11))]
     (sample,), _ = read(folder, first_pixel=0)
     assert [i.box_xyxy for i in sample.instances] == [(3, 4, 12, 11)]
-    _, told = read(devkit(tmp_path / "zero", a=xml(("dog", (0, 0, 5, 5), ""))))
-    assert [f.code for f in told] == ["box-off-by-one"]
+    _, found = read(devkit(tmp_path / "zero", a=xml(("dog", (0, 0, 5, 5), ""))))
+    assert [f.code for f in found] == ["box-off-by-one"]
 
 
 def test_numbers_of_mask_images_become_masks_of_the_objects_and_the_border_belongs_to_nothing(tmp_path: Path) -> None:

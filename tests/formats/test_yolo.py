@@ -199,8 +199,8 @@ def test_labels_of_a_turned_tiff_lie_where_its_viewer_shows_them(tmp_path: Path,
     (tmp_path / "a.txt").write_text(f"0 {x1} {y1} {x2} {y1} {x2} {y2} {x1} {y2}\n")
     source = Format(Options(path=str(tmp_path), names=("crack",)))
     (sample,), findings = read_all(source)
-    checked, told = check_image(sample, source.image_bytes(sample))
+    checked, found = check_image(sample, source.image_bytes(sample))
     assert checked is not None
     assert checked.instances[0].mask is not None
     np.testing.assert_array_equal(decode(checked.instances[0].mask), shown)
-    assert findings + told == []
+    assert findings + found == []

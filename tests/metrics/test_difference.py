@@ -9,7 +9,7 @@ from segdist.metrics.difference import Difference
 from tests.metrics.drawn import CLASSES, generated
 
 
-def judged(samples: list[Sample], predictions: list[Prediction], metric: str = "iou") -> Evaluator:
+def filled_evaluator(samples: list[Sample], predictions: list[Prediction], metric: str = "iou") -> Evaluator:
     found = {p.image_id: p for p in predictions}
     evaluator = Evaluator(CLASSES, min_score=0.3, metrics=[metric])
     for sample in samples:
@@ -24,13 +24,13 @@ def perfect(samples: list[Sample]) -> list[Prediction]:
 @pytest.fixture(scope="module")
 def found() -> Difference:
     samples, predictions = generated(2, images=30)
-    return difference(judged(samples, perfect(samples)), judged(samples, predictions))
+    return difference(filled_evaluator(samples, perfect(samples)), filled_evaluator(samples, predictions))
 
 
 def test_the_difference_is_that_of_the_values_and_a_clear_winner_has_an_interval_above_zero(found: Difference) -> None:
     samples, predictions = generated(2, images=30)
-    assert found.first == pytest.approx(judged(samples, perfect(samples)).values()["iou"])
-    assert found.second == pytest.approx(judged(samples, predictions).values()["iou"])
+    assert found.first == pytest.approx(filled_evaluator(samples, perfect(samples)).values()["iou"])
+    assert found.second == pytest.approx(filled_evaluator(samples, predictions).values()["iou"])
     assert found.interval is not None
     assert 0 < found.interval[0] < found.difference < found.interval[1]
     assert found.winner == 1
@@ -39,7 +39,7 @@ def test_the_difference_is_that_of_the_values_and_a_clear_winner_has_an_interval
 def test_the_interval_is_the_paired_bootstrap_of_numpy() -> None:
     samples, predictions = generated(5, images=12, crowds=False)
     shaken = generated(5, images=12, crowds=False, shake=9)[1]
-    first, second = judged(samples, predictions), judged(samples, shaken)
+    first, second = filled_evaluator(samples, predictions), filled_evaluator(samples, shaken)
     ours = difference(first, second, seed=3, resamples=200)
     what = first.metric("iou")
     a, b = first.table(what), second.table(what)
@@ -67,14 +67,16 @@ def test_images_are_won_and_lost_by_their_own_values(found: Difference) -> None:
 
 def test_a_model_is_no_better_than_itself() -> None:
     samples, predictions = generated(3, images=8)
-    same = difference(judged(samples, predictions), judged(samples, predictions))
+    same = difference(filled_evaluator(samples, predictions), filled_evaluator(samples, predictions))
     assert (same.difference, same.interval, same.winner, same.won, same.lost) == (0.0, (0.0, 0.0), 0, (), ())
 
 
 def test_the_smaller_error_wins() -> None:
     samples, predictions = generated(2, images=12)
     error = "hausdorff_95"
-    found = difference(judged(samples, perfect(samples), error), judged(samples, predictions, error), metric=error)
+    found = difference(
+        filled_evaluator(samples, perfect(samples), error), filled_evaluator(samples, predictions, error), metric=error
+    )
     assert found.difference < 0
     assert found.winner == 1
     assert len(found.won) > len(found.lost) == 0
@@ -83,12 +85,12 @@ def test_the_smaller_error_wins() -> None:
 def test_other_images_are_refused() -> None:
     samples, predictions = generated(2, images=6)
     with pytest.raises(ValueError, match="on the same images and classes"):
-        difference(judged(samples, predictions), judged(samples[:5], predictions))
+        difference(filled_evaluator(samples, predictions), filled_evaluator(samples[:5], predictions))
 
 
 def test_classes_and_images_have_the_values_of_each_model_alone(found: Difference) -> None:
     samples, predictions = generated(2, images=30)
-    sides = judged(samples, perfect(samples)), judged(samples, predictions)
+    sides = filled_evaluator(samples, perfect(samples)), filled_evaluator(samples, predictions)
     assert list(found.per_class) == list(CLASSES)
     for label, values in found.per_class.items():
         expected = [side.values()[f"iou/{label}"] for side in sides]
@@ -106,7 +108,9 @@ def test_classes_and_images_have_the_values_of_each_model_alone(found: Differenc
 def test_of_an_error_the_image_with_the_clearest_smaller_one_is_first() -> None:
     samples, predictions = generated(2, images=12)
     error = "hausdorff_95"
-    found = difference(judged(samples, perfect(samples), error), judged(samples, predictions, error), metric=error)
+    found = difference(
+        filled_evaluator(samples, perfect(samples), error), filled_evaluator(samples, predictions, error), metric=error
+    )
     gaps = [i.second - i.first for i in found.won if i.first is not None and i.second is not None]
     assert len(gaps) > 2
     assert gaps == sorted(gaps, reverse=True)
@@ -115,8 +119,10 @@ def test_of_an_error_the_image_with_the_clearest_smaller_one_is_first() -> None:
 
 def test_two_images_have_an_interval_and_one_has_none() -> None:
     samples, predictions = generated(2, images=2)
-    both = difference(judged(samples, perfect(samples)), judged(samples, predictions))
+    both = difference(filled_evaluator(samples, perfect(samples)), filled_evaluator(samples, predictions))
     assert both.interval is not None
-    one = difference(judged(samples[:1], perfect(samples[:1])), judged(samples[:1], predictions[:1]))
+    one = difference(
+        filled_evaluator(samples[:1], perfect(samples[:1])), filled_evaluator(samples[:1], predictions[:1])
+    )
     assert one.interval is None
     assert one.winner == 0

@@ -113,9 +113,9 @@ def test_the_class_loss_is_the_formula_in_float64() -> None:
 
 
 def _pixels(taught: Targets) -> Any:
-    from segdist.nets.points import TaughtPixels
+    from segdist.nets.points import ValidPixels
 
-    return TaughtPixels(taught.valid_BHW)
+    return ValidPixels(taught.valid_BHW)
 
 
 def _iou(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from transformers.models.mask2former.modeling_mask2former import sample_point
 
-from segdist.nets.points import TaughtPixels
+from segdist.nets.points import ValidPixels
 
 SIDE, SMALL, COUNT = 32, 8, 300
 
@@ -18,12 +18,12 @@ def reference(logits_MChw: Tensor, pixels_MP: Tensor) -> Tensor:
 
 
 @pytest.fixture
-def pixels() -> TaughtPixels:
+def pixels() -> ValidPixels:
     torch.manual_seed(3)
-    return TaughtPixels(torch.ones(2, SIDE, SIDE, dtype=torch.bool))
+    return ValidPixels(torch.ones(2, SIDE, SIDE, dtype=torch.bool))
 
 
-def test_sampled_logits_are_those_of_the_reference_at_every_pixel(pixels: TaughtPixels) -> None:
+def test_sampled_logits_are_those_of_the_reference_at_every_pixel(pixels: ValidPixels) -> None:
     logits = torch.randn(3, 2, SMALL, SMALL) * 4
     everywhere = torch.arange(SIDE * SIDE).expand(3, -1)
     expected = reference(logits, everywhere)
@@ -33,7 +33,7 @@ def test_sampled_logits_are_those_of_the_reference_at_every_pixel(pixels: Taught
     assert not torch.allclose(expected[..., frame], clamped[..., frame], atol=0.1), "zeros lie around the mask"
 
 
-def test_undecided_points_are_those_that_the_reference_calls_uncertain(pixels: TaughtPixels) -> None:
+def test_undecided_points_are_those_that_the_reference_calls_uncertain(pixels: ValidPixels) -> None:
     logits, image = torch.randn(4, SMALL, SMALL), torch.tensor([0, 1, 1, 0])
     torch.manual_seed(5)
     chosen = pixels.draw_undecided(logits, image, COUNT)

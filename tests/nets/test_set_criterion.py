@@ -12,8 +12,8 @@ from torch.nn import functional
 from segdist.core.plugins import Example
 from segdist.nets.collate import ignored, padded_masks
 from segdist.nets.matching import FALLBACKS, SURPLUS
-from segdist.nets.points import TaughtPixels, mask_losses
-from segdist.nets.set_criterion import NOT_TAUGHT, Layer, SetCriterion, Targets
+from segdist.nets.points import ValidPixels, mask_losses
+from segdist.nets.set_criterion import IGNORE_INDEX, Layer, SetCriterion, Targets
 from segdist.reading.examples import pad
 
 SIZE = 64
@@ -89,7 +89,7 @@ def test_uncertain_objects_count_less_and_their_class_is_spread_as_the_formulas_
     layer = guess(queries=4)
     ours = criterion()
     torch.manual_seed(0)
-    found = ours.matcher([ours._costs(layer, unsure, TaughtPixels(both.valid_BHW), 0)])
+    found = ours.matcher([ours._costs(layer, unsure, ValidPixels(both.valid_BHW), 0)])
     log_p = np.log(softmax(layer.classes_BQC.detach().double().numpy()[0]))
     expected, total = 0.0, 0.0
     taught = dict(zip(found.query_M.tolist(), found.object_M.tolist(), strict=True))
@@ -107,7 +107,7 @@ def test_uncertain_objects_count_less_and_their_class_is_spread_as_the_formulas_
 def test_masks_of_uncertain_objects_count_less_as_the_formula_says() -> None:
     """Constant predictions and masks of the whole image: every drawn point says the same."""
     truth = torch.ones(2, 16, dtype=torch.bool)
-    pixels = TaughtPixels(torch.ones(1, 4, 4, dtype=torch.bool))
+    pixels = ValidPixels(torch.ones(1, 4, 4, dtype=torch.bool))
     logits, weights, smoothing = np.array([0.5, -1.0]), np.array([1.0, 0.25]), np.array([0.0, 0.4])
     found = mask_losses(
         torch.from_numpy(logits).float()[:, None, None].expand(2, 4, 4),
@@ -202,5 +202,5 @@ def test_the_right_answer_costs_less_than_a_wrong_one() -> None:
 
 def test_not_taught_is_the_class_that_cross_entropy_ignores() -> None:
     logits = torch.randn(2, 3)
-    both = functional.cross_entropy(logits, torch.tensor([1, NOT_TAUGHT]), ignore_index=NOT_TAUGHT)
+    both = functional.cross_entropy(logits, torch.tensor([1, IGNORE_INDEX]), ignore_index=IGNORE_INDEX)
     assert both == functional.cross_entropy(logits[:1], torch.tensor([1]))

@@ -12,7 +12,7 @@ from segdist.core import masks, panels
 from segdist.core.records import Instance, Prediction, Sample
 from segdist.core.spec import EvaluateSpec, SweepSpec
 from segdist.datasets.shards import Manifest, SplitCounts
-from segdist.engine.appraise import Judge
+from segdist.engine.evaluation import EvaluationAccumulator
 from segdist.tracking import Tracker
 
 CLASSES = ("wall crack", "drywall seam", "<b>roof & trim</b>")
@@ -101,15 +101,15 @@ def _pictures(tracker: Tracker, run_id: str, artifact_path: str, *, quality: flo
 
 def _evaluation(tracker: Tracker, run_id: str, storage: Path) -> None:
     """What looking at the winner leaves: consistency by group, and its telling pictures."""
-    judge = Judge(CLASSES, EvaluateSpec(), ["iou", "boundary_iou"])
+    accumulator = EvaluationAccumulator(CLASSES, EvaluateSpec(), ["iou", "boundary_iou"])
     rows: list[tuple[Sample, bytes]] = []
     for seed in range(12):
         image, sample, prediction = _example(seed, 0.3 + 0.05 * seed)
         room = "bath <room>" if seed % 3 else "kitchen"
         rows.append((replace(sample, group=room), b""))
-        judge.add(rows[-1][0], np.asarray(image // (1 + 3 * (seed % 2))), prediction)
+        accumulator.add(rows[-1][0], np.asarray(image // (1 + 3 * (seed % 2))), prediction)
     folder = storage / "scratch" / run_id / "evaluation"
-    judge.result().write(folder, "val", rows)
+    accumulator.result().write(folder, "val", rows)
     tracker.log_files(run_id, folder, "evaluation")
     folder = storage / "scratch" / run_id / "telling"
     folder.mkdir(parents=True)
@@ -120,7 +120,7 @@ def _evaluation(tracker: Tracker, run_id: str, storage: Path) -> None:
             one = {"file": f"{rank}-{number}.jpg", "rank": rank, "of": of, "name": name, "value": 0.2 + 0.3 * number}
             index.append({**one, "image_id": f"rooms/<{number}>.jpg"})
     (folder / "index.json").write_text(json.dumps(index), "utf-8")
-    tracker.log_files(run_id, folder, "pictures_telling")
+    tracker.log_files(run_id, folder, "pictures_ranked")
 
 
 def _panel(seed: int, quality: float) -> panels.ImageHWC:

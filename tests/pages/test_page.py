@@ -91,7 +91,7 @@ def test_the_page_says_what_the_result_rests_on(page: Path, board: Leaderboard) 
     assert len([1 for tag, attrs in tags(page).seen if tag == "img" and attrs.get("src")]) == 4 * 10 + 3 + 2 * 3
 
 
-def test_telling_images_of_groups_are_galleries_of_their_own_with_what_they_are(page: Path) -> None:
+def test_ranked_images_of_groups_are_galleries_of_their_own_with_what_they_are(page: Path) -> None:
     text = page.read_text("utf-8")
     assert "<option" in text
     assert "winner, lighting dark</option>" in text

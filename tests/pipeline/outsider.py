@@ -45,11 +45,11 @@ def main() -> None:
         os.setgroups([])
         os.setgid(NOBODY)
         os.setuid(NOBODY)
-    found = [[port, *one] for host in asked.host for port in asked.ports for one in _knock(host, port)]
+    found = [[port, *one] for host in asked.host for port in asked.ports for one in _check_reachable(host, port)]
     json.dump(found, sys.stdout)
 
 
-def _knock(host: str, port: int) -> Iterator[tuple[str, str]]:
+def _check_reachable(host: str, port: int) -> Iterator[tuple[str, str]]:
     try:
         socket.create_connection((host, port), timeout=3).close()
     except OSError:

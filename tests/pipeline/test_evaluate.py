@@ -9,7 +9,7 @@ from segdist.core.spec import SweepSpec
 from segdist.datasets.shards import read_rows
 from segdist.engine import checkpoint
 from segdist.metrics import lower_is_better, names
-from segdist.pipeline.evaluate import appraise_trials, score_on_test
+from segdist.pipeline.evaluate import evaluate_trials, score_on_test
 from segdist.pipeline.ingest import ingest
 from segdist.pipeline.trial import Job
 from segdist.tracking import Tracker
@@ -58,7 +58,7 @@ def test_each_trial_gets_every_metric_its_cost_and_pictures_once_and_failures_ar
     good = trial(tracker, sweep, parent, 1)
     trial(tracker, sweep, parent, 2, keeps="")
     trial(tracker, sweep, parent, 3, keeps="damaged")
-    appraise_trials(Inline, tracker, parent, job)
+    evaluate_trials(Inline, tracker, parent, job)
     said = capsys.readouterr().out
     assert "evaluate  3 trial(s)" in said
     assert "trial 2 has only the metrics of its epochs: it kept no model" in said
@@ -75,11 +75,9 @@ def test_each_trial_gets_every_metric_its_cost_and_pictures_once_and_failures_ar
     assert {c["metric"] for c in look["consistency"]} == {"iou", "boundary_iou"}
     predictions = tracker.download(good, "evaluation/val.parquet", storage / "fetched")
     assert [s.image_id for s, _ in read_rows(str(predictions))] == [i["image_id"] for i in look["images"]]
-    assert {p.name.partition("-")[0] for p in tracker.download(good, "pictures_telling", storage).iterdir()} >= {
-        "worst"
-    }
+    assert {p.name.partition("-")[0] for p in tracker.download(good, "pictures_ranked", storage).iterdir()} >= {"worst"}
 
-    appraise_trials(Inline, tracker, parent, job)
+    evaluate_trials(Inline, tracker, parent, job)
     assert "trial 1 " not in capsys.readouterr().out, "what is measured is not measured again"
 
 
@@ -90,7 +88,7 @@ def test_scores_tuned_on_validation_images_are_logged_and_kept_with_the_model(
     sweep = sweep.model_copy(update={"evaluate": sweep.evaluate.model_copy(update={"post": post})})
     parent, job = start_sweep(tracker, sweep), job_of(sweep)
     run = trial(tracker, sweep, parent, 1)
-    appraise_trials(Inline, tracker, parent, job)
+    evaluate_trials(Inline, tracker, parent, job)
     (record,) = tracker.trials(parent)
     described = checkpoint.describe(tracker.download(run, "model", storage / "model")).evaluate
     assert described.post.min_scores == {"roof": record.metrics["post/min_score/roof"]}

@@ -133,11 +133,11 @@ def _become(env: dict[str, str]) -> None:
     own_cluster._look_again()
 
 
-def _knock(address: str, env: dict[str, str]) -> dict[str, str] | str:
+def _check_reachable(address: str, env: dict[str, str]) -> dict[str, str] | str:
     """What the environment must say to be let in, or the error."""
     _become(env)
     try:
-        return cluster._knock(address)
+        return cluster._check_reachable(address)
     except BackendError as error:
         return str(error)
 
@@ -146,7 +146,7 @@ def test_a_cluster_that_asks_for_no_token_is_shown_none(
     head: Callable[[str], str], elsewhere: ProcessPoolExecutor, tmp_path: Path
 ) -> None:
     for env in ({}, {"RAY_AUTH_TOKEN": TOKEN}):
-        assert elsewhere.submit(_knock, head(""), {"HOME": str(tmp_path), **env}).result() == {}
+        assert elsewhere.submit(_check_reachable, head(""), {"HOME": str(tmp_path), **env}).result() == {}
 
 
 @pytest.mark.parametrize("place", ["RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "home"])
@@ -161,7 +161,7 @@ def test_a_cluster_that_asks_is_shown_the_users_token_wherever_it_is_kept(
         file.write_text(TOKEN)
     if place == "RAY_AUTH_TOKEN_PATH":
         env[place] = str(file.rename(tmp_path / "token"))
-    assert elsewhere.submit(_knock, head(TOKEN), env).result() == {"RAY_AUTH_MODE": "token"}
+    assert elsewhere.submit(_check_reachable, head(TOKEN), env).result() == {"RAY_AUTH_MODE": "token"}
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_a_cluster_that_refuses_us_is_named_with_the_fix_and_no_token_is_printed
     head: Callable[[str], str], elsewhere: ProcessPoolExecutor, tmp_path: Path, env: dict[str, str], fix: str
 ) -> None:
     address = head(TOKEN)
-    said = elsewhere.submit(_knock, address, {"HOME": str(tmp_path), **env}).result()
+    said = elsewhere.submit(_check_reachable, address, {"HOME": str(tmp_path), **env}).result()
     assert fix in said
     assert address in said
     assert TOKEN not in said
@@ -196,7 +196,7 @@ def test_keys_of_a_storage_travel_to_a_joined_cluster_in_the_hook_and_not_in_the
 def _travel(address: str) -> tuple[str, tuple[str | None, str | None]]:
     """The runtime environment without its hook, and what the hook brings to a process that has nothing."""
     _become({"AWS_SECRET_ACCESS_KEY": "of the storage", "HF_TOKEN": "of nobody else's business"})
-    with cluster._joining(cluster._knock(address)) as how:
+    with cluster._joining(cluster._check_reachable(address)) as how:
         hook: Any = how["runtime_env"].pop("worker_process_setup_hook")
     del os.environ["AWS_SECRET_ACCESS_KEY"], os.environ["HF_TOKEN"]
     with patch.object(cluster, "know_own_cluster"):

@@ -25,7 +25,7 @@ from tests.formats.test_contract import EXAMPLES
 BIG = "A" * 100_000
 """An `imageData`, or an `info`, that is longer than any look at the beginning of a file."""
 SHAPE = {"label": "crack", "points": [[2, 3], [20, 3], [20, 15]], "group_id": None, "shape_type": "polygon"}
-STRANGERS: dict[str, tuple[str, str]] = {
+OTHER_TOOLS: dict[str, tuple[str, str]] = {
     "seg.geojson": ('{"type": "FeatureCollection", "features": []}', "GeoJSON"),
     "0.jpg.json": ('{"description": "", "size": {"height": 1}, "objects": []}', "Supervisely"),
     "darwin.json": ('{"version": "2.0", "item": {"name": "0.jpg"}, "annotations": []}', "V7 Darwin"),
@@ -95,17 +95,17 @@ def validated(folder: Path, *options: str) -> tuple[int, dict[str, Any]]:
     return result.exit_code, content
 
 
-@pytest.mark.parametrize("name", STRANGERS)
+@pytest.mark.parametrize("name", OTHER_TOOLS)
 def test_annotations_that_no_format_reads_stop_and_are_named_with_what_they_look_like(
     tmp_path: Path, name: str
 ) -> None:
-    text, kind = STRANGERS[name]
+    text, kind = OTHER_TOOLS[name]
     (photos(tmp_path) / name).write_text(text)
     code, content = validated(tmp_path)
     assert code == 2
-    told = content["errors"][0]
-    assert (told["code"], told["file"]) == ("annotations-unread", str(tmp_path / name))
-    assert kind in told["message"]
+    found = content["errors"][0]
+    assert (found["code"], found["file"]) == ("annotations-unread", str(tmp_path / name))
+    assert kind in found["message"]
     result = CliRunner().invoke(
         app, ["convert", str(tmp_path), "-o", str(tmp_path / "out"), "--to", "coco", "--skip-errors"]
     )
@@ -113,14 +113,14 @@ def test_annotations_that_no_format_reads_stop_and_are_named_with_what_they_look
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", STRANGERS)
+@pytest.mark.parametrize("name", OTHER_TOOLS)
 def test_images_alone_are_read_on_request_and_the_annotations_are_still_named(tmp_path: Path, name: str) -> None:
-    text, kind = STRANGERS[name]
+    text, kind = OTHER_TOOLS[name]
     (photos(tmp_path) / name).write_text(text)
     code, content = validated(tmp_path, "--format", "images")
     assert (code, content["images"]) == (0, 2)
-    (told,) = content["warnings"]
-    assert kind in told["message"]
+    (found,) = content["warnings"]
+    assert kind in found["message"]
 
 
 def test_what_says_nothing_about_images_is_no_annotation(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_coco_counts_whatever_its_first_key_is(tmp_path: Path, first: str) -> No
 def test_json_of_other_kinds_beside_coco_is_named_and_not_in_its_way(tmp_path: Path) -> None:
     EXAMPLES["coco"](tmp_path)
     (tmp_path / "camera.json").write_text('{"make": 3}')
-    (tmp_path / "darwin.json").write_text(STRANGERS["darwin.json"][0])
+    (tmp_path / "darwin.json").write_text(OTHER_TOOLS["darwin.json"][0])
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "other.json").write_text((tmp_path / "coco.json").read_text())
     samples, findings = read_all(Coco(CocoOptions(path=str(tmp_path))))
@@ -213,9 +213,9 @@ def test_twins_in_another_format_are_named_once_for_each_kind(tmp_path: Path) ->
     EXAMPLES["coco"](tmp_path)
     for number in range(6):
         (tmp_path / f"{number}.xml").write_text("<annotation/>")
-    told: list[Finding] = []
-    assert guess_format(str(tmp_path), told.append) == "coco"
-    assert [f.code for f in told] == ["format-ambiguous"]
+    found: list[Finding] = []
+    assert guess_format(str(tmp_path), found.append) == "coco"
+    assert [f.code for f in found] == ["format-ambiguous"]
     _, findings = read_all(Coco(CocoOptions(path=str(tmp_path))))
     (one,) = findings
     assert "0.xml, 1.xml, 2.xml, 3.xml and 2 more: looks like voc" in one.message

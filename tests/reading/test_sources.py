@@ -123,9 +123,9 @@ def test_what_differs_in_spelling_alone_is_one_class_over_all_sources_and_is_tol
     findings: list[Finding] = []
     labels = {i.label for _, s in _read(_data(*sources), findings) for i in s.instances}
     assert labels == {SPELLINGS[0]}
-    told = [f for f in findings if f.code == "class-name-spelling" and f.file.startswith("source")]
-    assert [f.file for f in told] == ["source 1 (coco)", "source 3 (coco)"], "an accent's form is not worth a word"
-    assert "`Caf\u00e9 Crack` is read as `caf\u00e9 crack`" in told[0].message
+    found = [f for f in findings if f.code == "class-name-spelling" and f.file.startswith("source")]
+    assert [f.file for f in found] == ["source 1 (coco)", "source 3 (coco)"], "an accent's form is not worth a word"
+    assert "`Caf\u00e9 Crack` is read as `caf\u00e9 crack`" in found[0].message
 
 
 def test_wanted_classes_and_class_maps_find_classes_whatever_their_spelling(tmp_path: Path) -> None:

@@ -225,8 +225,8 @@ class _Reader:
             box_xyxy = box_from_xyxy(self._corners(one), size_hw=size_hw, repairs=repairs)
         except Problem as problem:
             return None, [(problem.code, problem.severity, problem.message)]
-        told = [r for r in dict.fromkeys(repairs) if "as strings" not in r]  # XML knows text only
-        notes: list[Noted] = [("annotation-repaired", Severity.REPAIRED, "; ".join(told))] if told else []
+        said = [r for r in dict.fromkeys(repairs) if "as strings" not in r]  # XML knows text only
+        notes: list[Noted] = [("annotation-repaired", Severity.REPAIRED, "; ".join(said))] if said else []
         is_crowd = one.is_difficult and self._options.difficult == "ignore"
         return Instance(self._names(one.name, self._files.root), mask, box_xyxy, is_crowd=is_crowd), notes
 

@@ -18,7 +18,7 @@ from segdist.labelling.review.returned import Drawn, Returned, Unread
 from segdist.reading.class_names import ClassNames
 
 FILE = "queue.json"
-_MOST_TOLD = 20
+_MOST_SHOWN = 20
 """Things passed over that are named one by one."""
 
 
@@ -57,10 +57,10 @@ class Outcome:
     passed_over: list[str] = field(default_factory=list)
 
     @property
-    def told(self) -> list[str]:
+    def first_passed_over(self) -> list[str]:
         """What was passed over, as much of it as a person reads."""
-        more = len(self.passed_over) - _MOST_TOLD
-        return [*self.passed_over[:_MOST_TOLD], *([f"{more} more"] if more > 0 else [])]
+        more = len(self.passed_over) - _MOST_SHOWN
+        return [*self.passed_over[:_MOST_SHOWN], *([f"{more} more"] if more > 0 else [])]
 
 
 def write_queue(folder: Path, tasks: Sequence[Task], dataset_hash: str) -> None:

@@ -35,10 +35,10 @@ class OneFormer(nn.Module):
 
     def __init__(self, options: Options, classes: tuple[str, ...]) -> None:
         super().__init__()
-        if strangers := [name for name in options.stuff if name not in classes]:
+        if unknown := [name for name in options.stuff if name not in classes]:
             raise SpecError(
-                f"`model.oneformer.stuff` must name classes of the data, but there is no `{strangers[0]}`. "
-                f"{did_you_mean(strangers[0], classes)}"
+                f"`model.oneformer.stuff` must name classes of the data, but there is no `{unknown[0]}`. "
+                f"{did_you_mean(unknown[0], classes)}"
             )
         self.options = options
         self.classes = classes

@@ -23,7 +23,7 @@ from segdist.nets.matching import (
     l1_box_cost,
     mask_bce_cost,
 )
-from segdist.nets.points import TaughtPixels, mask_losses, share_on, weighted_mean
+from segdist.nets.points import ValidPixels, mask_losses, share_on, weighted_mean
 from segdist.nets.set_criterion import joined, of_queries
 
 TERMS = ("class", "box", "giou", "mask", "dice")
@@ -80,13 +80,13 @@ class Criterion:
 
     def __call__(self, layers: Sequence[Layer], targets: Targets) -> dict[str, Tensor]:
         """The terms `TERMS`, unweighted; those of boxes and masks are zeros connected to the graph without objects."""
-        pixels = TaughtPixels(targets.valid_BHW)
+        pixels = ValidPixels(targets.valid_BHW)
         truth_NK = torch.cat([m.flatten(1) for m in targets.masks])
         self.matcher.count_surplus([len(labels) for labels in targets.labels], queries=self.num_queries)
         terms = [self._layer(layer, targets, pixels, truth_NK) for layer in layers]
         return {name: torch.stack([t[name] for t in terms]).mean() for name in TERMS}
 
-    def _layer(self, layer: Layer, targets: Targets, pixels: TaughtPixels, truth_NK: Tensor) -> dict[str, Tensor]:
+    def _layer(self, layer: Layer, targets: Targets, pixels: ValidPixels, truth_NK: Tensor) -> dict[str, Tensor]:
         costs_QN = [self._costs(layer, targets, pixels, image) for image in range(len(targets.labels))]
         found = self.matcher(costs_QN, groups=layer.classes_BQC.shape[1] // self.num_queries)
         boxes_M4 = layer.boxes_BQ4[found.image_M, found.query_M]
@@ -112,7 +112,7 @@ class Criterion:
         return int(max(height, height * width // self.points_ratio))
 
     @torch.no_grad()
-    def _costs(self, layer: Layer, targets: Targets, pixels: TaughtPixels, image: int) -> Tensor:
+    def _costs(self, layer: Layer, targets: Targets, pixels: ValidPixels, image: int) -> Tensor:
         """(Q, N) the cost of each query with each object of one image, all on the same points."""
         labels_N, boxes_N4 = targets.labels[image], targets.boxes_cxcywh[image]
         logits_Qhw, boxes_Q4 = layer.masks_BQhw[image], layer.boxes_BQ4[image]

@@ -19,7 +19,7 @@ from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal
 
 from segdist import losses
 from segdist.nets.matching import Matcher, Matches, focal_class_cost, giou_box_cost, l1_box_cost
-from segdist.nets.points import TaughtPixels, mask_losses, share_on, spread
+from segdist.nets.points import ValidPixels, mask_losses, share_on, spread
 from segdist.nets.set_criterion import joined, of_queries
 
 _LOG = logging.getLogger(__name__)
@@ -147,7 +147,7 @@ class Criterion:
             targets.image_P[found.image_M],
             found.object_M,
             truth_NK=torch.cat([m.flatten(1) for m in targets.masks]),
-            pixels=TaughtPixels(targets.valid_BSS),
+            pixels=ValidPixels(targets.valid_BSS),
             num_points=self.num_points,
             weights_N=joined(targets.weights),
             smoothing_N=joined(targets.smoothing),

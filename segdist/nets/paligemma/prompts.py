@@ -24,8 +24,8 @@ def questions(
     """
     if LABEL not in template:
         raise SpecError(f"A prompt must hold {LABEL}, as in `segment {LABEL}`, but is {template!r}.")
-    if strangers := sorted(set(synonyms) - set(classes)):
-        raise SpecError(f"`synonyms` names {', '.join(strangers)}, no class of the data: {', '.join(classes)}.")
+    if unknown := sorted(set(synonyms) - set(classes)):
+        raise SpecError(f"`synonyms` names {', '.join(unknown)}, no class of the data: {', '.join(classes)}.")
     words = {label: (check_label(label), *synonyms.get(label, ())) for label in classes}
     if empty := [label for label, found in words.items() if not all(word.strip() for word in found)]:
         raise SpecError(f"A synonym must not be empty, but {empty[0]} has an empty one.")

@@ -25,7 +25,7 @@ from segdist.reading.coco.json_lists import SEPARATORS, Spans
 from segdist.reading.coco.run_lengths import measure
 from segdist.reading.codes import finding
 from segdist.reading.collected import identity
-from segdist.reading.garbage import search_paused
+from segdist.reading.garbage_collection import gc_disabled
 from segdist.reading.geometry import crosses_itself
 
 MOST_ANNOTATIONS = 1000
@@ -136,7 +136,7 @@ class CocoChunk:
         flat = [text for own in texts for text in own]
         size_of = [sample.size_hw for sample, own in zip(self.bare, texts, strict=True) for _ in own]
         found: list[Instance | None] = []
-        with search_paused():
+        with gc_disabled():
             for start, stop in _pieces(flat):
                 found += self._piece(flat[start:stop], size_of[start:stop])
         return found

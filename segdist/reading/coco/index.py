@@ -23,7 +23,7 @@ from segdist.core.records import Finding
 from segdist.core.text import NotTextError, short
 from segdist.reading.coco.json_lists import SEPARATORS, NotJson, Spans, list_spans
 from segdist.reading.codes import finding
-from segdist.reading.garbage import search_paused
+from segdist.reading.garbage_collection import gc_disabled
 from segdist.reading.text_files import text_of
 
 BATCH = 4096
@@ -224,7 +224,7 @@ class _Heads:
     def read(self, reader: _Elements, spans: Spans) -> None:
         """Look at every annotation."""
         self.image = np.full(len(spans), -1, np.int32)
-        with search_paused():
+        with gc_disabled():
             for batch, block in enumerate(reader.blocks(spans)):
                 plain = self._plain(block)
                 found = plain if plain is not None else [self._image_of(h) for h in self._parsed(block.elements())]

@@ -63,24 +63,24 @@ def read_results(predictions: Path, truth: Path) -> Results:
         DataError: a file is no such JSON, the annotations have errors, or results name unknown images or categories
             or hold malformed masks, boxes or scores; every kind is named with its place in the file.
     """
-    told = _Told()
+    noticed = _Noticed()
     for file in (predictions, truth):
         if not file.is_file():
             raise DataError(f"There is no file {file}. Name a JSON file.")
     coco = registry.load("formats", "coco")
     source = coco.Format(coco.Options(path=str(truth), find_images=False, fit_boxes=False))
-    samples = tuple(source.read(told))
-    told.stop(truth)
+    samples = tuple(source.read(noticed))
+    noticed.stop(truth)
     names, categories = source.ids()
     by_id = {sample.image_id: sample for sample in samples}
     classes = categories.names(source.options.path)
     own = _Ids({k: by_id[name] for k, name in names.items() if name in by_id}, classes, {}, categories.groups)
-    listed, ids = _listed(_load(predictions, told), own, samples, categories, predictions, told)
-    told.stop(predictions)
-    return _read(listed, ids, samples, tuple(dict.fromkeys(own.classes.values())), predictions, told)
+    listed, ids = _listed(_load(predictions, noticed), own, samples, categories, predictions, noticed)
+    noticed.stop(predictions)
+    return _read(listed, ids, samples, tuple(dict.fromkeys(own.classes.values())), predictions, noticed)
 
 
-class _Told:
+class _Noticed:
     """Takes findings; errors stop, the others are notes."""
 
     def __init__(self) -> None:
@@ -144,7 +144,7 @@ class _Ids:
 
 
 def _listed(
-    answers: Any, own: _Ids, samples: Sequence[Sample], categories: Categories, file: Path, told: _Told
+    answers: Any, own: _Ids, samples: Sequence[Sample], categories: Categories, file: Path, noticed: _Noticed
 ) -> tuple[list[Any], _Ids]:
     """The results, and what their ids stand for."""
     if isinstance(answers, list):
@@ -157,14 +157,14 @@ def _listed(
     images, results, listed = (answers[key] for key in keys)
     used = {str(key_of(result.get("category_id"))) for result in results if isinstance(result, dict)}
     known = dict.fromkeys(own.classes.values())
-    classes = categories.add(str(file), category_entries(str(file), listed, told), used)
+    classes = categories.add(str(file), category_entries(str(file), listed, noticed), used)
     for key, name in classes.items():
         if name not in known and key in used:
             raise DataError(
                 f"{file} has the category `{name}`, which the annotations have not. They have: {', '.join(known)}."
             )
     by_id = {sample.image_id: sample for sample in samples}
-    entries = image_entries(str(file), images, told)
+    entries = image_entries(str(file), images, noticed)
     matches = KnownFiles(by_id).match_all([image.file_name for image in entries])
     found = {image.key: matches[image.file_name] for image in entries}
     names = {image.key: image.file_name for image in entries}
@@ -186,7 +186,7 @@ def _why(name: str, match: Match, known: Collection[str]) -> str:
 
 
 def _read(
-    listed: list[Any], ids: _Ids, samples: tuple[Sample, ...], classes: tuple[str, ...], file: Path, told: _Told
+    listed: list[Any], ids: _Ids, samples: tuple[Sample, ...], classes: tuple[str, ...], file: Path, noticed: _Noticed
 ) -> Results:
     found: dict[str, list[Instance]] = {}
     problems: list[str] = []
@@ -206,7 +206,7 @@ def _read(
             found.setdefault(sample.image_id, []).append(instance)
     if problems:
         _stop(f"{file}: {len(problems)} of {len(listed)} results are wrong", problems)
-    notes = [*told.notes()]
+    notes = [*noticed.notes()]
     if negative:
         notes.append(f"{negative} boxes have one negative side: as in COCO's evaluator, they count nowhere")
     if grouped:
@@ -275,8 +275,8 @@ def _place(result: Any) -> str:
     return f" (image_id {result['image_id']!r})" if isinstance(result, dict) and "image_id" in result else ""
 
 
-def _load(file: Path, told: _Told) -> Any:
+def _load(file: Path, noticed: _Noticed) -> Any:
     try:
-        return read_json(str(file), told)
+        return read_json(str(file), noticed)
     except ValueError as error:
         raise DataError(f"{file}: {error}. Export it again.") from error

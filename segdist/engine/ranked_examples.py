@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from segdist.engine.appraise import Appraisal, grouping
+from segdist.engine.evaluation import EvaluationReport, grouping
 
 Rank = Literal["worst", "median", "best"]
 _PICTURED = 3
@@ -16,7 +16,7 @@ _GROUPS = 4
 
 
 @dataclass(frozen=True)
-class Telling:
+class RankedExample:
     """One image.
 
     Attributes:
@@ -34,15 +34,15 @@ class Telling:
     value: float
 
 
-def telling_images(appraisal: Appraisal, metric: str = "iou") -> list[Telling]:
+def ranked_examples(report: EvaluationReport, metric: str = "iou") -> list[RankedExample]:
     """The worst, median and best of all images; then one of each in the groups where the model is worst.
 
     Groups are those that divide the images for consistency, and in which the metric is defined for two images at least.
     """
-    found = list(_ranked(appraisal.images, metric, _PICTURED))
-    groups = grouping([image["facets"] for image in appraisal.images if "facets" in image])
+    found = list(_ranked(report.images, metric, _PICTURED))
+    groups = grouping([image["facets"] for image in report.images if "facets" in image])
     for kind, names in groups.items():
-        members = {n: [i for i, name in zip(appraisal.images, names, strict=True) if name == n] for n in set(names)}
+        members = {n: [i for i, name in zip(report.images, names, strict=True) if name == n] for n in set(names)}
         values = {n: [i[metric] for i in images if not np.isnan(i[metric])] for n, images in members.items()}
         known = sorted((n for n in members if len(values[n]) > 1), key=lambda n: (float(np.mean(values[n])), n))
         for name in known[:_GROUPS]:
@@ -50,7 +50,9 @@ def telling_images(appraisal: Appraisal, metric: str = "iou") -> list[Telling]:
     return found
 
 
-def telling(images: Sequence[Mapping[str, Any]], metric: str = "iou", count: int = _PICTURED) -> dict[Rank, list[str]]:
+def examples_by_rank(
+    images: Sequence[Mapping[str, Any]], metric: str = "iou", count: int = _PICTURED
+) -> dict[Rank, list[str]]:
     """Image ids of the worst, the median and the best images; no image twice, and none in which nothing is defined."""
     ranked = [name for _, name in sorted((i[metric], i["image_id"]) for i in images if not np.isnan(i[metric]))]
     worst, best = ranked[:count], ranked[count:][-count:][::-1]
@@ -61,8 +63,8 @@ def telling(images: Sequence[Mapping[str, Any]], metric: str = "iou", count: int
 
 def _ranked(
     images: Sequence[Mapping[str, Any]], metric: str, count: int, *, of: str = "", name: str = ""
-) -> Iterator[Telling]:
+) -> Iterator[RankedExample]:
     values = {image["image_id"]: float(image[metric]) for image in images}
-    for rank, image_ids in telling(images, metric, count).items():
+    for rank, image_ids in examples_by_rank(images, metric, count).items():
         for image_id in image_ids:
-            yield Telling(rank, of, name, image_id, values[image_id])
+            yield RankedExample(rank, of, name, image_id, values[image_id])

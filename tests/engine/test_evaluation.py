@@ -12,8 +12,8 @@ from PIL import ExifTags, Image
 
 from segdist.datasets.shards import read_rows
 from segdist.engine import checkpoint, pictures, runtime
-from segdist.engine.appraise import Appraisal, appraise, grouping, lighting
-from segdist.engine.telling import telling, telling_images
+from segdist.engine.evaluation import EvaluationReport, evaluate_network, grouping, lighting
+from segdist.engine.ranked_examples import examples_by_rank, ranked_examples
 from segdist.metrics import names
 from segdist.reading.examples import camera_of
 from tests.engine.drawn import CLASSES, roofs, tiny_run
@@ -23,12 +23,12 @@ RUN = tiny_run()
 
 
 @pytest.fixture(scope="module")
-def found() -> Appraisal:
+def found() -> EvaluationReport:
     network = checkpoint.build(RUN.model, CLASSES).eval()
-    return appraise(network, ROWS, RUN.evaluate)
+    return evaluate_network(network, ROWS, RUN.evaluate)
 
 
-def test_every_metric_and_every_cost_is_there(found: Appraisal) -> None:
+def test_every_metric_and_every_cost_is_there(found: EvaluationReport) -> None:
     assert set(names()) <= found.metrics.keys()
     costs = {"latency_p50_ms", "latency_p95_ms", "images_per_second", "best_batch", "gflops"}
     assert all(found.metrics[f"runtime/{name}"] > 0 for name in costs)
@@ -37,7 +37,7 @@ def test_every_metric_and_every_cost_is_there(found: Appraisal) -> None:
 
 
 def test_what_is_written_is_json_without_nan_and_predictions_that_are_read_as_labels(
-    found: Appraisal, tmp_path: Path
+    found: EvaluationReport, tmp_path: Path
 ) -> None:
     found.write(tmp_path, "val", ROWS)
     content = json.loads((tmp_path / "val.json").read_text())
@@ -49,13 +49,13 @@ def test_what_is_written_is_json_without_nan_and_predictions_that_are_read_as_la
 
 def test_the_worst_median_and_best_images_are_different_ones_and_drawn(tmp_path: Path) -> None:
     images = [{"image_id": str(k), "iou": v} for k, v in enumerate((0.5, 0.1, 0.9, float("nan"), 0.3, 0.7))]
-    shown = telling(images, count=1)
+    shown = examples_by_rank(images, count=1)
     assert shown == {"worst": ["1"], "median": ["0"], "best": ["2"]}
-    assert telling(images[:1]) == {"worst": ["0"], "median": [], "best": []}
+    assert examples_by_rank(images[:1]) == {"worst": ["0"], "median": [], "best": []}
 
 
-def test_telling_pictures_are_files(found: Appraisal, tmp_path: Path) -> None:
-    pictures.save_telling(tmp_path / "shown", ROWS, found, RUN.evaluate, classes=CLASSES)
+def test_ranked_pictures_are_files(found: EvaluationReport, tmp_path: Path) -> None:
+    pictures.save_ranked_examples(tmp_path / "shown", ROWS, found, RUN.evaluate, classes=CLASSES)
     drawn = {p.name for p in (tmp_path / "shown").iterdir()}
     listed = json.loads((tmp_path / "shown" / "index.json").read_text())
     assert {one["file"] for one in listed} == drawn - {"index.json"}
@@ -70,7 +70,7 @@ def test_groups_have_telling_images_too_the_worst_group_first() -> None:
         for light, of in values.items()
         for k, value in enumerate(of)
     ]
-    found = telling_images(Appraisal({}, images=images))
+    found = ranked_examples(EvaluationReport({}, images=images))
     whole, groups = [t for t in found if not t.of], [t for t in found if t.of]
     assert [t.rank for t in whole] == ["worst"] * 3 + ["median"] + ["best"] * 3
     assert [(t.of, t.name, t.rank, t.image_id) for t in groups] == [
@@ -98,7 +98,7 @@ def test_images_are_grouped_by_the_camera_that_their_metadata_name() -> None:
     rows = [(replace(sample, size_hw=(16, 16), instances=()), photo("A", f"B{k // 2}")) for k, (sample, _) in
             enumerate(ROWS[:4])]  # fmt: skip
     network = checkpoint.build(RUN.model, CLASSES)
-    found = appraise(network, rows, RUN.evaluate)
+    found = evaluate_network(network, rows, RUN.evaluate)
     assert [image["facets"]["camera"] for image in found.images] == ["A B0", "A B0", "A B1", "A B1"]
     assert list(grouping([image["facets"] for image in found.images])) == ["camera"]
 
@@ -117,7 +117,7 @@ class Prompted(torch.nn.Module):
 
 def test_arithmetic_is_counted_where_a_module_is_given_a_parameter_which_stays_trainable() -> None:
     network = Prompted()
-    values = runtime.arithmetic(network, np.zeros((1, 1, 3), np.uint8), None)  # type: ignore[arg-type]
+    values = runtime.flops(network, np.zeros((1, 1, 3), np.uint8), None)  # type: ignore[arg-type]
     assert values["runtime/gflops"] == pytest.approx(2 * 2 * 3 * 5 / 1e9)
     assert all(parameter.requires_grad for parameter in network.parameters())
 
@@ -128,7 +128,7 @@ def test_arithmetic_counts_a_convolution_exactly() -> None:
             self(torch.zeros(1, 3, *images[0].shape[:2]))
 
     network = Network(3, 8, 3, padding=1, bias=False)
-    values = runtime.arithmetic(network, np.zeros((16, 20, 3), np.uint8), None)  # type: ignore[arg-type]
+    values = runtime.flops(network, np.zeros((16, 20, 3), np.uint8), None)  # type: ignore[arg-type]
     assert values["runtime/gflops"] == pytest.approx(2 * 16 * 20 * 8 * 3 * 9 / 1e9)
 
 

@@ -33,7 +33,7 @@ _LARGEST = {"small, < 0.25 MP": 0.25e6, "medium, < 1 MP": 1e6, "large, < 4 MP": 
 
 
 @dataclass(frozen=True)
-class Appraisal:
+class EvaluationReport:
     """What was found.
 
     Attributes:
@@ -79,9 +79,9 @@ class Appraisal:
         }
 
 
-def appraise(
+def evaluate_network(
     network: Any, rows: Sequence[Row], evaluate: EvaluateSpec, *, seed: int = 0, tune: bool = False
-) -> Appraisal:
+) -> EvaluationReport:
     """Predict image after image, as production does, and measure everything.
 
     Args:
@@ -96,7 +96,7 @@ def appraise(
         first = _input(next(iter(predict(network, [rows[0]], evaluate))), evaluate)  # warms up
         rates_of(network, Workers.here())
     with runtime.peak_memory(costs):
-        found = Judge(network.classes, evaluate)
+        found = EvaluationAccumulator(network.classes, evaluate)
         cameras: dict[str, str] = {}
         seen = _noting_cameras(rows, cameras)
         for sample, image, prediction in predict(network, seen, evaluate.model_copy(update={"batch_size": 1})):
@@ -109,11 +109,11 @@ def appraise(
         costs |= runtime.latency([p.seconds for p in result.predictions])
         whole = _Whole(network, evaluate)
         costs |= runtime.throughput(whole, [first[0]], [first[1]])
-        costs |= runtime.arithmetic(whole, *first)
+        costs |= runtime.flops(whole, *first)
     return replace(result, metrics=result.metrics | costs)
 
 
-def judged(folder: Path, rows: Sequence[Row], metrics: Sequence[str], *, trusted: bool = False) -> Evaluator:
+def filled_evaluator(folder: Path, rows: Sequence[Row], metrics: Sequence[str], *, trusted: bool = False) -> Evaluator:
     """What an evaluator saw of the predictions of a model, which is scored as it was trained to be.
 
     Args:
@@ -146,7 +146,7 @@ class _Whole:
         return self.network.parameters()
 
 
-class Judge:
+class EvaluationAccumulator:
     """Looks at images one after the other, whoever predicted them.
 
     Args:
@@ -181,7 +181,7 @@ class Judge:
             self.evaluator.add(sample, prediction)
         return self._tuned
 
-    def result(self, *, seed: int = 0) -> Appraisal:
+    def result(self, *, seed: int = 0) -> EvaluationReport:
         """Metrics, consistency and what each image contributed."""
         chosen = [m.name for m in self.evaluator.metrics]
         for name in (n for n in BY_IMAGE if n in chosen):
@@ -199,7 +199,7 @@ class Judge:
         scores = [i.score for p in self._predictions for i in p.instances]
         found = {"predicted/objects": float(len(scores)), "predicted/top_score": max(scores, default=0.0)}
         metrics = self.evaluator.values() | found
-        return Appraisal(metrics, details, self._images, self._predictions, self._tuned, by_class)
+        return EvaluationReport(metrics, details, self._images, self._predictions, self._tuned, by_class)
 
 
 def facets(sample: Sample, image_HWC: ImageHWC | None, camera: str = "") -> dict[str, str]:
