@@ -24,7 +24,7 @@ def summarise(notes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     classes: dict[str, _OfClass] = {}
     for note in notes:
         counts.update(note.get("counts", {}))
-        for label in {*note.get("verdicts", {}), *note.get("quality", {}), *note.get("taught", {})}:
+        for label in {*note.get("verdicts", {}), *note.get("quality", {})}:
             classes.setdefault(label, _OfClass()).add(note, label)
     known = {label: of for label, of in sorted(classes.items()) if of.rows}
     per_class = {label: {**_quality([of]), "verdicts": dict(of.verdicts)} for label, of in known.items()}

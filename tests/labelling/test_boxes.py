@@ -1,5 +1,7 @@
 """Boxes and points of prompts: views against NumPy's flips, and several prompts as one."""
 
+import hashlib
+import struct
 from collections.abc import Callable
 
 import numpy as np
@@ -55,6 +57,8 @@ def test_random_numbers_follow_the_image_and_the_seed_alone() -> None:
 
     assert first("a", 1) == first("a", 1)
     assert len({first("a", 1), first("a", 2), first("b", 1)}) == 3
+    (named,) = struct.unpack("<Q", hashlib.sha256(b"7:a.png").digest()[:8])
+    assert first("a.png", 7) == np.random.default_rng(named).random(), "on every machine, in every version"
 
 
 @pytest.mark.parametrize(

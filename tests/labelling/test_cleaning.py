@@ -42,6 +42,12 @@ def test_holes_are_told_from_bays_of_every_side(seed: int) -> None:
     assert np.array_equal(fill_holes(mask, 1.0), ndimage.binary_fill_holes(mask))
 
 
+def test_a_hole_of_an_object_that_fills_the_picture_is_filled() -> None:
+    mask = np.ones((6, 7), np.bool_)
+    mask[2:4, 3] = False
+    assert fill_holes(mask, 1.0).all()
+
+
 def test_a_hole_of_just_the_share_of_the_object_is_filled_and_a_larger_one_is_not() -> None:
     ring = np.pad(np.ones((3, 3), np.bool_), 1)
     ring[2, 2] = False
@@ -57,11 +63,18 @@ def test_parts_are_removed_as_scikit_image_removes_them_by_area(seed: int) -> No
     assert np.array_equal(remove_parts(mask, 0.05), expected)
 
 
+@pytest.mark.parametrize("radius", [2, 3])
 @pytest.mark.parametrize(("name", "reference"), [("open", opening), ("close", closing)])
-def test_opening_and_closing_are_those_of_scikit_image(name: str, reference: object) -> None:
+def test_opening_and_closing_are_those_of_scikit_image(name: str, reference: object, radius: int) -> None:
     mask = np.pad(blobs()[8:-8, 8:-8], 8)
-    expected = reference(mask, disk(2))  # type: ignore[operator]
-    assert np.array_equal(cleaned(mask, {name: {"radius": 2}}), expected)
+    expected = reference(mask, disk(radius))  # type: ignore[operator]
+    assert np.array_equal(cleaned(mask, {name: {"radius": radius}}), expected)
+
+
+def test_opening_leaves_what_the_frame_of_the_picture_cuts() -> None:
+    mask = np.zeros(SIZE_HW, np.bool_)
+    mask[:2, 10:50] = mask[10:50, -2:] = True
+    assert np.array_equal(cleaned(mask, {"open": {"radius": 2}})[:, 12:48], mask[:, 12:48])
 
 
 def test_a_crack_of_few_pixels_keeps_its_parts_however_large_the_image() -> None:
@@ -104,6 +117,14 @@ def test_nothing_is_done_to_an_empty_mask_nor_without_steps() -> None:
 def test_the_mask_is_clipped_to_the_box_with_its_margin() -> None:
     kept = cleaned(np.ones(SIZE_HW, np.bool_), {"clip_to_box": {"margin": 0.1}}, box=(10, 10, 30, 20))
     assert masks.encode(kept).box_xyxy == (8, 9, 32, 21)
+
+
+def test_below_the_box_nothing_is_left_wherever_the_mask_begins() -> None:
+    mask = np.zeros((200, 60), np.bool_)
+    mask[100:160, 10:30] = True
+    image = np.zeros((200, 60, 3), np.uint8)
+    found = clean(masks.encode(mask), image, (5, 90, 40, 130), steps({"clip_to_box": {"margin": 0}}))
+    assert found.box_xyxy == (10, 100, 30, 130)
 
 
 def test_smoothing_rounds_a_corner_and_leaves_a_straight_edge() -> None:

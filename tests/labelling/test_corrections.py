@@ -33,9 +33,17 @@ def test_of_two_decisions_the_newer_counts_and_all_others_stay() -> None:
     assert both.uri == "c.json"
 
 
+def test_a_damaged_file_is_named_with_what_is_wrong(tmp_path: Path) -> None:
+    uri = str(tmp_path / "c.json")
+    Path(uri).write_text('{"i": {"one": null}}')
+    with pytest.raises(DataError, match=r"c\.json must hold masks by image and object, but: .*'one'.* Take out what"):
+        Corrections.load(uri)
+
+
 def test_decisions_come_back_from_their_file_and_are_none_before_there_is_one(tmp_path: Path) -> None:
     uri = corrections_uri(str(tmp_path), "/elsewhere/datasets/roofs-1f/")
     assert Path(uri) == tmp_path / "corrections" / "roofs-1f.json"
+    assert corrections_uri("s3://bucket/a", "X").endswith("/X.json")
     assert Corrections.load(uri) == Corrections({}, uri)
     assert Corrections.load(uri).fingerprint == ""
     made = Corrections({"i": {10: ONE, 9: None}}, uri)

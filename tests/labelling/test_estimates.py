@@ -84,6 +84,35 @@ def test_a_blob_is_what_differs_from_the_border_in_lab_colours() -> None:
     np.testing.assert_array_equal(blob(image), distance > threshold_otsu(distance))
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_every_side_of_the_border_has_its_say(side: str, *, turned: bool) -> None:
+    """Top, bottom and, once blurred, one side are grey, the rest is yellow: most of the border is grey."""
+    image = np.full((40, 12, 3), (200, 200, 0), np.uint8)
+    image[:3] = image[-3:] = 100
+    image[:, 0 if side == "left" else -1] = (0, 0, 200)
+    seen = np.ascontiguousarray(image.transpose(1, 0, 2) if turned else image)
+    found = blob(seen).T if turned else blob(seen)
+    assert found[6:-6, 3:-3].all()
+    assert not found[0, 1:-1].any()
+
+
+def test_colours_farther_apart_than_a_pixel_has_steps_are_told_apart() -> None:
+    image = np.full((*SIZE_HW, 3), (0, 0, 255), np.uint8)
+    image[20:40, 30:50] = (255, 255, 0)
+    found = blob(image)
+    assert found[22:38, 32:48].all()
+    assert found.sum() < 23 * 23
+
+
+def test_a_line_is_of_the_kind_whose_peaks_stand_out_from_most_of_the_picture() -> None:
+    """Narrow bright lines between dark ones: most of the picture is darker than what lies beside it."""
+    bright = np.zeros(SIZE_HW, np.bool_)
+    bright[:, 6::8] = bright[:, 7::8] = True
+    image = np.where(bright[..., None], 200, 60).astype(np.uint8).repeat(3, axis=2)
+    assert np.array_equal(line(image)[10:-10, 10:-10], bright[10:-10, 10:-10])
+
+
 def test_the_separation_is_the_share_of_variance_that_is_not_left_within_the_two_sides() -> None:
     values = np.random.default_rng(1).normal(60, 9, (30, 40))
     values[:12] += 70
@@ -119,6 +148,17 @@ def test_middle_points_lie_on_the_middle_line_of_the_largest_part_as_far_apart_a
     for k in range(1, count):
         farthest = cdist(middle, found[:k]).min(axis=1).max()
         assert cdist(found[k : k + 1], found[:k]).min() == pytest.approx(farthest)
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_the_first_middle_point_is_the_middle_of_the_bulge(*, upright: bool) -> None:
+    """A line from frame to frame, thick at one place."""
+    mask = np.zeros((31, 61), np.uint8)
+    mask[15] = 1
+    cv2.circle(mask, (20, 15), 8, 1, -1)
+    drawn = np.ascontiguousarray(mask.T if upright else mask) > 0
+    ((x, y),) = middle_points(drawn, 1)
+    assert (x, y) == ((15.5, 20.5) if upright else (20.5, 15.5))
 
 
 def test_there_are_no_more_middle_points_than_the_middle_line_has_pixels() -> None:

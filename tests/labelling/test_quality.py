@@ -99,13 +99,13 @@ def test_verdicts_are_counted_by_class_and_what_people_drew_is_kept() -> None:
         replace(i, mask=i.mask if v is Verdict.ACCEPT else None, evidence=Evidence(v))
         for i, v in zip(asked, verdicts, strict=True)
     ]
-    truth = replace(TRUTH[0], instances=(*asked, drawn))
-    made = replace(truth, instances=(*labels, drawn))
+    truth = replace(TRUTH[0], instances=(*asked, drawn, drawn))
+    made = replace(truth, instances=(*labels, drawn, drawn))
     tally = Tally()
     assert tally.notes()["counts"] == {"labelled": 0, "review": 0, "rejected": 0, "kept": 0}
     for _ in range(2):
         tally.add(truth, made, range(4))
-    counts = {"labelled": 2, "review": 4, "rejected": 2, "kept": 2}
+    counts = {"labelled": 2, "review": 4, "rejected": 2, "kept": 4}
     by_class = {"a": {"labelled": 2, "review": 4}, "b": {"rejected": 2}}
     notes = tally.notes()
     assert notes["counts"] == counts
@@ -174,6 +174,49 @@ def test_the_sums_of_two_shards_are_those_of_one() -> None:
     assert whole["objects"] == whole["accepted"]["objects"] == 5
     assert whole["iou"] == whole["accepted"]["iou"] == pytest.approx(np.mean(overlaps))
     assert whole["strategies"] == {}
+
+
+def test_the_width_of_the_band_follows_the_size_of_the_picture() -> None:
+    size_hw = (200, 300)
+    own, other = np.zeros(size_hw, np.bool_), np.zeros(size_hw, np.bool_)
+    own[20:160, 30:200], other[24:160, 30:196] = True, True
+    (true, guess) = (Instance("a", masks.encode(m), masks.encode(m).box_xyxy) for m in (own, other))
+    sample = Sample("i", "", size_hw, (true,))
+    bands = paper_band(own, BOUNDARY), paper_band(other, BOUNDARY)
+    assert bands[0].sum() > 3 * paper_band(own, 1e-9).sum()
+    found = _quality([sample], [replace(sample, instances=(replace(guess, evidence=Evidence()),))])
+    assert found["boundary_iou"] == pytest.approx((bands[0] & bands[1]).sum() / (bands[0] | bands[1]).sum())
+
+
+def test_what_is_taught_is_summed_in_pixels() -> None:
+    made = _shifted(TRUTH[:1])
+    (true, guess) = ([i.mask for i in of.instances if i.label == "a" and i.mask] for of in (TRUTH[0], made[0]))
+    own, other = (np.any([masks.decode(m) for m in of], axis=0) for of in (true, guess))
+    found = _tallied((TRUTH[0], made[0]))["taught"]["a"]
+    assert found == [(own & other).sum(), (own | other).sum()]
+
+
+def test_of_a_class_of_crowds_alone_nothing_is_known() -> None:
+    crowd = replace(TRUTH[0], instances=tuple(replace(i, is_crowd=True) for i in TRUTH[0].instances))
+    assert _tallied((crowd, crowd))["taught"] == {"a": [0, 0], "b": [0, 0]}
+
+
+def test_a_label_for_review_is_measured_by_what_was_proposed_and_one_without_any_mask_as_none() -> None:
+    def found(evidence: Evidence | None) -> Any:
+        truth = replace(TRUTH[0], instances=TRUTH[0].instances[:1])
+        unsaid = replace(truth.instances[0], mask=None, score=0.4, evidence=evidence)
+        return _quality([truth], [replace(truth, instances=(unsaid,))])
+
+    proposed = found(Evidence(Verdict.REVIEW, proposed=TRUTH[0].instances[0].mask))
+    assert (proposed["iou"], proposed["accepted"]) == (1.0, None)
+    assert (found(None)["iou"], found(Evidence(Verdict.REJECT))["iou"]) == (0.0, 0.0)
+
+
+def test_verdicts_of_a_class_whose_truth_nobody_knows_are_told() -> None:
+    hidden = replace(TRUTH[0], instances=tuple(replace(i, mask=None) for i in TRUTH[0].instances))
+    found = summarise([_tallied((hidden, _shifted(TRUTH[:1])[0]))])
+    assert found["verdicts"] == {"a": {"labelled": 2}, "b": {"labelled": 1}}
+    assert found["quality"] is None
 
 
 def test_where_every_label_was_rejected_nothing_is_taught_and_there_is_no_ceiling() -> None:
