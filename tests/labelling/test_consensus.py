@@ -10,7 +10,7 @@ from segdist.core import masks
 from segdist.core.records import Evidence, Instance, Rle, Verdict
 from segdist.core.spec import ConsensusSpec, LabelSpec
 from segdist.labelling.consensus import Opinion, consensus, surest
-from segdist.labelling.decide import judge, pseudo_label
+from segdist.labelling.decide import pseudo_label, verdict_of
 
 SIZE_HW = (20, 30)
 IMAGE = np.zeros((*SIZE_HW, 3), np.uint8)
@@ -140,7 +140,7 @@ def test_a_mask_whose_stability_nobody_told_is_not_judged_by_it() -> None:
     untold = Opinion("box", replace(opinion((2, 2, 12, 8)).instance, evidence=None))
     made = pseudo_label(Instance("a", None, BOX), [untold], IMAGE, spec(reject={"stability": 0.9}))
     assert made.mask is not None
-    assert judge(replace(made, evidence=None), spec(reject={"stability": 0.9})) is Verdict.ACCEPT
+    assert verdict_of(replace(made, evidence=None), spec(reject={"stability": 0.9})) is Verdict.ACCEPT
 
 
 @pytest.mark.parametrize("mask", [None, masks.empty(SIZE_HW)])

@@ -17,8 +17,8 @@ from segdist.core.records import Evidence, Instance, Sample, Verdict
 from segdist.labelling.corrections import Corrections
 from segdist.labelling.review import back, coco, cvat, label_studio
 from segdist.labelling.review.queue import Doubt, Task, by_image, queue
-from segdist.labelling.review.returned import Drawn, Returned
-from segdist.reading.drawn.brush import decode_brush
+from segdist.labelling.review.returned import Drawn, Returned, Unread, object_number
+from segdist.reading.drawn.brush import decode_brush, encode_brush
 
 SIZE_HW = (50, 70)
 
@@ -352,6 +352,155 @@ def test_what_is_no_mask_is_counted_and_its_object_still_there(tmp_path: Path, c
     outcome = back.decide(ASKED, back.read_masks(file, ASKED), **_DECIDED)
     assert outcome.passed_over == kinds
     assert (outcome.nothing, outcome.corrections.of_image) == (0, {})
+
+
+SQUARE = masks.from_box((7, 5, 21, 15), size_hw=SIZE_HW)
+CORNERS_XY = ((7, 5), (21, 5), (21, 15), (7, 15))
+OBJECT = '<attribute name="other">8</attribute><attribute name="object"> 3 </attribute>'
+_XY = ";".join(f"{x},{y}" for x, y in CORNERS_XY)
+
+
+def _read(tmp_path: Path, content: Any) -> Returned:
+    file = tmp_path / ("came.xml" if isinstance(content, str) else "came.json")
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    return back.read_masks(file, ASKED)
+
+
+def _studio_task(*regions: Any, **data: str) -> dict[str, Any]:
+    shared = {"original_height": 50, "original_width": 70}
+    results = [{**shared, **r} if isinstance(r, dict) else r for r in regions]
+    return {"data": data or {"image": "1.png"}, "annotations": [{"result": results}]}
+
+
+def _studio_region(kind: str, **value: Any) -> dict[str, Any]:
+    return {"id": "object-3", "type": kind, "value": value}
+
+
+PERCENT = [[100 * x / 70, 100 * y / 50] for x, y in CORNERS_XY]
+LABELLED = {"polygonlabels": ["seam"], "points": PERCENT}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        _cvat(f'<mask label="seam" rle="0, 140" left="7" top="5" width="14" height="10">{OBJECT}</mask>'),
+        _cvat(f'<polygon label="seam" points="{_XY}">{OBJECT}</polygon>'),
+        [_studio_task(_studio_region("polygonlabels", **LABELLED))],
+        [_studio_task(_studio_region("brushlabels", brushlabels=["seam"], rle=encode_brush(SQUARE)))],
+    ],
+    ids=["cvat mask", "cvat polygon", "polygon", "brush"],
+)
+def test_a_shape_keeps_its_image_class_number_and_pixels(tmp_path: Path, content: Any) -> None:
+    assert _read(tmp_path, content).drawn == [Drawn("1.png", "seam", SQUARE, 3)]
+
+
+@pytest.mark.parametrize(
+    ("content", "unread"),
+    [
+        (_cvat(f'<box label="seam">{OBJECT}</box>'), Unread("rectangle", "1.png", "seam", 3)),
+        (_cvat("<box/>"), Unread("rectangle", "1.png", "", 0)),
+        (
+            [_studio_task(_studio_region("ellipselabels", ellipselabels=["seam"], x=1))],
+            Unread("region of type ellipselabels", "1.png", "seam", 3),
+        ),
+        (
+            [_studio_task(_studio_region("brushlabels", rle=[]))],
+            Unread("region of type brushlabels", "1.png", "", 3),
+        ),
+    ],
+    ids=["cvat", "cvat without label", "label studio", "label studio without label"],
+)
+def test_a_shape_that_is_no_mask_keeps_its_class_and_number(tmp_path: Path, content: Any, unread: Unread) -> None:
+    assert _read(tmp_path, content).unread == [unread]
+
+
+@pytest.mark.parametrize(
+    ("written", "number"),
+    [("3", 3), (" 07 ", 7), (999_999_999, 999_999_999), ("1234567890", 0), ("-1", 0), ("²", 0), (None, 0), ("3.0", 0)],
+)
+def test_a_number_of_an_object_is_at_most_nine_digits(written: object, number: int) -> None:
+    assert object_number(written) == number
+
+
+def test_tasks_that_say_nothing_are_counted_and_those_after_them_read(tmp_path: Path) -> None:
+    region = _studio_region("polygonlabels", **LABELLED)
+    relation = {"type": "relation", "from_id": "a", "to_id": "b"}
+    unsent = {"data": {"image": "1.png"}, "annotations": []}
+    elsewhere = _studio_task(region, image="9.png")
+    named = _studio_task(relation, region, file_name="1.png", image="s3://bucket/0815")
+    returned = _read(tmp_path, [unsent, unsent, 7, elsewhere, named])
+    assert [(d.file_name, d.mask) for d in returned.drawn] == [("1.png", SQUARE)]
+    assert returned.others == {
+        "task that nobody has submitted": 2,
+        "entry that is no task of Label Studio's JSON export": 1,
+        "image that is not in the queue": 1,
+    }
+    with pytest.raises(DataError, match=r"region 2 of 1\.png: 'int' object"):
+        _read(tmp_path, [_studio_task(region, 7)])
+
+
+def test_shapes_of_an_image_that_is_not_in_the_queue_are_passed_over_with_it(tmp_path: Path) -> None:
+    returned = _read(tmp_path, _cvat(f'<polygon label="seam" points="{_XY}"/>').replace("1.png", "9.png"))
+    assert (returned.drawn, returned.others) == ([], {"image that is not in the queue": 1})
+
+
+def test_a_width_that_is_not_the_queues_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="width must be the queue's 70, but is '71'"):
+        _read(tmp_path, _cvat("", 'width="71" height="50"'))
+
+
+def test_an_encoding_that_had_to_be_guessed_is_told_once_for_each_file(tmp_path: Path) -> None:
+    (tmp_path / "a.xml").write_bytes(_cvat(f'<polygon label="gr\u00fcn" points="{_XY}"/>').encode("cp1252"))
+    returned = back.read_masks(tmp_path / "a.xml", ASKED)
+    assert [d.label for d in returned.drawn] == ["gr\u00fcn"]
+    ((told, count),) = returned.others.items()
+    assert count == 1
+    assert "cp1252" in told
+
+
+def _asked_of(*labels: str) -> list[back.Asked]:
+    """Objects of one image, side by side."""
+    boxes = [(10.0 * k, 10.0, 10.0 * k + 9, 30.0) for k in range(len(labels))]
+    return [
+        back.Asked(n, "i/1", n - 1, "1.png", SIZE_HW, Instance(label, masks.from_box(box, size_hw=SIZE_HW), box))
+        for n, (label, box) in enumerate(zip(labels, boxes, strict=True), 1)
+    ]
+
+
+def _drawn_at(one: back.Asked, label: str, number: int = 0) -> Drawn:
+    return Drawn("1.png", label, masks.from_box(one.instance.box_xyxy, size_hw=SIZE_HW), number)
+
+
+def test_a_mask_without_a_number_goes_to_no_object_of_another_class_nor_to_one_that_has_its_own() -> None:
+    crack, seam = asked = _asked_of("crack", "seam")
+    other = masks.from_box((0, 10, 4, 30), size_hw=SIZE_HW)
+    parts = [Drawn("1.png", "crack", other, 1), _drawn_at(crack, "crack"), _drawn_at(seam, "crack")]
+    outcome = back.decide(asked, came(*parts), removed_means_nothing=False, only_changed=False)
+    assert outcome.corrections.of_image == {"i/1": {0: other}}
+    assert outcome.passed_over == ["1.png: 2 x mask of `crack` that fits no object of the queue"]
+
+
+def test_an_object_stays_open_where_another_of_its_class_came_back() -> None:
+    first, _, third = asked = _asked_of("crack", "crack", "crack")
+    outcome = back.decide(
+        asked,
+        came(_drawn_at(first, "crack", 1), _drawn_at(third, "crack", 3)),
+        removed_means_nothing=False,
+        only_changed=True,
+    )
+    assert (outcome.unchanged, outcome.undecided) == (2, 1)
+
+
+def test_a_mask_that_fits_the_only_object_of_its_image_not_at_all_is_passed_over() -> None:
+    asked = _asked_of("crack")
+    far = Drawn("1.png", "crack", masks.from_box((60, 40, 70, 50), size_hw=SIZE_HW))
+    outcome = back.decide(asked, came(far), removed_means_nothing=False, only_changed=False)
+    assert outcome.passed_over == ["1.png: 1 x mask of `crack` that fits no object of the queue"]
+
+
+def test_a_class_of_a_rectangle_may_be_spelled_as_another_tool_spells_it(tmp_path: Path) -> None:
+    outcome = back.decide(ASKED, _read(tmp_path, _cvat('<box label=" CRACK"/>')), **_DECIDED)
+    assert (outcome.nothing, outcome.undecided) == (0, 2)
 
 
 def test_a_rectangle_of_one_object_does_not_keep_another(tmp_path: Path) -> None:

@@ -94,6 +94,7 @@ def test_the_queue_is_the_tasks_and_the_interface_that_label_studio_documents(tm
         ("BrushLabels", {"name": "mask", "toName": "image"}),
         *(("Label", {"value": name}) for name in CLASSES),
     ]
+    assert not "".join(interface.itertext()).strip()
     first, second = json.loads((tmp_path / "label_studio.json").read_text())
     assert first == {
         "data": {"image": "/data/local-files/?d=images/1.png", "file_name": "1.png"},

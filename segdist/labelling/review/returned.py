@@ -93,7 +93,7 @@ class Returned:
         """A mask of an image of the queue."""
         self.drawn.append(Drawn(file_name, str(label), rle, object_number(number)))
 
-    def pass_over(self, kind: str, file_name: str, label: Any = "", number: Any = 0) -> None:
+    def pass_over(self, kind: str, file_name: str, label: Any, number: Any) -> None:
         """A shape of an image of the queue that is no mask."""
         self.unread.append(Unread(kind, file_name, str(label), object_number(number)))
 
