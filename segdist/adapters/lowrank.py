@@ -123,7 +123,7 @@ def _layers(network: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[str]
     return [
         name
         for name, module in network.named_modules()
-        if isinstance(module, kinds) and not (inside_attention and name.startswith(inside_attention))
+        if isinstance(module, kinds) and not name.startswith(inside_attention)
     ]
 
 

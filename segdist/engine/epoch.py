@@ -121,7 +121,7 @@ def _check_gradients(state: Fit) -> None:
     """
     unused = [name for name, p in state.network.named_parameters() if p.requires_grad and p.grad is None]
     nowhere = set.intersection(*map(set, state.workers.gather([unused])))
-    wrong = sorted(n for n in nowhere if not n.startswith(state.family.sometimes_unused or ("\0",)))
+    wrong = sorted(n for n in nowhere if not n.startswith(state.family.sometimes_unused))
     if wrong:
         raise SpecError(
             f"Every trained parameter must be used, but {len(wrong)} got no gradient in the first step: "

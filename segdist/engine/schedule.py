@@ -37,7 +37,7 @@ def adamw(network: nn.Module, phase: PhaseSpec, *, weight_decay: float, encoder:
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            in_encoder = bool(prefixes) and name.startswith(prefixes)
+            in_encoder = name.startswith(prefixes)
             groups.setdefault((in_encoder, parameter.ndim > 1), []).append(parameter)
     return AdamW(
         [

@@ -76,7 +76,7 @@ class Fit:
         phase = self.run.train.all_phases[number]
         frozen = self.family.encoder if phase.freeze == "encoder" else ()
         for name, parameter in self.network.named_parameters():
-            parameter.requires_grad_(name in self.trainable and not (frozen and name.startswith(frozen)))
+            parameter.requires_grad_(name in self.trainable and not name.startswith(frozen))
         if not adapters.trained_names(self.network):
             raise SpecError(
                 f"`train.phases.{number}` must train something, but it freezes the encoder, and "
