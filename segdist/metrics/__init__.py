@@ -13,7 +13,7 @@ from segdist.metrics import boundaries, calibration, objects, pixels, skeletons
 from segdist.metrics.consistency import Consistency, Part, Spread, consistency, per_image
 from segdist.metrics.counting import metrics as formulas
 from segdist.metrics.difference import Difference, OneImage, difference
-from segdist.metrics.evaluator import QUICK, Evaluator, evaluate, family_of, finite, lower_is_better, names
+from segdist.metrics.evaluator import QUICK, Evaluator, evaluate, family_of, lower_is_better, names
 from segdist.metrics.prompted import box_fill, prompted_iou
 
 __all__ = [
@@ -31,7 +31,6 @@ __all__ = [
     "difference",
     "evaluate",
     "family_of",
-    "finite",
     "formulas",
     "lower_is_better",
     "names",

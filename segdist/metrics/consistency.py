@@ -118,14 +118,13 @@ def consistency(
 def per_image(evaluator: Evaluator, metric: str = "iou") -> Numbers:
     """The metric of every single image, in the evaluator's order; NaN where undefined."""
     what = evaluator.metric(metric)
-    table = evaluator.table(what)
-    return what.overall(table) if len(table) else np.zeros(0)
+    return what.overall(evaluator.table(what))
 
 
 def _part(of: str, name: str, metric: Metric, table: Numbers, rng: np.random.Generator, resamples: int) -> Part:
     value = float(metric.overall(table.sum(axis=0)))
     interval = _interval(metric, table, rng, resamples) if resamples and len(table) > 1 else None
-    return Part(of, name, value, interval, Spread.of(metric.overall(table)) if len(table) else None)
+    return Part(of, name, value, interval, Spread.of(metric.overall(table)))
 
 
 def _interval(metric: Metric, table: Numbers, rng: np.random.Generator, resamples: int) -> tuple[float, float] | None:

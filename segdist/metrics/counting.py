@@ -100,7 +100,7 @@ def metric(
     """Makes a function of a counter's sums a metric of every evaluation, under the function's name."""
 
     def decorate(function: Callable[..., Numbers]) -> Callable[..., Numbers]:
-        name, meaning = function.__name__, (function.__doc__ or "").splitlines()[0]
+        name, meaning = function.__name__, (function.__doc__ or "").partition("\n")[0]
         pool = pooled or not source.of_class
         _METRICS[name] = Metric(name, source, function, pool, lower_is_better, meaning)
         return function

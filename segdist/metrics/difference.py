@@ -113,7 +113,7 @@ def difference(
     tables = first.table(what), second.table(what)
     first_value, second_value = (float(what.overall(table.sum(axis=0))) for table in tables)
     per_class = [what.per_class(table.sum(axis=0)) for table in tables] if what.counter.of_class else []
-    single = [what.overall(table) if len(table) else np.zeros(0) for table in tables]
+    single = [what.overall(table) for table in tables]
     interval = None
     if len(names) > 1:
         rng = np.random.default_rng(seed)

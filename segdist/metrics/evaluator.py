@@ -1,6 +1,5 @@
 """The one evaluator: image after image in, named values out, for every family, every split and other tools' results."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -152,8 +151,3 @@ def evaluate(
     if found:
         raise ValueError(f"every prediction must belong to a sample, but there is none named {min(found)!r}")
     return evaluator.values()
-
-
-def finite(values: dict[str, float]) -> dict[str, float | None]:
-    """The values for JSON, which has no NaN: null for what is undefined."""
-    return {name: None if math.isnan(value) else value for name, value in values.items()}

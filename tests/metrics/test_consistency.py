@@ -107,6 +107,10 @@ def test_the_interval_is_the_bootstrap_of_numpy_and_two_images_are_enough() -> N
     shares = common / (true + guess - common)
     assert found.of("class")[0].interval == pytest.approx(tuple(np.percentile(shares, (2.5, 97.5))))
     assert consistency(seen([10, 5]), {}).whole.interval is not None
+    defaults = [consistency(seen(sides), {}, **seed).whole.interval for seed in ({}, {"seed": 0}, {"seed": 1})]
+    assert defaults[0] == defaults[1] != defaults[2]
+    rooms = consistency(seen(sides), {"room": ["a", "b"] * 4}).of("room")
+    assert all(r.interval is not None and r.interval[0] < r.value < r.interval[1] for r in rooms)
     assert found.metric == "iou"
     assert (found.whole.of, found.whole.name) == ("all", "all")
     assert list(found.to_json()) == ["metric", "whole", "parts"]
@@ -131,3 +135,6 @@ def test_groups_without_a_value_come_last_and_equal_ones_by_name() -> None:
     found = consistency(evaluator, {"room": ["hall", "bath", "attic"]})
     assert [p.name for p in found.of("room")] == ["bath", "hall", "attic"]
     assert np.isnan(found.of("room")[-1].value)
+    bare = Evaluator(("seam", "crack"), min_score=0.3, metrics=["iou"])
+    bare.add(Sample("0", "", SIZE_HW), None)
+    assert [p.name for p in consistency(bare, {}).of("class")] == ["crack", "seam"]

@@ -126,3 +126,60 @@ def test_two_images_have_an_interval_and_one_has_none() -> None:
     )
     assert one.interval is None
     assert one.winner == 0
+
+
+def test_as_json_the_difference_says_all_that_it_knows() -> None:
+    samples, predictions = generated(2, images=5)
+    error = "hausdorff_95"
+    sides = filled_evaluator(samples, perfect(samples), error), filled_evaluator(samples, predictions, error)
+    found = difference(*sides, metric=error)
+    first, second = (side.values() for side in sides)
+    singles = [per_image(side, error) for side in sides]
+    assert found.interval is not None
+    assert any(np.isnan(values).any() for values in singles), "an image of no object"
+
+    def shown(value: float) -> float | None:
+        return None if np.isnan(value) else value
+
+    content = found.to_json()
+    images = {i.pop("image_id"): i for i in content.pop("images")}
+    assert images == {
+        s.image_id: {"first": shown(a), "second": shown(b)} for s, a, b in zip(samples, *singles, strict=True)
+    }
+    assert content == {
+        "metric": error,
+        "first": first[error],
+        "second": second[error],
+        "difference": first[error] - second[error],
+        "interval": list(found.interval),
+        "winner": found.winner,
+        "lower_is_better": True,
+        "per_class": {c: [shown(first[f"{error}/{c}"]), shown(second[f"{error}/{c}"])] for c in CLASSES},
+        "images_won": len(found.won),
+        "images_lost": len(found.lost),
+    }
+    lone = difference(*(filled_evaluator(samples[:1], p(samples[:1])) for p in (perfect, perfect)))
+    assert lone.to_json()["interval"] is None
+    assert difference(Evaluator(CLASSES, min_score=0.3), Evaluator(CLASSES, min_score=0.3)).images == ()
+
+
+def test_what_is_counted_once_for_all_classes_has_none_of_them() -> None:
+    samples, predictions = generated(2, images=5)
+    pixels = "pixel_accuracy"
+    sides = filled_evaluator(samples, perfect(samples), pixels), filled_evaluator(samples, predictions, pixels)
+    found = difference(*sides, metric=pixels)
+    assert found.per_class == {}
+    assert found.first == sides[0].values()[pixels]
+
+
+def test_images_are_in_the_order_of_what_the_first_gains_and_equal_ones_by_name(found: Difference) -> None:
+    gains = [(-i.gain, i.image_id) for i in found.images]
+    assert gains == sorted(gains)
+    assert len({i.image_id for i in found.images}) == 30
+
+
+def test_without_a_seed_the_interval_is_that_of_seed_zero() -> None:
+    samples, predictions = generated(5, images=12)
+    sides = filled_evaluator(samples, perfect(samples)), filled_evaluator(samples, predictions)
+    intervals = [difference(*sides, **seed).interval for seed in ({}, {"seed": 0}, {"seed": 1})]
+    assert intervals[0] == intervals[1] != intervals[2]

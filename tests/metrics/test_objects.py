@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from segdist.core import masks
-from segdist.core.records import Prediction, Sample
+from segdist.core.records import Instance, Prediction, Sample
 from segdist.metrics import evaluate
 from segdist.metrics.calibration import BINS, outcomes
 from segdist.metrics.objects import one_to_one
@@ -82,6 +82,49 @@ def test_calibration_error_and_brier_equal_their_formulas() -> None:
     assert values["brier/crack"] == values["brier"]
 
 
+def rectangle(x1: int, y1: int, x2: int, y2: int) -> np.ndarray:
+    return masks.decode(masks.from_box((x1, y1, x2, y2), size_hw=SIZE_HW))
+
+
+def test_every_class_has_a_calibration_of_its_own_and_objects_of_every_size_count_from_a_half_on() -> None:
+    """Of 40 x 40 pixels: a hit by 52 of 100, a miss by 48, and one that lies in a crowd by 52 of 100."""
+    large = rectangle(0, 0, 50, 40)
+    truth = [
+        Sample("hit", "", SIZE_HW, (instance("crack", large),)),
+        Sample("miss", "", SIZE_HW, (instance("crack", large),)),
+        Sample("crowd", "", SIZE_HW, (instance("seam", rectangle(0, 0, 26, 60), is_crowd=True),)),
+        Sample("seam", "", SIZE_HW, (instance("seam", large),)),
+    ]
+    found = [
+        Prediction("hit", (instance("crack", rectangle(0, 0, 26, 40), 0.9),)),
+        Prediction("miss", (instance("crack", rectangle(0, 0, 24, 40), 0.7),)),
+        Prediction("crowd", (instance("seam", large, 0.2),)),
+        Prediction("seam", (instance("seam", large, 0.6),)),
+    ]
+    values = evaluate(truth, found, classes=CLASSES, min_score=0.3, metrics=["calibration_error", "brier"])
+    assert values["calibration_error/crack"] == pytest.approx((0.1 + 0.7) / 2)
+    assert values["calibration_error/seam"] == pytest.approx(0.4)
+    assert values["calibration_error"] == pytest.approx((0.1 + 0.7 + 0.4) / 3)
+    assert values["brier/crack"] == pytest.approx((0.01 + 0.49) / 2)
+    assert values["brier/seam"] == pytest.approx(0.16)
+    assert values["brier"] == pytest.approx((0.01 + 0.49 + 0.16) / 3)
+
+
+def test_what_lies_in_a_crowd_by_more_than_a_half_is_not_invented_each_time() -> None:
+    crowd = instance("crack", rectangle(0, 0, 40, 40), is_crowd=True)
+    sample = Sample("a", "", SIZE_HW, (crowd, instance("crack", rectangle(60, 40, 70, 50))))
+    within = [instance("crack", rectangle(*box)) for box in ((0, 0, 9, 9), (20, 20, 30, 30), (35, 10, 44, 20))]
+    half = instance("crack", rectangle(30, 30, 50, 40))
+
+    def values(*found: Instance) -> dict[str, float]:
+        met = instance("crack", rectangle(60, 40, 70, 50))
+        return evaluate([sample], [Prediction("a", (met, *found))], classes=("crack",), min_score=0.3)
+
+    assert values(*within)["box_iou"] == values(*within)["panoptic_quality"] == 1
+    assert values(*within, half)["box_iou"] == pytest.approx(1 / 2)
+    assert values(*within, half)["panoptic_quality"] == pytest.approx(1 / 1.5)
+
+
 def test_boxes_are_matched_once_and_every_other_one_counts_zero() -> None:
     def box(x1: int, y1: int, x2: int, y2: int) -> np.ndarray:
         return masks.decode(masks.from_box((x1, y1, x2, y2), size_hw=SIZE_HW))
@@ -129,6 +172,7 @@ def test_scores_fall_into_fifteen_bins_that_end_where_the_next_begins() -> None:
     counts = outcomes(scores, np.ones(6))[:BINS]
     assert np.flatnonzero(counts).tolist() == [0, 1, 7, 13, 14]
     assert counts[[0, 1, 7, 13, 14]].tolist() == [2, 1, 1, 1, 1]
+    assert outcomes(np.array([1 + 1e-9]), np.ones(1))[:BINS].nonzero()[0].tolist() == [14], "what rounding adds"
     assert outcomes(scores, np.ones(6))[-1] == pytest.approx(((scores - 1) ** 2).sum())
 
 
