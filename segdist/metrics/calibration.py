@@ -19,7 +19,7 @@ def reliability(pair: Pair, label: str) -> Numbers:
     """For each bin of scores the number of objects, the sum of scores and that of hits; then the squared errors."""
     found = matches(pair, label, "mask")
     counts = ~found.ignored[0, 0]
-    return outcomes(found.scores[counts].astype(np.float64), found.hit[0, 0][counts].astype(np.float64))
+    return outcomes(found.scores[counts], found.hit[0, 0][counts].astype(np.float64))
 
 
 def outcomes(scores: Numbers, hits: Numbers) -> Numbers:

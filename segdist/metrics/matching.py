@@ -40,7 +40,7 @@ class Matches:
         true: (areas,) number of true objects that count.
     """
 
-    scores: NDArray[np.float32]
+    scores: NDArray[np.float64]
     hit: NDArray[np.bool_]
     ignored: NDArray[np.bool_]
     true: NDArray[np.int64]
@@ -71,7 +71,7 @@ def _matches(pair: Pair, label: str, kind: Kind) -> Matches:
         ignored[a] |= ~hit[a] & ((found_areas < low) | (found_areas > high))[None]
         hit[a] &= ~ignored[a]
         true[a] = int((~left_out).sum())
-    return Matches(np.array([i.score for i in found], np.float32), hit, ignored, true)
+    return Matches(np.array([i.score for i in found], np.float64), hit, ignored, true)
 
 
 def overlap_matrix(found: Sequence[Rle], true: Sequence[Rle], crowd: Sequence[bool] | None = None) -> NDArray[Any]:

@@ -84,7 +84,7 @@ def test_equal_scores_and_equal_overlaps_are_resolved_as_pycocotools_does() -> N
 def test_areas_and_overlaps_of_just_the_limits_and_many_objects_count_as_in_the_public_evaluators(
     kind: str, faster: bool
 ) -> None:
-    """Squares of 32 x 32 and 96 x 96 pixels, of which the half is found, and more of them than ten."""
+    """Squares of 32 x 32 and 96 x 96 pixels, of which the half is found, more of them than ten, and one invented."""
     size_hw = 160, 400
     truths, found = list[Instance](), list[Instance]()
     corners = [(x, y, 32) for y in (0, 40) for x in range(0, 400, 36)[:10]] + [(x, 60, 96) for x in (0, 100, 200)]
@@ -95,11 +95,31 @@ def test_areas_and_overlaps_of_just_the_limits_and_many_objects_count_as_in_the_
         ):
             mask = masks.decode(masks.from_box(box, size_hw=size_hw))
             into.append(instance("crack", mask, score))
+    for box, score in (((360, 0, 392, 32), 0.995), ((300, 64, 396, 160), 0.992)):
+        found.append(instance("crack", masks.decode(masks.from_box(box, size_hw=size_hw)), score))
     sample, prediction = Sample("1", "", size_hw, tuple(truths)), Prediction("1", tuple(found))
     expected, _ = reference([sample], [prediction], kind, faster=faster)
     values = ours([sample], [prediction], kind)
     assert {n: values[f"{kind}_{n}"] for n in NAMES} == pytest.approx(expected, abs=1e-9, nan_ok=True)
     assert 0 < expected["ar_10"] < expected["ar_100"]
+
+
+def test_scores_are_told_apart_by_all_of_their_digits_as_pycocotools_does() -> None:
+    left, right = (masks.decode(masks.from_box((x, 10, x + 20, 30), size_hw=(60, 80))) for x in (10, 40))
+    samples = [Sample(str(n), "", (60, 80), (instance("crack", left),)) for n in range(2)]
+    found = [Prediction("0", (instance("crack", right, 0.5),)), Prediction("1", (instance("crack", left, 0.5 + 1e-9),))]
+    expected, _ = reference(samples, found, "mask", faster=False)
+    assert ours(samples, found, "mask")["mask_ap"] == pytest.approx(expected["ap"], abs=1e-9)
+    assert expected["ap"] > 0.5, "the sure one is right"
+
+
+def test_a_found_box_without_a_mask_is_wrong_among_masks_and_right_among_boxes() -> None:
+    square = masks.decode(masks.from_box((10, 10, 30, 30), size_hw=(60, 80)))
+    sample = Sample("0", "", (60, 80), (instance("crack", square),))
+    found = Prediction("0", (Instance("crack", None, (10, 10, 30, 30), 0.9), instance("crack", square, 0.5)))
+    assert ours([sample], [found], "mask")["mask_ap"] == pytest.approx(0.5)
+    assert ours([sample], [found], "boundary")["boundary_ap"] == pytest.approx(0.5)
+    assert ours([sample], [found], "box")["box_ap"] == 1
 
 
 def test_no_predictions_at_all_are_zero_not_undefined() -> None:
