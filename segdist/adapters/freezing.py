@@ -60,11 +60,13 @@ def heads_of(network: nn.Module, family: Family, adapter: AdapterSpec) -> set[st
     """
     free = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
     heads = {name for name in free if adapter.heads and name.startswith(family.lora_trains)}
-    for part in adapter.beside:
+    for part in adapter.modules_to_save:
         found = {name for name in free if f".{part}." in f".{name}"}
         if not found:
             known = {piece for name in free for piece in name.split(".")[:-1] if not piece.isdigit()}
-            raise SpecError(f"`train.adapter.beside` names `{part}`, no part of the model. {did_you_mean(part, known)}")
+            raise SpecError(
+                f"`train.adapter.modules_to_save` names `{part}`, no part of the model. {did_you_mean(part, known)}"
+            )
         heads |= found
     return heads
 

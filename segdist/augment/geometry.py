@@ -1,4 +1,4 @@
-"""Where things lie: flips, turns, scale, crop. Boxes and masks move together, and thin structures stay whole."""
+"""Where things lie: flips, rotations, scale, crop. Boxes and masks move together, and thin structures stay whole."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ def flip_vertical(example: Example, rng: np.random.Generator) -> Example:
 
 @augmentation
 def rotate90(example: Example, rng: np.random.Generator) -> Example:
-    """A turn of 0 or 90 degrees; with the flips, all eight orientations."""
+    """A rotation of 0 or 90 degrees; with the flips, all eight orientations."""
     return _transposed(_mirrored(example, axis=1)) if rng.random() < 0.5 else example
 
 

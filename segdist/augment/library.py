@@ -1,4 +1,4 @@
-"""Augmentations by albumentations (Buslaev et al. 2020): weather, optics, compression, and small turns and tilts.
+"""Augmentations by albumentations (Buslaev et al. 2020): weather, optics, compression, small rotations, perspective.
 
 The package takes seconds to import, so it is imported by the first picture that needs it. It draws from a seed of its
 own, which is drawn from ours. On import it would ask the network whether it is up to date; it is told not to.
@@ -26,8 +26,8 @@ _LIGHT: dict[str, tuple[str, dict[str, Any]]] = {
 }
 _LINEAR = {"interpolation": cv2.INTER_LINEAR, "mask_interpolation": cv2.INTER_LINEAR, "fill": 0, "fill_mask": 0}
 _SHAPE: dict[str, tuple[str, dict[str, Any]]] = {
-    "turn": ("Affine", {"rotate": (-12, 12), "shear": (-4, 4), "scale": (0.95, 1.1), **_LINEAR}),
-    "tilt": ("Perspective", {"scale": (0.02, 0.08), **_LINEAR}),
+    "rotate": ("Affine", {"rotate": (-12, 12), "shear": (-4, 4), "scale": (0.95, 1.1), **_LINEAR}),
+    "perspective": ("Perspective", {"scale": (0.02, 0.08), **_LINEAR}),
 }
 _COVERED = 85
 """A pixel belongs to a warped mask where a third of it is covered: with a half, lines of one pixel would break."""
@@ -70,15 +70,15 @@ def local_contrast(example: Example, rng: np.random.Generator) -> Example:
 
 
 @augmentation
-def turn(example: Example, rng: np.random.Generator) -> Example:
-    """Turned by up to 12 degrees, a little sheared and scaled; what comes in from outside is black and ignored."""
-    return _warped(example, rng, "turn")
+def rotate(example: Example, rng: np.random.Generator) -> Example:
+    """Rotated by up to 12 degrees, a little sheared and scaled; what comes in from outside is black and ignored."""
+    return _warped(example, rng, "rotate")
 
 
 @augmentation
-def tilt(example: Example, rng: np.random.Generator) -> Example:
+def perspective(example: Example, rng: np.random.Generator) -> Example:
     """Seen a little from the side; what comes in from outside is black and ignored."""
-    return _warped(example, rng, "tilt")
+    return _warped(example, rng, "perspective")
 
 
 def _relit(example: Example, rng: np.random.Generator, name: str) -> Example:

@@ -14,10 +14,10 @@ RECIPES: Mapping[str, tuple[str, ...]] = {
     "camera": ("flip", "brightness", "colour", "motion_blur", "noise", "compression"),
     "from_above": ("flip", "flip_vertical", "rotate90", "brightness", "colour"),
     "thin_structures": ("flip", "crop", "brightness", "contrast", "gamma"),  # enlarges, never shrinks or blurs
-    "viewpoint": ("flip", "turn", "tilt", "crop", "brightness"),
+    "viewpoint": ("flip", "rotate", "perspective", "crop", "brightness"),
     "multi_scale": ("flip", "crop", "scale", "brightness"),
     "paste": ("flip", "copy_paste", "brightness"),
-    "strong": ("flip", "copy_paste", "turn", "crop", "brightness", "contrast", "hue", "noise", "compression"),
+    "strong": ("flip", "copy_paste", "rotate", "crop", "brightness", "contrast", "hue", "noise", "compression"),
 }
 """The steps of each recipe, in order."""
 

@@ -5,7 +5,7 @@ import gc
 import typer
 
 from segdist.cli import data, label, paligemma, ship, sweeps
-from segdist.core.terminal import guard_logs
+from segdist.core.terminal import guard_logs, guard_warnings
 
 app = typer.Typer(
     name="segdist",
@@ -25,4 +25,5 @@ def main() -> None:
     """The console script."""
     gc.set_threshold(100_000, 50, 100)  # what is imported stays: to search it is a tenth of a short command
     guard_logs()
+    guard_warnings()
     app()

@@ -18,6 +18,7 @@ from segdist.cli.options import (
     show,
     tile_size,
 )
+from segdist.core import renamed_keys
 from segdist.core.errors import SegdistError, SpecError
 from segdist.core.terminal import say, say_json
 
@@ -123,12 +124,16 @@ def evaluate(
     guided_filter: Annotated[
         bool, typer.Option("--guided-filter", help="Move edges to those of the image by a guided filter.")
     ] = False,
-    min_area: Annotated[
-        float | None, typer.Option(min=0, help="Remove smaller parts: below 1 a share of the image, else pixels.")
+    min_area_fraction: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Remove parts smaller than this fraction of the image.")
     ] = None,
-    fill_holes: Annotated[
-        float | None, typer.Option(min=0, help="Fill smaller holes: below 1 a share of the image, else pixels.")
+    min_area_pixels: Annotated[float | None, typer.Option(min=0, help="Remove parts of fewer pixels.")] = None,
+    fill_holes_fraction: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Fill holes smaller than this fraction of the image.")
     ] = None,
+    fill_holes_pixels: Annotated[float | None, typer.Option(min=0, help="Fill holes of fewer pixels.")] = None,
+    min_area: Annotated[float | None, typer.Option(min=0, hidden=True)] = None,
+    fill_holes: Annotated[float | None, typer.Option(min=0, hidden=True)] = None,
     all_checkpoints: Annotated[
         bool, typer.Option(help="Every trial of a sweep that kept a model, or every model that one run kept.")
     ] = False,
@@ -159,7 +164,15 @@ def evaluate(
         elif not (model and data):
             raise SpecError("Name a model and data (segdist evaluate MODEL DATA), or --predictions and --truth.")
         else:
-            changes = _around(min_score, tta, tile, crf, guided_filter, min_area, fill_holes)
+            sizes = {
+                "min_area_fraction": min_area_fraction,
+                "min_area_pixels": min_area_pixels,
+                "fill_holes_fraction": fill_holes_fraction,
+                "fill_holes_pixels": fill_holes_pixels,
+                "min_area": min_area,
+                "fill_holes": fill_holes,
+            }
+            changes = _around(min_score, tta, tile, crf, guided_filter, _sizes(sizes))
             score: Any = score_model
             if all_checkpoints and is_sweep(model):
                 score, printed = score_checkpoints, pages.print_checkpoints
@@ -238,21 +251,35 @@ def _around(
     tile: str,
     crf: bool,  # noqa: FBT001
     guided_filter: bool,  # noqa: FBT001
-    min_area: float | None,
-    fill_holes: float | None,
+    sizes: dict[str, float],
 ) -> dict[str, Any]:
     """The keys of `evaluate` that flags change."""
     if crf and guided_filter:
         raise SpecError("`--crf` and `--guided-filter` exclude each other: name one.")
     refine = "crf" if crf else "guided_filter" if guided_filter else None
-    post = {"refine": refine, "min_area": min_area, "fill_holes": fill_holes}
     changes: dict[str, Any] = {
         "min_score": min_score,
         "tta": ["flip", "darker", "brighter"] if tta else None,
         "tile": {"size": tile_size(tile)} if tile else None,
-        "post": {key: value for key, value in post.items() if value is not None},
+        "post": ({"refine": refine} if refine else {}) | sizes,
     }
     return {key: value for key, value in changes.items() if value is not None}
+
+
+def _sizes(given: dict[str, float | None]) -> dict[str, float]:
+    """The keys of `evaluate.post` that flags give, under their names of today."""
+    place = "evaluate.post."
+    named = {place + key: value for key, value in given.items() if value is not None}
+    try:
+        found = renamed_keys.current_values(named)
+    except ValueError as error:
+        raise SpecError(f"{error}.") from None
+    for old, value in named.items():
+        new = renamed_keys.current_key(old, [value])
+        if new != old:
+            flags = (f"--{key.removeprefix(place).replace('_', '-')}" for key in (old, new))
+            renamed_keys.warn(next(flags), f"it is now `{next(flags)}`")
+    return {key.removeprefix(place): value for key, value in found.items()}
 
 
 def _each(arguments: list[str], action: Callable[[str, list[str]], Any], *, debug: bool) -> None:

@@ -12,6 +12,7 @@ from segdist.core.bounded_yaml import read_yaml
 from segdist.core.errors import DataError, SpecError, did_you_mean
 from segdist.core.plugins import DatasetFormat
 from segdist.core.records import Sample
+from segdist.core.renamed_keys import current
 from segdist.core.spec import EvaluateSpec
 from segdist.core.storage import cache_dir, within
 from segdist.datasets.build import on_all_cores
@@ -135,7 +136,7 @@ def score_model(
 
 def changed(evaluate: EvaluateSpec, changes: Mapping[str, Any]) -> EvaluateSpec:
     """Settings with some of their keys replaced; those of `post` one by one."""
-    content = evaluate.model_dump()
+    content, changes = evaluate.model_dump(), current(changes, under=EvaluateSpec.place)
     post = {**content["post"], **changes.get("post", {})}
     return EvaluateSpec.model_validate({**content, **changes, "post": post})
 
@@ -148,10 +149,14 @@ def _around(evaluate: EvaluateSpec) -> list[str]:
     if evaluate.tta:
         notes.append(f"views: the image, {', '.join(evaluate.tta)}")
     steps = [post.refine.replace("_", " ")] if post.refine != "none" else []
-    steps += [f"parts below {post.min_area:g} removed"] if post.min_area else []
-    steps += [f"holes below {post.fill_holes:g} filled"] if post.fill_holes else []
+    steps += [f"parts below {size} removed" for size in _sizes(post.min_area_fraction, post.min_area_pixels)]
+    steps += [f"holes below {size} filled" for size in _sizes(post.fill_holes_fraction, post.fill_holes_pixels)]
     steps += [f"scores {', '.join(f'{k} {v:g}' for k, v in post.min_scores.items())}"] if post.min_scores else []
     return notes + [f"post-processing: {', '.join(steps)}"] * bool(steps)
+
+
+def _sizes(fraction: float, pixels: float) -> list[str]:
+    return [f"{fraction:.2%} of the image"] * bool(fraction) + [f"{pixels:g} pixels"] * bool(pixels)
 
 
 def score_checkpoints(sweep: str, data: str, **settings: Any) -> list[dict[str, Any]]:

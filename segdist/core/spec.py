@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -22,6 +22,8 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+
+from segdist.core import renamed_keys
 
 Split = Literal["train", "val", "test"]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -44,6 +46,18 @@ class Strict(BaseModel):
     """A frozen value that refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Placed(Strict):
+    """A part of a sweep that is also read alone, out of what was recorded; keys may have the names they had then."""
+
+    place: ClassVar[str]
+    """Its dotted key in a sweep; "" for all of it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _under_names_of_today(cls, value: Any) -> Any:
+        return renamed_keys.current(value, under=cls.place) if isinstance(value, Mapping) else value
 
 
 class Open(Strict):
@@ -270,8 +284,10 @@ class TeacherSpec(ModelSpec):
         return self
 
 
-class LabelSpec(Strict):
+class LabelSpec(Placed):
     """Which teacher turns boxes into masks, and what of its work is kept."""
+
+    place = "label"
 
     teacher: TeacherSpec
     """The model that labels."""
@@ -294,7 +310,7 @@ class LabelSpec(Strict):
     """CPUs each teacher reserves; below a half, so that reading never waits behind labelling."""
     gpus_per_actor: float = Field(default=0.0, ge=0)
     """GPUs each teacher reserves; a fraction shares a card."""
-    most_actors: PositiveInt | None = None
+    max_actors: PositiveInt | None = None
     """Teachers that the pool may grow to while images wait, beyond what the cluster holds now: a cluster that adds
     machines when asked adds them, and idle teachers leave. null: it stays at `actors`."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -308,9 +324,9 @@ class LabelSpec(Strict):
 
     @model_validator(mode="after")
     def _pool_grows(self) -> Self:
-        if self.most_actors and self.actors != "auto" and self.most_actors < self.actors:
+        if self.max_actors and self.actors != "auto" and self.max_actors < self.actors:
             raise ValueError(
-                f"`actors <= most_actors` must hold, but got actors={self.actors}, most_actors={self.most_actors}"
+                f"`actors <= max_actors` must hold, but got actors={self.actors}, max_actors={self.max_actors}"
             )
         return self
 
@@ -323,8 +339,10 @@ class LabelSpec(Strict):
 AdapterKind = Literal["full", "frozen_encoder", "partial", "layernorm", "bitfit", "lora", "dora", "qlora", "conv_lora"]
 
 
-class AdapterSpec(Strict):
+class AdapterSpec(Placed):
     """What of the model is trained."""
+
+    place = "train.adapter"
 
     kind: AdapterKind = "full"
     """full: everything. frozen_encoder: all but the encoder. partial: all but the encoder's blocks before the last
@@ -335,7 +353,7 @@ class AdapterSpec(Strict):
     heads: bool = True
     """Beside anything but `full`, `partial` and `frozen_encoder`: also train the layers that the family names as
     heads. Without them only the adapter learns, which suits weights that were trained for the same classes."""
-    beside: tuple[str, ...] = ()
+    modules_to_save: tuple[str, ...] = ()
     """Parts of the model that are trained in full beside anything but `full`, `partial` and `frozen_encoder`: parts of
     module names, e.g. `vision_tower` or `multi_modal_projector` of PaliGemma."""
     rank: int = Field(default=8, gt=0, le=1024)
@@ -422,14 +440,16 @@ Recipe = Annotated[str | tuple[str, ...], BeforeValidator(_listed)]
 """Augmentations by name: one recipe or step, or several in order."""
 
 
-class TrainSpec(Strict):
+class TrainSpec(Placed):
     """How a model is fitted."""
+
+    place = "train"
 
     epochs: PositiveInt = 10
     """Passes over the training split; with `phases`, theirs count instead."""
     batch_size: int = Field(default=8, gt=0, le=4096)
     """Images per worker and step."""
-    accumulate: PositiveInt = 1
+    gradient_accumulation_steps: PositiveInt = 1
     """Steps whose gradients are added before the optimiser moves."""
     lr: PositiveFloat = 1e-3
     """Peak learning rate of AdamW."""
@@ -468,7 +488,7 @@ class TrainSpec(Strict):
     keep_every: PositiveInt | None = None
     """Steps of the optimiser between models that are all kept, in the storage folder, for a look at each with
     `segdist evaluate RUN DATA --all-checkpoints`; null keeps the best alone."""
-    start: str = ""
+    init_from: str = ""
     """A model folder or URI whose weights training begins with, e.g. one that `keep_every` kept: of the same family,
     options, adapter and classes; everything else may be other. Empty begins with the family's own weights."""
 
@@ -502,11 +522,13 @@ class TileSpec(Strict):
     seen whole by one of the two."""
 
 
-TtaView = Literal["flip", "flip_vertical", "turn", "darker", "brighter"]
+TtaView = Literal["flip", "flip_vertical", "rotate_180", "darker", "brighter"]
 
 
-class PostSpec(Strict):
+class PostSpec(Placed):
     """What is done to what a network finds, in this order: refine, remove small parts, fill holes, then thresholds."""
+
+    place = "evaluate.post"
 
     refine: Literal["none", "guided_filter", "crf"] = "none"
     """guided_filter: edges move to those of the image (He et al. 2013). crf: a dense conditional random field over the
@@ -515,10 +537,14 @@ class PostSpec(Strict):
     """How far refining looks, in pixels: half the filter's window, or the deviation of the field's pairs."""
     contrast: float = Field(default=0.05, gt=0, le=1)
     """Difference of brightness, of 0..1, from which on refining takes it for an edge."""
-    min_area: float = Field(default=0.0, ge=0)
-    """Connected parts smaller than this are removed: below 1 a share of the image, from 1 on pixels."""
-    fill_holes: float = Field(default=0.0, ge=0)
-    """Holes smaller than this are filled: below 1 a share of the image, from 1 on pixels."""
+    min_area_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Connected parts smaller than this fraction of the image are removed."""
+    min_area_pixels: float = Field(default=0.0, ge=0)
+    """Connected parts of fewer pixels are removed; with `min_area_fraction`, what is smaller than either."""
+    fill_holes_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Holes smaller than this fraction of the image are filled."""
+    fill_holes_pixels: float = Field(default=0.0, ge=0)
+    """Holes of fewer pixels are filled; with `fill_holes_fraction`, what is smaller than either."""
     min_scores: dict[str, float] = {}
     """Scores per class in place of `min_score`."""
     tune: bool = False
@@ -536,11 +562,21 @@ class PostSpec(Strict):
     @property
     def changes_masks(self) -> bool:
         """Whether anything is done to masks."""
-        return self.refine != "none" or self.min_area > 0 or self.fill_holes > 0
+        return self.refine != "none" or self.least_part(1) > 0 or self.least_hole(1) > 0
+
+    def least_part(self, image_pixels: int) -> float:
+        """Pixels of the smallest part that stays, in an image of so many pixels."""
+        return max(self.min_area_pixels, self.min_area_fraction * image_pixels)
+
+    def least_hole(self, image_pixels: int) -> float:
+        """Pixels of the smallest hole that stays, in an image of so many pixels."""
+        return max(self.fill_holes_pixels, self.fill_holes_fraction * image_pixels)
 
 
-class EvaluateSpec(Strict):
+class EvaluateSpec(Placed):
     """How every trial predicts and is scored."""
+
+    place = "evaluate"
 
     prompts: Literal["none", "box"] = "none"
     """box shows the model the true boxes, so it is compared as a box-to-mask tool only; none shows it nothing."""
@@ -556,10 +592,22 @@ class EvaluateSpec(Strict):
     """Views of each image that are predicted beside the image itself, and merged by vote: each takes as long again."""
     post: PostSpec = PostSpec()
     """What is done to what the network finds."""
-    boundary_width: PositiveFloat = 0.02
-    """Band of boundary IoU and AP: below 1 a share of the image diagonal (Cheng et al. 2021), from 1 on pixels."""
+    boundary_width_fraction: float | None = Field(default=None, gt=0, lt=1)
+    """Width of the band of boundary IoU and AP as a fraction of the image diagonal; null takes 0.02 (Cheng et al. 2021)
+    where `boundary_width_pixels` is null too."""
+    boundary_width_pixels: PositiveFloat | None = None
+    """The same width in pixels, whatever the size of the image."""
     pictures: int = Field(default=6, ge=0)
     """Panels [image | truth | prediction] kept for each trial."""
+
+    @model_validator(mode="after")
+    def _has_one_boundary_width(self) -> Self:
+        if self.boundary_width_fraction and self.boundary_width_pixels:
+            raise ValueError(
+                "one of `boundary_width_fraction` and `boundary_width_pixels` must be null, but got "
+                f"{self.boundary_width_fraction} and {self.boundary_width_pixels}"
+            )
+        return self
 
     def accepts(self, label: str, score: float) -> bool:
         """Whether an instance of a class counts as found."""
@@ -583,8 +631,10 @@ class ResourceSpec(Strict):
     """Times a crashed trial is resumed from its last checkpoint."""
 
 
-class RunSpec(Strict):
+class RunSpec(Placed):
     """Everything that decides what one trial learns."""
+
+    place = ""
 
     model: ModelSpec
     """The model family and its options."""
@@ -616,7 +666,7 @@ class RunSpec(Strict):
         A number in a key is a place in a list: `train.phases.0.lr`.
         """
         content = self.model_dump(mode="json")
-        for key, value in values.items():
+        for key, value in renamed_keys.current_values(values).items():
             *parents, leaf = key.split(".")
             node: Any = content
             for name in parents:

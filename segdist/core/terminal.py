@@ -9,6 +9,7 @@ import logging
 import re
 import sys
 import unicodedata
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -69,6 +70,15 @@ def guard_logs() -> None:
     """Show log lines that have no handler of their own, as those of libraries, in the same way."""
     if logging.lastResort:
         logging.lastResort.setFormatter(_Shown())
+
+
+def guard_warnings() -> None:
+    """Show a warning as one line for people; Python's own way adds the line of code that it came from."""
+    warnings.showwarning = lambda message, category, *_, **__: say(
+        f"warning: {message}" if category.__module__.startswith("segdist.") else f"{category.__name__}: {message}",
+        err=True,
+        color="yellow",
+    )
 
 
 class Table(RichTable):

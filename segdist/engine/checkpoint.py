@@ -175,7 +175,7 @@ def files(folder: Path) -> dict[str, Path]:
     return {str(file.relative_to(folder)): file for file in found}
 
 
-def begin_with(network: nn.Module, place: str, model: ModelSpec, classes: tuple[str, ...]) -> None:
+def init_from(network: nn.Module, place: str, model: ModelSpec, classes: tuple[str, ...]) -> None:
     """Put the weights of another training into a model, in place.
 
     Raises:
@@ -185,7 +185,7 @@ def begin_with(network: nn.Module, place: str, model: ModelSpec, classes: tuple[
         other = describe(folder)
         if (other.model.family, other.classes) != (model.family, classes):
             raise WeightsError(
-                f"`train.start` must name a model of family {model.family} with classes {', '.join(classes)}, but "
+                f"`train.init_from` must name a model of family {model.family} with classes {', '.join(classes)}, but "
                 f"{place} is of {other.model.family} with {', '.join(other.classes)}"
             )
         restore(network, folder, frozen_digest=other.frozen_digest)

@@ -48,8 +48,8 @@ def _all_steps(state: Fit, parallel: nn.Module, batches: Any) -> Metrics:
     _train_mode(parallel)
     values: dict[str, list[float]] = {}
     norms: list[float] = []
-    accumulate = state.run.train.accumulate
-    for batch, share, moves in in_groups(batches, accumulate):
+    steps_per_update = state.run.train.gradient_accumulation_steps
+    for batch, share, moves in in_groups(batches, steps_per_update):
         with nullcontext() if moves else state.workers.unsynchronised(parallel):
             terms = _losses(state, parallel, batch)
             torch.autograd.backward(terms["loss"] * share)
@@ -86,13 +86,13 @@ def _finite_mean(values: list[float]) -> float:
     return sum(finite) / len(finite) if finite else math.nan
 
 
-def in_groups(batches: Any, accumulate: int) -> Iterator[tuple[Batch, float, bool]]:
+def in_groups(batches: Any, steps_per_update: int) -> Iterator[tuple[Batch, float, bool]]:
     """Batches, each with its share of its group's step, and whether the optimiser moves after it."""
     last = len(batches)
-    in_last_group = last % accumulate or accumulate
+    in_last_group = last % steps_per_update or steps_per_update
     for number, batch in enumerate(batches, start=1):
-        size = in_last_group if number > last - in_last_group else accumulate
-        yield batch, 1 / size, number % accumulate == 0 or number == last
+        size = in_last_group if number > last - in_last_group else steps_per_update
+        yield batch, 1 / size, number % steps_per_update == 0 or number == last
 
 
 def _losses(state: Fit, parallel: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:

@@ -54,8 +54,8 @@ def fit(
     """
     workers = workers or Workers.here()
     network = checkpoint.build(run.model, classes, adapter=run.train.adapter, seed=run.seed).to(workers.device)
-    if run.train.start and not resume:
-        checkpoint.begin_with(network, run.train.start, run.model, classes)
+    if run.train.init_from and not resume:
+        checkpoint.init_from(network, run.train.init_from, run.model, classes)
     family = checkpoint.declaration(run.model.family)
     objective = objective_of(run, family, train, classes)
     network.objective = objective  # type: ignore[assignment]

@@ -134,10 +134,10 @@ def _cleaned(image_HWC: ImageHWC, instance: Instance, post: PostSpec) -> Instanc
     mask_HW = masks.decode_cut(instance.mask, (rows, columns))
     mask_HW = _refined(image_HWC[rows, columns], mask_HW, instance.score, post)
     pixels = size_hw[0] * size_hw[1]
-    if post.min_area:
-        mask_HW = without_small_parts(np.ascontiguousarray(mask_HW), _in_pixels(post.min_area, pixels))
-    if post.fill_holes:
-        mask_HW = without_small_holes(np.ascontiguousarray(mask_HW), _in_pixels(post.fill_holes, pixels))
+    if least := post.least_part(pixels):
+        mask_HW = without_small_parts(np.ascontiguousarray(mask_HW), least)
+    if least := post.least_hole(pixels):
+        mask_HW = without_small_holes(np.ascontiguousarray(mask_HW), least)
     rle = masks.place(np.ascontiguousarray(mask_HW), (rows.start, columns.start), size_hw)
     return replace(instance, mask=rle, box_xyxy=rle.box_xyxy if rle.area else instance.box_xyxy)
 
@@ -158,8 +158,3 @@ def _around(
     x1, y1, x2, y2 = (int(v) for v in box_xyxy)
     height, width = size_hw
     return slice(max(0, y1 - margin), min(height, y2 + margin)), slice(max(0, x1 - margin), min(width, x2 + margin))
-
-
-def _in_pixels(size: float, pixels: int) -> float:
-    """A size that is a share of the image below 1, and pixels from 1 on."""
-    return size * pixels if size < 1 else size

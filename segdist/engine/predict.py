@@ -119,5 +119,6 @@ def evaluator_of(classes: Sequence[str], evaluate: EvaluateSpec, metrics: Sequen
         min_score=evaluate.min_score,
         min_scores=evaluate.post.min_scores,
         metrics=metrics,
-        boundary_width=evaluate.boundary_width,
+        boundary_width_fraction=evaluate.boundary_width_fraction,
+        boundary_width_pixels=evaluate.boundary_width_pixels,
     )

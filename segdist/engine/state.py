@@ -82,7 +82,7 @@ class Fit:
                 f"`train.phases.{number}` must train something, but it freezes the encoder, and "
                 f"`train.adapter.kind: {self.run.train.adapter.kind}` trains nothing beside it"
             )
-        steps = math.ceil(self.steps_per_epoch / self.run.train.accumulate) * phase.epochs
+        steps = math.ceil(self.steps_per_epoch / self.run.train.gradient_accumulation_steps) * phase.epochs
         self.optimizer = adamw(
             self.network, phase, weight_decay=self.run.train.weight_decay, encoder=self.family.encoder
         )
@@ -120,7 +120,7 @@ class Fit:
         checkpoint.restore(self.network, model, frozen_digest=checkpoint.describe(model).frozen_digest)
         self._saved = torch.load(folder / TRAINING, weights_only=True, map_location="cpu")
         self.epoch = self._saved["epoch"]
-        self.steps = self.epoch * math.ceil(self.steps_per_epoch / self.run.train.accumulate)
+        self.steps = self.epoch * math.ceil(self.steps_per_epoch / self.run.train.gradient_accumulation_steps)
 
     def draw_anew(self) -> None:
         """Seed dropout and jitter for the epoch: other draws on each worker, the same ones after a resumption."""

@@ -64,7 +64,7 @@ class TtaTransform:
 _TRANSFORMS: Mapping[TtaView, TtaTransform] = {
     "flip": TtaTransform(across=True),
     "flip_vertical": TtaTransform(down=True),
-    "turn": TtaTransform(down=True, across=True),
+    "rotate_180": TtaTransform(down=True, across=True),
     "darker": TtaTransform(gamma=DARKER),
     "brighter": TtaTransform(gamma=BRIGHTER),
 }

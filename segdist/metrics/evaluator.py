@@ -56,7 +56,8 @@ class Evaluator:
         min_score: predicted instances scored lower do not count as found in metrics at one threshold; average
             precision and calibration see them all.
         metrics: names; by default all.
-        boundary_width: of the band of boundary IoU and AP: below 1 a share of the image diagonal, from 1 on pixels.
+        boundary_width_fraction: of the band of boundary IoU and AP, of the image diagonal; None takes 0.02.
+        boundary_width_pixels: the same in pixels, in place of the fraction.
         min_scores: per class in place of `min_score`.
 
     Attributes:
@@ -72,13 +73,17 @@ class Evaluator:
         *,
         min_score: float,
         metrics: Sequence[str] | None = None,
-        boundary_width: float = 0.02,
+        boundary_width_fraction: float | None = None,
+        boundary_width_pixels: float | None = None,
         min_scores: Mapping[str, float] | None = None,
     ) -> None:
         self._min_scores = dict.fromkeys(classes, min_score) | dict(min_scores or {})
         self.classes = tuple(classes)
         self.seen: list[Seen] = []
-        self._boundary_width = boundary_width
+        self._boundary = {
+            "boundary_width_fraction": boundary_width_fraction,
+            "boundary_width_pixels": boundary_width_pixels,
+        }
         wanted = names() if metrics is None else tuple(metrics)
         for name in wanted:
             if name not in names():
@@ -94,7 +99,7 @@ class Evaluator:
             ValueError: a predicted mask is not of the image's size.
         """
         found = prediction.instances if prediction else ()
-        pair = Pair(sample, found, self.classes, min_scores=self._min_scores, boundary_width=self._boundary_width)
+        pair = Pair(sample, found, self.classes, min_scores=self._min_scores, **self._boundary)
         numbers = counting.count(self._counters, pair, self.classes)
         self.seen.append(Seen(sample.image_id, tuple(numbers), tuple(p.of(pair) for p in self._precisions)))
 
@@ -129,7 +134,8 @@ def evaluate(
     classes: Sequence[str],
     min_score: float,
     metrics: Sequence[str] | None = None,
-    boundary_width: float = 0.02,
+    boundary_width_fraction: float | None = None,
+    boundary_width_pixels: float | None = None,
 ) -> dict[str, float]:
     """All metrics, or the named ones, over samples and what was found in them.
 
@@ -139,13 +145,20 @@ def evaluate(
         classes: the class names; instances of other labels do not count.
         min_score: see `Evaluator`.
         metrics: names; by default all.
-        boundary_width: see `Evaluator`.
+        boundary_width_fraction: see `Evaluator`.
+        boundary_width_pixels: see `Evaluator`.
 
     Raises:
         ValueError: a prediction belongs to no sample, or its masks are not of the sample's size.
     """
     found = {p.image_id: p for p in predictions}
-    evaluator = Evaluator(classes, min_score=min_score, metrics=metrics, boundary_width=boundary_width)
+    evaluator = Evaluator(
+        classes,
+        min_score=min_score,
+        metrics=metrics,
+        boundary_width_fraction=boundary_width_fraction,
+        boundary_width_pixels=boundary_width_pixels,
+    )
     for sample in samples:
         evaluator.add(sample, found.pop(sample.image_id, None))
     if found:

@@ -38,6 +38,10 @@ class Region:
         return float(np.hypot(*self.size_hw))
 
 
+BOUNDARY_FRACTION = 0.02
+"""Width of the boundary band as a fraction of the image diagonal (Cheng et al. 2021)."""
+
+
 class Pair:
     """The truth of one image and what was found in it.
 
@@ -49,7 +53,8 @@ class Pair:
         found: all predicted instances; those scored below `min_scores` count in average precision and calibration only.
         classes: the class names; instances of other labels do not count.
         min_scores: of each class; see `found`.
-        boundary_width: of the band of boundary IoU: below 1 a share of the image diagonal, from 1 on pixels.
+        boundary_width_fraction: of the band of boundary IoU, of the image diagonal; None takes `BOUNDARY_FRACTION`.
+        boundary_width_pixels: the same in pixels, in place of the fraction.
 
     Raises:
         ValueError: a predicted mask is not of the image's size.
@@ -62,10 +67,12 @@ class Pair:
         classes: Sequence[str],
         *,
         min_scores: Mapping[str, float],
-        boundary_width: float = 0.02,
+        boundary_width_fraction: float | None = None,
+        boundary_width_pixels: float | None = None,
     ) -> None:
         self.sample, self.size_hw = sample, sample.size_hw
-        self.boundary_width = boundary_width
+        diagonal = float(np.hypot(*sample.size_hw))
+        self._boundary_width = boundary_width_pixels or (boundary_width_fraction or BOUNDARY_FRACTION) * diagonal
         for instance in found:
             if instance.mask is not None and instance.mask.size_hw != sample.size_hw:
                 raise ValueError(
@@ -129,8 +136,7 @@ class Pair:
 
     def boundary_pixels(self) -> int:
         """Width of the boundary band: max(1, round(ratio x diagonal)), as Cheng et al. (2021) have it."""
-        width = self.boundary_width
-        return max(1, round(width * float(np.hypot(*self.size_hw)) if width < 1 else width))
+        return max(1, round(self._boundary_width))
 
     def _union(self, instances: Sequence[Instance]) -> Rle:
         return masks.union([i.mask for i in instances if i.mask is not None], size_hw=self.size_hw)

@@ -34,7 +34,7 @@ from segdist.pipeline.teacher import Teacher, check_teacher, shared_model, teach
 CODE_VERSION = 2
 """Raised when the same teacher gives other labels than before."""
 _HOW_FAST = {
-    "teacher", "actors", "most_actors", "cpus_per_actor", "gpus_per_actor", "images_per_shard", "precision", "compile",
+    "teacher", "actors", "max_actors", "cpus_per_actor", "gpus_per_actor", "images_per_shard", "precision", "compile",
 }  # fmt: skip
 """Keys of a label policy that do not tell which labels it makes, or that `label_key` looks at more closely."""
 
@@ -212,7 +212,7 @@ def _run(units: Sequence[dict[str, Any]], job: LabelJob, teacher: TeacherMaker) 
             LabelShard,
             units,
             fn_constructor_args=(job, teacher),
-            compute=_pool(ray, actors, min(len(units), spec.most_actors or actors)),
+            compute=_pool(ray, actors, min(len(units), spec.max_actors or actors)),
             num_cpus=spec.cpus_per_actor,
             num_gpus=spec.gpus_per_actor,
         )

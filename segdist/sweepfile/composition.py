@@ -10,6 +10,7 @@ import posixpath
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from segdist.core import renamed_keys
 from segdist.core.bounded_yaml import load_yaml, yaml_bytes
 from segdist.core.errors import SpecError, did_you_mean
 from segdist.core.redaction import holds_credentials, names_secret, redact, without_credentials
@@ -55,13 +57,16 @@ _FILLED_IN_ARE = "only `${key}` and `${oc.env:NAME}` are filled in"
 _FILLED_IN = "\0"  # no YAML and no command line can hold it
 
 
-def compose(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The content of a sweep file with everything filled in, not checked yet.
+def compose(
+    path: Path, overrides: Sequence[str] = (), *, old_name: renamed_keys.Report = lambda *_: None
+) -> dict[str, Any]:
+    """The content of a sweep file with everything filled in, under the names of today, not checked yet.
 
     Args:
         path: a YAML file; config groups are folders beside it.
         overrides: `key=value` in Hydra's grammar. `key=value` sets the key to that value, a mapping too; `++key={...}`
             adds to the mapping that is there; `+key=value` sets a key that is not there; `~key` removes it.
+        old_name: is called with every key of the files that has a new name; of those in `overrides` a warning tells.
 
     Raises:
         SpecError: a file or an override is wrong, or asks for what it may not have.
@@ -70,8 +75,8 @@ def compose(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         raise SpecError(_no_file(path))
     choices, changes = _parsed(overrides, path.parent)
     try:
-        content = _put_together(path, choices)
-        for change in changes:
+        content = _under_names_of_today(_put_together(path, choices), path, old_name)
+        for change in _renamed(changes, content):
             _apply(change, content)
         if "storage" not in content:
             content["storage"] = SweepSpec.model_fields["storage"].default
@@ -252,6 +257,16 @@ def _put_together(path: Path, choices: Sequence[str]) -> DictConfig:
     return content
 
 
+def _under_names_of_today(content: DictConfig, path: Path, old_name: renamed_keys.Report) -> DictConfig:
+    raw = OmegaConf.to_container(content, resolve=False)
+    assert isinstance(raw, dict)
+    try:
+        renamed = renamed_keys.current(raw, report=old_name)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise SpecError(f"{path}: {error}") from None
+    return content if renamed == raw else OmegaConf.create(renamed)
+
+
 # Overrides
 
 
@@ -283,6 +298,63 @@ def _parsed(overrides: Sequence[str], folder: Path) -> tuple[list[str], list[Ove
 
 
 _QUOTING = "Values with blanks or marks need quotes of their own: `'key=\"a value\"'`."
+
+
+def _renamed(changes: Sequence[Override], content: DictConfig) -> Iterator[Override]:
+    """The same changes under the names of today.
+
+    Raises:
+        SpecError: a key is named by its old and by its new name.
+    """
+    spelled: dict[str, str] = {}
+    for change in changes:
+        place = f"command line: {change.key_or_group}"
+        try:
+            found = _names_removed(change, content) if change.is_delete() else _names_set(change)
+        except ValueError as error:
+            raise SpecError(f"{place}: {error}") from None
+        for one in found:
+            if spelled.setdefault(one.key_or_group, change.key_or_group) != change.key_or_group:
+                raise SpecError(f"{place}: `{one.key_or_group}` is given twice, once by its old name: remove that one")
+            yield one
+
+
+def _names_removed(change: Override, content: DictConfig) -> list[Override]:
+    key = change.key_or_group.removeprefix("space.")
+    front = change.key_or_group.removesuffix(key)
+    there = content.get("space") if front else content
+    both = [name for name in renamed_keys.SPLIT.get(key, ())[:2] if _is_there(there, name, flat=bool(front))]
+    names = [front + name for name in both or [renamed_keys.current_key(key)]]
+    if names != [change.key_or_group]:
+        renamed_keys.warn(f"command line: ~{change.key_or_group}", f"it is now `{'` and `'.join(names)}`")
+    return [replace(change, key_or_group=name) for name in names]
+
+
+def _is_there(node: Any, key: str, *, flat: bool) -> bool:
+    return isinstance(node, DictConfig) and (key in node if flat else OmegaConf.select(node, key) is not None)
+
+
+def _names_set(change: Override) -> list[Override]:
+    key, value = change.key_or_group, change.value()
+    parts = key.split(".")
+    if parts[0] == "space" and len(parts) > 1:  # what is searched has dots in its name
+        is_bound = parts[-1] in Range.model_fields and len(parts) > 2
+        parts = ["space", ".".join(parts[1:-1]), parts[-1]] if is_bound else ["space", ".".join(parts[1:])]
+    nested: Any = value
+    for part in reversed(parts):
+        nested = {part: nested}
+    node: Any = renamed_keys.current(
+        nested, report=lambda keys, said: renamed_keys.warn(f"command line: {'.'.join(keys)}", said)
+    )
+    names = []
+    for _ in parts:
+        ((name, node),) = node.items()
+        names.append(name)
+    found = [replace(change, key_or_group=".".join(names), _value=change._value if node == value else node)]
+    if key in renamed_keys.SPLIT:
+        *both, off = renamed_keys.SPLIT[key]
+        found += [replace(change, key_or_group=name, _value=off) for name in both if name != found[0].key_or_group]
+    return found
 
 
 def _apply(change: Override, content: DictConfig) -> None:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from segdist import metrics
 from segdist.augment import Recipes
-from segdist.core import registry
+from segdist.core import registry, renamed_keys
 from segdist.core.bounded_yaml import compose_yaml, yaml_bytes
 from segdist.core.errors import SegdistError, SpecError, did_you_mean
 from segdist.core.plugins import Family
@@ -45,10 +45,16 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
         SpecError: one line for each problem, with file, line, key and the nearest right one.
     """
     path = Path(path)
+    renamed: list[Problem] = []
     try:
-        content = _with_recipe(compose(path, overrides))
+        content = _with_recipe(
+            compose(path, overrides, old_name=lambda keys, said: renamed.append(Problem(keys, said)))
+        )
     except NotAllowedError as error:
         raise _report(path, overrides, [Problem(tuple(map(str, error.keys)), error.rule)]) from None
+    lines = _key_lines(path) if renamed else {}
+    for problem in renamed:
+        renamed_keys.warn(_place(path, lines, (), problem.keys), problem.message)
     try:
         spec = SweepSpec.model_validate(content)
     except ValidationError as error:
@@ -378,8 +384,20 @@ def _union_schema(kind: registry.Kind, key: str, base: dict[str, Any]) -> dict[s
 
 def _report(path: Path, overrides: Sequence[str], problems: Iterable[Problem]) -> SpecError:
     lines = _key_lines(path)
-    overridden = {tuple(o.lstrip("+~").partition("=")[0].split(".")) for o in overrides}
+    lines = {new: place for keys, place in lines.items() for new in _names_of_today(keys)} | lines
+    named = [tuple(o.lstrip("+~").partition("=")[0].split(".")) for o in overrides]
+    overridden = {new for keys in named for new in _names_of_today(keys)}
     return SpecError("\n".join(f"{_place(path, lines, overridden, p.keys)}: {p.message}" for p in problems))
+
+
+def _names_of_today(keys: Keys) -> list[Keys]:
+    """What a path of keys is called now: two paths where the key was split."""
+    if keys[0] == "space" and len(keys) > 1:
+        names = renamed_keys.SPLIT.get(keys[1], (renamed_keys.current_key(keys[1]),))[:2]
+        return [("space", str(name), *keys[2:]) for name in names]
+    dotted = ".".join(keys)
+    names = renamed_keys.SPLIT.get(dotted, (renamed_keys.current_key(dotted),))[:2]
+    return [tuple(str(name).split(".")) for name in names]
 
 
 def _place(path: Path, lines: Mapping[Keys, tuple[Path, int]], overridden: Iterable[Keys], keys: Keys) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from segdist.core import renamed_keys
 from segdist.core.errors import BackendError, did_you_mean
 from segdist.datasets.shards import Manifest
 from segdist.tracking import names
@@ -43,7 +44,7 @@ def sweep(client: "MlflowClient", run: "Run") -> SweepRecord:
     with tempfile.TemporaryDirectory() as folder:
         files = fetch(client, run.info.run_id, "sweep", Path(folder))
         texts = {f.name: f.read_text("utf-8") for f in files.iterdir()} if files else {}
-    spec = json.loads(texts.get("spec.json", "{}"))
+    spec = renamed_keys.current(json.loads(texts.get("spec.json", "{}")))
     return SweepRecord(
         run_id=run.info.run_id,
         name=run.info.run_name,
@@ -56,7 +57,7 @@ def sweep(client: "MlflowClient", run: "Run") -> SweepRecord:
         file_text=texts.get("file.yaml", ""),
         environment=json.loads(texts.get("environment.json", "{}")),
         dataset=_dataset(run),
-        params={name_of(key): param_value(text) for key, text in run.data.params.items()},
+        params=_params(run),
         metrics=_finite(run.data.metrics.items()),
         tags={name_of(key): value for key, value in marks.items()},
         started=run.info.start_time,
@@ -144,6 +145,14 @@ def _sweep_runs(client: "MlflowClient", name: str) -> list["Run"]:
     return _search(client, experiment.experiment_id, f"tags.`{names.FINGERPRINT}` LIKE '%'") if experiment else []
 
 
+def _params(run: "Run") -> dict[str, Any]:
+    """Under the names of today; where a run was resumed under new ones, those it has from then."""
+    params = {name_of(key): param_value(text) for key, text in run.data.params.items()}
+    old = {key: value for key, value in params.items() if renamed_keys.current_key(key, [value]) != key}
+    new = {key: renamed_keys.current_value(key, value) for key, value in params.items() if key not in old}
+    return renamed_keys.current_values(old) | new
+
+
 def _trial(run: "Run") -> TrialRecord:
     marks, measured = run.data.tags, _finite(run.data.metrics.items())
     best = {name.removeprefix(names.BEST): v for name, v in measured.items() if name.startswith(names.BEST)}
@@ -156,7 +165,7 @@ def _trial(run: "Run") -> TrialRecord:
         is_baseline=marks.get(names.BASELINE, "").lower() == "true",
         status=run.info.status,
         reason=marks.get(names.END, ""),
-        params={name_of(key): param_value(text) for key, text in run.data.params.items()},
+        params=_params(run),
         metrics=last | best,
         epochs=int(last.get("epoch", 0)),
         best_epoch=best_epoch,

@@ -152,7 +152,7 @@ def test_the_same_seed_makes_the_same_picture_whatever_was_made_before(name: str
     np.testing.assert_array_equal(made[0].masks_NHW, made[1].masks_NHW)
 
 
-@pytest.mark.parametrize("name", ["turn", "tilt"])
+@pytest.mark.parametrize("name", ["rotate", "perspective"])
 def test_what_comes_in_from_outside_is_black_and_ignored(name: str) -> None:
     white = Example(
         "a",

@@ -109,14 +109,25 @@ def test_a_sweep_file_gives_the_split_that_is_asked_for(
 
 def test_what_is_done_around_the_network_is_named_and_logged(model: Path, photos: Path) -> None:
     plain = answer(model, photos)
-    found = answer(model, photos, "--tta", "--tile", "16", "--guided-filter", "--min-area", "0.01", "--fill-holes", "9")
+    found = answer(
+        model,
+        photos,
+        "--tta",
+        "--tile",
+        "16",
+        "--guided-filter",
+        "--min-area-fraction",
+        "0.01",
+        "--fill-holes-pixels",
+        "9",
+    )
     assert found["notes"] == [
         "all images",
         "tiles of 16 pixels, overlapping by 12.5%",
         "views: the image, flip, darker, brighter",
-        "post-processing: guided filter, parts below 0.01 removed, holes below 9 filled",
+        "post-processing: guided filter, parts below 1.00% of the image removed, holes below 9 pixels filled",
     ]
-    assert found["evaluate"]["post"]["min_area"] == 0.01
+    assert found["evaluate"]["post"]["min_area_fraction"] == 0.01
     assert found["evaluate"]["tile"] == {"size": 16, "overlap": 0.125}
     of_one_tile = plain["metrics"]["runtime/gflops"]
     assert found["metrics"]["runtime/gflops"] > 4 * of_one_tile, "four views of several tiles cost what they cost"

@@ -132,7 +132,7 @@ def test_two_accumulated_batches_move_the_weights_as_one_of_twice_the_size() -> 
     reports = Reports(), Reports(), Reports()
     start = weights(fit(run.override({"train.lr": 1e-30}), CLASSES, train=TRAIN, val=VAL, report=reports[2]))
     whole = fitted(run, reports[0])
-    halves = fitted(run.override({"train.batch_size": 2, "train.accumulate": 2}), reports[1])
+    halves = fitted(run.override({"train.batch_size": 2, "train.gradient_accumulation_steps": 2}), reports[1])
     # Adam turns rounding in a gradient near zero into a whole step of that one value, so the move as a whole counts.
     apart = sum(float(((whole[n] - halves[n]) ** 2).sum()) for n in whole)
     moved = sum(float(((whole[n] - start[n]) ** 2).sum()) for n in whole)
@@ -146,7 +146,7 @@ def test_the_last_smaller_group_of_accumulated_batches_weighs_its_own_size() -> 
     """Three batches by twos: the third is a group of its own and moves the weights as a whole batch does."""
     run = tiny_run(epochs=1, batch_size=2, loss={"dice": 0.0}, augment=[], warmup=0.0, schedule="constant")
     lone = Reports()
-    fitted(run.override({"train.accumulate": 2}), lone, train=TRAIN[:2])
+    fitted(run.override({"train.gradient_accumulation_steps": 2}), lone, train=TRAIN[:2])
     alone = Reports()
     fitted(run, alone, train=TRAIN[:2])
     assert lone.metrics[0]["train/grad_norm"] == pytest.approx(alone.metrics[0]["train/grad_norm"], rel=1e-5)

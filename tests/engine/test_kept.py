@@ -23,10 +23,10 @@ def test_every_so_many_steps_a_model_is_kept_that_measures_and_trains_on(tmp_pat
     one, same = (mean_loss(network, drawn, family="unet_cbam", batch_size=2)["loss"] for _ in range(2))
     assert one == same
     begun = checkpoint.build(run.model, CLASSES, seed=5)
-    checkpoint.begin_with(begun, str(last), run.model, CLASSES)
+    checkpoint.init_from(begun, str(last), run.model, CLASSES)
     assert all(torch.equal(value, network.state_dict()[key]) for key, value in begun.state_dict().items())
     first, fresh = Reports(), Reports()
-    fit(tiny_run(start=str(last), lr=1e-9), CLASSES, train=drawn, val=drawn[:1], report=first)
+    fit(tiny_run(init_from=str(last), lr=1e-9), CLASSES, train=drawn, val=drawn[:1], report=first)
     fit(tiny_run(lr=1e-9), CLASSES, train=drawn, val=drawn[:1], report=fresh)
     assert first.metrics[0]["train/loss"] < fresh.metrics[0]["train/loss"]
 
@@ -51,7 +51,7 @@ def test_training_begins_only_with_a_model_of_its_own_kind(tmp_path: Path) -> No
     run = tiny_run()
     network = checkpoint.build(run.model, CLASSES)
     with pytest.raises(WeightsError, match="must be a folder or URI of a segdist model"):
-        checkpoint.begin_with(network, str(tmp_path / "nowhere"), run.model, CLASSES)
+        checkpoint.init_from(network, str(tmp_path / "nowhere"), run.model, CLASSES)
     checkpoint.save(network, tmp_path / "model", run, CLASSES)
     with pytest.raises(WeightsError, match="with classes crack, but"):
-        checkpoint.begin_with(network, str(tmp_path / "model"), run.model, ("crack",))
+        checkpoint.init_from(network, str(tmp_path / "model"), run.model, ("crack",))

@@ -106,16 +106,17 @@ def test_a_missing_library_is_an_error_with_the_fix(monkeypatch: pytest.MonkeyPa
         dense_crf(picture(), np.ones((60, 60), np.bool_), score=0.5, radius=3, contrast=0.1)
 
 
-def test_sizes_are_shares_of_the_image_below_one_and_pixels_above() -> None:
+def test_sizes_are_fractions_of_the_image_or_pixels_and_the_larger_of_both() -> None:
     small, large = square((5, 5, 8, 8)), square((20, 20, 50, 50))
-    for least in (10.0, 10 / 3600):
-        kept = cleaned(picture(), [small, large], PostSpec(min_area=least))
-        assert [i.mask for i in kept] == [large.mask]
-    assert len(cleaned(picture(), [small, large], PostSpec(min_area=9.0))) == 2
+    for least in ({"min_area_pixels": 10.0}, {"min_area_fraction": 10 / 3600}):
+        for other in ({}, {"min_area_pixels": 2.0}, {"min_area_fraction": 2 / 3600}):
+            kept = cleaned(picture(), [small, large], PostSpec.model_validate({**other, **least}))
+            assert [i.mask for i in kept] == [large.mask]
+    assert len(cleaned(picture(), [small, large], PostSpec(min_area_pixels=9.0))) == 2
 
 
 def test_an_answer_to_a_box_stays_though_nothing_is_left_of_it() -> None:
-    (left,) = cleaned(picture(), [square((5, 5, 8, 8))], PostSpec(min_area=10.0), keep_all=True)
+    (left,) = cleaned(picture(), [square((5, 5, 8, 8))], PostSpec(min_area_pixels=10.0), keep_all=True)
     assert left.mask is not None
     assert left.mask.area == 0
     assert left.box_xyxy == (5, 5, 8, 8)
@@ -126,7 +127,7 @@ def test_a_hole_at_the_frame_is_none_and_one_inside_is_filled() -> None:
     ring[10:13, 10:13] = False
     ring[0:3, 30:33] = False
     rle = masks.encode(ring)
-    (filled,) = cleaned(picture(), [Instance("a", rle, rle.box_xyxy)], PostSpec(fill_holes=20.0))
+    (filled,) = cleaned(picture(), [Instance("a", rle, rle.box_xyxy)], PostSpec(fill_holes_pixels=20.0))
     assert filled.mask is not None
     assert filled.mask.area == 3600 - 9
 

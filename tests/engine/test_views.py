@@ -17,10 +17,10 @@ def red_regions(images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[t
     return [tuple(i for i in found if i.label == "red") for found in regions(images, prompts)]
 
 
-VIEWS: tuple[TtaView, ...] = ("flip", "flip_vertical", "turn", "darker", "brighter")
+VIEWS: tuple[TtaView, ...] = ("flip", "flip_vertical", "rotate_180", "darker", "brighter")
 
 
-@pytest.mark.parametrize("view", ["flip", "flip_vertical", "turn"])
+@pytest.mark.parametrize("view", ["flip", "flip_vertical", "rotate_180"])
 def test_a_network_that_does_not_mind_mirrors_gives_the_same_with_them(view: TtaView) -> None:
     images = [drawn(60, 90), drawn(50, 40, seed=1)]
     prompts = [Prompt()] * 2
@@ -92,7 +92,7 @@ def test_points_move_with_the_mirror() -> None:
         return [(instance("a", (0, 0, 5, 5), 0.5),)]
 
     prompt = Prompt(points_xy=(((2.0, 5.0), (4.0, 6.0)),), point_is_object=((True, False),))
-    predict_views(network, ["turn"])(BLANK, [prompt])
+    predict_views(network, ["rotate_180"])(BLANK, [prompt])
     assert [p.points_xy for p in seen] == [(((2, 5), (4, 6)),), (((18, 15), (16, 14)),)]
     assert seen[1].point_is_object == ((True, False),)
 

@@ -1,6 +1,7 @@
 """Boundary metrics against the papers' formulas on whole, decoded masks."""
 
 import math
+from typing import Any
 
 import cv2
 import numpy as np
@@ -49,17 +50,29 @@ def drawn() -> tuple[list[Sample], list[Prediction]]:
     return generated(3, images=14, crowds=False, shake=2)
 
 
+WIDTHS: list[tuple[dict[str, float], int]] = [
+    ({}, 2), ({"fraction": 0.02}, 2), ({"fraction": 0.5}, 50), ({"fraction": 0.001}, 1),
+    ({"pixels": 1}, 1), ({"pixels": 1.6}, 2), ({"pixels": 3}, 3), ({"pixels": 0.4}, 1),
+]  # fmt: skip
+
+
+def _width(value: dict[str, float]) -> dict[str, Any]:
+    return {f"boundary_width_{unit}": size for unit, size in value.items()}
+
+
 @pytest.fixture(scope="module")
 def values(drawn: tuple[list[Sample], list[Prediction]]) -> dict[str, float]:
     return evaluate(*drawn, classes=CLASSES, min_score=0.3)
 
 
-@pytest.mark.parametrize(("width", "ratio"), [(0.02, 0.02), (0.05, 0.05), (3, 0.03)])
+@pytest.mark.parametrize(
+    ("width", "ratio"), [({"fraction": 0.02}, 0.02), ({"fraction": 0.05}, 0.05), ({"pixels": 3}, 0.03)]
+)
 def test_boundary_iou_is_that_of_the_paper(
-    drawn: tuple[list[Sample], list[Prediction]], width: float, ratio: float
+    drawn: tuple[list[Sample], list[Prediction]], width: dict[str, float], ratio: float
 ) -> None:
     """Three pixels are the ratio 0.03 of this diagonal."""
-    values = evaluate(*drawn, classes=CLASSES, min_score=0.3, metrics=["boundary_iou"], boundary_width=width)
+    values = evaluate(*drawn, classes=CLASSES, min_score=0.3, metrics=["boundary_iou"], **_width(width))
     for label in CLASSES[:3]:
         bands = [(paper_band(t, ratio), paper_band(g, ratio)) for t, g in unions(*drawn, label)]
         common, whole = sum((t & g).sum() for t, g in bands), sum((t | g).sum() for t, g in bands)
@@ -189,10 +202,10 @@ def test_the_boundary_iou_of_two_masks_is_that_of_their_bands_and_undefined_for_
             assert band_iou(a, b, pixels=2) == pytest.approx(expected, nan_ok=True)
 
 
-@pytest.mark.parametrize(("width", "pixels"), [(0.02, 2), (0.5, 50), (0.001, 1), (1, 1), (1.6, 2), (3, 3)])
-def test_a_width_below_one_is_a_share_of_the_diagonal_and_any_other_is_in_pixels(width: float, pixels: int) -> None:
+@pytest.mark.parametrize(("width", "pixels"), WIDTHS)
+def test_a_width_is_a_fraction_of_the_diagonal_or_in_pixels(width: dict[str, float], pixels: int) -> None:
     sample = Sample("i", "", (60, 80))
-    assert Pair(sample, [], CLASSES, min_scores={}, boundary_width=width).boundary_pixels() == pixels
+    assert Pair(sample, [], CLASSES, min_scores={}, **_width(width)).boundary_pixels() == pixels
 
 
 def test_the_f_score_is_zero_where_one_side_is_empty_and_undefined_where_both_are() -> None:
@@ -207,5 +220,5 @@ def test_the_width_is_two_hundredths_of_the_diagonal_by_default(drawn: tuple[lis
     found = {p.image_id: p for p in drawn[1]}
     for sample in drawn[0]:
         plain.add(sample, found.get(sample.image_id))
-    stated = evaluate(*drawn, classes=CLASSES, min_score=0.3, metrics=["boundary_iou"], boundary_width=0.02)
+    stated = evaluate(*drawn, classes=CLASSES, min_score=0.3, metrics=["boundary_iou"], **_width({"fraction": 0.02}))
     assert plain.values() == pytest.approx(stated, nan_ok=True)

@@ -298,7 +298,7 @@ def test_a_sweep_that_names_the_family_begins_with_its_recipe(tmp_path: Path) ->
     text = "name: p\ndata: {sources: [{format: synthetic, count: 2}]}\nmodel: {family: paligemma, paligemma: "
     file.write_text(text + "{weights: random, image_size: 64}}\n")
     spec = load(file)
-    assert (spec.seed, spec.train.lr, spec.train.batch_size, spec.train.accumulate) == (42, 5e-5, 2, 8)
+    assert (spec.seed, spec.train.lr, spec.train.batch_size, spec.train.gradient_accumulation_steps) == (42, 5e-5, 2, 8)
     assert spec.train.adapter == AdapterSpec(kind="lora", rank=8, alpha=16, dropout=0.05)
     other = load(file, ["train.lr=1e-3", "train.adapter.kind=full", "seed=1"])
     assert (other.seed, other.train.lr, other.train.adapter.kind) == (1, 1e-3, "full")
@@ -308,11 +308,13 @@ def test_a_sweep_that_names_the_family_begins_with_its_recipe(tmp_path: Path) ->
 
 def test_the_vision_tower_or_the_projector_is_trained_beside_lora_on_request() -> None:
     network = made()
-    adapters.apply(network, FAMILY, AdapterSpec(kind="lora", rank=2, beside=("vision_tower", "multi_modal_projector")))
+    adapters.apply(
+        network, FAMILY, AdapterSpec(kind="lora", rank=2, modules_to_save=("vision_tower", "multi_modal_projector"))
+    )
     whole = {n for n in adapters.trained_names(network) if "lora_" not in n}
     assert {n.split(".")[2] for n in whole} == {"vision_tower", "multi_modal_projector"}
     with pytest.raises(SpecError, match="no part of the model"):
-        adapters.apply(made(), FAMILY, AdapterSpec(kind="lora", beside=("vision_towr",)))
+        adapters.apply(made(), FAMILY, AdapterSpec(kind="lora", modules_to_save=("vision_towr",)))
 
 
 def test_lora_touches_the_language_model_alone() -> None:

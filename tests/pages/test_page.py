@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from segdist.core.spec import SweepSpec
-from segdist.pages import Leaderboard, write_html
+from segdist.pages import Leaderboard, leaderboard, report, write_html
 from segdist.pages.labels import label_sets
 from segdist.pages.scatter import Point, front, pareto
 from segdist.tracking import Tracker
@@ -97,6 +97,14 @@ def test_ranked_images_of_groups_are_galleries_of_their_own_with_what_they_are(p
     assert "winner, lighting dark</option>" in text
     assert "winner, group bath &lt;room&gt;</option>" in text
     assert text.count("worst, iou 0.200, rooms/&lt;0&gt;.jpg</span>") == 3
+
+
+def test_ranked_images_of_older_runs_are_found_under_their_old_name(
+    filled: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "RANKED", ("pictures_of_tomorrow", "pictures_ranked"))
+    shown = report._ranked_pictures(filled, leaderboard(filled, "quickstart"))
+    assert "winner, worst validation images" in [one.title for one in shown]
 
 
 def test_label_quality_shows_verdicts_calibration_and_every_policy(page: Path) -> None:

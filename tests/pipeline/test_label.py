@@ -233,7 +233,7 @@ def test_what_is_wrong_with_some_images_is_counted_and_named_and_the_rest_is_lab
 def test_a_pool_that_may_grow_beyond_the_cluster_makes_the_same_labels(tmp_path: Path) -> None:
     dataset = _dataset(tmp_path / "d", 7)
     steady = label(_sweep(tmp_path / "a", actors=1), dataset, teacher=Ellipses)
-    growing = label(_sweep(tmp_path / "b", actors=1, most_actors=9, images_per_shard=1), dataset, teacher=Ellipses)
+    growing = label(_sweep(tmp_path / "b", actors=1, max_actors=9, images_per_shard=1), dataset, teacher=Ellipses)
     assert [s.instances for s in growing.samples()] == [s.instances for s in steady.samples()]
 
 
@@ -243,8 +243,8 @@ def test_the_pool_grows_where_it_may() -> None:
     steady, growing = module._pool(ray, 2, 2), module._pool(ray, 2, 5)
     assert (steady.min_size, steady.max_size) == (2, 2)
     assert (growing.min_size, growing.max_size, growing.initial_size) == (2, 5, 2)
-    with pytest.raises(ValueError, match="`actors <= most_actors` must hold"):
-        LabelSpec.model_validate({**LABEL, "most_actors": 1})
+    with pytest.raises(ValueError, match="`actors <= max_actors` must hold"):
+        LabelSpec.model_validate({**LABEL, "max_actors": 1})
 
 
 @pytest.mark.usefixtures("cluster")
@@ -273,7 +273,7 @@ def test_the_key_follows_the_policy_and_not_how_many_work_on_it(tmp_path: Path) 
     dataset = _dataset(tmp_path / "d", 7)
     key = label_key(_sweep(tmp_path), dataset)
     assert key == label_key(_sweep(tmp_path, actors=1, images_per_shard=9), dataset)
-    assert key == label_key(_sweep(tmp_path, most_actors=9, compile=True), dataset)
+    assert key == label_key(_sweep(tmp_path, max_actors=9, compile=True), dataset)
     assert key == label_key(_sweep(tmp_path, precision="bfloat16"), dataset), "without a GPU it is float32"
     assert key != label_key(_sweep(tmp_path, precision="bfloat16", gpus_per_actor=1), dataset)
     assert key != label_key(_sweep(tmp_path, reject={"score": 0.5}), dataset)

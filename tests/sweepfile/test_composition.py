@@ -264,7 +264,7 @@ def test_references_that_grow_without_bound_are_refused(tmp_path: Path, bomb: st
         (f"storage: s3://{KEY}:{SECRET}@bucket/x", [KEY, SECRET], "AWS_PROFILE"),
         ("tracking: {uri: 'http://me:pa55word@host:5000'}", ["pa55word"], "MLFLOW_TRACKING_PASSWORD"),
         ("tracking: {uri: 'postgresql://me:pa55word@db/mlflow'}", ["pa55word"], "PGPASSWORD"),
-        ("train: {start: 'https://host/w?X-Amz-Signature=0f1e2d3c'}", ["0f1e2d3c"], "download"),
+        ("train: {init_from: 'https://host/w?X-Amz-Signature=0f1e2d3c'}", ["0f1e2d3c"], "download"),
         ("question: token hf_aB3dE5gH7jK9mN1pQ3sT5vW7yZ", ["hf_aB3dE"], "a secret must not stand"),
         (f"question: {KEY}", [KEY], "a secret must not stand"),
         ("question: correct-horse", ["correct-horse"], "a secret must not stand"),

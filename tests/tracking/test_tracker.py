@@ -318,3 +318,28 @@ def test_a_single_training_does_not_hide_the_sweep_of_its_name(tracker: Tracker,
     tracker.tag(single, "segdist.kind", "train")
     assert tracker.latest_sweep("cracks").run_id == search
     assert tracker.sweep(single).tags["segdist.kind"] == "train"
+
+
+def test_a_sweep_that_was_recorded_under_old_names_is_read_under_new_ones(
+    tracker: Tracker,
+    spec: SweepSpec,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    content = spec.model_dump(mode="json")
+    content["train"]["accumulate"] = content["train"].pop("gradient_accumulation_steps") + 1
+    content["space"]["train.accumulate"] = {"choices": [1, 2]}
+    monkeypatch.setattr(SweepSpec, "model_dump_json", lambda _: json.dumps(content))
+    parent = start_sweep(tracker, spec)
+    params = {"train.accumulate": 2, "evaluate.post.min_area": 9.0, "train.augment": ["turn"], "train.lr": 0.1}
+    start_trial(tracker, parent, params=params)
+    recorded = tracker.latest_sweep("cracks").spec
+    assert recorded["train"]["gradient_accumulation_steps"] == 2
+    assert recorded["space"]["train.gradient_accumulation_steps"] == {"choices": [1, 2]}
+    (trial,) = tracker.trials(parent)
+    assert trial.params == {
+        "train.gradient_accumulation_steps": 2,
+        "evaluate.post.min_area_pixels": 9.0,
+        "evaluate.post.min_area_fraction": 0.0,
+        "train.augment": ["rotate"],
+        "train.lr": 0.1,
+    }

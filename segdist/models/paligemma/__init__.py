@@ -28,7 +28,7 @@ RECIPE: dict[str, Any] = {
     "train.adapter.dropout": 0.05,
     "train.lr": 5e-5,
     "train.batch_size": 2,
-    "train.accumulate": 8,
+    "train.gradient_accumulation_steps": 8,
     "train.weight_decay": 0.01,
     "train.warmup": 0.03,
 }
