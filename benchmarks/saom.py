@@ -2,7 +2,7 @@
 
 Set `SEGDIST_SAOM` to the model folder that the recipe wrote, and `SEGDIST_SAOM_DATA` to the data set whose test images
 it has not seen, where those are not drawn rooms: STORAGE/datasets/KEY of its sweep, or any annotated folder. SAM itself
-knows no classes, so each mask is given the class of the true object that it overlaps best, before and after alike; the
+knows no classes, so each mask is given the class of the true object that it overlaps best, both before and after; the
 last line uses the classes that the model says itself. Rooms are drawn with a seed that no recipe uses.
 """
 

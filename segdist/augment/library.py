@@ -1,7 +1,7 @@
 """Augmentations by albumentations (Buslaev et al. 2020): weather, optics, compression, small rotations, perspective.
 
 The package takes seconds to import, so it is imported by the first picture that needs it. It draws from a seed of its
-own, which is drawn from ours. On import it would ask the network whether it is up to date; it is told not to.
+own, which is drawn from ours. On import it would ask the network whether it is up to date; it is kept from that.
 """
 
 import os

@@ -299,7 +299,7 @@ def summary_text(found: Review, *, most: int = 5) -> str:
         lines.append(f"{severity}[{code}] x{len(members)}: {CODES[code].meaning if code in CODES else ''}".rstrip(": "))
         lines += [f"    {_place(one)}{one.message}" for one in members[:most]]
         lines += [f"    ... and {len(members) - most} more"] if len(members) > most else []
-    return "\n".join([*lines, "no error" if found.ok else "errors: mend them, or leave them out with on_error: skip"])
+    return "\n".join([*lines, "no error" if found.ok else "errors: fix them, or leave them out with on_error: skip"])
 
 
 def _place(one: Finding) -> str:

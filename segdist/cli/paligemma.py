@@ -38,7 +38,7 @@ def codec_report(
     limit: Annotated[int, typer.Option(min=1, help="Images looked at, at most.")] = 1000,
     as_json: Json = False,
 ) -> None:
-    """The codec's ceiling: IoU and boundary IoU of your masks with what comes back of them, per class."""
+    """The codec's upper bound: IoU and boundary IoU of your masks with what comes back of them, per class."""
     with report_user_errors():
         from segdist.core.errors import DataError
         from segdist.core.spec import SourceSpec

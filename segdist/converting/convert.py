@@ -229,7 +229,7 @@ def _round_trip(name: str, folder: Path, written: SampleStore, reported: Reporte
             f"{out} was not written, because reading it back as {name} fails: {_trip_line(trip.as_json())}",
             *(f"  {line}" for line in [*errors, *trip.failures]),
             *([f"  ... and {trip.failed - len(trip.failures)} more images"] if trip.failed > MOST_SHOWN else []),
-            "Mend the source (e.g. classes or files that its readers take for one), or keep it as it is: --no-verify.",
+            "Fix the source (e.g. classes or files that its readers take for one), or keep it as it is: --no-verify.",
         ]
         raise DataError("\n".join(lines))
     return {"round_trip": trip.as_json(), "read_back": findings.as_json()}

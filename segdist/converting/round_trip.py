@@ -145,8 +145,8 @@ def _paired(written: Sequence[Instance], left: list[Instance]) -> list[Pair]:
     found = [_take_exact(one, left) for one in written]
     missing = [n for n, back in enumerate(found) if back is None]
     overlaps = box_matrix(left, [written[n] for n in missing])
-    alike = np.array([[_same_kind(one, written[n]) for n in missing] for one in left], np.bool_)
-    overlaps = np.where(alike.reshape(overlaps.shape), overlaps, -1.0)
+    same_kind = np.array([[_same_kind(one, written[n]) for n in missing] for one in left], np.bool_)
+    overlaps = np.where(same_kind.reshape(overlaps.shape), overlaps, -1.0)
     matched = one_to_one(overlaps, at_least=0.0)
     for taken, place in matched:
         found[missing[place]] = left[taken]

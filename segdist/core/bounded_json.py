@@ -46,7 +46,7 @@ def load_json(content: bytes, place: str, *, error: type[SegdistError] = DataErr
     try:
         return parse_json(decode_text(content, place, error=error))
     except ValueError as wrong:
-        raise error(f"{place}: {wrong}. Mend it, or write it again.") from None
+        raise error(f"{place}: {wrong}. Fix it, or write it again.") from None
 
 
 def parse_json(text: str) -> Any:

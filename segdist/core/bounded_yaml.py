@@ -1,6 +1,6 @@
 """YAML read within bounds: a kilobyte of it can ask for gigabytes, through aliases, depth or numbers of many digits.
 
-Beyond YAML itself, a key that stands twice in one mapping is refused: YAML would silently take the last.
+Beyond YAML itself, a duplicate key in a mapping is refused: YAML would silently take the last.
 """
 
 from collections.abc import Iterator

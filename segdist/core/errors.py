@@ -7,7 +7,7 @@ from segdist.core.redaction import redact
 
 
 class SegdistError(Exception):
-    """The base of every error a user can mend; the command line prints it without a traceback and exits 2.
+    """The base of every error a user can fix; the command line prints it without a traceback and exits 2.
 
     Its message holds no secrets: see `redaction`.
 

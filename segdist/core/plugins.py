@@ -82,7 +82,7 @@ class Family:
             these options; then its `Segmenter` is `Traceable` too. Empty where it cannot.
         hub_module: name of the sub-module that is a model of transformers, from which a folder for its
             `from_pretrained` is written; "" where there is none.
-        noise: the keys of `train.noise` that it heeds.
+        noise: the keys of `train.noise` that it supports.
         places: the options that, with these options, name a file, a URI or a name on a hub: what a model of this family
             needs beside the package. By default `weights`, unless they are random.
         shape_in_weights: whether a network with weights can be built only with them, because a file beside them says
@@ -127,7 +127,7 @@ class Objective:
         weights: of each loss term; empty where nobody has said, as in a test: then all terms are wanted.
         options: parameters of the losses.
         noise: what is done about uncertain labels.
-        class_weights: of background and each class, with mean 1; empty weighs them alike.
+        class_weights: of background and each class, with mean 1; empty weighs them equally.
     """
 
     weights: Mapping[str, float] = field(default_factory=dict)
@@ -151,7 +151,7 @@ class Example:
         masks_NHW: their masks at the scale of `image_HWC`.
         boxes_xyxy: (N, 4) their boxes at that scale.
         scores: (N,) 1 for human truth, otherwise the teacher's confidence; see `collate.certainty`.
-        ignore_HW: pixels that teach nothing: crowds, and boxes whose mask is unknown.
+        ignore_HW: ignored pixels: crowds, and boxes whose mask is unknown.
     """
 
     image_id: str

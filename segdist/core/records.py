@@ -85,7 +85,7 @@ class Evidence:
     Attributes:
         verdict: whether it is learned from, shown to a person, or dropped.
         proposed: the mask of a pseudo-label that was not accepted; `Instance.mask` is None there.
-        unsure: pixels at the edge of an accepted mask on which prompts disagree; they teach nothing.
+        unsure: pixels at the edge of an accepted mask on which prompts disagree; training ignores them.
         predicted_iou: what the teacher expects its mask's IoU to be; None where it does not say.
         stability: IoU of the mask at a lower and a higher threshold (Kirillov et al. 2023, appendix B); None likewise.
         agreement: mean pairwise IoU of the masks of several prompts; None where there was one.
@@ -108,7 +108,7 @@ class Instance:
         mask: None where only a box is known (a detection data set, an abstaining teacher).
         box_xyxy: the box as annotated, in pixels.
         score: 1 for human truth; otherwise the teacher's or model's confidence in 0..1.
-        is_crowd: a region of many objects that are not told apart; ignored in training.
+        is_crowd: a region of many objects that are not separated; ignored in training.
         evidence: of a pseudo-label, what speaks for it; None for human truth.
     """
 

@@ -1,4 +1,4 @@
-"""The middle line of a mask, one pixel wide."""
+"""The skeleton of a mask, one pixel wide."""
 
 from functools import lru_cache
 
@@ -29,7 +29,7 @@ that lines have no corners, and ends fall in one step only, so that lines two pi
 
 
 def skeleton(mask_HW: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The middle line of a mask, one pixel wide (Zhang and Suen 1984).
+    """The skeleton of a mask, one pixel wide (Zhang and Suen 1984).
 
     The same pixels as those of scikit-image's `skeletonize`, which looks at every pixel of the image in every step:
     0.8 s for a square of 900 pixels. Here a step looks only at pixels of which a neighbour has just gone, so that the

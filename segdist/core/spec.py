@@ -157,8 +157,8 @@ class ConsensusSpec(Strict):
     agree_iou: float = Field(default=0.5, gt=0, le=1)
     """Two masks with a smaller IoU do not agree; an object on whose mask no two agree goes to review."""
     band: Literal["ignore", "keep"] = "ignore"
-    """ignore: pixels on which the masks disagree teach nothing, or a soft label where `train.noise.soft_band` is set.
-    keep: they are taught as the majority has them."""
+    """ignore: pixels on which the masks disagree are ignored, or get a soft label where `train.noise.soft_band` is set.
+    keep: they are learned as the majority has them."""
     certain: float = Field(default=0.75, gt=0.5, le=1)
     """With `band: ignore`, masks disagree on a pixel where less than this share says the same."""
 
@@ -387,7 +387,7 @@ class LossOptions(Strict):
     """Class weights computed from the training split. inverse_frequency: by pixels. effective_number: by the number
     of instances (Cui et al. 2019)."""
     class_balance_beta: float = Field(default=0.999, ge=0, lt=1)
-    """effective_number: 0 weighs all classes alike, close to 1 by their inverse frequency."""
+    """effective_number: 0 weighs all classes equally, close to 1 by their inverse frequency."""
 
     @model_validator(mode="after")
     def _tversky_counts_errors(self) -> Self:
@@ -400,8 +400,8 @@ class NoiseSpec(Strict):
     """What is done about labels that are not quite right, as a teacher's are."""
 
     ignore_band: int = Field(default=0, ge=0)
-    """Pixels at the network's scale on both sides of a mask's edge that teach nothing; the centre line of a thin
-    object still does. Only in pseudo-labelled images."""
+    """Pixels at the network's scale on both sides of a mask's edge that are ignored; the centre line of a thin
+    object is not. Only in pseudo-labelled images."""
     soft_band: bool = False
     """What the edge teaches on which a consensus of prompts disagreed (`label.consensus.band: ignore`): false, nothing;
     true, a soft label: each time an image is seen its mask is drawn without that edge, as most prompts have it, or
@@ -411,7 +411,7 @@ class NoiseSpec(Strict):
     soft_targets: bool = False
     """Spread what a teacher was not sure of: one minus the instance's score, where that is more than the smoothing."""
     score_power: float = Field(default=0.0, ge=0)
-    """Weight of an instance's pixels as a power of the teacher's score: 0 counts all alike, 1 in proportion to it."""
+    """Weight of an instance's pixels as a power of the teacher's score: 0 counts all equally, 1 in proportion to it."""
 
 
 class PhaseSpec(Strict):
@@ -753,7 +753,7 @@ class SearchSpec(Strict):
     """Trials to run; the first is the sweep file's own values, untuned."""
     try_each: str = ""
     """A searched key with `choices`, e.g. `model.family`: the first trials take each of its values once, untuned
-    otherwise, so that none is judged without having been tried."""
+    otherwise, so that none is passed over untried."""
     metric: str = "val/iou"
     """What to maximise, after each epoch and over trials."""
     sampler: Literal["tpe", "random"] = "tpe"

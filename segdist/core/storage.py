@@ -135,7 +135,7 @@ def read_bytes(uri: str) -> bytes:
 def read_text(uri: str) -> str:
     """The text of a file that a user writes for segdist: UTF-8 with or without a byte order mark, UTF-16 with one.
 
-    Files of other tools go through `segdist.reading.text_files`, which mends what is not.
+    Files of other tools go through `segdist.reading.text_files`, which repairs what is not.
 
     Raises:
         StorageError: it is missing, cannot be read, or is no such text.

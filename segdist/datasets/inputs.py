@@ -75,7 +75,7 @@ def find_inputs(places: list[str], unread: Note) -> Iterator[Input]:
     Args:
         places: image files, folders, archives (`photos.zip`, `photos.zip!/test`), Parquet files with encoded images,
             and data sets of segdist; paths or `s3://`.
-        unread: is told of files that look like images but are not read, with the reason.
+        unread: is called with files that look like images but are not read, with the reason.
 
     Raises:
         DataError: a place is not there, or there is no image in any of them.

@@ -384,7 +384,7 @@ def _bounded(folder: Path, *, trusted: bool) -> Iterator[None]:
 
 
 def restore(network: nn.Module, folder: Path, *, frozen_digest: str = "") -> None:
-    """Put the weights of a checkpoint folder into a model built alike."""
+    """Put the weights of a checkpoint folder into a model of the same architecture."""
     file = _weights_in(folder)
     state = state_dicts.safe(file)
     own = network.state_dict()

@@ -1,4 +1,4 @@
-"""One look at a finished model over one split: every metric, consistency, what it costs, and the telling images."""
+"""One look at a finished model over one split: every metric, consistency, what it costs, and single images."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence

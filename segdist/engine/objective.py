@@ -23,7 +23,7 @@ def objective_of(run: RunSpec, family: Family, rows: Rows, classes: tuple[str, .
 
 
 def class_weights(run: RunSpec, rows: Rows, classes: tuple[str, ...]) -> tuple[float, ...]:
-    """Weights of background and each class, with mean 1; empty where the run weighs them alike."""
+    """Weights of background and each class, with mean 1; empty where the run weighs them equally."""
     options = run.train.loss_options
     if options.class_balance == "none" or not len(rows):
         return ()

@@ -15,7 +15,7 @@ from segdist.engine.ranked_examples import ranked_examples
 from segdist.reading.examples import decode_image
 
 INDEX = "index.json"
-"""Says of each telling picture its rank, among which images, and the value."""
+"""Says of each ranked picture its rank, among which images, and the value."""
 
 
 def save(

@@ -21,7 +21,7 @@ from segdist.core.spec import PostSpec
 CRF_STEPS = 5
 """Steps of mean-field inference."""
 _SURE = (0.55, 0.95)
-"""What the field may be told of a pixel: never that it is certain."""
+"""How sure the field may be of a pixel: never wholly."""
 
 
 def cleaned(

@@ -1,4 +1,4 @@
-"""Which images tell something of a model: the worst, the median and the best, of all and of each group of images."""
+"""The worst, median and best images of a model, among all and in each group of images."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

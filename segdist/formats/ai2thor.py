@@ -181,7 +181,7 @@ class _Reader:
             reason = error or type(error).__name__
             return f"the metadata cannot be read: {reason}; see `colors` in AI2-THOR's event. The frame is left out"
         for repeated in table.repeated:
-            message = f"`{repeated}` has the colour of another object; both cannot be told apart"
+            message = f"`{repeated}` has the colour of another object; both cannot be distinguished"
             self._report(finding("colour-duplicate", message, file=uri, annotation=repeated))
         return table
 

@@ -338,13 +338,13 @@ def _named_parts(path: str, files: Sequence[str], splits: Sequence[str]) -> list
 
 def _apart(path: str, parts: Sequence[_Part]) -> list[_Part]:
     """The parts, with their own paths before the images' names where several would have the same: `val` and `valid`."""
-    alike = Counter(part.prefix for part in parts)
+    by_prefix = Counter(part.prefix for part in parts)
 
     def own(uri: str) -> str:
         below = uri.removeprefix(f"{path}/")
         return below.rpartition("/")[0] if _name(uri) == ROBOFLOW_FILE else below.removesuffix(".json")
 
-    return [part if alike[part.prefix] == 1 else replace(part, prefix=own(part.uri)) for part in parts]
+    return [part if by_prefix[part.prefix] == 1 else replace(part, prefix=own(part.uri)) for part in parts]
 
 
 def _split_in(uri: str) -> str:

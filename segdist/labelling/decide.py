@@ -1,4 +1,4 @@
-"""From what a teacher said about one object to its pseudo-label: agreed on, cleaned, and judged."""
+"""From what a teacher said about one object to its pseudo-label: agreed on, cleaned, and given a verdict."""
 
 from collections.abc import Sequence
 from dataclasses import replace

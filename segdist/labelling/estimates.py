@@ -49,7 +49,7 @@ def stands_out_as_line(image_HWC: ImageHWC) -> bool:
 
 
 def middle_points(mask_HW: Mask, count: int) -> list[tuple[float, float]]:
-    """At most `count` points (x, y), pixel centres on the middle line of the largest part, far from each other."""
+    """At most `count` points (x, y), pixel centres on the skeleton of the largest part, far from each other."""
     labels_HW = cv2.connectedComponentsWithStats(mask_HW.astype(np.uint8), connectivity=8)
     if labels_HW[0] < 2:
         return []

@@ -1,4 +1,4 @@
-"""How good a set of labels is: the sums of its shards as means, calibration and a ceiling for students."""
+"""How good a set of labels is: the sums of its shards as means, calibration and an oracle upper bound for students."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,8 +16,8 @@ def summarise(notes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     `quality` is null where no truth is known. In it, `iou`, `boundary_iou` and `box_fill_iou` are those of all labels
     whatever their verdict, `accepted` those of the accepted ones alone, and `strategies` those of the surest mask of
     each prompt strategy, before consensus and cleaning; `per_class` has the same for each class. `calibration_error`
-    and `brier` take a score for the chance that the label's IoU is at least 0.5. `ceiling_iou` is what a student scores
-    that draws exactly what the labels teach: the IoU of each class's summed pixels, without those that teach nothing,
+    and `brier` take a score for the chance that the label's IoU is at least 0.5. `oracle_iou` is what a student scores
+    that draws exactly what the labels teach: the IoU of each class's summed pixels, without ignored ones,
     and its mean over classes. A student that averages out unsystematic errors may pass it.
     """
     counts: Counter[str] = Counter()
@@ -60,7 +60,7 @@ def _quality(classes: Sequence[_OfClass]) -> dict[str, Any]:
     return {
         **_mean(rows[FINAL]),
         **_calibration([of.reliability for of in classes if of.reliability]),
-        "ceiling_iou": _ceiling([of.taught for of in classes if of.taught]),
+        "oracle_iou": _oracle_iou([of.taught for of in classes if of.taught]),
         "accepted": _mean(rows[ACCEPTED]) if ACCEPTED in rows else None,
         "strategies": strategies,
     }
@@ -82,7 +82,7 @@ def _calibration(parts: Sequence[Sums]) -> dict[str, float | None]:
     return {"calibration_error": float(calibration_error(*columns)[0]), "brier": float(brier(*columns)[0])}
 
 
-def _ceiling(parts: Sequence[Sums]) -> float | None:
+def _oracle_iou(parts: Sequence[Sums]) -> float | None:
     """Mean over classes of the IoU of what is taught with the truth."""
     values = [common / whole for common, whole in parts if whole]
     return float(np.mean(values)) if values else None

@@ -51,7 +51,7 @@ class Tally:
             if true.mask is not None:
                 self._measure(true, guess, opinions[n] if opinions else ())
         for label in sorted({truth.instances[index].label for index in indices}):
-            self._count_taught(label, truth, made)
+            self._count_learned(label, truth, made)
 
     def notes(self) -> dict[str, Any]:
         """JSON values for a shard."""
@@ -85,22 +85,22 @@ class Tally:
             best = surest([o for o in opinions if o.strategy == strategy])
             _add(of_class, strategy, true.mask, best.mask, fill, best.score)
 
-    def _count_taught(self, label: str, truth: Sample, made: Sample) -> None:
-        """Intersection and union of a class's truth with what its labels teach, without pixels that teach nothing."""
+    def _count_learned(self, label: str, truth: Sample, made: Sample) -> None:
+        """Intersection and union of a class's truth with what its labels teach, without ignored pixels."""
         true = [i for i in truth.instances if i.label == label and not i.is_crowd]
         if any(i.mask is None for i in true):
             return
         size_hw = truth.size_hw
         true_rle = masks.union([i.mask for i in true if i.mask], size_hw=size_hw)
         made_rle = masks.union([i.mask for i in made.instances if i.label == label and i.mask], size_hw=size_hw)
-        unknown = masks.union(list(_untaught(made)), size_hw=size_hw)
+        unknown = masks.union(list(_ignored(made)), size_hw=size_hw)
         common, either = masks.intersection(true_rle, made_rle), masks.union([true_rle, made_rle], size_hw=size_hw)
         sums = self.taught.setdefault(label, [0.0, 0.0])
         for k, pixels in enumerate((common, either)):
             sums[k] += pixels.area - masks.intersection_area(pixels, unknown)
 
 
-def _untaught(made: Sample) -> Iterator[Rle]:
+def _ignored(made: Sample) -> Iterator[Rle]:
     """What training ignores: crowds, boxes without a mask, and pixels on which prompts disagree."""
     for instance in made.instances:
         if instance.mask is None:

@@ -1,7 +1,7 @@
 """Losses: one function each, with its paper.
 
 `pixels` has those of a class map, (B, K, H, W) logits against a class index a pixel; `masks` has those of single binary
-masks, (N, H, W), with one value a mask. Every function takes a mask of pixels that teach nothing, and gives a zero that
+masks, (N, H, W), with one value a mask. Every function takes a mask of ignored pixels, and gives a zero that
 is connected to the graph where nothing is left to teach: no objects in the batch, everything ignored.
 """
 

@@ -17,7 +17,7 @@ def effective_number(counts_K: Counts, *, beta: float) -> Weights:
 
     Args:
         counts_K: samples of each class.
-        beta: 0 weighs all classes alike; towards 1 the weights approach the inverse frequency.
+        beta: 0 weighs all classes equally; towards 1 the weights approach the inverse frequency.
 
     Returns:
         Weights with mean 1 over the classes that occur; 0 for the others, which no pixel can ask for.

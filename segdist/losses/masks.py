@@ -18,7 +18,7 @@ def mask_focal(
     Args:
         logits_NHW: one logit a pixel.
         target_NHW: True on the object.
-        ignore_NHW: True where a pixel teaches nothing.
+        ignore_NHW: True where a pixel is ignored.
         alpha: weight of the object's pixels; the others weigh `1 - alpha`.
         gamma: how little the pixels count that are right already.
 
@@ -51,7 +51,7 @@ def edge_bce(
         logits_NHW: one logit a pixel.
         target_NHW: True on the object.
         distance_NHW: of the target, from `signed_distance`, in pixels.
-        ignore_NHW: True where a pixel teaches nothing.
+        ignore_NHW: True where a pixel is ignored.
         edge_weight: how much more a pixel on the edge counts than one far from it.
         sigma: how far that reaches, in pixels.
 
@@ -72,7 +72,7 @@ def boundary(probabilities_NHW: Tensor, distance_NHW: Tensor, *, ignore_NHW: Ten
     Args:
         probabilities_NHW: between 0 and 1.
         distance_NHW: of the target, from `signed_distance`, in pixels.
-        ignore_NHW: True where a pixel teaches nothing.
+        ignore_NHW: True where a pixel is ignored.
 
     Returns:
         (N,) in pixels.
@@ -110,9 +110,9 @@ def dice(
     Args:
         probabilities_NHW: between 0 and 1.
         target_NHW: True on the object.
-        ignore_NHW: True where a pixel teaches nothing.
+        ignore_NHW: True where a pixel is ignored.
         smooth: added above and below, so that an empty mask predicted empty costs nothing.
-        weight_NHW: how much each pixel counts in all sums; None counts them alike.
+        weight_NHW: how much each pixel counts in all sums; None counts them equally.
 
     Returns:
         (N,) one value a mask.
@@ -139,11 +139,11 @@ def tversky(
     Args:
         probabilities_NHW: between 0 and 1.
         target_NHW: True on the object.
-        ignore_NHW: True where a pixel teaches nothing.
+        ignore_NHW: True where a pixel is ignored.
         alpha: what a false positive costs.
         beta: what a false negative costs.
         smooth: added above and below, so that an empty mask predicted empty costs nothing.
-        weight_NHW: how much each pixel counts in all sums; None counts them alike.
+        weight_NHW: how much each pixel counts in all sums; None counts them equally.
 
     Returns:
         (N,) one value a mask.
@@ -162,7 +162,7 @@ def lovasz_hinge(logits_NHW: Tensor, target_NHW: Tensor, *, ignore_NHW: Tensor) 
     Args:
         logits_NHW: one logit a pixel.
         target_NHW: True on the object.
-        ignore_NHW: True where a pixel teaches nothing.
+        ignore_NHW: True where a pixel is ignored.
 
     Returns:
         (N,) one value a mask.
@@ -178,7 +178,7 @@ def lovasz_jaccard(errors_NP: Tensor, truth_NP: Tensor, *, ignore_NP: Tensor) ->
     Args:
         errors_NP: how wrong each pixel is, 0 or more.
         truth_NP: True on the object.
-        ignore_NP: True where a pixel teaches nothing: it counts as right and as off the object, which changes nothing,
+        ignore_NP: True where a pixel is ignored: it counts as right and as off the object, which changes nothing,
             because right pixels come last and have no weight.
     """
     errors_NP = errors_NP.masked_fill(ignore_NP, 0.0)
@@ -202,7 +202,7 @@ def centreline_dice(
     Args:
         probabilities_NHW: between 0 and 1.
         target_NHW: True on the object.
-        ignore_NHW: True where a pixel teaches nothing.
+        ignore_NHW: True where a pixel is ignored.
         iterations: at least half the width of the widest object, in pixels.
         smooth: added above and below, so that an empty mask predicted empty costs nothing.
 
@@ -232,7 +232,7 @@ def mean_or_zero(values_N: Tensor, *, graph: Tensor, weights_N: Tensor | None = 
     Args:
         values_N: one value a mask.
         graph: any tensor that depends on the network.
-        weights_N: how much each value counts, as an instance's score; None counts them alike.
+        weights_N: how much each value counts, as an instance's score; None counts them equally.
     """
     if not len(values_N):
         return graph.float().sum() * 0

@@ -24,9 +24,9 @@ def cross_entropy(
     Args:
         logits_BKHW: one logit a class.
         target_BHW: class index of each pixel, int64.
-        ignore_BHW: True where a pixel teaches nothing.
-        weight_BHW: how much each pixel counts; None counts them alike.
-        class_weights_K: how much the pixels of each true class count; None counts them alike.
+        ignore_BHW: True where a pixel is ignored.
+        weight_BHW: how much each pixel counts; None counts them equally.
+        class_weights_K: how much the pixels of each true class count; None counts them equally.
         smoothing_BHW: share of each pixel's truth that is spread over all classes (Szegedy et al. 2016, eq. 7).
     """
     logs_BKHW = logits_BKHW.float().log_softmax(1)
@@ -50,10 +50,10 @@ def focal(
     Args:
         logits_BKHW: one logit a class.
         target_BHW: class index of each pixel, int64.
-        ignore_BHW: True where a pixel teaches nothing.
+        ignore_BHW: True where a pixel is ignored.
         gamma: how little the pixels count that are right already; 0 is cross-entropy.
-        weight_BHW: how much each pixel counts; None counts them alike.
-        class_weights_K: how much the pixels of each true class count; None counts them alike.
+        weight_BHW: how much each pixel counts; None counts them equally.
+        class_weights_K: how much the pixels of each true class count; None counts them equally.
     """
     negative_log_p_BHW = functional.cross_entropy(logits_BKHW.float(), target_BHW, reduction="none")
     wrong_BHW = (1 - torch.exp(-negative_log_p_BHW)).clamp(min=1e-12)  # 0 ** gamma has no slope for gamma < 1
@@ -66,14 +66,14 @@ def class_dice(
 ) -> Tensor:
     """Mean `dice` of the classes that occur in the batch, background left out, each over all images at once.
 
-    A class that does not occur teaches nothing here: its Dice loss is 1 whatever small probability is left, and with
+    A class that does not occur adds nothing here: its Dice loss is 1 whatever small probability is left, and with
     small batches the rare classes would be unlearned at most steps. Cross-entropy sees its false positives.
 
     Args:
         logits_BKHW: one logit a class, background first.
         target_BHW: class index of each pixel, int64.
-        ignore_BHW: True where a pixel teaches nothing.
-        weight_BHW: how much each pixel counts; None counts them alike.
+        ignore_BHW: True where a pixel is ignored.
+        weight_BHW: how much each pixel counts; None counts them equally.
     """
     probabilities_KBHW, target_KBHW, ignore_KBHW, occurs_K = _by_class(logits_BKHW, target_BHW, ignore_BHW)
     values_K = dice(
@@ -96,10 +96,10 @@ def class_tversky(
     Args:
         logits_BKHW: one logit a class, background first.
         target_BHW: class index of each pixel, int64.
-        ignore_BHW: True where a pixel teaches nothing.
+        ignore_BHW: True where a pixel is ignored.
         alpha: what a false positive costs.
         beta: what a false negative costs.
-        weight_BHW: how much each pixel counts; None counts them alike.
+        weight_BHW: how much each pixel counts; None counts them equally.
     """
     probabilities_KBHW, target_KBHW, ignore_KBHW, occurs_K = _by_class(logits_BKHW, target_BHW, ignore_BHW)
     weight_KBHW = _expanded(weight_BHW, target_KBHW)
@@ -115,7 +115,7 @@ def class_lovasz(logits_BKHW: Tensor, target_BHW: Tensor, *, ignore_BHW: Tensor)
     Args:
         logits_BKHW: one logit a class; background is a class like the others.
         target_BHW: class index of each pixel, int64.
-        ignore_BHW: True where a pixel teaches nothing.
+        ignore_BHW: True where a pixel is ignored.
     """
     probabilities_KP = logits_BKHW.float().softmax(1).transpose(0, 1).flatten(1)
     truth_KP = torch.stack([(target_BHW == k).flatten() for k in range(logits_BKHW.shape[1])])
@@ -130,7 +130,7 @@ def class_boundary(logits_BKHW: Tensor, distance_BCHW: Tensor, *, ignore_BHW: Te
     Args:
         logits_BKHW: one logit a class, background first.
         distance_BCHW: `signed_distance` of each class but background, in pixels.
-        ignore_BHW: True where a pixel teaches nothing.
+        ignore_BHW: True where a pixel is ignored.
     """
     probabilities_NHW = logits_BKHW.float().softmax(1)[:, 1:].flatten(0, 1)
     ignore_NHW = ignore_BHW[:, None].expand_as(distance_BCHW).flatten(0, 1)
@@ -152,7 +152,7 @@ def class_edge_bce(
         logits_BKHW: one logit a class, background first.
         target_BHW: class index of each pixel, int64.
         distance_BCHW: `signed_distance` of each class but background, in pixels.
-        ignore_BHW: True where a pixel teaches nothing.
+        ignore_BHW: True where a pixel is ignored.
         edge_weight: how much more a pixel on the edge counts than one far from it.
         sigma: how far that reaches, in pixels.
     """
@@ -192,7 +192,7 @@ def _expanded(weight_BHW: Tensor | None, target_KBHW: Tensor) -> Tensor | None:
 
 
 def _weights(target_BHW: Tensor, weight_BHW: Tensor | None, class_weights_K: Tensor | None) -> Tensor | None:
-    """(B, H, W) how much each pixel counts; None where all count alike."""
+    """(B, H, W) how much each pixel counts; None where all count equally."""
     if class_weights_K is None:
         return weight_BHW
     by_class_BHW = class_weights_K[target_BHW]

@@ -1,4 +1,4 @@
-"""Metrics on objects told apart: their boxes, and panoptic quality."""
+"""Metrics on separate objects: their boxes, and panoptic quality."""
 
 import numpy as np
 from numpy.typing import NDArray

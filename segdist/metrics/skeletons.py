@@ -1,4 +1,4 @@
-"""Metrics for thin structures: is the middle line of every crack, seam or wire there?"""
+"""Metrics for thin structures: is the skeleton of every crack, seam or wire there?"""
 
 import numpy as np
 

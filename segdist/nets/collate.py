@@ -1,4 +1,4 @@
-"""Examples to tensors: what every family's `collate` does alike.
+"""Examples to tensors: what every family's `collate` has in common.
 
 Shapes: B images of S x S pixels, C channels, N masks of one image.
 """
@@ -40,7 +40,7 @@ def stack_images(
 
 
 def ignored(examples: Sequence[Example], image_size: int) -> Tensor:
-    """(B, S, S) True where a pixel teaches nothing: unknown regions, and the padding."""
+    """(B, S, S) True where a pixel is ignored: unknown regions, and the padding."""
     return torch.from_numpy(np.stack([pad(e.ignore_HW, image_size, value=True) for e in examples]))
 
 

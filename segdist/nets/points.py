@@ -76,7 +76,7 @@ def mask_losses(
         truth_NK: the true masks of the batch at the size of the padded square, flat, boolean.
         pixels: what points are drawn from.
         num_points: points of each mask.
-        weights_N: how much each object counts; None counts them alike.
+        weights_N: how much each object counts; None counts them equally.
         smoothing_N: share of each object's truth in `mask` that is spread over yes and no; None spreads nothing.
     """
     if not len(image_M):
@@ -87,8 +87,8 @@ def mask_losses(
     truth_MP = truth_NK[object_M[:, None], points_MP].float()
     prob_MP = logits_MP.sigmoid()
     common_M, both_M = (prob_MP * truth_MP).sum(1), prob_MP.sum(1) + truth_MP.sum(1)
-    taught_MP = truth_MP if smoothing_N is None else spread(truth_MP, smoothing_N[object_M, None])
-    mask_M = functional.binary_cross_entropy_with_logits(logits_MP, taught_MP, reduction="none").mean(1)
+    target_MP = truth_MP if smoothing_N is None else spread(truth_MP, smoothing_N[object_M, None])
+    mask_M = functional.binary_cross_entropy_with_logits(logits_MP, target_MP, reduction="none").mean(1)
     weights_M = None if weights_N is None else weights_N[object_M]
     return {
         "mask": weighted_mean(mask_M, weights_M),

@@ -1,4 +1,4 @@
-"""What families that predict by queries do alike: objects to targets, and queries to instances at an image's own size.
+"""What families that predict by queries share: objects to targets, and queries to instances at an image's own size.
 
 Shapes: Q queries, C classes without "no object", N instances, h w of the predicted masks, H W the image's own size.
 """

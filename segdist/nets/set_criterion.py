@@ -31,7 +31,7 @@ class Targets:
         masks: for each image, its objects' masks (N, H, W), boolean, none of them empty.
         valid_BHW: pixels that teach something: inside the image, not of a crowd.
         crowd_BHW: pixels of crowds and of boxes without a mask.
-        weights: for each image, how much each of its objects counts (N,); empty counts all alike.
+        weights: for each image, how much each of its objects counts (N,); empty counts all equally.
         smoothing: for each image, the share of each object's truth that is spread (N,); empty spreads nothing.
     """
 
@@ -65,7 +65,7 @@ class SetCriterion:
         no_object_weight: weight of "no object" in the class loss.
 
     Attributes:
-        matcher: counts what could not be taught as it should: see `Matcher.counts`.
+        matcher: counts what could not be used in training: see `Matcher.counts`.
     """
 
     def __init__(self, *, num_points: int, no_object_weight: float) -> None:
@@ -119,26 +119,26 @@ class SetCriterion:
     def _classes(self, layer: Layer, targets: Targets, found: Matches) -> Tensor:
         """(B, Q) the class each query is taught: its object's, none, or nothing where it lies on crowds."""
         batch, queries, classes = layer.classes_BQC.shape
-        taught_BQ = torch.full((batch, queries), classes - 1, device=layer.classes_BQC.device)
+        targets_BQ = torch.full((batch, queries), classes - 1, device=layer.classes_BQC.device)
         if targets.crowd_BHW.any():
-            taught_BQ[share_on(layer.masks_BQhw, targets.crowd_BHW) > 0.5] = IGNORE_INDEX
-        taught_BQ[found.image_M, found.query_M] = torch.cat(list(targets.labels))[found.object_M]
-        return taught_BQ
+            targets_BQ[share_on(layer.masks_BQhw, targets.crowd_BHW) > 0.5] = IGNORE_INDEX
+        targets_BQ[found.image_M, found.query_M] = torch.cat(list(targets.labels))[found.object_M]
+        return targets_BQ
 
-    def _class_loss(self, logits_BQC: Tensor, taught_BQ: Tensor, targets: Targets, found: Matches) -> Tensor:
+    def _class_loss(self, logits_BQC: Tensor, targets_BQ: Tensor, targets: Targets, found: Matches) -> Tensor:
         """Cross-entropy weighted by class and object; zero, not NaN, where no query is taught anything."""
         class_weights_C = torch.ones(logits_BQC.shape[-1], device=logits_BQC.device)
         class_weights_C[-1] = self.no_object_weight
         log_p_BQC = logits_BQC.log_softmax(-1)
-        loss_BQ = -log_p_BQC.gather(-1, taught_BQ.clamp(min=0)[..., None])[..., 0]
+        loss_BQ = -log_p_BQC.gather(-1, targets_BQ.clamp(min=0)[..., None])[..., 0]
         smoothing_N, weights_N = joined(targets.smoothing), joined(targets.weights)
         if smoothing_N is not None:
             share_BQ = of_queries(smoothing_N, found, like_BQ=loss_BQ, otherwise=0.0)
             loss_BQ = (1 - share_BQ) * loss_BQ - share_BQ * log_p_BQC.mean(-1)
-        weight_BQ = class_weights_C[taught_BQ.clamp(min=0)] * (taught_BQ != IGNORE_INDEX)
+        weight_BQ = class_weights_C[targets_BQ.clamp(min=0)] * (targets_BQ != IGNORE_INDEX)
         if weights_N is not None:
             weight_BQ = weight_BQ * of_queries(weights_N, found, like_BQ=loss_BQ, otherwise=1.0)
-        finite_BQ = torch.where(taught_BQ == IGNORE_INDEX, 0.0, loss_BQ)  # an infinite loss times 0 would be NaN
+        finite_BQ = torch.where(targets_BQ == IGNORE_INDEX, 0.0, loss_BQ)  # an infinite loss times 0 would be NaN
         return (finite_BQ * weight_BQ).sum() / weight_BQ.sum().clamp(min=1e-6)
 
 

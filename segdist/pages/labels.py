@@ -23,7 +23,7 @@ def label_report(title: str, values: Mapping[str, Any], uri: str, manifest: Mapp
         uri: where the labels are.
         manifest: of the labels.
     """
-    details = manifest["details"]
+    details = _details(manifest)
     images = sum(split["images"] for split in manifest["splits"].values())
     seconds = details.get("teacher_seconds")
     shown = ("verdicts", "quality", "kept", "halved", "corrected", "images_per_second")
@@ -54,8 +54,18 @@ def label_sets(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [_of_page(one["policy"], one["labels"]) for one in policies]
 
 
-def _of_page(policy: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _details(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of the labels, also where they were made when the upper bound had another name."""
     details = manifest["details"]
+    quality = details.get("quality")
+    if not quality or "oracle_iou" in quality:
+        return details
+    per_class = {label: {**of, "oracle_iou": of.get("ceiling_iou")} for label, of in quality["per_class"].items()}
+    return {**details, "quality": {**quality, "oracle_iou": quality.get("ceiling_iou"), "per_class": per_class}}
+
+
+def _of_page(policy: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
+    details = _details(manifest)
     quality, verdicts = details.get("quality") or {}, details.get("verdicts") or {}
     per_class = quality.get("per_class", {})
     rows = [
@@ -104,11 +114,11 @@ def _print_one(one: Mapping[str, Any], out: Console) -> None:
         f"  scores: calibration error {number(quality['calibration_error'])}, Brier {number(quality['brier'])} "
         f"(right from IoU 0.5 on);\n  mean distance of a score to its IoU {number(quality['score_error'])}"
     )
-    ceiling = quality["ceiling_iou"]
+    oracle = quality["oracle_iou"]
     out.print(
-        "  nothing of these labels is taught: there is none that was accepted"
-        if ceiling is None
-        else f"  a student that draws exactly what these labels teach gets IoU {number(ceiling)}"
+        "  nothing is learned from these labels: none of them was accepted"
+        if oracle is None
+        else f"  a student that draws exactly what these labels teach gets IoU {number(oracle)}"
     )
     out.print()
 
@@ -151,8 +161,8 @@ def _verdict_table(verdicts: Mapping[str, Mapping[str, int]]) -> Table:
 
 
 def _quality_table(quality: Mapping[str, Any], verdicts: Mapping[str, Mapping[str, int]]) -> Table:
-    """A line a class: verdicts, the labels' quality whatever their verdict, that of the accepted ones, the ceiling."""
-    table = _table("class", *_VERDICTS, "IoU", "boundary", "box fill", "accepted", "ceiling")
+    """A line a class: verdicts, the labels' quality whatever their verdict, that of the accepted ones, the oracle."""
+    table = _table("class", *_VERDICTS, "IoU", "boundary", "box fill", "accepted", "oracle")
     totals = {name: sum(of.get(name, 0) for of in verdicts.values()) for name in _VERDICTS}
     rows = [(label, of, verdicts.get(label, {})) for label, of in quality["per_class"].items()]
     for label, of, counts in [*rows, ("all objects", quality, totals)]:
@@ -161,7 +171,7 @@ def _quality_table(quality: Mapping[str, Any], verdicts: Mapping[str, Mapping[st
             *(str(counts.get(name, 0)) for name in _VERDICTS),
             *(number(of[name]) for name in _MEASURES),
             number((of["accepted"] or {}).get("iou")),
-            number(of["ceiling_iou"]),
+            number(of["oracle_iou"]),
         )
     return table
 

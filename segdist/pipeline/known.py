@@ -71,19 +71,19 @@ class Known:
         as of the annotations.
 
         Raises:
-            DataError: of some images it cannot be told which annotations are theirs.
+            DataError: of some images it is not known which annotations are theirs.
         """
         if not self.content:
             return [None] * len(inputs)
         here = {uri: name for name, uri in self.uris.items()}
         endings = {i.uri: self._ending(i.name if i.column else i.uri) for i in inputs if i.uri not in here}
-        alike = Counter(endings.values())
-        matches = KnownFiles(self.content).match_all(alike)
+        endings_count = Counter(endings.values())
+        matches = KnownFiles(self.content).match_all(endings_count)
         names = [here.get(one.uri) or matches[endings[one.uri]].name for one in inputs]
         unclear = {
             uri: matches[ending].rivals or (matches[ending].name,)
             for uri, ending in endings.items()
-            if self._is_unclear(matches[ending], matches) or (matches[ending].name and alike[ending] > 1)
+            if self._is_unclear(matches[ending], matches) or (matches[ending].name and endings_count[ending] > 1)
         }
         if unclear:
             lines = [f"  {uri}: {', '.join(rivals[:3])}" for uri, rivals in [*unclear.items()][:MOST_SHOWN]]

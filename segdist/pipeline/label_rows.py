@@ -1,4 +1,4 @@
-"""One unit of labelling: the images of a part of a shard, decoded, asked about, judged and measured."""
+"""One unit of labelling: the images of a part of a shard, decoded, asked about, decided and measured."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence

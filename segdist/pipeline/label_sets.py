@@ -46,7 +46,7 @@ def label_sweep(
         limit: label only the first images; 0 for all.
 
     Raises:
-        SegdistError: something a user can mend, named with its fix.
+        SegdistError: something a user can fix, named with its fix.
     """
     spec = load(file, overrides)
     storage.check_writable(spec.storage)

@@ -39,7 +39,7 @@ def private_session() -> Iterator[Path]:
 
     Left alone, Ray listens on every address of the machine, does what anybody there asks, and writes its logs for all
     to read. The token, drawn anew for each cluster, turns the other users of this machine away; it is nowhere but in
-    the environment of the cluster's processes. On loopback the network cannot even knock, also where Ray asks for no
+    the environment of the cluster's processes. On loopback the network cannot even connect, also where Ray asks for no
     token (metrics).
 
     Raises:

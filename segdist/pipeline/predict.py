@@ -52,7 +52,7 @@ def predict_images(
         actors: models side by side; 0 chooses: one here for a few images, else as many as the cluster holds.
         storage_uri: of the sweep that trained the model.
         tracking: its MLflow URI, or "embedded".
-        say: is told of progress.
+        say: is called with progress.
 
     Returns:
         The URI of `predictions.json`.

@@ -41,7 +41,7 @@ def run_sweep(file: str, overrides: Sequence[str]) -> str:
     """Do whatever of a sweep is not done yet; the id of its run in MLflow.
 
     Raises:
-        SegdistError: something a user can mend, named with its fix.
+        SegdistError: something a user can fix, named with its fix.
     """
     return _run(load(file, overrides), file, kind="sweep")
 

@@ -34,7 +34,7 @@ class Address:
         host: a name or an address of this machine.
         port: the port.
         token: never printed but where `is_drawn`.
-        is_drawn: whether the token was drawn here, so that nobody knows it who is not told.
+        is_drawn: whether the token was drawn here, so that only who reads the output knows it.
         names: under which it may be asked, beside `host`.
     """
 
@@ -68,7 +68,7 @@ def address(host: str, port: int, *, token: str, token_file: Path | None, names:
             f"A token must have 16 characters or more, {_LONGEST_TOKEN:,} at most, but this has {len(token):,}."
         )
     if not token.isprintable():
-        raise SpecError("A token must be one line that can be printed, as it stands in a header of requests.")
+        raise SpecError("A token must be one line that can be printed, as it is written in a header of requests.")
     if not token and not _is_loopback(host):
         raise SpecError(f"To listen on {host}, where others can reach it, set SEGDIST_TOKEN or name a --token-file.")
     return Address(host, port, token or secrets.token_urlsafe(24), is_drawn=not token, names=tuple(names))

@@ -16,7 +16,7 @@ from segdist.labelling.boxes import asked_of, joined, part_of, seen_back, seen_f
 from segdist.labelling.consensus import Opinion
 
 IMAGES_AT_ONCE = 8
-"""Images that are encoded together on a GPU, where memory that runs out is an error that can be mended."""
+"""Images that are encoded together on a GPU, where memory that runs out is an error that can be recovered from."""
 CPU_PIXELS_AT_ONCE = 8 * 256**2
 """Most pixels, at the network's scale, that are encoded together on a CPU: an image of 1024 goes alone. There batches
 gain little, and memory that runs out is the end of the process."""

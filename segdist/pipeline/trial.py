@@ -1,4 +1,4 @@
-"""One trial: inside the search's own process, or in a group of data-parallel workers; both report alike."""
+"""One trial: inside the search's own process, or in a group of data-parallel workers; both report the same way."""
 
 import os
 from collections.abc import Mapping

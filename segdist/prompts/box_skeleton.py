@@ -1,4 +1,4 @@
-"""The box, with points on the middle line of what stands out in it: for cracks, seams, cables, branches."""
+"""The box, with points on the skeleton of what stands out in it: for cracks, seams, cables, branches."""
 
 from typing import Any
 

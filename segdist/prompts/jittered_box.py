@@ -1,4 +1,4 @@
-"""The box, and the box with its sides moved at random: nobody draws a box twice alike."""
+"""The box, and the box with its sides moved at random: nobody draws the same box twice."""
 
 from typing import Any
 

@@ -184,7 +184,7 @@ def _extract(local: Path, found: storage.Entry, target: Path) -> None:
             if path.parts[0] == _BOOKKEEPING[0] or path.name.startswith(_BOOKKEEPING[1]):
                 continue  # resource forks that macOS packs beside every file: no data, but they look like images
             if str(path) in seen:
-                _refuse(found.uri, member.name, "stands twice; which one is meant is unknown")
+                _refuse(found.uri, member.name, "is a duplicate name; which of the members is meant is unknown")
             seen.add(str(path))
             folders.update(map(str, path.parents))
             written += _copy(member, target / path, most_bytes - written, found.uri)
@@ -313,7 +313,7 @@ def _header_class(uri: str) -> type[tarfile.TarInfo]:
 
 @contextmanager
 def _decompressed(local: Path) -> Iterator[Any]:
-    """The tar itself, in whatever it is compressed by; told by the first bytes, as `tarfile` does."""
+    """The tar itself, in whatever it is compressed by; known by the first bytes, as `tarfile` does."""
     with local.open("rb") as file:
         head = file.read(6)
         file.seek(0)

@@ -1,7 +1,7 @@
 """Every check on data: its code, how severe it is, and what it means. `segdist data validate --codes` prints this.
 
 Severities: an **error** stops a run (or, with `on_error: skip`, the thing is left out); **repaired** means the meaning
-was plain and the data are used as mended; **skipped** means one annotation is left out; a **warning** changes nothing.
+was plain and they are used repaired; **skipped** means one annotation is left out; a **warning** changes nothing.
 COCO's `area` is never used: areas are counted from the masks. One that is missing or far off counts as repaired.
 """
 
@@ -84,7 +84,7 @@ CODES: dict[str, Code] = {
     "annotation-id-duplicate": Code(_E, "Two annotations have one id; the second is left out."),
     "annotation-duplicate": Code(_S, "An image has the same annotation (class and outline) twice; one is kept."),
     "area-missing": Code(_R, "Annotations have no `area`; it is counted from their masks and boxes."),
-    "annotation-repaired": Code(_R, "The annotation was written unusually, clipped or mended; see its message."),
+    "annotation-repaired": Code(_R, "The annotation was written unusually, clipped or repaired; see its message."),
     "image-unknown": Code(_E, "An annotation names an image that is not listed."),
     "id-type": Code(_R, "Ids are written as text or decimals; they were matched by value."),
     "coordinates-not-relative": Code(_E, "A coordinate that must be a share of the image (0..1) is far outside."),
@@ -102,7 +102,7 @@ CODES: dict[str, Code] = {
     "mask-palette": Code(_R, "A mask's numbers were read from its grey values or its alpha channel; see its message."),
     "mask-inverted": Code(_W, "A binary mask covers most of its image and its whole border: is black the object?"),
     "mask-lossy": Code(_E, "A mask of numbers or colours is stored as JPEG, which changes them."),
-    "mask-not-binary": Code(_E, "A binary mask has more than two values; mended where they lie near 0 and 255."),
+    "mask-not-binary": Code(_E, "A binary mask has more than two values; repaired where they lie near 0 and 255."),
     "masks-read-as-boxes": Code(_W, "Masks in <seg> tokens were read as their boxes: they need a pseudo-label."),
     "codec-differs": Code(_E, "Masks in <seg> tokens were written with another codec than the one named."),
     "instance-unknown": Code(_E, "A mask image holds an object that its table does not list."),
@@ -136,9 +136,9 @@ CODES: dict[str, Code] = {
     "parts-bridged": Code(_W, "The format holds one polygon an object; parts and holes are joined by bridges."),
     "score-dropped": Code(_W, "The format has no scores; a pseudo-label looks like a human's there."),
     # the whole
-    "image-in-two-splits": Code(_W, "Identical images stand in several splits: a leak."),
-    "near-duplicate-in-two-splits": Code(_W, "Images that look alike stand in several splits: perhaps a leak."),
-    "source-in-two-splits": Code(_W, "Copies of one source image stand in several splits: perhaps a leak."),
+    "image-in-two-splits": Code(_W, "Identical images are in several splits: a leak."),
+    "near-duplicate-in-two-splits": Code(_W, "Images that look alike are in several splits: perhaps a leak."),
+    "source-in-two-splits": Code(_W, "Copies of one source image are in several splits: perhaps a leak."),
     "near-duplicates": Code(_W, "Images look alike; they share a split group."),
     "duplicate-merged": Code(_R, "Identical images were merged into one; their annotations agree or were united."),
     "duplicate-conflict": Code(_W, "Identical images are annotated differently; the first source's labels are kept."),
@@ -150,10 +150,10 @@ def declared(code: str) -> str:
     """The same code.
 
     Raises:
-        ValueError: it does not stand in `CODES`.
+        ValueError: it is not in `CODES`.
     """
     if code not in CODES:
-        raise ValueError(f"a finding's code must stand in segdist/reading/codes.py, but `{code}` does not")
+        raise ValueError(f"a finding's code must be declared in segdist/reading/codes.py, but `{code}` does not")
     return code
 
 

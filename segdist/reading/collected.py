@@ -1,4 +1,4 @@
-"""The instances of an image as they are read: repeated ones left out, missing masks told where others have one."""
+"""The instances of an image as they are read: repeated ones left out, missing masks reported where others have one."""
 
 from collections.abc import Hashable, Iterable
 

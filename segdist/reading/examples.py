@@ -127,8 +127,8 @@ def make_example(
 ) -> Example:
     """One training image at the network's scale.
 
-    Instances of a label outside `classes` are background. Crowds and instances without a mask teach nothing: their
-    pixels are ignored, except where another instance's mask says what they are.
+    Instances of a label outside `classes` are background. The pixels of crowds and of instances without a mask
+    are ignored, except where another instance's mask says what they are.
 
     Args:
         sample: the truth, in pixels of the image at its own size.
@@ -139,7 +139,7 @@ def make_example(
         rng: what the augmentations draw from.
         donor: gives another image, for augmentations that paste; without it they do nothing.
         ignore_band: pixels at the network's scale on both sides of the mask edges of a pseudo-labelled image that
-            teach nothing.
+            are ignored.
         soft_band: what the prompts of a consensus disagreed on is drawn to one side or the other instead of ignored.
 
     Raises:

@@ -49,7 +49,7 @@ class KnownFiles:
         """The file that one path means.
 
         Args:
-            written: as it stands in an annotation: relative or not, with slashes of any system, or percent-encoded.
+            written: as it is written in an annotation: relative or not, with slashes of any system, or percent-encoded.
             split: that the annotation belongs to; "" where it does not say.
             near: folder of the annotation, from the same root as the files; the nearer of two that fit is meant.
         """

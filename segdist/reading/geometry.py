@@ -1,6 +1,6 @@
 """Polygons and boxes from outside: checked, clipped to the image, repaired where the meaning is plain.
 
-`repairs` collects, in words, what was mended. What cannot be mended is a `Problem`.
+`repairs` collects, in words, what was repaired. What cannot be repaired is a `Problem`.
 """
 
 import math
@@ -63,7 +63,7 @@ def numbers(values: Any, what: str, repairs: list[str]) -> list[float]:
 def mask_from_segmentation(segmentation: Any, *, size_hw: tuple[int, int], repairs: list[str]) -> Rle:
     """The mask of a COCO `segmentation`: polygons or either kind of RLE.
 
-    Polygons that leave the image are rasterised as they are and the raster is cut, as by pycocotools; it is told.
+    Polygons that leave the image are rasterised as they are and the raster is cut, as by pycocotools; that is reported.
 
     Raises:
         Problem: it is malformed, or nothing of it lies in the image.
@@ -176,7 +176,7 @@ def crosses_itself(
     areas: NDArray[np.int64],
     numbers: Sequence[int] | None = None,
 ) -> NDArray[np.bool_]:
-    """Which polygons cross themselves, told from their signed area (the shoelace formula).
+    """Which polygons cross themselves, known by their signed area (the shoelace formula).
 
     Loops of opposite sense cancel in it, and rasterised they do not.
 

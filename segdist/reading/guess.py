@@ -1,4 +1,4 @@
-"""Which format a folder, file or archive is in, where that can be told."""
+"""Which format a folder, file or archive is in, where it can be recognised."""
 
 import logging
 
@@ -27,7 +27,7 @@ def guess_format(place: str, report: Report | None = None) -> str:
 
     Raises:
         DataError: there is nothing, several formats fit of which none is richer, or there are annotations that none
-            fits: all stand in the message, and `report` takes a finding for each kind of them.
+            fits: all are in the message, and `report` takes a finding for each kind of them.
     """
     files = Listing(unpacked(place) if is_archive(place) else storage.absolute(place))
     if not files.entries:
@@ -57,7 +57,7 @@ def _richest(place: str, fitting: list[str], report: Report) -> str:
 def _refuse_unread(files: Listing, report: Report | None) -> None:
     found: list[Finding] = []
     report_unread(files, (), found.append, Severity.ERROR)
-    found = [one for one in found if one.code == "annotations-unread"]  # other images are told when these are read
+    found = [one for one in found if one.code == "annotations-unread"]  # other images are reported when these are read
     for one in found:
         if report:
             report(one)

@@ -101,7 +101,7 @@ _MASK = re.compile(r"mask|label|annot|segm|ground.?truth|(^|[/_.\-])(gt|seg)($|[
 _HINTS = {
     "png_masks": " --option kind=binary --option 'classes={1: NAME}' (`images`, `masks` and `mask_suffix` say where)"
 }
-"""What a format must be told beside its name."""
+"""What a format must be given beside its name."""
 _SHORTEST = 4
 """Characters that a name without a suffix must have to be told from a number in a table."""
 _STRING = re.compile(rb'"((?:[^"\\]|\\.)*+)(?:"|\Z)(\s*+:)?+', re.DOTALL)

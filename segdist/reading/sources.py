@@ -64,8 +64,8 @@ def read_sources(
             found.update(i.label for i in sample.instances)
             named = replace(sample, image_id=prefix + sample.image_id, group=group, text=spec.text or sample.text)
             yield number, _mapped(named, class_map, names, f"source {number} ({spec.format})")
-        alike = {compared(name) for name in found}
-        for name in sorted(name for name in spec.class_map if compared(name) not in alike):
+        spelled = {compared(name) for name in found}
+        for name in sorted(name for name in spec.class_map if compared(name) not in spelled):
             message = f"`class_map` of source {number} names `{name}`, of which it has no instance. "
             report(finding("class-unmapped", message + did_you_mean(name, found)))
 
@@ -164,7 +164,7 @@ def stop_on_errors(findings: Sequence[Finding]) -> None:
                 f"The data have {len(errors)} error{'s' * (len(errors) > 1)}:",
                 *lines,
                 *more,
-                "Mend them, or set `data.on_error: skip` to leave out what is wrong.",
+                "Fix them, or set `data.on_error: skip` to leave out what is wrong.",
             ]
         )
     )

@@ -297,7 +297,7 @@ class _Counts:
 
 
 class _Counted:
-    """Counts how a request ends, and turns what users can mend into answers of 4xx."""
+    """Counts how a request ends, and turns what users can fix into answers of 4xx."""
 
     def __init__(self, counts: _Counts) -> None:
         self._counts = counts

@@ -39,7 +39,7 @@ def _noise(spec: SweepSpec, families: Mapping[str, Family]) -> Iterator[Found]:
             if searched and searched.when.get("model.family", name) != name:
                 continue
             if key not in family.noise:
-                yield keys, f"`{name}` cannot heed `train.noise.{key}`. It heeds: {', '.join(family.noise)}."
+                yield keys, f"`{name}` does not support `train.noise.{key}`. It supports: {', '.join(family.noise)}."
 
 
 def _losses(spec: SweepSpec, families: Mapping[str, Family]) -> Iterator[Found]:

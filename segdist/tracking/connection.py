@@ -122,7 +122,7 @@ def _answers(uri: str, shown: str) -> None:
     except (OSError, http.client.HTTPException) as error:
         raise BackendError(
             f"No MLflow server answers at {shown} ({getattr(error, 'reason', error)}). Start one "
-            f"(`mlflow server --host HOST --port PORT`), mend tracking.uri, or leave it at `embedded`."
+            f"(`mlflow server --host HOST --port PORT`); fix tracking.uri, or leave it at `embedded`."
         ) from error
 
 
@@ -139,7 +139,7 @@ def _writable(file: Path) -> None:
 
 
 def _connected(client: "MlflowClient") -> "MlflowClient":
-    """The client after its first call: SQLite creates its tables here, and a stranger gives itself away."""
+    """The client after its first call: SQLite creates its tables here, and a database of another program is noticed."""
     client.search_experiments(max_results=1)
     return client
 

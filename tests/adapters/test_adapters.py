@@ -299,7 +299,7 @@ def test_every_expert_of_conv_lora_gets_a_gradient_whichever_is_chosen() -> None
     assert not [n for n, p in network.named_parameters() if p.requires_grad and p.grad is None]
 
 
-def test_the_balance_of_conv_lora_is_least_where_all_experts_are_used_alike() -> None:
+def test_the_balance_of_conv_lora_is_least_where_all_experts_are_used_equally() -> None:
     network = layered("conv_lora")
     assert adapters.balance_loss(network) is None, "nothing was computed yet"
     network.train()(tokens(3, 3, 3, 8))

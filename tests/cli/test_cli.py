@@ -96,7 +96,7 @@ def test_an_override_may_be_longer_than_a_path(sweep: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["check", "run"])
-def test_overrides_without_a_file_are_told_what_is_missing(command: str) -> None:
+def test_overrides_without_a_file_are_reported_what_is_missing(command: str) -> None:
     process = answer(command, "search.trials=3")
     assert process.returncode == 2
     assert "A sweep file must be named" in process.stderr

@@ -87,7 +87,7 @@ def test_a_trial_is_exported_and_promoted_by_the_name_that_it_is_predicted_with(
     assert promote("tiny#0", **how).reason == "it is the champion"
 
 
-def test_a_sweep_crowns_its_winner_by_the_same_rule(
+def test_a_sweep_registers_its_winner_by_the_same_rule(
     runs: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage, (champion, winner) = runs

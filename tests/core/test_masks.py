@@ -372,9 +372,7 @@ def test_shrinking_keeps_a_pixel_covered_a_third_as_much_as_the_most_covered_one
 
 
 @given(drawn, st.integers(1, 4))
-def test_the_band_is_what_lies_near_the_edge_on_both_sides_but_for_the_middle_line(
-    mask: masks.Mask, width: int
-) -> None:
+def test_the_band_is_what_lies_near_the_edge_on_both_sides_but_for_the_skeleton(mask: masks.Mask, width: int) -> None:
     expected = np.zeros(mask.shape, np.bool_)
     if 0 < mask.sum() < mask.size:
         near = (distance_transform_edt(mask) <= width) & (distance_transform_edt(~mask) <= width)

@@ -1,4 +1,4 @@
-"""The middle line against scikit-image's, on everything small and on much that is drawn."""
+"""Skeletons against scikit-image's, on everything small and on much that is drawn."""
 
 import cv2
 import numpy as np

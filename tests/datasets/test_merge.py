@@ -1,4 +1,4 @@
-"""Merging: identical images once, contradictions told, classes mapped, names kept apart, copies on one side."""
+"""Merging: identical images once, contradictions reported, classes mapped, names kept apart, copies on one side."""
 
 import io
 import json
@@ -62,7 +62,7 @@ def test_identical_images_are_kept_once_with_the_instances_of_both() -> None:
     assert "1 instance(s) added" in findings[0].message
 
 
-def test_where_identical_images_contradict_each_other_the_first_stays_and_it_is_told() -> None:
+def test_where_identical_images_contradict_each_other_the_first_stays_and_it_is_reported() -> None:
     kept, findings = run((sample("a", one("x")), 1), (sample("b", one("y", 0, 0, 9, 10)), 1))
     assert [i.label for i in kept[0].instances] == ["x"]
     assert [f.code for f in findings] == ["duplicate-merged", "duplicate-conflict"]

@@ -14,7 +14,7 @@ ANNOTATIONS = "_annotations.coco.json"
 
 
 def picture(seed: int, kind: str = "JPEG", mode: str = "RGB", size_hw: tuple[int, int] = (HEIGHT, WIDTH)) -> bytes:
-    """An encoded image of coarse noise: no two of them look alike."""
+    """An encoded image of coarse noise: no two of them look the same."""
     coarse = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), np.uint8)
     image = Image.fromarray(coarse).resize((size_hw[1], size_hw[0]), Image.Resampling.NEAREST).convert(mode)
     out = io.BytesIO()

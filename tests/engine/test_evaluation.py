@@ -63,7 +63,7 @@ def test_ranked_pictures_are_files(found: EvaluationReport, tmp_path: Path) -> N
     assert "worst-0.jpg" in drawn
 
 
-def test_groups_have_telling_images_too_the_worst_group_first() -> None:
+def test_groups_have_ranked_images_too_the_worst_group_first() -> None:
     values = {"bright": (0.9, 0.8, 0.7), "dark": (0.2, 0.4, 0.1), "normal": (0.5, float("nan"))}
     images = [
         {"image_id": f"{light}-{k}", "iou": value, "facets": {"lighting": light, "size": "small"}}

@@ -82,7 +82,7 @@ def test_an_id_that_is_not_in_the_table_is_named_by_its_first_part_and_black_is_
     assert [(i.label, i.mask.area) for i in sample.instances if i.mask] == [("Fridge", 240)]
 
 
-def test_what_is_no_object_is_told_once_and_read_where_it_has_a_class(tmp_path: Path) -> None:
+def test_what_is_no_object_is_reported_once_and_read_where_it_has_a_class(tmp_path: Path) -> None:
     scene(tmp_path, APPLE, "FP1:Ceiling")
     scene(tmp_path, APPLE, "FP1:Ceiling", stem="0002")
     samples, findings = read(tmp_path)

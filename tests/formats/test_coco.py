@@ -143,7 +143,7 @@ def test_what_cannot_be_mended_is_an_error_that_names_the_annotation(
     ("score", "read_as", "codes"),
     [(0.25, 0.25, []), ("0.25", 0.25, []), (None, 1, []), (7, 1, ["annotation-repaired"])],
 )
-def test_the_score_of_a_pseudo_label_is_read_and_an_impossible_one_is_told(
+def test_the_score_of_a_pseudo_label_is_read_and_an_impossible_one_is_reported(
     tmp_path: Path, score: Any, read_as: float, codes: list[str]
 ) -> None:
     samples, findings = read(_write(tmp_path, [_annotation(score=score)]))

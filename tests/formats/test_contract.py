@@ -220,17 +220,17 @@ def test_a_reader_works_after_travelling_to_another_process(source: DatasetForma
 
 
 @pytest.mark.parametrize("name", [n for n in registry.names("formats") if n not in ("segdist", "synthetic")])
-@pytest.mark.parametrize("stranger", ["scene.geojson", "1.mat"])
-def test_files_that_look_like_other_annotations_are_named(name: str, stranger: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("other_tool", ["scene.geojson", "1.mat"])
+def test_files_that_look_like_other_annotations_are_named(name: str, other_tool: str, tmp_path: Path) -> None:
     options = EXAMPLES[name](tmp_path)
-    (Path(options["path"]) / stranger).write_text("{}")
+    (Path(options["path"]) / other_tool).write_text("{}")
     module = registry.load("formats", name)
     findings: list[Finding] = []
     samples = list(module.Format(module.Options.model_validate(options)).read(findings.append))
     assert len(samples) == 3
-    (found,) = [f for f in findings if f.file.endswith(stranger)]
+    (found,) = [f for f in findings if f.file.endswith(other_tool)]
     assert found.code == "annotations-unread"
-    assert {".geojson": "GeoJSON", ".mat": "MATLAB"}[Path(stranger).suffix] in found.message
+    assert {".geojson": "GeoJSON", ".mat": "MATLAB"}[Path(other_tool).suffix] in found.message
 
 
 def test_an_unknown_option_is_refused(source: DatasetFormat) -> None:

@@ -108,7 +108,7 @@ def test_polygons_and_run_lengths_of_either_kind_become_masks(tmp_path: Path) ->
         assert [f.code for f in findings] == (["annotation-repaired"] if number == 2 else [])
 
 
-def test_a_missing_mask_is_told_only_where_others_have_one(tmp_path: Path) -> None:
+def test_a_missing_mask_is_reported_only_where_others_have_one(tmp_path: Path) -> None:
     two = {"category": ["crack", "crack"], "bbox": [[0.0, 0.0, 5.0, 5.0], [2.0, 3.0, 10.0, 8.0]]}
     polygon = [[2.0, 3.0, 12.0, 3.0, 12.0, 11.0]]
     _, findings = read(table(tmp_path / "some", [{**two, "segmentation": [None, polygon]}]))

@@ -58,7 +58,7 @@ def test_a_binary_mask_may_write_its_one_as_anything(tmp_path: Path, value: int)
     assert np.array_equal(found(sample)["crack"], stripes(0, 1) > 0)
 
 
-def test_a_binary_mask_saved_as_jpeg_is_cut_in_the_middle_and_that_is_told(tmp_path: Path) -> None:
+def test_a_binary_mask_saved_as_jpeg_is_cut_in_the_middle_and_that_is_reported(tmp_path: Path) -> None:
     rough = np.random.default_rng(0).integers(0, 5, SIZE_HW) + stripes(0, 250).astype(np.int64)
     (sample,), findings = read(write(tmp_path, rough.clip(0, 255).astype(np.uint8)), **BINARY)
     assert [(f.code, f.severity) for f in findings] == [("mask-not-binary", Severity.REPAIRED)]
@@ -175,7 +175,7 @@ def test_what_the_options_must_say_is_asked_for(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_a_binary_mask_that_may_be_inverted_is_told_and_not_guessed(tmp_path: Path) -> None:
+def test_a_binary_mask_that_may_be_inverted_is_reported_and_not_guessed(tmp_path: Path) -> None:
     hole = np.full(SIZE_HW, 255, np.uint8)
     hole[4:7, 5:9] = 0
     (sample,), findings = read(write(tmp_path, hole), **BINARY)

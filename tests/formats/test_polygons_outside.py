@@ -1,4 +1,4 @@
-"""Polygons that leave the image mean what pycocotools makes of them, in every format, and it is told."""
+"""Polygons that leave the image mean what pycocotools makes of them, in every format, and that is reported."""
 
 import json
 from collections.abc import Callable

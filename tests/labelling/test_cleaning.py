@@ -37,7 +37,7 @@ def test_all_holes_are_filled_as_scipy_fills_them(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_holes_are_told_from_bays_of_every_side(seed: int) -> None:
+def test_holes_are_reported_from_bays_of_every_side(seed: int) -> None:
     mask = np.random.default_rng(seed).random((7, 9)) < 0.6
     assert np.array_equal(fill_holes(mask, 1.0), ndimage.binary_fill_holes(mask))
 

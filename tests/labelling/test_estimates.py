@@ -97,7 +97,7 @@ def test_every_side_of_the_border_has_its_say(side: str, *, turned: bool) -> Non
     assert not found[0, 1:-1].any()
 
 
-def test_colours_farther_apart_than_a_pixel_has_steps_are_told_apart() -> None:
+def test_colours_farther_apart_than_a_pixel_has_steps_are_reported_apart() -> None:
     image = np.full((*SIZE_HW, 3), (0, 0, 255), np.uint8)
     image[20:40, 30:50] = (255, 255, 0)
     found = blob(image)
@@ -131,7 +131,7 @@ def test_flat_ground_has_neither_line_nor_blob() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_middle_points_lie_on_the_middle_line_of_the_largest_part_as_far_apart_as_may_be(count: int) -> None:
+def test_middle_points_lie_on_the_skeleton_of_the_largest_part_as_far_apart_as_may_be(count: int) -> None:
     mask = np.zeros(SIZE_HW, np.uint8)
     cv2.line(mask, (5, 5), (20, 5), 1, 3)
     cv2.polylines(mask, [np.array([[8, 50], [40, 20], [70, 45]])], isClosed=False, color=1, thickness=7)
@@ -161,7 +161,7 @@ def test_the_first_middle_point_is_the_middle_of_the_bulge(*, upright: bool) -> 
     assert (x, y) == ((15.5, 20.5) if upright else (20.5, 15.5))
 
 
-def test_there_are_no_more_middle_points_than_the_middle_line_has_pixels() -> None:
+def test_there_are_no_more_middle_points_than_the_skeleton_has_pixels() -> None:
     mask = np.zeros(SIZE_HW, np.bool_)
     mask[0, 0] = True
     assert middle_points(mask, 3) == [(0.5, 0.5)]

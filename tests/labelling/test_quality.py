@@ -60,21 +60,21 @@ def _quality(truth: list[Sample], made: list[Sample]) -> dict[str, object]:
     return found
 
 
-def test_the_ceiling_is_the_evaluators_iou_of_a_student_that_draws_the_labels() -> None:
+def test_the_upper_bound_is_the_evaluators_iou_of_a_student_that_draws_the_labels() -> None:
     made = _shifted(TRUTH)
     found = _quality(TRUTH, made)
     predictions = [Prediction(s.image_id, s.instances) for s in made]
     values = evaluate(TRUTH, predictions, classes=("a", "b"), min_score=0.0, metrics=["iou"])
-    assert found["ceiling_iou"] == pytest.approx(values["iou"])
-    assert found["per_class"]["b"]["ceiling_iou"] == pytest.approx(values["iou/b"])  # type: ignore[index]
+    assert found["oracle_iou"] == pytest.approx(values["iou"])
+    assert found["per_class"]["b"]["oracle_iou"] == pytest.approx(values["iou/b"])  # type: ignore[index]
 
 
-def test_what_teaches_nothing_does_not_lower_the_ceiling() -> None:
+def test_ignored_pixels_do_not_lower_the_upper_bound() -> None:
     made = [replace(s, instances=tuple(replace(i, evidence=Evidence()) for i in s.instances)) for s in TRUTH]
     first, *others = made[0].instances
     rejected = replace(first, mask=None, evidence=Evidence(Verdict.REJECT, proposed=first.mask))
     made[0] = replace(made[0], instances=(rejected, *others))
-    assert _quality(TRUTH, made)["ceiling_iou"] == 1.0
+    assert _quality(TRUTH, made)["oracle_iou"] == 1.0
 
 
 def test_calibration_takes_scores_for_chances_of_an_iou_of_a_half() -> None:
@@ -212,23 +212,23 @@ def test_a_label_for_review_is_measured_by_what_was_proposed_and_one_without_any
     assert (found(None)["iou"], found(Evidence(Verdict.REJECT))["iou"]) == (0.0, 0.0)
 
 
-def test_verdicts_of_a_class_whose_truth_nobody_knows_are_told() -> None:
+def test_verdicts_of_a_class_whose_truth_nobody_knows_are_reported() -> None:
     hidden = replace(TRUTH[0], instances=tuple(replace(i, mask=None) for i in TRUTH[0].instances))
     found = summarise([_tallied((hidden, _shifted(TRUTH[:1])[0]))])
     assert found["verdicts"] == {"a": {"labelled": 2}, "b": {"labelled": 1}}
     assert found["quality"] is None
 
 
-def test_where_every_label_was_rejected_nothing_is_taught_and_there_is_no_ceiling() -> None:
+def test_where_every_label_was_rejected_nothing_is_learned_and_there_is_no_upper_bound() -> None:
     made = [
         replace(s, instances=tuple(replace(i, mask=None, evidence=Evidence(Verdict.REJECT)) for i in s.instances))
         for s in TRUTH
     ]
     found = _quality(TRUTH, made)
-    assert (found["ceiling_iou"], found["accepted"], found["iou"]) == (None, None, 0.0)
+    assert (found["oracle_iou"], found["accepted"], found["iou"]) == (None, None, 0.0)
 
 
 def test_without_scores_of_single_objects_there_is_no_calibration() -> None:
     found = summarise([{"quality": {"a": {"label": [1, 0.5, 0.5, 0.5, 0.0]}}}])["quality"]
-    assert (found["calibration_error"], found["brier"], found["ceiling_iou"]) == (None, None, None)
+    assert (found["calibration_error"], found["brier"], found["oracle_iou"]) == (None, None, None)
     assert summarise([{"counts": {"labelled": 1}}]) == {"labelled": 1, "verdicts": {}, "quality": None}

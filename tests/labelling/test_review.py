@@ -449,7 +449,7 @@ def test_a_width_that_is_not_the_queues_is_refused(tmp_path: Path) -> None:
         _read(tmp_path, _cvat("", 'width="71" height="50"'))
 
 
-def test_an_encoding_that_had_to_be_guessed_is_told_once_for_each_file(tmp_path: Path) -> None:
+def test_an_encoding_that_had_to_be_guessed_is_reported_once_for_each_file(tmp_path: Path) -> None:
     (tmp_path / "a.xml").write_bytes(_cvat(f'<polygon label="gr\u00fcn" points="{_XY}"/>').encode("cp1252"))
     returned = back.read_masks(tmp_path / "a.xml", ASKED)
     assert [d.label for d in returned.drawn] == ["gr\u00fcn"]

@@ -154,7 +154,7 @@ def test_the_gain_is_the_share_of_a_classes_pixels_that_is_expected_to_be_wrong(
     assert queue(samples, verdicts=[Verdict.REJECT], most=9) == []
 
 
-def test_what_people_drew_has_no_doubt_and_what_was_accepted_is_told_so() -> None:
+def test_what_people_drew_has_no_doubt_and_what_was_accepted_is_reported_so() -> None:
     assert Doubt(1, "i", 0, Instance("a", PROPOSED, BOX), 0.0).verdict is Verdict.ACCEPT
     assert WITH_MASK.verdict is Verdict.REVIEW
     assert WITH_MASK.mask == PROPOSED

@@ -188,8 +188,8 @@ def test_masks_made_from_boxes_count_zero_where_there_is_none_and_belong_to_an_o
         prompted_iou([truth], [Prediction(truth.image_id, tuple(rest))])
     with pytest.raises(ValueError, match="shorter"):
         prompted_iou([truth], [])
-    with pytest.raises(ValueError, match="none named 'stranger'"):
-        prompted_iou([truth], [perfect, Prediction("stranger", ())])
+    with pytest.raises(ValueError, match="none named 'unknown'"):
+        prompted_iou([truth], [perfect, Prediction("unknown", ())])
     assert np.isnan(prompted_iou([], [])["prompted_iou"])
     (filled,) = box_fill([truth])
     assert [i.label for i in filled.instances] == [i.label for i in truth.instances]

@@ -104,7 +104,7 @@ def test_areas_and_overlaps_of_just_the_limits_and_many_objects_count_as_in_the_
     assert 0 < expected["ar_10"] < expected["ar_100"]
 
 
-def test_scores_are_told_apart_by_all_of_their_digits_as_pycocotools_does() -> None:
+def test_scores_are_reported_apart_by_all_of_their_digits_as_pycocotools_does() -> None:
     left, right = (masks.decode(masks.from_box((x, 10, x + 20, 30), size_hw=(60, 80))) for x in (10, 40))
     samples = [Sample(str(n), "", (60, 80), (instance("crack", left),)) for n in range(2)]
     found = [Prediction("0", (instance("crack", right, 0.5),)), Prediction("1", (instance("crack", left, 0.5 + 1e-9),))]

@@ -163,7 +163,7 @@ def test_data_parallel_training_takes_batches_without_objects_and_with_200(varia
 @pytest.mark.slow
 @pytest.mark.timeout(3600)  # three minutes of the CPU, however long it must share it
 @every_family
-def test_sixteen_images_are_learned_by_heart_in_three_minutes(variant: Variant) -> None:
+def test_sixteen_images_are_overfitted_in_three_minutes(variant: Variant) -> None:
     """Mean IoU on the training images themselves, by the engine's own loop."""
     drawings = Format(Options(scene="roofs", count=64, size=64, seed=3))
     few = [

@@ -1,4 +1,4 @@
-"""From pixels to text to pixels: the random debug size learns 32 drawn images by heart."""
+"""From pixels to text to pixels: the random debug size overfits 32 drawn images."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ STEPS = 500
 
 
 @pytest.mark.slow
-def test_the_debug_size_learns_32_drawn_images_by_heart() -> None:
+def test_the_debug_size_overfits_32_drawn_images() -> None:
     drawings = Format(Options(scene=("seams", "roofs"), count=32, size=64, seed=3))
     rows = [(sample, drawings.image_bytes(sample)) for sample in drawings.read(lambda _: None)]
     torch.manual_seed(0)

@@ -45,7 +45,7 @@ def many(count: int) -> Example:
 
 def targets(*examples: Example) -> Targets:
     batch = network().collate(examples)
-    valid = torch.ones_like(batch["ignored_BSS"])  # transformers' loss knows no pixel that teaches nothing
+    valid = torch.ones_like(batch["ignored_BSS"])  # transformers' loss knows no ignored pixels
     return Targets(batch["labels"], batch["boxes_cxcywh"], batch["masks"], valid, batch["crowd_BSS"])
 
 

@@ -1,4 +1,4 @@
-"""The set-prediction loss agrees with transformers', except where pixels are ignored: those teach nothing."""
+"""The set-prediction loss agrees with transformers', except where pixels are ignored."""
 
 import logging
 from collections.abc import Mapping
@@ -200,7 +200,7 @@ def test_the_right_answer_costs_less_than_a_wrong_one() -> None:
     assert max(good["mask"].item(), good["dice"].item()) < 0.05  # the rim: logits are four times coarser
 
 
-def test_not_taught_is_the_class_that_cross_entropy_ignores() -> None:
+def test_ignore_index_is_the_class_that_cross_entropy_ignores() -> None:
     logits = torch.randn(2, 3)
     both = functional.cross_entropy(logits, torch.tensor([1, IGNORE_INDEX]), ignore_index=IGNORE_INDEX)
     assert both == functional.cross_entropy(logits[:1], torch.tensor([1]))

@@ -41,7 +41,7 @@ def test_a_uri_without_files_or_with_others_is_refused() -> None:
         ANY.check("memory://bucket/other")
 
 
-def test_a_folder_a_hub_name_and_random_are_told_apart(tmp_path: Path) -> None:
+def test_a_folder_a_hub_name_and_random_are_reported_apart(tmp_path: Path) -> None:
     fill(str(tmp_path))
     assert ANY.source(str(tmp_path)) == tmp_path
     assert local_folder(RANDOM) is None

@@ -100,7 +100,7 @@ def _pictures(tracker: Tracker, run_id: str, artifact_path: str, *, quality: flo
 
 
 def _evaluation(tracker: Tracker, run_id: str, storage: Path) -> None:
-    """What looking at the winner leaves: consistency by group, and its telling pictures."""
+    """What looking at the winner leaves: consistency by group, and its ranked pictures."""
     accumulator = EvaluationAccumulator(CLASSES, EvaluateSpec(), ["iou", "boundary_iou"])
     rows: list[tuple[Sample, bytes]] = []
     for seed in range(12):
@@ -111,7 +111,7 @@ def _evaluation(tracker: Tracker, run_id: str, storage: Path) -> None:
     folder = storage / "scratch" / run_id / "evaluation"
     accumulator.result().write(folder, "val", rows)
     tracker.log_files(run_id, folder, "evaluation")
-    folder = storage / "scratch" / run_id / "telling"
+    folder = storage / "scratch" / run_id / "ranked"
     folder.mkdir(parents=True)
     index = []
     for number, rank in enumerate(("worst", "median", "best")):
@@ -148,7 +148,7 @@ def _instance(label: str, mask_HW: masks.Mask) -> Instance:
 
 
 def _manifest(kind: Any) -> Manifest:
-    means = {"objects": 120, "iou": 0.81, "boundary_iou": 0.77, "box_fill_iou": 0.34, "ceiling_iou": 0.83}
+    means = {"objects": 120, "iou": 0.81, "boundary_iou": 0.77, "box_fill_iou": 0.34, "oracle_iou": 0.83}
     verdicts = {name: {"labelled": 160, "review": k, "rejected": k // 2} for k, name in enumerate(CLASSES)}
     scores = {"calibration_error": 0.056, "brier": 0.11, "score_error": 0.08}
     per_class = {name: {**means, "iou": 0.85 - 0.05 * k} for k, name in enumerate(CLASSES)}

@@ -41,6 +41,16 @@ def test_numbers_are_whole_in_a_narrow_window_whatever_the_names() -> None:
     assert max(map(len, text.splitlines())) <= 80
 
 
+def test_labels_that_were_made_when_the_upper_bound_had_another_name_still_show_it() -> None:
+    made = summarise([_note("crack", 0.7, 0.4)])
+    quality = made["quality"]
+    for one in (quality, *quality["per_class"].values()):
+        one["ceiling_iou"] = one.pop("oracle_iou")
+    manifest = {"details": made, "splits": {"train": {"images": 8}}, "content_hash": "0", "findings": {}}
+    shown = label_report("sam by box", {}, "somewhere", manifest)["quality"]
+    assert (shown["oracle_iou"], shown["per_class"]["crack"]["oracle_iou"]) == (0.75, 0.75)
+
+
 def test_a_log_cuts_no_name_short() -> None:
     name = "non-building-infrastructure-of-the-city" * 5
     assert name in _printed([_note(name, 0.768, 0.431)])
@@ -52,7 +62,7 @@ def test_classes_whose_boxes_are_better_than_their_labels_are_named() -> None:
     assert "worse" not in _printed([_note("crack", 0.77, 0.109)])
 
 
-def test_without_an_accepted_label_the_report_says_that_nothing_is_taught() -> None:
+def test_without_an_accepted_label_the_report_says_that_nothing_is_learned() -> None:
     row = [4, 0.4, 0.4, 2.0, 0.4]
     note = {
         "counts": {"labelled": 0, "review": 0, "rejected": 4, "kept": 0},
@@ -61,6 +71,6 @@ def test_without_an_accepted_label_the_report_says_that_nothing_is_taught() -> N
         "taught": {},
     }
     lines = _printed([note]).splitlines()
-    assert "  nothing of these labels is taught: there is none that was accepted" in lines
+    assert "  nothing is learned from these labels: none of them was accepted" in lines
     assert any("no label accepted: crack. Nothing of it can be learned." in line for line in lines)
     assert not [line for line in lines if line.rstrip().endswith("IoU")]

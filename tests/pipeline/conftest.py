@@ -96,12 +96,12 @@ def leaks(*folders: Path, secrets: dict[str, str] = SECRETS) -> list[str]:
     marks = {
         mark: name
         for name, value in secrets.items()
-        for mark in (_telling(value).encode(), base64.b64encode(_telling(value).encode()).rstrip(b"="))
+        for mark in (_marked(value).encode(), base64.b64encode(_marked(value).encode()).rstrip(b"="))
     }
     return [f"{marks[m]} in {file}" for file in files for content in [file.read_bytes()] for m in marks if m in content]
 
 
-def _telling(value: str) -> str:
+def _marked(value: str) -> str:
     return value.partition("@")[0].rpartition(":")[2]  # of a proxy, its password
 
 

@@ -1,4 +1,4 @@
-"""Somebody who is not the user: knocks at ports and asks whatever answers there for all that Ray can do.
+"""Somebody who is not the user: tries ports and asks whatever answers there for all that Ray can do.
 
 Run as a program: in another network namespace, or with `--nobody` as another user of this machine.
 """

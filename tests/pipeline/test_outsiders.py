@@ -121,7 +121,7 @@ def test_nobody_gets_anything_from_a_running_command_and_no_secret_is_written(
     assert seen.status == 0, seen.log
     assert len(seen.ports) > 8
     assert not seen.from_elsewhere, "no port listens beyond this machine"
-    assert {one[0] for one in seen.as_nobody}, "another user can knock"
+    assert {one[0] for one in seen.as_nobody}, "another user can connect"
     assert not _given([one for one in seen.as_nobody if one[0] != port])
     answers = "\n".join(answer for _, _, answer in seen.as_nobody)
     for secret, value in SECRETS.items():

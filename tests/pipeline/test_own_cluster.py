@@ -208,6 +208,6 @@ def test_tune_sends_nothing_secret_in_the_runtime_environment() -> None:
     from ray.tune.execution import class_cache
 
     cluster.keep_keys_out_of_logs()
-    telling = ("AWS", "KEY", "SECRET", "TOKEN", "PASSWORD")
+    secrets = ("AWS", "KEY", "SECRET", "TOKEN", "PASSWORD")
     assert class_cache.ENV_VARS_TO_PROPAGATE, "its own settings are there"
-    assert not [name for name in class_cache.ENV_VARS_TO_PROPAGATE if any(word in name for word in telling)]
+    assert not [name for name in class_cache.ENV_VARS_TO_PROPAGATE if any(word in name for word in secrets)]

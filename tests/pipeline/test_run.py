@@ -112,7 +112,7 @@ def test_after_driver_and_trial_were_killed_the_same_command_finishes_the_sweep_
         assert epochs == list(range(1, len(epochs) + 1)), "it went on where its checkpoint was"
 
 
-def test_a_sweep_that_learned_nothing_says_so_names_the_reasons_and_crowns_nobody(
+def test_a_sweep_that_learned_nothing_says_so_names_the_reasons_and_registers_no_champion(
     sweep: Path, segdist: Command, tmp_path: Path
 ) -> None:
     useless = [

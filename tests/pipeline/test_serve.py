@@ -59,13 +59,13 @@ def test_a_token_of_the_users_own_is_shown_nowhere(tmp_path: Path, capsys: pytes
     assert TOKEN not in capsys.readouterr().out
 
 
-def test_a_file_of_a_token_that_others_can_read_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_of_a_token_that_others_can_read_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "token"
     file.write_text(TOKEN)
-    for mode, is_told in ((0o600, False), (0o400, False), (0o640, True), (0o644, True)):
+    for mode, is_reported in ((0o600, False), (0o400, False), (0o640, True), (0o644, True)):
         file.chmod(mode)
         address("127.0.0.1", 8000, token="", token_file=file)
-        assert (f"others can read {file}" in capsys.readouterr().out) is is_told
+        assert (f"others can read {file}" in capsys.readouterr().out) is is_reported
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def test_a_damaged_or_missing_archive_is_named(tmp_path: Path, name: str) -> Non
 
 def _zip(file: Path, *members: tuple[str | zipfile.ZipInfo, bytes], how: int = zipfile.ZIP_STORED) -> Path:
     with warnings.catch_warnings(), zipfile.ZipFile(file, "w", how) as out:
-        warnings.simplefilter("ignore")  # of names that stand twice
+        warnings.simplefilter("ignore")  # of duplicate names
         for name, content in members:
             out.writestr(name, content, how)
     return file
@@ -320,8 +320,8 @@ def test_a_file_where_another_member_needs_a_folder_is_refused(tmp_path: Path, n
 
 
 def test_a_name_that_stands_twice_is_refused(tmp_path: Path) -> None:
-    assert "`./a` stands twice" in _refusal(_zip(tmp_path / "x.zip", ("a", b"x"), ("./a", b"y")))
-    assert "`a//b` stands twice" in _refusal(_tar(tmp_path / "x.tar", ("a/b", b"x"), ("a//b", b"y")))
+    assert "`./a` is a duplicate name" in _refusal(_zip(tmp_path / "x.zip", ("a", b"x"), ("./a", b"y")))
+    assert "`a//b` is a duplicate name" in _refusal(_tar(tmp_path / "x.tar", ("a/b", b"x"), ("a//b", b"y")))
 
 
 def test_names_that_differ_in_case_or_form_are_two_files_where_the_disk_tells_them_apart(tmp_path: Path) -> None:

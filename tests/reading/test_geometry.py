@@ -1,4 +1,4 @@
-"""Boxes and polygons from outside: what is repaired is told, what cannot be is named, and areas are the formulas'."""
+"""Boxes and polygons from outside: repairs are reported, the rest is named, and areas are the formulas'."""
 
 import math
 from typing import Any
@@ -43,7 +43,7 @@ def test_a_box_as_written_may_lie_anywhere_and_have_no_size() -> None:
     assert geometry.box_as_written([-9, 40, 0, 0], repairs=[]) == (-9, 40, -9, 40)
 
 
-def test_a_box_that_reaches_farther_outside_is_clipped_and_it_is_told() -> None:
+def test_a_box_that_reaches_farther_outside_is_clipped_and_it_is_reported() -> None:
     for make, written in ((geometry.box_from_xywh, [-2, 3, 9, 4]), (geometry.box_from_xyxy, [-2, 3, 7, 7])):
         repairs: list[str] = []
         assert make(written, size_hw=SIZE_HW, repairs=repairs) == (0, 3, 7, 7)
@@ -59,7 +59,7 @@ def test_a_box_that_reaches_farther_outside_is_clipped_and_it_is_told() -> None:
     ],
 )
 @pytest.mark.parametrize("more", [{}, {"rotation": 0}])
-def test_a_box_written_as_an_object_is_read_and_told(keys: str, said: str, more: dict[str, int]) -> None:
+def test_a_box_written_as_an_object_is_read_and_reported(keys: str, said: str, more: dict[str, int]) -> None:
     repairs: list[str] = []
     written = dict(zip(keys.split(), [2, 3, 4, 5], strict=True)) | more
     assert geometry.box_from_xywh(written, size_hw=SIZE_HW, repairs=repairs) == (2, 3, 6, 8)
@@ -122,7 +122,7 @@ def test_the_iou_of_boxes_is_that_of_pycocotools(a: geometry.Box, b: geometry.Bo
     assert geometry.box_iou(a, b) == pytest.approx(expected, abs=1e-9)
 
 
-def test_numbers_written_as_text_are_read_and_told() -> None:
+def test_numbers_written_as_text_are_read_and_reported() -> None:
     repairs: list[str] = []
     assert geometry.numbers(["1.5", 2, "3e0"], "bbox", repairs) == [1.5, 2.0, 3.0]
     assert repairs == ["numbers of bbox were written as strings"]
@@ -162,7 +162,7 @@ DRAWN = masks.from_polygons([SQUARE], size_hw=SIZE_HW)
     ],
     ids=str,
 )  # fmt: skip
-def test_a_segmentation_is_the_same_mask_however_it_is_written_and_repairs_are_told(
+def test_a_segmentation_is_the_same_mask_however_it_is_written_and_repairs_are_reported(
     written: Any, repairs: list[str]
 ) -> None:
     told: list[str] = []
@@ -200,7 +200,7 @@ def test_what_is_no_mask_stops_or_is_skipped_with_a_code_and_what_came(
     assert (caught.value.code, caught.value.severity) == (code, severity)
 
 
-def test_how_far_a_polygon_reaches_outside_is_told() -> None:
+def test_how_far_a_polygon_reaches_outside_is_reported() -> None:
     for by, said in (
         ((-4.5, 0), "2.5 pixels"),
         ((0, -3), "1 pixels"),
@@ -226,7 +226,7 @@ def test_a_polygon_within_the_first_row_or_column_and_one_of_three_pairs_are_as_
 BOWTIE = [2.0, 2.0, 22.0, 18.0, 22.0, 2.0, 2.0, 18.0]
 
 
-def test_polygons_that_cross_themselves_are_told_from_those_that_do_not() -> None:
+def test_polygons_that_cross_themselves_are_reported_from_those_that_do_not() -> None:
     assert geometry.polygons_cross([BOWTIE], SIZE_HW)
     assert not geometry.polygons_cross([SQUARE], SIZE_HW)
     assert geometry.polygons_cross([SQUARE, [2, 2, 9, 2, 9, 9], BOWTIE], SIZE_HW)

@@ -168,7 +168,7 @@ def ramp(low: float, high: float, dtype: Any) -> Pixels:
 
 
 @pytest.mark.parametrize(
-    ("values", "kind", "wanted", "is_told"),
+    ("values", "kind", "wanted", "is_reported"),
     [
         (ramp(0, 1, np.float32), "TIFF", lambda v: np.rint(v.astype(float) * 255), False),
         (ramp(0, 255, np.float32), "TIFF", lambda v: np.rint(v.astype(float)), False),
@@ -187,11 +187,11 @@ def ramp(low: float, high: float, dtype: Any) -> Pixels:
     ],
 )
 def test_more_than_eight_bits_become_eight_by_the_range_of_type_or_file(
-    values: Pixels, kind: str, wanted: Any, is_told: bool
+    values: Pixels, kind: str, wanted: Any, is_reported: bool
 ) -> None:
     found = decode(saved(values, kind))
     np.testing.assert_array_equal(found.image_HWC, np.repeat(wanted(values).astype(np.uint8)[..., None], 3, axis=2))
-    assert [code for code, _ in found.notes] == ["pixels-scaled"] * is_told
+    assert [code for code, _ in found.notes] == ["pixels-scaled"] * is_reported
 
 
 def test_values_that_are_no_data_are_black_and_do_not_count() -> None:
@@ -283,7 +283,7 @@ def test_lab_becomes_the_colours_it_stands_for() -> None:
     assert np.abs(found.astype(int) - (200, 40, 90)).max() <= 3
 
 
-def test_transparent_pixels_show_the_colours_beneath_and_that_is_told() -> None:
+def test_transparent_pixels_show_the_colours_beneath_and_that_is_reported() -> None:
     pixels = np.dstack([np.dstack([ramp(0, 255, np.uint8)] * 3), np.where(np.eye(32) > 0, 0, 255).astype(np.uint8)])
     for content in (saved(pixels), saved(pixels, "WEBP", lossless=True, exact=True), saved(pixels, "TIFF")):
         found = decode(content)

@@ -118,7 +118,7 @@ def _photo(folder: Path, name: str, category: str) -> dict[str, object]:
 SPELLINGS = ("caf\u00e9 crack", "Caf\u00e9 Crack", "cafe\u0301 crack", " CAF\u00c9  crack")
 
 
-def test_what_differs_in_spelling_alone_is_one_class_over_all_sources_and_is_told(tmp_path: Path) -> None:
+def test_what_differs_in_spelling_alone_is_one_class_over_all_sources_and_is_reported(tmp_path: Path) -> None:
     sources = [_photo(tmp_path / str(n), f"{n}.png", name) for n, name in enumerate(SPELLINGS)]
     findings: list[Finding] = []
     labels = {i.label for _, s in _read(_data(*sources), findings) for i in s.instances}

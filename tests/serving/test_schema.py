@@ -39,9 +39,9 @@ def check(case: Any) -> None:
     excluded = []
     if case.method == "POST":
         excluded.append(positive_data_acceptance)
-        mended = next(FORMS)
-        if mended and isinstance(case.body, dict) and case.meta.generation.mode is GenerationMode.POSITIVE:
-            case.body = {**case.body, **mended}
+        fixed = next(FORMS)
+        if fixed and isinstance(case.body, dict) and case.meta.generation.mode is GenerationMode.POSITIVE:
+            case.body = {**case.body, **fixed}
             excluded.append(negative_data_rejection)
     case.call_and_validate(headers=HEADERS, excluded_checks=excluded)
 

@@ -87,7 +87,7 @@ def test_a_connection_that_says_nothing_more_is_closed(sent: bytes) -> None:
         assert is_well(where)
 
 
-def test_many_slow_bodies_stop_nobody_and_are_told_that_they_are_slow() -> None:
+def test_many_slow_bodies_stop_nobody_and_are_reported_that_they_are_slow() -> None:
     head = b"POST /v1/segment HTTP/1.1\r\n" + FIELDS + FORM
     kinds = [
         head + b"Content-Length: 9999\r\n\r\n--x\r\n",

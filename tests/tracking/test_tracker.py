@@ -282,7 +282,9 @@ def test_a_process_number_that_was_given_away_again_is_another_driver() -> None:
     assert is_gone(json.dumps({**driver, "started": driver["started"] - 3600}))
 
 
-def test_files_of_a_run_come_back_and_missing_ones_are_told(tracker: Tracker, spec: SweepSpec, tmp_path: Path) -> None:
+def test_files_of_a_run_come_back_and_missing_ones_are_reported(
+    tracker: Tracker, spec: SweepSpec, tmp_path: Path
+) -> None:
     run = start_sweep(tracker, spec)
     (tmp_path / "panels").mkdir()
     (tmp_path / "panels" / "0.jpg").write_bytes(b"\xff\xd8")

@@ -21,7 +21,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
 
 
 class Malformed(ValueError):  # noqa: N818 - becomes a finding, never reaches the user as an exception
-    """Why the objects of a row cannot be told apart."""
+    """Why the objects of a row cannot be distinguished."""
 
 
 def class_names(schema: pa.Schema, objects: str) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ class Row:
     """One usable line.
 
     Attributes:
-        image: as it stands in the line.
+        image: as it is written in the line.
         place: the line, for messages.
         suffix: the answer.
         codec: digest of the codec that wrote its masks; "" where the line does not say.

@@ -131,7 +131,7 @@ class _Objects:
                 self._report_unread(unread, row)
             for one in answer.objects:
                 if one in found:
-                    message = f"the same object stands in {found[one]}; kept once"
+                    message = f"the same object is in {found[one]}; kept once"
                     self._find("annotation-duplicate", Severity.REPAIRED, message, row.place)
                 found.setdefault(one, row.place)
         return found

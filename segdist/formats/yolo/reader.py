@@ -88,7 +88,7 @@ class _Labels:
         seen: set[str] = set()
         for number, line in enumerate(map(str.strip, lines(text)), 1):
             if line in seen:
-                self._find("annotation-duplicate", "the same line stands twice; kept once", Severity.REPAIRED, number)
+                self._find("annotation-duplicate", "duplicate line; kept once", Severity.REPAIRED, number)
             elif line and (instance := self._instance(line, number)):
                 file = self._files.uri(self._name)
                 self._missing.note(instance, file=file, image=self._image_id, name=f"line {number}")

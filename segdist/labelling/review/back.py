@@ -93,7 +93,7 @@ def read_queue(file: Path, dataset_hash: str, samples: Iterable[Sample]) -> list
 def read_masks(file: Path, objects: Sequence[Asked]) -> Returned:
     """What a file of CVAT, Label Studio, or anything that writes COCO says about images of the queue.
 
-    The three are told apart by their content.
+    The three are distinguished by their content.
 
     Raises:
         DataError: the file is none of these, or a mask in it does not fit its image.

@@ -86,7 +86,7 @@ class Returned:
         return name, (height, width)
 
     def tell(self, found: Finding) -> None:
-        """What had to be mended before the file could be read."""
+        """What had to be repaired before the file could be read."""
         self.others[found.message] += 1
 
     def add(self, file_name: str, label: Any, rle: Rle, number: Any) -> None:
@@ -115,7 +115,7 @@ class Returned:
         except KeyError as error:
             raise DataError(f"{self._file}: {what:.100} lacks {error}. Export the annotations again.") from None
         except (Problem, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
-            raise DataError(f"{self._file}: {what:.100}: {error}. Mend it, or export the annotations again.") from None
+            raise DataError(f"{self._file}: {what:.100}: {error}. Fix it, or export the annotations again.") from None
 
 
 def object_number(written: Any) -> int:

@@ -84,7 +84,7 @@ class Mask2Former(nn.Module):
         ]
 
     def take_counts(self) -> dict[str, float]:
-        """What could not be taught as it should since the last call: see `matching.Matcher`."""
+        """What could not be used in training since the last call: see `matching.Matcher`."""
         return self.criterion.matcher.take_counts()
 
     def _instances(self, classes_QC: Tensor, masks_Qhw: Tensor, size_hw: tuple[int, int]) -> tuple[Instance, ...]:
@@ -108,5 +108,5 @@ def build(options: Options, classes: tuple[str, ...]) -> Mask2Former:
 
 
 def _layer(output: Any) -> Layer:
-    """One layer's logits in float32; transformers' outputs and its dictionaries of inner layers are read alike."""
+    """One layer's logits in float32; for transformers' outputs and for its dictionaries of inner layers."""
     return Layer(output["class_queries_logits"].float(), output["masks_queries_logits"].float())

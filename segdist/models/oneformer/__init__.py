@@ -23,7 +23,7 @@ class Options(ModelOptions):
     num_queries: Queries | Literal["auto"] = "auto"
     """Most objects found in an image; auto takes what the weights were trained with. Other numbers start untrained."""
     task: TaskName = "instance"
-    """semantic: one region a class. instance: objects told apart, which may overlap. panoptic: the same without
+    """semantic: one region a class. instance: separate objects, which may overlap. panoptic: the same without
     overlaps, and one region for each class of `stuff`."""
     train_tasks: Literal["same", "all"] = "same"
     """same: trained for `task` alone. all: each image with a task drawn at random, as published; then the same weights

@@ -60,7 +60,7 @@ class OneFormer(nn.Module):
         """Pixels (B, 3, S, S), each image's task and sentences as token numbers, and its objects' labels and masks."""
         size = self.options.image_size
         tasks = [self._task() for _ in examples]
-        shown = [self._as_taught(without_empty(e), task) for e, task in zip(examples, tasks, strict=True)]
+        shown = [self._with_regions(without_empty(e), task) for e, task in zip(examples, tasks, strict=True)]
         texts_UL, which_BT = self._texts(shown, tasks)
         return {
             "pixels_B3SS": stack_images([e.image_HWC for e in shown], size),
@@ -110,7 +110,7 @@ class OneFormer(nn.Module):
         ]
 
     def take_counts(self) -> dict[str, float]:
-        """What could not be taught as it should since the last call: see `matching.Matcher`."""
+        """What could not be used in training since the last call: see `matching.Matcher`."""
         return self.criterion.matcher.take_counts()
 
     def _instances(self, scores_QC: Tensor, masks_Qhw: Tensor, size_hw: tuple[int, int]) -> tuple[Instance, ...]:
@@ -125,7 +125,7 @@ class OneFormer(nn.Module):
             return self.options.task
         return TASKS[int(torch.randint(len(TASKS), ()))]
 
-    def _as_taught(self, example: Example, task: str) -> Example:
+    def _with_regions(self, example: Example, task: str) -> Example:
         """The example with what counts as one object in a task."""
         one_region = self.classes if task == "semantic" else self.options.stuff if task == "panoptic" else ()
         return merged(example, [self.classes.index(name) for name in one_region]) if one_region else example

@@ -50,7 +50,7 @@ class Options(ModelOptions):
     the whole box cannot hold."""
     codec: str = SHIPPED
     """What turns masks into tokens and back. shipped: ours, for networks that learn from it. For published weights,
-    the path or URI of Google's vae-oid.npz: they were taught with it."""
+    the path or URI of Google's vae-oid.npz: they were trained with it."""
     edges: Edges = "round"
     """How the sides of an answer's boxes become whole pixels, into which masks are pasted. round: gives back what was
     taught. truncate: up to a pixel off, as in big_vision's evaluator: to compare with the figures published for

@@ -88,10 +88,10 @@ class PaliGemma(nn.Module):
             mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=features_BND[batch["image_R"]])},
             use_cache=False,
         )
-        taught_RL = batch["is_answer_RL"][:, 1:]
-        logits = self._logits(output.last_hidden_state[:, :-1][taught_RL])
-        each = cross_entropy(logits.float(), batch["ids_RL"][:, 1:][taught_RL], reduction="none")
-        weights = batch["weight_R"][:, None].expand_as(taught_RL)[taught_RL]
+        is_target_RL = batch["is_answer_RL"][:, 1:]
+        logits = self._logits(output.last_hidden_state[:, :-1][is_target_RL])
+        each = cross_entropy(logits.float(), batch["ids_RL"][:, 1:][is_target_RL], reduction="none")
+        weights = batch["weight_R"][:, None].expand_as(is_target_RL)[is_target_RL]
         return {"text": (each * weights).sum() / weights.sum()}
 
     def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:  # noqa: ARG002 - asks its own
@@ -200,6 +200,6 @@ def build(options: Options, classes: tuple[str, ...]) -> PaliGemma:
 
     Raises:
         WeightsError: weights, tokenizer or codec are missing or do not fit.
-        DataError: a class name cannot stand in an answer.
+        DataError: a class name cannot be part of an answer.
     """
     return PaliGemma(options, classes)

@@ -44,7 +44,7 @@ class Targets:
         masks: for each image, its objects' masks (N, H, W), boolean, none of them empty.
         valid_BHW: pixels that teach something: inside the image, not of a crowd.
         crowd_BHW: pixels of crowds and of boxes without a mask.
-        weights: for each image, how much each of its objects counts (N,); empty counts all alike.
+        weights: for each image, how much each of its objects counts (N,); empty counts all equally.
         smoothing: for each image, the share of each object's truth that is spread (N,); empty spreads nothing.
     """
 
@@ -70,7 +70,7 @@ class Criterion:
     """Loss terms as a mean over the layers, so that they do not grow with the decoder's depth.
 
     Attributes:
-        matcher: counts what could not be taught as it should: see `Matcher.counts`.
+        matcher: counts what could not be used in training: see `Matcher.counts`.
     """
 
     def __init__(self, *, num_queries: int, points_ratio: int) -> None:
@@ -132,7 +132,7 @@ class Criterion:
     def _class_loss(self, layer: Layer, targets: Targets, found: Matches, iou_M: Tensor) -> Tensor:
         """Cross-entropy with the quality p^a IoU^(1-a) of a matched query as its truth, per object and group.
 
-        Queries on crowds, where nobody knows what is there, are not told that it is nothing.
+        Queries on crowds, where nobody knows what is there, do not learn that it is background.
         """
         logits_BQC = layer.classes_BQC
         p_BQC = logits_BQC.sigmoid()

@@ -82,7 +82,7 @@ class RfDetr(nn.Module):
         ]
 
     def take_counts(self) -> dict[str, float]:
-        """What could not be taught as it should since the last call: see `matching.Matcher`."""
+        """What could not be used in training since the last call: see `matching.Matcher`."""
         return self.criterion.matcher.take_counts()
 
     def _layers(self, pixels_B3SS: Tensor) -> list[Layer]:

@@ -29,7 +29,7 @@ _COSTS = {"class": 2.0, "box": 5.0, "giou": 2.0}
 _ALPHA, _GAMMA = 0.25, 2.0
 """Focal parameters of the queries' class."""
 _PRESENCE_ALPHA = 0.5
-"""Present and absent weigh alike: how many absent names are asked is our choice, not the data's."""
+"""Present and absent weigh the same: how many absent names are asked is our choice, not the data's."""
 MISSING = "missing_matches"
 """Name of the count of layers that came without usable matches and were matched anew."""
 
@@ -44,7 +44,7 @@ class Targets:
         image_P: the image of each question.
         valid_BSS: pixels that teach something: inside the image, not of a crowd.
         crowd_BSS: pixels of crowds and of boxes without a mask.
-        weights: for each question, how much each of its objects counts (N,); empty counts all alike.
+        weights: for each question, how much each of its objects counts (N,); empty counts all equally.
         smoothing: for each question, the share of each object's truth that is spread (N,); empty spreads nothing.
     """
 
@@ -84,7 +84,7 @@ class Criterion:
     """Loss terms; those of the decoder as a mean over its layers, so that they do not grow with its depth.
 
     Attributes:
-        matcher: counts what could not be taught as it should: see `Matcher.counts`.
+        matcher: counts what could not be used in training: see `Matcher.counts`.
     """
 
     def __init__(self, *, num_points: int) -> None:
@@ -115,7 +115,7 @@ class Criterion:
         }
 
     def take_counts(self) -> dict[str, float]:
-        """What could not be taught as it should since the last call."""
+        """What could not be used in training since the last call."""
         taken = {**self.matcher.take_counts(), MISSING: float(self._missing)}
         self._missing = 0
         return taken
@@ -134,7 +134,7 @@ class Criterion:
 
     @torch.no_grad()
     def _taught(self, predicted: Predicted, targets: Targets) -> Tensor:
-        """(P, Q) queries that may be told they are no object: not those on crowds, where nobody knows."""
+        """(P, Q) queries that may learn that they are no object: not those on crowds, where nobody knows."""
         crowd_PSS = targets.crowd_BSS[targets.image_P]
         if not crowd_PSS.any():
             return torch.ones_like(predicted.masks_PQhw[..., 0, 0], dtype=torch.bool)

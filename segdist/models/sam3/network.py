@@ -140,7 +140,7 @@ class Sam3(nn.Module):
         return [tuple(sorted(instances, key=lambda i: -i.score)) for instances in found]
 
     def take_counts(self) -> dict[str, float]:
-        """What could not be taught as it should since the last call: see `matching.Matcher`."""
+        """What could not be used in training since the last call: see `matching.Matcher`."""
         return self.criterion.take_counts()
 
     def _instances(self, scores_Q: Tensor, masks_Qhw: Tensor, label: str, image: ImageHWC) -> tuple[Instance, ...]:

@@ -16,7 +16,7 @@ from segdist.models.yolo.quietly import v8SegmentationLoss
 
 TERMS = ("box", "mask", "class", "distribution")
 IGNORED = -1.0
-"""The truth of a mask's pixel that teaches nothing."""
+"""The truth of an ignored pixel of a mask."""
 
 
 class Criterion(v8SegmentationLoss):
@@ -24,7 +24,7 @@ class Criterion(v8SegmentationLoss):
 
     Args:
         head: the network's last layer.
-        class_weights_C: how much each class counts; None counts them alike.
+        class_weights_C: how much each class counts; None counts them equally.
     """
 
     def __init__(self, head: nn.Module, class_weights_C: Tensor | None) -> None:
@@ -33,25 +33,25 @@ class Criterion(v8SegmentationLoss):
             SimpleNamespace(parameters=head.parameters, args=gains, model=[head], class_weights=class_weights_C)
         )
         self.bce = self._class_bce
-        self._taught_BA: Tensor | None = None
+        self._valid_BA: Tensor | None = None
 
-    def terms(self, raw: dict[str, Any], batch: dict[str, Tensor], taught_BA: Tensor) -> dict[str, Tensor]:
+    def terms(self, raw: dict[str, Any], batch: dict[str, Tensor], valid_BA: Tensor) -> dict[str, Tensor]:
         """The loss of what the head says in training.
 
         Args:
             raw: from the head.
             batch: `batch_idx` and `cls` (N,), `bboxes` (N, 4) as cx cy w h in 0..1, and `masks` (N, h, w) with the
                 share of the object in each pixel, or `IGNORED`.
-            taught_BA: False for an anchor that lies on a crowd, where nobody knows what is there.
+            valid_BA: False for an anchor that lies on a crowd, where nobody knows what is there.
         """
-        self._taught_BA = taught_BA
+        self._valid_BA = valid_BA
         sums, _ = self.loss(raw, batch)
-        values = sums / len(taught_BA)  # they come multiplied by the number of images
+        values = sums / len(valid_BA)  # they come multiplied by the number of images
         return dict(zip(TERMS, values[:4], strict=True))
 
     def _class_bce(self, logits_BAC: Tensor, truth_BAC: Tensor) -> Tensor:
-        assert self._taught_BA is not None
-        counts_BA1 = self._taught_BA[..., None] | (truth_BAC > 0).any(-1, keepdim=True)
+        assert self._valid_BA is not None
+        counts_BA1 = self._valid_BA[..., None] | (truth_BAC > 0).any(-1, keepdim=True)
         return binary_cross_entropy_with_logits(logits_BAC, truth_BAC, reduction="none") * counts_BA1
 
     @staticmethod

@@ -55,7 +55,7 @@ class Yolo(nn.Module):
             "batch_idx": torch.repeat_interleave(torch.tensor([len(e.labels) for e in shown])),
             "cls": torch.from_numpy(np.concatenate([e.labels for e in shown])).float(),
             "bboxes": torch.cat([centred_boxes(e, size) for e in shown]),
-            "masks": torch.cat([self._taught(e, i) for e, i in zip(shown, ignored_BSS, strict=True)]),
+            "masks": torch.cat([self._target_mask(e, i) for e, i in zip(shown, ignored_BSS, strict=True)]),
             "crowd_BSS": crowds(shown, size),
         }
 
@@ -97,7 +97,7 @@ class Yolo(nn.Module):
             self._criterion = Criterion(self.head, torch.tensor(weights, device=device) if weights else None)
         return self._criterion
 
-    def _taught(self, example: Example, ignored_SS: Tensor) -> Tensor:
+    def _target_mask(self, example: Example, ignored_SS: Tensor) -> Tensor:
         """(N, h, w) the share of each object in each pixel of the prototypes; thin ones would vanish otherwise."""
         step = int(self.head.stride[0]) // 2
         shares_Nhw = avg_pool2d(padded_masks(example, self.options.image_size).float()[:, None], step)[:, 0]

@@ -60,7 +60,7 @@ class TokenObject:
             raise ValueError(f"a mask needs {NUM_CODES} codes in 0..{CODEBOOK_SIZE - 1}, but got {self.codes}")
 
     def __str__(self) -> str:
-        """As it stands in an answer."""
+        """As it is written in an answer."""
         locations = "".join(f"<loc{b:04d}>" for b in self.bins)
         return f"{locations}{''.join(f'<seg{c:03d}>' for c in self.codes or ())} {self.label}"
 
@@ -122,7 +122,7 @@ def failure_rate(answers: Sequence[Answer]) -> float:
 
 
 def check_label(label: str) -> str:
-    """A class name, if it can stand in an answer.
+    """A class name, if it can be part of an answer.
 
     Raises:
         DataError: it is empty, or holds what the grammar needs for itself.

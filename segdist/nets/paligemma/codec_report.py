@@ -1,4 +1,4 @@
-"""What a mask codec makes of your masks, before anyone trains: the ceiling of what PaliGemma can draw with it."""
+"""What a mask codec makes of your masks, before anyone trains: the upper bound of what PaliGemma can draw with it."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field

@@ -24,7 +24,7 @@ SCALE: Scale = 1023
 def encode_box(box_xyxy: Sequence[float], *, size_hw: tuple[int, int], scale: Scale = SCALE) -> Bins:
     """The bins of a box; halves are rounded to the even bin, what lies outside the image is clipped.
 
-    Computed in float32 as big_vision does, so that halves fall alike. Boxes smaller than a bin give bins that
+    Computed in float32 as big_vision does, so that halves round the same way. Boxes smaller than a bin give bins that
     `are_valid` refuses; see `widened`.
 
     Args:

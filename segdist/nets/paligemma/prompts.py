@@ -20,7 +20,7 @@ def questions(
 
     Raises:
         SpecError: the template is empty or has no `{label}`, or synonyms name no class.
-        DataError: a class name cannot stand in an answer.
+        DataError: a class name cannot be part of an answer.
     """
     if LABEL not in template:
         raise SpecError(f"A prompt must hold {LABEL}, as in `segment {LABEL}`, but is {template!r}.")

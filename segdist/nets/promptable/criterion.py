@@ -27,7 +27,7 @@ def mask_losses(
         logits_NMSS: mask logits at the size of the truth.
         iou_NM: predicted IoU of each mask.
         truth_NSS: the true mask of each prompt; empty for a prompt on nothing.
-        ignore_NSS: True where a pixel teaches nothing.
+        ignore_NSS: True where a pixel is ignored.
         is_object_N: whether a prompt's mask teaches a shape; those on nothing teach only that their IoU is 0.
         weights_N: how much each prompt counts.
         smoothing_N: share of each mask's truth that is spread over yes and no.

@@ -61,7 +61,7 @@ def assign(masks_NSS: Tensor, ignore_SS: Tensor, size_hw: tuple[int, int], optio
 
     Args:
         masks_NSS: the objects of one image, without the pixels to ignore, none of them empty.
-        ignore_SS: pixels that teach nothing, the padding among them.
+        ignore_SS: ignored pixels, the padding among them.
         size_hw: of the image inside the padded square.
         options: `grid_side`, `grid_points_per_object`, `prompts_per_image`.
     """
@@ -82,7 +82,7 @@ def assign(masks_NSS: Tensor, ignore_SS: Tensor, size_hw: tuple[int, int], optio
 def distinct(masks_Khw: Tensor, scores_K: Tensor, *, max_overlap: float) -> Tensor:
     """Indices of the masks that are kept, best first: none overlaps a better one by an IoU above `max_overlap`.
 
-    Non-maximum suppression on masks, not on boxes: the boxes of a floor and of the room around it are alike.
+    Non-maximum suppression on masks, not on boxes: the boxes of a floor and of the room around it are similar.
     """
     order = scores_K.argsort(descending=True, stable=True)
     flat = masks_Khw[order].flatten(1).float()

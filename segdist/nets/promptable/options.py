@@ -1,4 +1,4 @@
-"""What a promptable family is shown and taught; imports no torch."""
+"""What a promptable family is shown and learns; imports no torch."""
 
 from typing import Literal
 

@@ -39,16 +39,16 @@ class Promptable(PromptableNetwork):
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Images, and the prompts with their true masks: one an object, a class and image, or a point of the grid."""
         size = self.options.image_size
-        taught = [self._taught(e) for e in examples]
+        drawn = [self._training_objects(e) for e in examples]
         return {
             **self.images_of([e.image_HWC for e in examples]),
             "ignore": ignored(examples, size),
-            "boxes": torch.cat([t.boxes_N4 for t in taught]),
-            "masks": torch.cat([t.masks_NSS for t in taught]),
-            "labels": torch.cat([t.labels_N for t in taught]),
-            "weights": torch.cat([t.weights_N for t in taught]),
-            "smoothing": torch.cat([t.smoothing_N for t in taught]),
-            "image_of_prompt": torch.repeat_interleave(torch.tensor([len(t.labels_N) for t in taught])),
+            "boxes": torch.cat([t.boxes_N4 for t in drawn]),
+            "masks": torch.cat([t.masks_NSS for t in drawn]),
+            "labels": torch.cat([t.labels_N for t in drawn]),
+            "weights": torch.cat([t.weights_N for t in drawn]),
+            "smoothing": torch.cat([t.smoothing_N for t in drawn]),
+            "image_of_prompt": torch.repeat_interleave(torch.tensor([len(t.labels_N) for t in drawn])),
         }
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -114,7 +114,7 @@ class Promptable(PromptableNetwork):
             for logits_Khw, image in zip(outputs[0], images, strict=True)
         ]
 
-    def _taught(self, example: Example) -> "_Taught":
+    def _training_objects(self, example: Example) -> "_TrainingObjects":
         """The prompts that one image teaches."""
         masks_NSS = padded_masks(example, self.options.image_size)
         labels_N = torch.from_numpy(example.labels)
@@ -127,15 +127,15 @@ class Promptable(PromptableNetwork):
             of_class = torch.stack([masks_NSS[o].any(0) for o in own])
             sure_K = torch.stack([_mean(weights_N[o], otherwise=1.0) for o in own])
             spread_K = torch.stack([_mean(smoothing_N[o], otherwise=self.objective.noise.label_smoothing) for o in own])
-            return _Taught(torch.zeros(len(own), 4), of_class, every_K, sure_K, spread_K)
+            return _TrainingObjects(torch.zeros(len(own), 4), of_class, every_K, sure_K, spread_K)
         if self.options.prompt == "everything":
-            return self._grid_taught(example, masks_NSS, labels_N, weights_N, smoothing_N)
+            return self._grid_objects(example, masks_NSS, labels_N, weights_N, smoothing_N)
         chosen = torch.randperm(len(masks_NSS))[: self.options.prompts_per_image]
-        return _Taught(*(t[chosen] for t in (boxes_N4, masks_NSS, labels_N, weights_N, smoothing_N)))
+        return _TrainingObjects(*(t[chosen] for t in (boxes_N4, masks_NSS, labels_N, weights_N, smoothing_N)))
 
-    def _grid_taught(
+    def _grid_objects(
         self, example: Example, masks_NSS: Tensor, labels_N: Tensor, weights_N: Tensor, smoothing_N: Tensor
-    ) -> "_Taught":
+    ) -> "_TrainingObjects":
         """Points of the grid as boxes without size, each with the whole object it is to find, or with nothing."""
         ignore_SS = ignored([example], self.options.image_size)[0]
         seen_NSS = masks_NSS & ~ignore_SS
@@ -148,16 +148,18 @@ class Promptable(PromptableNetwork):
         weights_N = torch.cat([weights_N[visible_N], torch.ones(1)])
         smoothing_N = torch.cat([smoothing_N[visible_N], torch.zeros(1)])
         boxes_P4 = assigned.points_P2.repeat(1, 2)
-        return _Taught(boxes_P4, *(t[assigned.object_P] for t in (masks_NSS, labels_N, weights_N, smoothing_N)))
+        return _TrainingObjects(
+            boxes_P4, *(t[assigned.object_P] for t in (masks_NSS, labels_N, weights_N, smoothing_N))
+        )
 
-    def _training_prompts(self, boxes_N4: Tensor, taught_NSS: Tensor) -> Shown:
+    def _training_prompts(self, boxes_N4: Tensor, valid_NSS: Tensor) -> Shown:
         if self.options.prompt == "class":
             return self._class_prompts(len(boxes_N4) // len(self.classes))
         if self.options.prompt == "everything":
             return on_object(centres(boxes_N4))
         if not self.training:
             return exact(boxes_N4, self.options)
-        return training_prompts(boxes_N4, taught_NSS, self.options)
+        return training_prompts(boxes_N4, valid_NSS, self.options)
 
     def _class_prompts(self, images: int) -> Shown:
         return Shown(tokens_NTC=self.class_tokens.repeat(images, 1, 1))
@@ -245,7 +247,7 @@ class Promptable(PromptableNetwork):
 
 
 @dataclass(frozen=True)
-class _Taught:
+class _TrainingObjects:
     """The prompts one image teaches.
 
     Attributes:

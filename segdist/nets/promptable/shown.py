@@ -49,12 +49,12 @@ def exact(boxes_N4: Tensor, options: PromptableOptions) -> Shown:
     return on_object(centres(boxes_N4)) if options.prompt == "point" else Shown(boxes_N4)
 
 
-def training_prompts(boxes_N4: Tensor, taught_NSS: Tensor, options: PromptableOptions) -> Shown:
+def training_prompts(boxes_N4: Tensor, valid_NSS: Tensor, options: PromptableOptions) -> Shown:
     """Prompts as a user would draw them, of the kind that `options.prompt` asks for.
 
     Args:
         boxes_N4: the true boxes.
-        taught_NSS: pixels of each object that are not ignored; points on the object are drawn from them.
+        valid_NSS: pixels of each object that are not ignored; points on the object are drawn from them.
         options: `prompt` is box, point or mixed.
     """
     if options.prompt == "box":
@@ -66,7 +66,7 @@ def training_prompts(boxes_N4: Tensor, taught_NSS: Tensor, options: PromptableOp
     moved_N4 = _moved(boxes_N4, options) if kind != "point" else None
     if kind == "box":
         return Shown(moved_N4)
-    points_NP2, is_object_NP = _points(boxes_N4, taught_NSS, options, count=int(torch.randint(most, ())) + 1)
+    points_NP2, is_object_NP = _points(boxes_N4, valid_NSS, options, count=int(torch.randint(most, ())) + 1)
     return Shown(moved_N4, points_NP2, is_object_NP)
 
 
@@ -78,14 +78,14 @@ def _moved(boxes_N4: Tensor, options: PromptableOptions) -> Tensor:
     return (boxes_N4 + shift_N4.to(boxes_N4.device) * sides_N4).clamp(0, options.image_size)
 
 
-def _points(boxes_N4: Tensor, taught_NSS: Tensor, options: PromptableOptions, *, count: int) -> tuple[Tensor, Tensor]:
+def _points(boxes_N4: Tensor, valid_NSS: Tensor, options: PromptableOptions, *, count: int) -> tuple[Tensor, Tensor]:
     """(N, count, 2) points and whether they lie on the object; the first does, each further one by chance."""
-    points, kinds = [_drawn(taught_NSS, boxes_N4)], [torch.ones(len(boxes_N4), device=boxes_N4.device)]
-    near_NSS = _near(boxes_N4, taught_NSS) & ~taught_NSS if count > 1 else None
+    points, kinds = [_drawn(valid_NSS, boxes_N4)], [torch.ones(len(boxes_N4), device=boxes_N4.device)]
+    near_NSS = _near(boxes_N4, valid_NSS) & ~valid_NSS if count > 1 else None
     for _ in range(count - 1):
         assert near_NSS is not None
         on_N = (torch.rand(len(boxes_N4)) < 0.5).to(boxes_N4.device) | ~near_NSS.flatten(1).any(1)
-        points.append(_drawn(torch.where(on_N[:, None, None], taught_NSS, near_NSS), boxes_N4))
+        points.append(_drawn(torch.where(on_N[:, None, None], valid_NSS, near_NSS), boxes_N4))
         kinds.append(on_N.float())
     points_NP2, is_object_NP = torch.stack(points, 1), torch.stack(kinds, 1)
     sides_N12 = (boxes_N4[:, 2:] - boxes_N4[:, :2])[:, None]
@@ -102,9 +102,9 @@ def _drawn(allowed_NSS: Tensor, boxes_N4: Tensor) -> Tensor:
     return torch.where(allowed_NSS.flatten(1).any(1)[:, None], points_N2, centres(boxes_N4)[:, 0])
 
 
-def _near(boxes_N4: Tensor, taught_NSS: Tensor) -> Tensor:
+def _near(boxes_N4: Tensor, valid_NSS: Tensor) -> Tensor:
     """(N, S, S) the pixels inside each box, and a quarter of its sides around it."""
-    side = torch.arange(taught_NSS.shape[-1], device=boxes_N4.device)
+    side = torch.arange(valid_NSS.shape[-1], device=boxes_N4.device)
     margin_N2 = (boxes_N4[:, 2:] - boxes_N4[:, :2]) / 4
     low_N2, high_N2 = boxes_N4[:, :2] - margin_N2, boxes_N4[:, 2:] + margin_N2
     inside = (side >= low_N2[..., None]) & (side < high_N2[..., None])

@@ -41,8 +41,8 @@ class ImageEntry(msgspec.Struct, gc=False):
 
     Attributes:
         key: its id in the form in which ids are compared.
-        file_name: as it stands there.
-        height: in pixels, as it stands there: it may be anything.
+        file_name: as it is written there.
+        height: in pixels, as it is written there: it may be anything.
         width: likewise.
     """
 
@@ -83,7 +83,7 @@ class CocoIndex:
         uri: of the file.
         path: a local copy, or the file itself.
         images: its usable entries, in order.
-        categories: its entries, as they stand in the file.
+        categories: its entries, as they are written in the file.
         licences: names of the licences it states.
         used_categories: the category ids that annotations name, as text.
         has_masks: whether any annotation has a segmentation.
@@ -288,7 +288,7 @@ class _Heads:
         found = self._index.get(wanted, -1)
         name = self._images[found].file_name if found >= 0 else ""
         if own is not None and not self._ids.add_new(own):
-            message = f"annotation id {own} stands twice; ids must be unique"
+            message = f"duplicate annotation id {own}; ids must be unique"
             self._report(finding("annotation-id-duplicate", message, file=self._uri, image=name, annotation=str(own)))
             return -1
         if found < 0:

@@ -64,7 +64,7 @@ class Categories:
                 self._find(uri, "category-malformed", Severity.ERROR, f"a category needs an `id`: {short(category)}")
                 continue
             if key in found:
-                self._find(uri, "category-id-duplicate", Severity.ERROR, f"category id {key} stands twice")
+                self._find(uri, "category-id-duplicate", Severity.ERROR, f"duplicate category id {key}")
             spelled = self._class_names(name, uri)
             if spelled in labels and key not in found:
                 message = f"two categories are called `{spelled}`; they are read as one class"
@@ -110,7 +110,7 @@ def instance_of(
     """One annotation as an instance, or None where it cannot be used, and what there is to say about it.
 
     Args:
-        annotation: as it stands in the JSON file.
+        annotation: as it is written in the JSON file.
         names: class name by category id.
         size_hw: of its image.
         expects_mask: whether a missing mask is worth a warning: not in a data set of boxes.
@@ -158,7 +158,7 @@ def area_fits(area: float, pixels: int, box_xyxy: Box) -> bool:
 def _check_area(area: Any, mask: Rle | None, box_xyxy: Box, repairs: list[str]) -> None:
     """COCO's `area` counts for nothing here, but a wrong one says that somebody changed the annotation, not it."""
     if area is None:
-        return  # told once for the file
+        return  # reported once for the file
     pixels = mask.area if mask else 0
     try:
         stated = math.nan if isinstance(area, bool) else float(area)

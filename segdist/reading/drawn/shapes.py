@@ -69,7 +69,7 @@ def rectangle(
     Args:
         corners: as they are drawn.
         size_hw: of the image.
-        repairs: takes what was mended.
+        repairs: takes what was repaired.
         options: whether it is filled.
         degrees: that they are turned by already: only then is a rectangle more than its box.
 

@@ -75,7 +75,7 @@ def test_squares_are_those_of_masks_and_of_their_parts() -> None:
     assert squares([], parts=1, seed=0).shape == (0, 64, 64)
 
 
-def test_the_command_prints_the_ceiling_per_class(tmp_path: Path) -> None:
+def test_the_command_prints_the_upper_bound_per_class(tmp_path: Path) -> None:
     save_codec(MaskCodec(), tmp_path / "codec.safetensors")
     codec = str(tmp_path / "codec.safetensors")
     arguments = ["codec-report", "drawn", "--format", "synthetic", "--json", "--codec", codec]
