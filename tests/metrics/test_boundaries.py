@@ -191,6 +191,16 @@ def test_what_is_found_in_a_crowd_costs_nothing() -> None:
     assert values["brier"] == pytest.approx(0.01)
 
 
+def test_an_image_whose_objects_are_all_crowds_has_no_distance() -> None:
+    crowd = Sample("a", "", (60, 80), (instance("crack", crack(0), is_crowd=True),))
+    shifted = Sample("b", "", (60, 80), (instance("crack", crack(0)),))
+    found = [Prediction("b", (instance("crack", crack(3)),))]
+    alone = evaluate([crowd], [], classes=("crack",), min_score=0.3, metrics=["hausdorff_95", "boundary_f_1px"])
+    assert all(math.isnan(v) for v in alone.values())
+    both = evaluate([crowd, shifted], found, classes=("crack",), min_score=0.3, metrics=["hausdorff_95"])
+    assert both["hausdorff_95"] == 3
+
+
 def test_the_boundary_iou_of_two_masks_is_that_of_their_bands_and_undefined_for_nothing() -> None:
     boxes = [(2, 2, 20, 20), (4, 3, 22, 18), (20, 2, 38, 20), (30, 25, 44, 39), (0, 0, 0, 0)]
     rles = [masks.from_box(box, size_hw=(40, 45)) for box in boxes]
