@@ -109,9 +109,9 @@ def metric(
 
 
 def divide(part: Numbers, whole: Numbers) -> Numbers:
-    """The ratio; NaN where there is nothing to divide by."""
-    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
-    return np.divide(part, whole, out=np.full(np.broadcast(part, whole).shape, np.nan), where=whole != 0)
+    """The ratio of two arrays of one shape; NaN where there is nothing to divide by."""
+    whole = np.asarray(whole, np.float64)
+    return np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole != 0)
 
 
 def f_score(right: Numbers, found: Numbers, met: Numbers, true: Numbers) -> Numbers:
