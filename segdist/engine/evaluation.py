@@ -16,15 +16,9 @@ from segdist.engine import checkpoint, runtime
 from segdist.engine.predict import Row, box_prompt, evaluator_of, predict, rates_of, segment
 from segdist.engine.thresholds import tuned
 from segdist.engine.workers import Workers
-from segdist.metrics import Evaluator, consistency, per_image
+from segdist.metrics import Evaluator, consistency, per_image, shown_in
 from segdist.reading.examples import camera_of
 
-BY_IMAGE = ("iou", "dice", "boundary_iou", "cldice", "panoptic_quality")
-"""Metrics that are kept for every single image."""
-DETAILED = ("iou", "boundary_iou")
-"""Metrics whose consistency is computed."""
-BY_CLASS = ("iou", "dice", "box_iou", "box_dice")
-"""Metrics of which the spread over single images is kept for every class: for models that are asked, every prompt."""
 DARK, BRIGHT = 0.35, 0.65
 """Mean brightness (Rec. 601 luma, 0..1) below and above which an image counts as dark and bright."""
 PREDICTED = "prediction"
@@ -38,9 +32,9 @@ class EvaluationReport:
 
     Attributes:
         metrics: by name, without the split; NaN where undefined.
-        consistency: of each metric of `DETAILED`, as JSON values.
-        classes: for each class the spread of each metric of `BY_CLASS` over single images, as JSON values; an object
-            that was not found counts 0.
+        consistency: of each metric shown with `intervals`, as JSON values.
+        classes: for each class the spread of each metric shown with `spread` over single images, as JSON values; an
+            object that was not found counts 0.
         images: for each image its id, metrics, seconds and groups, as JSON values.
         predictions: of each image, in order.
         min_scores: per class, where they were tuned on these images.
@@ -184,15 +178,17 @@ class EvaluationAccumulator:
     def result(self, *, seed: int = 0) -> EvaluationReport:
         """Metrics, consistency and what each image contributed."""
         chosen = [m.name for m in self.evaluator.metrics]
-        for name in (n for n in BY_IMAGE if n in chosen):
+        for name in (n for n in shown_in("images") if n in chosen):
             for image, value in zip(self._images, per_image(self.evaluator, name), strict=True):
                 image[name] = float(value)
         groups = grouping([image["facets"] for image in self._images])
         details = [
-            consistency(self.evaluator, groups, metric=name, seed=seed).to_json() for name in DETAILED if name in chosen
+            consistency(self.evaluator, groups, metric=name, seed=seed).to_json()
+            for name in shown_in("intervals")
+            if name in chosen
         ]
         by_class: dict[str, dict[str, Any]] = {label: {} for label in self.evaluator.classes}
-        for name in (n for n in BY_CLASS if n in chosen):
+        for name in (n for n in shown_in("spread") if n in chosen):
             for part in consistency(self.evaluator, {}, metric=name, resamples=0).of("class"):
                 if part.spread is not None:
                     by_class[part.name][name] = asdict(part.spread)

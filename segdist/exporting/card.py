@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from segdist.engine.checkpoint import Description, declaration
+from segdist.metrics import shown_in
 
 CARD = "README.md"
-_SHOWN = ("iou", "dice", "boundary_iou", "boundary_f_2px", "mask_ap", "mask_ap_50", "hausdorff_95")
 _UNKNOWN = "not recorded: the model was exported from a folder, not from a sweep's run"
 
 
@@ -114,10 +114,10 @@ def _data(origin: Origin) -> str:
 
 def _metrics(origin: Origin) -> str:
     rows = []
-    for name in _SHOWN:
+    for name, how in shown_in("card").items():
         values = [origin.metrics.get(f"{split}/{name}") for split in ("val", "test")]
         if any(v is not None for v in values):
-            rows.append(f"| {name} | " + " | ".join("" if v is None else f"{v:.4f}" for v in values) + " |")
+            rows.append(f"| {how.heading} | " + " | ".join("" if v is None else f"{v:.4f}" for v in values) + " |")
     if not rows:
         return f"None: {_UNKNOWN}."
     note = "`val` chose the model; `test` was seen once, by the winner alone."

@@ -6,15 +6,17 @@ whose mask is unknown, are neither right nor wrong: predicted pixels there are l
 says what they are. A class that is nowhere is NaN, and left out of means.
 
 Adding one: a function with `@counting.counter` that looks at a `Pair`, and one with `@counting.metric` over its sums,
-in a module of this folder that is imported here.
+in a module of this folder that is imported here. One that is no formula over sums, e.g. a median over images, is a
+function with `@gathered.gathered`. The decorator says its title, unit, direction and the tables that show it.
 """
 
-from segdist.metrics import boundaries, calibration, objects, pixels, skeletons
+from segdist.metrics import boundaries, calibration, objects, pixels, precision, skeletons
 from segdist.metrics.consistency import Consistency, Part, Spread, consistency, per_image
 from segdist.metrics.counting import metrics as formulas
 from segdist.metrics.difference import Difference, OneImage, difference
-from segdist.metrics.evaluator import QUICK, Evaluator, evaluate, family_of, lower_is_better, names
+from segdist.metrics.evaluator import QUICK, Evaluator, evaluate, family_of, lower_is_better, names, shown_in
 from segdist.metrics.prompted import box_fill, prompted_iou
+from segdist.metrics.shown import Shown
 
 __all__ = [
     "QUICK",
@@ -23,6 +25,7 @@ __all__ = [
     "Evaluator",
     "OneImage",
     "Part",
+    "Shown",
     "Spread",
     "boundaries",
     "box_fill",
@@ -37,6 +40,8 @@ __all__ = [
     "objects",
     "per_image",
     "pixels",
+    "precision",
     "prompted_iou",
+    "shown_in",
     "skeletons",
 ]

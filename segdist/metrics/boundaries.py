@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from segdist.core.masks import Mask
 from segdist.metrics.counting import Numbers, counter, divide, f_score, metric
 from segdist.metrics.pair import Pair, Region
+from segdist.metrics.shown import Shown
 
 TOLERANCES = (1, 2, 3)
 """Pixels by which a boundary may be off in the boundary F-scores."""
@@ -50,7 +51,7 @@ def bands(pair: Pair, label: str) -> tuple[int, int, int]:
     return true, found, common
 
 
-@metric(bands)
+@metric(bands, shown=Shown("boundary IoU", places=("leaderboard", "card", "classes", "images", "intervals")))
 def boundary_iou(true: Numbers, found: Numbers, common: Numbers) -> Numbers:
     """Boundary IoU (Cheng et al. 2021): IoU of the bands along the boundaries, summed over the images like `iou`."""
     return divide(common, true + found - common)
@@ -64,19 +65,19 @@ def near_pixels(pair: Pair, label: str) -> list[float]:
     return [*lengths, *(n for pair_ in near for n in pair_)]
 
 
-@metric(near_pixels)
+@metric(near_pixels, shown=Shown("boundary F at 1 px"))
 def boundary_f_1px(found: Numbers, true: Numbers, right: Numbers, met: Numbers, *_: Numbers) -> Numbers:
     """Boundary F-score (Csurka et al. 2013): boundaries at most 1 pixel apart."""
     return f_score(right, found, met, true)
 
 
-@metric(near_pixels)
+@metric(near_pixels, shown=Shown("boundary F at 2 px", places=("card",)))
 def boundary_f_2px(found: Numbers, true: Numbers, *near: Numbers) -> Numbers:
     """Boundary F-score (Csurka et al. 2013): boundaries at most 2 pixels apart."""
     return f_score(near[2], found, near[3], true)
 
 
-@metric(near_pixels)
+@metric(near_pixels, shown=Shown("boundary F at 3 px"))
 def boundary_f_3px(found: Numbers, true: Numbers, *near: Numbers) -> Numbers:
     """Boundary F-score (Csurka et al. 2013): boundaries at most 3 pixels apart."""
     return f_score(near[4], found, near[5], true)
@@ -92,7 +93,7 @@ def hausdorff_pixels(pair: Pair, label: str) -> tuple[float, int]:
     return (region.diagonal, 1) if found or true else (0.0, 0)
 
 
-@metric(hausdorff_pixels, lower_is_better=True)
+@metric(hausdorff_pixels, shown=Shown("Hausdorff 95 %", unit="px", digits=1, lower_is_better=True, places=("card",)))
 def hausdorff_95(total: Numbers, images: Numbers) -> Numbers:
     """Hausdorff distance in pixels at the 95th percentile (Huttenlocher et al. 1993), mean over the images.
 

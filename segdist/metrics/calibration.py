@@ -9,6 +9,7 @@ import numpy as np
 from segdist.metrics.counting import Numbers, counter, divide, metric
 from segdist.metrics.matching import matches
 from segdist.metrics.pair import Pair
+from segdist.metrics.shown import Shown
 
 BINS = 15
 """Equal steps of the score, as Guo et al. (2017) have it."""
@@ -29,14 +30,14 @@ def outcomes(scores: Numbers, hits: Numbers) -> Numbers:
     return np.concatenate([*sums, [((scores - hits) ** 2).sum()]])
 
 
-@metric(reliability, pooled=True, lower_is_better=True)
+@metric(reliability, pooled=True, shown=Shown("calibration error", lower_is_better=True))
 def calibration_error(*sums: Numbers) -> Numbers:
     """Expected calibration error (Guo et al. 2017): mean gap between score and precision over 15 bins, by weight."""
     count, scores, hits = (np.stack(sums[k * BINS : (k + 1) * BINS]) for k in range(3))
     return divide(np.abs(scores - hits).sum(axis=0), count.sum(axis=0))
 
 
-@metric(reliability, pooled=True, lower_is_better=True)
+@metric(reliability, pooled=True, shown=Shown("Brier score", lower_is_better=True))
 def brier(*sums: Numbers) -> Numbers:
     """Brier score (1950): mean squared difference of score and outcome, 0 or 1."""
     return divide(sums[-1], np.stack(sums[:BINS]).sum(axis=0))

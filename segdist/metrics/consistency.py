@@ -103,7 +103,7 @@ def consistency(
     what = evaluator.metric(metric)
     table = evaluator.table(what)
     rng = np.random.default_rng(seed)
-    sign = -1 if what.lower_is_better else 1
+    sign = -1 if what.shown.lower_is_better else 1
     parts: list[Part] = []
     if what.counter.of_class:
         per_class = [(name, table[:, [k]]) for k, name in enumerate(evaluator.classes)]

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdist.metrics.pair import Pair
+from segdist.metrics.shown import Shown
 
 Numbers = NDArray[np.float64]
 Count = Callable[[Pair, str], Sequence[float] | Numbers]
@@ -44,7 +45,7 @@ class Metric:
         formula: takes the counter's sums, one array each, and returns an array of values; NaN where undefined.
         pooled: whether the overall value is that of all classes' sums together; otherwise it is the mean of the
             classes' values, those undefined left out.
-        lower_is_better: for errors and distances.
+        shown: its title, unit and direction, and the tables it stands in.
         meaning: the first line of the function's docstring.
     """
 
@@ -52,7 +53,7 @@ class Metric:
     counter: Counter
     formula: Callable[..., Numbers]
     pooled: bool
-    lower_is_better: bool
+    shown: Shown
     meaning: str
 
     def per_class(self, sums: Numbers) -> Numbers:
@@ -95,14 +96,20 @@ def counter(size: int, *, of_class: bool = True) -> Callable[[Count], Counter]:
 
 
 def metric(
-    source: Counter, *, pooled: bool = False, lower_is_better: bool = False
+    source: Counter, *, pooled: bool = False, shown: Shown | None = None
 ) -> Callable[[Callable[..., Numbers]], Callable[..., Numbers]]:
-    """Makes a function of a counter's sums a metric of every evaluation, under the function's name."""
+    """Makes a function of a counter's sums a metric of every evaluation, under the function's name.
+
+    Args:
+        source: the counter.
+        pooled: see `Metric`.
+        shown: how people read it; by default under its name, a share of 1, higher is better, in no table.
+    """
 
     def decorate(function: Callable[..., Numbers]) -> Callable[..., Numbers]:
         name, meaning = function.__name__, (function.__doc__ or "").partition("\n")[0]
-        pool = pooled or not source.of_class
-        _METRICS[name] = Metric(name, source, function, pool, lower_is_better, meaning)
+        how = shown or Shown(name.replace("_", " "))
+        _METRICS[name] = Metric(name, source, function, pooled or not source.of_class, how, meaning)
         return function
 
     return decorate

@@ -121,10 +121,10 @@ def difference(
         a, b = (what.overall(np.tensordot(weights, table, axes=1)) for table in tables)
         interval = _percentiles(a - b)
     images = [OneImage(n, _defined(float(a)), _defined(float(b))) for n, a, b in zip(names, *single, strict=True)]
-    sign = -1 if what.lower_is_better else 1
+    sign = -1 if what.shown.lower_is_better else 1
     return Difference(
         metric,
-        what.lower_is_better,
+        what.shown.lower_is_better,
         first_value,
         second_value,
         interval,

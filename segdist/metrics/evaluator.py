@@ -9,43 +9,57 @@ from segdist.core.errors import SpecError, did_you_mean
 from segdist.core.records import Prediction, Sample
 from segdist.metrics import counting
 from segdist.metrics.counting import Counter, Metric, Numbers
-from segdist.metrics.matching import Kind, Matches
+from segdist.metrics.gathered import Gathering, Kept, gathered_metrics
 from segdist.metrics.pair import Pair
-from segdist.metrics.precision import AveragePrecision
+from segdist.metrics.shown import Place, Shown
 
 QUICK = ("iou", "dice")
 """What is computed after every epoch: on run lengths, without decoding a mask."""
-_KINDS: tuple[Kind, ...] = ("mask", "box", "boundary")
-_PRECISIONS = {ap.name: ap for ap in map(AveragePrecision, _KINDS)}
 
 
 def names() -> tuple[str, ...]:
     """Every metric that can be asked for; those of average precision stand for a family of values."""
-    return tuple(dict.fromkeys((*QUICK, *counting.metrics(), *_PRECISIONS)))
+    return tuple(dict.fromkeys((*QUICK, *counting.metrics(), *gathered_metrics())))
+
+
+def shown(name: str) -> Shown | None:
+    """How a value, e.g. `hausdorff_95/crack` or `mask_ap_50`, is shown; None where no metric has it."""
+    return _all_shown().get(name.partition("/")[0])
+
+
+def shown_in(place: Place) -> dict[str, Shown]:
+    """The values that stand in a table, by name, in the order of `names`."""
+    return {name: how for name, how in _all_shown().items() if place in how.places}
+
+
+def _all_shown() -> dict[str, Shown]:
+    sums, gathered = counting.metrics(), gathered_metrics()
+    found: dict[str, Shown] = {}
+    for name in names():
+        found |= {name: sums[name].shown} if name in sums else gathered[name].shown
+    return found
 
 
 def family_of(name: str) -> str:
     """The metric that a value belongs to: `mask_ap` of `mask_ap_50/crack`; "" where there is none."""
     base = name.partition("/")[0]
-    known = (*counting.metrics(), *(v for ap in _PRECISIONS.values() for v in ap.names()))
-    if base not in known:
-        return ""
-    return base if base in counting.metrics() else f"{base.partition('_')[0]}_ap"
+    families = {value: metric.name for metric in gathered_metrics().values() for value in metric.shown}
+    return base if base in counting.metrics() else families.get(base, "")
 
 
 def lower_is_better(name: str) -> bool:
     """Whether a value, e.g. `hausdorff_95/crack`, is an error or a distance."""
-    metric = counting.metrics().get(family_of(name))
-    return metric is not None and metric.lower_is_better
+    how = shown(name)
+    return how is not None and how.lower_is_better
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What one image adds: the numbers of each counter, and the matches of each kind of average precision."""
+    """What one image adds: the numbers of each counter, and what each metric that does not add up keeps of it."""
 
     image_id: str
     numbers: tuple[Numbers, ...]
-    matches: tuple[dict[str, Matches], ...]
+    kept: tuple[Kept, ...]
 
 
 class Evaluator:
@@ -90,7 +104,7 @@ class Evaluator:
                 raise SpecError(f"There is no metric `{name}`. {did_you_mean(name, names())}")
         self.metrics: tuple[Metric, ...] = tuple(counting.metrics()[n] for n in wanted if n in counting.metrics())
         self._counters: tuple[Counter, ...] = tuple({m.counter.name: m.counter for m in self.metrics}.values())
-        self._precisions = tuple(_PRECISIONS[n] for n in wanted if n in _PRECISIONS)
+        self._gathered: tuple[Gathering, ...] = tuple(gathered_metrics()[n] for n in wanted if n in gathered_metrics())
 
     def add(self, sample: Sample, prediction: Prediction | None) -> None:
         """Look at one image; a missing prediction is an empty one.
@@ -101,7 +115,7 @@ class Evaluator:
         found = prediction.instances if prediction else ()
         pair = Pair(sample, found, self.classes, min_scores=self._min_scores, **self._boundary)
         numbers = counting.count(self._counters, pair, self.classes)
-        self.seen.append(Seen(sample.image_id, tuple(numbers), tuple(p.of(pair) for p in self._precisions)))
+        self.seen.append(Seen(sample.image_id, tuple(numbers), tuple(g.of(pair) for g in self._gathered)))
 
     def values(self) -> dict[str, float]:
         """Every metric over all images: `<name>`, and `<name>/<class>` where it is one of classes."""
@@ -112,8 +126,8 @@ class Evaluator:
             if metric.counter.of_class:
                 per_class = metric.per_class(sums)
                 found |= {f"{metric.name}/{c}": float(v) for c, v in zip(self.classes, per_class, strict=True)}
-        for k, precision in enumerate(self._precisions):
-            found |= precision.values([image.matches[k] for image in self.seen], self.classes)
+        for k, gathered in enumerate(self._gathered):
+            found |= gathered.values([image.kept[k] for image in self.seen], self.classes)
         return found
 
     def table(self, metric: Metric) -> Numbers:

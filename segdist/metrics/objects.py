@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from segdist.metrics.counting import Numbers, counter, divide, metric
 from segdist.metrics.matching import box_matrix, overlap_matrix
 from segdist.metrics.pair import Pair
+from segdist.metrics.shown import Shown
 
 
 @counter(3)
@@ -24,7 +25,7 @@ def boxes(pair: Pair, label: str) -> tuple[float, float, int]:
     return float(ious.sum()), float((2 * ious / (1 + ious)).sum()), count
 
 
-@metric(boxes)
+@metric(boxes, shown=Shown("box IoU", places=("spread",)))
 def box_iou(overlap: Numbers, dice: Numbers, count: Numbers) -> Numbers:  # noqa: ARG001
     """Mean IoU of true and found boxes, matched one to one; a box that is missed or invented counts 0.
 
@@ -33,7 +34,7 @@ def box_iou(overlap: Numbers, dice: Numbers, count: Numbers) -> Numbers:  # noqa
     return divide(overlap, count)
 
 
-@metric(boxes)
+@metric(boxes, shown=Shown("box Dice", places=("spread",)))
 def box_dice(overlap: Numbers, dice: Numbers, count: Numbers) -> Numbers:  # noqa: ARG001
     """Mean Dice of true and found boxes, matched and counted as for `box_iou`."""
     return divide(dice, count)
@@ -56,7 +57,7 @@ def segments(pair: Pair, label: str) -> tuple[float, int, int, int]:
     return float(sum(overlaps[d, g] for d, g in matched)), len(matched), invented, len(true) - len(matched)
 
 
-@metric(segments)
+@metric(segments, shown=Shown("PQ", places=("leaderboard", "classes", "images")))
 def panoptic_quality(overlap: Numbers, matched: Numbers, invented: Numbers, missed: Numbers) -> Numbers:
     """Panoptic quality (Kirillov et al. 2019): segments match above IoU 0.5.
 

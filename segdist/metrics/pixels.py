@@ -5,6 +5,7 @@ import numpy as np
 from segdist.core import masks
 from segdist.metrics.counting import Numbers, counter, divide, metric
 from segdist.metrics.pair import Pair
+from segdist.metrics.shown import Shown
 
 
 @counter(3)
@@ -14,7 +15,7 @@ def pixels(pair: Pair, label: str) -> tuple[int, int, int]:
     return truth.area, guess.area - pair.void_area(guess), masks.intersection_area(truth, guess)
 
 
-@metric(pixels)
+@metric(pixels, shown=Shown("IoU", places=("leaderboard", "card", "classes", "study", "images", "spread", "intervals")))
 def iou(true: Numbers, found: Numbers, common: Numbers) -> Numbers:
     """Intersection over union, both summed over the images; the mean over classes is the mIoU.
 
@@ -24,7 +25,7 @@ def iou(true: Numbers, found: Numbers, common: Numbers) -> Numbers:
     return divide(common, true + found - common)
 
 
-@metric(pixels)
+@metric(pixels, shown=Shown("Dice", places=("leaderboard", "card", "classes", "study", "images", "spread")))
 def dice(true: Numbers, found: Numbers, common: Numbers) -> Numbers:
     """Twice the intersection over the sum of areas (Dice 1945), summed over the images."""
     return divide(2 * common, true + found)

@@ -1,13 +1,16 @@
 """Average precision and recall over objects, as COCO defines them: masks, boxes and boundaries."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segdist.metrics.gathered import Kept, register
 from segdist.metrics.matching import AREAS, THRESHOLDS, Kind, Matches, matches
 from segdist.metrics.pair import Pair
+from segdist.metrics.shown import Place, Shown
 
 RECALLS = np.linspace(0.0, 1.0, 101)
 MOST_FOUND = (1, 10, 100)
@@ -29,16 +32,23 @@ class AveragePrecision:
         """Under which it is asked for."""
         return f"{self.kind}_ap"
 
-    def names(self) -> tuple[str, ...]:
+    @property
+    def shown(self) -> Mapping[str, Shown]:
         """Its values over all classes."""
-        return tuple(f"{self.kind}_{name}" for name in _SUMMARIES)
+        return {
+            f"{self.kind}_{name}": Shown(
+                f"{self.kind} {name[:2].upper()}{name[2:].replace('_', ' ')}",
+                places=_PLACES.get((self.kind, name), ()),
+            )
+            for name in _SUMMARIES
+        }
 
-    def of(self, pair: Pair) -> dict[str, Matches]:
-        """What one image adds, by class."""
+    def of(self, pair: Pair) -> Kept:
+        """What one image adds: the matches of each class."""
         return {label: matches(pair, label, self.kind) for label in pair.labels}
 
-    def values(self, images: Sequence[dict[str, Matches]], classes: Sequence[str]) -> dict[str, float]:
-        """From what the images added to the values, in the images' order."""
+    def values(self, images: Sequence[Kept], classes: Sequence[str]) -> dict[str, float]:
+        """From the matches of each image, in the images' order, to the values."""
         tables = {label: _accumulate([image[label] for image in images if label in image]) for label in classes}
         values = {}
         for name, take in _SUMMARIES.items():
@@ -76,6 +86,11 @@ _SUMMARIES: dict[str, _Take] = {
     "ar_large": lambda _, r: average_recall(r, area="large", most=100),
 }
 _PER_CLASS = ("ap", "ap_50", "ap_75", "ar_100")
+_PLACES: Mapping[tuple[Kind, str], tuple[Place, ...]] = {
+    ("mask", "ap"): ("leaderboard", "card", "classes", "study"),
+    ("mask", "ap_50"): ("card",),
+    ("box", "ap"): ("classes",),
+}
 
 
 def _accumulate(images: Sequence[Matches]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -111,3 +126,7 @@ def _interpolated(recall_TD: NDArray[np.float64], precision_TD: NDArray[np.float
 def _mean(values: NDArray[np.float64]) -> float:
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if defined.size else float("nan")
+
+
+for _kind in get_args(Kind):
+    register(AveragePrecision(_kind))

@@ -5,6 +5,7 @@ import numpy as np
 from segdist.core.skeletons import skeleton
 from segdist.metrics.counting import Numbers, counter, divide, f_score, metric
 from segdist.metrics.pair import Pair
+from segdist.metrics.shown import Shown
 
 
 @counter(4)
@@ -25,7 +26,7 @@ def skeleton_recall(found: Numbers, right: Numbers, true: Numbers, met: Numbers)
     return divide(met, true)
 
 
-@metric(skeleton_pixels)
+@metric(skeleton_pixels, shown=Shown("clDice", places=("leaderboard", "classes", "images")))
 def cldice(found: Numbers, right: Numbers, true: Numbers, met: Numbers) -> Numbers:
     """Centre-line Dice (Shit et al. 2021, equation 2): harmonic mean of skeleton precision and recall."""
     return f_score(right, found, met, true)

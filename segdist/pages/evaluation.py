@@ -8,9 +8,9 @@ from rich.markup import escape
 from rich.text import Text
 
 from segdist.core.terminal import Console, Table
+from segdist.metrics import shown_in
 from segdist.pages.tables import number_text, plain_table
 
-_PER_CLASS = ("iou", "dice", "boundary_iou", "cldice", "panoptic_quality", "mask_ap", "box_ap")
 _WORST_SHOWN = 5
 _COLUMNS = 3
 
@@ -41,7 +41,7 @@ def print_evaluation(found: Mapping[str, Any], console: RichConsole | None = Non
 def print_checkpoints(found: Sequence[Mapping[str, Any]], console: RichConsole | None = None) -> None:
     """Print several models over the same data, one a line."""
     out = Console(console)
-    columns = ["iou", "mask_ap", "boundary_iou", "cldice", "panoptic_quality", "runtime/latency_p50_ms"]
+    columns = [*shown_in("leaderboard"), "runtime/latency_p50_ms"]
     table = plain_table("trial", *columns)
     for one in found:
         table.add_row(str(one["trial"]), *(number_text(one["metrics"].get(name)) for name in columns))
@@ -64,7 +64,7 @@ def _overall(values: Mapping[str, float]) -> Table:
 
 
 def _classes(values: Mapping[str, float], classes: Sequence[str]) -> Table:
-    shown = [name for name in _PER_CLASS if any(f"{name}/{label}" in values for label in classes)]
+    shown = [name for name in shown_in("classes") if any(f"{name}/{label}" in values for label in classes)]
     table = plain_table("class", *shown)
     for label in classes:
         table.add_row(Text(label), *(number_text(values.get(f"{name}/{label}")) for name in shown))

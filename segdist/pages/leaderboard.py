@@ -8,46 +8,25 @@ from rich.console import Console as RichConsole
 from rich.markup import escape
 from rich.text import Text
 
+from segdist import metrics
 from segdist.core import registry
 from segdist.core.spec import Range
 from segdist.core.terminal import Console, Table
+from segdist.metrics import Shown
 from segdist.pages.tables import plain_table
 from segdist.tracking import SweepRecord, Tracker, TrialRecord
 
-
-@dataclass(frozen=True)
-class Column:
-    """One measure of a trial, as it is shown.
-
-    Attributes:
-        title: its heading, with the unit.
-        factor: what the value is multiplied by.
-        digits: after the point.
-        lower_is_better: for errors and costs.
-    """
-
-    title: str
-    factor: float = 1.0
-    digits: int = 3
-    lower_is_better: bool = False
-
-    def text(self, value: float | None) -> str:
-        """The value as people read it; empty for none."""
-        return "" if value is None else f"{value * self.factor:.{self.digits}f}"
-
-
-COLUMNS: dict[str, Column] = {
-    "val/iou": Column("val/iou"),
-    "val/dice": Column("val/dice"),
-    "val/mask_ap": Column("mask AP"),
-    "val/boundary_iou": Column("boundary IoU"),
-    "val/cldice": Column("clDice"),
-    "val/panoptic_quality": Column("PQ"),
-    "runtime/latency_p50_ms": Column("latency ms", digits=1, lower_is_better=True),
-    "model/parameters": Column("M parameters", 1e-6, 2, lower_is_better=True),
-    "model/bytes": Column("size MB", 1e-6, 2, lower_is_better=True),
+COSTS = {
+    "runtime/latency_p50_ms": Shown("latency", "ms", digits=1, lower_is_better=True),
+    "model/parameters": Shown("parameters", "M", digits=2, lower_is_better=True, factor=1e-6),
+    "model/bytes": Shown("size", "MB", digits=2, lower_is_better=True, factor=1e-6),
 }
-"""What families are compared by, in this order; the page can show every other measure too."""
+"""What a model takes, in the order of its columns."""
+
+
+def compared_by() -> dict[str, Shown]:
+    """What families are compared by, in this order; the page can show every other measure too."""
+    return {f"val/{name}": how for name, how in metrics.shown_in("leaderboard").items()} | COSTS
 
 
 @dataclass(frozen=True)
@@ -99,10 +78,10 @@ class Leaderboard:
         return {k: trial.params[k] for k, r in self.space.items() if k in trial.params and r.applies(trial.params)}
 
     @property
-    def columns(self) -> dict[str, Column]:
+    def columns(self) -> dict[str, Shown]:
         """What trials are compared by beside the search metric: what was measured of at least one of them."""
         known = {name for trial in self.trials for name in trial.metrics}
-        return {name: c for name, c in COLUMNS.items() if name in known and name != self.metric}
+        return {name: c for name, c in compared_by().items() if name in known and name != self.metric}
 
     def score(self, trial: TrialRecord | None) -> float | None:
         """The search metric of a trial, in its best epoch."""
@@ -174,7 +153,7 @@ def print_leaderboard(board: Leaderboard, console: RichConsole | None = None) ->
 
 def _table(board: Leaderboard) -> Table:
     """A row a trial. Keys that every trial has are columns; those that only some have stand together in the last."""
-    measures = (column.title for column in board.columns.values())
+    measures = (column.heading for column in board.columns.values())
     table = plain_table("trial", *map(escape, ("status", board.metric, "gain", *measures, "epochs", "seconds")))
     table.columns[1].justify = "left"
     for column in table.columns:

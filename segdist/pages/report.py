@@ -14,12 +14,12 @@ from segdist.core.panels import colour
 from segdist.pages import charts, scatter
 from segdist.pages.diagnosis import why_nothing
 from segdist.pages.labels import label_sets
-from segdist.pages.leaderboard import COLUMNS, Leaderboard, leaderboard
+from segdist.pages.leaderboard import COSTS, Leaderboard, leaderboard
 from segdist.pages.rendering import render, score
 from segdist.tracking import Tracker, TrialRecord
 
-COSTS = ("runtime/latency_p50_ms", "model/bytes")
-"""What the score is drawn over."""
+_DRAWN_OVER = ("runtime/latency_p50_ms", "model/bytes")
+"""The costs that the score is drawn over."""
 RANKED, INDEX, IMPORTANCE = ("pictures_ranked", "pictures_telling"), "index.json", "importance.json"
 """Files of a run; older runs have their ranked pictures under the second name."""
 PICTURES, TEST_PICTURES, SUMMARY = "pictures", "pictures_test", "summary.json"
@@ -120,21 +120,21 @@ def _pareto(board: Leaderboard) -> list[tuple[str, Markup]]:
     """The score over each cost that was measured."""
     lines = {line.trial: line for line in _lines(board)}
     found = []
-    for name in COSTS:
-        column = COLUMNS[name]
+    for name in _DRAWN_OVER:
+        cost = COSTS[name]
         points = [
             scatter.Point(
                 line.trial,
-                f"{line.title}, {column.title} {column.text(trial.metrics[name])}",
+                f"{line.title}, {cost.heading} {cost.text(trial.metrics[name])}",
                 line.tint,
                 line.kind,
-                cost=trial.metrics[name] * column.factor,
+                cost=trial.metrics[name] * cost.factor,
                 score=trial.metrics[board.metric],
             )
             for trial in board.trials
             if name in trial.metrics and (line := lines.get(trial.number))
         ]
-        found.append((column.title, scatter.pareto(points, cost=column.title, score=board.metric)))
+        found.append((cost.heading, scatter.pareto(points, cost=cost.heading, score=board.metric)))
     return [(title, chart) for title, chart in found if chart]
 
 

@@ -9,13 +9,18 @@ from rich.markup import escape
 from rich.text import Text
 
 from segdist.core.terminal import Console, Table
+from segdist.metrics import shown_in
 from segdist.pages import charts
 from segdist.pages.rendering import render
 from segdist.pages.tables import number_text, plain_table
 
-COLUMNS = ("loss", "iou", "dice", "mask_ap", "decoding/parse_failure_rate")
 _BAR = 40
 Found = Sequence[Mapping[str, Any]]
+
+
+def columns() -> tuple[str, ...]:
+    """What is measured of each model."""
+    return "loss", *shown_in("study"), "decoding/parse_failure_rate"
 
 
 def print_study(found: Found, console: RichConsole | None = None) -> None:
@@ -41,13 +46,13 @@ def write_study(found: Found, path: Path) -> Path:
         found: what `commands.study` returned, in the order of steps.
         path: the file to write.
     """
-    curves = {name: _curve(found, name) for name in COLUMNS}
+    curves = {name: _curve(found, name) for name in columns()}
     page = render(
         "study.html.jinja",
         found=found,
         best=_best(found),
         parting=_parting(found),
-        columns=COLUMNS,
+        columns=columns(),
         curves={name: chart for name, chart in curves.items() if chart},
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,11 +61,11 @@ def write_study(found: Found, path: Path) -> Path:
 
 
 def _table(found: Found) -> Table:
-    table = plain_table("step", *COLUMNS, "iou")
+    table = plain_table("step", *columns(), "iou")
     table.columns[-1].justify = "left"
     for one in found:
         bar = "\u2588" * round(_BAR * one["metrics"].get("iou", 0.0)) + (" best" if one["is_best"] else "")
-        table.add_row(str(one["step"]), *(number_text(one["metrics"].get(name)) for name in COLUMNS), Text(bar))
+        table.add_row(str(one["step"]), *(number_text(one["metrics"].get(name)) for name in columns()), Text(bar))
     return table
 
 

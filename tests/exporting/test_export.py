@@ -120,7 +120,7 @@ def test_the_card_names_data_licences_metrics_and_use(tmp_path: Path) -> None:
     )
     text = card.card(description, origin, form="Run it.", hub=True)
     front = text.split("---")[1]
-    for said in ("0123456789abcdef", "CC BY 4.0", "| iou | 0.5000 | 0.4321 |", "Where are the roofs?", "roof, tree"):
+    for said in ("0123456789abcdef", "CC BY 4.0", "| IoU | 0.5000 | 0.4321 |", "Where are the roofs?", "roof, tree"):
         assert said in text
     import yaml
 

@@ -9,6 +9,7 @@ import pytest
 from segdist.metrics import counting
 from segdist.metrics.counting import Counter, Metric, Numbers, counter, divide, f_score, mean, metric
 from segdist.metrics.pair import Pair
+from segdist.metrics.shown import Shown
 
 
 def test_a_function_of_an_image_and_a_class_becomes_a_counter_and_one_of_its_sums_a_metric(
@@ -35,11 +36,12 @@ def test_a_function_of_an_image_and_a_class_becomes_a_counter_and_one_of_its_sum
 
     assert metric(of_class)(share) is share
     said = "Objects of an image."
-    assert counting.metrics() == {"share": Metric("share", of_class, share, False, False, said)}
-    metric(of_class, pooled=True, lower_is_better=True)(share)
-    assert counting.metrics()["share"] == Metric("share", of_class, share, True, True, said)
+    assert counting.metrics() == {"share": Metric("share", of_class, share, False, Shown("share"), said)}
+    how = Shown("share of objects", unit="%", lower_is_better=True, places=("card",), factor=100)
+    metric(of_class, pooled=True, shown=how)(share)
+    assert counting.metrics()["share"] == Metric("share", of_class, share, True, how, said)
     metric(of_image)(unsaid)
-    assert counting.metrics()["unsaid"] == Metric("unsaid", of_image, unsaid, True, False, ""), (
+    assert counting.metrics()["unsaid"] == Metric("unsaid", of_image, unsaid, True, Shown("unsaid"), ""), (
         "pooled: it has no class"
     )
 
@@ -52,8 +54,8 @@ def test_the_metrics_are_there_where_python_leaves_docstrings_out() -> None:
 
 def test_a_metric_is_the_mean_of_its_classes_or_pooled_and_takes_tables_of_images() -> None:
     sums = np.array([[[1, 2], [3, 4], [0, 0]], [[2, 2], [0, 5], [3, 4]]], np.float64)  # images, classes, numbers
-    of_class = Metric("a", Counter("c", 2, lambda *_: []), divide, pooled=False, lower_is_better=False, meaning="")
-    pooled = Metric("a", Counter("c", 2, lambda *_: []), divide, pooled=True, lower_is_better=False, meaning="")
+    of_class = Metric("a", Counter("c", 2, lambda *_: []), divide, pooled=False, shown=Shown("x"), meaning="")
+    pooled = Metric("a", Counter("c", 2, lambda *_: []), divide, pooled=True, shown=Shown("x"), meaning="")
     np.testing.assert_allclose(of_class.per_class(sums), [[0.5, 0.75, np.nan], [1, 0, 0.75]])
     np.testing.assert_allclose(of_class.overall(sums), [0.625, 1.75 / 3])
     np.testing.assert_allclose(pooled.overall(sums), [4 / 6, 5 / 11])

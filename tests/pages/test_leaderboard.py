@@ -87,11 +87,11 @@ def test_measures_are_columns_in_their_units_and_families_without_objects_are_na
     first, *others = board.trials
     params = {**first.params, "model.family": "unet_cbam"}
     text = printed(Leaderboard(board.sweep, (replace(first, metrics=first.metrics | measures, params=params), *others)))
-    for heading in ("mask AP", "boundary IoU", "latency ms", "M parameters", "size MB"):
+    for heading in ("mask AP", "boundary IoU", "latency ms", "parameters M", "size MB"):
         assert heading in text.splitlines()[1]
     row = text.splitlines()[2].split()
-    assert [row[k] for k in range(len(row)) if row[k] in ("0.457", "0.300", "12.3", "1.23", "4.90")] == [
-        "0.457", "0.300", "12.3", "1.23", "4.90",
+    assert [row[k] for k in range(len(row)) if row[k] in ("0.300", "0.457", "12.3", "1.23", "4.90")] == [
+        "0.300", "0.457", "12.3", "1.23", "4.90",
     ]  # fmt: skip
     assert "AP and PQ count objects one by one; unet_cbam gives one region a class and image" in text
 
