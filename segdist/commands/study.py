@@ -16,7 +16,7 @@ def study_checkpoints(model: str, data: str, **settings: Any) -> list[dict[str, 
     The one of the highest mIoU, the first of equals, has `is_best`.
 
     Args:
-        model: a run id, `NAME@champion`, `NAME@VERSION`, or the folder of the kept models.
+        model: a run id, `SWEEP#TRIAL`, `NAME@champion`, `NAME@VERSION`, or the folder of the kept models.
         data: see `score_model`.
         **settings: of `score_model`.
 
@@ -49,7 +49,7 @@ def study_checkpoints(model: str, data: str, **settings: Any) -> list[dict[str, 
 
 def is_sweep(model: str) -> bool:
     """Whether a name is that of a sweep, and not of a run, a registered model or a folder."""
-    return not (names.is_run_id(model) or "@" in model or storage.exists(model))
+    return not (names.names_model(model) or storage.exists(model))
 
 
 def _kept(model: str, settings: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from segdist.core.records import Instance, Rle
+from segdist.core.run_lengths import LONGEST, run_lengths
 from segdist.core.skeletons import skeleton
 from segdist.core.text import short
 
@@ -24,8 +25,6 @@ Cut = tuple[slice, slice]
 """Rows and columns."""
 _ROUNDING = 1e-5
 """Shares that differ by less are the same: 32-bit sums differ by some 1e-7, with where the part begins."""
-_LONGEST = 7
-"""Characters of the largest number in run lengths: 35 bits, more than any image has pixels."""
 MOST_RUNS = 1 << 23
 """Run lengths of one mask: pure noise in an image of 4,000 x 4,000 pixels has as many."""
 MOST_POINTS = 1_000_000
@@ -383,32 +382,15 @@ def _counts(written: Any) -> bytes | Sequence[int] | NDArray[Any]:
 
 
 def _runs(counts: bytes | Sequence[int] | NDArray[Any]) -> NDArray[np.int64]:
-    """The run lengths. Compressed: 5 bits a character, each run from the third on relative to the one two before."""
-    if not isinstance(counts, bytes):
-        try:
-            numbers = np.asarray(counts, np.float64)
-        except (TypeError, ValueError, OverflowError):
-            numbers = np.full(1, np.nan)
-        if numbers.ndim != 1 or not (np.isfinite(numbers) & (np.trunc(numbers) == numbers)).all():
-            raise ValueError(f"RLE counts must be whole numbers, but are {short(counts)}")
-        if np.abs(numbers).max(initial=0) >= 1 << 5 * _LONGEST:
-            raise ValueError(f"RLE counts must fit an image, but are {short(counts)}")
-        return numbers.astype(np.int64)
-    chunks = np.frombuffer(counts, np.uint8) - np.uint8(48)
-    if (chunks >= 64).any():
-        wrong = counts[int(np.argmax(chunks >= 64))]
-        raise ValueError(f"compressed RLE counts hold a character outside the COCO alphabet: {chr(wrong)!r}")
-    goes_on = (chunks & 0x20) > 0
-    if len(chunks) and goes_on[-1]:
-        raise ValueError("compressed RLE counts end in the middle of a number")
-    last = np.flatnonzero(~goes_on)
-    first = np.concatenate([[0], last[:-1] + 1]).astype(np.int64) if len(last) else last
-    if len(last) and (last - first).max() >= _LONGEST:
-        raise ValueError("compressed RLE counts hold a number that no image has room for")
-    place = np.arange(len(chunks)) - np.repeat(first, last - first + 1)
-    runs = np.add.reduceat((chunks & 0x1F).astype(np.int64) << 5 * place, first) if len(last) else last
-    negative = (chunks[last] & 0x10) > 0
-    runs[negative] -= np.int64(1) << 5 * (last - first + 1)[negative]
-    for parity in (1, 2):
-        runs[parity::2] = np.cumsum(runs[parity::2])
-    return runs
+    """The run lengths, compressed or not."""
+    if isinstance(counts, bytes):
+        return run_lengths(counts)
+    try:
+        numbers = np.asarray(counts, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        numbers = np.full(1, np.nan)
+    if numbers.ndim != 1 or not (np.isfinite(numbers) & (np.trunc(numbers) == numbers)).all():
+        raise ValueError(f"RLE counts must be whole numbers, but are {short(counts)}")
+    if np.abs(numbers).max(initial=0) >= 1 << 5 * LONGEST:
+        raise ValueError(f"RLE counts must fit an image, but are {short(counts)}")
+    return numbers.astype(np.int64)

@@ -4,7 +4,7 @@ Frames: pixels of the image at its own size, x to the right, y down. `size_hw` i
 `box_xyxy` is (x1, y1, x2, y2) in pixels, x2 and y2 exclusive.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, Self
@@ -218,13 +218,3 @@ class Finding:
         )
         text = f"{self.severity}[{self.code}] {place.strip()}: {self.message}"
         return text.replace("\n", "\n  ")  # a name with a line break must not look like a finding of its own
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """How one run ended."""
-
-    run_id: str
-    fingerprint: str
-    metrics: dict[str, float] = field(default_factory=dict)
-    checkpoint_uri: str = ""

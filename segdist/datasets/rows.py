@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from segdist.core.records import Evidence, Instance, Rle, Sample, Verdict
-from segdist.reading.coco.run_lengths import measure
+from segdist.core.run_lengths import measure
 
 INSTANCE = pa.struct(
     [

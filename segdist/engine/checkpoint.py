@@ -119,7 +119,8 @@ def save(
     # Weights of four bits are made anew from the base: torch cannot load them into a layer.
     keeps_all = run.train.adapter.kind != "qlora" and sum(v.nbytes for v in frozen.values()) <= SELF_CONTAINED_BYTES
     kept = state if keeps_all else {k: v for k, v in state.items() if k not in frozen}
-    _write(network, folder, kept, run, run.train.adapter, classes, frozen_digest="" if keeps_all else digest_of(frozen))
+    model, frozen_digest = _as_built(run.model, network), "" if keeps_all else digest_of(frozen)
+    write(folder, kept, Description(model, run.train.adapter, classes, run.evaluate, frozen_digest, run.seed))
 
 
 def upload(
@@ -189,38 +190,6 @@ def init_from(network: nn.Module, place: str, model: ModelSpec, classes: tuple[s
                 f"{place} is of {other.model.family} with {', '.join(other.classes)}"
             )
         restore(network, folder, frozen_digest=other.frozen_digest)
-
-
-def save_merged(network: nn.Module, folder: Path, run: RunSpec, classes: tuple[str, ...]) -> None:
-    """Fold the adapter into the weights, in place, and write a model folder that holds all weights.
-
-    With Conv-LoRA, which cannot be folded, the folder describes the adapter and holds it beside the base.
-    """
-    adapters.merge(network)
-    stays = run.train.adapter.kind == "conv_lora"
-    _write(
-        network,
-        folder,
-        network.state_dict(),
-        run,
-        run.train.adapter if stays else AdapterSpec(),
-        classes,
-        frozen_digest="",
-    )
-
-
-def _write(
-    network: nn.Module,
-    folder: Path,
-    state: Mapping[str, torch.Tensor],
-    run: RunSpec,
-    adapter: AdapterSpec,
-    classes: tuple[str, ...],
-    *,
-    frozen_digest: str,
-) -> None:
-    description = Description(_as_built(run.model, network), adapter, classes, run.evaluate, frozen_digest, run.seed)
-    write(folder, state, description)
 
 
 def _as_built(model: ModelSpec, network: nn.Module) -> ModelSpec:

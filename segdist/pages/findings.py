@@ -49,10 +49,6 @@ def write_review_page(uri: str, found: Review, source: DatasetFormat | None) -> 
     write_page(uri, "Review of annotations", [balance, table, *worst], note=note, classes=found.classes)
 
 
-def _meaning(code: str) -> str:
-    return CODES[code].meaning if code in CODES else ""
-
-
 def _chosen(findings: Sequence[Finding]) -> list[Finding]:
     """Some findings of each code, of different images."""
     kept: list[Finding] = []

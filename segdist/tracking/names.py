@@ -27,6 +27,11 @@ def is_run_id(text: str) -> bool:
     return len(text) == 32 and not set(text) - set("0123456789abcdef")
 
 
+def names_model(text: str) -> bool:
+    """Whether a text has the form of what names one model: a run id, `SWEEP#TRIAL`, `NAME@VERSION` or `NAME@ALIAS`."""
+    return is_run_id(text) or "#" in text or "@" in text
+
+
 def of_sweep(metric: str, file: Path, environment: provenance.Environment, started: int) -> dict[str, Any]:
     """The tags of a parent run, among them those that MLflow's own pages show."""
     return {

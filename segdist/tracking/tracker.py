@@ -329,13 +329,13 @@ class Tracker:
     # The registry
 
     def kept_models(self, model: str) -> str:
-        """Where a run, named by its id or as `NAME@ALIAS`, keeps the models of `train.keep_every`; "" for nowhere.
+        """Where a run, named as `run_of` has it, keeps the models of `train.keep_every`; "" for nowhere.
 
         Raises:
             BackendError: there is no such model.
         """
+        run_id = self.run_of(model)
         with self._connection.client() as client:
-            run_id = str(registry.find_version(client, model, where=self.uri).run_id) if "@" in model else model
             return str(client.get_run(run_id).data.tags.get(names.KEPT, ""))
 
     def register_champion(self, name: str, run_id: str, artifact_path: str) -> int:

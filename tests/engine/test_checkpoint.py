@@ -71,19 +71,6 @@ def test_random_frozen_weights_that_are_left_out_are_drawn_again_with_the_same_s
     assert found(checkpoint.load(tmp_path)) == found(network)
 
 
-def test_merged_weights_are_a_model_of_their_own(tmp_path: Path) -> None:
-    run = tiny_run(adapter=LORA)
-    network = trained(run)
-    before = found(network)
-    checkpoint.save_merged(network, tmp_path, run, CLASSES)
-    again = checkpoint.load(tmp_path)
-    assert checkpoint.describe(tmp_path).adapter.kind == "full"
-    assert not [name for name in again.state_dict() if "lora" in name]
-    for some, others in zip(before, found(again), strict=True):
-        assert [i.label for i in some] == [i.label for i in others]
-        assert [i.score for i in some] == pytest.approx([i.score for i in others], abs=1e-3)
-
-
 def test_the_description_says_what_was_trained(tmp_path: Path) -> None:
     saved(LORA, tmp_path)
     description = checkpoint.describe(tmp_path)

@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 
 from segdist.core.errors import BackendError
 from segdist.core.spec import SweepSpec
-from segdist.tracking import Tracker
+from segdist.tracking import Tracker, names
 from segdist.tracking.drivers import is_gone, this_driver
 from tests.tracking.conftest import DATASET, start_sweep, start_trial
 
@@ -345,3 +345,12 @@ def test_a_sweep_that_was_recorded_under_old_names_is_read_under_new_ones(
         "train.augment": ["rotate"],
         "train.lr": 0.1,
     }
+
+
+def test_the_models_that_a_trial_kept_are_found_by_its_number_too(tracker: Tracker, spec: SweepSpec) -> None:
+    parent = start_sweep(tracker, spec)
+    run_id = start_trial(tracker, parent)
+    client(tracker).set_tag(run_id, names.KEPT, "/somewhere")
+    assert tracker.kept_models("cracks#0") == tracker.kept_models(run_id) == "/somewhere"
+    assert names.names_model("cracks#0")
+    assert not names.names_model("cracks")

@@ -114,13 +114,6 @@ def parse(text: str, *, labels: Collection[str] | None = None) -> Answer:
     return Answer(tuple(objects), tuple(unread))
 
 
-def failure_rate(answers: Sequence[Answer]) -> float:
-    """Share of the pieces of all answers that could not be read; 0 where there is none at all."""
-    failed = sum(len(a.unread) for a in answers)
-    total = failed + sum(len(a.objects) for a in answers)
-    return failed / total if total else 0.0
-
-
 def check_label(label: str) -> str:
     """A class name, if it can be part of an answer.
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from segdist.core import storage
 from segdist.core.errors import StorageError, WeightsError
+from segdist.nets import state_dicts
 from segdist.nets.paligemma.codec import MaskCodec
 
 SHIPPED = "shipped"
@@ -44,8 +44,8 @@ def open_codec(place: str = SHIPPED, *, published_sha256: str | None = PUBLISHED
 
 @lru_cache(maxsize=4)
 def _opened(place: str, published_sha256: str | None) -> MaskCodec:
-    file, content = str(SHIPPED_FILE) if place == SHIPPED else place, _content(place)
-    state = _published(file, content, published_sha256) if file.endswith(".npz") else _ours(file, content)
+    file = str(SHIPPED_FILE) if place == SHIPPED else place
+    state = _published(file, _content(place), published_sha256) if file.endswith(".npz") else _ours(file)
     return _filled(file, state)
 
 
@@ -73,11 +73,16 @@ def _content(place: str) -> bytes:
         raise WeightsError(f"The mask codec {file} cannot be read: {error} {_GET}", option="codec") from error
 
 
-def _ours(file: str, content: bytes) -> dict[str, Tensor]:
+def _ours(file: str) -> dict[str, Tensor]:
     try:
-        return dict(load(content))
-    except SafetensorError as error:
-        raise WeightsError(f"The mask codec {file} is no safetensors file: {error} {_GET}", option="codec") from error
+        with state_dicts.local_copy(file) as local:
+            state = state_dicts.safe(local)
+        state_dicts.check(state, file)
+    except StorageError as error:
+        raise WeightsError(f"The mask codec {file} cannot be read: {error} {_GET}", option="codec") from error
+    except WeightsError as error:
+        raise WeightsError(f"The mask codec {error}. {_GET}", option="codec") from error
+    return state
 
 
 def _published(file: str, content: bytes, sha256: str | None) -> dict[str, Tensor]:

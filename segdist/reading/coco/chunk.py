@@ -19,10 +19,10 @@ from pycocotools import mask as coco_mask
 
 from segdist.core import masks
 from segdist.core.records import Finding, Instance, Rle, Sample
+from segdist.core.run_lengths import measure
 from segdist.reading.coco.index import key_of, parse
 from segdist.reading.coco.instances import STALE_BOX, area_fits, instance_of
 from segdist.reading.coco.json_lists import SEPARATORS, Spans
-from segdist.reading.coco.run_lengths import measure
 from segdist.reading.codes import finding
 from segdist.reading.collected import identity
 from segdist.reading.garbage_collection import gc_disabled

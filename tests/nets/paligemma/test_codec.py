@@ -83,7 +83,7 @@ def test_another_file_of_that_name_is_refused_with_both_digests(published: Path)
         ("cut.npz", npz(ARRAYS)[:5000], "holds no arrays"),
         ("less.npz", npz({k: v for k, v in ARRAYS.items() if k != "decoder.12.bias"}), "decoder.12.bias"),
         ("shape.npz", npz({**ARRAYS, "encoder.10.bias": np.zeros(3, np.float32)}), "encoder.10.bias"),
-        ("cut.safetensors", b"\x01\x02", "no safetensors file"),
+        ("cut.safetensors", b"\x01\x02", "must be a safetensors file"),
     ],
 )
 def test_damaged_or_foreign_files_are_refused_by_name(tmp_path: Path, name: str, content: bytes, message: str) -> None:

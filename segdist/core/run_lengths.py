@@ -1,4 +1,4 @@
-"""Compressed COCO run lengths of many masks, read together with NumPy.
+"""Compressed COCO run lengths, of one mask or of many together, read with NumPy.
 
 pycocotools trusts its input: counts that do not fill the image make it read past its buffer. So they are counted here
 before it sees them. Five bits of a number a character (48 is added), least significant first; bit 0x20 says that the
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_LONGEST = 6
-"""Characters of the largest number in an image of 2^29 pixels; larger images are refused anyway."""
+LONGEST = 7
+"""Characters of the largest number that is read; six are enough for an image of 2^29 pixels."""
 Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
@@ -32,6 +32,29 @@ class Measured:
     readable: Flags
     pixels: Integers
     areas: Integers
+
+
+def run_lengths(counts: bytes) -> Integers:
+    """The run lengths of one mask, zeros first; they need not fill an image, and may be negative.
+
+    Raises:
+        ValueError: these are no such counts.
+    """
+    chunks = np.frombuffer(counts, np.uint8) - np.uint8(48)
+    if not len(chunks):
+        return np.zeros(0, np.int64)
+    if (chunks >= 64).any():
+        wrong = counts[int(np.argmax(chunks >= 64))]
+        raise ValueError(f"compressed RLE counts hold a character outside the COCO alphabet: {chr(wrong)!r}")
+    number_ends = (chunks & 0x20) == 0
+    if not number_ends[-1]:
+        raise ValueError("compressed RLE counts end in the middle of a number")
+    runs, _, short_enough = _numbers(chunks, number_ends, np.zeros(1, np.int64))
+    if not short_enough[0]:
+        raise ValueError("compressed RLE counts hold a number that no image has room for")
+    for parity in (1, 2):
+        runs[parity::2] = np.cumsum(runs[parity::2])
+    return runs
 
 
 def measure(counts: Sequence[bytes]) -> Measured:
@@ -66,13 +89,13 @@ def _numbers(chunks: NDArray[np.uint8], number_ends: Flags, mask_starts: Integer
     start = np.r_[0, last[:-1] + 1]
     width = last - start + 1
     values = (chunks[start] & 0x1F).astype(np.int64)
-    for place in range(1, _LONGEST):
+    for place in range(1, LONGEST):
         longer = np.flatnonzero(width > place)
         values[longer] |= (chunks[start[longer] + place] & 0x1F).astype(np.int64) << (5 * place)
     negative = np.flatnonzero(chunks[last] & 0x10)
     values[negative] -= np.int64(1) << np.minimum(5 * width[negative], 60)
     first: Any = np.searchsorted(start, mask_starts)
-    return values, first, np.logical_and.reduceat(width <= _LONGEST, first)
+    return values, first, np.logical_and.reduceat(width <= LONGEST, first)
 
 
 def _runs(values: Integers, first: Integers, amount: Integers) -> tuple[Integers, Integers]:
