@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segdist.commands.evaluate import model_folder, rows_of
 from segdist.core.errors import DataError
@@ -18,6 +18,9 @@ from segdist.datasets.shards import read_rows
 from segdist.metrics import Difference, OneImage, difference
 from segdist.reading.examples import decode_image
 from segdist.tracking import Tracker
+
+if TYPE_CHECKING:
+    from segdist.metrics import Evaluator
 
 Rows = Sequence[tuple[Sample, bytes]]
 
@@ -109,7 +112,7 @@ class _Side:
     origin: str
     notes: list[str]
 
-    def filled_evaluator(self, metric: str) -> Any:
+    def filled_evaluator(self, metric: str) -> "Evaluator":
         """The evaluator that saw everything."""
         from segdist.engine.predict import evaluator_of
 
@@ -127,7 +130,7 @@ def _asked(model: str, data: str, split: str, storage: str, tracking: str) -> _S
 
     with model_folder(model, storage, tracking) as (folder, trusted):
         described = checkpoint.describe(folder)
-        network: Any = checkpoint.load(folder, trusted=trusted, device=Workers.here().device)
+        network = checkpoint.load(folder, trusted=trusted, device=Workers.here().device)
     rows, notes = rows_of(data, split, described.classes)
     found = {p.image_id: p for _, _, p in predict(network, (rows[k] for k in range(len(rows))), described.evaluate)}
     return _Side(described.classes, rows, found, described.evaluate, data, notes)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segdist.core.bounded_yaml import read_yaml
 from segdist.core.errors import DataError, SpecError, did_you_mean
@@ -21,6 +21,9 @@ from segdist.reading.class_names import ClassNames
 from segdist.reading.sources import read_place
 from segdist.sweepfile.loading import load
 from segdist.tracking import Tracker
+
+if TYPE_CHECKING:
+    from segdist.nets.segmenter import Segmenter
 
 BOXES = ("box_ap", "box_iou", "box_dice")
 """What can be said of results that are boxes alone."""
@@ -101,7 +104,7 @@ def score_model(
     tracking: str,
     changes: dict[str, Any],
     seed: int = 0,
-    further: Callable[[Any, Sequence[tuple[Sample, bytes]]], dict[str, float]] | None = None,
+    further: Callable[["Segmenter", Sequence[tuple[Sample, bytes]]], dict[str, float]] | None = None,
 ) -> dict[str, Any]:
     """Every metric and the cost of a model over data, as JSON values.
 
@@ -124,7 +127,7 @@ def score_model(
 
     with model_folder(model, storage, tracking) as (folder, trusted):
         described = checkpoint.describe(folder)
-        network: Any = checkpoint.load(folder, trusted=trusted, device=Workers.here().device)
+        network = checkpoint.load(folder, trusted=trusted, device=Workers.here().device)
         costs = runtime.bytes_on_disk(folder)
     evaluate = changed(described.evaluate, changes)
     rows, notes = rows_of(data, split, described.classes)

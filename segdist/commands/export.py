@@ -6,9 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
-
-from torch import nn
+from typing import Literal
 
 from segdist.commands.evaluate import model_folder
 from segdist.core import extras
@@ -18,6 +16,7 @@ from segdist.engine import checkpoint
 from segdist.engine.checkpoint import Description
 from segdist.exporting import card, export
 from segdist.exporting.card import CARD, Origin
+from segdist.nets.segmenter import Segmenter, Traceable
 from segdist.tracking import Tracker
 
 Form = Literal["safetensors", "hf", "onnx", "pyfunc"]
@@ -28,7 +27,7 @@ GRAPH, PREPROCESSING, PARITY = "model.onnx", "preprocessing.json", "parity.json"
 class _Job:
     """What every form is written from."""
 
-    network: nn.Module
+    network: Segmenter
     description: Description
     origin: Origin
     out: Path
@@ -145,7 +144,8 @@ def _onnx(job: _Job) -> None:
     declared = checkpoint.declaration(job.description.model.family)
     parity = onnx_graph.write(job.network, declared, job.out / GRAPH)
     (job.out / PARITY).write_text(json.dumps(parity.to_json(), indent=1))
-    (job.out / PREPROCESSING).write_text(json.dumps(_preprocessing(job), indent=1))
+    assert isinstance(job.network, Traceable)  # or there is no graph
+    (job.out / PREPROCESSING).write_text(json.dumps(_preprocessing(job.network), indent=1))
     (job.out / checkpoint.DESCRIPTION).write_text(json.dumps(job.description.to_json(), indent=1))
     batch = "any number of images" if not parity.batch else "one image"
     usage = f"`{GRAPH}` takes `{onnx_graph.INPUT}`, {batch} at a time. {_geometry(job)}\n\n```python\n{_EXAMPLE}```"
@@ -180,12 +180,11 @@ def _write_card(job: _Job, usage: str, *, notes: str = "", hub: bool = False) ->
     (job.out / CARD).write_text(redact(text), "utf-8")
 
 
-def _preprocessing(job: _Job) -> dict[str, Any]:
+def _preprocessing(network: Traceable) -> dict[str, object]:
     """How pixels get into the network, measured on a picture: mean and deviation by channel in 0..255."""
     import numpy as np
 
-    network: Any = job.network
-    size = int(network.options.image_size)
+    size = network.options.image_size
     dark, bright = (network.pixels([np.full((size, size, 3), v, np.uint8)])[0, :, 0, 0].double() for v in (0, 255))
     deviation = 255 / (bright - dark)
     return {
@@ -195,13 +194,12 @@ def _preprocessing(job: _Job) -> dict[str, Any]:
         "layout": "float32 (batch, RGB, height, width)",
         "resize": "longest side to image_size, bilinear, antialiased",
         "pad": "zeros right and below, after normalisation",
-        "classes": list(job.description.classes),
+        "classes": list(network.classes),
     }
 
 
 def _geometry(job: _Job) -> str:
-    network: Any = job.network
-    size = network.options.image_size
+    size = job.network.options.image_size
     return (
         f"Images are scaled so that their longest side is {size} pixels, normalised, and padded with zeros on the "
         f"right and below to {size} x {size}; outputs cover the padded square."

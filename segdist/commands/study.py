@@ -1,11 +1,16 @@
 """A look at every model that one training kept: loss and decoding part ways when it overfits, so both are measured."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from segdist.commands.evaluate import score_model
 from segdist.core import storage
 from segdist.core.errors import DataError
+from segdist.core.records import Sample
 from segdist.tracking import Tracker, names
+
+if TYPE_CHECKING:
+    from segdist.nets.segmenter import Segmenter
 
 _MODEL = "model.json"
 
@@ -38,7 +43,7 @@ def study_checkpoints(model: str, data: str, **settings: Any) -> list[dict[str, 
         with checkpoint.fetched(place) as local:
             family = checkpoint.describe(local).model.family
 
-        def loss(network: Any, rows: Any, family: str = family) -> dict[str, float]:
+        def loss(network: "Segmenter", rows: Sequence[tuple[Sample, bytes]], family: str = family) -> dict[str, float]:
             return mean_loss(network, rows, family=family, batch_size=2)
 
         scored = score_model(place, data, **settings, further=loss)

@@ -3,7 +3,7 @@
 This module imports no torch: `segdist check` reads declarations only, and is quick.
 
 - **Model family**: a folder `models/<name>/`. Its `__init__.py` declares `FAMILY: Family`; its `network.py` holds the
-  torch side, a function `build(options, classes) -> Segmenter`.
+  torch side, a function `build(options, classes)` that makes a `nets.segmenter.Segmenter`.
 - **Dataset format**: a file `formats/<name>.py` with `Options` and `class Format` (see `DatasetFormat`). A format that
   can be written has `class Writer` too (see `DatasetWriter`), and `recognises(files)` where a folder shows what it is.
 - **Prompt strategy**: a file `prompts/<name>.py` with `Options`, `NEEDS` and `def prompts(...)` (see `PromptStrategy`).
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +23,6 @@ from pydantic import Field
 from segdist.core.masks import Mask
 from segdist.core.records import Finding, Instance, Prompt, Sample
 from segdist.core.spec import AdapterKind, LossOptions, NoiseSpec, Strict
-
-if TYPE_CHECKING:
-    import torch
 
 ImageHWC = NDArray[np.uint8]
 """An RGB image, (height, width, 3), 0..255."""
@@ -161,59 +158,6 @@ class Example:
     boxes_xyxy: NDArray[np.float32]
     scores: NDArray[np.float32]
     ignore_HW: Mask
-
-
-class Segmenter(Protocol):
-    """The torch side of a family: an `nn.Module` with these methods.
-
-    `objective` is `Objective()` until the engine sets it; a family reads from it the parameters of its losses, class
-    weights and noise options as far as it supports them.
-
-    A family may have a method `take_counts() -> dict[str, float]`: numbers of what went wrong in training since the
-    last call, such as matchings with costs that are not finite. They are reported for each epoch as `train/<name>`.
-
-    A family may have a method `take_rates() -> dict[str, tuple[float, float]]`: of its predictions since the last call,
-    how many of how many. Added up over all workers they are reported as a share: `val/<name>`.
-
-    A family that writes text may have a method `texts() -> list[str]`: what it was asked and wrote about each image of
-    the last `predict`, for `segdist predict` to keep.
-
-    A family that gives some classes as one region an image, and does not tell their objects apart, has
-    `region_classes`, their names (an attribute or a property): what is found of them in tiles or views of an image is
-    joined by class.
-    """
-
-    classes: tuple[str, ...]
-    options: Any
-    objective: Objective
-
-    def collate(self, examples: Sequence[Example]) -> Batch:
-        """Stack, normalise and pad examples into tensors on the CPU."""
-
-    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Unweighted loss terms, each a scalar connected to the graph, also for images without objects.
-
-        All of `Family.losses`; a term that `objective.wants` not may be left out.
-        """
-
-    def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:
-        """Instances in the pixels of each image at its own size; an empty `Prompt()` tells nothing.
-
-        With boxes, exactly one instance a box comes back, in order, with the box's label.
-        """
-
-
-class Traceable(Protocol):
-    """A `Segmenter` whose `predict`, without prompts, is these three steps; the middle one can become an ONNX graph."""
-
-    def pixels(self, images: Sequence[ImageHWC]) -> torch.Tensor:
-        """(B, 3, S, S) scaled, normalised and padded as the network sees them, on the CPU."""
-
-    def outputs(self, pixels_B3SS: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Tensors of what `Family.onnx` names, images first."""
-
-    def found(self, outputs: Sequence[torch.Tensor], images: Sequence[ImageHWC]) -> list[tuple[Instance, ...]]:
-        """Instances in the pixels of each image at its own size."""
 
 
 class DatasetFormat(Protocol):

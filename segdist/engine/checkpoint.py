@@ -27,6 +27,7 @@ from segdist.core.errors import SpecError, StorageError, WeightsError
 from segdist.core.plugins import Family
 from segdist.core.spec import AdapterSpec, EvaluateSpec, ModelSpec, RunSpec, Seed
 from segdist.nets import network_size, state_dicts
+from segdist.nets.segmenter import Segmenter
 from segdist.nets.weights import RANDOM
 
 DESCRIPTION = "model.json"
@@ -84,12 +85,12 @@ class Description:
 
 def build(
     model: ModelSpec, classes: tuple[str, ...], *, adapter: AdapterSpec | None = None, seed: int = 0
-) -> nn.Module:
+) -> Segmenter:
     """A model of a family with its base weights, and the adapter (if any) in place."""
     declared = declaration(model.family)
     options = declared.options.model_validate(model.family_options())
     torch.manual_seed(seed)
-    network: nn.Module = registry.load_network(model.family).build(options, classes)
+    network: Segmenter = registry.load_network(model.family).build(options, classes)
     if adapter is not None:
         adapters.apply(network, declared, adapter)
     return network
@@ -280,7 +281,7 @@ def _based(model: ModelSpec, folder: Path, base: str) -> ModelSpec:
     return model.model_copy(update={model.family: options})
 
 
-def load(folder: Path, *, trusted: bool = False, device: torch.device | str = "cpu") -> nn.Module:
+def load(folder: Path, *, trusted: bool = False, device: torch.device | str = "cpu") -> Segmenter:
     """The model of a checkpoint folder, ready to predict.
 
     Args:

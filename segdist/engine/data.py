@@ -12,6 +12,7 @@ from segdist.augment import Recipes
 from segdist.core.plugins import Batch, Example
 from segdist.core.records import Sample
 from segdist.core.spec import RunSpec
+from segdist.nets.segmenter import Segmenter
 from segdist.reading.examples import make_example
 
 Rows = Sequence[tuple[Sample, bytes]]
@@ -77,7 +78,7 @@ class EpochBatches(Sampler[list[EpochIndex]]):
 
 
 def loader(
-    network: Any, rows: Rows, run: RunSpec, *, rank: int, world_size: int, pin_memory: bool
+    network: Segmenter, rows: Rows, run: RunSpec, *, rank: int, world_size: int, pin_memory: bool
 ) -> tuple[DataLoader[Batch], EpochBatches]:
     """Batches of collated examples, and the sampler whose `epoch` chooses their order."""
     batches = EpochBatches(len(rows), batch_size=run.train.batch_size, seed=run.seed, rank=rank, world_size=world_size)

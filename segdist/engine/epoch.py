@@ -77,8 +77,8 @@ def _all_steps(state: Fit, parallel: nn.Module, batches: Any) -> Metrics:
 
 def _counts(state: Fit) -> Metrics:
     """What the family counted in this epoch, over all workers; see `Segmenter`."""
-    mine: dict[str, float] = getattr(state.network, "take_counts", dict)()
-    return {f"train/{name}": sum(state.workers.gather([count])) for name, count in mine.items()}
+    counted = state.network.take_counts()
+    return {f"train/{name}": sum(state.workers.gather([count])) for name, count in counted.items()}
 
 
 def _finite_mean(values: list[float]) -> float:

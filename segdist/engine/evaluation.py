@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from segdist.core.plugins import ImageHWC
 from segdist.core.records import Instance, Prediction, Prompt, Sample
@@ -17,6 +18,7 @@ from segdist.engine.predict import Row, box_prompt, evaluator_of, predict, rates
 from segdist.engine.thresholds import tuned
 from segdist.engine.workers import Workers
 from segdist.metrics import Evaluator, consistency, per_image, shown_in
+from segdist.nets.segmenter import Segmenter
 from segdist.reading.examples import camera_of
 
 DARK, BRIGHT = 0.35, 0.65
@@ -74,7 +76,7 @@ class EvaluationReport:
 
 
 def evaluate_network(
-    network: Any, rows: Sequence[Row], evaluate: EvaluateSpec, *, seed: int = 0, tune: bool = False
+    network: Segmenter, rows: Sequence[Row], evaluate: EvaluateSpec, *, seed: int = 0, tune: bool = False
 ) -> EvaluationReport:
     """Predict image after image, as production does, and measure everything.
 
@@ -117,7 +119,7 @@ def filled_evaluator(folder: Path, rows: Sequence[Row], metrics: Sequence[str], 
         trusted: see `checkpoint.load`.
     """
     evaluate = checkpoint.describe(folder).evaluate
-    network: Any = checkpoint.load(folder, trusted=trusted, device=Workers.here().device)
+    network = checkpoint.load(folder, trusted=trusted, device=Workers.here().device)
     evaluator = evaluator_of(network.classes, evaluate, metrics)
     for sample, _, prediction in predict(network, rows, evaluate):
         evaluator.add(sample, prediction)
@@ -128,14 +130,14 @@ def filled_evaluator(folder: Path, rows: Sequence[Row], metrics: Sequence[str], 
 class _Whole:
     """A model with its tiles, views and post-processing: they cost time too."""
 
-    network: Any
+    network: Segmenter
     evaluate: EvaluateSpec
 
     def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:
         """As `Segmenter.predict`."""
         return segment(self.network, images, prompts, self.evaluate)
 
-    def parameters(self) -> Any:
+    def parameters(self) -> Iterator[nn.Parameter]:
         """Those of the network."""
         return self.network.parameters()
 

@@ -58,7 +58,7 @@ def fit(
         checkpoint.init_from(network, run.train.init_from, run.model, classes)
     family = checkpoint.declaration(run.model.family)
     objective = objective_of(run, family, train, classes)
-    network.objective = objective  # type: ignore[assignment]
+    network.objective = objective
     batches, sampler = loader(
         network, train, run, rank=workers.rank, world_size=workers.world_size, pin_memory=workers.device.type == "cuda"
     )
@@ -88,8 +88,7 @@ def _score_and_report(state: Fit, metrics: Metrics, val: Rows, report: Report) -
         saved = _saves(run, state.epoch) and workers.is_chief
         if saved:
             state.save(Path(folder))
-            classes: tuple[str, ...] = state.network.classes  # type: ignore[assignment]
-            pictures.save(Path(folder) / PICTURES, val, found, run.evaluate, classes=classes)
+            pictures.save(Path(folder) / PICTURES, val, found, run.evaluate, classes=state.network.classes)
         report(metrics, Path(folder) if saved else None)
 
 

@@ -2,19 +2,20 @@
 
 from collections.abc import Sequence
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
 
+from segdist.core.plugins import Batch, Example
 from segdist.engine import checkpoint
 from segdist.engine.predict import Row
+from segdist.nets.segmenter import Segmenter
 from segdist.reading.examples import make_example
 
 _SEED = 0
 
 
-def mean_loss(network: Any, rows: Sequence[Row], *, family: str, batch_size: int) -> dict[str, float]:
+def mean_loss(network: Segmenter, rows: Sequence[Row], *, family: str, batch_size: int) -> dict[str, float]:
     """`loss`: the family's own terms with its own weights, the mean over images; what is drawn by chance is fixed.
 
     Args:
@@ -36,12 +37,12 @@ def mean_loss(network: Any, rows: Sequence[Row], *, family: str, batch_size: int
     return {"loss": total / len(rows)} if len(rows) else {}
 
 
-def _example(network: Any, row: Row) -> Any:
+def _example(network: Segmenter, row: Row) -> Example:
     sample, image_bytes = row
     size = network.options.image_size
     rng = np.random.default_rng(_SEED)
     return make_example(sample, image_bytes, classes=network.classes, image_size=size, rng=rng)
 
 
-def _moved(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+def _moved(batch: Batch, device: torch.device) -> Batch:
     return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}

@@ -1,7 +1,7 @@
 """Predictions and scores of one model over one split, streaming."""
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -15,12 +15,15 @@ from segdist.engine.tiles import predict_tiled, tile_size
 from segdist.engine.views import predict_views
 from segdist.engine.workers import Workers
 from segdist.metrics import Evaluator
+from segdist.nets.segmenter import Segmenter
 from segdist.reading.examples import decode_image
 
 Row = tuple[Sample, bytes]
 
 
-def predict(network: Any, rows: Iterable[Row], evaluate: EvaluateSpec) -> Iterator[tuple[Sample, ImageHWC, Prediction]]:
+def predict(
+    network: Segmenter, rows: Iterable[Row], evaluate: EvaluateSpec
+) -> Iterator[tuple[Sample, ImageHWC, Prediction]]:
     """Each sample with its decoded image and what the model finds in it."""
     network.eval()
     rows = iter(rows)
@@ -36,7 +39,7 @@ def predict(network: Any, rows: Iterable[Row], evaluate: EvaluateSpec) -> Iterat
 
 
 def segment(
-    network: Any, images: Sequence[ImageHWC], prompts: Sequence[Prompt], evaluate: EvaluateSpec
+    network: Segmenter, images: Sequence[ImageHWC], prompts: Sequence[Prompt], evaluate: EvaluateSpec
 ) -> list[tuple[Instance, ...]]:
     """What a model finds in images, with everything around the network that `evaluate` asks for.
 
@@ -49,7 +52,7 @@ def segment(
     Raises:
         SpecError: points are to be shown in tiles, or a library for `post` is missing.
     """
-    regions: Collection[str] = getattr(network, "region_classes", ())
+    regions = network.region_classes
     find = predict_views(network.predict, evaluate.tta, region_classes=regions) if evaluate.tta else network.predict
     if evaluate.tile:
         size, overlap = tile_size(evaluate.tile, network), evaluate.tile.overlap
@@ -68,9 +71,9 @@ def segment(
     ]
 
 
-def texts_of(network: Any, count: int) -> list[str]:
+def texts_of(network: Segmenter, count: int) -> list[str]:
     """What a family that writes was asked and wrote about each image, where it saw all of them whole at once."""
-    texts: list[str] = getattr(network, "texts", list)()
+    texts = network.texts()
     return texts if len(texts) == count else [""] * count
 
 
@@ -81,7 +84,7 @@ def box_prompt(sample: Sample) -> Prompt:
 
 
 def score(
-    network: Any, rows: Sequence[Row], evaluate: EvaluateSpec, *, workers: Workers
+    network: Segmenter, rows: Sequence[Row], evaluate: EvaluateSpec, *, workers: Workers
 ) -> tuple[dict[str, float], list[Prediction]]:
     """The metrics of every epoch over all rows, each worker predicting its share.
 
@@ -105,10 +108,9 @@ def score(
     return values, kept
 
 
-def rates_of(network: Any, workers: Workers) -> dict[str, float]:
+def rates_of(network: Segmenter, workers: Workers) -> dict[str, float]:
     """Shares that the family counted in its predictions, over all workers; see `Segmenter`."""
-    mine: dict[str, tuple[float, float]] = getattr(network, "take_rates", dict)()
-    sums = {name: [sum(workers.gather([part])) for part in pair] for name, pair in mine.items()}
+    sums = {name: [sum(workers.gather([part])) for part in pair] for name, pair in network.take_rates().items()}
     return {name: part / whole for name, (part, whole) in sums.items() if whole}
 
 

@@ -5,16 +5,29 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from segdist.core.plugins import ImageHWC
-from segdist.core.records import Prompt
+from segdist.core.records import Instance, Prompt
 
 Values = dict[str, float]
+
+
+class Model(Protocol):
+    """A network, or one with its tiles, views and post-processing around it."""
+
+    def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:
+        """As `Segmenter.predict`."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Those of the network."""
+
+
 LARGEST_BATCH = 32
 
 
@@ -27,7 +40,7 @@ def latency(seconds: Sequence[float]) -> Values:
 
 
 def throughput(
-    network: Any, images: Sequence[ImageHWC], prompts: Sequence[Prompt], *, budget_seconds: float = 10.0
+    network: Model, images: Sequence[ImageHWC], prompts: Sequence[Prompt], *, budget_seconds: float = 10.0
 ) -> Values:
     """Images a second at the best batch size among 1, 2, 4, ..., and that batch size.
 
@@ -55,7 +68,7 @@ def throughput(
     return {"runtime/images_per_second": best, "runtime/best_batch": float(best_batch)}
 
 
-def timed(network: Any, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> float:
+def timed(network: Model, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> float:
     """Seconds of one prediction; results are back on the CPU by then."""
     _wait()
     start = time.perf_counter()
@@ -65,7 +78,7 @@ def timed(network: Any, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -
     return time.perf_counter() - start
 
 
-def flops(network: Any, image: ImageHWC, prompt: Prompt) -> Values:
+def flops(network: Model, image: ImageHWC, prompt: Prompt) -> Values:
     """Floating-point operations of matrix products, convolutions and attention in one prediction, in units of 1e9."""
     with _frozen(network), FlopCounterMode(display=False) as counter, torch.no_grad():
         network.predict([image], [prompt])
@@ -73,16 +86,16 @@ def flops(network: Any, image: ImageHWC, prompt: Prompt) -> Values:
 
 
 @contextmanager
-def _frozen(network: Any) -> Iterator[None]:
+def _frozen(network: Model) -> Iterator[None]:
     """Without trainable parameters: torch's counter hooks a module's inputs, and fails on one that is a parameter."""
     trained = [p for p in network.parameters() if p.requires_grad]
     for parameter in trained:
-        parameter.requires_grad_(requires_grad=False)
+        parameter.requires_grad = False
     try:
         yield
     finally:
         for parameter in trained:
-            parameter.requires_grad_(requires_grad=True)
+            parameter.requires_grad = True
 
 
 def bytes_on_disk(folder: Path) -> Values:

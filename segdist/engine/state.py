@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from segdist import adapters
 from segdist.core import storage
@@ -18,6 +17,7 @@ from segdist.core.spec import RunSpec
 from segdist.engine import checkpoint
 from segdist.engine.schedule import adamw, rates
 from segdist.engine.workers import Workers
+from segdist.nets.segmenter import Segmenter
 
 MODEL, PICTURES, TRAINING = "model", "pictures", "training.pt"
 """What a checkpoint folder holds: the model, its validation panels, and what training needs to go on."""
@@ -48,7 +48,7 @@ class Fit:
     """
 
     run: RunSpec
-    network: nn.Module
+    network: Segmenter
     family: Family
     workers: Workers
     loss_weights: Mapping[str, float]
@@ -95,8 +95,7 @@ class Fit:
 
     def save(self, folder: Path) -> None:
         """Write the model, and what training needs to go on."""
-        classes: tuple[str, ...] = self.network.classes  # type: ignore[assignment]
-        checkpoint.save(self.network, folder / MODEL, self.run, classes, trained=self.trainable)
+        checkpoint.save(self.network, folder / MODEL, self.run, self.network.classes, trained=self.trainable)
         state = {
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -110,9 +109,8 @@ class Fit:
         self.steps += 1
         every = self.run.train.keep_every
         if every and self.kept and self.workers.is_chief and self.steps % every == 0:
-            classes: tuple[str, ...] = self.network.classes  # type: ignore[assignment]
             place = storage.join(self.kept, kept_name(self.steps))
-            checkpoint.upload(self.network, place, self.run, classes, trained=self.trainable)
+            checkpoint.upload(self.network, place, self.run, self.network.classes, trained=self.trainable)
 
     def resume(self, folder: Path) -> None:
         """Go on where a checkpoint was written."""

@@ -8,7 +8,6 @@ one object if they agree where their tiles overlap.
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from segdist.core.records import Instance, Prompt, Rle
 from segdist.core.spec import TileSpec
 from segdist.metrics.matching import overlap_matrix
 from segdist.metrics.objects import one_to_one
+from segdist.nets.segmenter import Segmenter
 
 Predict = Callable[[Sequence[ImageHWC], Sequence[Prompt]], list[tuple[Instance, ...]]]
 """`Segmenter.predict`, or something around it."""
@@ -131,7 +131,7 @@ def predict_tiled(
     return tuple(sorted((i for i in joined if i is not None), key=lambda i: -i.score))
 
 
-def tile_size(spec: TileSpec, network: Any) -> int:
+def tile_size(spec: TileSpec, network: Segmenter) -> int:
     """Side of a tile in pixels; `network` means what the model sees at once."""
     return int(network.options.image_size) if spec.size == "network" else spec.size
 

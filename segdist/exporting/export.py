@@ -9,13 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from segdist import adapters
 from segdist.core.errors import ExportError
 from segdist.core.spec import AdapterSpec
 from segdist.engine import checkpoint
 from segdist.engine.checkpoint import Description
+from segdist.nets.segmenter import Segmenter
 from segdist.nets.weights import RANDOM, WORDS, local_folder
 
 BASE = "base"
@@ -23,7 +22,7 @@ _COMPANIONS = {*WORDS, "tokenizer_config.json", "preprocessor_config.json", "pro
 """What a network of transformers may need beside its weights; whatever else lies there is not passed on."""
 
 
-def load_merged(folder: Path, *, trusted: bool = False) -> tuple[nn.Module, Description]:
+def load_merged(folder: Path, *, trusted: bool = False) -> tuple[Segmenter, Description]:
     """The model of a checkpoint folder without the layers of its adapter: same outputs, plain weights.
 
     Conv-LoRA cannot be merged, because its updates depend on the input; it stays.
@@ -40,7 +39,7 @@ def load_merged(folder: Path, *, trusted: bool = False) -> tuple[nn.Module, Desc
     return network, replace(description, adapter=description.adapter if stays else AdapterSpec(), frozen_digest="")
 
 
-def write(network: nn.Module, description: Description, folder: Path, *, base: str = BASE) -> None:
+def write(network: Segmenter, description: Description, folder: Path, *, base: str = BASE) -> None:
     """Write a model folder that needs nothing else.
 
     Args:

@@ -18,6 +18,7 @@ from segdist.core.errors import ExportError, SpecError
 from segdist.core.plugins import Family, ImageHWC
 from segdist.core.records import Instance
 from segdist.formats.synthetic.scenes import draw
+from segdist.nets.segmenter import Segmenter, Traceable
 
 OPSET = 18
 INPUT = "pixels_B3SS"
@@ -48,13 +49,13 @@ class Parity:
         return asdict(self)
 
 
-def write(network: Any, declared: Family, file: Path) -> Parity:
+def write(network: Segmenter, declared: Family, file: Path) -> Parity:
     """Write the graph of a network, ready to predict, and compare.
 
     The graph takes any number of images where the network can be traced so, else one at a time.
 
     Args:
-        network: a `Traceable`, on the CPU.
+        network: ready to predict, on the CPU.
         declared: its family.
         file: `.onnx`.
 
@@ -63,7 +64,7 @@ def write(network: Any, declared: Family, file: Path) -> Parity:
         ExportError: the family has no graph with these options, or the graph computes something else.
     """
     names = declared.onnx(network.options)
-    if not names:
+    if not names or not isinstance(network, Traceable):
         raise ExportError(
             "This model has no ONNX graph: families that can be written as ONNX are those with `onnx` in "
             "`segdist models --json`; promptable ones need `prompt: class`. Export it as safetensors, pyfunc or hf."
@@ -87,7 +88,7 @@ class _DiffersError(Exception):
 class _Graph(nn.Module):
     """The middle step of prediction as a module of its own."""
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: Traceable) -> None:
         super().__init__()
         self.network = network
 
@@ -96,7 +97,7 @@ class _Graph(nn.Module):
         return outputs
 
 
-def _trace(network: Any, names: Sequence[str], file: Path, pixels_B3SS: Tensor, batch: int) -> None:
+def _trace(network: Traceable, names: Sequence[str], file: Path, pixels_B3SS: Tensor, batch: int) -> None:
     with warnings.catch_warnings(), torch.no_grad():
         # The exporter by tracing is marked as old, but takes 2 s where the new one takes 50; what a trace may miss is
         # found by `_compared`.
@@ -113,7 +114,7 @@ def _trace(network: Any, names: Sequence[str], file: Path, pixels_B3SS: Tensor, 
         )
 
 
-def _compared(network: Any, names: Sequence[str], file: Path, images: Sequence[ImageHWC], batch: int) -> Parity:
+def _compared(network: Traceable, names: Sequence[str], file: Path, images: Sequence[ImageHWC], batch: int) -> Parity:
     """Raises _DiffersError where a value differs by more than rounding."""
     run = session(file)
     largest, ious = dict.fromkeys(names, 0.0), [1.0]

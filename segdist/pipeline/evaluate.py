@@ -164,7 +164,7 @@ def _look(packed: Files, job: Job, split: str) -> Look:
 
     torch.set_num_threads(max(1, int(job.run.resources.cpus_per_worker)))
     with _written(packed) as folder:
-        network: Any = checkpoint.load(folder, trusted=True, device=Workers.here().device)
+        network = checkpoint.load(folder, trusted=True, device=Workers.here().device)
         evaluate, costs = checkpoint.describe(folder).evaluate, runtime.bytes_on_disk(folder)
         description = (folder / checkpoint.DESCRIPTION).read_bytes()
     labels = Dataset.open(job.labels_uri) if job.labels_uri else None

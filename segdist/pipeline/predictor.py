@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -19,6 +19,9 @@ from segdist.datasets.inputs import Input, Reader
 from segdist.pipeline.dataflow import answers
 from segdist.reading.coco.export import annotation
 from segdist.reading.examples import decode_image
+
+if TYPE_CHECKING:
+    from segdist.nets.segmenter import Segmenter
 
 PIXELS_AT_ONCE = 2**20
 """Of tiles in one batch: a U-Net needs about a kilobyte for each."""
@@ -48,7 +51,7 @@ class PackedModel:
     files: Mapping[str, bytes]
     trusted: bool
 
-    def load(self) -> tuple[Any, EvaluateSpec]:
+    def load(self) -> tuple["Segmenter", EvaluateSpec]:
         """The network on this worker's device, and how it predicts."""
         from segdist.engine import checkpoint
         from segdist.engine.workers import Workers
@@ -58,7 +61,7 @@ class PackedModel:
             for name, content in self.files.items():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(content)
-            network: Any = checkpoint.load(folder, trusted=self.trusted, device=Workers.here().device)
+            network = checkpoint.load(folder, trusted=self.trusted, device=Workers.here().device)
             return network, checkpoint.describe(folder).evaluate
 
 
@@ -89,7 +92,7 @@ class Predictor:
 
     def __init__(self, job: PredictJob) -> None:
         self._job, self._reader = job, Reader()
-        self._network: Any = None
+        self._network: Segmenter | None = None
         self._evaluate = EvaluateSpec()
 
     @answers
@@ -104,7 +107,7 @@ class Predictor:
         storage.write_atomic(part["target"], json.dumps(done).encode())
         return str(part["target"])
 
-    def _one(self, network: Any, image: Mapping[str, Any]) -> dict[str, Any]:
+    def _one(self, network: "Segmenter", image: Mapping[str, Any]) -> dict[str, Any]:
         """The COCO image with its annotations, or why it could not be read."""
         from segdist.engine.outputs import Found, check_outputs, write
 
@@ -123,7 +126,7 @@ class Predictor:
         return _coco(sample, prediction, network.classes)
 
     def _predicted(
-        self, network: Any, sample: Sample, pixels_HWC: ImageHWC, boxes: Sequence[tuple[str, Sequence[float]]]
+        self, network: "Segmenter", sample: Sample, pixels_HWC: ImageHWC, boxes: Sequence[tuple[str, Sequence[float]]]
     ) -> Prediction:
         """What the network finds in an image, or in the boxes that are shown to it."""
         import torch
@@ -138,7 +141,7 @@ class Predictor:
         kept = tuple(i for i in instances if self._evaluate.accepts(i.label, i.score))
         return Prediction(sample.image_id, kept, text=texts_of(network, 1)[0] if whole else "")
 
-    def _loaded(self) -> Any:
+    def _loaded(self) -> "Segmenter":
         if self._network is None:
             from segdist.engine.allocation import keep_freed_memory
 
@@ -148,7 +151,7 @@ class Predictor:
         return self._network
 
 
-def _with_small_batches(evaluate: EvaluateSpec, network: Any) -> EvaluateSpec:
+def _with_small_batches(evaluate: EvaluateSpec, network: "Segmenter") -> EvaluateSpec:
     """Settings under which tiles that go through the network together have no more pixels than memory holds."""
     if evaluate.tile is None:
         return evaluate

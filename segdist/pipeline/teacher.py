@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segdist.core import registry, storage
 from segdist.core.errors import BackendError, SpecError, WeightsError
@@ -14,6 +14,9 @@ from segdist.core.records import Instance, Prompt
 from segdist.core.spec import LabelSpec, PromptSpec, TeacherSpec, View, digest
 from segdist.labelling.boxes import asked_of, joined, part_of, seen_back, seen_from
 from segdist.labelling.consensus import Opinion
+
+if TYPE_CHECKING:
+    from segdist.nets.segmenter import Segmenter
 
 IMAGES_AT_ONCE = 8
 """Images that are encoded together on a GPU, where memory that runs out is an error that can be recovered from."""
@@ -67,7 +70,7 @@ class Teacher:
     def __init__(self, spec: LabelSpec, classes: tuple[str, ...], trained_uri: str = "") -> None:
         self._spec, self._classes, self._trained_uri = spec, classes, trained_uri
         self._strategies = [Strategy(prompt) for prompt in spec.prompts]
-        self._network: Any = None
+        self._network: Segmenter | None = None
         self.halved = 0
 
     def opinions(self, questions: Sequence[Question]) -> list[list[list[Opinion]]]:
@@ -155,14 +158,13 @@ class Teacher:
     def _images_at_once(self) -> int:
         if self._spec.gpus_per_actor > 0:
             return IMAGES_AT_ONCE
-        options = getattr(self._loaded(), "options", None)
-        side: int = getattr(options, "image_size", 256)
+        side = self._loaded().options.image_size
         return max(1, min(IMAGES_AT_ONCE, CPU_PIXELS_AT_ONCE // side**2))
 
     def _is_half(self) -> bool:
         return self._spec.gpus_per_actor > 0 and self._spec.precision == "bfloat16"
 
-    def _loaded(self) -> Any:
+    def _loaded(self) -> "Segmenter":
         if self._network is None:
             from segdist.engine import checkpoint
 
@@ -180,7 +182,7 @@ class Teacher:
         return self._network
 
 
-def compile_encoder(network: Any, family: str) -> None:
+def compile_encoder(network: "Segmenter", family: str) -> None:
     """Compile the modules that a family calls its encoder, in place: names and weights stay."""
     for prefix in registry.load("models", family).FAMILY.encoder:
         network.get_submodule(prefix.removesuffix(".")).compile()

@@ -25,7 +25,7 @@ class SegdistModel(PythonModel):
 
         folder = Path(context.artifacts["model"])
         self._evaluate = checkpoint.describe(folder).evaluate
-        self._network: Any = checkpoint.load(folder)
+        self._network = checkpoint.load(folder)
         family = checkpoint.declaration(checkpoint.describe(folder).model.family)
         self._understood = family.prompts(self._network.options)
 

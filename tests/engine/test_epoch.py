@@ -19,7 +19,9 @@ from segdist.engine import checkpoint
 from segdist.engine.epoch import Metrics, in_groups, train_epoch
 from segdist.engine.state import Fit
 from segdist.engine.workers import Workers
+from segdist.nets.segmenter import Segmenter
 from tests.engine.drawn import tiny_run
+from tests.stand_in import StandIn
 
 START = {"left": 2.0, "right": -1.0}
 SHARES = {"left": 3.0, "right": 0.5}
@@ -27,7 +29,7 @@ SHARES = {"left": 3.0, "right": 0.5}
 BATCHES: list[Batch] = [{"left": torch.tensor(a), "right": torch.tensor(b)} for a, b in ((1, 2), (3, -4), (-2, 1))]
 
 
-class TwoTerms(nn.Module):
+class TwoTerms(StandIn):
     """A term is its weight times what the batch says; a batch that says nothing of one leaves it out."""
 
     def __init__(self) -> None:
@@ -57,7 +59,7 @@ class Watched(Workers):
         return [*mine, *([*self.unused] if isinstance(one, list) else one for one in mine)]
 
 
-def state_of(network: nn.Module, *, rate: float = 0.1, workers: Workers | None = None, **train: Any) -> Fit:
+def state_of(network: Segmenter, *, rate: float = 0.1, workers: Workers | None = None, **train: Any) -> Fit:
     """A fit at its beginning, moved by plain gradient descent."""
     run = tiny_run(**{"grad_clip": 1e9, "schedule": "constant", "warmup": 0.0, **train})
     family = checkpoint.declaration(run.model.family)

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
+from segdist.core.plugins import ImageHWC
+from segdist.core.records import Instance, Prompt
 from segdist.datasets.shards import read_rows
 from segdist.engine import checkpoint, pictures, runtime
 from segdist.engine.evaluation import EvaluationReport, evaluate_network, grouping, lighting
@@ -17,6 +20,7 @@ from segdist.engine.ranked_examples import examples_by_rank, ranked_examples
 from segdist.metrics import names
 from segdist.reading.examples import camera_of
 from tests.engine.drawn import CLASSES, roofs, tiny_run
+from tests.stand_in import StandIn
 
 ROWS = roofs(6)
 RUN = tiny_run()
@@ -103,7 +107,7 @@ def test_images_are_grouped_by_the_camera_that_their_metadata_name() -> None:
     assert list(grouping([image["facets"] for image in found.images])) == ["camera"]
 
 
-class Prompted(torch.nn.Module):
+class Prompted(StandIn):
     """A model that hands a module one of its own parameters, as SAM does with its class prompts."""
 
     def __init__(self) -> None:
@@ -111,34 +115,41 @@ class Prompted(torch.nn.Module):
         self.queries = torch.nn.Parameter(torch.zeros(2, 3))
         self.layer = torch.nn.Linear(3, 5)
 
-    def predict(self, _images: object, _prompts: object) -> None:
+    def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:
         self.layer(self.queries)
+        return []
 
 
 def test_arithmetic_is_counted_where_a_module_is_given_a_parameter_which_stays_trainable() -> None:
     network = Prompted()
-    values = runtime.flops(network, np.zeros((1, 1, 3), np.uint8), None)  # type: ignore[arg-type]
+    values = runtime.flops(network, np.zeros((1, 1, 3), np.uint8), Prompt())
     assert values["runtime/gflops"] == pytest.approx(2 * 2 * 3 * 5 / 1e9)
     assert all(parameter.requires_grad for parameter in network.parameters())
 
 
 def test_arithmetic_counts_a_convolution_exactly() -> None:
-    class Network(torch.nn.Conv2d):
-        def predict(self, images: list[np.ndarray], prompts: list[object]) -> None:
-            self(torch.zeros(1, 3, *images[0].shape[:2]))
+    class Network(StandIn):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Conv2d(3, 8, 3, padding=1, bias=False)
 
-    network = Network(3, 8, 3, padding=1, bias=False)
-    values = runtime.flops(network, np.zeros((16, 20, 3), np.uint8), None)  # type: ignore[arg-type]
+        def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:
+            self.layer(torch.zeros(1, 3, *images[0].shape[:2]))
+            return []
+
+    network = Network()
+    values = runtime.flops(network, np.zeros((16, 20, 3), np.uint8), Prompt())
     assert values["runtime/gflops"] == pytest.approx(2 * 16 * 20 * 8 * 3 * 9 / 1e9)
 
 
 def test_throughput_stops_at_the_batch_that_does_not_fit() -> None:
-    class Network:
-        def predict(self, images: list[np.ndarray], prompts: list[object]) -> None:
+    class Network(StandIn):
+        def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:
             if len(images) > 2:
                 raise torch.OutOfMemoryError
+            return []
 
-    values = runtime.throughput(Network(), [np.zeros((4, 4, 3), np.uint8)], [None])  # type: ignore[list-item]
+    values = runtime.throughput(Network(), [np.zeros((4, 4, 3), np.uint8)], [Prompt()])
     assert values["runtime/best_batch"] in (1, 2)
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from skimage.morphology import remove_small_holes, remove_small_objects
 
 from segdist.core import masks
 from segdist.core.errors import SpecError
+from segdist.core.plugins import ImageHWC
 from segdist.core.records import Instance, Prediction, Prompt, Sample
 from segdist.core.spec import EvaluateSpec, PostSpec
 from segdist.engine.post import cleaned, dense_crf, guided_filter, without_small_holes, without_small_parts
@@ -19,6 +21,7 @@ from segdist.engine.thresholds import tuned
 from segdist.metrics import evaluate
 from tests.engine.test_tiles import drawn, objects
 from tests.metrics.drawn import CLASSES, generated
+from tests.stand_in import StandIn
 
 HAS_CRF = importlib.util.find_spec("pydensecrf") is not None
 Grey = NDArray[np.float64]
@@ -132,22 +135,18 @@ def test_a_hole_at_the_frame_is_none_and_one_inside_is_filled() -> None:
     assert filled.mask.area == 3600 - 9
 
 
-class Network:
-    """Finds coloured blobs; has what `segment` asks of a network."""
+class Network(StandIn):
+    """Finds coloured blobs."""
 
-    region_classes = ()
-
-    class options:  # noqa: N801 - an attribute of networks
-        image_size = 64
-
-    predict = staticmethod(objects)
+    def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:
+        return objects(images, prompts)
 
 
 def test_tiles_views_and_post_processing_are_one_prediction() -> None:
     image = drawn(150, 170, blobs=20)
-    (plain,) = segment(Network, [image], [Prompt()], EvaluateSpec())
+    (plain,) = segment(Network(), [image], [Prompt()], EvaluateSpec())
     settings = {"tile": {"overlap": 0.5}, "tta": ["flip"], "post": {"min_area": 150, "fill_holes": 5}}
-    (found,) = segment(Network, [image], [Prompt()], EvaluateSpec.model_validate(settings))
+    (found,) = segment(Network(), [image], [Prompt()], EvaluateSpec.model_validate(settings))
     expected = {(i.label, i.mask) for i in plain if i.mask and i.mask.area >= 150}
     assert {(i.label, i.mask) for i in found} == expected
     assert 0 < len(found) < len(plain)

@@ -18,6 +18,7 @@ from segdist.engine import checkpoint
 from segdist.formats.synthetic.scenes import draw
 from segdist.models.sam import SHIPPED_FILE, Options, architecture, weights
 from segdist.pipeline.teacher import Teacher, check_teacher, compile_encoder, shared_model
+from tests.stand_in import StandIn
 
 SIZE = 96
 
@@ -69,10 +70,11 @@ def _plain_loop(image: ImageHWC, prompts: Sequence[Prompt]) -> list[list[Any]]:
     return answers
 
 
-class Colour:
+class Colour(StandIn):
     """A network that answers every box with the bright pixels in it, counts its calls, and may run out of memory."""
 
     def __init__(self, most: int = 1000) -> None:
+        super().__init__()
         self.most, self.calls = most, 0
 
     def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:
@@ -219,7 +221,7 @@ def test_sam3_labels_boxes_by_words_and_by_boxes_of_the_same_class_together() ->
     assert [[o.strategy for o in opinions] for opinions in found] == [["text", "exemplars", "exemplars"]] * len(found)
 
 
-class Reader:
+class Reader(StandIn):
     """A network that answers each phrase with all pixels brighter than its length."""
 
     def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:
@@ -242,7 +244,8 @@ def test_precision_and_compilation_change_nothing_on_a_cpu() -> None:
     asked = question()
     plain, asked_for = Teacher(spec(), ("a",)), Teacher(spec(precision="bfloat16", compile=True), ("a",))
     assert asked_for.opinions([asked]) == plain.opinions([asked])
-    assert asked_for._network.image_encoder._compiled_call_impl is None
+    assert asked_for._network is not None
+    assert asked_for._network.get_submodule("image_encoder")._compiled_call_impl is None
 
 
 def test_an_encoder_in_bfloat16_draws_nearly_the_same_masks_in_float32() -> None:

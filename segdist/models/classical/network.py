@@ -5,16 +5,16 @@ from typing import NoReturn
 
 import cv2
 import numpy as np
-from torch import nn
 
 from segdist.core import masks
 from segdist.core.errors import SpecError
 from segdist.core.masks import Mask
-from segdist.core.plugins import Example, ImageHWC, Objective
+from segdist.core.plugins import Example, ImageHWC
 from segdist.core.records import Instance, Prompt
 from segdist.labelling.boxes import has_size
 from segdist.labelling.estimates import blob, cut_out, line, stands_out_as_line
 from segdist.models.classical import Options
+from segdist.nets.segmenter import Segmenter
 
 _SURROUNDINGS = 0.25
 """What GrabCut sees around a box, as a share of its sides; it learns the background there."""
@@ -27,13 +27,13 @@ def build(options: Options, classes: tuple[str, ...]) -> "Classical":
     return Classical(options, classes)
 
 
-class Classical(nn.Module):
+class Classical(Segmenter):
     """A segmenter that predicts from boxes and refuses to learn."""
 
+    options: Options
+
     def __init__(self, options: Options, classes: tuple[str, ...]) -> None:
-        super().__init__()
-        self.options, self.classes = options, classes
-        self.objective = Objective()
+        super().__init__(options, classes)
 
     def collate(self, examples: Sequence[Example]) -> NoReturn:  # noqa: ARG002
         """Refused: there is nothing to train."""

@@ -10,30 +10,30 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from segdist.core.plugins import Batch, Example, ImageHWC, Objective
+from segdist.core.plugins import Batch, Example, ImageHWC
 from segdist.core.records import Instance, Prompt
 from segdist.models.mask2former import Options
 from segdist.models.mask2former.architecture import load
 from segdist.nets.collate import stack_images
 from segdist.nets.queries import instances_of_queries, object_targets, without_empty
+from segdist.nets.segmenter import Traceable
 from segdist.nets.set_criterion import Layer, SetCriterion, Targets
 from segdist.reading.examples import letterbox
 
 
-class Mask2Former(nn.Module):
+class Mask2Former(Traceable):
     """Learns from masks, finds instances; a class of "stuff" is an instance like any other.
 
     Every trained parameter gets a gradient in every batch, also without objects, so that data-parallel training needs
     no search for unused parameters; the one layer that never gets one is frozen here.
     """
 
+    options: Options
+
     def __init__(self, options: Options, classes: tuple[str, ...]) -> None:
-        super().__init__()
-        self.options = options
-        self.classes = classes
-        self.objective = Objective()
+        super().__init__(options, classes)
         self.model = load(options, num_classes=len(classes))
         self.model.criterion = None  # ours below knows ignored pixels; theirs would only add a buffer to the weights
         config = self.model.config

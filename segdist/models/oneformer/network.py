@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from segdist.core.errors import SpecError, did_you_mean
-from segdist.core.plugins import Batch, Example, ImageHWC, Objective
+from segdist.core.plugins import Batch, Example, ImageHWC
 from segdist.core.records import Instance, Prompt
 from segdist.models.oneformer import Options
 from segdist.models.oneformer.architecture import load
@@ -23,6 +23,7 @@ from segdist.models.oneformer.tasks import merged, panoptic, semantic
 from segdist.models.oneformer.text import TASKS, sentences
 from segdist.nets.collate import stack_images
 from segdist.nets.queries import instances_of_queries, object_targets, without_empty
+from segdist.nets.segmenter import Traceable
 from segdist.nets.set_criterion import Layer, SetCriterion, Targets
 from segdist.reading.examples import letterbox
 
@@ -30,20 +31,18 @@ _MOST_CERTAIN = 100.0
 """Largest factor on the contrastive logits, as in CLIP (Radford et al. 2021)."""
 
 
-class OneFormer(nn.Module):
+class OneFormer(Traceable):
     """Learns from masks and from the names of what they show; answers in the way of one task."""
 
+    options: Options
+
     def __init__(self, options: Options, classes: tuple[str, ...]) -> None:
-        super().__init__()
+        super().__init__(options, classes)
         if unknown := [name for name in options.stuff if name not in classes]:
             raise SpecError(
                 f"`model.oneformer.stuff` must name classes of the data, but there is no `{unknown[0]}`. "
                 f"{did_you_mean(unknown[0], classes)}"
             )
-        self.options = options
-        self.classes = classes
-        self.region_classes = {"semantic": classes, "panoptic": options.stuff, "instance": ()}[options.task]
-        self.objective = Objective()
         self.model, self.vocabulary = load(options, classes)
         config = self.model.config
         self.logit_scale = self.model.criterion.logit_scale
@@ -55,6 +54,11 @@ class OneFormer(nn.Module):
         )
         # Swin's last norm feeds the pooled output, which nothing reads.
         self.model.model.pixel_level_module.encoder.swin.layernorm.requires_grad_(requires_grad=False)
+
+    @property
+    def region_classes(self) -> tuple[str, ...]:
+        """Classes that come as one region an image: as the task has it."""
+        return {"semantic": self.classes, "panoptic": self.options.stuff, "instance": ()}[self.options.task]
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Pixels (B, 3, S, S), each image's task and sentences as token numbers, and its objects' labels and masks."""

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from segdist.core import masks
-from segdist.core.plugins import Batch, Example, ImageHWC, Objective
+from segdist.core.plugins import Batch, Example, ImageHWC
 from segdist.core.records import Instance, Prompt
 from segdist.models.paligemma import Options
 from segdist.models.paligemma.architecture import load
@@ -24,6 +24,7 @@ from segdist.nets.paligemma.answers import TokenObject, in_order, write
 from segdist.nets.paligemma.codec_files import open_codec
 from segdist.nets.paligemma.objects import to_instances, to_objects
 from segdist.nets.paligemma.prompts import questions
+from segdist.nets.segmenter import Segmenter
 from segdist.reading.examples import letterbox, pad
 
 _HALF = (127.5, 127.5, 127.5)
@@ -31,14 +32,13 @@ _ROWS_AT_ONCE = 16
 """Answers written side by side."""
 
 
-class PaliGemma(nn.Module):
+class PaliGemma(Segmenter):
     """Asks for each class and reads the answer; learns from the answer's tokens alone."""
 
+    options: Options
+
     def __init__(self, options: Options, classes: tuple[str, ...]) -> None:
-        super().__init__()
-        self.options = options
-        self.classes = classes
-        self.objective = Objective()
+        super().__init__(options, classes)
         self.questions = questions(options.prompt, options.synonyms, classes)
         asked = [text for texts in self.questions.values() for text in texts]
         self.model, self.vocabulary = load(options, [*asked, *(f" {label}" for label in classes)])

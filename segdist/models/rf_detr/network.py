@@ -10,26 +10,26 @@ Shapes: B images, S side of the padded square, Q queries of all groups, L decode
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from segdist.core.plugins import Batch, Example, ImageHWC, Objective
+from segdist.core.plugins import Batch, Example, ImageHWC
 from segdist.core.records import Instance, Prompt
 from segdist.models.rf_detr import Options
 from segdist.models.rf_detr.architecture import load
 from segdist.models.rf_detr.criterion import Criterion, Layer, Targets
 from segdist.nets.collate import centred_boxes, stack_images
 from segdist.nets.queries import instances_of_queries, object_targets, without_empty
+from segdist.nets.segmenter import Segmenter
 from segdist.reading.examples import letterbox
 
 
-class RfDetr(nn.Module):
+class RfDetr(Segmenter):
     """Learns from boxes and masks, finds instances; a class of "stuff" is an instance like any other."""
 
+    options: Options
+
     def __init__(self, options: Options, classes: tuple[str, ...]) -> None:
-        super().__init__()
-        self.options = options
-        self.classes = classes
-        self.objective = Objective()
+        super().__init__(options, classes)
         self.model = load(options, num_classes=len(classes))
         config = self.model.config
         self.criterion = Criterion(num_queries=config.num_queries, points_ratio=config.mask_point_sample_ratio)

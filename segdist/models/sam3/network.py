@@ -19,7 +19,7 @@ from torchvision.ops import box_convert
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput, inverse_sigmoid
 
-from segdist.core.plugins import Batch, Example, ImageHWC, Objective
+from segdist.core.plugins import Batch, Example, ImageHWC
 from segdist.core.records import Instance, Prompt
 from segdist.models.sam3 import Options, tokens
 from segdist.models.sam3.architecture import load
@@ -35,6 +35,7 @@ from segdist.nets.collate import (
     stack_images,
 )
 from segdist.nets.queries import instances_of_queries, without_empty
+from segdist.nets.segmenter import Segmenter
 from segdist.reading.examples import letterbox, scale_boxes
 
 _MEAN: Colour = (127.5, 127.5, 127.5)
@@ -45,7 +46,7 @@ _QUESTIONS_AT_ONCE = 8
 """Questions answered together at prediction: each has its own copy of the pixel decoder's features."""
 
 
-class Sam3(nn.Module):
+class Sam3(Segmenter):
     """Asked for a class by its name, it finds the instances of it; a class of "stuff" is an instance like any other.
 
     Every trained parameter is in the graph of every batch, also without objects.
@@ -55,12 +56,12 @@ class Sam3(nn.Module):
         there_KT: 1 where there is a token, 0 in the padding.
     """
 
+    options: Options
     ids_KT: Tensor
     there_KT: Tensor
 
     def __init__(self, options: Options, classes: tuple[str, ...]) -> None:
-        super().__init__()
-        self.options, self.classes, self.objective = options, classes, Objective()
+        super().__init__(options, classes)
         self.model = load(options)
         # A predicted mask has a sixteenth of the pixels; more points than 4 to each of those say nothing new.
         self.criterion = Criterion(num_points=min(12544, options.image_size**2 // 4))

@@ -14,11 +14,12 @@ from torch.nn.functional import interpolate, relu
 
 from segdist import losses
 from segdist.core.masks import instances_from_classes
-from segdist.core.plugins import Batch, Example, ImageHWC, Objective
+from segdist.core.plugins import Batch, Example, ImageHWC
 from segdist.core.records import Instance, Prompt
 from segdist.models.unet_cbam import SCRATCH, Options
 from segdist.models.unet_cbam.backbone import Backbone
 from segdist.nets.collate import IMAGENET_MEAN, IMAGENET_STD, certainty, class_maps, ignored, stack_images
+from segdist.nets.segmenter import Traceable
 from segdist.reading.examples import letterbox, likeliest
 
 _ALWAYS = ("cross_entropy", "dice", "focal")
@@ -35,13 +36,13 @@ def build(options: Options, classes: tuple[str, ...]) -> "UnetCbam":
     return UnetCbam(options, classes)
 
 
-class UnetCbam(nn.Module):
+class UnetCbam(Traceable):
     """One class, or background, for each pixel."""
 
+    options: Options
+
     def __init__(self, options: Options, classes: tuple[str, ...]) -> None:
-        super().__init__()
-        self.options, self.classes, self.objective = options, classes, Objective()
-        self.region_classes = classes
+        super().__init__(options, classes)
         self.encoder: nn.Module
         self.stem: nn.Module | None = None
         self.colours = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
@@ -56,6 +57,11 @@ class UnetCbam(nn.Module):
             channels = [options.width, *backbone.channels]
         self.decoder = _Decoder(channels)
         self.head = nn.Conv2d(channels[0], len(classes) + 1, kernel_size=1)
+
+    @property
+    def region_classes(self) -> tuple[str, ...]:
+        """All of them."""
+        return self.classes
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Images, class maps, ignored pixels, how sure the labels are, and distances to edges where a loss needs them.

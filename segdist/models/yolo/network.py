@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 from torchvision.ops import batched_nms
 
-from segdist.core.plugins import Batch, Example, ImageHWC, Objective
+from segdist.core.plugins import Batch, Example, ImageHWC
 from segdist.core.records import Instance, Prompt
 from segdist.models.yolo import Options
 from segdist.models.yolo.architecture import load
@@ -21,6 +21,7 @@ from segdist.models.yolo.criterion import IGNORED, Criterion, corners, inside
 from segdist.nets.collate import Colour, centred_boxes, crowds, ignored, instance_smoothing, padded_masks, stack_images
 from segdist.nets.points import spread
 from segdist.nets.queries import LEAST_SCORE, MOST_INSTANCES, instances_of_queries, without_empty
+from segdist.nets.segmenter import Segmenter
 from segdist.reading.examples import letterbox
 
 _GREY, _RANGE = 114.0, 255.0
@@ -31,12 +32,13 @@ _OUTSIDE = -20.0
 """Mask logit outside an object's box."""
 
 
-class Yolo(nn.Module):
+class Yolo(Segmenter):
     """Learns from boxes and masks, finds instances; a class of "stuff" is an instance like any other."""
 
+    options: Options
+
     def __init__(self, options: Options, classes: tuple[str, ...]) -> None:
-        super().__init__()
-        self.classes, self.objective = classes, Objective()
+        super().__init__(options, classes)
         network, size = load(options, num_classes=len(classes))
         self.options = options.model_copy(update={"size": size})
         layers, first = list(network.model), len(network.yaml["backbone"])

@@ -3,6 +3,7 @@
 Shapes: B images, N prompts over all images of a batch, M masks a prompt, C channels, h x w mask logits.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from segdist.core.errors import SpecError
-from segdist.core.plugins import Batch, ImageHWC, Objective
+from segdist.core.plugins import Batch, ImageHWC
 from segdist.nets.collate import Colour, stack_images
 from segdist.nets.promptable.embeddings import EmbeddingCache, Features
 from segdist.nets.promptable.options import PromptableOptions
 from segdist.nets.promptable.shown import Shown
+from segdist.nets.segmenter import Traceable
 
 
 @dataclass(frozen=True)
@@ -26,42 +28,43 @@ class Decoded:
     tokens_NMC: Tensor
 
 
-class PromptableNetwork(nn.Module):
+class PromptableNetwork(Traceable):
     """An image encoder that runs once an image, and a decoder that runs once a prompt.
 
     A family gives `encode`, `decode`, `encoder_modules` and `colours`, and freezes what its mode never uses.
     """
 
+    options: PromptableOptions
+
     def __init__(self, options: PromptableOptions, classes: tuple[str, ...], *, embed_dim: int) -> None:
-        super().__init__()
-        self.options, self.classes, self.objective = options, classes, Objective()
+        super().__init__(options, classes)
         if options.prompt == "class":
             self.class_tokens = nn.Parameter(torch.randn(len(classes), options.class_tokens, embed_dim))
         if options.prompt == "everything":
             self.class_head = nn.Linear(embed_dim, len(classes) + 1)
         self._cache: EmbeddingCache | None = None
 
+    @abstractmethod
     def encode(self, images_BCHW: Tensor) -> Features:
         """What the decoder needs to know of each image: levels, images first."""
-        raise NotImplementedError
 
     def project(self, features_B: Features) -> Features:
         """Trained layers between what may be cached and the decoder; none by default."""
         return features_B
 
+    @abstractmethod
     def decode(self, features_N: Features, shown: Shown) -> Decoded:
         """Masks for N prompts, each with the features of its image."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def encoder_modules(self) -> Sequence[nn.Module]:
         """The modules that `encode` runs, whose weights name cached embeddings."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def colours(self) -> tuple[Colour, Colour]:
         """Mean and standard deviation of each channel, in 0..255, that images are normalised by."""
-        raise NotImplementedError
 
     @property
     def device(self) -> torch.device:

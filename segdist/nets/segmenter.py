@@ -1,0 +1,90 @@
+"""What the network of a model family is: the base class that the engine trains, and asks for predictions."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from segdist.core.plugins import Batch, Example, ImageHWC, ModelOptions, Objective
+from segdist.core.records import Instance, Prompt
+
+
+class Segmenter(nn.Module, ABC):
+    """The torch side of a family, which `build(options, classes)` in its `network.py` makes.
+
+    A family gives `collate`, `forward` and `predict`; the other methods have an answer here.
+
+    Attributes:
+        options: of the family; a subclass names its own type.
+        classes: in the order of their index.
+        objective: `Objective()` until the engine sets it. A family reads from it the parameters of its losses, class
+            weights and noise options as far as it supports them.
+    """
+
+    options: ModelOptions
+    classes: tuple[str, ...]
+    objective: Objective
+
+    def __init__(self, options: ModelOptions, classes: tuple[str, ...]) -> None:
+        super().__init__()
+        self.options, self.classes, self.objective = options, classes, Objective()
+
+    @abstractmethod
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Stack, normalise and pad examples into tensors on the CPU."""
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Unweighted loss terms, each a scalar connected to the graph, also for images without objects.
+
+        All of `Family.losses`; a term that `objective.wants` not may be left out.
+        """
+
+    @abstractmethod
+    def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:
+        """Instances in the pixels of each image at its own size; an empty `Prompt()` tells nothing.
+
+        With boxes, exactly one instance a box comes back, in order, with the box's label.
+        """
+
+    @property
+    def region_classes(self) -> tuple[str, ...]:
+        """Classes that come as one region an image, whose objects are not told apart; none by default.
+
+        What is found of them in tiles or views of an image is joined by class.
+        """
+        return ()
+
+    def take_counts(self) -> dict[str, float]:
+        """What went wrong in training since the last call, such as matchings with costs that are not finite.
+
+        Added up over all workers they are reported for each epoch as `train/<name>`.
+        """
+        return {}
+
+    def take_rates(self) -> dict[str, tuple[float, float]]:
+        """Of the predictions since the last call, how many of how many.
+
+        Added up over all workers they are reported as a share: `val/<name>`.
+        """
+        return {}
+
+    def texts(self) -> list[str]:
+        """What a family that writes was asked and wrote about each image of the last `predict`; else nothing."""
+        return []
+
+
+class Traceable(Segmenter):
+    """A `Segmenter` whose `predict`, without prompts, is these three steps; the middle one can become an ONNX graph."""
+
+    @abstractmethod
+    def pixels(self, images: Sequence[ImageHWC]) -> Tensor:
+        """(B, 3, S, S) scaled, normalised and padded as the network sees them, on the CPU."""
+
+    @abstractmethod
+    def outputs(self, pixels_B3SS: Tensor) -> tuple[Tensor, ...]:
+        """Tensors of what `Family.onnx` names, images first."""
+
+    @abstractmethod
+    def found(self, outputs: Sequence[Tensor], images: Sequence[ImageHWC]) -> list[tuple[Instance, ...]]:
+        """Instances in the pixels of each image at its own size."""
