@@ -2,16 +2,16 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Protocol
 
 from segdist.core.errors import DataError, StorageError
 from segdist.core.plugins import DatasetFormat
-from segdist.core.records import Finding, Sample, Severity
+from segdist.core.records import Finding, ReportFinding, Sample, Severity
 from segdist.datasets.checks import open_image
-from segdist.datasets.near_duplicates import DEFAULT_BITS, Look, look, near_pairs
+from segdist.datasets.near_duplicates import DEFAULT_BITS, ImageHash, look, near_pairs
 from segdist.datasets.parallel import ordered_map
 from segdist.datasets.rows import sample_digest
 from segdist.datasets.shards import Manifest, SplitCounts, added_counts, content_hash, count_findings, count_samples
@@ -32,12 +32,12 @@ class Piece(Protocol):
     def image_ids(self) -> Collection[str]:
         """Their images."""
 
-    def samples(self, report: Callable[[Finding], None]) -> Iterator[Sample]:
+    def samples(self, report: ReportFinding) -> Iterator[Sample]:
         """The samples; what is wrong is reported."""
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SampleSummary:
     """What is kept of a sample."""
 
     image_id: str
@@ -45,7 +45,7 @@ class Row:
     group: str
     digest: str
     sha256: bytes
-    look: Look | None
+    look: ImageHash | None
 
 
 @dataclass
@@ -65,7 +65,7 @@ class Review:
     findings: list[Finding] = field(default_factory=list)
     classes: tuple[str, ...] = ()
     splits: dict[str, SplitCounts] = field(default_factory=dict)
-    rows: list[Row] = field(default_factory=list)
+    rows: list[SampleSummary] = field(default_factory=list)
     licences: tuple[str, ...] = ()
 
     @property
@@ -136,7 +136,7 @@ def review(
     return found
 
 
-def pieces(source: DatasetFormat, report: Callable[[Finding], None]) -> Iterator[Piece]:
+def pieces(source: DatasetFormat, report: ReportFinding) -> Iterator[Piece]:
     """The samples of a source in pieces; a format that has `chunks` lets other processes read them."""
     if hasattr(source, "chunks"):
         yield from source.chunks(report)
@@ -156,7 +156,7 @@ class _Listed:
     def image_ids(self) -> Collection[str]:
         return [sample.image_id for sample in self.members]
 
-    def samples(self, report: Callable[[Finding], None]) -> Iterator[Sample]:  # noqa: ARG002 - said when they were read
+    def samples(self, report: ReportFinding) -> Iterator[Sample]:  # noqa: ARG002 - said when they were read
         return iter(self.members)
 
 
@@ -172,7 +172,7 @@ class _Work:
 @dataclass(frozen=True)
 class _Answer:
     findings: list[Finding]
-    rows: list[Row]
+    rows: list[SampleSummary]
     splits: dict[str, SplitCounts]
 
 
@@ -210,7 +210,7 @@ def _look_at(work: _Work) -> _Answer:
 
 def _answer(work: _Work) -> _Answer:
     findings: list[Finding] = []
-    rows: list[Row] = []
+    rows: list[SampleSummary] = []
     kept: list[Sample] = []
     faults = Faults(findings.append, work.wrong)
     for sample in faults.usable(work.piece.samples(faults)):
@@ -223,12 +223,12 @@ def _answer(work: _Work) -> _Answer:
         if usable is not None:
             kept.append(usable)
             digest = sample_digest(usable, sha256.hex())
-            rows.append(Row(usable.image_id, usable.split, usable.group, digest, sha256, seen))
+            rows.append(SampleSummary(usable.image_id, usable.split, usable.group, digest, sha256, seen))
     splits = {name: count_samples([s for s in kept if s.split == name]) for name in {s.split for s in kept}}
     return _Answer(findings, rows, splits)
 
 
-def _opened(work: _Work, sample: Sample, findings: list[Finding]) -> tuple[Sample | None, bytes, Look | None]:
+def _opened(work: _Work, sample: Sample, findings: list[Finding]) -> tuple[Sample | None, bytes, ImageHash | None]:
     try:
         content = work.source.image_bytes(sample)
     except (StorageError, DataError) as error:
@@ -240,7 +240,7 @@ def _opened(work: _Work, sample: Sample, findings: list[Finding]) -> tuple[Sampl
     return checked.sample, hashlib.sha256(content).digest(), seen
 
 
-def _leaks(rows: Sequence[Row], near_bits: int) -> Iterator[Finding]:
+def _leaks(rows: Sequence[SampleSummary], near_bits: int) -> Iterator[Finding]:
     """What images of several splits have in common."""
     if len({row.split for row in rows}) < 2:
         return
@@ -252,7 +252,7 @@ def _leaks(rows: Sequence[Row], near_bits: int) -> Iterator[Finding]:
     yield from near_leaks([row for row in rows if row.look], near_bits)
 
 
-def near_leaks(rows: Sequence[Row], near_bits: int) -> Iterator[Finding]:
+def near_leaks(rows: Sequence[SampleSummary], near_bits: int) -> Iterator[Finding]:
     """Near-duplicates on different sides that are neither identical nor of one source: those have been named."""
     reported = 0
     for a, b in near_pairs([row.look for row in rows if row.look], bits=near_bits):

@@ -9,7 +9,7 @@ from segdist.core import storage
 from segdist.core.errors import DataError, SpecError, StorageError
 from segdist.core.terminal import say, say_json
 
-Place = Annotated[str, typer.Argument(help="A folder, file or archive, local or s3://, or a segdist data set.")]
+DataPlace = Annotated[str, typer.Argument(help="A folder, file or archive, local or s3://, or a segdist data set.")]
 FormatName = Annotated[str, typer.Option("--format", help="The format of PATH, where it does not show.")]
 Options = Annotated[list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="An option of the format.")]
 
@@ -23,7 +23,7 @@ def _data() -> None:
 
 @app.command()
 def convert(
-    path: Place,
+    path: DataPlace,
     to: Annotated[str, typer.Option(help="The format to write: coco, hf_objects, paligemma, png_masks, yolo, ...")],
     out: Annotated[str, typer.Option("-o", "--out", help="A folder or s3:// prefix that is not there yet.")],
     format_name: FormatName = "",
@@ -136,7 +136,7 @@ def split(
 
 @app.command()
 def stats(
-    path: Place,
+    path: DataPlace,
     format_name: FormatName = "",
     option: Options = None,
     no_images: Annotated[bool, typer.Option("--no-images", help="Open no image: no brightness.")] = False,
@@ -160,7 +160,7 @@ def stats(
 
 @app.command()
 def view(
-    path: Place,
+    path: DataPlace,
     out: Annotated[str, typer.Option("-o", "--out", help="The page to write, e.g. gallery.html.")],
     format_name: FormatName = "",
     option: Options = None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from segdist.commands.evaluate import model_folder, rows_of
 from segdist.core.errors import DataError
 from segdist.core.panels import encode_jpeg, versus
-from segdist.core.records import Prediction, Sample
+from segdist.core.records import LabelledImages, Prediction
 from segdist.core.spec import EvaluateSpec, SweepSpec
 from segdist.core.storage import cache_dir
 from segdist.datasets.build import on_all_cores
@@ -21,8 +21,6 @@ from segdist.tracking import Tracker
 
 if TYPE_CHECKING:
     from segdist.metrics import Evaluator
-
-Rows = Sequence[tuple[Sample, bytes]]
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ class _Side:
     """One model's predictions."""
 
     classes: tuple[str, ...]
-    rows: Rows
+    rows: LabelledImages
     predictions: Mapping[str, Prediction]
     evaluate: EvaluateSpec
     origin: str
@@ -153,7 +151,7 @@ def _recalled(tracker: Tracker, model: str, split: str) -> _Side:
     sweep = tracker.sweep(tracker.parent_of(run_id))
     dataset = find_or_build(SweepSpec.model_validate(sweep.spec), on_all_cores)
     evaluate = EvaluateSpec.model_validate(described["evaluate"])
-    rows: Rows = dataset.reader(split, cache_dir())
+    rows: LabelledImages = dataset.reader(split, cache_dir())
     return _Side(tuple(described["classes"]), rows, found, evaluate, sweep.name, [])
 
 

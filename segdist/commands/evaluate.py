@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from segdist.core.bounded_yaml import read_yaml
 from segdist.core.errors import DataError, SpecError, did_you_mean
 from segdist.core.plugins import DatasetFormat
-from segdist.core.records import Sample
+from segdist.core.records import LabelledImage, Sample
 from segdist.core.renamed_keys import current
 from segdist.core.spec import EvaluateSpec
 from segdist.core.storage import cache_dir, within
@@ -62,7 +62,7 @@ def score_results(predictions: Path, truth: Path, *, min_score: float, seed: int
     }
 
 
-class Data(Sequence[tuple[Sample, bytes]]):
+class Data(Sequence[LabelledImage]):
     """Images with their truth; each is read when it is asked for."""
 
     def __init__(self, found: Sequence[tuple[DatasetFormat, Sample]]) -> None:
@@ -78,10 +78,10 @@ class Data(Sequence[tuple[Sample, bytes]]):
         return sample, source.image_bytes(sample)
 
 
-class Respelled(Sequence[tuple[Sample, bytes]]):
+class Respelled(Sequence[LabelledImage]):
     """Images with their truth, whose classes are spelled as a model spells them."""
 
-    def __init__(self, rows: Sequence[tuple[Sample, bytes]], spelling: Mapping[str, str]) -> None:
+    def __init__(self, rows: Sequence[LabelledImage], spelling: Mapping[str, str]) -> None:
         self._rows, self._spelling = rows, spelling
 
     def __len__(self) -> int:
@@ -104,7 +104,7 @@ def score_model(
     tracking: str,
     changes: dict[str, Any],
     seed: int = 0,
-    further: Callable[["Segmenter", Sequence[tuple[Sample, bytes]]], dict[str, float]] | None = None,
+    further: Callable[["Segmenter", Sequence[LabelledImage]], dict[str, float]] | None = None,
 ) -> dict[str, Any]:
     """Every metric and the cost of a model over data, as JSON values.
 
@@ -208,7 +208,7 @@ def is_trusted(folder: str, storage: str) -> bool:
     return any(within(folder, root.strip()) for root in trusted if root.strip())
 
 
-def rows_of(place: str, split: str, classes: Sequence[str]) -> tuple[Sequence[tuple[Sample, bytes]], list[str]]:
+def rows_of(place: str, split: str, classes: Sequence[str]) -> tuple[Sequence[LabelledImage], list[str]]:
     """The images to score on, and what was found out about them.
 
     Args:
@@ -224,7 +224,7 @@ def rows_of(place: str, split: str, classes: Sequence[str]) -> tuple[Sequence[tu
         names = ClassNames(lambda _: None, classes)
         spelling = {label: names.spelled(label, place) for label in dataset.manifest.classes}
         labels, chosen = set(spelling.values()), _split(place, split, set(dataset.manifest.splits))
-        rows: Sequence[tuple[Sample, bytes]] = Respelled(dataset.reader(chosen, cache_dir()), spelling)
+        rows: Sequence[LabelledImage] = Respelled(dataset.reader(chosen, cache_dir()), spelling)
     else:
         read = read_place(place, classes)
         chosen = _split(place, split, {sample.split for _, sample in read} - {""})

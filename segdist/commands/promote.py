@@ -4,21 +4,20 @@
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from segdist.commands.evaluate import model_folder, rows_of
 from segdist.core import storage as files
 from segdist.core.errors import PromotionError
-from segdist.core.records import Sample
+from segdist.core.records import LabelledImages
 from segdist.core.spec import SweepSpec
 from segdist.datasets.shards import MANIFEST, Dataset
 from segdist.metrics import Difference, Evaluator, difference, family_of
 from segdist.tracking import SweepRecord, Tracker
 
-Rows = Sequence[tuple[Sample, bytes]]
-Measure = Callable[[str, Rows, str], Evaluator]
+Measure = Callable[[str, LabelledImages, str], Evaluator]
 """From a model's run, images and the name of a metric to what an evaluator saw of its predictions."""
 
 
@@ -120,7 +119,7 @@ def promote(
     return Decision(**made, test_hash=test_hash(rows), difference=found, promoted=False, version=0, reason=reason)
 
 
-def test_hash(rows: Rows) -> str:
+def test_hash(rows: LabelledImages) -> str:
     """Sixteen hex digits of images and their truth, whatever their order and names."""
     digests = []
     for sample, image_bytes in rows:
@@ -160,7 +159,7 @@ def register_winner(tracker: Tracker, spec: SweepSpec, winner: str, *, measure: 
     )
 
 
-def _compare(candidate: str, champion: str, rows: Rows, metric: str, measure: Measure) -> Difference:
+def _compare(candidate: str, champion: str, rows: LabelledImages, metric: str, measure: Measure) -> Difference:
     seen = [measure(run, rows, metric) for run in (candidate, champion)]
     if seen[0].classes != seen[1].classes:
         raise PromotionError(
@@ -174,14 +173,14 @@ def _metric_of(sweep: SweepRecord) -> str:
     return family_of(sweep.metric.partition("/")[2]) or "iou"
 
 
-def _judged(run: str, rows: Rows, metric: str, storage: str, tracking: str) -> Evaluator:
+def _judged(run: str, rows: LabelledImages, metric: str, storage: str, tracking: str) -> Evaluator:
     from segdist.engine.evaluation import filled_evaluator
 
     with model_folder(run, storage, tracking) as (folder, trusted):
         return filled_evaluator(folder, rows, (metric,), trusted=trusted)
 
 
-def _named(data: str, run: str, storage: str, tracking: str) -> Rows:
+def _named(data: str, run: str, storage: str, tracking: str) -> LabelledImages:
     from segdist.engine import checkpoint
 
     with model_folder(run, storage, tracking) as (folder, _):
@@ -190,7 +189,7 @@ def _named(data: str, run: str, storage: str, tracking: str) -> Rows:
     return rows
 
 
-def _common_test(tracker: Tracker, champion: str, sweep: SweepRecord, storage: str) -> Rows:
+def _common_test(tracker: Tracker, champion: str, sweep: SweepRecord, storage: str) -> LabelledImages:
     """The test split that both sweeps kept away from their models.
 
     Raises:
@@ -210,7 +209,7 @@ def _common_test(tracker: Tracker, champion: str, sweep: SweepRecord, storage: s
     raise PromotionError(f"The data {mine} are no longer in {storage}. Name images to compare on: --data PATH.")
 
 
-def _test_rows(dataset: Dataset) -> Rows:
+def _test_rows(dataset: Dataset) -> LabelledImages:
     counts = dataset.manifest.splits.get("test")
     if counts is None or not counts.masks:
         raise PromotionError("The data have no test split with masks. Name images to compare on: --data PATH.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from segdist.commands.evaluate import score_model
 from segdist.core import storage
 from segdist.core.errors import DataError
-from segdist.core.records import Sample
+from segdist.core.records import LabelledImage
 from segdist.tracking import Tracker, names
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def study_checkpoints(model: str, data: str, **settings: Any) -> list[dict[str, 
         with checkpoint.fetched(place) as local:
             family = checkpoint.describe(local).model.family
 
-        def loss(network: "Segmenter", rows: Sequence[tuple[Sample, bytes]], family: str = family) -> dict[str, float]:
+        def loss(network: "Segmenter", rows: Sequence[LabelledImage], family: str = family) -> dict[str, float]:
             return mean_loss(network, rows, family=family, batch_size=2)
 
         scored = score_model(place, data, **settings, further=loss)

@@ -3,9 +3,8 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from segdist.core.records import Finding, Instance, Sample, Severity
+from segdist.core.records import Finding, Instance, ReportFinding, Sample, Severity
 from segdist.reading.codes import finding
-from segdist.reading.listing import Report
 
 GONE = {"box-dropped", "class-dropped", "crowd-dropped", "duplicate-dropped", "instance-merged", "mask-coded"}
 """Losses after which an instance may not come back as what it was: not at all, or under another name."""
@@ -20,7 +19,7 @@ class ReportedLosses:
         report: takes the findings, too.
     """
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: ReportFinding) -> None:
         self._report = report
         self._of: dict[str, Counter[str]] = {}
 
@@ -46,7 +45,7 @@ class ReportedLosses:
 class Losses:
     """Reports what a writer leaves out (skipped) or holds only nearly (a warning)."""
 
-    def __init__(self, format_name: str, report: Report) -> None:
+    def __init__(self, format_name: str, report: ReportFinding) -> None:
         self._format, self._report = format_name, report
 
     def __call__(self, code: str, message: str, sample: Sample, number: int, *, left_out: bool = False) -> None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from segdist.core.masks import Mask
-from segdist.core.records import Finding, Instance, Prompt, Sample
+from segdist.core.records import Instance, Prompt, ReportFinding, Sample
 from segdist.core.spec import AdapterKind, LossOptions, NoiseSpec, Strict
 
 ImageHWC = NDArray[np.uint8]
@@ -173,7 +173,7 @@ class DatasetFormat(Protocol):
     def signature(self) -> str:
         """A digest that changes when the source does; cheap: sizes and times of files, not their contents."""
 
-    def read(self, report: Callable[[Finding], None]) -> Iterator[Sample]:
+    def read(self, report: ReportFinding) -> Iterator[Sample]:
         """Every image with its annotations. What is wrong is reported; nothing is dropped in silence."""
 
     def image_bytes(self, sample: Sample) -> bytes:
@@ -189,9 +189,7 @@ class DatasetWriter(Protocol):
 
     Options: ClassVar[type[Strict]]
 
-    def __init__(
-        self, folder: Path, classes: Sequence[str], options: Any, report: Callable[[Finding], None]
-    ) -> None: ...
+    def __init__(self, folder: Path, classes: Sequence[str], options: Any, report: ReportFinding) -> None: ...
 
     def add(self, sample: Sample, image_bytes: bytes, file_name: str) -> None:
         """Write one image under a name whose stem no other image has, and its annotations."""

@@ -4,6 +4,7 @@ Frames: pixels of the image at its own size, x to the right, y down. `size_hw` i
 `box_xyxy` is (x1, y1, x2, y2) in pixels, x2 and y2 exclusive.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -11,6 +12,8 @@ from typing import Any, Self
 
 from pycocotools import mask as coco_mask
 
+Box = tuple[float, float, float, float]
+"""`box_xyxy`."""
 HUMAN = "human"
 MAX_PIXELS = 178_956_970
 """Larger images are refused before anything is made at their size: a few bytes can claim terabytes. It is twice what
@@ -64,7 +67,7 @@ class Rle:
         return int(coco_mask.area(self.coco))
 
     @cached_property
-    def box_xyxy(self) -> tuple[float, float, float, float]:
+    def box_xyxy(self) -> Box:
         """The tight box around the pixels set, without decoding; all zeros for an empty mask."""
         x, y, w, h = (float(v) for v in coco_mask.toBbox(self.coco))
         return x, y, x + w, y + h
@@ -114,7 +117,7 @@ class Instance:
 
     label: str
     mask: Rle | None
-    box_xyxy: tuple[float, float, float, float]
+    box_xyxy: Box
     score: float = 1.0
     is_crowd: bool = False
     evidence: Evidence | None = None
@@ -150,6 +153,11 @@ class Sample:
     text: str = ""
 
 
+LabelledImage = tuple[Sample, bytes]
+"""The truth of an image, and the image as its file has it."""
+LabelledImages = Sequence[LabelledImage]
+
+
 @dataclass(frozen=True)
 class Prompt:
     """What a promptable model is told about one image.
@@ -162,7 +170,7 @@ class Prompt:
         text: a phrase to look for, for models that read; boxes beside it are examples of what is meant.
     """
 
-    boxes_xyxy: tuple[tuple[float, float, float, float], ...] = ()
+    boxes_xyxy: tuple[Box, ...] = ()
     labels: tuple[str, ...] = ()
     points_xy: tuple[tuple[tuple[float, float], ...], ...] = ()
     point_is_object: tuple[tuple[bool, ...], ...] = ()
@@ -218,3 +226,7 @@ class Finding:
         )
         text = f"{self.severity}[{self.code}] {place.strip()}: {self.message}"
         return text.replace("\n", "\n  ")  # a name with a line break must not look like a finding of its own
+
+
+ReportFinding = Callable[[Finding], None]
+"""Takes what a reader, a writer or a check has noticed."""

@@ -8,17 +8,17 @@ from typing import Literal
 from segdist.core import extras
 from segdist.core.errors import SpecError, did_you_mean
 
-Kind = Literal["models", "formats", "prompts"]
+PluginKind = Literal["models", "formats", "prompts"]
 _SINGULAR = {"models": "model family", "formats": "dataset format", "prompts": "prompt strategy"}
 
 
-def names(kind: Kind) -> list[str]:
+def names(kind: PluginKind) -> list[str]:
     """The plug-ins of a kind, by listing their folder; nothing is imported."""
     package = importlib.import_module(f"segdist.{kind}")
     return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
 
 
-def load(kind: Kind, name: str) -> ModuleType:
+def load(kind: PluginKind, name: str) -> ModuleType:
     """The module of one plug-in.
 
     Raises:

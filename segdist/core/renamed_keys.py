@@ -32,7 +32,7 @@ VALUES: Mapping[str, Mapping[str, str]] = {
     "train.augment_groups": _AUGMENTATIONS,
 }
 """New names of values, by key."""
-Report = Callable[[tuple[str, ...], str], None]
+ReportOldName = Callable[[tuple[str, ...], str], None]
 """Takes the path of an old name, and what it is called now, in words."""
 _REFERENCE = re.compile(r"\$\{(\.*)([\w.]+)\}")
 
@@ -51,7 +51,7 @@ def warn(place: str, message: str) -> None:
     warnings.warn(f"{place}: {message}; the old name stops working with the next release", RenamedKeyWarning, 2)
 
 
-def current(content: Mapping[str, Any], *, under: str = "", report: Report = lambda *_: None) -> dict[str, Any]:
+def current(content: Mapping[str, Any], *, under: str = "", report: ReportOldName = lambda *_: None) -> dict[str, Any]:
     """Nested keys and values under their names of today, those of `space` and references by `${...}` too.
 
     Args:
@@ -131,7 +131,7 @@ def current_value(key: str, value: Any) -> Any:
     return _revalued(value, names, lambda *_: None)
 
 
-def _ranges(space: Mapping[str, Any], report: Report) -> Iterable[tuple[str, Any]]:
+def _ranges(space: Mapping[str, Any], report: ReportOldName) -> Iterable[tuple[str, Any]]:
     seen: set[str] = set()
     for key, range_ in space.items():
         written = range_ if isinstance(range_, Mapping) else {"choices": range_}
@@ -189,7 +189,7 @@ def _with_references(value: Any, whole: Mapping[str, Any], keys: tuple[Any, ...]
     return _REFERENCE.sub(renamed, value)
 
 
-def _report_value(report: Report, keys: tuple[str, ...], old: str, new: str) -> None:
+def _report_value(report: ReportOldName, keys: tuple[str, ...], old: str, new: str) -> None:
     report(keys, f"`{old}` is now `{new}`")
 
 

@@ -252,7 +252,7 @@ class CleanStep(Strict):
         return {self.name: getattr(self, self.name).model_dump(mode="json")}
 
 
-class Limits(Strict):
+class MaskLimits(Strict):
     """What a mask must at least be like; by default everything passes."""
 
     score: float = Field(default=0.0, ge=0, le=1)
@@ -297,9 +297,9 @@ class LabelSpec(Placed):
     """How several masks of an object become one; null takes the one the teacher trusts most."""
     clean: tuple[CleanStep, ...] = ()
     """Steps of cleaning, in this order; none by default, because some can hurt thin structures."""
-    reject: Limits = Limits()
+    reject: MaskLimits = MaskLimits()
     """Masks that miss one of these limits are rejected: they stay boxes, and training ignores what lies in them."""
-    review: Limits = Limits()
+    review: MaskLimits = MaskLimits()
     """Masks that miss one of these limits wait for a person: training ignores what lies in their boxes until
     `segdist label review import` brings them back."""
     splits: tuple[Split, ...] = ("train", "val", "test")

@@ -17,8 +17,8 @@ from segdist.core.plugins import DatasetFormat
 from segdist.core.records import Finding, Sample
 from segdist.core.spec import DataSpec, digest
 from segdist.datasets.checks import check_image, open_image
-from segdist.datasets.merge import Numbered, Seen, merged
-from segdist.datasets.near_duplicates import Look, look
+from segdist.datasets.merge import Numbered, OpenedImage, merged
+from segdist.datasets.near_duplicates import ImageHash, look
 from segdist.datasets.parallel import ordered_map
 from segdist.datasets.shards import Dataset, ShardSummary, finding_of, read_summary, write_manifest, write_shard
 from segdist.datasets.split import NAMES, leaks, split, untrained
@@ -32,7 +32,7 @@ OPENED = "opened"
 """Folder of what is known of opened images, for a run that goes on; gone when the data set is complete."""
 
 
-class Spread(Protocol):
+class RunOnItems(Protocol):
     """Runs a function over items, anywhere; answers may come in any order."""
 
     def __call__(self, function: Callable[[bytes], str], items: Sequence[bytes], images: int) -> Iterable[str]:
@@ -49,7 +49,7 @@ class _Work:
     turned: frozenset[str] = frozenset()
 
 
-def build(root: str, data: DataSpec, spread: Spread) -> Dataset:
+def build(root: str, data: DataSpec, spread: RunOnItems) -> Dataset:
     """Make the data set of a specification in a folder.
 
     Raises:
@@ -94,7 +94,7 @@ def _read(data: DataSpec, sources: Sequence[DatasetFormat], findings: list[Findi
 
 
 def _arranged(
-    data: DataSpec, pairs: Sequence[Numbered], seen: Mapping[str, Seen], findings: list[Finding]
+    data: DataSpec, pairs: Sequence[Numbered], seen: Mapping[str, OpenedImage], findings: list[Finding]
 ) -> tuple[list[Numbered], tuple[str, ...]]:
     """The samples without copies, with their splits, and the class names."""
     if data.split.given == "redo":
@@ -126,8 +126,8 @@ def _leaks(shards: Sequence[ShardSummary], groups: Mapping[str, str]) -> list[Fi
 
 
 def _opened(
-    root: str, data: DataSpec, pairs: Sequence[Numbered], findings: list[Finding], spread: Spread
-) -> dict[str, Seen]:
+    root: str, data: DataSpec, pairs: Sequence[Numbered], findings: list[Finding], spread: RunOnItems
+) -> dict[str, OpenedImage]:
     """What is known of each image that could be opened; what was found before is not done again."""
     there = {e.uri.rpartition("/")[2] for e in storage.find(storage.join(root, OPENED))}
     todo, answers = [], []
@@ -145,13 +145,15 @@ def _opened(
     seen = {}
     for answer in map(json.loads, answers):
         found += map(finding_of, answer["findings"])
-        seen.update({name: Seen(one["sha256"], _look_of(one), one["turned"]) for name, one in answer["images"].items()})
+        seen.update(
+            {name: OpenedImage(one["sha256"], _look_of(one), one["turned"]) for name, one in answer["images"].items()}
+        )
     findings += sorted(found, key=lambda f: order[f.image])
     return seen
 
 
-def _look_of(one: Mapping[str, Any]) -> Look:
-    return Look(one["phash"], bytes.fromhex(one["thumb"]))
+def _look_of(one: Mapping[str, Any]) -> ImageHash:
+    return ImageHash(one["phash"], bytes.fromhex(one["thumb"]))
 
 
 def _open(packed: bytes) -> str:
@@ -189,7 +191,7 @@ def _fetched(source: DatasetFormat, sample: Sample, findings: list[Finding]) -> 
 
 
 def _written(
-    root: str, data: DataSpec, pairs: Sequence[Numbered], turned: frozenset[str], spread: Spread
+    root: str, data: DataSpec, pairs: Sequence[Numbered], turned: frozenset[str], spread: RunOnItems
 ) -> list[ShardSummary]:
     """Summaries of all shards; those that are there already are only looked at."""
     there = {entry.uri.rsplit("/", 1)[-1] for entry in storage.find(root, suffix=".parquet")}
@@ -240,10 +242,10 @@ def _write(packed: bytes) -> str:
 
 
 def here(function: Callable[[bytes], str], items: Sequence[bytes], images: int) -> Iterator[str]:  # noqa: ARG001
-    """A `Spread` in this process."""
+    """A `RunOnItems` in this process."""
     return map(function, items)
 
 
 def on_all_cores(function: Callable[[bytes], str], items: Sequence[bytes], images: int) -> Iterator[str]:  # noqa: ARG001
-    """A `Spread` over the processes of this machine."""
+    """A `RunOnItems` over the processes of this machine."""
     return ordered_map(function, items)

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from segdist.core.errors import StorageError
 from segdist.core.locks import locked
-from segdist.core.records import Sample
+from segdist.core.records import LabelledImage, Sample
 from segdist.datasets.rows import with_images, without_masks
 
 ROWS_PER_BATCH = 16
@@ -70,7 +70,7 @@ class ArrowFile:
         return self._opened
 
 
-class Rows(Sequence[tuple[Sample, bytes]]):
+class Rows(Sequence[LabelledImage]):
     """A split's samples with their encoded images, ordered by image id, under the labels to learn from."""
 
     def __init__(self, images: ArrowFile, labels: ArrowFile | None, *, hide_masks: bool) -> None:

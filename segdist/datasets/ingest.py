@@ -2,7 +2,7 @@
 
 from segdist.core import storage
 from segdist.core.spec import SweepSpec, digest
-from segdist.datasets.build import Spread, build
+from segdist.datasets.build import RunOnItems, build
 from segdist.datasets.shards import MANIFEST, SCHEMA_VERSION, Dataset
 from segdist.reading.sources import open_sources
 
@@ -21,7 +21,7 @@ def ingest_key(spec: SweepSpec) -> str:
     return digest([SCHEMA_VERSION, CODE_VERSION, spec.data.model_dump(mode="json", exclude={"boxes_only"}), signatures])
 
 
-def find_or_build(spec: SweepSpec, spread: Spread) -> Dataset:
+def find_or_build(spec: SweepSpec, spread: RunOnItems) -> Dataset:
     """The data set of a sweep, made where it is not there yet.
 
     Args:

@@ -15,7 +15,7 @@ from segdist.reading.image_formats import IMAGE_SUFFIXES
 from segdist.reading.listing import Listing
 from segdist.reading.table_rows import MARK, TableRows
 
-Note = Callable[[str, str], None]
+NoteUnread = Callable[[str, str], None]
 """Takes a file's place and what there is to say about it."""
 TABLES = (".parquet",)
 _MOST_SHOWN, _LONGEST_NAME = 12, 4_096
@@ -69,7 +69,7 @@ class Reader:
         return storage.join(unpacked(archive), inside) if inside and is_archive(archive) else one.uri
 
 
-def find_inputs(places: list[str], unread: Note) -> Iterator[Input]:
+def find_inputs(places: list[str], unread: NoteUnread) -> Iterator[Input]:
     """Every image, in order.
 
     Args:
@@ -95,7 +95,7 @@ def find_inputs(places: list[str], unread: Note) -> Iterator[Input]:
         raise DataError(message + "".join(reasons[:_MOST_SHOWN]))
 
 
-def _inside(place: str, unread: Note) -> Iterator[Input]:
+def _inside(place: str, unread: NoteUnread) -> Iterator[Input]:
     if is_archive(place):
         yield from _packed(place, unread)
         return
@@ -121,7 +121,7 @@ def _inside(place: str, unread: Note) -> Iterator[Input]:
         unread(files.uri(name), reason)
 
 
-def _packed(place: str, unread: Note) -> Iterator[Input]:
+def _packed(place: str, unread: NoteUnread) -> Iterator[Input]:
     archive, _ = split_place(place)
     files, start = Listing(unpacked(place)), unpacked(archive)
 

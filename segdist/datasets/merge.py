@@ -6,13 +6,13 @@ more) contradicts it, which is reported, and the first source's class stays; any
 different splits are not merged but reported as a leak: whose split is right, only their owner knows.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
 from segdist.core import masks
-from segdist.core.records import Finding, Instance, Sample
-from segdist.datasets.near_duplicates import Groups, Look, near_pairs
+from segdist.core.records import Instance, ReportFinding, Sample
+from segdist.datasets.near_duplicates import Groups, ImageHash, near_pairs
 from segdist.reading.codes import finding
 from segdist.reading.geometry import box_iou
 
@@ -23,7 +23,7 @@ Numbered = tuple[int, Sample]
 
 
 @dataclass(frozen=True)
-class Seen:
+class OpenedImage:
     """What is known of an image once it has been opened.
 
     Attributes:
@@ -33,12 +33,12 @@ class Seen:
     """
 
     sha256: str
-    look: Look
+    look: ImageHash
     turned: bool = False
 
 
 def merged(
-    pairs: Sequence[Numbered], seen: Mapping[str, Seen], report: Callable[[Finding], None], *, near_bits: int
+    pairs: Sequence[Numbered], seen: Mapping[str, OpenedImage], report: ReportFinding, *, near_bits: int
 ) -> list[Numbered]:
     """The samples without second copies, in groups that hold near-duplicates together.
 
@@ -58,7 +58,7 @@ def merged(
     return list(_grouped(once, seen, report, near_bits))
 
 
-def _one_per_split(copies: Sequence[Sample], report: Callable[[Finding], None]) -> Iterator[Sample]:
+def _one_per_split(copies: Sequence[Sample], report: ReportFinding) -> Iterator[Sample]:
     """Copies of one image, merged where their splits do not differ."""
     splits = sorted({s.split for s in copies if s.split})
     if len(splits) < 2:
@@ -70,7 +70,7 @@ def _one_per_split(copies: Sequence[Sample], report: Callable[[Finding], None]) 
         yield _united([*members, *free] if split == splits[0] else members, report)
 
 
-def _united(copies: Sequence[Sample], report: Callable[[Finding], None]) -> Sample:
+def _united(copies: Sequence[Sample], report: ReportFinding) -> Sample:
     first, *others = copies
     instances = list(first.instances)
     for other in others:
@@ -101,7 +101,7 @@ def _overlap(a: Instance, b: Instance) -> float:
 
 
 def _grouped(
-    pairs: Sequence[Numbered], seen: Mapping[str, Seen], report: Callable[[Finding], None], near_bits: int
+    pairs: Sequence[Numbered], seen: Mapping[str, OpenedImage], report: ReportFinding, near_bits: int
 ) -> Iterator[Numbered]:
     """The samples with groups that unite what looks alike."""
     samples = [s for _, s in pairs]

@@ -25,7 +25,7 @@ _LEAST_CONTRAST = 4.0
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ImageHash:
     """What an image looks like, in 72 bytes.
 
     Attributes:
@@ -37,15 +37,15 @@ class Look:
     thumb: bytes
 
 
-def look(image_HWC: NDArray[np.uint8]) -> Look:
+def look(image_HWC: NDArray[np.uint8]) -> ImageHash:
     """The look of an RGB image."""
     grey_HW = cv2.cvtColor(cv2.resize(image_HWC, (128, 128), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
     bits = imagehash.phash(Image.fromarray(grey_HW)).hash.reshape(-1)
     thumb = cv2.resize(grey_HW, (_THUMB, _THUMB), interpolation=cv2.INTER_AREA)
-    return Look(int.from_bytes(np.packbits(bits).tobytes(), "big"), thumb.tobytes())
+    return ImageHash(int.from_bytes(np.packbits(bits).tobytes(), "big"), thumb.tobytes())
 
 
-def near_pairs(looks: Sequence[Look], *, bits: int) -> Iterator[tuple[int, int]]:
+def near_pairs(looks: Sequence[ImageHash], *, bits: int) -> Iterator[tuple[int, int]]:
     """Pairs of images that look alike, by their indices.
 
     Of `bits + 1` bands of a hash, two hashes that differ in at most `bits` bits share one whole: only images that share

@@ -1,7 +1,7 @@
 """Shards to batches: the order of the images, their augmentation and their stacking, reproducible from a seed."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +10,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from segdist.augment import Recipes
 from segdist.core.plugins import Batch, Example
-from segdist.core.records import Sample
+from segdist.core.records import LabelledImages, Sample
 from segdist.core.spec import RunSpec
 from segdist.nets.segmenter import Segmenter
 from segdist.reading.examples import make_example
 
-Rows = Sequence[tuple[Sample, bytes]]
-"""Samples with their encoded images, by index: a split of a data set."""
 EpochIndex = tuple[int, int]
 
 
@@ -24,7 +22,7 @@ EpochIndex = tuple[int, int]
 class Examples(Dataset[Example]):
     """Augmented examples; the same (epoch, index) gives the same example on every machine."""
 
-    rows: Rows
+    rows: LabelledImages
     classes: tuple[str, ...]
     image_size: int
     recipes: Recipes
@@ -78,7 +76,7 @@ class EpochBatches(Sampler[list[EpochIndex]]):
 
 
 def loader(
-    network: Segmenter, rows: Rows, run: RunSpec, *, rank: int, world_size: int, pin_memory: bool
+    network: Segmenter, rows: LabelledImages, run: RunSpec, *, rank: int, world_size: int, pin_memory: bool
 ) -> tuple[DataLoader[Batch], EpochBatches]:
     """Batches of collated examples, and the sampler whose `epoch` chooses their order."""
     batches = EpochBatches(len(rows), batch_size=run.train.batch_size, seed=run.seed, rank=rank, world_size=world_size)

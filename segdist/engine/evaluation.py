@@ -10,11 +10,11 @@ import numpy as np
 from torch import nn
 
 from segdist.core.plugins import ImageHWC
-from segdist.core.records import Instance, Prediction, Prompt, Sample
+from segdist.core.records import Instance, LabelledImage, Prediction, Prompt, Sample
 from segdist.core.spec import EvaluateSpec
 from segdist.datasets.shards import write_shard
 from segdist.engine import checkpoint, runtime
-from segdist.engine.predict import Row, box_prompt, evaluator_of, predict, rates_of, segment
+from segdist.engine.predict import box_prompt, evaluator_of, predict, rates_of, segment
 from segdist.engine.thresholds import tuned
 from segdist.engine.workers import Workers
 from segdist.metrics import Evaluator, consistency, per_image, shown_in
@@ -49,7 +49,7 @@ class EvaluationReport:
     min_scores: dict[str, float] = field(default_factory=dict)
     classes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def write(self, folder: Path, name: str, rows: Sequence[Row]) -> None:
+    def write(self, folder: Path, name: str, rows: Sequence[LabelledImage]) -> None:
         """Write `<name>.json`, and the predictions as labels into `<name>.parquet`.
 
         Args:
@@ -76,7 +76,7 @@ class EvaluationReport:
 
 
 def evaluate_network(
-    network: Segmenter, rows: Sequence[Row], evaluate: EvaluateSpec, *, seed: int = 0, tune: bool = False
+    network: Segmenter, rows: Sequence[LabelledImage], evaluate: EvaluateSpec, *, seed: int = 0, tune: bool = False
 ) -> EvaluationReport:
     """Predict image after image, as production does, and measure everything.
 
@@ -109,7 +109,9 @@ def evaluate_network(
     return replace(result, metrics=result.metrics | costs)
 
 
-def filled_evaluator(folder: Path, rows: Sequence[Row], metrics: Sequence[str], *, trusted: bool = False) -> Evaluator:
+def filled_evaluator(
+    folder: Path, rows: Sequence[LabelledImage], metrics: Sequence[str], *, trusted: bool = False
+) -> Evaluator:
     """What an evaluator saw of the predictions of a model, which is scored as it was trained to be.
 
     Args:
@@ -221,7 +223,7 @@ def grouping(images: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
     return {kind: names for kind, names in columns.items() if 2 <= len(set(names)) <= len(names) / 2}
 
 
-def _noting_cameras(rows: Iterable[Row], cameras: dict[str, str]) -> Iterator[Row]:
+def _noting_cameras(rows: Iterable[LabelledImage], cameras: dict[str, str]) -> Iterator[LabelledImage]:
     """The rows, while the camera of each image is written down."""
     for sample, image_bytes in rows:
         cameras[sample.image_id] = camera_of(image_bytes)

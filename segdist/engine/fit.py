@@ -7,18 +7,19 @@ from tempfile import TemporaryDirectory
 
 from torch import nn
 
+from segdist.core.records import LabelledImages
 from segdist.core.spec import RunSpec
 from segdist.engine import checkpoint, pictures
-from segdist.engine.data import Rows, loader
+from segdist.engine.data import loader
 from segdist.engine.epoch import Metrics, train_epoch
 from segdist.engine.objective import objective_of
 from segdist.engine.predict import score
 from segdist.engine.state import MODEL, PICTURES, TRAINING, Fit
 from segdist.engine.workers import Workers
 
-__all__ = ["MODEL", "PICTURES", "TRAINING", "Metrics", "Report", "fit"]
+__all__ = ["MODEL", "PICTURES", "TRAINING", "Metrics", "ReportEpoch", "fit"]
 
-Report = Callable[[Metrics, Path | None], None]
+ReportEpoch = Callable[[Metrics, Path | None], None]
 """Takes the metrics of an epoch and, where one was saved, the checkpoint folder (gone after the call)."""
 
 
@@ -26,9 +27,9 @@ def fit(
     run: RunSpec,
     classes: tuple[str, ...],
     *,
-    train: Rows,
-    val: Rows,
-    report: Report,
+    train: LabelledImages,
+    val: LabelledImages,
+    report: ReportEpoch,
     workers: Workers | None = None,
     resume: Path | None = None,
     kept: str = "",
@@ -78,7 +79,7 @@ def fit(
     return network
 
 
-def _score_and_report(state: Fit, metrics: Metrics, val: Rows, report: Report) -> None:
+def _score_and_report(state: Fit, metrics: Metrics, val: LabelledImages, report: ReportEpoch) -> None:
     run, workers = state.run, state.workers
     start = time.perf_counter()
     values, found = score(state.network, val, run.evaluate, workers=workers)

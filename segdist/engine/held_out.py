@@ -7,15 +7,15 @@ import numpy as np
 import torch
 
 from segdist.core.plugins import Batch, Example
+from segdist.core.records import LabelledImage
 from segdist.engine import checkpoint
-from segdist.engine.predict import Row
 from segdist.nets.segmenter import Segmenter
 from segdist.reading.examples import make_example
 
 _SEED = 0
 
 
-def mean_loss(network: Segmenter, rows: Sequence[Row], *, family: str, batch_size: int) -> dict[str, float]:
+def mean_loss(network: Segmenter, rows: Sequence[LabelledImage], *, family: str, batch_size: int) -> dict[str, float]:
     """`loss`: the family's own terms with its own weights, the mean over images; what is drawn by chance is fixed.
 
     Args:
@@ -37,7 +37,7 @@ def mean_loss(network: Segmenter, rows: Sequence[Row], *, family: str, batch_siz
     return {"loss": total / len(rows)} if len(rows) else {}
 
 
-def _example(network: Segmenter, row: Row) -> Example:
+def _example(network: Segmenter, row: LabelledImage) -> Example:
     sample, image_bytes = row
     size = network.options.image_size
     rng = np.random.default_rng(_SEED)

@@ -6,23 +6,22 @@ from numpy.typing import NDArray
 from segdist import losses
 from segdist.core import masks
 from segdist.core.plugins import Family, Objective
-from segdist.core.records import Sample
+from segdist.core.records import LabelledImages, Sample
 from segdist.core.spec import RunSpec
-from segdist.engine.data import Rows
 
 _IMAGES_COUNTED = 1024
 """Images of the training split, evenly spaced, in which classes are counted: more say nothing new."""
 Counts = NDArray[np.int64]
 
 
-def objective_of(run: RunSpec, family: Family, rows: Rows, classes: tuple[str, ...]) -> Objective:
+def objective_of(run: RunSpec, family: Family, rows: LabelledImages, classes: tuple[str, ...]) -> Objective:
     """The objective of a run on its training split; the same on every worker."""
     train = run.train
     weights = {term: train.loss.get(term, default) for term, default in family.losses.items()}
     return Objective(weights, train.loss_options, train.noise, class_weights(run, rows, classes))
 
 
-def class_weights(run: RunSpec, rows: Rows, classes: tuple[str, ...]) -> tuple[float, ...]:
+def class_weights(run: RunSpec, rows: LabelledImages, classes: tuple[str, ...]) -> tuple[float, ...]:
     """Weights of background and each class, with mean 1; empty where the run weighs them equally."""
     options = run.train.loss_options
     if options.class_balance == "none" or not len(rows):

@@ -21,7 +21,7 @@ Output = Literal["overlays", "panels", "masks", "class_ids", "geojson", "text"]
 
 
 @dataclass(frozen=True)
-class Found:
+class PredictedImage:
     """One image with what was found in it.
 
     Attributes:
@@ -66,18 +66,18 @@ def check_outputs(names: Sequence[str]) -> tuple[Output, ...]:
     return tuple(name for name in get_args(Output) if name in names)
 
 
-def write(folder: str, outputs: Sequence[Output], found: Found) -> None:
+def write(folder: str, outputs: Sequence[Output], found: PredictedImage) -> None:
     """Write the outputs of one image below a folder, local or in an object store."""
     for name in outputs:
         _WRITERS[name](storage.join(folder, name), found)
 
 
-def _overlay(folder: str, found: Found) -> None:
+def _overlay(folder: str, found: PredictedImage) -> None:
     drawn = overlay(found.image_HWC, found.prediction.instances, found.classes)
     storage.write_atomic(storage.join(folder, f"{found.name}.png"), encode_png(drawn))
 
 
-def _panel(folder: str, found: Found) -> None:
+def _panel(folder: str, found: PredictedImage) -> None:
     """[image | prediction], or [image | truth | prediction | error]."""
     if found.truth is not None:
         drawn = panel(found.image_HWC, found.truth, found.prediction, classes=found.classes)
@@ -86,7 +86,7 @@ def _panel(folder: str, found: Found) -> None:
     storage.write_atomic(storage.join(folder, f"{found.name}.jpg"), encode_jpeg(drawn))
 
 
-def _masks(folder: str, found: Found) -> None:
+def _masks(folder: str, found: PredictedImage) -> None:
     """For each class a PNG with 255 where it is and 0 elsewhere; also where it is nowhere."""
     height, width = found.sample.size_hw
     for label in found.classes:
@@ -97,7 +97,7 @@ def _masks(folder: str, found: Found) -> None:
         storage.write_atomic(storage.join(folder, FILES.escape(label), f"{found.name}.png"), _grey_png(drawn_HW))
 
 
-def _class_ids(folder: str, found: Found) -> None:
+def _class_ids(folder: str, found: PredictedImage) -> None:
     """A PNG with the number of the class (from 1, as in the COCO file) of each pixel; the surest where two overlap."""
     kind = np.uint8 if len(found.classes) < 2**8 else np.uint16
     drawn_HW = np.zeros(found.sample.size_hw, kind)
@@ -107,12 +107,12 @@ def _class_ids(folder: str, found: Found) -> None:
     storage.write_atomic(storage.join(folder, f"{found.name}.png"), _grey_png(drawn_HW))
 
 
-def _text(folder: str, found: Found) -> None:
+def _text(folder: str, found: PredictedImage) -> None:
     """What a model that writes was asked and wrote, a line a question; empty for one that does not."""
     storage.write_atomic(storage.join(folder, f"{found.name}.txt"), found.prediction.text.encode())
 
 
-def _geojson(folder: str, found: Found) -> None:
+def _geojson(folder: str, found: PredictedImage) -> None:
     from segdist.engine.georeference import features, place_of
 
     place = place_of(found.file, found.image_bytes)

@@ -7,9 +7,8 @@ from itertools import islice
 from pathlib import Path
 
 from segdist.core.panels import ImageHWC, encode_jpeg, panel
-from segdist.core.records import Prediction, Sample
+from segdist.core.records import LabelledImages, Prediction, Sample
 from segdist.core.spec import EvaluateSpec
-from segdist.engine.data import Rows
 from segdist.engine.evaluation import EvaluationReport
 from segdist.engine.ranked_examples import ranked_examples
 from segdist.reading.examples import decode_image
@@ -19,7 +18,7 @@ INDEX = "index.json"
 
 
 def save(
-    folder: Path, rows: Rows, found: Iterable[Prediction], evaluate: EvaluateSpec, *, classes: Sequence[str]
+    folder: Path, rows: LabelledImages, found: Iterable[Prediction], evaluate: EvaluateSpec, *, classes: Sequence[str]
 ) -> None:
     """Write `evaluate.pictures` panels as `<number>.jpg`; a class has the same colour in all of them."""
     if not evaluate.pictures:
@@ -33,7 +32,7 @@ def save(
 
 
 def save_ranked_examples(
-    folder: Path, rows: Rows, found: EvaluationReport, evaluate: EvaluateSpec, *, classes: Sequence[str]
+    folder: Path, rows: LabelledImages, found: EvaluationReport, evaluate: EvaluateSpec, *, classes: Sequence[str]
 ) -> None:
     """Write panels with edge maps: `worst-0.jpg`, `median-0.jpg`, `best-0.jpg`, ... by the image's IoU.
 

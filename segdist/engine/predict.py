@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from segdist.core.plugins import ImageHWC
-from segdist.core.records import Instance, Prediction, Prompt, Sample
+from segdist.core.records import Instance, LabelledImage, Prediction, Prompt, Sample
 from segdist.core.spec import EvaluateSpec
 from segdist.engine.post import cleaned
 from segdist.engine.tiles import predict_tiled, tile_size
@@ -18,11 +18,9 @@ from segdist.metrics import Evaluator
 from segdist.nets.segmenter import Segmenter
 from segdist.reading.examples import decode_image
 
-Row = tuple[Sample, bytes]
-
 
 def predict(
-    network: Segmenter, rows: Iterable[Row], evaluate: EvaluateSpec
+    network: Segmenter, rows: Iterable[LabelledImage], evaluate: EvaluateSpec
 ) -> Iterator[tuple[Sample, ImageHWC, Prediction]]:
     """Each sample with its decoded image and what the model finds in it."""
     network.eval()
@@ -84,7 +82,7 @@ def box_prompt(sample: Sample) -> Prompt:
 
 
 def score(
-    network: Segmenter, rows: Sequence[Row], evaluate: EvaluateSpec, *, workers: Workers
+    network: Segmenter, rows: Sequence[LabelledImage], evaluate: EvaluateSpec, *, workers: Workers
 ) -> tuple[dict[str, float], list[Prediction]]:
     """The metrics of every epoch over all rows, each worker predicting its share.
 

@@ -21,7 +21,7 @@ from segdist.metrics.matching import overlap_matrix
 from segdist.metrics.objects import one_to_one
 from segdist.nets.segmenter import Segmenter
 
-Predict = Callable[[Sequence[ImageHWC], Sequence[Prompt]], list[tuple[Instance, ...]]]
+PredictImages = Callable[[Sequence[ImageHWC], Sequence[Prompt]], list[tuple[Instance, ...]]]
 """`Segmenter.predict`, or something around it."""
 Span = tuple[int, int]
 AGREE = 0.5
@@ -82,7 +82,7 @@ def tiles_of(size_hw: tuple[int, int], *, size: int, overlap: float) -> list[Til
 
 
 def predict_tiled(
-    predict: Predict,
+    predict: PredictImages,
     image_HWC: ImageHWC,
     prompt: Prompt,
     *,

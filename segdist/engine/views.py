@@ -18,7 +18,7 @@ from segdist.core.spec import TtaView
 from segdist.metrics.matching import overlap_matrix
 from segdist.metrics.objects import one_to_one
 
-Predict = Callable[[Sequence[ImageHWC], Sequence[Prompt]], list[tuple[Instance, ...]]]
+PredictImages = Callable[[Sequence[ImageHWC], Sequence[Prompt]], list[tuple[Instance, ...]]]
 SAME = 0.5
 """IoU from which on objects of two views are the same one."""
 DARKER, BRIGHTER = 1.5, 1 / 1.5
@@ -70,7 +70,9 @@ _TRANSFORMS: Mapping[TtaView, TtaTransform] = {
 }
 
 
-def predict_views(predict: Predict, views: Sequence[TtaView], *, region_classes: Collection[str] = ()) -> Predict:
+def predict_views(
+    predict: PredictImages, views: Sequence[TtaView], *, region_classes: Collection[str] = ()
+) -> PredictImages:
     """`predict` with test-time augmentation around it.
 
     Args:

@@ -21,13 +21,13 @@ from typing import Any, ClassVar
 
 from segdist.core import storage
 from segdist.core.errors import DataError
-from segdist.core.records import Instance, Rle, Sample
+from segdist.core.records import Instance, ReportFinding, Rle, Sample
 from segdist.core.spec import Strict
 from segdist.core.text import short
 from segdist.reading.class_names import ClassNames
 from segdist.reading.codes import finding
 from segdist.reading.label_maps import decode_values, take_apart
-from segdist.reading.listing import FolderFormat, Listing, Report, split_of, swap_folder
+from segdist.reading.listing import FolderFormat, Listing, split_of, swap_folder
 from segdist.reading.looks import report_unread
 from segdist.reading.text_files import read_json
 
@@ -77,7 +77,7 @@ class Format(FolderFormat):
 
     Options: ClassVar[type[Strict]] = Options
 
-    def read(self, report: Report) -> Iterator[Sample]:
+    def read(self, report: ReportFinding) -> Iterator[Sample]:
         """Every RGB frame.
 
         Raises:
@@ -98,7 +98,7 @@ class Format(FolderFormat):
 class _Reader:
     """Turns frames into samples; metadata that serves many frames is read once."""
 
-    def __init__(self, files: Listing, options: Any, report: Report) -> None:
+    def __init__(self, files: Listing, options: Any, report: ReportFinding) -> None:
         self._files, self._options, self._report = files, options, report
         self._names = ClassNames(report)
         self._table = lru_cache(maxsize=8)(self._read_table)

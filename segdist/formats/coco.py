@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -13,7 +13,7 @@ from pydantic import Field
 
 from segdist.core import storage
 from segdist.core.errors import DataError
-from segdist.core.records import Finding, Sample, Severity
+from segdist.core.records import ReportFinding, Sample, Severity
 from segdist.core.spec import Split, Strict, digest
 from segdist.core.text import short
 from segdist.reading.coco.chunk import CocoChunk
@@ -23,13 +23,12 @@ from segdist.reading.coco.index import CocoIndex, ImageEntry, Key, open_index
 from segdist.reading.coco.instances import Categories
 from segdist.reading.codes import finding
 from segdist.reading.foreign_paths import KnownFiles, Match
-from segdist.reading.geometry import Problem, stated_size
+from segdist.reading.geometry import UnusableAnnotation, stated_size
 from segdist.reading.image_formats import IMAGE_SUFFIXES
 from segdist.reading.listing import SPLITS, Listing, source_stem, split_of
 from segdist.reading.looks import looks_of, report_unread
 
 __all__ = ["Format", "Options", "Writer", "recognises"]
-Report = Callable[[Finding], None]
 ROBOFLOW_FILE = "_annotations.coco.json"
 IMAGES_PER_CHUNK = 512
 """Images whose annotations are read together; fewer where the images themselves are opened, which takes longer."""
@@ -92,12 +91,12 @@ class Format:
         files = sorted({(e.uri, e.size, e.stamp) for place in places for e in storage.find(place)})
         return digest([self.options.model_dump(mode="json"), files])
 
-    def read(self, report: Report) -> Iterator[Sample]:
+    def read(self, report: ReportFinding) -> Iterator[Sample]:
         """Every image listed, annotated or not. An image whose file is missing is reported and still listed."""
         for chunk in self.chunks(report):
             yield from chunk.samples(report)
 
-    def chunks(self, report: Report) -> Iterator[CocoChunk]:
+    def chunks(self, report: ReportFinding) -> Iterator[CocoChunk]:
         """The same in pieces that any process can read; what concerns files and images is reported here."""
         parts = self._parts()
         reported = {part.uri for part in parts} | self._note_unread(parts, report)
@@ -175,7 +174,7 @@ class Format:
             if name == ROBOFLOW_FILE and SPLITS.get(folder.lower()) in self.options.splits
         ]
 
-    def _note_unread(self, parts: list[_Part], report: Report) -> set[str]:
+    def _note_unread(self, parts: list[_Part], report: ReportFinding) -> set[str]:
         """Tell which files of COCO's own naming below the folder are not read; gives those."""
         read, reported = {part.uri for part in parts}, set[str]()
         if self.options.path.lower().endswith(".json"):
@@ -238,7 +237,7 @@ class _Reader:
     """The samples of one JSON file, in chunks."""
 
     def __init__(
-        self, part: _Part, index: CocoIndex, names: Mapping[str, str], files: _ImageFiles, report: Report
+        self, part: _Part, index: CocoIndex, names: Mapping[str, str], files: _ImageFiles, report: ReportFinding
     ) -> None:
         self._part, self._index, self._names, self._files, self._report = part, index, names, files, report
         self._located = files.locate((image.file_name for image in index.images), part.split or _split_in(part.uri))
@@ -286,7 +285,7 @@ class _Reader:
         message = f"`height` and `width` must be whole numbers above 0, but are {came}"
         try:
             size_hw = stated_size(image.height, image.width)
-        except Problem as problem:
+        except UnusableAnnotation as problem:
             size_hw, message = None, problem.message
         if size_hw is None:
             self._report(finding("image-size-invalid", message, file=self._part.uri, image=name))
@@ -366,7 +365,7 @@ def _is_hidden(uri: str) -> bool:
     return _name(uri).startswith(".") or "/__MACOSX/" in f"/{uri}"
 
 
-def _report_empty_split(part: _Part, report: Report) -> None:
+def _report_empty_split(part: _Part, report: ReportFinding) -> None:
     severity = Severity.ERROR if part.split == "train" else Severity.WARNING
     message = f"the split {part.split} has no annotation; check the export, or leave the split out with `splits`"
     report(finding("split-without-annotations", message, file=part.uri, severity=severity))

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
-from segdist.core.records import Severity
+from segdist.core.records import ReportFinding, Severity
 from segdist.core.spec import Strict
-from segdist.reading.drawn.listed import DrawnFormat, DrawnImage, DrawnOptions, Shape, Size
+from segdist.reading.drawn.listed import DrawnFormat, DrawnImage, DrawnOptions, Shape, SizeHw
 from segdist.reading.drawn.shapes import Part, ShapeOptions, rectangle
-from segdist.reading.geometry import Problem, numbers
-from segdist.reading.listing import Listing, Report
+from segdist.reading.geometry import UnusableAnnotation, numbers
+from segdist.reading.listing import Listing
 from segdist.reading.looks import looks_of
 from segdist.reading.text_files import read_json
 
@@ -30,7 +30,7 @@ class Format(DrawnFormat):
         """JSON files with a list of images and their annotations."""
         return looks_of(files).like("createml", ".json")
 
-    def drawn(self, uri: str, report: Report) -> Iterable[DrawnImage]:
+    def drawn(self, uri: str, report: ReportFinding) -> Iterable[DrawnImage]:
         """The images of one file."""
         return _images(read_json(uri, report), self.options)
 
@@ -55,12 +55,16 @@ def _shape(number: int, one: Any, options: ShapeOptions) -> Shape:
     return Shape(label if isinstance(label, str) else "", f"box {number}", partial(_box, one, options))
 
 
-def _box(one: Mapping[str, Any], options: ShapeOptions, size_hw: Size, repairs: list[str]) -> Part:
+def _box(one: Mapping[str, Any], options: ShapeOptions, size_hw: SizeHw, repairs: list[str]) -> Part:
     written = one.get("coordinates")
     if not isinstance(written, dict):
-        raise Problem("box-malformed", Severity.ERROR, f"`coordinates` must be an object, but is {written!r:.40}")
+        raise UnusableAnnotation(
+            "box-malformed", Severity.ERROR, f"`coordinates` must be an object, but is {written!r:.40}"
+        )
     x, y, width, height = numbers([written.get(k) for k in ("x", "y", "width", "height")], "`coordinates`", repairs)
     if min(width, height) < 0:
-        raise Problem("box-malformed", Severity.ERROR, f"a box must not have negative sides, but has {width}, {height}")
+        raise UnusableAnnotation(
+            "box-malformed", Severity.ERROR, f"a box must not have negative sides, but has {width}, {height}"
+        )
     corners = [(x - width / 2, y - height / 2), (x + width / 2, y + height / 2)]
     return rectangle(corners, size_hw, repairs, options)

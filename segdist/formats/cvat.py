@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 from typing import ClassVar
 
+from segdist.core.records import ReportFinding
 from segdist.core.spec import Strict
 from segdist.reading.drawn.cvat import images_of
 from segdist.reading.drawn.listed import DrawnFormat, DrawnImage, DrawnOptions
-from segdist.reading.listing import Listing, Report
+from segdist.reading.listing import Listing
 from segdist.reading.looks import looks_of
 from segdist.reading.xml_files import read_xml
 
@@ -27,7 +28,7 @@ class Format(DrawnFormat):
         """XML files with the root `annotations`."""
         return looks_of(files).like("cvat", ".xml")
 
-    def drawn(self, uri: str, report: Report) -> Iterable[DrawnImage]:
+    def drawn(self, uri: str, report: ReportFinding) -> Iterable[DrawnImage]:
         """The images of one file."""
         return images_of(read_xml(uri, report), self.options)
 

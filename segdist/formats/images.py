@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from segdist.core.errors import DataError
-from segdist.core.records import Sample
+from segdist.core.records import ReportFinding, Sample
 from segdist.core.spec import Strict
-from segdist.reading.listing import FolderFormat, Report, source_stem, split_of, upright_size_hw
+from segdist.reading.listing import FolderFormat, source_stem, split_of, upright_size_hw
 from segdist.reading.looks import report_unread
 
 
@@ -22,7 +22,7 @@ class Format(FolderFormat):
 
     Options: ClassVar[type[Strict]] = Options
 
-    def read(self, report: Report) -> Iterator[Sample]:
+    def read(self, report: ReportFinding) -> Iterator[Sample]:
         """Every image below the folder."""
         files = self.listing()
         if not files.images:

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from typing import ClassVar
 
+from segdist.core.records import ReportFinding
 from segdist.core.spec import Strict
 from segdist.reading.codes import finding
 from segdist.reading.drawn.label_studio import image_of, regions_of
 from segdist.reading.drawn.listed import DrawnFormat, DrawnImage, DrawnOptions
-from segdist.reading.listing import Listing, Report
+from segdist.reading.listing import Listing
 from segdist.reading.looks import looks_of
 from segdist.reading.text_files import read_json
 
@@ -28,7 +29,7 @@ class Format(DrawnFormat):
         """JSON files with a list of tasks."""
         return looks_of(files).like("label_studio", ".json")
 
-    def drawn(self, uri: str, report: Report) -> Iterator[DrawnImage]:
+    def drawn(self, uri: str, report: ReportFinding) -> Iterator[DrawnImage]:
         """The images of the tasks of one file that somebody has submitted; a task that is broken is left out."""
         content = read_json(uri, report)
         if not isinstance(content, list):

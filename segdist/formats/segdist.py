@@ -1,6 +1,6 @@
 """segdist's own data sets: a folder of Parquet shards with a manifest."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain
@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 
 from segdist.core import storage
 from segdist.core.errors import DataError
-from segdist.core.records import Finding, Sample
+from segdist.core.records import ReportFinding, Sample
 from segdist.core.spec import Strict, digest
 from segdist.datasets.rows import SCHEMA, checked, samples_of
 from segdist.datasets.shards import MANIFEST, Dataset, ShardSummary, write_manifest, write_shard
 from segdist.reading.class_names import ClassNames
-from segdist.reading.listing import Listing, Report
+from segdist.reading.listing import Listing
 from segdist.reading.table_rows import MARK, TableRows
 
 IMAGES_PER_SHARD, BYTES_PER_SHARD = 64, 64_000_000
@@ -53,7 +53,7 @@ class Format:
         names = ClassNames(lambda _: None)
         return tuple(dict.fromkeys(names.spelled(name, self._path) for name in self._dataset.manifest.classes))
 
-    def read(self, report: Report) -> Iterator[Sample]:
+    def read(self, report: ReportFinding) -> Iterator[Sample]:
         """Every sample; `image_uri` names the row that holds the image."""
         names = ClassNames(report)
         spelling = {name: names.spelled(name, self._path) for name in self._dataset.manifest.classes}
@@ -102,7 +102,7 @@ class Writer:
         folder: Path,
         classes: Sequence[str],
         options: Any,  # noqa: ARG002 - there are none
-        report: Callable[[Finding], None],  # noqa: ARG002 - nothing is lost
+        report: ReportFinding,  # noqa: ARG002 - nothing is lost
     ) -> None:
         self._folder, self._classes = folder, tuple(classes)
         self._open: dict[str, _Rows] = {}

@@ -9,9 +9,9 @@ import numpy as np
 from segdist.core import masks
 from segdist.core.masks import Mask
 from segdist.core.plugins import ImageHWC, Question
-from segdist.core.records import Instance, Prompt, Sample
+from segdist.core.records import Box, Instance, Prompt, Sample
 from segdist.core.spec import View
-from segdist.reading.geometry import Box, clip_box
+from segdist.reading.geometry import clip_box
 
 
 def random_for(sample: Sample, seed: int) -> np.random.Generator:

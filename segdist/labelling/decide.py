@@ -6,7 +6,7 @@ from dataclasses import replace
 from segdist.core import masks
 from segdist.core.plugins import ImageHWC
 from segdist.core.records import Evidence, Instance, Verdict
-from segdist.core.spec import LabelSpec, Limits
+from segdist.core.spec import LabelSpec, MaskLimits
 from segdist.labelling.cleaning import clean
 from segdist.labelling.consensus import Opinion, consensus, surest
 from segdist.reading.geometry import box_iou
@@ -43,7 +43,7 @@ def verdict_of(guess: Instance, spec: LabelSpec) -> Verdict:
     return Verdict.REVIEW if was_sent or not _within(guess, spec.review) else Verdict.ACCEPT
 
 
-def _within(guess: Instance, limits: Limits) -> bool:
+def _within(guess: Instance, limits: MaskLimits) -> bool:
     assert guess.mask is not None
     box = guess.box_xyxy
     stability = guess.evidence.stability if guess.evidence else None

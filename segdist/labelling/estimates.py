@@ -13,13 +13,13 @@ from segdist.core.masks import Mask
 from segdist.core.plugins import ImageHWC
 from segdist.core.skeletons import skeleton
 
-Box = Sequence[float]
+Corners = Sequence[float]
 Cut = tuple[slice, slice]
 _LINE_WIDTHS = (5, 9, 17)
 """Sides in pixels of the squares that a line must be narrower than."""
 
 
-def cut_out(box_xyxy: Box, size_hw: tuple[int, int], *, margin: float = 0.0) -> Cut:
+def cut_out(box_xyxy: Corners, size_hw: tuple[int, int], *, margin: float = 0.0) -> Cut:
     """Rows and columns of a box, widened by a share of its sides, inside the image; at least one pixel."""
     x1, y1, x2, y2 = box_xyxy
     dx, dy = margin * (x2 - x1), margin * (y2 - y1)

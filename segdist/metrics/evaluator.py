@@ -54,7 +54,7 @@ def lower_is_better(name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Seen:
+class CountedImage:
     """What one image adds: the numbers of each counter, and what each metric that does not add up keeps of it."""
 
     image_id: str
@@ -93,7 +93,7 @@ class Evaluator:
     ) -> None:
         self._min_scores = dict.fromkeys(classes, min_score) | dict(min_scores or {})
         self.classes = tuple(classes)
-        self.seen: list[Seen] = []
+        self.seen: list[CountedImage] = []
         self._boundary = {
             "boundary_width_fraction": boundary_width_fraction,
             "boundary_width_pixels": boundary_width_pixels,
@@ -115,7 +115,7 @@ class Evaluator:
         found = prediction.instances if prediction else ()
         pair = Pair(sample, found, self.classes, min_scores=self._min_scores, **self._boundary)
         numbers = counting.count(self._counters, pair, self.classes)
-        self.seen.append(Seen(sample.image_id, tuple(numbers), tuple(g.of(pair) for g in self._gathered)))
+        self.seen.append(CountedImage(sample.image_id, tuple(numbers), tuple(g.of(pair) for g in self._gathered)))
 
     def values(self) -> dict[str, float]:
         """Every metric over all images: `<name>`, and `<name>/<class>` where it is one of classes."""

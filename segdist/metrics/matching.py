@@ -18,7 +18,7 @@ from segdist.core.records import Instance, Rle
 from segdist.metrics.boundaries import band
 from segdist.metrics.pair import Pair
 
-Kind = Literal["mask", "box", "boundary"]
+OverlapKind = Literal["mask", "box", "boundary"]
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """The IoU from which on a found object is a true one."""
 AREAS: dict[str, tuple[float, float]] = {
@@ -30,7 +30,7 @@ MOST = 100
 
 
 @dataclass(frozen=True)
-class Matches:
+class RankedMatches:
     """The found objects of one class in one image, best first, and what they are.
 
     Attributes:
@@ -46,7 +46,7 @@ class Matches:
     true: NDArray[np.int64]
 
 
-def matches(pair: Pair, label: str, kind: Kind) -> Matches:
+def matches(pair: Pair, label: str, kind: OverlapKind) -> RankedMatches:
     """COCO's matching of one class: found objects in order of their scores, each to the best true one left.
 
     Crowds may be matched many times and count neither way; so do, for masks and boundaries, true boxes without a mask.
@@ -54,7 +54,7 @@ def matches(pair: Pair, label: str, kind: Kind) -> Matches:
     return pair.once((label, kind), lambda: _matches(pair, label, kind))  # calibration and average precision ask
 
 
-def _matches(pair: Pair, label: str, kind: Kind) -> Matches:
+def _matches(pair: Pair, label: str, kind: OverlapKind) -> RankedMatches:
     truths = [i for i in pair.truths if i.label == label]
     found = [i for i in pair.found if i.label == label]
     order = np.argsort([-i.score for i in found], kind="mergesort")[:MOST]
@@ -71,7 +71,7 @@ def _matches(pair: Pair, label: str, kind: Kind) -> Matches:
         ignored[a] |= ~hit[a] & ((found_areas < low) | (found_areas > high))[None]
         hit[a] &= ~ignored[a]
         true[a] = int((~left_out).sum())
-    return Matches(np.array([i.score for i in found], np.float64), hit, ignored, true)
+    return RankedMatches(np.array([i.score for i in found], np.float64), hit, ignored, true)
 
 
 def overlap_matrix(found: Sequence[Rle], true: Sequence[Rle], crowd: Sequence[bool] | None = None) -> NDArray[Any]:
@@ -93,7 +93,7 @@ def box_matrix(
 
 
 def _overlaps(
-    pair: Pair, found: Sequence[Instance], truths: Sequence[Instance], crowd: NDArray[np.bool_], kind: Kind
+    pair: Pair, found: Sequence[Instance], truths: Sequence[Instance], crowd: NDArray[np.bool_], kind: OverlapKind
 ) -> NDArray[Any]:
     if kind == "box":
         return box_matrix(found, truths, list(crowd))
@@ -177,12 +177,12 @@ def _match(
     return matched, ignored
 
 
-def _areas(instances: Sequence[Instance], kind: Kind) -> NDArray[np.float64]:
+def _areas(instances: Sequence[Instance], kind: OverlapKind) -> NDArray[np.float64]:
     """In pixels: of the mask where there is one and masks are compared, otherwise of the box."""
     return np.array([_area(i, kind) for i in instances], np.float64)
 
 
-def _area(instance: Instance, kind: Kind) -> float:
+def _area(instance: Instance, kind: OverlapKind) -> float:
     if kind != "box" and instance.mask is not None:
         return float(instance.mask.area)
     x1, y1, x2, y2 = instance.box_xyxy

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdist.metrics.gathered import Kept, register
-from segdist.metrics.matching import AREAS, THRESHOLDS, Kind, Matches, matches
+from segdist.metrics.matching import AREAS, THRESHOLDS, OverlapKind, RankedMatches, matches
 from segdist.metrics.pair import Pair
 from segdist.metrics.shown import Place, Shown
 
@@ -25,7 +25,7 @@ class AveragePrecision:
     which only pixel metrics and `box_iou` count what is invented of such a class.
     """
 
-    kind: Kind
+    kind: OverlapKind
 
     @property
     def name(self) -> str:
@@ -86,14 +86,14 @@ _SUMMARIES: dict[str, _Take] = {
     "ar_large": lambda _, r: average_recall(r, area="large", most=100),
 }
 _PER_CLASS = ("ap", "ap_50", "ap_75", "ar_100")
-_PLACES: Mapping[tuple[Kind, str], tuple[Place, ...]] = {
+_PLACES: Mapping[tuple[OverlapKind, str], tuple[Place, ...]] = {
     ("mask", "ap"): ("leaderboard", "card", "classes", "study"),
     ("mask", "ap_50"): ("card",),
     ("box", "ap"): ("classes",),
 }
 
 
-def _accumulate(images: Sequence[Matches]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _accumulate(images: Sequence[RankedMatches]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(thresholds, recalls, areas) precision and (thresholds, areas, most) recall of one class; NaN without truth."""
     precision_TRA = np.full((len(THRESHOLDS), len(RECALLS), len(AREAS)), np.nan)
     recall_TAM = np.full((len(THRESHOLDS), len(AREAS), len(MOST_FOUND)), np.nan)
@@ -128,5 +128,5 @@ def _mean(values: NDArray[np.float64]) -> float:
     return float(defined.mean()) if defined.size else float("nan")
 
 
-for _kind in get_args(Kind):
+for _kind in get_args(OverlapKind):
     register(AveragePrecision(_kind))

@@ -15,13 +15,17 @@ from segdist.core.plugins import Example, ImageHWC
 from segdist.core.spec import NoiseSpec
 from segdist.reading.examples import pad
 
-Colour = tuple[float, float, float]
-IMAGENET_MEAN: Colour = (123.675, 116.28, 103.53)
-IMAGENET_STD: Colour = (58.395, 57.12, 57.375)
+ChannelValues = tuple[float, float, float]
+IMAGENET_MEAN: ChannelValues = (123.675, 116.28, 103.53)
+IMAGENET_STD: ChannelValues = (58.395, 57.12, 57.375)
 
 
 def stack_images(
-    images: Sequence[ImageHWC], image_size: int, *, mean: Colour = IMAGENET_MEAN, std: Colour = IMAGENET_STD
+    images: Sequence[ImageHWC],
+    image_size: int,
+    *,
+    mean: ChannelValues = IMAGENET_MEAN,
+    std: ChannelValues = IMAGENET_STD,
 ) -> Tensor:
     """(B, 3, S, S) images at the network's scale, normalised, then padded with zeros right and below, as SAM does.
 

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from segdist.core.spec import Range
 from segdist.pages.leaderboard import number
 
-Points = Sequence[tuple[float, float]]
+ChartPoints = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Line:
     title: str
     tint: float
     kind: str
-    values: Points = ()
+    values: ChartPoints = ()
     params: Mapping[str, Any] | None = None
 
 
@@ -156,7 +156,7 @@ def _axis(frame: Frame, x: float, axis: _Axis, title: str) -> Markup:
     return Markup("").join(parts)
 
 
-def _path(line: Line, points: Points) -> Markup:
+def _path(line: Line, points: ChartPoints) -> Markup:
     steps = " ".join(f"{'L' if i else 'M'}{_n(x)} {_n(y)}" for i, (x, y) in enumerate(points))
     dots = Markup("").join(
         Markup('<circle cx="{}" cy="{}" r="{}"/>').format(_n(x), _n(y), 3.5 if len(points) == 1 else 2)

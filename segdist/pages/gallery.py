@@ -37,7 +37,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Shape:
+class SvgInstance:
     """An instance as an SVG path in the pixels of its picture."""
 
     number: int
@@ -56,7 +56,7 @@ class Card:
     src: str
     size_hw: tuple[int, int]
     classes: tuple[int, ...]
-    shapes: tuple[Shape, ...]
+    shapes: tuple[SvgInstance, ...]
 
 
 def write_gallery(uri: str, source: DatasetFormat, wanted: Wanted, *, title: str) -> tuple[int, list[Finding]]:
@@ -171,15 +171,17 @@ def _amounts(instances: Iterable[Instance]) -> str:
     return ", ".join(f"{n} {label}" for label, n in counted.most_common()) or "no object"
 
 
-def _shape(instance: Instance, own_hw: tuple[int, int], size_hw: tuple[int, int], classes: Sequence[str]) -> Shape:
+def _shape(
+    instance: Instance, own_hw: tuple[int, int], size_hw: tuple[int, int], classes: Sequence[str]
+) -> SvgInstance:
     number = len(classes) if instance.is_crowd else classes.index(instance.label)
     text = instance.label + (", crowd" if instance.is_crowd else "")
     text += f" {instance.score:.2f}" if instance.score < 1 else ""
     if instance.mask is None:
         down, right = size_hw[0] / own_hw[0], size_hw[1] / own_hw[1]
         x1, y1, x2, y2 = np.round(np.array(instance.box_xyxy) * [right, down, right, down]).astype(int).tolist()
-        return Shape(number, text, f"M{x1} {y1}H{x2}V{y2}H{x1}Z", is_box=True)
-    return Shape(number, text, outline(masks.decode_resized(instance.mask, size_hw)), is_box=False)
+        return SvgInstance(number, text, f"M{x1} {y1}H{x2}V{y2}H{x1}Z", is_box=True)
+    return SvgInstance(number, text, outline(masks.decode_resized(instance.mask, size_hw)), is_box=False)
 
 
 def outline(mask_HW: masks.Mask) -> str:

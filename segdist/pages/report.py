@@ -39,8 +39,8 @@ class Gallery:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """RankedExample images of the winner: data URIs, each with its caption."""
+class PictureGallery:
+    """Ranked images of the winner: data URIs, each with its caption."""
 
     title: str
     pictures: tuple[tuple[str, str], ...]
@@ -157,7 +157,7 @@ def _filters(board: Leaderboard) -> dict[str, list[str]]:
     return {"status": endings if len(endings) > 1 else [], "family": families if len(families) > 1 else []}
 
 
-def _ranked_pictures(tracker: Tracker, board: Leaderboard) -> list[Shown]:
+def _ranked_pictures(tracker: Tracker, board: Leaderboard) -> list[PictureGallery]:
     """The winner's worst, median and best validation images, and those of groups of images as far as they fit."""
     with tempfile.TemporaryDirectory(prefix="segdist-") as scratch:
         run_id = board.winner.run_id if board.winner else ""
@@ -165,13 +165,13 @@ def _ranked_pictures(tracker: Tracker, board: Leaderboard) -> list[Shown]:
         folder = next((place for place in places if place), None)
         if folder is None:
             return []
-        found: list[Shown] = []
+        found: list[PictureGallery] = []
         room = _GROUP_BYTES
         for title, listed in _titled(_listed(folder)).items():
             size = sum((folder / one["file"]).stat().st_size for one in listed)
             if not listed[0]["of"] or size <= room:
                 pictures = tuple((_data_uri(folder / one["file"]), _caption(one)) for one in listed)
-                found.append(Shown(title, pictures))
+                found.append(PictureGallery(title, pictures))
                 room -= size if listed[0]["of"] else 0
         return found
 

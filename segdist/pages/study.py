@@ -15,7 +15,7 @@ from segdist.pages.rendering import render
 from segdist.pages.tables import number_text, plain_table
 
 _BAR = 40
-Found = Sequence[Mapping[str, Any]]
+StudyRows = Sequence[Mapping[str, Any]]
 
 
 def columns() -> tuple[str, ...]:
@@ -23,7 +23,7 @@ def columns() -> tuple[str, ...]:
     return "loss", *shown_in("study"), "decoding/parse_failure_rate"
 
 
-def print_study(found: Found, console: RichConsole | None = None) -> None:
+def print_study(found: StudyRows, console: RichConsole | None = None) -> None:
     """Print the curve of mIoU over steps, and the best checkpoint.
 
     Args:
@@ -39,7 +39,7 @@ def print_study(found: Found, console: RichConsole | None = None) -> None:
         out.print(said)
 
 
-def write_study(found: Found, path: Path) -> Path:
+def write_study(found: StudyRows, path: Path) -> Path:
     """Write a self-contained page with the curves.
 
     Args:
@@ -60,7 +60,7 @@ def write_study(found: Found, path: Path) -> Path:
     return path
 
 
-def _table(found: Found) -> Table:
+def _table(found: StudyRows) -> Table:
     table = plain_table("step", *columns(), "iou")
     table.columns[-1].justify = "left"
     for one in found:
@@ -69,16 +69,16 @@ def _table(found: Found) -> Table:
     return table
 
 
-def _curve(found: Found, name: str) -> Any:
+def _curve(found: StudyRows, name: str) -> Any:
     points = [(one["step"], one["metrics"][name]) for one in found if name in one["metrics"]]
     return charts.curves([charts.Line(0, name, 1.0, "best", points)], title=name, over="step", each="training")
 
 
-def _best(found: Found) -> Mapping[str, Any]:
+def _best(found: StudyRows) -> Mapping[str, Any]:
     return next(one for one in found if one["is_best"])
 
 
-def _parting(found: Found) -> str:
+def _parting(found: StudyRows) -> str:
     """A sentence where the loss alone would have chosen another checkpoint."""
     measured = [one for one in found if "loss" in one["metrics"]]
     least = min(measured, key=lambda one: float(one["metrics"]["loss"]), default=None)

@@ -30,7 +30,7 @@ Files = dict[str, bytes]
 
 
 @dataclass(frozen=True)
-class Look:
+class EvaluationFiles:
     """What a worker sends back: metrics without the split's name, and the files of each folder."""
 
     metrics: dict[str, float]
@@ -57,7 +57,7 @@ def evaluate_trials(ray: Any, tracker: Tracker, parent_run_id: str, job: Job) ->
     most = slots(ray, cpus=resources.cpus_per_worker, gpus=resources.gpus_per_worker)
     say(f"evaluate  {len(waiting)} trial(s) on the validation split")
     for trial, look in _looks(ray, tracker, waiting, job, most):
-        if isinstance(look, Look):
+        if isinstance(look, EvaluationFiles):
             _log_val(tracker, trial, look, job)
         else:
             say(f"trial {trial.number} has only the metrics of its epochs: {look}")
@@ -74,7 +74,7 @@ def score_on_test(ray: Any, tracker: Tracker, run_id: str, job: Job) -> dict[str
     """
     if not Dataset.open(job.dataset_uri).manifest.splits.get("test"):
         return {}
-    look: Look = ray.get(_ask(ray, _packed(tracker, run_id), job, "test"))
+    look: EvaluationFiles = ray.get(_ask(ray, _packed(tracker, run_id), job, "test"))
     metrics = {f"test/{name}": value for name, value in look.metrics.items() if family_of(name)}
     tracker.log_metrics(run_id, metrics, step=0)
     for files, place in ((look.pictures, "pictures_test"), (look.evaluation, EVALUATION)):
@@ -99,7 +99,7 @@ def evaluator_on_test(ray: Any, tracker: Tracker, run_id: str, job: Job, metric:
 
 def _looks(
     ray: Any, tracker: Tracker, trials: Sequence[TrialRecord], job: Job, most: int
-) -> Iterator[tuple[TrialRecord, Look | str]]:
+) -> Iterator[tuple[TrialRecord, EvaluationFiles | str]]:
     """What each trial's model shows, or why it shows nothing; at most so many models at once."""
     left = iter(trials)
     running: dict[Any, TrialRecord] = {}
@@ -120,7 +120,7 @@ def _looks(
             yield trial, str(error).strip().splitlines()[-1]
 
 
-def _log_val(tracker: Tracker, trial: TrialRecord, look: Look, job: Job) -> None:
+def _log_val(tracker: Tracker, trial: TrialRecord, look: EvaluationFiles, job: Job) -> None:
     for files, place in ((look.evaluation, EVALUATION), (look.ranked, RANKED), (look.description, "model")):
         with _written(files) as folder:
             tracker.log_files(trial.run_id, folder, place)
@@ -155,7 +155,7 @@ def _filled_evaluator(packed: Files, job: Job, metric: str) -> Evaluator:
         return filled_evaluator(folder, rows, (metric,), trusted=True)
 
 
-def _look(packed: Files, job: Job, split: str) -> Look:
+def _look(packed: Files, job: Job, split: str) -> EvaluationFiles:
     import torch
 
     from segdist.engine import checkpoint, pictures, runtime
@@ -182,7 +182,7 @@ def _look(packed: Files, job: Job, split: str) -> Look:
         pictures.save(places["pictures"], rows, found.predictions, evaluate, classes=network.classes)
         pictures.save_ranked_examples(places[RANKED], rows, found, evaluate, classes=network.classes)
         found.write(places[EVALUATION], split, rows)
-        return Look(
+        return EvaluationFiles(
             found.metrics | costs,
             evaluation=_read(places[EVALUATION]),
             ranked=_read(places[RANKED]),

@@ -20,7 +20,7 @@ def ingest(spec: SweepSpec) -> Dataset:
 
 
 def _over_ray(function: Callable[[bytes], str], items: Sequence[bytes], images: int) -> Iterator[str]:
-    """A `Spread` over the cluster; in this process where there is little to do."""
+    """A `RunOnItems` over the cluster; in this process where there is little to do."""
     if images <= INLINE_IMAGES:
         yield from here(function, items, images)
         return

@@ -109,7 +109,7 @@ class Predictor:
 
     def _one(self, network: "Segmenter", image: Mapping[str, Any]) -> dict[str, Any]:
         """The COCO image with its annotations, or why it could not be read."""
-        from segdist.engine.outputs import Found, check_outputs, write
+        from segdist.engine.outputs import PredictedImage, check_outputs, write
 
         one = Input(*(image[key] for key in ("uri", "name", "stamp", "column")))
         try:
@@ -121,7 +121,7 @@ class Predictor:
             return {"error": str(error), "file_name": one.uri}
         prediction = self._predicted(network, sample, pixels_HWC, image["boxes"] or ())
         file = self._reader.file(one)
-        found = Found(image["number"], sample, pixels_HWC, prediction, network.classes, file, content, truth)
+        found = PredictedImage(image["number"], sample, pixels_HWC, prediction, network.classes, file, content, truth)
         write(self._job.out, check_outputs(self._job.how.outputs), found)
         return _coco(sample, prediction, network.classes)
 

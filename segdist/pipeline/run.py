@@ -9,9 +9,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from segdist import pages
-from segdist.commands.promote import Rows, register_winner
+from segdist.commands.promote import register_winner
 from segdist.core import storage
 from segdist.core.errors import BackendError, DataError
+from segdist.core.records import LabelledImages
 from segdist.core.spec import SweepSpec, digest
 from segdist.core.terminal import say
 from segdist.datasets.ingest import ingest_key
@@ -172,7 +173,7 @@ def _winner(board: pages.Leaderboard) -> str:
 
 
 def _register_winner(ray: Any, tracker: Tracker, spec: SweepSpec, best: str, job: Job) -> None:
-    def measure(run_id: str, rows: Rows, metric: str) -> Evaluator:  # noqa: ARG001 - a worker opens the same rows
+    def measure(run_id: str, rows: LabelledImages, metric: str) -> Evaluator:  # noqa: ARG001 - a worker opens the same rows
         return evaluator_on_test(ray, tracker, run_id, job, metric)
 
     for line in register_winner(tracker, spec, best, measure=measure).splitlines():

@@ -7,7 +7,7 @@ from segdist.core.records import Instance, Prompt
 from segdist.core.spec import Strict
 
 NEEDS = "point"
-Point = tuple[float, float]
+PointXy = tuple[float, float]
 
 
 class Options(Strict):
@@ -41,7 +41,7 @@ def prompts(question: Question, options: Options, seed: int) -> list[Prompt]:  #
     ]
 
 
-def _off(instance: Instance, others: list[Instance], most: int) -> list[Point]:
+def _off(instance: Instance, others: list[Instance], most: int) -> list[PointXy]:
     x, y = _centre(instance)
     centres = [
         _centre(o) for o in others if o is not instance and not _holds(o, (x, y)) and not _holds(instance, _centre(o))
@@ -49,12 +49,12 @@ def _off(instance: Instance, others: list[Instance], most: int) -> list[Point]:
     return sorted(centres, key=lambda c: (c[0] - x) ** 2 + (c[1] - y) ** 2)[:most]
 
 
-def _centre(instance: Instance) -> Point:
+def _centre(instance: Instance) -> PointXy:
     x1, y1, x2, y2 = instance.box_xyxy
     return (x1 + x2) / 2, (y1 + y2) / 2
 
 
-def _holds(instance: Instance, point: Point) -> bool:
+def _holds(instance: Instance, point: PointXy) -> bool:
     x1, y1, x2, y2 = instance.box_xyxy
     return x1 <= point[0] <= x2 and y1 <= point[1] <= y2
 

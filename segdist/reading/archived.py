@@ -1,12 +1,12 @@
 """A source inside an archive: any format's reader, over the folder that the archive unpacks to."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
 from segdist.core import registry, storage
 from segdist.core.plugins import DatasetFormat
-from segdist.core.records import Finding, Sample
+from segdist.core.records import ReportFinding, Sample
 from segdist.core.spec import Strict, digest
 from segdist.reading.archives import INSIDE, entry, is_archive, split_place, unpacked
 
@@ -49,7 +49,7 @@ class Archived:
         entries = [entry(place) for place in self._packed.values()]
         return digest([self._options.model_dump(mode="json"), [(e.uri, e.size, e.stamp) for e in entries]])
 
-    def read(self, report: Callable[[Finding], None]) -> Iterator[Sample]:
+    def read(self, report: ReportFinding) -> Iterator[Sample]:
         """Every image with its annotations; findings name files by their place in the archive."""
         inner = self._opened()
         for sample in inner.read(lambda f: report(replace(f, file=self._outside(f.file)))):

@@ -4,10 +4,9 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from segdist.core.records import Severity
+from segdist.core.records import ReportFinding, Severity
 from segdist.core.text import short
 from segdist.reading.codes import finding
-from segdist.reading.listing import Report
 
 RESERVED = ("<loc", "<seg", " ; ", "\n", "\x00")
 """What PaliGemma's answers are made of: a class name that holds it could not be read back."""
@@ -26,7 +25,7 @@ class ClassNames:
         known: spellings that come before all others.
     """
 
-    def __init__(self, report: Report, known: Iterable[str] = ()) -> None:
+    def __init__(self, report: ReportFinding, known: Iterable[str] = ()) -> None:
         self._report = report
         self._first: dict[str, str] = {}
         self._reported: set[str] = set()

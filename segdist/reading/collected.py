@@ -2,9 +2,8 @@
 
 from collections.abc import Hashable, Iterable
 
-from segdist.core.records import Instance, Severity
+from segdist.core.records import Instance, ReportFinding, Severity
 from segdist.reading.codes import Noted, finding
-from segdist.reading.listing import Report
 
 MOST_HELD = 1000
 """Missing masks that are remembered by name until the first mask comes."""
@@ -18,7 +17,7 @@ def identity(instance: Instance) -> Hashable:
 class MissingMasks:
     """Reports instances without a mask in a source that has masks; in a source of boxes there is nothing to report."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: ReportFinding) -> None:
         self._report = report
         self._held: list[tuple[str, str, str]] = []
         self._more = 0
@@ -52,7 +51,7 @@ class MissingMasks:
 class Collected:
     """The instances of one image."""
 
-    def __init__(self, file: str, image: str, report: Report, missing: MissingMasks | None = None) -> None:
+    def __init__(self, file: str, image: str, report: ReportFinding, missing: MissingMasks | None = None) -> None:
         self._file, self._image, self._report, self._missing = file, image, report, missing
         self._seen: set[Hashable] = set()
         self.instances: list[Instance] = []

@@ -1,6 +1,6 @@
 """Polygons and boxes from outside: checked, clipped to the image, repaired where the meaning is plain.
 
-`repairs` collects, in words, what was repaired. What cannot be repaired is a `Problem`.
+`repairs` collects, in words, what was repaired. What cannot be repaired is an `UnusableAnnotation`.
 """
 
 import math
@@ -13,19 +13,18 @@ from numpy.typing import NDArray
 
 from segdist.core import masks
 from segdist.core.bounded_json import parse_json
-from segdist.core.records import MAX_PIXELS, Rle, Severity
+from segdist.core.records import MAX_PIXELS, Box, Rle, Severity
 from segdist.core.text import short
 from segdist.reading.codes import declared
 
-Box = tuple[float, float, float, float]
-Point = tuple[float, float]
+PointXy = tuple[float, float]
 _MANY = 64
 """Numbers from which on NumPy is quicker."""
 TOLERANCE = 1.0
 """Pixels that a coordinate may lie outside the image by rounding alone."""
 
 
-class Problem(Exception):  # noqa: N818 - becomes a finding, never reaches the user as an exception
+class UnusableAnnotation(Exception):  # noqa: N818 - becomes a finding, never reaches the user as an exception
     """Why an annotation cannot be used, and whether the run must stop for it."""
 
     def __init__(self, code: str, severity: Severity, message: str) -> None:
@@ -40,7 +39,9 @@ def numbers(values: Any, what: str, repairs: list[str]) -> list[float]:
         Problem: anything else.
     """
     if not isinstance(values, list):
-        raise Problem("number-invalid", Severity.ERROR, f"{what} must be a list of numbers, but is {short(values)}")
+        raise UnusableAnnotation(
+            "number-invalid", Severity.ERROR, f"{what} must be a list of numbers, but is {short(values)}"
+        )
     if len(values) > _MANY and {*map(type, values)} <= {int, float}:
         with suppress(OverflowError):  # a whole number of hundreds of digits: the loop below names it
             array = np.array(values, np.float64)
@@ -53,7 +54,9 @@ def numbers(values: Any, what: str, repairs: list[str]) -> list[float]:
         except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not math.isfinite(number):
-            raise Problem("number-invalid", Severity.ERROR, f"{what} must hold finite numbers, but has {short(value)}")
+            raise UnusableAnnotation(
+                "number-invalid", Severity.ERROR, f"{what} must hold finite numbers, but has {short(value)}"
+            )
         found.append(number)
     if any(isinstance(v, str) for v in values):
         repairs.append(f"numbers of {what} were written as strings")
@@ -75,7 +78,7 @@ def mask_from_segmentation(segmentation: Any, *, size_hw: tuple[int, int], repai
         else _from_polygons(segmentation, size_hw, repairs)
     )
     if rle.area == 0:
-        raise Problem("mask-empty", Severity.SKIPPED, "the mask covers no pixel of the image")
+        raise UnusableAnnotation("mask-empty", Severity.SKIPPED, "the mask covers no pixel of the image")
     return rle
 
 
@@ -106,7 +109,7 @@ def xywh(values: Any, *, repairs: list[str]) -> Box:
     """
     found = numbers(_listed(values, repairs), "bbox", repairs)
     if len(found) != 4:
-        raise Problem(
+        raise UnusableAnnotation(
             "box-malformed", Severity.ERROR, f"bbox must be [x, y, width, height], but has {len(found)} numbers"
         )
     return found[0], found[1], found[2], found[3]
@@ -120,10 +123,14 @@ def box_from_xyxy(values: Any, *, size_hw: tuple[int, int], repairs: list[str]) 
     """
     found = numbers(values, "a box", repairs)
     if len(found) != 4:
-        raise Problem("box-malformed", Severity.ERROR, f"a box must be [x1, y1, x2, y2], but has {len(found)} numbers")
+        raise UnusableAnnotation(
+            "box-malformed", Severity.ERROR, f"a box must be [x1, y1, x2, y2], but has {len(found)} numbers"
+        )
     x1, y1, x2, y2 = found
     if x2 < x1 or y2 < y1:
-        raise Problem("box-malformed", Severity.ERROR, f"`x1 <= x2 and y1 <= y2` must hold, but a box is {found}")
+        raise UnusableAnnotation(
+            "box-malformed", Severity.ERROR, f"`x1 <= x2 and y1 <= y2` must hold, but a box is {found}"
+        )
     return _fitted(found, (x1, y1, x2, y2), size_hw, repairs)
 
 
@@ -131,14 +138,14 @@ def _corners(found: Box) -> Box:
     x, y, width, height = found
     if width < 0 or height < 0:
         message = f"bbox must not have negative width or height, but is {list(found)}"
-        raise Problem("box-malformed", Severity.ERROR, message)
+        raise UnusableAnnotation("box-malformed", Severity.ERROR, message)
     return x, y, x + width, y + height
 
 
 def _fitted(written: list[float], whole: Box, size_hw: tuple[int, int], repairs: list[str]) -> Box:
     clipped = clip_box(whole, size_hw)
     if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
-        raise Problem("box-empty", Severity.SKIPPED, f"the box {written} covers nothing of the image")
+        raise UnusableAnnotation("box-empty", Severity.SKIPPED, f"the box {written} covers nothing of the image")
     if max(abs(a - b) for a, b in zip(whole, clipped, strict=True)) > TOLERANCE:
         repairs.append(f"the box {written} reaches outside the image and was clipped")
     return clipped
@@ -222,26 +229,28 @@ def _from_rle(segmentation: dict[str, Any], size_hw: tuple[int, int]) -> Rle:
     try:
         return masks.from_coco(segmentation, size_hw=size_hw)
     except ValueError as error:
-        raise Problem("rle-malformed", Severity.ERROR, str(error)) from None
+        raise UnusableAnnotation("rle-malformed", Severity.ERROR, str(error)) from None
 
 
 def _from_polygons(segmentation: Any, size_hw: tuple[int, int], repairs: list[str]) -> Rle:
     polygons = _polygons(segmentation, repairs)
     usable = [p for p in polygons if len(p) >= 6]
     if not usable:
-        raise Problem("polygon-too-short", Severity.SKIPPED, "a polygon needs at least three points, but has fewer")
+        raise UnusableAnnotation(
+            "polygon-too-short", Severity.SKIPPED, "a polygon needs at least three points, but has fewer"
+        )
     if len(usable) < len(polygons):
         repairs.append(f"{len(polygons) - len(usable)} part(s) with fewer than three points were left out")
     points_P2 = np.concatenate(usable).reshape(-1, 2)
     size_wh = np.array(size_hw[::-1])
     if (points_P2.max(axis=0) < 0).any() or (points_P2.min(axis=0) > size_wh).any():
-        raise Problem("polygon-outside", Severity.SKIPPED, "the polygon lies outside the image")
+        raise UnusableAnnotation("polygon-outside", Severity.SKIPPED, "the polygon lies outside the image")
     if (furthest := max(-points_P2.min(), (points_P2 - size_wh).max())) > 0:
         repairs.append(f"the polygon reaches {furthest:.2g} pixels outside the image and was cut at its border")
     try:
         return masks.from_polygons(usable, size_hw=size_hw)
     except ValueError as error:
-        raise Problem("polygon-too-large", Severity.ERROR, str(error)) from None
+        raise UnusableAnnotation("polygon-too-large", Severity.ERROR, str(error)) from None
 
 
 def _polygons(segmentation: Any, repairs: list[str]) -> list[NDArray[np.float64]]:
@@ -250,14 +259,14 @@ def _polygons(segmentation: Any, repairs: list[str]) -> list[NDArray[np.float64]
     points = max(len(parts), sum(len(part) for part in parts if isinstance(part, list)) // 2)
     if points > masks.MOST_POINTS:
         message = f"polygons of a mask must have at most {masks.MOST_POINTS:,} points, but have {points:,}"
-        raise Problem("polygon-too-large", Severity.ERROR, message)
+        raise UnusableAnnotation("polygon-too-large", Severity.ERROR, message)
     return [_polygon(part, repairs) for part in parts]
 
 
 def _parts(segmentation: Any, repairs: list[str]) -> list[Any]:
     """The polygons of a segmentation, also when it is a single one that was not put into a list."""
     if not isinstance(segmentation, list):
-        raise Problem(
+        raise UnusableAnnotation(
             "segmentation-malformed",
             Severity.ERROR,
             f"segmentation must be a list of polygons or an RLE, but is {short(segmentation)}",
@@ -277,7 +286,7 @@ def _polygon(part: Any, repairs: list[str]) -> NDArray[np.float64]:
     values = numbers(part, "polygon", repairs)
     if len(values) % 2:
         message = f"a polygon must have x and y for each point, but has {len(values)} numbers"
-        raise Problem("polygon-odd-length", Severity.ERROR, message)
+        raise UnusableAnnotation("polygon-odd-length", Severity.ERROR, message)
     return np.array(values, np.float64)
 
 
@@ -295,5 +304,5 @@ def stated_size(height: Any, width: Any, *, most: float = MAX_PIXELS) -> tuple[i
         return None
     if sides[0] * sides[1] > most:
         message = f"`height` x `width` must be at most {most:,} pixels, but is {sides[0]:g} x {sides[1]:g}"
-        raise Problem("image-size-invalid", Severity.ERROR, message)
+        raise UnusableAnnotation("image-size-invalid", Severity.ERROR, message)
     return int(sides[0]), int(sides[1])

@@ -4,10 +4,10 @@ import logging
 
 from segdist.core import registry, storage
 from segdist.core.errors import DataError
-from segdist.core.records import Finding, Severity
+from segdist.core.records import Finding, ReportFinding, Severity
 from segdist.reading.archives import is_archive, unpacked
 from segdist.reading.codes import finding
-from segdist.reading.listing import Listing, Report
+from segdist.reading.listing import Listing
 from segdist.reading.looks import report_unread
 
 RICHEST_FIRST = ("segdist", "hf_objects", "coco")
@@ -18,7 +18,7 @@ def _logged(found: Finding) -> None:
     logging.getLogger(__name__).warning("%s", found)
 
 
-def guess_format(place: str, report: Report | None = None) -> str:
+def guess_format(place: str, report: ReportFinding | None = None) -> str:
     """The format that recognises a place; `images` where there are images and nothing else is recognised.
 
     Tools export the same annotations in several formats side by side. The one that holds most is read, and `report`
@@ -44,7 +44,7 @@ def guess_format(place: str, report: Report | None = None) -> str:
     raise DataError(f"{place} is in no format that is recognised, and holds no images. Name its --format: {known}.")
 
 
-def _richest(place: str, fitting: list[str], report: Report) -> str:
+def _richest(place: str, fitting: list[str], report: ReportFinding) -> str:
     richest = next((name for name in RICHEST_FIRST if name in fitting), "")
     if not richest:
         raise DataError(f"{place} could be read as {' or as '.join(fitting)}. Say which: --format {fitting[0]}.")
@@ -54,7 +54,7 @@ def _richest(place: str, fitting: list[str], report: Report) -> str:
     return richest
 
 
-def _refuse_unread(files: Listing, report: Report | None) -> None:
+def _refuse_unread(files: Listing, report: ReportFinding | None) -> None:
     found: list[Finding] = []
     report_unread(files, (), found.append, Severity.ERROR)
     found = [one for one in found if one.code == "annotations-unread"]  # other images are reported when these are read

@@ -21,7 +21,7 @@ _MOST_RUNS, _MOST_NUMBERS = 16_000_000, 100_000
 
 
 @dataclass(frozen=True)
-class Decoded:
+class DecodedLabelMap:
     """The numbers of a mask image, and whether its format changes them when it is saved.
 
     Attributes:
@@ -37,7 +37,7 @@ class Decoded:
     note: str = ""
 
 
-def decode_values(content: bytes, *, colours: bool = False, name: str = "it") -> Decoded:
+def decode_values(content: bytes, *, colours: bool = False, name: str = "it") -> DecodedLabelMap:
     """The numbers in an encoded mask image, as the file stores them: nothing is scaled. It is upright, as photos are.
 
     A palette image stands for its indices, unless its palette is grey and index 0 is brighter than another: what looks
@@ -65,7 +65,7 @@ def decode_values(content: bytes, *, colours: bool = False, name: str = "it") ->
         is_colour = colours or not (image.mode in _ONE_NUMBER or _is_grey(image))
         values_HW = _values(image, is_colour=is_colour)
         _check_regions(values_HW)
-        return Decoded(upright(values_HW), is_lossy, is_colour, note)
+        return DecodedLabelMap(upright(values_HW), is_lossy, is_colour, note)
 
 
 def take_apart(values_HW: LabelMap) -> dict[int, Rle]:

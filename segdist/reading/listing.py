@@ -1,7 +1,7 @@
 """The files of a source, and what all formats that read a folder of files share."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import PurePosixPath
 from posixpath import splitext
@@ -9,14 +9,13 @@ from typing import Any, ClassVar
 
 from segdist.core import storage
 from segdist.core.errors import DataError
-from segdist.core.records import Finding, Sample
+from segdist.core.records import ReportFinding, Sample
 from segdist.core.spec import Split, Strict, digest
 from segdist.core.text import decode_head
 from segdist.reading import images
 from segdist.reading.codes import finding
 from segdist.reading.image_formats import IMAGE_SUFFIXES, LONGEST_MAGIC, NO_IMAGES, is_image, other_format
 
-Report = Callable[[Finding], None]
 SPLITS: Mapping[str, Split] = {
     "train": "train", "training": "train", "valid": "val", "val": "val", "validation": "val", "test": "test",
     "testing": "test",
@@ -177,7 +176,7 @@ def source_stem(name: str) -> str:
     return own.partition(".rf.")[0] if ".rf." in own else splitext(own)[0]
 
 
-def upright_size_hw(uri: str, *, image_id: str, report: Report) -> tuple[int, int] | None:
+def upright_size_hw(uri: str, *, image_id: str, report: ReportFinding) -> tuple[int, int] | None:
     """Height and width of an image with its orientation applied, from its header; None, and a finding, if none."""
     try:
         try:

@@ -18,13 +18,13 @@ import numpy as np
 
 from segdist.core import registry, storage
 from segdist.core.errors import DataError, StorageError
-from segdist.core.records import Finding, Severity
+from segdist.core.records import Finding, ReportFinding, Severity
 from segdist.core.text import NotTextError, guess_text, lines
 from segdist.reading.coco.export import ANNOTATIONS, CONVERSION
 from segdist.reading.coco.json_lists import Outline, outline
 from segdist.reading.codes import finding
 from segdist.reading.examples import decode_image
-from segdist.reading.listing import Listing, Report, label_name
+from segdist.reading.listing import Listing, label_name
 
 _MAPPED = 1 << 24
 """Bytes from which on a local file is looked at through a window instead of being read."""
@@ -310,7 +310,9 @@ class Looks:
         return len(np.unique(image_HWC @ np.array([1 << 16, 1 << 8, 1], np.uint32))) <= _MOST_COLOURS
 
 
-def report_unread(files: Listing, read: Collection[str], report: Report, severity: Severity | None = None) -> int:
+def report_unread(
+    files: Listing, read: Collection[str], report: ReportFinding, severity: Severity | None = None
+) -> int:
     """Tell which files look like annotations and were not read, one finding for each kind; returns how many files.
 
     Files that look like images and are not read are told too, and what is no file at all.

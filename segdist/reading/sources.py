@@ -1,12 +1,12 @@
 """From the sources of a sweep to one list of samples: opened, read, merged."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from segdist.core.errors import DataError, did_you_mean
 from segdist.core.plugins import DatasetFormat
-from segdist.core.records import Finding, Sample, Severity
+from segdist.core.records import Finding, ReportFinding, Sample, Severity
 from segdist.core.spec import DataSpec
 from segdist.reading.archived import open_format
 from segdist.reading.class_names import ClassNames, compared
@@ -46,7 +46,7 @@ def read_place(place: str, classes: Sequence[str] = ()) -> list[tuple[DatasetFor
 
 
 def read_sources(
-    data: DataSpec, sources: Sequence[DatasetFormat], report: Callable[[Finding], None]
+    data: DataSpec, sources: Sequence[DatasetFormat], report: ReportFinding
 ) -> Iterator[tuple[int, Sample]]:
     """The samples of all sources with their source's number; ids are made unique, so that no file hides another.
 
@@ -77,7 +77,7 @@ class Faults:
     is nothing where somebody has drawn something.
     """
 
-    def __init__(self, report: Callable[[Finding], None], wrong: Iterable[str] = ()) -> None:
+    def __init__(self, report: ReportFinding, wrong: Iterable[str] = ()) -> None:
         self._report = report
         self.wrong = set(wrong)
 
@@ -170,6 +170,6 @@ def stop_on_errors(findings: Sequence[Finding]) -> None:
     )
 
 
-def _prefixed(report: Callable[[Finding], None], prefix: str) -> Callable[[Finding], None]:
+def _prefixed(report: ReportFinding, prefix: str) -> ReportFinding:
     """Findings that name the image as the merged data set does."""
     return lambda finding: report(replace(finding, image=prefix + finding.image) if finding.image else finding)

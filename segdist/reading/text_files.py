@@ -1,11 +1,10 @@
 """Text files of other tools: read as UTF-8, or in the encoding that they are in, which is reported."""
 
-from collections.abc import Callable
 from typing import Any
 
 from segdist.core import storage
 from segdist.core.bounded_json import parse_json
-from segdist.core.records import Finding
+from segdist.core.records import ReportFinding
 from segdist.core.text import NotTextError, guess_text
 from segdist.reading.codes import finding
 
@@ -13,7 +12,7 @@ MOST_BYTES = 1 << 28
 """Of a file."""
 
 
-def read_text(uri: str, report: Callable[[Finding], None], *, image: str = "") -> str:
+def read_text(uri: str, report: ReportFinding, *, image: str = "") -> str:
     """The text of a file; another encoding than UTF-8 is repaired.
 
     Args:
@@ -31,7 +30,7 @@ def read_text(uri: str, report: Callable[[Finding], None], *, image: str = "") -
     return text_of(content, uri, report, image=image)
 
 
-def text_of(content: bytes, uri: str, report: Callable[[Finding], None], *, image: str = "") -> str:
+def text_of(content: bytes, uri: str, report: ReportFinding, *, image: str = "") -> str:
     """The text of a file's bytes, as `read_text` gives it.
 
     Raises:
@@ -44,7 +43,7 @@ def text_of(content: bytes, uri: str, report: Callable[[Finding], None], *, imag
     return text.content
 
 
-def read_json(uri: str, report: Callable[[Finding], None], *, image: str = "") -> Any:
+def read_json(uri: str, report: ReportFinding, *, image: str = "") -> Any:
     """The values of a JSON file, whatever its encoding; NaN and Infinity are left to the checks of what they stand for.
 
     Raises:

@@ -4,14 +4,13 @@ Without entities, which expand to gigabytes and reach other files; and of bounde
 """
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, fromstring
 
 from segdist.core import storage
-from segdist.core.records import Finding
+from segdist.core.records import ReportFinding
 from segdist.reading.text_files import text_of
 
 _DECLARED = re.compile(rb"<\?xml[^>]{0,200}encoding\s*=\s*[\"']([A-Za-z][\w.\-]*)[\"']")
@@ -29,7 +28,7 @@ class NotXmlError(ValueError):
     """Why a file cannot be read; becomes a finding."""
 
 
-def read_xml(uri: str, report: Callable[[Finding], None], *, image: str = "") -> Any:
+def read_xml(uri: str, report: ReportFinding, *, image: str = "") -> Any:
     """The root element of a file: in the encoding that it declares, whatever it is, or else as `text_files` reads it.
 
     Args:
@@ -54,7 +53,7 @@ def read_xml(uri: str, report: Callable[[Finding], None], *, image: str = "") ->
         raise NotXmlError(f"it is no XML: {error}") from error
 
 
-def _text(content: bytes, uri: str, report: Callable[[Finding], None], image: str) -> str:
+def _text(content: bytes, uri: str, report: ReportFinding, image: str) -> str:
     declared = _DECLARED.search(content[:600].replace(b"\0", b""))  # without the zeros of UTF-16
     if declared:
         name = declared[1].decode().lower()

@@ -20,7 +20,7 @@ MOST_CHARACTERS = 500_000
 _T = TypeVar("_T")
 Objects = Annotated[tuple[_T, ...], Field(max_length=MOST_PROMPTS), FailFast()]
 """One of each for every object; the first that is wrong ends it, or each of a hundred thousand would have its error."""
-Points = Annotated[tuple[_T, ...], Field(max_length=MOST_POINTS), FailFast()]
+BoundedPoints = Annotated[tuple[_T, ...], Field(max_length=MOST_POINTS), FailFast()]
 
 
 class PromptRequest(Strict):
@@ -28,9 +28,9 @@ class PromptRequest(Strict):
 
     boxes_xyxy: Objects[tuple[float, float, float, float]] = ()
     """A box (x1, y1, x2, y2) for each object."""
-    points_xy: Objects[Points[tuple[float, float]]] = ()
+    points_xy: Objects[BoundedPoints[tuple[float, float]]] = ()
     """For each object, the points (x, y) that show it."""
-    point_is_object: Objects[Points[bool]] = ()
+    point_is_object: Objects[BoundedPoints[bool]] = ()
     """For each point, true where it lies on the object; left out: all do."""
     labels: Objects[str] = ()
     """The class of each object; left out: the model's first."""

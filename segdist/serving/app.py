@@ -77,7 +77,7 @@ class Health(BaseModel):
     model: str
 
 
-class Problem(BaseModel):
+class ErrorAnswer(BaseModel):
     """Why there is no answer."""
 
     detail: str
@@ -97,7 +97,7 @@ class FoundInstance(BaseModel):
     segmentation: dict[str, Any] | list[Any]
 
 
-class Found(BaseModel):
+class PredictionAnswer(BaseModel):
     """What was found in an image."""
 
     size_hw: tuple[int, int]
@@ -163,7 +163,7 @@ def make_app(ask: Ask, about: About, *, token: str, hosts: Collection[str] = (),
         "/v1/segment",
         dependencies=bearer,
         response_model=None,
-        responses={200: {"model": Found, "content": {"image/png": {}}}, **_described(_REFUSED_IMAGES)},
+        responses={200: {"model": PredictionAnswer, "content": {"image/png": {}}}, **_described(_REFUSED_IMAGES)},
     )
     async def segment(
         image: Annotated[UploadFile, File(description="JPEG, PNG, WebP, TIFF or BMP.")],
@@ -212,7 +212,7 @@ _REFUSED_IMAGES = {
 
 
 def _described(refusals: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": Problem, "description": text} for status, text in refusals.items()}
+    return {status: {"model": ErrorAnswer, "description": text} for status, text in refusals.items()}
 
 
 def _page(name: str) -> Callable[[], Awaitable[HTMLResponse]]:

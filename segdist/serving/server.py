@@ -56,7 +56,7 @@ class Server(uvicorn.Server):
     def __init__(self, app: Any, *, limits: Limits, say: Callable[[str], None], ready: str) -> None:
         config = uvicorn.Config(
             app,
-            http=partial(Connection, limits=limits),  # type: ignore[arg-type]  # it is called, nothing else
+            http=partial(ClientConnection, limits=limits),  # type: ignore[arg-type]  # it is called, nothing else
             ws="none",
             loop="asyncio",
             lifespan="off",
@@ -99,7 +99,7 @@ class Server(uvicorn.Server):
         self.force_exit, self.should_exit = self.should_exit, True
 
 
-class Connection(H11Protocol):
+class ClientConnection(H11Protocol):
     """A connection whose client has so long for its headers, and to read the answer.
 
     A body has its time from `Guard`. uvicorn waits for ever for headers, for the rest of a body that was refused, and
@@ -118,7 +118,7 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         self._watch()
         if len(self.connections) > self._limits.max_connections:
-            others = [c for c in self.connections if isinstance(c, Connection) and c._owes_anything]
+            others = [c for c in self.connections if isinstance(c, ClientConnection) and c._owes_anything]
             min(others, key=lambda c: c._since, default=self).transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -58,7 +58,7 @@ _FILLED_IN = "\0"  # no YAML and no command line can hold it
 
 
 def compose(
-    path: Path, overrides: Sequence[str] = (), *, old_name: renamed_keys.Report = lambda *_: None
+    path: Path, overrides: Sequence[str] = (), *, old_name: renamed_keys.ReportOldName = lambda *_: None
 ) -> dict[str, Any]:
     """The content of a sweep file with everything filled in, under the names of today, not checked yet.
 
@@ -257,7 +257,7 @@ def _put_together(path: Path, choices: Sequence[str]) -> DictConfig:
     return content
 
 
-def _under_names_of_today(content: DictConfig, path: Path, old_name: renamed_keys.Report) -> DictConfig:
+def _under_names_of_today(content: DictConfig, path: Path, old_name: renamed_keys.ReportOldName) -> DictConfig:
     raw = OmegaConf.to_container(content, resolve=False)
     assert isinstance(raw, dict)
     try:

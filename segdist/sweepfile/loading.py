@@ -22,8 +22,7 @@ from segdist.core.plugins import Family
 from segdist.core.spec import ModelSpec, PhaseSpec, Range, RunSpec, SweepSpec, TrainSpec
 from segdist.sweepfile import label_policies, train_checks
 from segdist.sweepfile.composition import NotAllowedError, compose, opened
-
-Keys = tuple[str, ...]
+from segdist.sweepfile.train_checks import Keys
 
 
 @dataclass(frozen=True)
@@ -230,7 +229,7 @@ def _policy_range_problems(spec: SweepSpec, ranges: Mapping[str, Range]) -> Iter
 
 
 def _options_problems(
-    kind: registry.Kind, name: str, options: Mapping[str, Any], keys: Keys, name_key: str
+    kind: registry.PluginKind, name: str, options: Mapping[str, Any], keys: Keys, name_key: str
 ) -> Iterator[Problem]:
     try:
         model: type[BaseModel] = registry.load(kind, name).Options
@@ -373,7 +372,7 @@ def _types_in(annotation: Any) -> Iterator[type]:
         yield from _types_in(argument)
 
 
-def _union_schema(kind: registry.Kind, key: str, base: dict[str, Any]) -> dict[str, Any]:
+def _union_schema(kind: registry.PluginKind, key: str, base: dict[str, Any]) -> dict[str, Any]:
     options = []
     for name in registry.names(kind):
         one = registry.load(kind, name).Options.model_json_schema()

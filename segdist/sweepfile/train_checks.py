@@ -9,14 +9,14 @@ from segdist.core.plugins import Family
 from segdist.core.spec import SweepSpec
 
 Keys = tuple[str, ...]
-Found = tuple[Keys, str]
+KeyProblem = tuple[Keys, str]
 """The path of keys to a problem, and the rule it breaks."""
 _NEEDS = {"lora": ("peft",), "dora": ("peft",), "qlora": ("bitsandbytes", "peft")}
 """The libraries that an adapter needs."""
 _IN_PHASES = ("epochs", "lr", "encoder_lr_factor", "warmup", "schedule")
 
 
-def problems(spec: SweepSpec, families: Mapping[str, Family]) -> Iterator[Found]:
+def problems(spec: SweepSpec, families: Mapping[str, Family]) -> Iterator[KeyProblem]:
     """What is wrong with losses, adapters and phases.
 
     Args:
@@ -29,7 +29,7 @@ def problems(spec: SweepSpec, families: Mapping[str, Family]) -> Iterator[Found]
     yield from _noise(spec, families)
 
 
-def _noise(spec: SweepSpec, families: Mapping[str, Family]) -> Iterator[Found]:
+def _noise(spec: SweepSpec, families: Mapping[str, Family]) -> Iterator[KeyProblem]:
     """Options for uncertain labels that a family would pass over."""
     asked: list[tuple[Keys, str]] = [(("train", "noise", key), key) for key, value in spec.train.noise if value]
     asked += [(("space", key), key.rpartition(".")[2]) for key in spec.space if key.startswith("train.noise.")]
@@ -42,7 +42,7 @@ def _noise(spec: SweepSpec, families: Mapping[str, Family]) -> Iterator[Found]:
                 yield keys, f"`{name}` does not support `train.noise.{key}`. It supports: {', '.join(family.noise)}."
 
 
-def _losses(spec: SweepSpec, families: Mapping[str, Family]) -> Iterator[Found]:
+def _losses(spec: SweepSpec, families: Mapping[str, Family]) -> Iterator[KeyProblem]:
     known = {term for family in families.values() for term in family.losses}
     searched = [k.split(".", 2) for k in spec.space if k.startswith("train.loss.")]
     for keys in [("train", "loss", term) for term in spec.train.loss] + [("space", ".".join(k)) for k in searched]:
@@ -52,7 +52,7 @@ def _losses(spec: SweepSpec, families: Mapping[str, Family]) -> Iterator[Found]:
             yield keys, f"{named} has no loss `{term}`. {did_you_mean(term, known)}"
 
 
-def _adapters(spec: SweepSpec, families: Mapping[str, Family]) -> Iterator[Found]:
+def _adapters(spec: SweepSpec, families: Mapping[str, Family]) -> Iterator[KeyProblem]:
     for name, family in families.items():
         for kind, keys in _kinds(spec, name):
             if kind not in family.adapters:
@@ -78,7 +78,7 @@ def _missing(kind: str, spec: SweepSpec) -> str:
     return extras.needs(f"`{kind}`", *missing) if missing else ""
 
 
-def _phases(spec: SweepSpec) -> Iterator[Found]:
+def _phases(spec: SweepSpec) -> Iterator[KeyProblem]:
     """With phases, the keys that they replace must not be set or searched as if they counted."""
     if not spec.train.phases:
         return

@@ -8,9 +8,10 @@ import yaml
 
 from segdist.commands import promote as module
 from segdist.commands.export import origin_of
-from segdist.commands.promote import Rows, promote, register_winner
+from segdist.commands.promote import promote, register_winner
 from segdist.core import storage as files
 from segdist.core.errors import PromotionError
+from segdist.core.records import LabelledImages
 from segdist.core.spec import SweepSpec
 from segdist.metrics import Difference, Evaluator, OneImage
 from segdist.pipeline.ingest import ingest
@@ -95,7 +96,7 @@ def test_a_sweep_registers_its_winner_by_the_same_rule(
     spec = SweepSpec.model_validate(yaml.safe_load(SWEEP.format(storage=storage)))
     measured = []
 
-    def measure(run_id: str, rows: Rows, metric: str) -> Evaluator:
+    def measure(run_id: str, rows: LabelledImages, metric: str) -> Evaluator:
         measured.append((run_id, len(rows), metric))
         return Evaluator(("roof",), min_score=0.5, metrics=(metric,))
 

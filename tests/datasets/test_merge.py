@@ -14,7 +14,7 @@ from segdist.converting.merge_spec import data_spec
 from segdist.core.errors import DataError, SpecError
 from segdist.core.records import Finding, Instance, Sample, Severity
 from segdist.datasets.build import build, here
-from segdist.datasets.merge import Seen, merged
+from segdist.datasets.merge import OpenedImage, merged
 from segdist.datasets.near_duplicates import look
 from segdist.datasets.shards import Dataset
 from segdist.formats.segdist import Format, Options
@@ -41,7 +41,7 @@ def one(label: str, *box: float) -> Instance:
 def run(*samples: tuple[Sample, int], near_bits: int = 6) -> tuple[list[Sample], list[Finding]]:
     """Merge samples, each with the seed of its picture; one seed is one file's bytes."""
     findings: list[Finding] = []
-    seen = {s.image_id: Seen(f"{seed:064x}", look(picture(seed))) for s, seed in samples}
+    seen = {s.image_id: OpenedImage(f"{seed:064x}", look(picture(seed))) for s, seed in samples}
     pairs = [(number, sample) for number, (sample, _) in enumerate(samples)]
     return [s for _, s in merged(pairs, seen, findings.append, near_bits=near_bits)], findings
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from segdist.core.records import Sample
 from segdist.core.spec import RunSpec
-from segdist.engine.fit import Metrics, Report
+from segdist.engine.fit import Metrics, ReportEpoch
 from segdist.formats.synthetic import Format, Options
 
 CLASSES = ("roof",)
@@ -52,4 +52,4 @@ def weights(network: Any) -> dict[str, np.ndarray]:
     return {name: value.detach().cpu().numpy().copy() for name, value in network.state_dict().items()}
 
 
-nothing: Report = Reports()
+nothing: ReportEpoch = Reports()

@@ -8,21 +8,21 @@ from PIL import Image
 from segdist.core import masks
 from segdist.core.escaping import FILES
 from segdist.core.records import Instance, Prediction, Sample
-from segdist.engine.outputs import Found, write
+from segdist.engine.outputs import PredictedImage, write
 
 CLASSES = ("<1mm", ">1mm", "a/b", "a_b", "..", "CON", "50%", "x" * 300)
 IMAGES = ("a/b.png", "a_b.png", "x.jpg", "x.png", "..", "y" * 300 + ".png", 'odd:"name"?.png')
 SIZE_HW = (12, 16)
 
 
-def found(number: int, image_id: str) -> Found:
+def found(number: int, image_id: str) -> PredictedImage:
     """Each class has a pixel of its own, and each image a column of its own."""
     instances = []
     for row, label in enumerate(CLASSES):
         rle = masks.from_box((number, row, number + 1, row + 1), size_hw=SIZE_HW)
         instances.append(Instance(label, rle, rle.box_xyxy, 0.9))
     sample, pixels_HWC = Sample(image_id, "", SIZE_HW), np.zeros((*SIZE_HW, 3), np.uint8)
-    return Found(number, sample, pixels_HWC, Prediction(image_id, tuple(instances)), CLASSES, "", b"")
+    return PredictedImage(number, sample, pixels_HWC, Prediction(image_id, tuple(instances)), CLASSES, "", b"")
 
 
 def test_the_masks_of_each_class_and_image_are_a_file_of_their_own(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from segdist.core import masks
 from segdist.core.plugins import ImageHWC
 from segdist.core.records import Instance, Prompt
 from segdist.core.spec import TtaView
-from segdist.engine.views import Predict, predict_views
+from segdist.engine.views import PredictImages, predict_views
 from tests.engine.test_tiles import drawn, filled, objects, regions
 
 
@@ -31,7 +31,7 @@ def test_a_network_that_does_not_mind_mirrors_gives_the_same_with_them(view: Tta
             assert all(i.score == pytest.approx(0.75) for i in other)
 
 
-def seeing(*answers: Sequence[Instance]) -> Predict:
+def seeing(*answers: Sequence[Instance]) -> PredictImages:
     """A network that answers each view with the next of these."""
     left = iter(answers)
     return lambda images, prompts: [tuple(next(left)) for _ in images]

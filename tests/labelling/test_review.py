@@ -17,7 +17,7 @@ from segdist.core.records import Evidence, Instance, Sample, Verdict
 from segdist.labelling.corrections import Corrections
 from segdist.labelling.review import back, coco, cvat, label_studio
 from segdist.labelling.review.queue import Doubt, Task, by_image, queue
-from segdist.labelling.review.returned import Drawn, Returned, Unread, object_number
+from segdist.labelling.review.returned import Drawn, Returned, UnreadShape, object_number
 from segdist.reading.drawn.brush import decode_brush, encode_brush
 
 SIZE_HW = (50, 70)
@@ -397,20 +397,20 @@ def test_a_shape_keeps_its_image_class_number_and_pixels(tmp_path: Path, content
 @pytest.mark.parametrize(
     ("content", "unread"),
     [
-        (_cvat(f'<box label="seam">{OBJECT}</box>'), Unread("rectangle", "1.png", "seam", 3)),
-        (_cvat("<box/>"), Unread("rectangle", "1.png", "", 0)),
+        (_cvat(f'<box label="seam">{OBJECT}</box>'), UnreadShape("rectangle", "1.png", "seam", 3)),
+        (_cvat("<box/>"), UnreadShape("rectangle", "1.png", "", 0)),
         (
             [_studio_task(_studio_region("ellipselabels", ellipselabels=["seam"], x=1))],
-            Unread("region of type ellipselabels", "1.png", "seam", 3),
+            UnreadShape("region of type ellipselabels", "1.png", "seam", 3),
         ),
         (
             [_studio_task(_studio_region("brushlabels", rle=[]))],
-            Unread("region of type brushlabels", "1.png", "", 3),
+            UnreadShape("region of type brushlabels", "1.png", "", 3),
         ),
     ],
     ids=["cvat", "cvat without label", "label studio", "label studio without label"],
 )
-def test_a_shape_that_is_no_mask_keeps_its_class_and_number(tmp_path: Path, content: Any, unread: Unread) -> None:
+def test_a_shape_that_is_no_mask_keeps_its_class_and_number(tmp_path: Path, content: Any, unread: UnreadShape) -> None:
     assert _read(tmp_path, content).unread == [unread]
 
 

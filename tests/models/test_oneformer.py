@@ -15,7 +15,7 @@ from segdist.core.records import Instance, Prompt
 from segdist.models.oneformer import FAMILY, Options
 from segdist.models.oneformer.network import OneFormer, build, contrastive
 from segdist.models.oneformer.tasks import merged, panoptic, semantic
-from segdist.models.oneformer.text import Vocabulary, sentences
+from segdist.models.oneformer.text import TextVocabulary, sentences
 from tests.models.variants import CLASSES, example
 
 SIZE = 64
@@ -39,7 +39,7 @@ def twice() -> Example:
 
 class TestText:
     def test_every_sentence_has_its_own_numbers_and_ends_with_the_largest(self) -> None:
-        vocabulary = Vocabulary.of_words(("window frame", "Wall"))
+        vocabulary = TextVocabulary.of_words(("window frame", "Wall"))
         said = ["a photo with a window frame", "a photo with a wall", "an instance photo", "the task is panoptic"]
         numbers = vocabulary.numbers(said, length=12)
         assert numbers.shape == (4, 12)
@@ -51,7 +51,7 @@ class TestText:
         assert not (numbers == unknown).any()
 
     def test_a_long_sentence_is_cut_but_keeps_its_end(self) -> None:
-        vocabulary = Vocabulary.of_words(("one two three four five six",))
+        vocabulary = TextVocabulary.of_words(("one two three four five six",))
         numbers = vocabulary.numbers(["a photo with a one two three four five six"], length=6)
         assert numbers[0, -1] == len(vocabulary) - 1
 

@@ -20,7 +20,7 @@ from segdist.models.paligemma.decoding import Written
 from segdist.models.paligemma.grammar import Grammar, State
 from segdist.models.paligemma.network import PaliGemma, build
 from segdist.models.paligemma.tiles import joined, tiles_of
-from segdist.models.paligemma.vocabulary import Vocabulary, small_tokenizer
+from segdist.models.paligemma.vocabulary import TokenVocabulary, small_tokenizer
 from segdist.nets.paligemma.answers import Answer, TokenObject, parse
 from segdist.sweepfile.loading import load
 from tests.models.variants import CLASSES, crowded, example, picture
@@ -38,8 +38,8 @@ def made(**changes: Any) -> PaliGemma:
 
 
 @pytest.fixture(scope="module")
-def vocabulary() -> Vocabulary:
-    return Vocabulary(small_tokenizer(TEXTS), 4)
+def vocabulary() -> TokenVocabulary:
+    return TokenVocabulary(small_tokenizer(TEXTS), 4)
 
 
 def answer_of(network: PaliGemma, batch: dict[str, Any], row: int) -> str:
@@ -171,7 +171,7 @@ def test_class_weights_weigh_the_tokens_of_a_class() -> None:
     assert weighted == pytest.approx(total / (3.0 * tokens[0] + 0.5 * tokens[1]), rel=1e-4)
 
 
-def walk(vocabulary: Vocabulary, seed: int, *, max_objects: int = 3) -> str:
+def walk(vocabulary: TokenVocabulary, seed: int, *, max_objects: int = 3) -> str:
     """A random answer that the grammar lets through."""
     generator = torch.Generator().manual_seed(seed)
     grammar = Grammar([State(vocabulary, "disc", max_objects)], prompt_length=1)
@@ -186,7 +186,7 @@ def walk(vocabulary: Vocabulary, seed: int, *, max_objects: int = 3) -> str:
     pytest.fail("the grammar must come to an end")
 
 
-def test_whatever_the_grammar_lets_through_is_an_answer(vocabulary: Vocabulary) -> None:
+def test_whatever_the_grammar_lets_through_is_an_answer(vocabulary: TokenVocabulary) -> None:
     answers = [parse(walk(vocabulary, seed), labels={"disc"}) for seed in range(60)]
     assert not [a for a in answers if a.unread]
     counts = {len(a.objects) for a in answers}

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from segdist.core.errors import SpecError, WeightsError
 from segdist.core.plugins import Example
 from segdist.models.rf_detr import FAMILY, Options
-from segdist.models.rf_detr.criterion import Criterion, Layer, Targets
+from segdist.models.rf_detr.criterion import DetrCriterion, DetrLayer, DetrTargets
 from segdist.models.rf_detr.network import RfDetr, build
 from segdist.nets.matching import SURPLUS
 from tests.models.variants import CLASSES, example
@@ -43,18 +43,18 @@ def many(count: int) -> Example:
     )
 
 
-def targets(*examples: Example) -> Targets:
+def targets(*examples: Example) -> DetrTargets:
     batch = network().collate(examples)
     valid = torch.ones_like(batch["ignored_BSS"])  # transformers' loss knows no ignored pixels
-    return Targets(batch["labels"], batch["boxes_cxcywh"], batch["masks"], valid, batch["crowd_BSS"])
+    return DetrTargets(batch["labels"], batch["boxes_cxcywh"], batch["masks"], valid, batch["crowd_BSS"])
 
 
-def guess(batch: int, *, queries: int = 12, seed: int = 0) -> Layer:
+def guess(batch: int, *, queries: int = 12, seed: int = 0) -> DetrLayer:
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.randn(batch, queries, 4, 4, generator=generator) * 3
     boxes = torch.rand(batch, queries, 4, generator=generator) * 0.4 + 0.1
     masks = torch.nn.functional.interpolate(coarse, (32, 32), mode="bilinear")
-    return Layer(torch.randn(batch, queries, 2, generator=generator), boxes, masks)
+    return DetrLayer(torch.randn(batch, queries, 2, generator=generator), boxes, masks)
 
 
 @pytest.mark.parametrize("groups", [1, 3])
@@ -71,7 +71,7 @@ def test_the_loss_agrees_with_transformers_where_that_works(groups: int) -> None
     reference = RfDetrImageLoss(matcher, 2, 0.25, ["labels", "boxes", "masks"], groups, 1).train()
     outputs = {"logits": layer.classes_BQC, "pred_boxes": layer.boxes_BQ4, "pred_masks": layer.masks_BQhw}
     expected = reference(outputs, labels)
-    ours = Criterion(num_queries=12 // groups, points_ratio=1)
+    ours = DetrCriterion(num_queries=12 // groups, points_ratio=1)
     with pytest.MonkeyPatch.context() as patch:
         costs = {"class": 2.0, "box": 5.0, "giou": 2.0, "mask": 0.0, "dice": 0.0}
         patch.setattr("segdist.models.rf_detr.criterion._COSTS", costs)
@@ -90,7 +90,7 @@ def test_the_loss_agrees_with_transformers_where_that_works(groups: int) -> None
 
 def test_the_class_loss_is_the_formula_in_float64() -> None:
     taught, layer = targets(ONE), guess(1)
-    ours = Criterion(num_queries=12, points_ratio=16)
+    ours = DetrCriterion(num_queries=12, points_ratio=16)
     matches = ours.matcher([ours._costs(layer, taught, _pixels(taught), 0)])
     p = 1 / (1 + np.exp(-layer.classes_BQC[0].double().numpy()))
     positive, negative = np.zeros_like(p), p**2
@@ -112,7 +112,7 @@ def test_the_class_loss_is_the_formula_in_float64() -> None:
     assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
-def _pixels(taught: Targets) -> Any:
+def _pixels(taught: DetrTargets) -> Any:
     from segdist.nets.points import ValidPixels
 
     return ValidPixels(taught.valid_BHW)
@@ -157,8 +157,8 @@ def test_objects_beyond_one_groups_queries_are_counted() -> None:
 
 def test_scores_so_sure_that_they_round_to_zero_and_one_give_no_nan() -> None:
     layer = guess(1)
-    sure = Layer(torch.where(layer.classes_BQC > 0, 200.0, -200.0), layer.boxes_BQ4, layer.masks_BQhw)
-    terms = Criterion(num_queries=12, points_ratio=16)([sure], targets(ONE))
+    sure = DetrLayer(torch.where(layer.classes_BQC > 0, 200.0, -200.0), layer.boxes_BQ4, layer.masks_BQhw)
+    terms = DetrCriterion(num_queries=12, points_ratio=16)([sure], targets(ONE))
     assert all(torch.isfinite(value) for value in terms.values())
 
 
@@ -169,7 +169,9 @@ def test_a_query_on_a_crowd_is_not_taught_that_nothing_is_there() -> None:
     masks[0, 0, :12], masks[0, 1, 20:24] = 5.0, 5.0
     classes = torch.zeros(1, 2, 2, requires_grad=True)
     crowd = targets(replace(EMPTY, ignore_HW=ignore_HW))
-    terms = Criterion(num_queries=2, points_ratio=16)([Layer(classes, torch.full((1, 2, 4), 0.5), masks)], crowd)
+    terms = DetrCriterion(num_queries=2, points_ratio=16)(
+        [DetrLayer(classes, torch.full((1, 2, 4), 0.5), masks)], crowd
+    )
     torch.autograd.backward(terms["class"])
     assert classes.grad is not None
     assert (classes.grad[0, 0] == 0).all()

@@ -22,7 +22,7 @@ from segdist.core.records import Prompt
 from segdist.formats.coco import Format
 from segdist.formats.coco import Options as CocoOptions
 from segdist.models.sam3 import FAMILY, Options, check, tokens
-from segdist.models.sam3.criterion import MISSING, Criterion, Layer, Predicted, Targets, costs_of
+from segdist.models.sam3.criterion import MISSING, Predicted, Sam3Criterion, Sam3Layer, Sam3Targets, costs_of
 from segdist.models.sam3.network import Sam3, build
 from segdist.nets.matching import FALLBACKS, Matches
 from segdist.reading.examples import letterbox, make_example
@@ -43,10 +43,10 @@ def guess(questions: int = 3, *, queries: int = 5, layers: int = 2, seed: int = 
     """What a network might say."""
     draw = torch.Generator().manual_seed(seed)
 
-    def layer() -> Layer:
+    def layer() -> Sam3Layer:
         centres = torch.rand(questions, queries, 2, generator=draw) * 0.5 + 0.25
         sides = torch.rand(questions, queries, 2, generator=draw) * 0.4 + 0.05
-        return Layer(
+        return Sam3Layer(
             torch.randn(questions, queries, generator=draw).requires_grad_(),
             torch.cat([centres, sides], -1).requires_grad_(),
             torch.randn(questions, generator=draw).requires_grad_(),
@@ -59,7 +59,7 @@ def guess(questions: int = 3, *, queries: int = 5, layers: int = 2, seed: int = 
     )
 
 
-def squares(*of_question: list[tuple[int, int, int, int]]) -> Targets:
+def squares(*of_question: list[tuple[int, int, int, int]]) -> Sam3Targets:
     """Rectangles (x1, y1, x2, y2) in pixels; each question asks an image of its own."""
     boxes, shapes = [], []
     for rectangles in of_question:
@@ -72,7 +72,7 @@ def squares(*of_question: list[tuple[int, int, int, int]]) -> Targets:
         shapes.append(drawn)
     count = len(of_question)
     valid = torch.ones(count, SIZE, SIZE, dtype=torch.bool)
-    return Targets(boxes, shapes, torch.arange(count), valid, torch.zeros_like(valid))
+    return Sam3Targets(boxes, shapes, torch.arange(count), valid, torch.zeros_like(valid))
 
 
 TWO_ONE_NONE = squares([(4, 4, 30, 40), (32, 8, 60, 60)], [(10, 20, 50, 30)], [])
@@ -132,7 +132,7 @@ class TestRobustness:
         assert torch.isfinite(total(model(batch)).detach())
 
     def test_missing_matcher_indices_fall_back_instead_of_raising(self) -> None:
-        criterion, predicted = Criterion(num_points=256), guess()
+        criterion, predicted = Sam3Criterion(num_points=256), guess()
         nowhere = torch.zeros(0, dtype=torch.int64)
         beyond = torch.tensor([0, 0, 99])
         unusable: list[dict[int, Matches]] = [
@@ -160,7 +160,7 @@ class TestRobustness:
         assert not first.without_gradient
 
     def test_costs_that_are_not_finite_are_counted_and_do_not_end_the_training(self) -> None:
-        criterion, predicted = Criterion(num_points=256), guess()
+        criterion, predicted = Sam3Criterion(num_points=256), guess()
         with torch.no_grad():
             predicted.layers[0].classes_PQ[0, 1] = torch.nan
         criterion(predicted, TWO_ONE_NONE)
@@ -194,7 +194,7 @@ def _giou(a: np.ndarray, b: np.ndarray) -> float:
     return float(common / union - (hull - union) / hull)
 
 
-def _cost(layer: Layer, question: int, boxes: np.ndarray) -> np.ndarray:
+def _cost(layer: Sam3Layer, question: int, boxes: np.ndarray) -> np.ndarray:
     x, own = _float64(layer.classes_PQ[question]), _float64(layer.boxes_PQ4[question])
     yes, no = _focal(x, np.ones_like(x), 0.25, 2), _focal(x, np.zeros_like(x), 0.25, 2)
     return np.array(
@@ -230,7 +230,7 @@ class TestCriterion:
                     expected["giou"] += (1 - _giou(boxes[question, q], objects[n])) / 3 / 2
             expected["class"] += (_focal(x, truth, 0.25, 2) * present[:, None]).sum() / 3 / 2
             expected["presence"] += _focal(_float64(layer.presence_P), present, 0.5, 2).mean() / 2
-        terms = Criterion(num_points=64)(predicted, TWO_ONE_NONE)
+        terms = Sam3Criterion(num_points=64)(predicted, TWO_ONE_NONE)
         for name, value in expected.items():
             assert float(terms[name].detach()) == pytest.approx(value, rel=1e-5)
 
@@ -248,7 +248,7 @@ class TestCriterion:
         inside = torch.zeros_like(full.valid_BSS)
         inside[:, SIZE // 16 : -SIZE // 16, SIZE // 16 : -SIZE // 16] = True
         full = replace(full, valid_BSS=inside)
-        terms = Criterion(num_points=128)(replace(predicted, masks_PQhw=flat), full)
+        terms = Sam3Criterion(num_points=128)(replace(predicted, masks_PQhw=flat), full)
         cost = _cost(predicted.layers[-1], 0, _float64(full.boxes_cxcywh[0]))
         p = _sigmoid(np.linspace(-2, 2, 5)[int(cost[:, 0].argmin())])
         assert float(terms["mask"]) == pytest.approx(-np.log(p), rel=1e-5)
@@ -259,7 +259,7 @@ class TestCriterion:
             guess(), semantic_Phw=torch.randn(3, SIZE, SIZE, generator=torch.Generator().manual_seed(3))
         )
         targets = replace(TWO_ONE_NONE, valid_BSS=torch.rand(3, SIZE, SIZE) < 0.8)
-        terms = Criterion(num_points=64)(predicted, targets)
+        terms = Sam3Criterion(num_points=64)(predicted, targets)
         x, valid = _float64(predicted.semantic_Phw), targets.valid_BSS.numpy()
         y = np.stack([m.any(0).numpy() for m in targets.masks]).astype(float)
         cross_entropy = -(y * np.log(_sigmoid(x)) + (1 - y) * np.log(1 - _sigmoid(x)))
@@ -272,14 +272,14 @@ class TestCriterion:
         predicted = guess(1)
         targets = squares([(4, 4, 30, 40)])
         everywhere = replace(targets, crowd_BSS=torch.ones_like(targets.crowd_BSS))
-        with_crowd, without = (Criterion(num_points=64)(predicted, t)["class"] for t in (everywhere, targets))
+        with_crowd, without = (Sam3Criterion(num_points=64)(predicted, t)["class"] for t in (everywhere, targets))
         assert 0 < float(with_crowd.detach()) < float(without.detach())
 
     def test_known_matches_that_fit_are_used(self) -> None:
         one = torch.tensor([0])
         chosen = {0: Matches(one, one + 3, one), 1: Matches(one, one + 3, one)}
         predicted, targets = guess(1), squares([(4, 4, 30, 40)])
-        box = float(Criterion(num_points=64)(predicted, targets, chosen)["box"].detach())
+        box = float(Sam3Criterion(num_points=64)(predicted, targets, chosen)["box"].detach())
         truth = _float64(targets.boxes_cxcywh[0][0])
         expected = np.mean([np.abs(_float64(layer.boxes_PQ4[0, 3]) - truth).sum() for layer in predicted.layers])
         assert box == pytest.approx(expected, rel=1e-5)

@@ -14,7 +14,7 @@ import torch
 
 from segdist.core.errors import WeightsError
 from segdist.models.yolo import FAMILY, Options, check
-from segdist.models.yolo.criterion import IGNORED, Criterion
+from segdist.models.yolo.criterion import IGNORED, YoloCriterion
 from segdist.models.yolo.network import Yolo, build
 from segdist.models.yolo.quietly import SegmentationModel, v8SegmentationLoss
 from tests.models.variants import CLASSES, crowded, example, picture
@@ -41,7 +41,7 @@ def test_boxes_and_classes_cost_what_ultralytics_says(objects: tuple[bool, bool]
     reference = v8SegmentationLoss(SimpleNamespace(parameters=model.parameters, args=gains, model=[model.head]))
     expected = reference.loss(raw, batch)[0] / 2
     taught = torch.ones(2, raw["scores"].shape[-1], dtype=torch.bool)
-    found = Criterion(model.head, None).terms(raw, batch, taught)
+    found = YoloCriterion(model.head, None).terms(raw, batch, taught)
     assert float(found["box"]) == pytest.approx(float(expected[0]), rel=1e-5)
     assert float(found["class"]) == pytest.approx(float(expected[2]), rel=1e-5)
     assert float(found["distribution"]) == pytest.approx(float(expected[3]), rel=1e-5)
@@ -64,7 +64,7 @@ def test_a_mask_costs_the_mean_cross_entropy_over_the_taught_pixels_of_its_box()
         ]
         expected += np.mean(costs)
     truth_Fhw, pred, proto, xyxy = [torch.from_numpy(v).float() for v in (truth, coefficients, prototypes, boxes)]
-    found = Criterion.single_mask_loss(truth_Fhw, pred, proto, xyxy, torch.ones(3))
+    found = YoloCriterion.single_mask_loss(truth_Fhw, pred, proto, xyxy, torch.ones(3))
     assert float(found) == pytest.approx(expected, rel=1e-5)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from segdist.core.records import Severity
 from segdist.reading.codes import CODES, declared, finding
-from segdist.reading.geometry import Problem
+from segdist.reading.geometry import UnusableAnnotation
 
 PACKAGE = Path(__file__).parents[2] / "segdist"
 MAKERS = {"reading/codes.py", "datasets/shards.py"}
@@ -41,4 +41,4 @@ def test_a_code_that_is_not_declared_cannot_be_used() -> None:
         with pytest.raises(ValueError, match="no-such-code"):
             make()
     with pytest.raises(ValueError, match="no-such-code"):
-        raise Problem("no-such-code", Severity.ERROR, "x")
+        raise UnusableAnnotation("no-such-code", Severity.ERROR, "x")

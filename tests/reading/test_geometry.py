@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from segdist.core import masks
-from segdist.core.records import Severity
+from segdist.core.records import Box, Severity
 from segdist.reading import geometry
-from segdist.reading.geometry import Problem
+from segdist.reading.geometry import UnusableAnnotation
 
 SIZE_HW = (20, 30)
 
@@ -81,7 +81,7 @@ def test_a_box_written_as_an_object_is_read_and_reported(keys: str, said: str, m
     ],
 )
 def test_what_is_no_coco_box_stops_with_a_code_and_what_came(written: Any, code: str, said: str) -> None:
-    with pytest.raises(Problem, match=said) as caught:
+    with pytest.raises(UnusableAnnotation, match=said) as caught:
         geometry.box_from_xywh(written, size_hw=SIZE_HW, repairs=[])
     assert (caught.value.code, caught.value.severity) == (code, Severity.ERROR)
     assert caught.value.message == str(caught.value)
@@ -96,7 +96,7 @@ def test_what_is_no_coco_box_stops_with_a_code_and_what_came(written: Any, code:
     ],
 )
 def test_what_are_no_corners_stops_with_a_code_and_what_came(written: list[float], said: str) -> None:
-    with pytest.raises(Problem, match=said) as caught:
+    with pytest.raises(UnusableAnnotation, match=said) as caught:
         geometry.box_from_xyxy(written, size_hw=SIZE_HW, repairs=[])
     assert (caught.value.code, caught.value.severity) == ("box-malformed", Severity.ERROR)
 
@@ -105,7 +105,7 @@ def test_what_are_no_corners_stops_with_a_code_and_what_came(written: list[float
     "box", [[3, 3, 3, 9], [3, 3, 9, 3], [-9, 3, 0, 9], [3, -9, 9, 0], [30, 3, 40, 9], [3, 20, 9, 30]]
 )
 def test_a_box_that_covers_nothing_of_the_image_is_skipped(box: list[float]) -> None:
-    with pytest.raises(Problem, match=r"covers nothing of the image") as caught:
+    with pytest.raises(UnusableAnnotation, match=r"covers nothing of the image") as caught:
         geometry.box_from_xyxy(box, size_hw=SIZE_HW, repairs=[])
     assert (caught.value.code, caught.value.severity) == ("box-empty", Severity.SKIPPED)
     assert str([float(v) for v in box]) in caught.value.message
@@ -116,7 +116,7 @@ boxes = st.tuples(sides, sides, st.floats(0, 9), st.floats(0, 9)).map(lambda b: 
 
 
 @given(boxes, boxes)
-def test_the_iou_of_boxes_is_that_of_pycocotools(a: geometry.Box, b: geometry.Box) -> None:
+def test_the_iou_of_boxes_is_that_of_pycocotools(a: Box, b: Box) -> None:
     xywh = [np.array([[x1, y1, x2 - x1, y2 - y1]]) for x1, y1, x2, y2 in (a, b)]
     expected = np.nan_to_num(coco_mask.iou(xywh[0], xywh[1], [0]))[0, 0]
     assert geometry.box_iou(a, b) == pytest.approx(expected, abs=1e-9)
@@ -138,7 +138,7 @@ def test_many_numbers_are_read_as_few_are() -> None:
     assert geometry.numbers([*mixed, "1.5"], "polygon", repairs)[-1] == 1.5
     assert len(repairs) == 1
     for wrong, said in ((math.nan, "nan"), (10**400, "1000"), (True, "True"), (None, "None")):
-        with pytest.raises(Problem, match=f"polygon must hold finite numbers, but has {said}"):
+        with pytest.raises(UnusableAnnotation, match=f"polygon must hold finite numbers, but has {said}"):
             geometry.numbers([*mixed, wrong], "polygon", [])
 
 
@@ -195,7 +195,7 @@ def test_a_segmentation_is_the_same_mask_however_it_is_written_and_repairs_are_r
 def test_what_is_no_mask_stops_or_is_skipped_with_a_code_and_what_came(
     written: Any, code: str, severity: Severity, said: str
 ) -> None:
-    with pytest.raises(Problem, match=said) as caught:
+    with pytest.raises(UnusableAnnotation, match=said) as caught:
         geometry.mask_from_segmentation(written, size_hw=SIZE_HW, repairs=[])
     assert (caught.value.code, caught.value.severity) == (code, severity)
 
@@ -278,6 +278,6 @@ def test_a_stated_size_is_two_whole_numbers_above_zero(stated: tuple[Any, Any], 
 
 def test_a_stated_size_beyond_the_limit_is_named() -> None:
     assert geometry.stated_size(20, 30, most=600) == SIZE_HW
-    with pytest.raises(Problem, match=r"at most 599 pixels, but is 20 x 30") as caught:
+    with pytest.raises(UnusableAnnotation, match=r"at most 599 pixels, but is 20 x 30") as caught:
         geometry.stated_size(20, 30, most=599)
     assert (caught.value.code, caught.value.severity) == ("image-size-invalid", Severity.ERROR)

@@ -14,21 +14,21 @@ from segdist.core import masks
 from segdist.core.records import Instance
 
 ImageHWC = NDArray[np.uint8]
-Colour = tuple[int, int, int]
+Rgb = tuple[int, int, int]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 # Okabe and Ito's colours (jfly.uni-koeln.de/color), told apart with every common colour blindness, in the order that
 # stands out best from photographs; then three of Paul Tol's muted scheme.
-_PALETTE: tuple[Colour, ...] = (
+_PALETTE: tuple[Rgb, ...] = (
     (230, 159, 0), (86, 180, 233), (213, 94, 0), (0, 158, 115), (204, 121, 167), (240, 228, 66), (0, 114, 178),
     (136, 34, 85), (153, 153, 51), (136, 204, 238),
 )  # fmt: skip
 _FILL = 0.45
 INK, PAPER = (32, 33, 36), (255, 255, 255)
-CROWD: Colour = (160, 160, 160)
+CROWD: Rgb = (160, 160, 160)
 
 
-def colour(index: int) -> Colour:
+def colour(index: int) -> Rgb:
     """The RGB colour of a class by its index; beyond ten classes hues go round by the golden angle."""
     if index < len(_PALETTE):
         return _PALETTE[index]
@@ -52,7 +52,7 @@ def overlay(
     Returns:
         A new image of the same size.
     """
-    shapes = [Shape.of(i, image_HWC.shape[:2], classes) for i in large_first(instances)]
+    shapes = [DrawnInstance.of(i, image_HWC.shape[:2], classes) for i in large_first(instances)]
     picture = draw(image_HWC, shapes)
     return _name(picture, shapes) if labels else picture
 
@@ -68,16 +68,16 @@ def encode_png(image_HWC: ImageHWC) -> bytes:
 
 
 @dataclass(frozen=True)
-class Shape:
+class DrawnInstance:
     """An instance at the size at which it is drawn."""
 
     text: str
-    colour: Colour
+    colour: Rgb
     mask_HW: masks.Mask | None
     box_xyxy: tuple[int, int, int, int]
 
     @classmethod
-    def of(cls, instance: Instance, size_hw: Sequence[int], classes: Sequence[str]) -> "Shape":
+    def of(cls, instance: Instance, size_hw: Sequence[int], classes: Sequence[str]) -> "DrawnInstance":
         """The shape of an instance in a picture of this size."""
         height, width = size_hw[0], size_hw[1]
         mask = scale = None
@@ -104,7 +104,7 @@ def large_first(instances: Sequence[Instance]) -> list[Instance]:
     return sorted(instances, key=lambda i: -(i.mask.area if i.mask is not None else math.inf))
 
 
-def draw(image_HWC: ImageHWC, shapes: Sequence[Shape]) -> ImageHWC:
+def draw(image_HWC: ImageHWC, shapes: Sequence[DrawnInstance]) -> ImageHWC:
     """A new image with the shapes filled and outlined, in their order."""
     picture = image_HWC.copy()
     stroke = max(1, round(max(picture.shape[:2]) / 400))
@@ -122,7 +122,7 @@ def draw(image_HWC: ImageHWC, shapes: Sequence[Shape]) -> ImageHWC:
     return picture
 
 
-def _name(picture_HWC: ImageHWC, shapes: Sequence[Shape]) -> ImageHWC:
+def _name(picture_HWC: ImageHWC, shapes: Sequence[DrawnInstance]) -> ImageHWC:
     """Write each name on a chip of its colour, where that covers no other chip."""
     canvas = Image.fromarray(picture_HWC)
     pen = ImageDraw.Draw(canvas)
@@ -138,7 +138,9 @@ def _name(picture_HWC: ImageHWC, shapes: Sequence[Shape]) -> ImageHWC:
     return np.asarray(canvas)
 
 
-def _chip(pen: ImageDraw.ImageDraw, shape: Shape, font: Font, size_wh: tuple[int, int]) -> tuple[int, int, int, int]:
+def _chip(
+    pen: ImageDraw.ImageDraw, shape: DrawnInstance, font: Font, size_wh: tuple[int, int]
+) -> tuple[int, int, int, int]:
     """Where a name goes (xyxy): on the object's thickest place if it fits there, otherwise above its box."""
     _, _, text_width, text_height = (math.ceil(v) for v in pen.textbbox((0, 0), shape.text, font=font))
     width, height = text_width + 8, text_height + 5
@@ -160,7 +162,7 @@ def _thickest(mask_HW: masks.Mask | None) -> tuple[float, int, int]:
     return float(distance[y, x]), int(x), int(y)
 
 
-def _ink_on(background: Colour) -> Colour:
+def _ink_on(background: Rgb) -> Rgb:
     red, green, blue = background
     return INK if 0.299 * red + 0.587 * green + 0.114 * blue > 130 else PAPER
 

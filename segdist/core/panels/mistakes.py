@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdist.core import masks
-from segdist.core.panels.drawing import CROWD, Colour, ImageHWC, mask_at
+from segdist.core.panels.drawing import CROWD, ImageHWC, Rgb, mask_at
 from segdist.core.records import Instance, Sample
 
-ERRORS: dict[str, Colour] = {
+ERRORS: dict[str, Rgb] = {
     "missed": (0, 114, 178),
     "invented": (213, 94, 0),
     "taken for another class": (204, 121, 167),
@@ -18,7 +18,7 @@ ERRORS: dict[str, Colour] = {
 """Colours of the error view; each is far from the grey image for every common colour blindness."""
 BLEED = 0.02
 """Distance of boundaries, as a share of the longest side, from which on they are shown in full colour."""
-EDGES: dict[str, Colour] = {"edge too far out": (200, 30, 30), "edge too far in": (0, 90, 200)}
+EDGES: dict[str, Rgb] = {"edge too far out": (200, 30, 30), "edge too far in": (0, 90, 200)}
 """Colours of the edge view."""
 
 

@@ -10,10 +10,10 @@ from PIL import Image, ImageDraw
 from segdist.core.panels.drawing import (  # fmt: skip
     INK,
     PAPER,
-    Colour,
+    DrawnInstance,
     Font,
     ImageHWC,
-    Shape,
+    Rgb,
     colour,
     draw,
     font_of,
@@ -27,7 +27,7 @@ _GAP = 10
 _TEXT = 22  # large, because panels are looked at as thumbnails
 _LINE = 30
 _FAINT = (95, 99, 104)
-Entries = list[tuple[str, Colour]]
+Entries = list[tuple[str, Rgb]]
 
 
 def panel(
@@ -81,11 +81,11 @@ def _views(
     small = _fit(image_HWC)
     views = {"image": small}
     for caption, instances in parts.items():
-        views[caption] = draw(small, [Shape.of(i, small.shape[:2], names) for i in large_first(instances)])
+        views[caption] = draw(small, [DrawnInstance.of(i, small.shape[:2], names) for i in large_first(instances)])
     return small, views, [(name, colour(k)) for k, name in enumerate(names) if name in present]
 
 
-def _shown(shades: Mapping[str, Colour], view_HWC: ImageHWC) -> Entries:
+def _shown(shades: Mapping[str, Rgb], view_HWC: ImageHWC) -> Entries:
     """The entries whose colour is in a view."""
     return [(name, shade) for name, shade in shades.items() if (view_HWC == np.array(shade)).all(axis=2).any()]
 
@@ -98,7 +98,7 @@ def _fit(image_HWC: ImageHWC) -> ImageHWC:
     return np.asarray(cv2.resize(image_HWC, size, interpolation=way), dtype=np.uint8)
 
 
-def _compose(views: Sequence[ImageHWC], captions: Sequence[str], legend: Sequence[tuple[str, Colour]]) -> ImageHWC:
+def _compose(views: Sequence[ImageHWC], captions: Sequence[str], legend: Sequence[tuple[str, Rgb]]) -> ImageHWC:
     height, width = views[0].shape[:2]
     font = font_of(_TEXT)
     columns = [_GAP + i * (width + _GAP) for i in range(len(views))]
@@ -118,8 +118,8 @@ def _compose(views: Sequence[ImageHWC], captions: Sequence[str], legend: Sequenc
 
 
 def _legend_places(
-    legend: Sequence[tuple[str, Colour]], font: Font, width: int
-) -> tuple[list[tuple[int, int, str, Colour]], int]:
+    legend: Sequence[tuple[str, Rgb]], font: Font, width: int
+) -> tuple[list[tuple[int, int, str, Rgb]], int]:
     """(x, y, name, colour) of every entry, broken into lines, and the height of all lines."""
     x, y, places = _GAP, 0, []
     for name, shade in legend:

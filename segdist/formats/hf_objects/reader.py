@@ -9,7 +9,7 @@ from segdist.core import storage
 from segdist.core.bounded_json import read_json
 from segdist.core.bounded_yaml import load_yaml
 from segdist.core.errors import DataError
-from segdist.core.records import Sample
+from segdist.core.records import ReportFinding, Sample
 from segdist.core.spec import Strict
 from segdist.formats.hf_objects.columns import Malformed, annotations, class_names
 from segdist.reading.class_names import ClassNames
@@ -18,9 +18,9 @@ from segdist.reading.coco.instances import instance_of
 from segdist.reading.codes import finding
 from segdist.reading.collected import Collected, MissingMasks
 from segdist.reading.foreign_paths import known_images
-from segdist.reading.geometry import Problem, stated_size
+from segdist.reading.geometry import UnusableAnnotation, stated_size
 from segdist.reading.images import header_of
-from segdist.reading.listing import SPLITS, FolderFormat, Listing, Report, source_stem, split_of, upright_size_hw
+from segdist.reading.listing import SPLITS, FolderFormat, Listing, source_stem, split_of, upright_size_hw
 from segdist.reading.looks import report_unread
 from segdist.reading.table_rows import MARK, TableRows, is_row
 
@@ -53,7 +53,7 @@ class Format(FolderFormat):
         self._rows = TableRows()
         self._licences: tuple[str, ...] = ()
 
-    def read(self, report: Report) -> Iterator[Sample]:
+    def read(self, report: ReportFinding) -> Iterator[Sample]:
         """Every row of every table.
 
         Raises:
@@ -113,7 +113,7 @@ class _Table:
         names: ClassNames,
         missing: MissingMasks,
         ids: set[str],
-        report: Report,
+        report: ReportFinding,
     ) -> None:
         self._source, self._files, self._name, self._report = source, files, name, report
         self._options: Any = source.options
@@ -179,7 +179,7 @@ class _Table:
         try:
             if stated := stated_size(row.get("height"), row.get("width")):
                 return stated
-        except Problem as problem:
+        except UnusableAnnotation as problem:
             self._report(finding(problem.code, problem.message, file=self._uri, image=image_id))
             return None
         if content is None:

@@ -1,7 +1,7 @@
 """Hugging Face data sets out: one Parquet file a split with the features in it, and a card that names the splits."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from segdist.core.records import Finding, Sample
+from segdist.core.records import ReportFinding, Sample
 from segdist.core.spec import Strict
 from segdist.reading.coco.export import annotation
 
@@ -48,7 +48,7 @@ class Writer:
         folder: Path,
         classes: Sequence[str],
         options: Any,  # noqa: ARG002 - there are none
-        report: Callable[[Finding], None],  # noqa: ARG002 - nothing is lost
+        report: ReportFinding,  # noqa: ARG002 - nothing is lost
     ) -> None:
         self._folder, self._ids = folder / "data", {name: number for number, name in enumerate(classes)}
         self._folder.mkdir()

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from segdist.core import storage
 from segdist.core.bounded_json import parse_json
 from segdist.core.errors import DataError
-from segdist.core.records import Instance, Sample
+from segdist.core.records import Instance, ReportFinding, Sample
 from segdist.core.spec import Strict
 from segdist.core.text import guess_text, short
 from segdist.formats.labelme.shapes import part_of
@@ -20,9 +20,9 @@ from segdist.reading.collected import Collected, MissingMasks
 from segdist.reading.drawn.listed import Shape, gather
 from segdist.reading.drawn.shapes import ShapeOptions
 from segdist.reading.foreign_paths import known_images
-from segdist.reading.geometry import Problem, stated_size
+from segdist.reading.geometry import UnusableAnnotation, stated_size
 from segdist.reading.images import header_of
-from segdist.reading.listing import FolderFormat, Listing, Report, source_stem, split_of, stem_of, upright_size_hw
+from segdist.reading.listing import FolderFormat, Listing, source_stem, split_of, stem_of, upright_size_hw
 from segdist.reading.looks import looks_of, report_unread
 from segdist.reading.text_files import read_json
 
@@ -42,7 +42,7 @@ class Format(FolderFormat):
 
     Options: ClassVar[type[Strict]] = Options
 
-    def read(self, report: Report) -> Iterator[Sample]:
+    def read(self, report: ReportFinding) -> Iterator[Sample]:
         """Every annotated image. Images without a JSON file have not been annotated: they are named, and not read.
 
         Raises:
@@ -80,7 +80,7 @@ class _File:
     """One JSON file."""
 
     def __init__(
-        self, files: Listing, name: str, options: Any, names: ClassNames, missing: MissingMasks, report: Report
+        self, files: Listing, name: str, options: Any, names: ClassNames, missing: MissingMasks, report: ReportFinding
     ) -> None:
         self._files, self._name, self._options, self._names = files, name, options, names
         self._missing, self._report, self._uri = missing, report, files.uri(name)
@@ -132,7 +132,7 @@ class _File:
         """The annotated frame: as stated, or else the image's own size."""
         try:
             stated = stated_size(content.get("imageHeight"), content.get("imageWidth"))
-        except Problem as problem:
+        except UnusableAnnotation as problem:
             self._report(finding(problem.code, problem.message, file=self._uri, image=image_id))
             return None
         if stated:

@@ -22,7 +22,7 @@ from segdist.reading.drawn.shapes import (
     unknown,
     without_area,
 )
-from segdist.reading.geometry import Point, Problem, numbers
+from segdist.reading.geometry import PointXy, UnusableAnnotation, numbers
 from segdist.reading.images import header_of
 from segdist.reading.label_maps import decode_values
 
@@ -42,7 +42,7 @@ def part_of(shape: Mapping[str, Any], options: ShapeOptions, size_hw: tuple[int,
     if kind == "rectangle":
         if len(points) not in (2, 4):
             message = f"a rectangle must have two or four points, but has {len(points)}"
-            raise Problem("box-malformed", Severity.ERROR, message)
+            raise UnusableAnnotation("box-malformed", Severity.ERROR, message)
         return rectangle(points, size_hw, repairs, options)
     if kind == "circle" and len(points) == 2:
         radius = float(np.hypot(points[1][0] - points[0][0], points[1][1] - points[0][1]))
@@ -54,16 +54,18 @@ def part_of(shape: Mapping[str, Any], options: ShapeOptions, size_hw: tuple[int,
     raise without_area(kind) if kind in ("point", "points") else unknown(f"{kind} of {len(points)} point(s)", _KNOWN)
 
 
-def _points(values: Any, repairs: list[str]) -> list[Point]:
+def _points(values: Any, repairs: list[str]) -> list[PointXy]:
     if not isinstance(values, list):
-        raise Problem("number-invalid", Severity.ERROR, f"`points` must be a list of [x, y], but is {short(values)}")
+        raise UnusableAnnotation(
+            "number-invalid", Severity.ERROR, f"`points` must be a list of [x, y], but is {short(values)}"
+        )
     found = [numbers(point, "a point", repairs) for point in values]
     if any(len(point) != 2 for point in found):
-        raise Problem("polygon-odd-length", Severity.ERROR, "every point must be [x, y]")
+        raise UnusableAnnotation("polygon-odd-length", Severity.ERROR, "every point must be [x, y]")
     return [(x, y) for x, y in found]
 
 
-def _pasted(encoded: Any, corner_xy: Point, size_hw: tuple[int, int], repairs: list[str]) -> Rle:
+def _pasted(encoded: Any, corner_xy: PointXy, size_hw: tuple[int, int], repairs: list[str]) -> Rle:
     """A mask that is stored as a PNG of its own box, put where it belongs."""
     try:
         content = base64.b64decode(encoded, validate=True)
@@ -72,7 +74,7 @@ def _pasted(encoded: Any, corner_xy: Point, size_hw: tuple[int, int], repairs: l
         values_HW = decode_values(content, name="`mask`").values_HW
     except (TypeError, ValueError, DataError, binascii.Error) as error:
         message = f"`mask` must be a PNG in base64: {error}; save the annotation again"
-        raise Problem("mask-unreadable", Severity.ERROR, message) from None
+        raise UnusableAnnotation("mask-unreadable", Severity.ERROR, message) from None
     x, y = (round(v) for v in corner_xy)
     height, width = values_HW.shape
     top, left, bottom, right = max(y, 0), max(x, 0), min(y + height, size_hw[0]), min(x + width, size_hw[1])

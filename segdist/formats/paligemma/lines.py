@@ -7,10 +7,11 @@ from typing import Any
 
 from segdist.core.bounded_json import parse_json
 from segdist.core.errors import DataError
+from segdist.core.records import ReportFinding
 from segdist.core.text import NotTextError, json_lines, short
 from segdist.reading.codes import finding
 from segdist.reading.foreign_paths import known_images
-from segdist.reading.listing import SPLITS, Listing, Report, split_of
+from segdist.reading.listing import SPLITS, Listing, split_of
 from segdist.reading.text_files import read_text
 
 TASKS = ("detect", "segment")
@@ -19,7 +20,7 @@ CODEC = "mask_codec"
 
 
 @dataclass(frozen=True)
-class Row:
+class ParsedLine:
     """One usable line.
 
     Attributes:
@@ -35,7 +36,7 @@ class Row:
     codec: str
 
 
-def rows(files: Listing, name: str, report: Report) -> Iterator[Row]:
+def rows(files: Listing, name: str, report: ReportFinding) -> Iterator[ParsedLine]:
     """The lines that ask for objects."""
     uri = files.uri(name)
     try:
@@ -57,7 +58,7 @@ def rows(files: Listing, name: str, report: Report) -> Iterator[Row]:
             message = f"`{prefix:.60}` does not ask to detect or segment; the line was left out"
             report(finding("task-unread", message, file=uri, image=image, annotation=place))
             continue
-        yield Row(image, place, suffix, str(content.get(CODEC, "")))
+        yield ParsedLine(image, place, suffix, str(content.get(CODEC, "")))
 
 
 def _text(content: Mapping[str, Any], key: str) -> str:

@@ -5,14 +5,14 @@ from dataclasses import replace
 from typing import ClassVar, Literal
 
 from segdist.core import storage
-from segdist.core.records import Instance, Sample, Severity
+from segdist.core.records import Instance, ReportFinding, Sample, Severity
 from segdist.core.spec import Strict
-from segdist.formats.paligemma.lines import Row, located, rows, split_in
-from segdist.nets.paligemma.answers import Failure, TokenObject, Unread, parse
+from segdist.formats.paligemma.lines import ParsedLine, located, rows, split_in
+from segdist.nets.paligemma.answers import Failure, TokenObject, UnreadPiece, parse
 from segdist.nets.paligemma.locations import Edges, Scale, decode_box
 from segdist.reading.class_names import ClassNames
 from segdist.reading.codes import finding
-from segdist.reading.listing import FolderFormat, Listing, Report, source_stem, upright_size_hw
+from segdist.reading.listing import FolderFormat, Listing, source_stem, upright_size_hw
 from segdist.reading.looks import report_unread
 
 _REASONS = {
@@ -42,13 +42,13 @@ class Format(FolderFormat):
 
     Options: ClassVar[type[Strict]] = Options
 
-    def read(self, report: Report) -> Iterator[Sample]:
+    def read(self, report: ReportFinding) -> Iterator[Sample]:
         """Every image with the objects of all lines that ask about it."""
         files = self.listing()
         pictures = Listing(storage.absolute(self.options.images)) if self.options.images else Listing(files.root)
         names = ClassNames(report)
         for name in files.with_suffix(".jsonl"):
-            by_image: dict[str, list[Row]] = {}
+            by_image: dict[str, list[ParsedLine]] = {}
             for row in rows(files, name, report):
                 by_image.setdefault(row.image, []).append(row)
             for image, lines in by_image.items():
@@ -63,9 +63,9 @@ class Format(FolderFormat):
         file: str,
         name: str,
         image: str,
-        lines: list[Row],
+        lines: list[ParsedLine],
         names: ClassNames,
-        report: Report,
+        report: ReportFinding,
     ) -> Sample | None:
         split = split_in(name)
         image_id = f"{split}/{image}" if split else image
@@ -85,11 +85,11 @@ class Format(FolderFormat):
 class _Objects:
     """The objects of one image over all lines; what cannot be read is reported, never guessed."""
 
-    def __init__(self, file: str, image_id: str, options: Options, report: Report) -> None:
+    def __init__(self, file: str, image_id: str, options: Options, report: ReportFinding) -> None:
         self._file, self._image_id, self._report = file, image_id, report
         self._options = options
 
-    def of(self, lines: list[Row], size_hw: tuple[int, int]) -> Iterator[Instance]:
+    def of(self, lines: list[ParsedLine], size_hw: tuple[int, int]) -> Iterator[Instance]:
         """Instances in the order of the lines; those that cover no pixel are reported."""
         found = self._read(lines)
         codecs = {row.place: self._codec(row) for row in lines if "<seg" in row.suffix}
@@ -108,7 +108,7 @@ class _Objects:
             else:
                 yield instance
 
-    def _codec(self, row: Row) -> str:
+    def _codec(self, row: ParsedLine) -> str:
         """What decodes the masks of a line; "" where it is not known."""
         from segdist.nets.paligemma.codec_files import SHIPPED, digest
 
@@ -122,7 +122,7 @@ class _Objects:
             self._find("codec-differs", Severity.ERROR, message, row.place)
         return self._options.codec
 
-    def _read(self, lines: list[Row]) -> dict[TokenObject, str]:
+    def _read(self, lines: list[ParsedLine]) -> dict[TokenObject, str]:
         """The objects of all lines and where each stands, every object once."""
         found: dict[TokenObject, str] = {}
         for row in lines:
@@ -136,7 +136,7 @@ class _Objects:
                 found.setdefault(one, row.place)
         return found
 
-    def _report_unread(self, unread: Unread, row: Row) -> None:
+    def _report_unread(self, unread: UnreadPiece, row: ParsedLine) -> None:
         is_empty = unread.failure is Failure.INVALID_BOX
         code, severity = ("box-empty", Severity.SKIPPED) if is_empty else ("object-malformed", Severity.ERROR)
         message = f"`{unread.text:.80}` is no object: {_REASONS[unread.failure]}"

@@ -1,12 +1,12 @@
 """Writes JSON lines: what PaliGemma is asked about each image, and what it is to answer."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from segdist.converting.losses import Losses
-from segdist.core.records import Finding, Instance, Sample
+from segdist.core.records import Instance, ReportFinding, Sample
 from segdist.core.spec import Strict
 from segdist.formats.paligemma.lines import CODEC
 from segdist.nets.paligemma.answers import SEPARATOR, TokenObject, check_label, write
@@ -45,7 +45,7 @@ class Writer:
 
     Options = Options
 
-    def __init__(self, folder: Path, classes: Sequence[str], options: Any, report: Callable[[Finding], None]) -> None:
+    def __init__(self, folder: Path, classes: Sequence[str], options: Any, report: ReportFinding) -> None:
         self._folder, self._losses = folder, Losses("PaliGemma", report)
         self._options: _Options = options
         self._classes = [check_label(name) for name in classes]

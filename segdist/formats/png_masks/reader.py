@@ -10,14 +10,14 @@ from pydantic import Field, field_validator
 
 from segdist.core import masks, storage
 from segdist.core.errors import DataError
-from segdist.core.records import Finding, Instance, Rle, Sample, Severity
+from segdist.core.records import Finding, Instance, ReportFinding, Rle, Sample, Severity
 from segdist.core.spec import Strict
 from segdist.formats.png_masks.tables import (
     INSTANCES,
     ImageTable,
     Key,
-    Kind,
     Kinds,
+    MaskKind,
     number_of,
     read_instances,
     read_kinds,
@@ -26,17 +26,8 @@ from segdist.reading.class_names import ClassNames
 from segdist.reading.codes import finding
 from segdist.reading.geometry import clip_box
 from segdist.reading.image_formats import IMAGE_SUFFIXES
-from segdist.reading.label_maps import Decoded, LabelMap, components, decode_values, take_apart
-from segdist.reading.listing import (
-    FolderFormat,
-    Listing,
-    Report,
-    source_stem,
-    split_of,
-    stem_of,
-    swap_folder,
-    upright_size_hw,
-)
+from segdist.reading.label_maps import DecodedLabelMap, LabelMap, components, decode_values, take_apart
+from segdist.reading.listing import FolderFormat, Listing, source_stem, split_of, stem_of, swap_folder, upright_size_hw
 from segdist.reading.looks import report_unread
 
 
@@ -45,7 +36,7 @@ class Options(Strict):
 
     path: str
     """The folder with the images and masks."""
-    kind: Kind | Literal["as masks.json says"] = "as masks.json says"
+    kind: MaskKind | Literal["as masks.json says"] = "as masks.json says"
     """binary: anything set is an object of one class. class_id: a number a class. instance_id: a number an object."""
     classes: dict[Key, str] = {}
     """Class name by number, or by colour as "#rrggbb"; for binary masks one name, e.g. {1: crack}."""
@@ -80,7 +71,7 @@ class Format(FolderFormat):
 
     Options: ClassVar[type[Strict]] = Options
 
-    def read(self, report: Report) -> Iterator[Sample]:
+    def read(self, report: ReportFinding) -> Iterator[Sample]:
         """Every image. One without a mask is reported, and taken as one without objects."""
         files, options = self.listing(), self.options
         meaning = _Meaning(_kinds(files, options), options, report, files.uri("masks.json"))
@@ -96,7 +87,7 @@ class Format(FolderFormat):
         report_unread(files, {INSTANCES, *masked, *listed}, report)
 
     def _sample(
-        self, files: Listing, image: str, table: ImageTable | None, meaning: "_Meaning", report: Report
+        self, files: Listing, image: str, table: ImageTable | None, meaning: "_Meaning", report: ReportFinding
     ) -> Sample | None:
         names = list(table.masks) if table else _mask_names(files, image, self.options)
         layers = [layer for name in names if (layer := _decoded(files, name, image, meaning, report))]
@@ -116,7 +107,7 @@ class Format(FolderFormat):
 class _Layer:
     """One decoded mask image."""
 
-    decoded: Decoded
+    decoded: DecodedLabelMap
     image: str
     uri: str
 
@@ -132,7 +123,7 @@ class _Layer:
 class _Meaning:
     """Turns the numbers of mask images into instances."""
 
-    def __init__(self, kinds: Kinds, options: Options, report: Report, file: str) -> None:
+    def __init__(self, kinds: Kinds, options: Options, report: ReportFinding, file: str) -> None:
         names = ClassNames(report)
         self._kinds, self._options, self._report = kinds, options, report
         self.by_colour = any(str(key).startswith("#") for key in kinds.classes)
@@ -227,7 +218,7 @@ def _mask_names(files: Listing, image: str, options: Options) -> list[str]:
     return names[:1] or [name for name in files.images if name.startswith(f"{stem}/") and name != image]
 
 
-def _decoded(files: Listing, name: str, image: str, meaning: _Meaning, report: Report) -> _Layer | None:
+def _decoded(files: Listing, name: str, image: str, meaning: _Meaning, report: ReportFinding) -> _Layer | None:
     uri = files.uri(name)
     try:
         decoded = decode_values(storage.read_bytes(uri), colours=meaning.by_colour, name="the mask")
@@ -240,7 +231,7 @@ def _decoded(files: Listing, name: str, image: str, meaning: _Meaning, report: R
 
 
 def _from_table(
-    table: ImageTable, layers: list[_Layer], size_hw: tuple[int, int], report: Report
+    table: ImageTable, layers: list[_Layer], size_hw: tuple[int, int], report: ReportFinding
 ) -> Iterator[Instance]:
     regions: Mapping[int, Rle] = {n: rle for layer in layers for n, rle in take_apart(layer.decoded.values_HW).items()}
     for number in sorted(set(regions) - {one.id for one in table.instances}):
@@ -255,7 +246,7 @@ def _from_table(
             yield Instance(one.label, regions.get(one.id), box_xyxy, score=one.score, is_crowd=one.is_crowd)
 
 
-def _report_lonely_masks(files: Listing, images: list[str], options: Options, report: Report) -> None:
+def _report_lonely_masks(files: Listing, images: list[str], options: Options, report: ReportFinding) -> None:
     if not options.masks or not options.images:
         return
     known = {stem_of(swap_folder(image, options.images, options.masks) or "") for image in images}

@@ -14,7 +14,7 @@ from segdist.reading.listing import Listing
 
 KINDS = "masks.json"
 INSTANCES = "instances.jsonl"
-Kind = Literal["binary", "class_id", "instance_id"]
+MaskKind = Literal["binary", "class_id", "instance_id"]
 Key = int | str
 """A number in a mask image, or a colour as "#rrggbb"."""
 
@@ -22,7 +22,7 @@ Key = int | str
 class Kinds(Strict):
     """The content of masks.json."""
 
-    kind: Kind
+    kind: MaskKind
     """What a number in a mask image stands for."""
     classes: dict[Key, str]
     """Class name of each number; of objects where there is no table."""

@@ -1,7 +1,7 @@
 """Mask images out: images/ and masks/ below a folder for each split, and tables of what the numbers mean."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from segdist.converting.losses import Losses
 from segdist.core.errors import DataError
-from segdist.core.records import Finding, Sample
+from segdist.core.records import ReportFinding, Sample
 from segdist.core.spec import Strict
-from segdist.formats.png_masks.tables import INSTANCES, KINDS, ImageTable, Kind, Kinds, Listed, dump_line
+from segdist.formats.png_masks.tables import INSTANCES, KINDS, ImageTable, Kinds, Listed, MaskKind, dump_line
 from segdist.reading.label_maps import encode_png, paint
 
 MOST_OBJECTS = 65_535
@@ -25,10 +25,10 @@ class Writer:
     class Options(Strict):
         """What the numbers stand for."""
 
-        kind: Kind = "instance_id"
+        kind: MaskKind = "instance_id"
         """instance_id: one number an object, and a table. class_id: one a class. binary: 255 for any class."""
 
-    def __init__(self, folder: Path, classes: Sequence[str], options: Any, report: Callable[[Finding], None]) -> None:
+    def __init__(self, folder: Path, classes: Sequence[str], options: Any, report: ReportFinding) -> None:
         if len(classes) > MOST_OBJECTS:
             raise DataError(f"A PNG holds at most {MOST_OBJECTS} numbers, but there are {len(classes)} classes.")
         self._folder, self._kind, self._report = folder, options.kind, report

@@ -1,6 +1,6 @@
 """Scenes drawn on the fly, with true masks and boxes: needs no files, and any number of images."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 from urllib.parse import parse_qs, urlsplit
 
@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field, PositiveInt, field_validator
 
 from segdist.core.masks import encode
-from segdist.core.records import Finding, Instance, Sample
+from segdist.core.records import Instance, ReportFinding, Sample
 from segdist.core.spec import Strict, digest
 from segdist.formats.synthetic.scenes import SCENES, VERSION, draw
 from segdist.formats.synthetic.scenes.canvas import Drawing
@@ -63,7 +63,7 @@ class Format:
         """Changes with the options, and when the drawing code does."""
         return digest([VERSION, self.options.model_dump(mode="json")])
 
-    def read(self, report: Callable[[Finding], None]) -> Iterator[Sample]:  # noqa: ARG002 - drawings have no faults
+    def read(self, report: ReportFinding) -> Iterator[Sample]:  # noqa: ARG002 - drawings have no faults
         """Every image with its truth."""
         for index in range(self.options.count):
             yield self._sample(index)

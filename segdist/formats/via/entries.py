@@ -15,7 +15,7 @@ _COLUMNS = ("filename", "region_count", "region_shape_attributes", "region_attri
 
 
 @dataclass(frozen=True)
-class Region:
+class ViaRegion:
     """One region as it is written.
 
     Attributes:
@@ -28,14 +28,14 @@ class Region:
 
 
 @dataclass(frozen=True)
-class Entry:
+class ViaEntry:
     """One image: its name, or a URL of it, and its regions."""
 
     filename: str
-    regions: tuple[Region, ...]
+    regions: tuple[ViaRegion, ...]
 
 
-def from_json(content: Any) -> list[Entry]:
+def from_json(content: Any) -> list[ViaEntry]:
     """The images of a project or of exported annotations.
 
     Raises:
@@ -47,7 +47,7 @@ def from_json(content: Any) -> list[Entry]:
     return [_entry(key, one) for key, one in listed.items() if not str(key).startswith("_via_")]
 
 
-def from_csv(text: str) -> list[Entry]:
+def from_csv(text: str) -> list[ViaEntry]:
     """The images of annotations that were exported as CSV, a line for each region.
 
     Raises:
@@ -58,16 +58,16 @@ def from_csv(text: str) -> list[Entry]:
     try:
         if missing := [name for name in _COLUMNS if name not in (rows.fieldnames or ())]:
             raise ValueError(f"it must have the columns {', '.join(_COLUMNS)}, but lacks {', '.join(missing)}")
-        found: dict[str, list[Region]] = {}
+        found: dict[str, list[ViaRegion]] = {}
         for row in rows:
             regions = found.setdefault(str(row["filename"]), [])
             regions += _of_row(row, rows.line_num)
     except csv.Error as error:
         raise ValueError(f"line {rows.line_num} is no CSV: {error}") from None
-    return [Entry(name, tuple(regions)) for name, regions in found.items()]
+    return [ViaEntry(name, tuple(regions)) for name, regions in found.items()]
 
 
-def _of_row(row: dict[str, Any], number: int) -> Iterator[Region]:
+def _of_row(row: dict[str, Any], number: int) -> Iterator[ViaRegion]:
     """The region of a line; a line of an image without any has none."""
     if str(row["region_count"]).strip() == "0":
         return
@@ -78,21 +78,23 @@ def _of_row(row: dict[str, Any], number: int) -> Iterator[Region]:
     yield _region(*values)
 
 
-def _entry(key: str, one: Any) -> Entry:
+def _entry(key: str, one: Any) -> ViaEntry:
     if not isinstance(one, dict) or not isinstance(one.get("filename"), str):
         raise ValueError(f"`{key:.80}` must be an object with a `filename`, but is {one!r:.60}")
     regions = one.get("regions") or []
     listed = list(regions.values()) if isinstance(regions, dict) else regions if isinstance(regions, list) else None
     if listed is None or not all(isinstance(region, dict) for region in listed):
         raise ValueError(f"`regions` of `{key:.80}` must be a list of objects, but is {regions!r:.60}")
-    return Entry(one["filename"], tuple(_region(r.get("shape_attributes"), r.get("region_attributes")) for r in listed))
+    return ViaEntry(
+        one["filename"], tuple(_region(r.get("shape_attributes"), r.get("region_attributes")) for r in listed)
+    )
 
 
-def _region(shape: Any, attributes: Any) -> Region:
-    return Region(shape if isinstance(shape, dict) else {}, attributes if isinstance(attributes, dict) else {})
+def _region(shape: Any, attributes: Any) -> ViaRegion:
+    return ViaRegion(shape if isinstance(shape, dict) else {}, attributes if isinstance(attributes, dict) else {})
 
 
-def parsed(text: str) -> list[Entry]:
+def parsed(text: str) -> list[ViaEntry]:
     """The images of a file, JSON or CSV.
 
     Raises:

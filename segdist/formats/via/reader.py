@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
-from segdist.core.records import Severity
+from segdist.core.records import ReportFinding, Severity
 from segdist.core.spec import Strict
-from segdist.formats.via.entries import Entry, Region, parsed
-from segdist.reading.drawn.listed import DrawnFormat, DrawnImage, DrawnOptions, Shape, Size
+from segdist.formats.via.entries import ViaEntry, ViaRegion, parsed
+from segdist.reading.drawn.listed import DrawnFormat, DrawnImage, DrawnOptions, Shape, SizeHw
 from segdist.reading.drawn.shapes import (
     Part,
     ShapeOptions,
@@ -21,8 +21,8 @@ from segdist.reading.drawn.shapes import (
     unknown,
     without_area,
 )
-from segdist.reading.geometry import Point, Problem, numbers
-from segdist.reading.listing import Listing, Report
+from segdist.reading.geometry import PointXy, UnusableAnnotation, numbers
+from segdist.reading.listing import Listing
 from segdist.reading.looks import looks_of
 from segdist.reading.text_files import read_text
 
@@ -51,14 +51,14 @@ class Format(DrawnFormat):
         """JSON files with images that have `filename` and `regions`, and CSV files with `region_shape_attributes`."""
         return looks_of(files).like("via", *SUFFIXES)
 
-    def drawn(self, uri: str, report: Report) -> Iterable[DrawnImage]:
+    def drawn(self, uri: str, report: ReportFinding) -> Iterable[DrawnImage]:
         """The images of one file."""
         entries = parsed(read_text(uri, report))
         attribute = self.options.attribute or _class_attribute(entries)
         return [_image(entry, attribute, self.options) for entry in entries]
 
 
-def _class_attribute(entries: Sequence[Entry]) -> str:
+def _class_attribute(entries: Sequence[ViaEntry]) -> str:
     """The attribute that is the class: the only one, one with a usual name, or the one that most regions have.
 
     Raises:
@@ -76,7 +76,7 @@ def _class_attribute(entries: Sequence[Entry]) -> str:
     raise ValueError(f"the class may be any of the attributes {', '.join(sorted(found))}: name it in `attribute`")
 
 
-def _image(entry: Entry, attribute: str, options: Any) -> DrawnImage:
+def _image(entry: ViaEntry, attribute: str, options: Any) -> DrawnImage:
     shapes = (
         Shape(_label(region, attribute) or options.label, f"region {number}", partial(_part, region.shape, options))
         for number, region in enumerate(entry.regions)
@@ -84,7 +84,7 @@ def _image(entry: Entry, attribute: str, options: Any) -> DrawnImage:
     return DrawnImage((entry.filename,), tuple(shapes))
 
 
-def _label(region: Region, attribute: str) -> str:
+def _label(region: ViaRegion, attribute: str) -> str:
     """What the attribute says: text, or the only box that is ticked; "" where that is no one class."""
     value = region.attributes.get(attribute, "")
     if isinstance(value, dict):
@@ -93,7 +93,7 @@ def _label(region: Region, attribute: str) -> str:
     return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
 
 
-def _part(shape: Mapping[str, Any], options: ShapeOptions, size_hw: Size, repairs: list[str]) -> Part:
+def _part(shape: Mapping[str, Any], options: ShapeOptions, size_hw: SizeHw, repairs: list[str]) -> Part:
     kind = shape.get("name")
     if kind in ("polygon", "polyline"):
         points = list(_points(shape, repairs))
@@ -111,11 +111,11 @@ def _part(shape: Mapping[str, Any], options: ShapeOptions, size_hw: Size, repair
     raise without_area("point") if kind == "point" else unknown(kind, _KNOWN)
 
 
-def _points(shape: Mapping[str, Any], repairs: list[str]) -> Iterator[Point]:
+def _points(shape: Mapping[str, Any], repairs: list[str]) -> Iterator[PointXy]:
     xs, ys = (numbers(shape.get(key), f"`{key}`", repairs) for key in ("all_points_x", "all_points_y"))
     if len(xs) != len(ys):
         message = f"`all_points_x` and `all_points_y` must be as long, but are {len(xs)} and {len(ys)}"
-        raise Problem("polygon-odd-length", Severity.ERROR, message)
+        raise UnusableAnnotation("polygon-odd-length", Severity.ERROR, message)
     return zip(xs, ys, strict=True)
 
 

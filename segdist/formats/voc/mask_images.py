@@ -8,13 +8,13 @@ import numpy as np
 
 from segdist.core import masks, storage
 from segdist.core.errors import DataError
-from segdist.core.records import Instance, Rle, Severity
+from segdist.core.records import Instance, ReportFinding, Rle, Severity
 from segdist.core.text import NotTextError, lines
 from segdist.reading.class_names import ClassNames
 from segdist.reading.codes import finding
-from segdist.reading.geometry import Problem, box_iou
-from segdist.reading.label_maps import Decoded, decode_values, take_apart
-from segdist.reading.listing import Listing, Report
+from segdist.reading.geometry import UnusableAnnotation, box_iou
+from segdist.reading.label_maps import DecodedLabelMap, decode_values, take_apart
+from segdist.reading.listing import Listing
 from segdist.reading.text_files import read_text
 
 OBJECTS, CLASSES = "SegmentationObject", "SegmentationClass"
@@ -32,7 +32,7 @@ VOC_CLASSES = (
 class MaskImages:
     """The mask images of a data set."""
 
-    def __init__(self, files: Listing, classes: Mapping[int, str], names: ClassNames, report: Report) -> None:
+    def __init__(self, files: Listing, classes: Mapping[int, str], names: ClassNames, report: ReportFinding) -> None:
         self._files, self._names, self._report = files, names, report
         self._by_stem = {
             kind: {PurePosixPath(n).stem: n for n in files.images if kind in PurePosixPath(n).parts[:-1]}
@@ -107,7 +107,7 @@ class MaskImages:
             uri = self._files.uri(self._by_stem[CLASSES][PurePosixPath(image).stem])
             self._report(finding("category-unknown", message, file=uri, image=image, annotation=str(what)))
 
-    def _label(self, number: int, decoded: Decoded | None) -> str:
+    def _label(self, number: int, decoded: DecodedLabelMap | None) -> str:
         names = self._colours if decoded and decoded.is_colour else self._classes
         name = names.get(number, "")
         return self._names(name, self._files.root) if name else ""
@@ -118,7 +118,7 @@ class MaskImages:
             return None
         return {n: rle for n, rle in take_apart(decoded.values_HW).items() if n not in VOID}
 
-    def _decoded(self, kind: str, image: str, size_hw: tuple[int, int]) -> Decoded | None:
+    def _decoded(self, kind: str, image: str, size_hw: tuple[int, int]) -> DecodedLabelMap | None:
         """The mask image of an image; None where it has none.
 
         Raises:
@@ -132,14 +132,16 @@ class MaskImages:
         try:
             decoded = decode_values(content, colours=bool(self._colours) and kind == CLASSES, name=f"the mask {name}")
         except DataError as error:
-            raise Problem("mask-unreadable", Severity.ERROR, str(error)) from None
+            raise UnusableAnnotation("mask-unreadable", Severity.ERROR, str(error)) from None
         if decoded.note:
             self._report(finding("mask-palette", decoded.note, file=uri, image=image))
         if decoded.is_lossy:
-            raise Problem("mask-lossy", Severity.ERROR, f"numbers do not survive in the JPEG {name}; export it as PNG")
+            raise UnusableAnnotation(
+                "mask-lossy", Severity.ERROR, f"numbers do not survive in the JPEG {name}; export it as PNG"
+            )
         if decoded.values_HW.shape != size_hw:
             message = f"the mask {name} has (h, w) {decoded.values_HW.shape}, but its image {size_hw}; export it again"
-            raise Problem("mask-unreadable", Severity.ERROR, message)
+            raise UnusableAnnotation("mask-unreadable", Severity.ERROR, message)
         return decoded
 
 
@@ -163,7 +165,7 @@ def _unusable(number: int, objects: Sequence[tuple[Instance | None, str]]) -> bo
     return 0 < number <= len(objects) and objects[number - 1][0] is None
 
 
-def _labelmap(files: Listing, report: Report) -> Mapping[int, str]:
+def _labelmap(files: Listing, report: ReportFinding) -> Mapping[int, str]:
     """Class name by colour as 0xRRGGBB from labelmap.txt, as CVAT writes it: `name:r,g,b:parts:actions`."""
     places = [n for n in files if PurePosixPath(n).name == "labelmap.txt"]
     found: dict[int, str] = {}

@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
 
 from segdist.core.errors import DataError
-from segdist.core.records import Instance, Sample, Severity
+from segdist.core.records import Instance, ReportFinding, Sample, Severity
 from segdist.core.spec import Strict
 from segdist.core.text import NotTextError, lines
 from segdist.formats.voc.mask_images import MASK_FOLDERS, MaskImages
@@ -15,18 +15,9 @@ from segdist.reading.class_names import ClassNames
 from segdist.reading.codes import Noted, finding
 from segdist.reading.collected import Collected, MissingMasks
 from segdist.reading.foreign_paths import KnownFiles
-from segdist.reading.geometry import Problem, box_from_xyxy, mask_from_segmentation, stated_size
+from segdist.reading.geometry import UnusableAnnotation, box_from_xyxy, mask_from_segmentation, stated_size
 from segdist.reading.image_formats import IMAGE_SUFFIXES
-from segdist.reading.listing import (
-    SPLITS,
-    FolderFormat,
-    Listing,
-    Report,
-    source_stem,
-    split_of,
-    stem_of,
-    upright_size_hw,
-)
+from segdist.reading.listing import SPLITS, FolderFormat, Listing, source_stem, split_of, stem_of, upright_size_hw
 from segdist.reading.looks import report_unread
 from segdist.reading.text_files import read_text
 from segdist.reading.xml_files import NotXmlError, read_xml
@@ -50,7 +41,7 @@ class Format(FolderFormat):
 
     Options: ClassVar[type[Strict]] = Options
 
-    def read(self, report: Report) -> Iterator[Sample]:
+    def read(self, report: ReportFinding) -> Iterator[Sample]:
         """Every listed image, or every image where there are no lists.
 
         Raises:
@@ -71,7 +62,7 @@ class Format(FolderFormat):
 class _Places:
     """Which XML file belongs to which image, and which split the image is in."""
 
-    def __init__(self, files: Listing, report: Report) -> None:
+    def __init__(self, files: Listing, report: ReportFinding) -> None:
         self._files, self._report = files, report
         self._splits = _image_sets(files, report)
         self._photos = dict.fromkeys(_photos(files))
@@ -148,7 +139,7 @@ class _Places:
 class _Reader:
     """Turns XML files and mask images into samples."""
 
-    def __init__(self, files: Listing, options: Any, report: Report) -> None:
+    def __init__(self, files: Listing, options: Any, report: ReportFinding) -> None:
         self._files, self._options, self._report = files, options, report
         self._names, self._missing = ClassNames(report), MissingMasks(report)
         self._masks = MaskImages(files, options.classes, self._names, report)
@@ -169,7 +160,7 @@ class _Reader:
         objects = list(self._objects(content, size_hw, collected))
         try:
             joined = list(self._masks.joined(image, objects, size_hw))
-        except Problem as problem:  # of a mask image: nobody knows what is on the photo
+        except UnusableAnnotation as problem:  # of a mask image: nobody knows what is on the photo
             collected.note(problem.code, problem.message, severity=problem.severity)
             return None
         for instance, number in joined:
@@ -189,7 +180,7 @@ class _Reader:
     def _size_hw(self, image: str, name: str, content: XmlFile | None) -> tuple[int, int] | None:
         try:
             stated = stated_size(*content.size_hw) if content else None
-        except Problem as problem:
+        except UnusableAnnotation as problem:
             self._report(finding(problem.code, problem.message, file=self._files.uri(name), image=image))
             return None
         if stated is None:
@@ -219,11 +210,11 @@ class _Reader:
         repairs: list[str] = []
         try:
             if not one.name:
-                raise Problem("category-unknown", Severity.ERROR, "an object must have a `name`; add it")
+                raise UnusableAnnotation("category-unknown", Severity.ERROR, "an object must have a `name`; add it")
             polygon = [self._shifted(list(one.polygon), low=True)] if one.polygon else None
             mask = mask_from_segmentation(polygon, size_hw=size_hw, repairs=repairs) if polygon else None
             box_xyxy = box_from_xyxy(self._corners(one), size_hw=size_hw, repairs=repairs)
-        except Problem as problem:
+        except UnusableAnnotation as problem:
             return None, [(problem.code, problem.severity, problem.message)]
         said = [r for r in dict.fromkeys(repairs) if "as strings" not in r]  # XML knows text only
         notes: list[Noted] = [("annotation-repaired", Severity.REPAIRED, "; ".join(said))] if said else []
@@ -262,7 +253,7 @@ def _photos(files: Listing) -> list[str]:
     return [n for n in files.images if not set(PurePosixPath(n).parts[:-1]) & set(MASK_FOLDERS)]
 
 
-def _image_sets(files: Listing, report: Report) -> Mapping[str, str]:
+def _image_sets(files: Listing, report: ReportFinding) -> Mapping[str, str]:
     """The split by stem, from ImageSets/*/train.txt and the like; the first list that names an image counts."""
     found: dict[str, str] = {}
     for name in files.with_suffix(".txt"):

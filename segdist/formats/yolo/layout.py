@@ -7,11 +7,11 @@ from typing import Any
 
 from segdist.core.bounded_yaml import load_written, yaml_bytes
 from segdist.core.errors import DataError
-from segdist.core.records import Severity
+from segdist.core.records import ReportFinding, Severity
 from segdist.core.text import NotTextError, lines, short
 from segdist.reading.codes import finding
 from segdist.reading.foreign_paths import known_images
-from segdist.reading.listing import SPLITS, Listing, Report, split_of
+from segdist.reading.listing import SPLITS, Listing, split_of
 from segdist.reading.text_files import read_text, text_of
 
 _KEYS = ("train", "val", "test")
@@ -34,7 +34,7 @@ class Layout:
     images: Mapping[str, str]
 
 
-def find_layout(files: Listing, names: tuple[str, ...], report: Report) -> Layout:
+def find_layout(files: Listing, names: tuple[str, ...], report: ReportFinding) -> Layout:
     """Read data.yaml and find the images of each split.
 
     Args:
@@ -59,7 +59,7 @@ def find_layout(files: Listing, names: tuple[str, ...], report: Report) -> Layou
     return Layout(file, found, images or {name: split_of(name) or "" for name in files.images})
 
 
-def _content(files: Listing, name: str, report: Report) -> dict[str, Any]:
+def _content(files: Listing, name: str, report: ReportFinding) -> dict[str, Any]:
     """What data.yaml says, every value as it is written: a class may be called `no` or `1000`."""
     uri = files.uri(name)
     try:
@@ -83,13 +83,13 @@ def _names(content: Mapping[str, Any], place: str) -> dict[Any, Any]:
     return found
 
 
-def _classes_txt(files: Listing, report: Report) -> dict[Any, Any]:
+def _classes_txt(files: Listing, report: ReportFinding) -> dict[Any, Any]:
     places = [n for n in files if PurePosixPath(n).name in ("classes.txt", "obj.names")]
     names = _lines(files, places[0], report) if places else []
     return dict(enumerate(names))
 
 
-def _lines(files: Listing, name: str, report: Report) -> list[str]:
+def _lines(files: Listing, name: str, report: ReportFinding) -> list[str]:
     """The lines of a list that are not empty."""
     try:
         text = read_text(files.uri(name), report)
@@ -98,7 +98,7 @@ def _lines(files: Listing, name: str, report: Report) -> list[str]:
     return [line.strip() for line in lines(text) if line.strip()]
 
 
-def _from_yaml(files: Listing, place: str, content: Mapping[str, Any], report: Report) -> dict[str, str]:
+def _from_yaml(files: Listing, place: str, content: Mapping[str, Any], report: ReportFinding) -> dict[str, str]:
     found: dict[str, str] = {}
     for key in _KEYS:
         entries = content.get(key) or []
@@ -117,7 +117,7 @@ def _slashes(path: object) -> str:
     return str(path).replace("\\", "/")
 
 
-def _entry(files: Listing, place: str, root: str, key: str, entry: str, report: Report) -> Iterator[str]:
+def _entry(files: Listing, place: str, root: str, key: str, entry: str, report: ReportFinding) -> Iterator[str]:
     """The images of one entry of data.yaml: a folder or a list of files, found as written or by its ending."""
     for candidate in _candidates(str(PurePosixPath(place).parent), root, entry):
         images = [n for n in files.images if n.startswith(candidate + "/") or candidate == "."]
@@ -155,7 +155,7 @@ def _joined(folder: str, root: str, entry: str) -> str:
     return "/".join(parts) or "."
 
 
-def _listed(files: Listing, name: str, key: str, report: Report) -> list[str]:
+def _listed(files: Listing, name: str, key: str, report: ReportFinding) -> list[str]:
     """The images that a text file lists, one a line; paths of other machines mean what they end in."""
     known, folder = known_images(files), str(PurePosixPath(name).parent)
     found = []

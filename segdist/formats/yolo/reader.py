@@ -5,15 +5,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import ClassVar
 
-from segdist.core.records import Instance, Sample, Severity
+from segdist.core.records import Instance, ReportFinding, Sample, Severity
 from segdist.core.spec import Strict
 from segdist.core.text import NotTextError, lines
 from segdist.formats.yolo.layout import find_layout
 from segdist.reading.class_names import ClassNames
 from segdist.reading.codes import finding
 from segdist.reading.collected import MissingMasks
-from segdist.reading.geometry import Problem, box_from_xywh, mask_from_segmentation
-from segdist.reading.listing import FolderFormat, Listing, Report, label_name, source_stem, upright_size_hw
+from segdist.reading.geometry import UnusableAnnotation, box_from_xywh, mask_from_segmentation
+from segdist.reading.listing import FolderFormat, Listing, label_name, source_stem, upright_size_hw
 from segdist.reading.looks import report_unread
 from segdist.reading.text_files import read_text
 
@@ -35,7 +35,7 @@ class Format(FolderFormat):
 
     Options: ClassVar[type[Strict]] = Options
 
-    def read(self, report: Report) -> Iterator[Sample]:
+    def read(self, report: ReportFinding) -> Iterator[Sample]:
         """Every image of every split."""
         files = self.listing()
         layout = find_layout(files, self.options.names, report)
@@ -63,7 +63,7 @@ class _Labels:
         size_hw: tuple[int, int],
         image_id: str,
         missing: MissingMasks,
-        report: Report,
+        report: ReportFinding,
     ) -> None:
         self._files, self._name, self._names, self._size_hw = files, name, names, size_hw
         self._image_id, self._missing, self._report = image_id, missing, report
@@ -101,7 +101,7 @@ class _Labels:
             label, values = self._parsed(line)
             instance = _box(label, values, self._size_hw, repairs) if len(values) == 4 else None
             instance = instance or _polygon(label, values, self._size_hw, repairs)
-        except Problem as problem:
+        except UnusableAnnotation as problem:
             self._find(problem.code, problem.message, problem.severity, number)
             return None
         if repairs:
@@ -119,13 +119,13 @@ class _Labels:
         if label is None:
             known = f"0..{max(self._names, default=0)}"
             message = f"class id `{first}` is none of {known} in `names`; correct the line or data.yaml"
-            raise Problem("category-unknown", Severity.ERROR, message)
+            raise UnusableAnnotation("category-unknown", Severity.ERROR, message)
         values = [_number(text) for text in rest]
         if len(values) != 4 and (len(values) < 6 or len(values) % 2):
-            raise Problem("line-malformed", Severity.ERROR, _shape_message(len(values)))
+            raise UnusableAnnotation("line-malformed", Severity.ERROR, _shape_message(len(values)))
         if any(not -FURTHEST < v < FURTHEST for v in values):
             message = f"coordinates must lie in 0..1, but one is {max(values, key=abs)}; divide by the image's size"
-            raise Problem("coordinates-not-relative", Severity.ERROR, message)
+            raise UnusableAnnotation("coordinates-not-relative", Severity.ERROR, message)
         return label, values
 
     def _find(self, code: str, message: str, severity: Severity, line: int = 0) -> None:
@@ -157,7 +157,9 @@ def _class_id(text: str) -> int:
 def _number(text: str) -> float:
     value = _value(text)
     if not math.isfinite(value):
-        raise Problem("number-invalid", Severity.ERROR, f"coordinates must be finite numbers, but one is `{text}`")
+        raise UnusableAnnotation(
+            "number-invalid", Severity.ERROR, f"coordinates must be finite numbers, but one is `{text}`"
+        )
     return value
 
 
@@ -179,7 +181,7 @@ def _is_in_labels(name: str) -> bool:
     return "labels" in PurePosixPath(name).parts[:-1]
 
 
-def _report_lonely_labels(files: Listing, report: Report) -> None:
+def _report_lonely_labels(files: Listing, report: ReportFinding) -> None:
     """Label files whose image is not there: annotations that would be lost without a word."""
     known = {label_name(image) for image in files.images}
     for name in files.with_suffix(".txt"):

@@ -1,13 +1,13 @@
 """YOLO labels out: images/<split>, labels/<split> and data.yaml."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
 from segdist.converting.losses import Losses
-from segdist.core.records import Finding, Instance, Rle, Sample
+from segdist.core.records import Instance, ReportFinding, Rle, Sample
 from segdist.core.spec import Strict
 from segdist.reading.codes import finding
 from segdist.reading.outlines import outlines, single_polygon
@@ -24,7 +24,7 @@ class Writer:
         task: Literal["segment", "detect"] = "segment"
         """segment: polygons, and boxes where no mask is known. detect: boxes only."""
 
-    def __init__(self, folder: Path, classes: Sequence[str], options: Any, report: Callable[[Finding], None]) -> None:
+    def __init__(self, folder: Path, classes: Sequence[str], options: Any, report: ReportFinding) -> None:
         self._folder, self._report, self._losses = folder, report, Losses("YOLO", report)
         self._detects = options.task == "detect"
         self._ids = {name: number for number, name in enumerate(classes)}

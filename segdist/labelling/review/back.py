@@ -14,7 +14,7 @@ from segdist.labelling.corrections import Corrections
 from segdist.labelling.overlaps import assigned
 from segdist.labelling.review import coco, cvat, label_studio
 from segdist.labelling.review.queue import Doubt, Task
-from segdist.labelling.review.returned import Drawn, Returned, Unread
+from segdist.labelling.review.returned import Drawn, Returned, UnreadShape
 from segdist.reading.class_names import ClassNames
 
 FILE = "queue.json"
@@ -133,7 +133,7 @@ def decide(objects: Sequence[Asked], returned: Returned, *, removed_means_nothin
     for mask in returned.drawn:
         label = names.spelled(mask.label, mask.file_name)
         drawn.setdefault(mask.file_name, []).append(replace(mask, label=label))
-    unread: dict[str, list[Unread]] = {}
+    unread: dict[str, list[UnreadShape]] = {}
     for shape in returned.unread:
         label = names.spelled(shape.label, shape.file_name)
         unread.setdefault(shape.file_name, []).append(replace(shape, label=label))
@@ -158,7 +158,7 @@ def decide(objects: Sequence[Asked], returned: Returned, *, removed_means_nothin
     return outcome
 
 
-def _stands_for(unread: Sequence[Unread], one: Asked, asked: Sequence[Asked]) -> bool:
+def _stands_for(unread: Sequence[UnreadShape], one: Asked, asked: Sequence[Asked]) -> bool:
     """Whether a shape that is no mask may be the object: by its number, or without one by its class."""
     numbers = {other.number for other in asked}
     return any(

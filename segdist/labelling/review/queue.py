@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from segdist.core.records import Instance, Rle, Sample, Verdict
 from segdist.labelling.tally import proposed
 
-Box = tuple[float, float, float, float]
-
 
 @dataclass(frozen=True)
 class Doubt:

@@ -9,7 +9,7 @@ from typing import Any
 
 from segdist.core.errors import DataError
 from segdist.core.records import Finding, Rle
-from segdist.reading.geometry import Problem
+from segdist.reading.geometry import UnusableAnnotation
 
 _LONGEST_NUMBER = 9
 """Digits of the number of an object."""
@@ -33,7 +33,7 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Unread:
+class UnreadShape:
     """A shape that says nothing about pixels, such as a box; the object that it stands for is still there.
 
     Attributes:
@@ -63,7 +63,7 @@ class Returned:
         self._file, self._sizes_hw = file, sizes_hw
         self.images: set[str] = set()
         self.drawn: list[Drawn] = []
-        self.unread: list[Unread] = []
+        self.unread: list[UnreadShape] = []
         self.others: Counter[str] = Counter()
 
     def image(self, written: str, stated_hw: tuple[Any, Any] = (None, None)) -> tuple[str, tuple[int, int]] | None:
@@ -95,7 +95,7 @@ class Returned:
 
     def pass_over(self, kind: str, file_name: str, label: Any, number: Any) -> None:
         """A shape of an image of the queue that is no mask."""
-        self.unread.append(Unread(kind, file_name, str(label), object_number(number)))
+        self.unread.append(UnreadShape(kind, file_name, str(label), object_number(number)))
 
     @property
     def not_understood(self) -> list[str]:
@@ -114,7 +114,7 @@ class Returned:
             yield
         except KeyError as error:
             raise DataError(f"{self._file}: {what:.100} lacks {error}. Export the annotations again.") from None
-        except (Problem, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        except (UnusableAnnotation, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             raise DataError(f"{self._file}: {what:.100}: {error}. Fix it, or export the annotations again.") from None
 
 

@@ -7,7 +7,7 @@ from transformers import OneFormerConfig, OneFormerForUniversalSegmentation
 
 from segdist.core.errors import SpecError
 from segdist.models.oneformer import PUBLISHED, Options
-from segdist.models.oneformer.text import Vocabulary
+from segdist.models.oneformer.text import TextVocabulary
 from segdist.nets import pretrained, swin
 from segdist.nets.weights import RANDOM
 
@@ -17,7 +17,7 @@ _ONLY_IN_TRAINING = ("model.text_mapper.",)
 """Part of training alone, and left out of some published weights."""
 
 
-def load(options: Options, classes: Sequence[str]) -> tuple[OneFormerForUniversalSegmentation, Vocabulary]:
+def load(options: Options, classes: Sequence[str]) -> tuple[OneFormerForUniversalSegmentation, TextVocabulary]:
     """The network for these classes, and what it reads with; layers that depend on the classes start untrained.
 
     Raises:
@@ -28,11 +28,11 @@ def load(options: Options, classes: Sequence[str]) -> tuple[OneFormerForUniversa
     if options.num_queries != "auto":
         overrides["num_queries"] = options.num_queries
     if options.weights == RANDOM:
-        vocabulary = Vocabulary.of_words(classes)
+        vocabulary = TextVocabulary.of_words(classes)
         config = _small if options.size == "debug" else _swin_tiny
         network = OneFormerForUniversalSegmentation(config(text_encoder_vocab_size=len(vocabulary), **overrides))
     else:
-        vocabulary = Vocabulary.of_weights(options.weights, classes)
+        vocabulary = TextVocabulary.of_weights(options.weights, classes)
         network = pretrained.load(
             OneFormerForUniversalSegmentation,
             PUBLISHED,

@@ -22,14 +22,14 @@ _NOTHING = {"semantic": "a semantic photo", "instance": "an instance photo", "pa
 _PAD, _UNKNOWN, _END = "[pad]", "[unknown]", "[end]"
 
 
-class Vocabulary:
+class TextVocabulary:
     """Sentences to numbers."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
 
     @classmethod
-    def of_words(cls, classes: Sequence[str]) -> "Vocabulary":
+    def of_words(cls, classes: Sequence[str]) -> "TextVocabulary":
         """The words that can occur, and no others: for weights that bring no tokenizer."""
         sentences = [_OBJECT.format(name) for name in classes] + [_TASK.format(t) for t in TASKS] + [*_NOTHING.values()]
         split = pre_tokenizers.Whitespace()
@@ -45,7 +45,7 @@ class Vocabulary:
         return cls(PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=_PAD, unk_token=_UNKNOWN))
 
     @classmethod
-    def of_weights(cls, weights: str, classes: Sequence[str]) -> "Vocabulary":
+    def of_weights(cls, weights: str, classes: Sequence[str]) -> "TextVocabulary":
         """The tokenizer that lies beside the weights; our own where none does.
 
         Raises:

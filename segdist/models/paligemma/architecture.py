@@ -13,7 +13,7 @@ from transformers import (
 
 from segdist.core.errors import WeightsError
 from segdist.models.paligemma import PATCHES, PUBLISHED, Options
-from segdist.models.paligemma.vocabulary import IMAGE, Vocabulary, small_tokenizer
+from segdist.models.paligemma.vocabulary import IMAGE, TokenVocabulary, small_tokenizer
 from segdist.nets import pretrained
 from segdist.nets.weights import RANDOM
 
@@ -35,7 +35,7 @@ class TiedHead(nn.Module):
         return linear(hidden, self.weight)
 
 
-def load(options: Options, texts: list[str]) -> tuple[Any, Vocabulary]:
+def load(options: Options, texts: list[str]) -> tuple[Any, TokenVocabulary]:
     """The network and its vocabulary.
 
     Args:
@@ -60,7 +60,7 @@ def load(options: Options, texts: list[str]) -> tuple[Any, Vocabulary]:
             f"{vision.image_size}, times `tiles`, but is {options.side} times {options.tiles}.",
             option="image_size",
         )
-    vocabulary = Vocabulary(tokenizer, (vision.image_size // vision.patch_size) ** 2)
+    vocabulary = TokenVocabulary(tokenizer, (vision.image_size // vision.patch_size) ** 2)
     if vocabulary.loc0 + 1024 > network.config.text_config.vocab_size:
         raise WeightsError(f"The weights {options.weights} have no embeddings for the tokenizer's location tokens.")
     network.lm_head = TiedHead(network.get_input_embeddings())

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 
 from segdist.models.paligemma.grammar import Grammar, State
-from segdist.models.paligemma.vocabulary import Vocabulary
+from segdist.models.paligemma.vocabulary import TokenVocabulary
 from segdist.nets.paligemma.answers import SEPARATOR, Answer, parse
 from segdist.nets.paligemma.locations import LAST
 
@@ -43,7 +43,7 @@ class Written:
 
 def write_answers(
     model: Any,
-    vocabulary: Vocabulary,
+    vocabulary: TokenVocabulary,
     pixels_R3SS: Tensor,
     asked: Sequence[Asked],
     *,
@@ -83,7 +83,7 @@ def write_answers(
     ]
 
 
-def _how_to_write(vocabulary: Vocabulary, labels: Sequence[str], max_objects: int) -> GenerationConfig:
+def _how_to_write(vocabulary: TokenVocabulary, labels: Sequence[str], max_objects: int) -> GenerationConfig:
     longest = max(len(vocabulary.label(label, more=True)) for label in labels)
     return GenerationConfig(
         max_new_tokens=max_objects * (20 + longest) + 1,
@@ -95,7 +95,7 @@ def _how_to_write(vocabulary: Vocabulary, labels: Sequence[str], max_objects: in
     )
 
 
-def _read(vocabulary: Vocabulary, tile: int, label: str, ids: list[int], logs: list[float]) -> Written:
+def _read(vocabulary: TokenVocabulary, tile: int, label: str, ids: list[int], logs: list[float]) -> Written:
     text = vocabulary.text(ids)
     answer = parse(text, labels={label})
     is_location = [vocabulary.loc0 <= i <= vocabulary.loc0 + LAST for i in ids]

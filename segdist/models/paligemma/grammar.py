@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from segdist.models.paligemma.vocabulary import Vocabulary
+from segdist.models.paligemma.vocabulary import TokenVocabulary
 from segdist.nets.paligemma.answers import CODEBOOK_SIZE, NUM_CODES
 from segdist.nets.paligemma.locations import LAST
 
@@ -26,7 +26,7 @@ class State:
         max_objects: after so many only the end may follow.
     """
 
-    vocabulary: Vocabulary
+    vocabulary: TokenVocabulary
     label: str
     max_objects: int
     objects: int = 0

@@ -19,7 +19,7 @@ _AROUND = np.ones((3, 3), np.uint8)
 
 
 @dataclass(frozen=True)
-class Tile:
+class PlacedTile:
     """Where a tile lies in an image of its own size.
 
     Attributes:
@@ -45,7 +45,7 @@ class Tile:
         return replace(instance, mask=masks.encode(whole_HW), box_xyxy=box_xyxy)
 
 
-def tiles_of(size_hw: tuple[int, int], *, side: int, tiles: int) -> list[Tile]:
+def tiles_of(size_hw: tuple[int, int], *, side: int, tiles: int) -> list[PlacedTile]:
     """The tiles that show something of an image, row by row.
 
     Args:
@@ -57,7 +57,7 @@ def tiles_of(size_hw: tuple[int, int], *, side: int, tiles: int) -> list[Tile]:
     (rows, height), (columns, width) = (
         _spans(own, scaled, side, tiles) for own, scaled in zip(size_hw, scaled_hw, strict=True)
     )
-    return [Tile(y1, x1, (y2 - y1, x2 - x1), (height, width)) for y1, y2 in rows for x1, x2 in columns]
+    return [PlacedTile(y1, x1, (y2 - y1, x2 - x1), (height, width)) for y1, y2 in rows for x1, x2 in columns]
 
 
 def cut(example: Example, *, side: int, tiles: int) -> list[Example]:

@@ -19,7 +19,7 @@ _PIECE = r" ?[^\s;<>]+| ?;|\s"
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class TokenVocabulary:
     """A tokenizer, and where its special tokens lie.
 
     Raises:

@@ -35,7 +35,7 @@ _LEAST_QUALITY = 0.01
 
 
 @dataclass(frozen=True)
-class Targets:
+class DetrTargets:
     """What a batch teaches.
 
     Attributes:
@@ -58,7 +58,7 @@ class Targets:
 
 
 @dataclass(frozen=True)
-class Layer:
+class DetrLayer:
     """What one layer predicts: (B, Q, C) class logits, (B, Q, 4) boxes as cx cy w h, (B, Q, h, w) mask logits."""
 
     classes_BQC: Tensor
@@ -66,7 +66,7 @@ class Layer:
     masks_BQhw: Tensor
 
 
-class Criterion:
+class DetrCriterion:
     """Loss terms as a mean over the layers, so that they do not grow with the decoder's depth.
 
     Attributes:
@@ -78,7 +78,7 @@ class Criterion:
         self.points_ratio = points_ratio
         self.matcher = Matcher()
 
-    def __call__(self, layers: Sequence[Layer], targets: Targets) -> dict[str, Tensor]:
+    def __call__(self, layers: Sequence[DetrLayer], targets: DetrTargets) -> dict[str, Tensor]:
         """The terms `TERMS`, unweighted; those of boxes and masks are zeros connected to the graph without objects."""
         pixels = ValidPixels(targets.valid_BHW)
         truth_NK = torch.cat([m.flatten(1) for m in targets.masks])
@@ -86,7 +86,9 @@ class Criterion:
         terms = [self._layer(layer, targets, pixels, truth_NK) for layer in layers]
         return {name: torch.stack([t[name] for t in terms]).mean() for name in TERMS}
 
-    def _layer(self, layer: Layer, targets: Targets, pixels: ValidPixels, truth_NK: Tensor) -> dict[str, Tensor]:
+    def _layer(
+        self, layer: DetrLayer, targets: DetrTargets, pixels: ValidPixels, truth_NK: Tensor
+    ) -> dict[str, Tensor]:
         costs_QN = [self._costs(layer, targets, pixels, image) for image in range(len(targets.labels))]
         found = self.matcher(costs_QN, groups=layer.classes_BQC.shape[1] // self.num_queries)
         boxes_M4 = layer.boxes_BQ4[found.image_M, found.query_M]
@@ -107,12 +109,12 @@ class Criterion:
             ),
         }
 
-    def _num_points(self, layer: Layer) -> int:
+    def _num_points(self, layer: DetrLayer) -> int:
         height, width = layer.masks_BQhw.shape[-2:]
         return int(max(height, height * width // self.points_ratio))
 
     @torch.no_grad()
-    def _costs(self, layer: Layer, targets: Targets, pixels: ValidPixels, image: int) -> Tensor:
+    def _costs(self, layer: DetrLayer, targets: DetrTargets, pixels: ValidPixels, image: int) -> Tensor:
         """(Q, N) the cost of each query with each object of one image, all on the same points."""
         labels_N, boxes_N4 = targets.labels[image], targets.boxes_cxcywh[image]
         logits_Qhw, boxes_Q4 = layer.masks_BQhw[image], layer.boxes_BQ4[image]
@@ -129,7 +131,7 @@ class Criterion:
             + _COSTS["dice"] * dice_cost(logits_QP.sigmoid(), truth_NP)
         )
 
-    def _class_loss(self, layer: Layer, targets: Targets, found: Matches, iou_M: Tensor) -> Tensor:
+    def _class_loss(self, layer: DetrLayer, targets: DetrTargets, found: Matches, iou_M: Tensor) -> Tensor:
         """Cross-entropy with the quality p^a IoU^(1-a) of a matched query as its truth, per object and group.
 
         Queries on crowds, where nobody knows what is there, do not learn that it is background.

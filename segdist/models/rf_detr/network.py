@@ -16,7 +16,7 @@ from segdist.core.plugins import Batch, Example, ImageHWC
 from segdist.core.records import Instance, Prompt
 from segdist.models.rf_detr import Options
 from segdist.models.rf_detr.architecture import load
-from segdist.models.rf_detr.criterion import Criterion, Layer, Targets
+from segdist.models.rf_detr.criterion import DetrCriterion, DetrLayer, DetrTargets
 from segdist.nets.collate import centred_boxes, stack_images
 from segdist.nets.queries import instances_of_queries, object_targets, without_empty
 from segdist.nets.segmenter import Segmenter
@@ -32,7 +32,7 @@ class RfDetr(Segmenter):
         super().__init__(options, classes)
         self.model = load(options, num_classes=len(classes))
         config = self.model.config
-        self.criterion = Criterion(num_queries=config.num_queries, points_ratio=config.mask_point_sample_ratio)
+        self.criterion = DetrCriterion(num_queries=config.num_queries, points_ratio=config.mask_point_sample_ratio)
         mask_token = self.model.model.model.backbone.backbone.embeddings.mask_token
         if mask_token is not None:  # of DINOv2's own training; no image here has hidden patches
             mask_token.requires_grad_(requires_grad=False)
@@ -50,7 +50,7 @@ class RfDetr(Segmenter):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The terms `class`, `box`, `giou`, `mask` and `dice`, each a mean over the layers and the encoder's guess."""
         layers = self._layers(batch["pixels_B3SS"])
-        targets = Targets(
+        targets = DetrTargets(
             batch["labels"],
             batch["boxes_cxcywh"],
             batch["masks"],
@@ -85,12 +85,12 @@ class RfDetr(Segmenter):
         """What could not be used in training since the last call: see `matching.Matcher`."""
         return self.criterion.matcher.take_counts()
 
-    def _layers(self, pixels_B3SS: Tensor) -> list[Layer]:
+    def _layers(self, pixels_B3SS: Tensor) -> list[DetrLayer]:
         """The encoder's proposals first, then every decoder layer; in training the queries of all groups."""
         detector, size_hw = self.model.model, pixels_B3SS.shape[-2:]
         output = detector.model(pixels_B3SS)
         features_BCHW, hidden_LBQC = output.backbone_features, output.intermediate_hidden_states
-        proposals = Layer(
+        proposals = DetrLayer(
             detector.predict_encoder_class_logits(output.enc_outputs_class).float(),
             output.enc_outputs_coord_logits.float(),
             self.model.segmentation_head(features_BCHW, output.enc_outputs_class, size_hw, skip_blocks=True).float(),
@@ -98,7 +98,7 @@ class RfDetr(Segmenter):
         classes_LBQC, boxes_LBQ4 = detector.predict_class_and_boxes(hidden_LBQC, output.intermediate_reference_points)
         masks = self.model.segmentation_head(features_BCHW, hidden_LBQC, size_hw)
         decoded = zip(classes_LBQC, boxes_LBQ4, masks, strict=True)
-        return [proposals, *(Layer(c.float(), b.float(), m.float()) for c, b, m in decoded)]
+        return [proposals, *(DetrLayer(c.float(), b.float(), m.float()) for c, b, m in decoded)]
 
 
 def build(options: Options, classes: tuple[str, ...]) -> RfDetr:

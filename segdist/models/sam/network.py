@@ -9,10 +9,10 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from segdist.models.sam import Options, architecture, weights, weights_file
-from segdist.nets.collate import IMAGENET_MEAN, IMAGENET_STD, Colour
-from segdist.nets.promptable.network import Decoded
+from segdist.nets.collate import IMAGENET_MEAN, IMAGENET_STD, ChannelValues
+from segdist.nets.promptable.network import DecodedMasks
 from segdist.nets.promptable.segmenter import Promptable
-from segdist.nets.promptable.shown import Shown
+from segdist.nets.promptable.shown import PromptBatch
 
 
 def build(options: Options, classes: tuple[str, ...]) -> "SegmentAnything":
@@ -45,7 +45,7 @@ class SegmentAnything(Promptable):
         """One level: the embedding of each image."""
         return [self.image_encoder(images_BCHW)]
 
-    def decode(self, features_N: list[Tensor], shown: Shown) -> Decoded:
+    def decode(self, features_N: list[Tensor], shown: PromptBatch) -> DecodedMasks:
         """Masks of N prompts by SAM's own prompt encoder and decoder, or by learned tokens."""
         points = None if shown.points_NP2 is None else (shown.points_NP2, shown.is_object_NP)
         sparse_NTC, dense_NCHW = self.prompt_encoder(points=points, boxes=shown.boxes_N4, masks=None)
@@ -55,7 +55,7 @@ class SegmentAnything(Promptable):
             features_N[0], self.prompt_encoder.get_dense_pe(), sparse_NTC, dense_NCHW
         )
         drawn = slice(1, None) if self.options.masks == "best_of_three" else slice(0, 1)
-        return Decoded(logits_NMhw[:, drawn], iou_NM[:, drawn], tokens_NMC[:, drawn])
+        return DecodedMasks(logits_NMhw[:, drawn], iou_NM[:, drawn], tokens_NMC[:, drawn])
 
     @property
     def encoder_modules(self) -> Sequence[nn.Module]:
@@ -63,7 +63,7 @@ class SegmentAnything(Promptable):
         return [self.image_encoder]
 
     @property
-    def colours(self) -> tuple[Colour, Colour]:
+    def colours(self) -> tuple[ChannelValues, ChannelValues]:
         """Those of ImageNet."""
         return IMAGENET_MEAN, IMAGENET_STD
 

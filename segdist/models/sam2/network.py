@@ -11,10 +11,10 @@ from transformers import Sam2Model
 
 from segdist.models.sam2 import Options
 from segdist.models.sam2.architecture import load
-from segdist.nets.collate import IMAGENET_MEAN, IMAGENET_STD, Colour
-from segdist.nets.promptable.network import Decoded
+from segdist.nets.collate import IMAGENET_MEAN, IMAGENET_STD, ChannelValues
+from segdist.nets.promptable.network import DecodedMasks
 from segdist.nets.promptable.segmenter import Promptable
-from segdist.nets.promptable.shown import Shown
+from segdist.nets.promptable.shown import PromptBatch
 
 
 def build(options: Options, classes: tuple[str, ...]) -> "Sam2":
@@ -54,7 +54,7 @@ class Sam2(Promptable):
         no_memory_BCHW = self.model.no_memory_embedding.view(1, -1, 1, 1)
         return [decoder.conv_s0(fine_BCHW), decoder.conv_s1(middle_BCHW), coarse_BCHW + no_memory_BCHW]
 
-    def decode(self, features_N: list[Tensor], shown: Shown) -> Decoded:
+    def decode(self, features_N: list[Tensor], shown: PromptBatch) -> DecodedMasks:
         """Masks of N prompts by SAM 2's own prompt encoder and decoder, or by learned tokens."""
         *fine, coarse_NCHW = features_N
         sparse_N1TC, dense_NCHW = self._prompts(shown, coarse_NCHW)
@@ -67,7 +67,7 @@ class Sam2(Promptable):
             multimask_output=self.options.masks == "best_of_three",
             high_resolution_features=fine,
         )
-        return Decoded(logits_N1Mhw[:, 0], iou_N1M[:, 0], tokens_N1MC[:, 0])
+        return DecodedMasks(logits_N1Mhw[:, 0], iou_N1M[:, 0], tokens_N1MC[:, 0])
 
     @property
     def encoder_modules(self) -> Sequence[nn.Module]:
@@ -75,11 +75,11 @@ class Sam2(Promptable):
         return [self.model.vision_encoder]
 
     @property
-    def colours(self) -> tuple[Colour, Colour]:
+    def colours(self) -> tuple[ChannelValues, ChannelValues]:
         """Those of ImageNet."""
         return IMAGENET_MEAN, IMAGENET_STD
 
-    def _prompts(self, shown: Shown, coarse_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+    def _prompts(self, shown: PromptBatch, coarse_NCHW: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 1, T, C) tokens and (N, C, H, W) dense embeddings of what is shown."""
         encoder = self.model.prompt_encoder
         if shown.tokens_NTC is not None:

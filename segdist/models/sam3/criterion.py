@@ -35,7 +35,7 @@ MISSING = "missing_matches"
 
 
 @dataclass(frozen=True)
-class Targets:
+class Sam3Targets:
     """What a batch of questions teaches.
 
     Attributes:
@@ -63,7 +63,7 @@ class Targets:
 
 
 @dataclass(frozen=True)
-class Layer:
+class Sam3Layer:
     """What one decoder layer predicts: (P, Q) class logits, (P, Q, 4) boxes as cxcywh, (P,) presence logits."""
 
     classes_PQ: Tensor
@@ -75,12 +75,12 @@ class Layer:
 class Predicted:
     """All decoder layers, the last one last; (P, Q, h, w) its masks and (P, h, w) the semantic head, as logits."""
 
-    layers: Sequence[Layer]
+    layers: Sequence[Sam3Layer]
     masks_PQhw: Tensor
     semantic_Phw: Tensor
 
 
-class Criterion:
+class Sam3Criterion:
     """Loss terms; those of the decoder as a mean over its layers, so that they do not grow with its depth.
 
     Attributes:
@@ -93,7 +93,7 @@ class Criterion:
         self._missing = 0
 
     def __call__(
-        self, predicted: Predicted, targets: Targets, matches: Mapping[int, Matches] | None = None
+        self, predicted: Predicted, targets: Sam3Targets, matches: Mapping[int, Matches] | None = None
     ) -> dict[str, Tensor]:
         """The terms `TERMS`, unweighted; those of objects are zeros connected to the graph where there are none.
 
@@ -120,7 +120,9 @@ class Criterion:
         self._missing = 0
         return taken
 
-    def _matches(self, number: int, layer: Layer, targets: Targets, known: Mapping[int, Matches] | None) -> Matches:
+    def _matches(
+        self, number: int, layer: Sam3Layer, targets: Sam3Targets, known: Mapping[int, Matches] | None
+    ) -> Matches:
         """The known pairs of a layer, or the cheapest ones."""
         if known is not None:
             given = known.get(number)
@@ -133,14 +135,14 @@ class Criterion:
         return self.matcher(costs)
 
     @torch.no_grad()
-    def _taught(self, predicted: Predicted, targets: Targets) -> Tensor:
+    def _taught(self, predicted: Predicted, targets: Sam3Targets) -> Tensor:
         """(P, Q) queries that may learn that they are no object: not those on crowds, where nobody knows."""
         crowd_PSS = targets.crowd_BSS[targets.image_P]
         if not crowd_PSS.any():
             return torch.ones_like(predicted.masks_PQhw[..., 0, 0], dtype=torch.bool)
         return share_on(predicted.masks_PQhw, crowd_PSS) <= 0.5
 
-    def _mask_terms(self, masks_PQhw: Tensor, found: Matches, targets: Targets) -> dict[str, Tensor]:
+    def _mask_terms(self, masks_PQhw: Tensor, found: Matches, targets: Sam3Targets) -> dict[str, Tensor]:
         """`mask` (binary cross-entropy) and `dice` at points, as means over the pairs."""
         return mask_losses(
             masks_PQhw[found.image_M, found.query_M],
@@ -155,7 +157,7 @@ class Criterion:
 
 
 @torch.no_grad()
-def costs_of(layer: Layer, question: int, boxes_N4: Tensor) -> Tensor:
+def costs_of(layer: Sam3Layer, question: int, boxes_N4: Tensor) -> Tensor:
     """(Q, N) the cost of each query with each object of one question: focal class, L1 and GIoU of the boxes."""
     boxes_Q4 = layer.boxes_PQ4[question]
     if not len(boxes_N4):
@@ -169,7 +171,7 @@ def costs_of(layer: Layer, question: int, boxes_N4: Tensor) -> Tensor:
     )
 
 
-def _layer_terms(layer: Layer, found: Matches, targets: Targets, taught_PQ: Tensor) -> dict[str, Tensor]:
+def _layer_terms(layer: Sam3Layer, found: Matches, targets: Sam3Targets, taught_PQ: Tensor) -> dict[str, Tensor]:
     """The terms of one decoder layer; sums over the objects are divided by their number."""
     present_P = torch.tensor([n > 0 for n in targets.counts], device=layer.presence_P.device)
     weights_N, smoothing_N = joined(targets.weights), joined(targets.smoothing)
@@ -197,7 +199,7 @@ def _layer_terms(layer: Layer, found: Matches, targets: Targets, taught_PQ: Tens
     }
 
 
-def _semantic_terms(semantic_Phw: Tensor, targets: Targets) -> dict[str, Tensor]:
+def _semantic_terms(semantic_Phw: Tensor, targets: Sam3Targets) -> dict[str, Tensor]:
     """Binary cross-entropy and Dice loss of the union of each question's masks, over all pixels that teach."""
     size = targets.valid_BSS.shape[-1]
     logits_PSS = interpolate(semantic_Phw[:, None], (size, size), mode="bilinear", align_corners=False)[:, 0]
@@ -212,7 +214,7 @@ def _semantic_terms(semantic_Phw: Tensor, targets: Targets) -> dict[str, Tensor]
     }
 
 
-def _fits(matches: Matches, layer: Layer, targets: Targets) -> bool:
+def _fits(matches: Matches, layer: Sam3Layer, targets: Sam3Targets) -> bool:
     """Whether pairs point at questions, queries and objects that exist, and leave out no object that has a query."""
     questions, queries = layer.classes_PQ.shape
     wanted = sum(min(n, queries) for n in targets.counts)

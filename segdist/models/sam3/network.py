@@ -23,9 +23,9 @@ from segdist.core.plugins import Batch, Example, ImageHWC
 from segdist.core.records import Instance, Prompt
 from segdist.models.sam3 import Options, tokens
 from segdist.models.sam3.architecture import load
-from segdist.models.sam3.criterion import Criterion, Layer, Predicted, Targets
+from segdist.models.sam3.criterion import Predicted, Sam3Criterion, Sam3Layer, Sam3Targets
 from segdist.nets.collate import (
-    Colour,
+    ChannelValues,
     centred_boxes,
     crowds,
     ignored,
@@ -38,8 +38,8 @@ from segdist.nets.queries import instances_of_queries, without_empty
 from segdist.nets.segmenter import Segmenter
 from segdist.reading.examples import letterbox, scale_boxes
 
-_MEAN: Colour = (127.5, 127.5, 127.5)
-_STD: Colour = (127.5, 127.5, 127.5)
+_MEAN: ChannelValues = (127.5, 127.5, 127.5)
+_STD: ChannelValues = (127.5, 127.5, 127.5)
 _NO_BOX = -10
 """transformers' mark of an empty place among boxes."""
 _QUESTIONS_AT_ONCE = 8
@@ -64,7 +64,7 @@ class Sam3(Segmenter):
         super().__init__(options, classes)
         self.model = load(options)
         # A predicted mask has a sixteenth of the pixels; more points than 4 to each of those say nothing new.
-        self.criterion = Criterion(num_points=min(12544, options.image_size**2 // 4))
+        self.criterion = Sam3Criterion(num_points=min(12544, options.image_size**2 // 4))
         phrases = [options.names.get(name, name.replace("_", " ")) for name in classes]
         self._reader = tokens.tokenizer(options.weights)
         ids_KT, there_KT = tokens.encode(self._reader, phrases)
@@ -98,7 +98,7 @@ class Sam3(Segmenter):
         """The terms of `criterion.TERMS`."""
         seen = self._seen(batch["pixels_B3SS"])
         predicted = self._answers(seen, batch["image_P"], batch["class_P"], (self.ids_KT, self.there_KT))
-        targets = Targets(
+        targets = Sam3Targets(
             batch["boxes_cxcywh"],
             batch["masks"],
             batch["image_P"],
@@ -208,7 +208,7 @@ class Sam3(Segmenter):
             )
         decoded, scores_LPQ1 = caught
         layers = [
-            Layer(scores_PQ1[..., 0].float(), boxes_PQ4.float(), presence_P1[:, 0].float())
+            Sam3Layer(scores_PQ1[..., 0].float(), boxes_PQ4.float(), presence_P1[:, 0].float())
             for scores_PQ1, boxes_PQ4, presence_P1 in zip(
                 scores_LPQ1, self._boxes(decoded), decoded.presence_logits, strict=True
             )

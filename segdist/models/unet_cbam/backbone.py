@@ -14,7 +14,7 @@ from segdist.core import extras
 from segdist.core.errors import SpecError, WeightsError
 from segdist.models.unet_cbam import PUBLISHED, Options, is_file
 from segdist.nets import state_dicts
-from segdist.nets.collate import Colour
+from segdist.nets.collate import ChannelValues
 from segdist.nets.weights import RANDOM
 
 
@@ -108,7 +108,7 @@ def _plain(name: str) -> str:
     return name.removeprefix("model.").replace("_", ".")
 
 
-def _colours(body: Any) -> tuple[Colour, Colour]:
+def _colours(body: Any) -> tuple[ChannelValues, ChannelValues]:
     """Mean and deviation of the colours the weights were trained with, in 0..255."""
     data: Any = importlib.import_module("timm.data")
     config = data.resolve_model_data_config(body)

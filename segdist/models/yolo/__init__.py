@@ -13,7 +13,7 @@ from segdist.core.errors import SpecError, WeightsError
 from segdist.core.plugins import USUAL_ADAPTERS, Family, ImageSize, ModelOptions
 from segdist.nets.weights import RANDOM
 
-Size = Literal["debug", "v8n", "v8s", "v8m", "v8l", "v8x", "11n", "11s", "11m", "11l", "11x"]
+YoloSize = Literal["debug", "v8n", "v8s", "v8m", "v8l", "v8x", "11n", "11s", "11m", "11l", "11x"]
 
 
 class Options(ModelOptions):
@@ -21,7 +21,7 @@ class Options(ModelOptions):
 
     weights: str
     """A .pt file of Ultralytics here or at a URI, e.g. yolo11n-seg.pt, or random: an untrained network."""
-    size: Size = "11n"
+    size: YoloSize = "11n"
     """Shape of a random network: the generation and its size; weights bring their own, and it need not be named."""
     image_size: ImageSize = Field(default=640, multiple_of=32)
     """Longest side in pixels that the network sees; its coarsest features are 32 times smaller."""

@@ -8,7 +8,7 @@ import yaml
 from torch import Tensor, nn
 
 from segdist.core.errors import WeightsError
-from segdist.models.yolo import HOW_TO_GET, Options, Size, check
+from segdist.models.yolo import HOW_TO_GET, Options, YoloSize, check
 from segdist.models.yolo.quietly import TABLES, SegmentationModel
 from segdist.nets import state_dicts
 from segdist.nets.state_dicts import StandIn, State
@@ -28,7 +28,7 @@ _MOST_LAYERS = 10_000
 """Of a file, those in layers counted along; the largest published network has 800."""
 
 
-def load(options: Options, *, num_classes: int) -> tuple[Any, Size]:
+def load(options: Options, *, num_classes: int) -> tuple[Any, YoloSize]:
     """The network of ultralytics for this many classes, and its shape; what depends on the classes starts untrained.
 
     Raises:
@@ -47,7 +47,7 @@ def load(options: Options, *, num_classes: int) -> tuple[Any, Size]:
     return network, options.size
 
 
-def _pretrained(options: Options, *, num_classes: int) -> tuple[Any, Size]:
+def _pretrained(options: Options, *, num_classes: int) -> tuple[Any, YoloSize]:
     layers, given = _held(options.weights)
     for size in _candidates(layers, given):
         network = SegmentationModel(_table(size), nc=num_classes, verbose=False)
@@ -137,10 +137,10 @@ def _part(module: StandIn, kind: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _candidates(layers: int, given: State) -> Iterator[Size]:
+def _candidates(layers: int, given: State) -> Iterator[YoloSize]:
     """The shapes with as many layers and as wide a beginning."""
     first = given.get("model.0.conv.weight")
-    for size in get_args(Size):
+    for size in get_args(YoloSize):
         table = _table(size)
         width = table["scales"][table["scale"]][1] if "scales" in table else 1
         known = len(table["backbone"]) + len(table["head"]), int(width * table["backbone"][0][3][0])
@@ -148,7 +148,7 @@ def _candidates(layers: int, given: State) -> Iterator[Size]:
             yield size
 
 
-def _table(size: Size) -> dict[str, Any]:
+def _table(size: YoloSize) -> dict[str, Any]:
     """The description of a network in Ultralytics' notation [from, repeats, module, arguments]."""
     if size == "debug":
         return _debug()

@@ -19,7 +19,7 @@ IGNORED = -1.0
 """The truth of an ignored pixel of a mask."""
 
 
-class Criterion(v8SegmentationLoss):
+class YoloCriterion(v8SegmentationLoss):
     """The terms `TERMS`, unweighted and as means, not sums, over the images; zeros connected to the graph.
 
     Args:

@@ -17,8 +17,16 @@ from segdist.core.plugins import Batch, Example, ImageHWC
 from segdist.core.records import Instance, Prompt
 from segdist.models.yolo import Options
 from segdist.models.yolo.architecture import load
-from segdist.models.yolo.criterion import IGNORED, Criterion, corners, inside
-from segdist.nets.collate import Colour, centred_boxes, crowds, ignored, instance_smoothing, padded_masks, stack_images
+from segdist.models.yolo.criterion import IGNORED, YoloCriterion, corners, inside
+from segdist.nets.collate import (
+    ChannelValues,
+    centred_boxes,
+    crowds,
+    ignored,
+    instance_smoothing,
+    padded_masks,
+    stack_images,
+)
 from segdist.nets.points import spread
 from segdist.nets.queries import LEAST_SCORE, MOST_INSTANCES, instances_of_queries, without_empty
 from segdist.nets.segmenter import Segmenter
@@ -45,7 +53,7 @@ class Yolo(Segmenter):
         self.encoder, self.neck = nn.ModuleList(layers[:first]), nn.ModuleList(layers[first:-1])
         self.head = layers[-1]
         self.head.dynamic = True  # it would keep anchors of a prediction, which no later training step may touch
-        self._criterion: Criterion | None = None
+        self._criterion: YoloCriterion | None = None
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Pixels in 0..1 (B, 3, S, S), and the objects of all images: image, class, box in 0..1, mask."""
@@ -91,12 +99,12 @@ class Yolo(Segmenter):
             outputs.append(x)
         return x
 
-    def _loss(self) -> Criterion:
+    def _loss(self) -> YoloCriterion:
         """The criterion on the device where the network is."""
         device = next(self.parameters()).device
         if self._criterion is None or self._criterion.device != device:
             weights = self.objective.class_weights[1:]  # those of the classes; the background is no class here
-            self._criterion = Criterion(self.head, torch.tensor(weights, device=device) if weights else None)
+            self._criterion = YoloCriterion(self.head, torch.tensor(weights, device=device) if weights else None)
         return self._criterion
 
     def _target_mask(self, example: Example, ignored_SS: Tensor) -> Tensor:
@@ -147,8 +155,8 @@ def build(options: Options, classes: tuple[str, ...]) -> Yolo:
 
 def _pixels(images: Sequence[ImageHWC], image_size: int) -> Tensor:
     """(B, 3, S, S) in 0..1, padded with grey."""
-    mean: Colour = (_GREY, _GREY, _GREY)
-    std: Colour = (_RANGE, _RANGE, _RANGE)
+    mean: ChannelValues = (_GREY, _GREY, _GREY)
+    std: ChannelValues = (_RANGE, _RANGE, _RANGE)
     return stack_images(images, image_size, mean=mean, std=std) + _GREY / _RANGE
 
 

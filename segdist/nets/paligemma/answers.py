@@ -66,7 +66,7 @@ class TokenObject:
 
 
 @dataclass(frozen=True)
-class Unread:
+class UnreadPiece:
     """A piece of an answer that is no object, and why."""
 
     text: str
@@ -78,7 +78,7 @@ class Answer:
     """What could be read of an answer, and what could not."""
 
     objects: tuple[TokenObject, ...] = ()
-    unread: tuple[Unread, ...] = ()
+    unread: tuple[UnreadPiece, ...] = ()
 
     def __str__(self) -> str:
         """The text; `parse` gives the same objects back."""
@@ -103,14 +103,14 @@ def parse(text: str, *, labels: Collection[str] | None = None) -> Answer:
         labels: the class names that may occur; any by default.
     """
     objects: list[TokenObject] = []
-    unread: list[Unread] = []
+    unread: list[UnreadPiece] = []
     text = text.strip()
     for piece in text.split(SEPARATOR) if text else ():
         found = _read(piece, labels)
         if isinstance(found, TokenObject):
             objects.append(found)
         else:
-            unread.append(Unread(piece, found))
+            unread.append(UnreadPiece(piece, found))
     return Answer(tuple(objects), tuple(unread))
 
 

@@ -8,9 +8,10 @@ from typing import Literal
 
 import numpy as np
 
+from segdist.core.records import Box
+
 Bins = tuple[int, int, int, int]
 """y1, x1, y2, x2, each in 0..1023."""
-Box = tuple[float, float, float, float]
 Scale = Literal[1023, 1024]
 """What a share is multiplied by. 1023: big_vision, its models and transformers. 1024: many demos and exporters."""
 Edges = Literal["round", "truncate"]

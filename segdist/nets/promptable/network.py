@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from segdist.core.errors import SpecError
 from segdist.core.plugins import Batch, ImageHWC
-from segdist.nets.collate import Colour, stack_images
+from segdist.nets.collate import ChannelValues, stack_images
 from segdist.nets.promptable.embeddings import EmbeddingCache, Features
 from segdist.nets.promptable.options import PromptableOptions
-from segdist.nets.promptable.shown import Shown
+from segdist.nets.promptable.shown import PromptBatch
 from segdist.nets.segmenter import Traceable
 
 
 @dataclass(frozen=True)
-class Decoded:
+class DecodedMasks:
     """What the decoder says to N prompts: mask logits, predicted IoU, and the token each mask was read from."""
 
     logits_NMhw: Tensor
@@ -53,7 +53,7 @@ class PromptableNetwork(Traceable):
         return features_B
 
     @abstractmethod
-    def decode(self, features_N: Features, shown: Shown) -> Decoded:
+    def decode(self, features_N: Features, shown: PromptBatch) -> DecodedMasks:
         """Masks for N prompts, each with the features of its image."""
 
     @property
@@ -63,7 +63,7 @@ class PromptableNetwork(Traceable):
 
     @property
     @abstractmethod
-    def colours(self) -> tuple[Colour, Colour]:
+    def colours(self) -> tuple[ChannelValues, ChannelValues]:
         """Mean and standard deviation of each channel, in 0..255, that images are normalised by."""
 
     @property

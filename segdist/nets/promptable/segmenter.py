@@ -20,7 +20,7 @@ from segdist.nets.promptable import grid
 from segdist.nets.promptable.criterion import class_loss, mask_losses
 from segdist.nets.promptable.embeddings import Features
 from segdist.nets.promptable.network import PromptableNetwork
-from segdist.nets.promptable.shown import Shown, centres, exact, on_object, training_prompts
+from segdist.nets.promptable.shown import PromptBatch, centres, exact, on_object, training_prompts
 from segdist.reading.examples import letterbox, restore, scale_boxes, scaled_size
 
 PROMPTS_AT_ONCE = 64
@@ -152,7 +152,7 @@ class Promptable(PromptableNetwork):
             boxes_P4, *(t[assigned.object_P] for t in (masks_NSS, labels_N, weights_N, smoothing_N))
         )
 
-    def _training_prompts(self, boxes_N4: Tensor, valid_NSS: Tensor) -> Shown:
+    def _training_prompts(self, boxes_N4: Tensor, valid_NSS: Tensor) -> PromptBatch:
         if self.options.prompt == "class":
             return self._class_prompts(len(boxes_N4) // len(self.classes))
         if self.options.prompt == "everything":
@@ -161,8 +161,8 @@ class Promptable(PromptableNetwork):
             return exact(boxes_N4, self.options)
         return training_prompts(boxes_N4, valid_NSS, self.options)
 
-    def _class_prompts(self, images: int) -> Shown:
-        return Shown(tokens_NTC=self.class_tokens.repeat(images, 1, 1))
+    def _class_prompts(self, images: int) -> PromptBatch:
+        return PromptBatch(tokens_NTC=self.class_tokens.repeat(images, 1, 1))
 
     def _prompted(self, features_1: Features, size_hw: tuple[int, int], prompt: Prompt) -> list[Instance]:
         """One instance a box, or an object's points, in the order of the prompt."""
@@ -184,7 +184,7 @@ class Promptable(PromptableNetwork):
                 found[i] = Instance(label, rle, box, score=score, evidence=said)
         return [i for i in found if i is not None]
 
-    def _shown(self, prompt: Prompt, indices: Sequence[int], size_hw: tuple[int, int]) -> Shown:
+    def _shown(self, prompt: Prompt, indices: Sequence[int], size_hw: tuple[int, int]) -> PromptBatch:
         """The prompts at `indices`, which all have equally many points, at the network's scale."""
         boxes_N4 = None
         if prompt.boxes_xyxy:
@@ -198,7 +198,7 @@ class Promptable(PromptableNetwork):
         points_NP2 = torch.tensor([prompt.points_xy[i] for i in indices]) * factor
         is_object_NP = torch.tensor([prompt.point_is_object[i] for i in indices]).float()
         boxes_N4 = None if self.options.prompt == "point" else boxes_N4
-        return Shown(boxes_N4, points_NP2.to(self.device), is_object_NP.to(self.device))
+        return PromptBatch(boxes_N4, points_NP2.to(self.device), is_object_NP.to(self.device))
 
     def _class_logits(self, features_B: Features) -> Tensor:
         """(B, K, h, w) of the mask that is trusted most, for each class."""

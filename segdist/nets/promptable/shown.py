@@ -14,7 +14,7 @@ from segdist.nets.promptable.options import PromptableOptions
 
 
 @dataclass(frozen=True)
-class Shown:
+class PromptBatch:
     """N prompts of one kind, in pixels of the padded square.
 
     Attributes:
@@ -34,9 +34,9 @@ class Shown:
         assert any(v is not None for v in (self.boxes_N4, self.points_NP2, self.tokens_NTC))
 
 
-def on_object(points_N12: Tensor) -> Shown:
+def on_object(points_N12: Tensor) -> PromptBatch:
     """One point each, on the object."""
-    return Shown(points_NP2=points_N12, is_object_NP=torch.ones(points_N12.shape[:2], device=points_N12.device))
+    return PromptBatch(points_NP2=points_N12, is_object_NP=torch.ones(points_N12.shape[:2], device=points_N12.device))
 
 
 def centres(boxes_N4: Tensor) -> Tensor:
@@ -44,12 +44,12 @@ def centres(boxes_N4: Tensor) -> Tensor:
     return ((boxes_N4[:, :2] + boxes_N4[:, 2:]) / 2)[:, None]
 
 
-def exact(boxes_N4: Tensor, options: PromptableOptions) -> Shown:
+def exact(boxes_N4: Tensor, options: PromptableOptions) -> PromptBatch:
     """What a box alone shows in this mode, without jitter."""
-    return on_object(centres(boxes_N4)) if options.prompt == "point" else Shown(boxes_N4)
+    return on_object(centres(boxes_N4)) if options.prompt == "point" else PromptBatch(boxes_N4)
 
 
-def training_prompts(boxes_N4: Tensor, valid_NSS: Tensor, options: PromptableOptions) -> Shown:
+def training_prompts(boxes_N4: Tensor, valid_NSS: Tensor, options: PromptableOptions) -> PromptBatch:
     """Prompts as a user would draw them, of the kind that `options.prompt` asks for.
 
     Args:
@@ -65,9 +65,9 @@ def training_prompts(boxes_N4: Tensor, valid_NSS: Tensor, options: PromptableOpt
         most = options.points_per_object
     moved_N4 = _moved(boxes_N4, options) if kind != "point" else None
     if kind == "box":
-        return Shown(moved_N4)
+        return PromptBatch(moved_N4)
     points_NP2, is_object_NP = _points(boxes_N4, valid_NSS, options, count=int(torch.randint(most, ())) + 1)
-    return Shown(moved_N4, points_NP2, is_object_NP)
+    return PromptBatch(moved_N4, points_NP2, is_object_NP)
 
 
 def _moved(boxes_N4: Tensor, options: PromptableOptions) -> Tensor:

@@ -6,7 +6,7 @@ wrong; the quick way only ever accepts what that function would accept without a
 """
 
 import os
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from segdist.core import masks
-from segdist.core.records import Finding, Instance, Rle, Sample
+from segdist.core.records import Instance, ReportFinding, Rle, Sample
 from segdist.core.run_lengths import measure
 from segdist.reading.coco.index import key_of, parse
 from segdist.reading.coco.instances import STALE_BOX, area_fits, instance_of
@@ -32,7 +32,6 @@ MOST_ANNOTATIONS = 1000
 """More in one image are worth a warning."""
 _PIECE = 1 << 23
 """Bytes of annotations that are decoded together."""
-Report = Callable[[Finding], None]
 
 
 class _Rle(msgspec.Struct, gc=False):
@@ -82,7 +81,7 @@ class CocoChunk:
         """The ids of the images."""
         return [sample.image_id for sample in self.bare]
 
-    def samples(self, report: Report) -> Iterator[Sample]:
+    def samples(self, report: ReportFinding) -> Iterator[Sample]:
         """The samples with their instances; what is wrong is reported."""
         texts = self._texts()
         plain = iter(self._plain(texts))
@@ -102,7 +101,7 @@ class CocoChunk:
                 for spans in self.spans
             ]
 
-    def _slow(self, text: bytes, sample: Sample, report: Report) -> Instance | None:
+    def _slow(self, text: bytes, sample: Sample, report: ReportFinding) -> Instance | None:
         """Everything that can be wrong, one annotation at a time."""
         annotation = parse(self.uri, text)[-1]
         how = {"expects_mask": self.expects_mask, "fit_boxes": self.fit_boxes}
@@ -113,7 +112,7 @@ class CocoChunk:
         return found
 
     def _once(
-        self, sample: Sample, texts: Sequence[bytes], found: Sequence[Instance | None], report: Report
+        self, sample: Sample, texts: Sequence[bytes], found: Sequence[Instance | None], report: ReportFinding
     ) -> tuple[Instance, ...]:
         """The instances without those that say again what another one says."""
         there = tuple(i for i in found if i is not None)

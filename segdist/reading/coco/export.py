@@ -1,11 +1,11 @@
 """COCO JSON out, in the layout that Roboflow made common: a folder for each split with its images and one JSON file."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from segdist.core.records import Finding, Instance, Sample
+from segdist.core.records import Instance, ReportFinding, Sample
 from segdist.core.spec import Strict
 
 ANNOTATIONS = "_annotations.coco.json"
@@ -20,7 +20,7 @@ class Writer:
     class Options(Strict):
         """There is nothing to choose."""
 
-    def __init__(self, folder: Path, classes: Sequence[str], options: Any, report: Callable[[Finding], None]) -> None:  # noqa: ARG002 - COCO holds everything, with nothing to choose
+    def __init__(self, folder: Path, classes: Sequence[str], options: Any, report: ReportFinding) -> None:  # noqa: ARG002 - COCO holds everything, with nothing to choose
         self._folder, self._ids = folder, {name: number for number, name in enumerate(classes, 1)}
         self._parts: dict[str, _Part] = {}
         self._licences: list[dict[str, Any]] = []

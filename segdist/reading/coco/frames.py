@@ -4,12 +4,12 @@ Some exports hold shares of the image (0..1) or corners (x1, y1, x2, y2). One an
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from segdist.core.records import Finding
+from segdist.core.records import ReportFinding
 from segdist.reading.coco.index import SAMPLED, CocoIndex, parse
 from segdist.reading.codes import finding
 
@@ -17,7 +17,7 @@ _FEWEST = 3
 """Fewer boxes prove nothing."""
 
 
-def check_frames(index: CocoIndex, report: Callable[[Finding], None]) -> None:
+def check_frames(index: CocoIndex, report: ReportFinding) -> None:
     """Report an error for the file when most of its boxes are shares of the image, or corners."""
     frames = BoxFrames(index.uri)
     for box, size_hw in _boxes(index):
@@ -38,7 +38,7 @@ class BoxFrames:
         if len(numbers) == 4 and size and len(self._found) < SAMPLED:
             self._found.append((numbers, size[0], size[1]))
 
-    def check(self, report: Callable[[Finding], None]) -> None:
+    def check(self, report: ReportFinding) -> None:
         """Report an error for the file when most boxes are shares of the image, or corners."""
         found = self._found
         if len(found) < _FEWEST:

@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from segdist.core import storage
 from segdist.core.errors import DataError
-from segdist.core.records import Finding
+from segdist.core.records import ReportFinding
 from segdist.core.text import NotTextError, short
 from segdist.reading.coco.json_lists import SEPARATORS, NotJson, Spans, list_spans
 from segdist.reading.codes import finding
@@ -122,7 +122,7 @@ def key_of(value: Any) -> Key:
     return int(value) if isinstance(value, float) and value.is_integer() else None
 
 
-def open_index(uri: str, report: Callable[[Finding], None]) -> CocoIndex:
+def open_index(uri: str, report: ReportFinding) -> CocoIndex:
     """Read a COCO file once, from end to end.
 
     Raises:
@@ -212,7 +212,7 @@ class _Block:
 class _Heads:
     """Which image each annotation belongs to; -1 where it cannot be used, which is reported."""
 
-    def __init__(self, uri: str, images: Sequence[ImageEntry], report: Callable[[Finding], None]) -> None:
+    def __init__(self, uri: str, images: Sequence[ImageEntry], report: ReportFinding) -> None:
         self._uri, self._images, self._report = uri, images, report
         self._index: dict[Key, int] = {image.key: n for n, image in enumerate(images)}
         self._ids = _IdSet()
@@ -327,7 +327,7 @@ class _IdSet:
         return True
 
 
-def image_entries(uri: str, entries: Iterable[Any], report: Callable[[Finding], None]) -> list[ImageEntry]:
+def image_entries(uri: str, entries: Iterable[Any], report: ReportFinding) -> list[ImageEntry]:
     """The usable image entries of a file."""
     found: dict[Key, ImageEntry] = {}
     names: set[str] = set()
@@ -356,7 +356,7 @@ def _file_name(image: Mapping[str, Any]) -> Any:
     return "/".join(address.split("/")[-2:]) if name is None and isinstance(address, str) else name
 
 
-def category_entries(uri: str, entries: Iterable[Any], report: Callable[[Finding], None]) -> list[dict[str, Any]]:
+def category_entries(uri: str, entries: Iterable[Any], report: ReportFinding) -> list[dict[str, Any]]:
     """The category entries of a file that are objects."""
     found = []
     for entry in entries:
@@ -368,7 +368,7 @@ def category_entries(uri: str, entries: Iterable[Any], report: Callable[[Finding
     return found
 
 
-def _local(uri: str, report: Callable[[Finding], None]) -> tuple[str, Any]:
+def _local(uri: str, report: ReportFinding) -> tuple[str, Any]:
     """A file that can be read in pieces, in UTF-8: the file itself where it is one."""
     path = uri.removeprefix("file://")
     content = storage.read_bytes(uri) if not storage.is_local(uri) else None
@@ -407,7 +407,7 @@ def _is_utf8(path: str) -> bool:
     return True
 
 
-def _utf8(uri: str, content: bytes, report: Callable[[Finding], None]) -> bytes:
+def _utf8(uri: str, content: bytes, report: ReportFinding) -> bytes:
     """The text as UTF-8; bytes that are UTF-8 already stay as they are, NUL and all: parsing names what is wrong."""
     try:
         content.decode()

@@ -2,17 +2,16 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from segdist.core.records import Finding, Instance, Rle, Severity
+from segdist.core.records import Box, Instance, ReportFinding, Rle, Severity
 from segdist.core.text import short
 from segdist.reading.class_names import ClassNames
 from segdist.reading.coco.index import key_of
 from segdist.reading.codes import Noted, finding
 from segdist.reading.geometry import (
-    Box,
-    Problem,
+    UnusableAnnotation,
     box_as_written,
     box_from_xywh,
     box_iou,
@@ -29,7 +28,7 @@ FAR_OFF = 20
 class Categories:
     """Class names by category id for each file; matched by name over the files, never by id."""
 
-    def __init__(self, report: Callable[[Finding], None]) -> None:
+    def __init__(self, report: ReportFinding) -> None:
         self._report = report
         self._names: dict[str, dict[str, str]] = {}
         self._class_names = ClassNames(report)
@@ -121,12 +120,12 @@ def instance_of(
         label = names.get(str(key_of(annotation.get("category_id"))))
         if label is None:
             message = f"there is no category with id {annotation.get('category_id')}"
-            raise Problem("category-unknown", Severity.ERROR, message)
+            raise UnusableAnnotation("category-unknown", Severity.ERROR, message)
         mask = _mask(annotation, size_hw, repairs)
         box_xyxy = _box(annotation, mask, size_hw, repairs) if fit_boxes else _box_as_written(annotation, mask, repairs)
         score = _score(annotation, repairs)
         _check_area(annotation.get("area") if fit_boxes else None, mask, box_xyxy, repairs)
-    except Problem as problem:
+    except UnusableAnnotation as problem:
         return None, [(problem.code, problem.severity, problem.message)]
     is_crowd = str(annotation.get("iscrowd") or 0) not in ("0", "False")
     notes: list[Noted] = (
@@ -201,7 +200,7 @@ def _box(annotation: Mapping[str, Any], mask: Rle | None, size_hw: tuple[int, in
         return box_from_xywh(annotation.get("bbox"), size_hw=size_hw, repairs=repairs)
     try:
         box_xyxy = box_from_xywh(annotation.get("bbox"), size_hw=size_hw, repairs=repairs)
-    except Problem as problem:
+    except UnusableAnnotation as problem:
         repairs.append(f"the box was taken from the mask: {problem.message}")
         return mask.box_xyxy
     if box_iou(box_xyxy, mask.box_xyxy) < STALE_BOX:

@@ -7,12 +7,12 @@ from typing import Any, NoReturn
 
 from segdist.core import masks, registry
 from segdist.core.errors import DataError
-from segdist.core.records import Finding, Instance, Prediction, Rle, Sample, Severity
+from segdist.core.records import Box, Finding, Instance, Prediction, Rle, Sample, Severity
 from segdist.reading.coco.index import Key, category_entries, image_entries, key_of
 from segdist.reading.coco.instances import Categories
 from segdist.reading.finding_tally import FindingTally
 from segdist.reading.foreign_paths import KnownFiles, Match
-from segdist.reading.geometry import Box, Problem, mask_from_segmentation, xywh
+from segdist.reading.geometry import UnusableAnnotation, mask_from_segmentation, xywh
 from segdist.reading.text_files import read_json
 
 MOST_SHOWN = 12
@@ -197,7 +197,7 @@ def _read(
             continue
         try:
             sample, instance = _instance(result, ids)
-        except Problem as problem:
+        except UnusableAnnotation as problem:
             problems.append(f"result {number}{_place(result)}: {problem.message}")
             continue
         masked += instance is not None and instance.mask is not None
@@ -243,7 +243,7 @@ def _instance(result: Any, ids: _Ids) -> tuple[Sample, Instance | None]:
 def _mask(segmentation: Any, size_hw: tuple[int, int]) -> Rle:
     try:
         return mask_from_segmentation(segmentation, size_hw=size_hw, repairs=[])
-    except Problem as problem:
+    except UnusableAnnotation as problem:
         if problem.code in ("mask-empty", "polygon-outside"):
             return masks.empty(size_hw)  # it was found, and is wrong
         raise
@@ -267,8 +267,8 @@ def _stop(what: str, problems: Sequence[object]) -> NoReturn:
     raise DataError("\n  ".join([f"{what}:", *map(str, problems[:MOST_SHOWN]), *more]))
 
 
-def _problem(message: str) -> Problem:
-    return Problem("result-malformed", Severity.ERROR, message)
+def _problem(message: str) -> UnusableAnnotation:
+    return UnusableAnnotation("result-malformed", Severity.ERROR, message)
 
 
 def _place(result: Any) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from segdist.core import masks
 from segdist.core.records import Rle, Severity
-from segdist.reading.drawn.listed import DrawnImage, Shape, Size
+from segdist.reading.drawn.listed import DrawnImage, Shape, SizeHw
 from segdist.reading.drawn.shapes import (
     Part,
     ShapeOptions,
@@ -21,7 +21,7 @@ from segdist.reading.drawn.shapes import (
     unknown,
     without_area,
 )
-from segdist.reading.geometry import Point, Problem, numbers
+from segdist.reading.geometry import PointXy, UnusableAnnotation, numbers
 
 _KNOWN = "polygon, mask, box, ellipse, polyline"
 
@@ -60,7 +60,7 @@ def _shape(number: int, element: Any, options: ShapeOptions) -> Shape:
     )
 
 
-def _part(element: Any, options: ShapeOptions, size_hw: Size, repairs: list[str]) -> Part:
+def _part(element: Any, options: ShapeOptions, size_hw: SizeHw, repairs: list[str]) -> Part:
     kind = element.tag
     if kind == "polygon":
         return polygon(_points(element), size_hw, repairs)
@@ -68,7 +68,9 @@ def _part(element: Any, options: ShapeOptions, size_hw: Size, repairs: list[str]
         try:
             return masked(mask_of(element, size_hw))
         except (KeyError, ValueError, OverflowError) as error:
-            raise Problem("rle-malformed", Severity.ERROR, f"a mask must have rle, left, ...: {error}") from None
+            raise UnusableAnnotation(
+                "rle-malformed", Severity.ERROR, f"a mask must have rle, left, ...: {error}"
+            ) from None
     if kind == "box":
         x1, y1, x2, y2 = (_number(element, side) for side in ("xtl", "ytl", "xbr", "ybr"))
         degrees = _number(element, "rotation", "0")
@@ -82,7 +84,7 @@ def _part(element: Any, options: ShapeOptions, size_hw: Size, repairs: list[str]
     raise without_area(kind) if kind in ("points", "skeleton", "tag") else unknown(kind, _KNOWN)
 
 
-def mask_of(element: Any, size_hw: Size) -> Rle:
+def mask_of(element: Any, size_hw: SizeHw) -> Rle:
     """The mask that is given by run lengths, row by row, of a part of the image, of unset pixels first.
 
     Raises:
@@ -108,13 +110,15 @@ def corners_of(element: Any) -> list[float]:
     return [float(v) for point in element.attrib["points"].split(";") for v in point.split(",")]
 
 
-def _points(element: Any) -> list[Point]:
+def _points(element: Any) -> list[PointXy]:
     try:
         values = numbers(corners_of(element), "`points`", [])
     except (KeyError, ValueError) as error:
-        raise Problem("number-invalid", Severity.ERROR, f"`points` must be x,y;x,y;..., but: {error}") from None
+        raise UnusableAnnotation(
+            "number-invalid", Severity.ERROR, f"`points` must be x,y;x,y;..., but: {error}"
+        ) from None
     if len(values) % 2:
-        raise Problem(
+        raise UnusableAnnotation(
             "polygon-odd-length", Severity.ERROR, f"`points` must be x,y;x,y;..., but are {len(values)} numbers"
         )
     return list(zip(values[::2], values[1::2], strict=True))
@@ -130,5 +134,7 @@ def _floats(texts: list[str]) -> list[float]:
     except ValueError:
         found = [float("nan")]
     if not np.isfinite(found).all():
-        raise Problem("number-invalid", Severity.ERROR, f"numbers must be finite, but are `{','.join(texts):.60}`")
+        raise UnusableAnnotation(
+            "number-invalid", Severity.ERROR, f"numbers must be finite, but are `{','.join(texts):.60}`"
+        )
     return found

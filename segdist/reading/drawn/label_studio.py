@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from segdist.core.records import Severity
 from segdist.reading.drawn.brush import decode_brush
-from segdist.reading.drawn.listed import DrawnImage, Shape, Size
+from segdist.reading.drawn.listed import DrawnImage, Shape, SizeHw
 from segdist.reading.drawn.shapes import (
     Part,
     ShapeOptions,
@@ -20,7 +20,7 @@ from segdist.reading.drawn.shapes import (
     unknown,
     without_area,
 )
-from segdist.reading.geometry import Point, Problem, numbers
+from segdist.reading.geometry import PointXy, UnusableAnnotation, numbers
 from segdist.reading.image_formats import IMAGE_SUFFIXES
 
 _UPLOADED = re.compile(r"^[0-9a-f]{8}-")
@@ -108,16 +108,16 @@ def _shape(number: int, region: dict[str, Any], options: ShapeOptions) -> Shape:
     return Shape(_label(region), name, partial(_part, region, kind, options))
 
 
-def _part(region: Mapping[str, Any], kind: str, options: ShapeOptions, size_hw: Size, repairs: list[str]) -> Part:
+def _part(region: Mapping[str, Any], kind: str, options: ShapeOptions, size_hw: SizeHw, repairs: list[str]) -> Part:
     value = region["value"]
     if region.get("image_rotation"):
         message = f"it was drawn on an image turned by {region['image_rotation']!r:.20} degrees; turn the image back"
-        raise Problem("shape-unknown", Severity.ERROR, message)
+        raise UnusableAnnotation("shape-unknown", Severity.ERROR, message)
     if kind == "brush":
         try:
             return masked(decode_brush(value.get("rle", ()), size_hw))
         except ValueError as error:
-            raise Problem("rle-malformed", Severity.ERROR, str(error)) from None
+            raise UnusableAnnotation("rle-malformed", Severity.ERROR, str(error)) from None
     height, width = size_hw
     if kind == "polygon":
         return polygon(corners(value, size_hw), size_hw, repairs)
@@ -135,7 +135,7 @@ def _part(region: Mapping[str, Any], kind: str, options: ShapeOptions, size_hw: 
     raise without_area(kind) if kind in ("keypoint", "vector") else unknown(kind, _KNOWN)
 
 
-def corners(value: Mapping[str, Any], size_hw: Size) -> list[Point]:
+def corners(value: Mapping[str, Any], size_hw: SizeHw) -> list[PointXy]:
     """The points of a polygon in pixels; they are written in percent of the sides.
 
     Raises:
@@ -144,7 +144,7 @@ def corners(value: Mapping[str, Any], size_hw: Size) -> list[Point]:
     points = value.get("points")
     pairs = [numbers(p, "a point", []) for p in points] if isinstance(points, list) else [[]]
     if any(len(pair) != 2 for pair in pairs):
-        raise Problem("polygon-odd-length", Severity.ERROR, "`points` must be a list of [x, y] in percent")
+        raise UnusableAnnotation("polygon-odd-length", Severity.ERROR, "`points` must be a list of [x, y] in percent")
     return [(x / 100 * size_hw[1], y / 100 * size_hw[0]) for x, y in pairs]
 
 

@@ -11,18 +11,18 @@ from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
 from segdist.core.errors import DataError
-from segdist.core.records import Sample, Severity
+from segdist.core.records import ReportFinding, Sample, Severity
 from segdist.core.spec import Strict, digest
 from segdist.reading.class_names import ClassNames
 from segdist.reading.codes import finding
 from segdist.reading.collected import Collected, MissingMasks
 from segdist.reading.drawn.shapes import Part, ShapeOptions, joined
 from segdist.reading.foreign_paths import Match, known_images
-from segdist.reading.geometry import Problem, stated_size
-from segdist.reading.listing import SPLITS, FolderFormat, Listing, Report, source_stem, split_of, upright_size_hw
+from segdist.reading.geometry import UnusableAnnotation, stated_size
+from segdist.reading.listing import SPLITS, FolderFormat, Listing, source_stem, split_of, upright_size_hw
 from segdist.reading.looks import report_unread
 
-Size = tuple[int, int]
+SizeHw = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Shape:
     Attributes:
         label: the class name; "" where there is none.
         name: what messages call it.
-        part: what it covers in an image of a size, and what was repaired; raises `Problem`.
+        part: what it covers in an image of a size, and what was repaired; raises `UnusableAnnotation`.
         group: shapes of one image, label and group are parts of one instance; None where it stands alone.
     """
 
     label: str
     name: str
-    part: Callable[[Size, list[str]], Part]
+    part: Callable[[SizeHw, list[str]], Part]
     group: object = None
 
 
@@ -75,7 +75,7 @@ class DrawnFormat(FolderFormat):
         """The files to read."""
         raise NotImplementedError
 
-    def drawn(self, uri: str, report: Report) -> Iterable[DrawnImage]:
+    def drawn(self, uri: str, report: ReportFinding) -> Iterable[DrawnImage]:
         """The images of one file.
 
         Raises:
@@ -83,7 +83,7 @@ class DrawnFormat(FolderFormat):
         """
         raise NotImplementedError
 
-    def read(self, report: Report) -> Iterator[Sample]:
+    def read(self, report: ReportFinding) -> Iterator[Sample]:
         """Every image that a file lists. Others have not been annotated: they are named, and not read.
 
         Raises:
@@ -118,7 +118,7 @@ class DrawnFormat(FolderFormat):
 class _Reader:
     """Turns the images of annotation files into samples."""
 
-    def __init__(self, files: Listing, options: Any, report: Report) -> None:
+    def __init__(self, files: Listing, options: Any, report: ReportFinding) -> None:
         self._files, self._options, self._report = files, options, report
         self._known = known_images(files)
         self._names, self._missing = ClassNames(report), MissingMasks(report)
@@ -175,7 +175,7 @@ class _Reader:
         split = SPLITS.get(image.split.lower()) or split_of(name) or split_of(place) or ""
         return Sample(name, uri, size_hw, tuple(collected.instances), split, source_stem(name))
 
-    def _size_hw(self, name: str, image: DrawnImage, file: str) -> Size | None:
+    def _size_hw(self, name: str, image: DrawnImage, file: str) -> SizeHw | None:
         """The annotated frame: as stated where the image has these sides; None, and a finding, where it cannot be."""
         actual = upright_size_hw(self._files.uri(name), image_id=name, report=self._report)
         if actual is None or image.size_hw is None:
@@ -192,17 +192,17 @@ class _Reader:
         return None
 
 
-def gather(shapes: Iterable[Shape], size_hw: Size, collected: Collected, spelled: Callable[[str], str]) -> None:
+def gather(shapes: Iterable[Shape], size_hw: SizeHw, collected: Collected, spelled: Callable[[str], str]) -> None:
     """Collect the instances of an image from its shapes; what is wrong with one is noted, and the others stay."""
     groups: dict[tuple[str, str], list[Part]] = {}
     for shape in shapes:
         repairs: list[str] = []
         try:
             if not shape.label.strip():
-                raise Problem("category-unknown", Severity.ERROR, "it has no class; give it one")
+                raise UnusableAnnotation("category-unknown", Severity.ERROR, "it has no class; give it one")
             label = spelled(shape.label)
             part = shape.part(size_hw, repairs)
-        except Problem as problem:
+        except UnusableAnnotation as problem:
             collected.note(problem.code, problem.message, shape.name, problem.severity)
             continue
         if repairs:

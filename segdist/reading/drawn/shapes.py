@@ -8,9 +8,9 @@ import numpy as np
 from pydantic import Field
 
 from segdist.core import masks
-from segdist.core.records import Instance, Rle, Severity
+from segdist.core.records import Box, Instance, Rle, Severity
 from segdist.core.spec import Strict
-from segdist.reading.geometry import Box, Point, Problem, box_from_xyxy, mask_from_segmentation
+from segdist.reading.geometry import PointXy, UnusableAnnotation, box_from_xyxy, mask_from_segmentation
 
 Part = tuple[Rle | None, Box]
 """What one shape covers: its mask, None where only the box is known, and its box."""
@@ -47,11 +47,11 @@ def masked(rle: Rle) -> tuple[Rle, Box]:
         Problem: it is empty.
     """
     if rle.area == 0:
-        raise Problem("mask-empty", Severity.SKIPPED, "the shape covers no pixel of the image")
+        raise UnusableAnnotation("mask-empty", Severity.SKIPPED, "the shape covers no pixel of the image")
     return rle, rle.box_xyxy
 
 
-def polygon(points: Sequence[Point], size_hw: tuple[int, int], repairs: list[str]) -> Part:
+def polygon(points: Sequence[PointXy], size_hw: tuple[int, int], repairs: list[str]) -> Part:
     """An outline that is closed.
 
     Raises:
@@ -62,7 +62,11 @@ def polygon(points: Sequence[Point], size_hw: tuple[int, int], repairs: list[str
 
 
 def rectangle(
-    corners: Sequence[Point], size_hw: tuple[int, int], repairs: list[str], options: ShapeOptions, degrees: float = 0.0
+    corners: Sequence[PointXy],
+    size_hw: tuple[int, int],
+    repairs: list[str],
+    options: ShapeOptions,
+    degrees: float = 0.0,
 ) -> Part:
     """Two opposite corners, dragged in any direction, or all of them.
 
@@ -83,19 +87,19 @@ def rectangle(
     return polygon(corners, size_hw, repairs) if degrees % 90 else (masks.from_box(box_xyxy, size_hw=size_hw), box_xyxy)
 
 
-def turned(points: Sequence[Point], about: Point, degrees: float) -> list[Point]:
+def turned(points: Sequence[PointXy], about: PointXy, degrees: float) -> list[PointXy]:
     """Points turned clockwise, as they appear on the screen."""
     sine, cosine = np.sin(np.radians(degrees)), np.cos(np.radians(degrees))
     x, y = about
     return [(x + (px - x) * cosine - (py - y) * sine, y + (px - x) * sine + (py - y) * cosine) for px, py in points]
 
 
-def circle(centre_xy: Point, radius: float, *, size_hw: tuple[int, int]) -> Rle:
+def circle(centre_xy: PointXy, radius: float, *, size_hw: tuple[int, int]) -> Rle:
     """The pixels whose centres lie within a circle."""
     return ellipse(centre_xy, (radius, radius), size_hw=size_hw)
 
 
-def ellipse(centre_xy: Point, radii_xy: Point, degrees: float = 0.0, *, size_hw: tuple[int, int]) -> Rle:
+def ellipse(centre_xy: PointXy, radii_xy: PointXy, degrees: float = 0.0, *, size_hw: tuple[int, int]) -> Rle:
     """The pixels whose centres lie within an ellipse that is turned clockwise by some degrees."""
     (x, y), (rx, ry) = (tuple(min(max(v, -_ENDLESS), _ENDLESS) for v in pair) for pair in (centre_xy, radii_xy))
     sine, cosine = np.sin(np.radians(degrees)), np.cos(np.radians(degrees))
@@ -114,7 +118,7 @@ def ellipse(centre_xy: Point, radii_xy: Point, degrees: float = 0.0, *, size_hw:
     return masks.union(parts, size_hw=size_hw)
 
 
-def drawn_line(points: list[Point], size_hw: tuple[int, int], options: ShapeOptions) -> Part:
+def drawn_line(points: list[PointXy], size_hw: tuple[int, int], options: ShapeOptions) -> Part:
     """A line of the width that the options give it.
 
     Raises:
@@ -125,7 +129,7 @@ def drawn_line(points: list[Point], size_hw: tuple[int, int], options: ShapeOpti
     return masked(line(points, options.line_width, size_hw=size_hw))
 
 
-def line(points_xy: list[Point], width: float, *, size_hw: tuple[int, int]) -> Rle:
+def line(points_xy: list[PointXy], width: float, *, size_hw: tuple[int, int]) -> Rle:
     """The pixels along a line of straight pieces, `width` pixels wide and at least one, with round ends.
 
     OpenCV's own thickness is not the width in pixels in every version (5.0 draws 3 as 5), so distances are measured.
@@ -145,12 +149,14 @@ def line(points_xy: list[Point], width: float, *, size_hw: tuple[int, int]) -> R
     return masks.place((distance_HW <= radius)[own], (max(top, 0), max(left, 0)), size_hw)
 
 
-def without_area(kind: str) -> Problem:
+def without_area(kind: str) -> UnusableAnnotation:
     """Why a shape of a kind that covers nothing was left out."""
     hint = "; set `line_width` to read lines" if "line" in kind else ""
-    return Problem("shape-without-area", Severity.SKIPPED, f"a {kind} covers no area{hint}")
+    return UnusableAnnotation("shape-without-area", Severity.SKIPPED, f"a {kind} covers no area{hint}")
 
 
-def unknown(kind: Any, known: str) -> Problem:
+def unknown(kind: Any, known: str) -> UnusableAnnotation:
     """Why a shape of another kind cannot be used."""
-    return Problem("shape-unknown", Severity.ERROR, f"the shape `{kind!s:.40}` is none of {known}; export it as one")
+    return UnusableAnnotation(
+        "shape-unknown", Severity.ERROR, f"the shape `{kind!s:.40}` is none of {known}; export it as one"
+    )
