@@ -9,9 +9,8 @@ from typing import Any
 
 from segdist.checking.dataset_text import table
 from segdist.checking.histograms import Histogram, Scale
-from segdist.checking.validation import Piece, pieces
 from segdist.core.errors import DataError, StorageError
-from segdist.core.plugins import DatasetFormat, ImageHWC
+from segdist.core.plugins import DatasetFormat, ImageHWC, Piece
 from segdist.core.records import Finding, Instance, Sample
 from segdist.datasets.parallel import ordered_map
 from segdist.datasets.shards import SplitCounts, added_counts, count_samples
@@ -117,7 +116,7 @@ def statistics(source: DatasetFormat, *, open_images: bool = True) -> Statistics
     """
     found = Statistics()
     errors: list[Finding] = []
-    works = (_Work(source, piece, open_images) for piece in pieces(source, errors.append))
+    works = (_Work(source, piece, open_images) for piece in source.chunks(errors.append))
     for part in ordered_map(_look_at, works):
         found.splits = added_counts([found.splits, part.splits])
         found.findings += part.findings

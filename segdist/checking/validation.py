@@ -2,14 +2,13 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 from segdist.core.errors import DataError, StorageError
-from segdist.core.plugins import DatasetFormat
-from segdist.core.records import Finding, ReportFinding, Sample, Severity
+from segdist.core.plugins import DatasetFormat, Piece
+from segdist.core.records import Finding, Sample, Severity
 from segdist.datasets.checks import open_image
 from segdist.datasets.near_duplicates import DEFAULT_BITS, ImageHash, look, near_pairs
 from segdist.datasets.parallel import ordered_map
@@ -20,20 +19,8 @@ from segdist.reading.codes import CODES, finding
 from segdist.reading.garbage_collection import gc_disabled
 from segdist.reading.sources import Faults
 
-IMAGES_PER_PIECE = 32
 MOST_NEAR = 200
 """Pairs of near-duplicates over splits that are named one by one."""
-
-
-class Piece(Protocol):
-    """Some samples that any process can read."""
-
-    @property
-    def image_ids(self) -> Collection[str]:
-        """Their images."""
-
-    def samples(self, report: ReportFinding) -> Iterator[Sample]:
-        """The samples; what is wrong is reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,40 +111,15 @@ def review(
         noticed_before: what was noticed when the source was opened.
     """
     found = Review(format_name, [*noticed_before])
-    place = str(getattr(getattr(source, "options", None), "path", ""))
     try:
         _read(source, found, open_images=open_images)
-        found.licences = tuple(getattr(source, "licences", tuple)())
+        found.licences = source.licences()
     except (DataError, StorageError) as error:
-        found.findings.append(finding("source-unreadable", str(error), file=place))
-    found.findings += untrained({name: counts.per_class for name, counts in found.splits.items()}, file=place)
+        found.findings.append(finding("source-unreadable", str(error), file=source.place))
+    found.findings += untrained({name: counts.per_class for name, counts in found.splits.items()}, file=source.place)
     found.findings += _leaks(found.rows, near_bits)
     found.findings = sorted((_strict(f) if strict else f for f in found.findings), key=_order)
     return found
-
-
-def pieces(source: DatasetFormat, report: ReportFinding) -> Iterator[Piece]:
-    """The samples of a source in pieces; a format that has `chunks` lets other processes read them."""
-    if hasattr(source, "chunks"):
-        yield from source.chunks(report)
-        return
-    samples = source.read(report)
-    while some := tuple(islice(samples, IMAGES_PER_PIECE)):
-        yield _Listed(some)
-
-
-@dataclass(frozen=True)
-class _Listed:
-    """Samples that have been read."""
-
-    members: tuple[Sample, ...]
-
-    @property
-    def image_ids(self) -> Collection[str]:
-        return [sample.image_id for sample in self.members]
-
-    def samples(self, report: ReportFinding) -> Iterator[Sample]:  # noqa: ARG002 - said when they were read
-        return iter(self.members)
 
 
 @dataclass(frozen=True)
@@ -191,7 +153,7 @@ def _read(source: DatasetFormat, found: Review, *, open_images: bool) -> None:
         own = frozenset(part.image_ids)
         return _Work(source, part, own & unusable if open_images else frozenset(), own & faults.wrong, open_images)
 
-    works = map(work, pieces(source, faults))
+    works = map(work, source.chunks(faults))
     labels: Counter[str] = Counter()
     for answer in ordered_map(_look_at, works):
         found.findings += answer.findings

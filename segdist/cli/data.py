@@ -7,6 +7,7 @@ import typer
 from segdist.cli.options import Json, key_values, report_user_errors
 from segdist.core import storage
 from segdist.core.errors import DataError, SpecError, StorageError
+from segdist.core.plugins import dataset_format
 from segdist.core.terminal import say, say_json
 
 DataPlace = Annotated[str, typer.Argument(help="A folder, file or archive, local or s3://, or a segdist data set.")]
@@ -206,12 +207,11 @@ def _source(
 ) -> tuple[str, Any]:
     """The format's name, and its reader; `report` takes a finding where several formats fit."""
     from segdist.converting.convert import checked_options
-    from segdist.core.registry import load
     from segdist.reading.archived import open_format
     from segdist.reading.guess import guess_format
 
     name = format_name or (guess_format(path, report) if report else guess_format(path))
-    keys = load("formats", name).Options
+    keys = dataset_format(name).Options
     if no_images and "find_images" in keys.model_fields:
         options = {"find_images": False, **options}
     checked_options(keys, {**options, "path": path}, what=f"reading {name}")

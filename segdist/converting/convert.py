@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -15,9 +15,10 @@ from segdist.converting.round_trip import MOST_SHOWN, compare
 from segdist.converting.sample_store import SampleStore
 from segdist.core import registry, storage
 from segdist.core.errors import DataError, SpecError, StorageError, did_you_mean
-from segdist.core.plugins import DatasetFormat, DatasetWriter
+from segdist.core.plugins import DatasetFormat, DatasetWriter, WritableFormat, dataset_format
 from segdist.core.records import Finding, Sample, Severity
 from segdist.core.redaction import redact_all
+from segdist.core.spec import Strict
 from segdist.datasets.checks import check_image
 from segdist.reading.archived import open_format
 from segdist.reading.coco.export import CONVERSION
@@ -27,6 +28,7 @@ from segdist.reading.guess import guess_format
 from segdist.reading.sources import Faults, stop_on_errors
 
 MOST_ERRORS = 1000
+StrictT = TypeVar("StrictT", bound=Strict)
 
 
 @dataclass
@@ -108,23 +110,23 @@ def convert(
 
 def writable() -> list[str]:
     """The formats that can be written."""
-    return [name for name in registry.names("formats") if hasattr(registry.load("formats", name), "Writer")]
+    return [name for name in registry.names("formats") if isinstance(registry.load("formats", name), WritableFormat)]
 
 
-def _writer(name: str, options: Mapping[str, Any]) -> tuple[type[DatasetWriter], Any]:
+def _writer(name: str, options: Mapping[str, Any]) -> tuple[type[DatasetWriter], Strict]:
     module = registry.load("formats", name)
-    if not hasattr(module, "Writer"):
+    if not isinstance(module, WritableFormat):
         raise SpecError(f"The format `{name}` can be read but not written. Written can be: {', '.join(writable())}.")
     return module.Writer, checked_options(module.Writer.Options, options, what=f"writing {name}")
 
 
 def _source(name: str, options: Mapping[str, Any]) -> DatasetFormat:
-    keys = registry.load("formats", name).Options
+    keys = dataset_format(name).Options
     checked_options(keys, options, what=f"reading {name}")
     return open_format(name, options)
 
 
-def checked_options(keys: Any, options: Mapping[str, Any], *, what: str) -> Any:
+def checked_options(keys: type[StrictT], options: Mapping[str, object], *, what: str) -> StrictT:
     """Options as the plug-in's model of them.
 
     Raises:
@@ -164,7 +166,7 @@ def _read(source: DatasetFormat, reported: Sequence[Finding]) -> _Read:
 
 def _classes(read: _Read) -> tuple[str, ...]:
     """Class names in the source's own order, where it has one; else in alphabetical order."""
-    known = tuple(getattr(read.source, "classes", ()))
+    known = read.source.classes
     return known if set(read.labels) <= set(known) else tuple(sorted(read.labels))
 
 
@@ -188,14 +190,9 @@ def _write(read: _Read, writer: DatasetWriter, *, skip_errors: bool) -> SampleSt
         stop_on_errors(read.errors[seen:])
     if not len(written):
         raise DataError("There is no image to write. Check the path and the format.")
-    if names_of := getattr(read.source, "licences", None):
-        getattr(writer, "state_licences", _nowhere)(names_of())
+    writer.state_licences(read.source.licences())
     writer.close()
     return written
-
-
-def _nowhere(names: Sequence[str]) -> None:
-    """Where a format states licences that has no place for them."""
 
 
 def _summary(read: _Read, written: SampleStore, classes: Sequence[str]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from segdist.converting.convert import checked_options
 from segdist.core.errors import SpecError
-from segdist.core.registry import load
+from segdist.core.plugins import dataset_format
 from segdist.core.spec import DataSpec
 from segdist.sweepfile.composition import ENVIRONMENT, filled_in, opened
 from segdist.sweepfile.loading import problems_of
@@ -44,5 +44,5 @@ def data_spec(content: Mapping[Any, Any], place: str) -> DataSpec:
         raise SpecError("\n".join(lines)) from None
     for number, source in enumerate(data.sources):
         what = f"source {number} ({source.format})"
-        checked_options(load("formats", source.format).Options, source.options(), what=what)
+        checked_options(dataset_format(source.format).Options, source.options(), what=what)
     return data

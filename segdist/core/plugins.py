@@ -11,15 +11,19 @@ This module imports no torch: `segdist check` reads declarations only, and is qu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Generic, Literal, Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
+from typing_extensions import TypeVar
 
+from segdist.core import registry
 from segdist.core.masks import Mask
 from segdist.core.records import Instance, Prompt, ReportFinding, Sample
 from segdist.core.spec import AdapterKind, LossOptions, NoiseSpec, Strict
@@ -40,6 +44,7 @@ ImageSize = Annotated[int, Field(gt=0, le=8192)]
 """Side in pixels of what a network sees. Larger images are cut into tiles: memory grows with the square."""
 Queries = Annotated[int, Field(gt=0, le=10_000)]
 """Most objects that a network finds in an image."""
+IMAGES_PER_PIECE = 32
 
 
 class ModelOptions(Strict):
@@ -49,12 +54,19 @@ class ModelOptions(Strict):
     """Longest side in pixels that the network sees; images are scaled to it and padded right and below."""
 
 
-def _weights(options: Any) -> tuple[str, ...]:
+ModelOptionsT_co = TypeVar("ModelOptionsT_co", bound=ModelOptions, default=ModelOptions, covariant=True)
+"""Covariant, so that any family is a `Family`: whoever calls `check` made the options by `options`."""
+FormatOptionsT_co = TypeVar("FormatOptionsT_co", bound=Strict, default=Strict, covariant=True)
+OptionsT = TypeVar("OptionsT", bound=Strict)
+OptionsT_contra = TypeVar("OptionsT_contra", bound=Strict, contravariant=True)
+
+
+def _weights(options: ModelOptions) -> tuple[str, ...]:
     return ("weights",) if getattr(options, "weights", "random") != "random" else ()
 
 
 @dataclass(frozen=True)
-class Family:
+class Family(Generic[ModelOptionsT_co]):
     """What a model family declares, without torch.
 
     Attributes:
@@ -89,31 +101,40 @@ class Family:
         licence: of the code and of the published weights.
     """
 
-    options: type[ModelOptions]
-    debug: Mapping[str, Any]
+    options: type[ModelOptionsT_co]
+    debug: Mapping[str, object]
     losses: Mapping[str, float]
     encoder: tuple[str, ...]
     lora_targets: tuple[str, ...]
     lora_trains: tuple[str, ...]
     encoder_blocks: tuple[str, ...] = ()
-    prompts: Callable[[Any], frozenset[str]] = field(default=lambda _: frozenset({"none"}))
-    check: Callable[[Any], None] = field(default=lambda _: None)
+    prompts: Callable[[ModelOptionsT_co], frozenset[str]] = field(default=lambda _: frozenset({"none"}))
+    check: Callable[[ModelOptionsT_co], None] = field(default=lambda _: None)
     tasks: tuple[Task, ...] = ("semantic",)
     sizes: Mapping[str, str] = field(default_factory=dict)
     adapters: tuple[AdapterKind, ...] = USUAL_ADAPTERS
     sometimes_unused: tuple[str, ...] = ()
-    onnx: Callable[[Any], tuple[str, ...]] = field(default=lambda _: ())
+    onnx: Callable[[ModelOptionsT_co], tuple[str, ...]] = field(default=lambda _: ())
     hub_module: str = ""
     noise: tuple[str, ...] = ()
-    places: Callable[[Any], tuple[str, ...]] = field(default=_weights)
+    places: Callable[[ModelOptionsT_co], tuple[str, ...]] = field(default=_weights)
     shape_in_weights: bool = False
-    recipe: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, object] = field(default_factory=dict)
     extra: str = ""
     licence: str = "Apache-2.0"
 
     def __post_init__(self) -> None:
         if ("partial" in self.adapters) != bool(self.encoder_blocks):
             raise ValueError("`partial` must be among `adapters` if and only if `encoder_blocks` are named")
+
+
+def family(name: str) -> Family:
+    """What a model family declares.
+
+    Raises:
+        SpecError: there is no such family, or a library it needs is not installed.
+    """
+    return cast("Family", registry.load("models", name).FAMILY)
 
 
 @dataclass(frozen=True)
@@ -160,42 +181,125 @@ class Example:
     ignore_HW: Mask
 
 
-class DatasetFormat(Protocol):
+class Piece(Protocol):
+    """Some samples of a source that any process can read."""
+
+    @property
+    def image_ids(self) -> Collection[str]:
+        """Their images."""
+
+    def samples(self, report: ReportFinding) -> Iterator[Sample]:
+        """The samples; what is wrong is reported."""
+
+
+class DatasetFormat(ABC, Generic[FormatOptionsT_co]):
     """A dataset format: reads samples, and the encoded bytes of their images.
 
-    `Options` is a pydantic model of the keys it takes beside `format`.
+    Attributes:
+        options: the keys it takes beside `format`.
     """
 
-    Options: ClassVar[type[Strict]]
+    def __init__(self, options: FormatOptionsT_co) -> None:
+        self.options = options
 
-    def __init__(self, options: Any) -> None: ...
-
+    @abstractmethod
     def signature(self) -> str:
         """A digest that changes when the source does; cheap: sizes and times of files, not their contents."""
 
+    @abstractmethod
     def read(self, report: ReportFinding) -> Iterator[Sample]:
         """Every image with its annotations. What is wrong is reported; nothing is dropped in silence."""
 
+    @abstractmethod
     def image_bytes(self, sample: Sample) -> bytes:
         """The encoded image (JPEG, PNG, ...), as it lies in the source. Runs on any node."""
 
+    @property
+    def place(self) -> str:
+        """What findings about the whole source call it; empty where it has no place."""
+        return ""
 
-class DatasetWriter(Protocol):
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names in the source's own order; empty where it has none."""
+        return ()
+
+    def licences(self) -> tuple[str, ...]:
+        """What the source states about its licences; known once it has been read."""
+        return ()
+
+    def chunks(self, report: ReportFinding) -> Iterator[Piece]:
+        """The samples in pieces; by default they have been read then, and only their images are left to do."""
+        samples = self.read(report)
+        while some := tuple(islice(samples, IMAGES_PER_PIECE)):
+            yield _Listed(some)
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """Samples that have been read."""
+
+    members: tuple[Sample, ...]
+
+    @property
+    def image_ids(self) -> Collection[str]:
+        return [sample.image_id for sample in self.members]
+
+    def samples(self, report: ReportFinding) -> Iterator[Sample]:  # noqa: ARG002 - said when they were read
+        return iter(self.members)
+
+
+class DatasetWriter(ABC):
     """The other direction: writes samples into an empty local folder that appears only when it is complete.
 
-    What the format cannot hold is a finding: a warning where it is held nearly, skipped where it is left out. A writer
-    of a format that can state licences has `state_licences(names)`, called once before `close`.
+    What the format cannot hold is a finding: a warning where it is held nearly, skipped where it is left out.
+    `Options` is a pydantic model of what there is to choose.
     """
 
     Options: ClassVar[type[Strict]]
 
-    def __init__(self, folder: Path, classes: Sequence[str], options: Any, report: ReportFinding) -> None: ...
+    @abstractmethod
+    def __init__(self, folder: Path, classes: Sequence[str], options: Strict, report: ReportFinding) -> None: ...
 
+    @abstractmethod
     def add(self, sample: Sample, image_bytes: bytes, file_name: str) -> None:
         """Write one image under a name whose stem no other image has, and its annotations."""
 
+    @abstractmethod
     def close(self) -> None:
         """Write what can be written only when all images are known."""
+
+    def state_licences(self, names: Sequence[str]) -> None:  # noqa: B027 - many formats have no place for them
+        """Keep the licences, where the format can state them; called once before `close`."""
+
+
+class FormatModule(Protocol[OptionsT]):
+    """A module of `formats/`."""
+
+    @property
+    def Options(self) -> type[OptionsT]:  # noqa: N802 - a class
+        """The keys it takes beside `format`."""
+
+    def Format(self, options: OptionsT, /) -> DatasetFormat[OptionsT]:  # noqa: N802 - a class
+        """The reader."""
+
+
+@runtime_checkable
+class WritableFormat(Protocol):
+    """A module of `formats/` whose format can be written too."""
+
+    @property
+    def Writer(self) -> type[DatasetWriter]:  # noqa: N802 - a class
+        """The writer."""
+
+
+def dataset_format(name: str) -> FormatModule[Strict]:
+    """The module of a dataset format.
+
+    Raises:
+        SpecError: there is no such format, or a library it needs is not installed.
+    """
+    return cast("FormatModule[Strict]", registry.load("formats", name))
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,16 +331,33 @@ Answers = Sequence[Sequence[Instance]]
 """What the teacher found for each prompt of one question."""
 
 
-class PromptStrategy(Protocol):
-    """A module of `prompts/`: how the instances of an image become prompts.
+class PromptStrategy(Protocol[OptionsT]):
+    """A module of `prompts/`: how the instances of an image become prompts."""
 
-    Where the teacher's answers are not one instance for each index, in order, the module also has
-    `def chosen(question: Question, answers: Answers, options) -> list[Sequence[Instance]]`, which makes them so.
-    """
+    @property
+    def Options(self) -> type[OptionsT]:  # noqa: N802 - a class
+        """The keys it takes."""
 
-    Options: type[Strict]
-    NEEDS: str
-    """What the teacher must understand: "box", "point", "text", "exemplar", or "none"."""
+    @property
+    def NEEDS(self) -> str:  # noqa: N802 - a constant
+        """What the teacher must understand: "box", "point", "text", "exemplar", or "none"."""
 
-    def prompts(self, question: Question, options: Any, seed: int) -> list[Prompt]:
+    def prompts(self, question: Question, options: OptionsT, seed: int) -> list[Prompt]:
         """Prompts for the instances asked for; several prompts ask the teacher several times."""
+
+
+@runtime_checkable
+class ChoosingStrategy(Protocol[OptionsT_contra]):
+    """A prompt strategy for which the teacher's answers are not one instance for each index, in order."""
+
+    def chosen(self, question: Question, answers: Answers, options: OptionsT_contra) -> Sequence[Sequence[Instance]]:
+        """The answers made so, once or several times."""
+
+
+def prompt_strategy(name: str) -> PromptStrategy[Strict]:
+    """The module of a prompt strategy.
+
+    Raises:
+        SpecError: there is no such strategy.
+    """
+    return cast("PromptStrategy[Strict]", registry.load("prompts", name))

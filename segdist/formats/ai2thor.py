@@ -17,17 +17,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
-from typing import Any, ClassVar
+from typing import Any
 
 from segdist.core import storage
 from segdist.core.errors import DataError
 from segdist.core.records import Instance, ReportFinding, Rle, Sample
-from segdist.core.spec import Strict
 from segdist.core.text import short
 from segdist.reading.class_names import ClassNames
 from segdist.reading.codes import finding
 from segdist.reading.label_maps import decode_values, take_apart
-from segdist.reading.listing import FolderFormat, Listing, split_of, swap_folder
+from segdist.reading.listing import FolderFormat, FolderOptions, Listing, split_of, swap_folder
 from segdist.reading.looks import report_unread
 from segdist.reading.text_files import read_json
 
@@ -40,7 +39,7 @@ def recognises(files: Listing) -> bool:
     return {"frames", "instances"} <= folders and any("metadata" in name for name in files.with_suffix(".json"))
 
 
-class Options(Strict):
+class Options(FolderOptions):
     """Where the frames are."""
 
     path: str
@@ -72,10 +71,8 @@ class _Table:
     repeated: tuple[str, ...]
 
 
-class Format(FolderFormat):
+class Format(FolderFormat[Options]):
     """Reads frames of AI2-THOR; the frames of one scene form a group, which a split never parts."""
-
-    Options: ClassVar[type[Strict]] = Options
 
     def read(self, report: ReportFinding) -> Iterator[Sample]:
         """Every RGB frame.
@@ -98,7 +95,7 @@ class Format(FolderFormat):
 class _Reader:
     """Turns frames into samples; metadata that serves many frames is read once."""
 
-    def __init__(self, files: Listing, options: Any, report: ReportFinding) -> None:
+    def __init__(self, files: Listing, options: Options, report: ReportFinding) -> None:
         self._files, self._options, self._report = files, options, report
         self._names = ClassNames(report)
         self._table = lru_cache(maxsize=8)(self._read_table)

@@ -6,15 +6,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from pydantic import Field
 
 from segdist.core import storage
 from segdist.core.errors import DataError
+from segdist.core.plugins import DatasetFormat
 from segdist.core.records import ReportFinding, Sample, Severity
-from segdist.core.spec import Split, Strict, digest
+from segdist.core.spec import Split, digest
 from segdist.core.text import short
 from segdist.reading.coco.chunk import CocoChunk
 from segdist.reading.coco.export import CONVERSION, Writer
@@ -25,7 +26,7 @@ from segdist.reading.codes import finding
 from segdist.reading.foreign_paths import KnownFiles, Match
 from segdist.reading.geometry import UnusableAnnotation, stated_size
 from segdist.reading.image_formats import IMAGE_SUFFIXES
-from segdist.reading.listing import SPLITS, Listing, source_stem, split_of
+from segdist.reading.listing import SPLITS, FolderOptions, Listing, source_stem, split_of
 from segdist.reading.looks import looks_of, report_unread
 
 __all__ = ["Format", "Options", "Writer", "recognises"]
@@ -42,7 +43,7 @@ _NOT_INSTANCES = ("captions", "person_keypoints", "panoptic", "stuff", "image_in
 """How COCO's own files begin that hold the same images with other annotations."""
 
 
-class Options(Strict):
+class Options(FolderOptions):
     """Where the annotations and the images are."""
 
     path: str
@@ -68,22 +69,22 @@ class _Part:
     prefix: str = ""
 
 
-_Options = Options  # inside `Format` the name stands for the attribute
-
-
-class Format:
+class Format(DatasetFormat[Options]):
     """Reads COCO annotations; every fault is a finding with file, image and annotation id."""
 
-    Options: ClassVar[type[Strict]] = Options
-
-    def __init__(self, options: Any) -> None:
+    def __init__(self, options: Options) -> None:
         # Workers read images by the URIs of samples, from another working directory.
         images = storage.absolute(options.images) if options.images else ""
         changed = {"path": storage.absolute(options.path), "images": images}
-        self.options: _Options = options.model_copy(update=changed)
+        super().__init__(options.model_copy(update=changed))
         self._licences: tuple[str, ...] = ()
         self._indices: dict[_Part, CocoIndex] = {}
         self._categories: Categories | None = None
+
+    @property
+    def place(self) -> str:
+        """The file or folder."""
+        return self.options.path
 
     def signature(self) -> str:
         """Changes with the sizes and times of the JSON files and images."""

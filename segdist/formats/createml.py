@@ -2,10 +2,9 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 from segdist.core.records import ReportFinding, Severity
-from segdist.core.spec import Strict
 from segdist.reading.drawn.listed import DrawnFormat, DrawnImage, DrawnOptions, Shape, SizeHw
 from segdist.reading.drawn.shapes import Part, ShapeOptions, rectangle
 from segdist.reading.geometry import UnusableAnnotation, numbers
@@ -20,10 +19,9 @@ class Options(DrawnOptions):
     """Where the JSON files are and what their boxes mean."""
 
 
-class Format(DrawnFormat):
+class Format(DrawnFormat[Options]):
     """Reads every image that a file lists."""
 
-    Options: ClassVar[type[Strict]] = Options
     tool = "CreateML JSON"
 
     def annotation_files(self, files: Listing) -> list[str]:

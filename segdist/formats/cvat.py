@@ -1,10 +1,8 @@
 """CVAT's XML, kind "CVAT for images 1.1": polygons, masks, boxes, ellipses and lines on the images of tasks."""
 
 from collections.abc import Iterable
-from typing import ClassVar
 
 from segdist.core.records import ReportFinding
-from segdist.core.spec import Strict
 from segdist.reading.drawn.cvat import images_of
 from segdist.reading.drawn.listed import DrawnFormat, DrawnImage, DrawnOptions
 from segdist.reading.listing import Listing
@@ -18,10 +16,9 @@ class Options(DrawnOptions):
     """Where the XML files are and what their shapes mean."""
 
 
-class Format(DrawnFormat):
+class Format(DrawnFormat[Options]):
     """Reads every image of every task; shapes of one label and `group_id` are parts of one instance."""
 
-    Options: ClassVar[type[Strict]] = Options
     tool = "CVAT XML"
 
     def annotation_files(self, files: Listing) -> list[str]:

@@ -1,26 +1,22 @@
 """A folder of bare images, to be labelled or looked at."""
 
 from collections.abc import Iterator
-from typing import ClassVar
 
 from segdist.core.errors import DataError
 from segdist.core.records import ReportFinding, Sample
-from segdist.core.spec import Strict
-from segdist.reading.listing import FolderFormat, source_stem, split_of, upright_size_hw
+from segdist.reading.listing import FolderFormat, FolderOptions, source_stem, split_of, upright_size_hw
 from segdist.reading.looks import report_unread
 
 
-class Options(Strict):
+class Options(FolderOptions):
     """Where the images lie."""
 
     path: str
     """A folder with images at any depth; folders called train, valid and test are splits."""
 
 
-class Format(FolderFormat):
+class Format(FolderFormat[Options]):
     """Reads images without a label; `segdist data convert` takes a folder for this only where no format fits."""
-
-    Options: ClassVar[type[Strict]] = Options
 
     def read(self, report: ReportFinding) -> Iterator[Sample]:
         """Every image below the folder."""

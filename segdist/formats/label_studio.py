@@ -1,10 +1,8 @@
 """Label Studio's JSON export: brushes, polygons, rectangles and ellipses of each task's latest annotation."""
 
 from collections.abc import Iterator
-from typing import ClassVar
 
 from segdist.core.records import ReportFinding
-from segdist.core.spec import Strict
 from segdist.reading.codes import finding
 from segdist.reading.drawn.label_studio import image_of, regions_of
 from segdist.reading.drawn.listed import DrawnFormat, DrawnImage, DrawnOptions
@@ -19,10 +17,9 @@ class Options(DrawnOptions):
     """Where the JSON files are and what their shapes mean."""
 
 
-class Format(DrawnFormat):
+class Format(DrawnFormat[Options]):
     """Reads submitted annotations; `/data/upload/1/0a1b2c3d-road.jpg` is the image `road.jpg` below the folder."""
 
-    Options: ClassVar[type[Strict]] = Options
     tool = "Label Studio JSON"
 
     def annotation_files(self, files: Listing) -> list[str]:

@@ -5,16 +5,16 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar
 
 from segdist.core import storage
 from segdist.core.errors import DataError
+from segdist.core.plugins import DatasetFormat, DatasetWriter
 from segdist.core.records import ReportFinding, Sample
 from segdist.core.spec import Strict, digest
 from segdist.datasets.rows import SCHEMA, checked, samples_of
 from segdist.datasets.shards import MANIFEST, Dataset, ShardSummary, write_manifest, write_shard
 from segdist.reading.class_names import ClassNames
-from segdist.reading.listing import Listing
+from segdist.reading.listing import FolderOptions, Listing
 from segdist.reading.table_rows import MARK, TableRows
 
 IMAGES_PER_SHARD, BYTES_PER_SHARD = 64, 64_000_000
@@ -27,19 +27,18 @@ def recognises(files: Listing) -> bool:
     return MANIFEST in files and '"schema_version"' in files.head(MANIFEST)
 
 
-class Options(Strict):
+class Options(FolderOptions):
     """Where the data set is."""
 
     path: str
     """The folder with manifest.json."""
 
 
-class Format:
+class Format(DatasetFormat[Options]):
     """Reads a complete data set; its splits, groups and sources stay."""
 
-    Options: ClassVar[type[Strict]] = Options
-
-    def __init__(self, options: Any) -> None:
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
         self._path = storage.absolute(options.path).rstrip("/")
         self._rows = TableRows()
 
@@ -91,7 +90,7 @@ class Format:
         return found
 
 
-class Writer:
+class Writer(DatasetWriter):
     """Writes shards of one split each, and the manifest; nothing is lost, image ids included."""
 
     class Options(Strict):
@@ -101,7 +100,7 @@ class Writer:
         self,
         folder: Path,
         classes: Sequence[str],
-        options: Any,  # noqa: ARG002 - there are none
+        options: Options,  # noqa: ARG002 - there are none
         report: ReportFinding,  # noqa: ARG002 - nothing is lost
     ) -> None:
         self._folder, self._classes = folder, tuple(classes)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from segdist.checking.validation import Review, pieces
+from segdist.checking.validation import Review
 from segdist.core.errors import DataError, StorageError
 from segdist.core.panels import ImageHWC, overlay
 from segdist.core.plugins import DatasetFormat
@@ -65,7 +65,7 @@ def _chosen(findings: Sequence[Finding]) -> list[Finding]:
 def _samples(source: DatasetFormat, wanted: set[str]) -> dict[str, Sample]:
     found: dict[str, Sample] = {}
     try:
-        for piece in pieces(source, lambda _: None):
+        for piece in source.chunks(lambda _: None):
             found.update({s.image_id: s for s in piece.samples(lambda _: None) if s.image_id in wanted})
             if len(found) == len(wanted - {""}):
                 break

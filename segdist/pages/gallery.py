@@ -10,7 +10,6 @@ from typing import Any
 import cv2
 import numpy as np
 
-from segdist.checking.validation import pieces
 from segdist.core import masks
 from segdist.core.errors import DataError, StorageError
 from segdist.core.panels import colour
@@ -105,7 +104,7 @@ def choose(source: DatasetFormat, wanted: Wanted) -> tuple[list[Sample], Counter
     """
     kept: dict[tuple[str, str], _Lowest] = {}
     seen: Counter[str] = Counter()
-    for piece in pieces(source, lambda _: None):
+    for piece in source.chunks(lambda _: None):
         for sample in piece.samples(lambda _: None):
             labels = {i.label for i in sample.instances}
             seen.update(i.label for i in sample.instances)

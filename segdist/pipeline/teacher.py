@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from segdist.core import registry, storage
 from segdist.core.errors import BackendError, SpecError, WeightsError
-from segdist.core.plugins import ImageHWC, Question
+from segdist.core.plugins import ChoosingStrategy, ImageHWC, Question, prompt_strategy
 from segdist.core.records import Instance, Prompt
 from segdist.core.spec import LabelSpec, PromptSpec, TeacherSpec, View, digest
 from segdist.labelling.boxes import asked_of, joined, part_of, seen_back, seen_from
@@ -29,24 +29,23 @@ class Strategy:
     """One prompt strategy with its options."""
 
     def __init__(self, spec: PromptSpec) -> None:
-        self._module: Any = registry.load("prompts", spec.strategy)
+        self._module = prompt_strategy(spec.strategy)
         self.name, self._options = spec.strategy, self._module.Options.model_validate(spec.options())
 
     @property
     def needs(self) -> str:
         """The kind of prompt that the teacher must understand."""
-        return str(self._module.NEEDS)
+        return self._module.NEEDS
 
     def prompts(self, question: Question) -> list[Prompt]:
         """What the teacher is shown."""
-        found: list[Prompt] = self._module.prompts(question, self._options, 0)
-        return found
+        return self._module.prompts(question, self._options, 0)
 
     def chosen(self, question: Question, answers: Sequence[Sequence[Instance]]) -> Sequence[Sequence[Instance]]:
         """The teacher's answers as instances for each index, in order, once or several times."""
-        choose = getattr(self._module, "chosen", None)
-        found: Sequence[Sequence[Instance]] = choose(question, answers, self._options) if choose else answers
-        return found
+        if isinstance(self._module, ChoosingStrategy):
+            return self._module.chosen(question, answers, self._options)
+        return answers
 
 
 @dataclass(frozen=True)

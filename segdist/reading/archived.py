@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
-from segdist.core import registry, storage
-from segdist.core.plugins import DatasetFormat
+from segdist.core import storage
+from segdist.core.plugins import DatasetFormat, dataset_format
 from segdist.core.records import ReportFinding, Sample
 from segdist.core.spec import Strict, digest
 from segdist.reading.archives import INSIDE, entry, is_archive, split_place, unpacked
+from segdist.reading.listing import FolderOptions
 
 
 def open_format(name: str, options: Mapping[str, Any]) -> DatasetFormat:
@@ -18,19 +19,18 @@ def open_format(name: str, options: Mapping[str, Any]) -> DatasetFormat:
         SpecError: there is no such format.
         ValidationError: its options are wrong.
     """
-    module = registry.load("formats", name)
+    module = dataset_format(name)
     checked = module.Options.model_validate(dict(options))
     packed = {key: value for key, value in checked if isinstance(value, str) and is_archive(value)}
     return Archived(name, checked, packed) if packed else module.Format(checked)
 
 
-class Archived:
+class Archived(DatasetFormat):
     """Reads as the format does; images go by `archive!/path`, which every node can read that can read the archive."""
 
-    Options: ClassVar[type[Strict]] = Strict
-
     def __init__(self, name: str, options: Strict, packed: Mapping[str, str]) -> None:
-        self._name, self._options = name, options
+        super().__init__(options)
+        self._name = name
         self._packed = {
             key: INSIDE.join(filter(None, (storage.absolute(archive), inside)))
             for key, place in packed.items()
@@ -40,14 +40,14 @@ class Archived:
         self._roots: dict[str, str] = {}
 
     @property
-    def options(self) -> Strict:
-        """The options of the format."""
-        return self._options
+    def place(self) -> str:
+        """The archive, or the place in it."""
+        return self.options.path if isinstance(self.options, FolderOptions) else ""
 
     def signature(self) -> str:
         """Changes with the options and with the archive's size or time; nothing is unpacked for it."""
         entries = [entry(place) for place in self._packed.values()]
-        return digest([self._options.model_dump(mode="json"), [(e.uri, e.size, e.stamp) for e in entries]])
+        return digest([self.options.model_dump(mode="json"), [(e.uri, e.size, e.stamp) for e in entries]])
 
     def read(self, report: ReportFinding) -> Iterator[Sample]:
         """Every image with its annotations; findings name files by their place in the archive."""
@@ -62,12 +62,12 @@ class Archived:
 
     def licences(self) -> tuple[str, ...]:
         """What the files inside state; known once they have been read."""
-        return tuple(getattr(self._opened(), "licences", tuple)())
+        return self._opened().licences()
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The class names in the source's own order; empty where it has none."""
-        return tuple(getattr(self._opened(), "classes", ()))
+        return self._opened().classes
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_inner": None, "_roots": {}}  # another node unpacks to a folder of its own
@@ -77,8 +77,7 @@ class Archived:
             local = {key: unpacked(place) for key, place in self._packed.items()}
             archives = {split_place(place)[0] for place in self._packed.values()}
             self._roots = {archive: unpacked(archive) for archive in archives}
-            module = registry.load("formats", self._name)
-            self._inner = module.Format(self._options.model_copy(update=local))
+            self._inner = dataset_format(self._name).Format(self.options.model_copy(update=local))
         assert self._inner is not None
         return self._inner
 

@@ -1,6 +1,7 @@
 """Which format a folder, file or archive is in, where it can be recognised."""
 
 import logging
+from typing import Protocol, runtime_checkable
 
 from segdist.core import registry, storage
 from segdist.core.errors import DataError
@@ -70,5 +71,13 @@ def _refuse_unread(files: Listing, report: ReportFinding | None) -> None:
 
 
 def _recognises(name: str, files: Listing) -> bool:
-    recognises = getattr(registry.load("formats", name), "recognises", None)
-    return bool(recognises and recognises(files))
+    module = registry.load("formats", name)
+    return isinstance(module, _Recognising) and module.recognises(files)
+
+
+@runtime_checkable
+class _Recognising(Protocol):
+    """The module of a format whose folders show what they are."""
+
+    def recognises(self, files: Listing) -> bool:
+        """Whether they do."""

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import PurePosixPath
 from posixpath import splitext
-from typing import Any, ClassVar
+from typing import TypeVar
 
 from segdist.core import storage
 from segdist.core.errors import DataError
+from segdist.core.plugins import DatasetFormat
 from segdist.core.records import ReportFinding, Sample
 from segdist.core.spec import Split, Strict, digest
 from segdist.core.text import decode_head
@@ -109,14 +110,26 @@ class Listing:
         return self._heads[name]
 
 
-class FolderFormat:
+class FolderOptions(Strict):
+    """Where the files are."""
+
+    path: str
+
+
+FolderOptionsT_co = TypeVar("FolderOptionsT_co", bound=FolderOptions, covariant=True)
+
+
+class FolderFormat(DatasetFormat[FolderOptionsT_co]):
     """What formats share that read a folder of files, local or in an object store, named by the option `path`."""
 
-    Options: ClassVar[type[Strict]]
-
-    def __init__(self, options: Any) -> None:
+    def __init__(self, options: FolderOptionsT_co) -> None:
         # Workers read images by the URIs of samples, from another working directory.
-        self.options = options.model_copy(update={"path": storage.absolute(options.path).rstrip("/")})
+        super().__init__(options.model_copy(update={"path": storage.absolute(options.path).rstrip("/")}))
+
+    @property
+    def place(self) -> str:
+        """The folder."""
+        return self.options.path
 
     def signature(self) -> str:
         """Changes with the options and with the name, size or time of any file."""

@@ -107,7 +107,7 @@ def licences(data: DataSpec, sources: Sequence[DatasetFormat]) -> tuple[str, ...
     """The licences of all sources: written in the specification, or stated by the source; known once it is read."""
     found: set[str] = set()
     for spec, source in zip(data.sources, sources, strict=True):
-        found.update([spec.licence] if spec.licence else getattr(source, "licences", tuple)())
+        found.update([spec.licence] if spec.licence else source.licences())
     return tuple(sorted(found - {""}))
 
 

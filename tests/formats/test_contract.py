@@ -235,4 +235,4 @@ def test_files_that_look_like_other_annotations_are_named(name: str, other_tool:
 
 def test_an_unknown_option_is_refused(source: DatasetFormat) -> None:
     with pytest.raises(ValidationError, match="no_such_option"):
-        source.Options.model_validate({"no_such_option": 1})
+        type(source.options).model_validate({"no_such_option": 1})

@@ -3,14 +3,13 @@
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from segdist.core import storage
 from segdist.core.bounded_json import read_json
 from segdist.core.bounded_yaml import load_yaml
 from segdist.core.errors import DataError
 from segdist.core.records import ReportFinding, Sample
-from segdist.core.spec import Strict
 from segdist.formats.hf_objects.columns import Malformed, annotations, class_names
 from segdist.reading.class_names import ClassNames
 from segdist.reading.coco.frames import BoxFrames
@@ -20,7 +19,7 @@ from segdist.reading.collected import Collected, MissingMasks
 from segdist.reading.foreign_paths import known_images
 from segdist.reading.geometry import UnusableAnnotation, stated_size
 from segdist.reading.images import header_of
-from segdist.reading.listing import SPLITS, FolderFormat, Listing, source_stem, split_of, upright_size_hw
+from segdist.reading.listing import SPLITS, FolderFormat, FolderOptions, Listing, source_stem, split_of, upright_size_hw
 from segdist.reading.looks import report_unread
 from segdist.reading.table_rows import MARK, TableRows, is_row
 
@@ -28,7 +27,7 @@ _SPLIT_IN_NAME = re.compile(rf"(?:^|[-_.])({'|'.join(SPLITS)})(?=[-_.]|$)", re.I
 _STATE, _INFO = "state.json", "dataset_info.json"
 
 
-class Options(Strict):
+class Options(FolderOptions):
     """Where the tables are and how they were written."""
 
     path: str
@@ -43,12 +42,10 @@ class Options(Strict):
     """Name of the column of the objects."""
 
 
-class Format(FolderFormat):
+class Format(FolderFormat[Options]):
     """Reads rows of images and objects; images lie in the table, or as files below the folder."""
 
-    Options: ClassVar[type[Strict]] = Options
-
-    def __init__(self, options: Any) -> None:
+    def __init__(self, options: Options) -> None:
         super().__init__(options)
         self._rows = TableRows()
         self._licences: tuple[str, ...] = ()
@@ -116,7 +113,7 @@ class _Table:
         report: ReportFinding,
     ) -> None:
         self._source, self._files, self._name, self._report = source, files, name, report
-        self._options: Any = source.options
+        self._options = source.options
         self._uri = files.uri(name)
         self._missing, self._ids, self._class_names = missing, ids, names
         labels = source.schema_names(self._uri)

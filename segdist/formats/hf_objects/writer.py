@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from segdist.core.plugins import DatasetWriter
 from segdist.core.records import ReportFinding, Sample
 from segdist.core.spec import Strict
 from segdist.reading.coco.export import annotation
@@ -37,7 +38,7 @@ _SCHEMA = pa.schema(
 )
 
 
-class Writer:
+class Writer(DatasetWriter):
     """Writes masks as run lengths, so that every one comes back to the pixel; `datasets.load_dataset` reads it."""
 
     class Options(Strict):
@@ -47,7 +48,7 @@ class Writer:
         self,
         folder: Path,
         classes: Sequence[str],
-        options: Any,  # noqa: ARG002 - there are none
+        options: Options,  # noqa: ARG002 - there are none
         report: ReportFinding,  # noqa: ARG002 - nothing is lost
     ) -> None:
         self._folder, self._ids = folder / "data", {name: number for number, name in enumerate(classes)}

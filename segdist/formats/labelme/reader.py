@@ -5,13 +5,12 @@ import binascii
 from collections.abc import Iterator, Mapping
 from functools import lru_cache, partial
 from pathlib import PurePosixPath
-from typing import Any, ClassVar
+from typing import Any
 
 from segdist.core import storage
 from segdist.core.bounded_json import parse_json
 from segdist.core.errors import DataError
 from segdist.core.records import Instance, ReportFinding, Sample
-from segdist.core.spec import Strict
 from segdist.core.text import guess_text, short
 from segdist.formats.labelme.shapes import part_of
 from segdist.reading.class_names import ClassNames
@@ -22,7 +21,15 @@ from segdist.reading.drawn.shapes import ShapeOptions
 from segdist.reading.foreign_paths import known_images
 from segdist.reading.geometry import UnusableAnnotation, stated_size
 from segdist.reading.images import header_of
-from segdist.reading.listing import FolderFormat, Listing, source_stem, split_of, stem_of, upright_size_hw
+from segdist.reading.listing import (
+    FolderFormat,
+    FolderOptions,
+    Listing,
+    source_stem,
+    split_of,
+    stem_of,
+    upright_size_hw,
+)
 from segdist.reading.looks import looks_of, report_unread
 from segdist.reading.text_files import read_json
 
@@ -30,17 +37,15 @@ _BACKGROUND = ("__ignore__", "_background_")
 """Labels that LabelMe's own converters leave out."""
 
 
-class Options(ShapeOptions):
+class Options(FolderOptions, ShapeOptions):
     """Where the JSON files are and what their shapes mean."""
 
     path: str
     """A folder with JSON files and images at any depth; folders called train, valid and test are splits."""
 
 
-class Format(FolderFormat):
+class Format(FolderFormat[Options]):
     """Reads LabelMe's files; shapes of one label and `group_id` are parts of one instance."""
-
-    Options: ClassVar[type[Strict]] = Options
 
     def read(self, report: ReportFinding) -> Iterator[Sample]:
         """Every annotated image. Images without a JSON file have not been annotated: they are named, and not read.
@@ -80,7 +85,13 @@ class _File:
     """One JSON file."""
 
     def __init__(
-        self, files: Listing, name: str, options: Any, names: ClassNames, missing: MissingMasks, report: ReportFinding
+        self,
+        files: Listing,
+        name: str,
+        options: Options,
+        names: ClassNames,
+        missing: MissingMasks,
+        report: ReportFinding,
     ) -> None:
         self._files, self._name, self._options, self._names = files, name, options, names
         self._missing, self._report, self._uri = missing, report, files.uri(name)

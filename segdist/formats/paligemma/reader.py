@@ -2,17 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Literal
 
 from segdist.core import storage
 from segdist.core.records import Instance, ReportFinding, Sample, Severity
-from segdist.core.spec import Strict
 from segdist.formats.paligemma.lines import ParsedLine, located, rows, split_in
 from segdist.nets.paligemma.answers import Failure, TokenObject, UnreadPiece, parse
 from segdist.nets.paligemma.locations import Edges, Scale, decode_box
 from segdist.reading.class_names import ClassNames
 from segdist.reading.codes import finding
-from segdist.reading.listing import FolderFormat, Listing, source_stem, upright_size_hw
+from segdist.reading.listing import FolderFormat, FolderOptions, Listing, source_stem, upright_size_hw
 from segdist.reading.looks import report_unread
 
 _REASONS = {
@@ -21,7 +20,7 @@ _REASONS = {
 }
 
 
-class Options(Strict):
+class Options(FolderOptions):
     """Where the file is and how its boxes were written."""
 
     path: str
@@ -37,10 +36,8 @@ class Options(Strict):
     those that segdist wrote with its shipped codec, and reads all others as their boxes."""
 
 
-class Format(FolderFormat):
+class Format(FolderFormat[Options]):
     """Reads boxes, and masks where the codec that wrote them is known; other masks as their boxes, with a warning."""
-
-    Options: ClassVar[type[Strict]] = Options
 
     def read(self, report: ReportFinding) -> Iterator[Sample]:
         """Every image with the objects of all lines that ask about it."""

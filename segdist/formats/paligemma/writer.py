@@ -3,9 +3,10 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from segdist.converting.losses import Losses
+from segdist.core.plugins import DatasetWriter
 from segdist.core.records import Instance, ReportFinding, Sample
 from segdist.core.spec import Strict
 from segdist.formats.paligemma.lines import CODEC
@@ -14,7 +15,7 @@ from segdist.nets.paligemma.locations import Bins, Scale, are_valid, decode_box,
 from segdist.nets.paligemma.prompts import questions
 
 
-class Options(Strict):
+class WriterOptions(Strict):
     """What is asked, and how masks and boxes become tokens."""
 
     codec: str = "shipped"
@@ -37,17 +38,14 @@ class Options(Strict):
         return self.prompt or ("segment {label}" if self.codec else "detect {label}")
 
 
-_Options = Options  # inside `Writer` the name stands for the attribute
-
-
-class Writer:
+class Writer(DatasetWriter):
     """Absent classes are asked for too, so that a model learns to say nothing."""
 
-    Options = Options
+    Options: ClassVar[type[Strict]] = WriterOptions
 
-    def __init__(self, folder: Path, classes: Sequence[str], options: Any, report: ReportFinding) -> None:
+    def __init__(self, folder: Path, classes: Sequence[str], options: WriterOptions, report: ReportFinding) -> None:
         self._folder, self._losses = folder, Losses("PaliGemma", report)
-        self._options: _Options = options
+        self._options = options
         self._classes = [check_label(name) for name in classes]
         self._questions = questions(options.question, options.synonyms, classes)
         self._codec, self._digest = _opened(options.codec)

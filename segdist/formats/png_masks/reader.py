@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -11,7 +11,6 @@ from pydantic import Field, field_validator
 from segdist.core import masks, storage
 from segdist.core.errors import DataError
 from segdist.core.records import Finding, Instance, ReportFinding, Rle, Sample, Severity
-from segdist.core.spec import Strict
 from segdist.formats.png_masks.tables import (
     INSTANCES,
     ImageTable,
@@ -27,11 +26,20 @@ from segdist.reading.codes import finding
 from segdist.reading.geometry import clip_box
 from segdist.reading.image_formats import IMAGE_SUFFIXES
 from segdist.reading.label_maps import DecodedLabelMap, LabelMap, components, decode_values, take_apart
-from segdist.reading.listing import FolderFormat, Listing, source_stem, split_of, stem_of, swap_folder, upright_size_hw
+from segdist.reading.listing import (
+    FolderFormat,
+    FolderOptions,
+    Listing,
+    source_stem,
+    split_of,
+    stem_of,
+    swap_folder,
+    upright_size_hw,
+)
 from segdist.reading.looks import report_unread
 
 
-class Options(Strict):
+class Options(FolderOptions):
     """Where the mask images lie and what their numbers mean."""
 
     path: str
@@ -66,10 +74,8 @@ class Options(Strict):
         return classes
 
 
-class Format(FolderFormat):
+class Format(FolderFormat[Options]):
     """Reads mask images; the frame is the mask's own, so that a photo that EXIF turns is turned with it."""
-
-    Options: ClassVar[type[Strict]] = Options
 
     def read(self, report: ReportFinding) -> Iterator[Sample]:
         """Every image. One without a mask is reported, and taken as one without objects."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from segdist.converting.losses import Losses
 from segdist.core.errors import DataError
+from segdist.core.plugins import DatasetWriter
 from segdist.core.records import ReportFinding, Sample
 from segdist.core.spec import Strict
 from segdist.formats.png_masks.tables import INSTANCES, KINDS, ImageTable, Kinds, Listed, MaskKind, dump_line
@@ -19,7 +20,7 @@ MOST_OBJECTS = 65_535
 Layer = NDArray[np.uint16]
 
 
-class Writer:
+class Writer(DatasetWriter):
     """Writes masks as PNG; with `instance_id` nothing is lost, because objects that overlap get several images."""
 
     class Options(Strict):
@@ -28,7 +29,7 @@ class Writer:
         kind: MaskKind = "instance_id"
         """instance_id: one number an object, and a table. class_id: one a class. binary: 255 for any class."""
 
-    def __init__(self, folder: Path, classes: Sequence[str], options: Any, report: ReportFinding) -> None:
+    def __init__(self, folder: Path, classes: Sequence[str], options: Options, report: ReportFinding) -> None:
         if len(classes) > MOST_OBJECTS:
             raise DataError(f"A PNG holds at most {MOST_OBJECTS} numbers, but there are {len(classes)} classes.")
         self._folder, self._kind, self._report = folder, options.kind, report

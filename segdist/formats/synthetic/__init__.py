@@ -1,7 +1,7 @@
 """Scenes drawn on the fly, with true masks and boxes: needs no files, and any number of images."""
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import Literal
 from urllib.parse import parse_qs, urlsplit
 
 import cv2
@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field, PositiveInt, field_validator
 
 from segdist.core.masks import encode
+from segdist.core.plugins import DatasetFormat
 from segdist.core.records import Instance, ReportFinding, Sample
 from segdist.core.spec import Strict, digest
 from segdist.formats.synthetic.scenes import SCENES, VERSION, draw
@@ -48,16 +49,8 @@ class Options(Strict):
         return (self.scene,) if isinstance(self.scene, str) else self.scene
 
 
-_Options = Options  # inside `Format` the name stands for the attribute
-
-
-class Format:
+class Format(DatasetFormat[Options]):
     """Samples of drawn scenes; `image_uri` says everything needed to draw one again."""
-
-    Options: ClassVar[type[Strict]] = Options
-
-    def __init__(self, options: Any) -> None:
-        self.options: _Options = options
 
     def signature(self) -> str:
         """Changes with the options, and when the drawing code does."""

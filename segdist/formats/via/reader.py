@@ -3,10 +3,9 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 from segdist.core.records import ReportFinding, Severity
-from segdist.core.spec import Strict
 from segdist.formats.via.entries import ViaEntry, ViaRegion, parsed
 from segdist.reading.drawn.listed import DrawnFormat, DrawnImage, DrawnOptions, Shape, SizeHw
 from segdist.reading.drawn.shapes import (
@@ -41,10 +40,9 @@ class Options(DrawnOptions):
     """The class of regions that no attribute names one for; empty makes each of them an error."""
 
 
-class Format(DrawnFormat):
+class Format(DrawnFormat[Options]):
     """Reads projects and exported annotations of VIA 2 and VIA 1."""
 
-    Options: ClassVar[type[Strict]] = Options
     tool = "VIA JSON or CSV"
 
     def annotation_files(self, files: Listing) -> list[str]:

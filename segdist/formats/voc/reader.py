@@ -3,11 +3,10 @@
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from segdist.core.errors import DataError
 from segdist.core.records import Instance, ReportFinding, Sample, Severity
-from segdist.core.spec import Strict
 from segdist.core.text import NotTextError, lines
 from segdist.formats.voc.mask_images import MASK_FOLDERS, MaskImages
 from segdist.formats.voc.xml_file import XmlFile, XmlObject, annotation_of
@@ -17,13 +16,22 @@ from segdist.reading.collected import Collected, MissingMasks
 from segdist.reading.foreign_paths import KnownFiles
 from segdist.reading.geometry import UnusableAnnotation, box_from_xyxy, mask_from_segmentation, stated_size
 from segdist.reading.image_formats import IMAGE_SUFFIXES
-from segdist.reading.listing import SPLITS, FolderFormat, Listing, source_stem, split_of, stem_of, upright_size_hw
+from segdist.reading.listing import (
+    SPLITS,
+    FolderFormat,
+    FolderOptions,
+    Listing,
+    source_stem,
+    split_of,
+    stem_of,
+    upright_size_hw,
+)
 from segdist.reading.looks import report_unread
 from segdist.reading.text_files import read_text
 from segdist.reading.xml_files import NotXmlError, read_xml
 
 
-class Options(Strict):
+class Options(FolderOptions):
     """Where the XML files are and how they count."""
 
     path: str
@@ -36,10 +44,8 @@ class Options(Strict):
     """Class name by number in SegmentationClass; empty takes labelmap.txt, or the twenty classes of Pascal VOC."""
 
 
-class Format(FolderFormat):
+class Format(FolderFormat[Options]):
     """Reads VOC annotations; lists in ImageSets say which images count and in which split."""
-
-    Options: ClassVar[type[Strict]] = Options
 
     def read(self, report: ReportFinding) -> Iterator[Sample]:
         """Every listed image, or every image where there are no lists.
@@ -139,7 +145,7 @@ class _Places:
 class _Reader:
     """Turns XML files and mask images into samples."""
 
-    def __init__(self, files: Listing, options: Any, report: ReportFinding) -> None:
+    def __init__(self, files: Listing, options: Options, report: ReportFinding) -> None:
         self._files, self._options, self._report = files, options, report
         self._names, self._missing = ClassNames(report), MissingMasks(report)
         self._masks = MaskImages(files, options.classes, self._names, report)

@@ -3,17 +3,15 @@
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
-from typing import ClassVar
 
 from segdist.core.records import Instance, ReportFinding, Sample, Severity
-from segdist.core.spec import Strict
 from segdist.core.text import NotTextError, lines
 from segdist.formats.yolo.layout import find_layout
 from segdist.reading.class_names import ClassNames
 from segdist.reading.codes import finding
 from segdist.reading.collected import MissingMasks
 from segdist.reading.geometry import UnusableAnnotation, box_from_xywh, mask_from_segmentation
-from segdist.reading.listing import FolderFormat, Listing, label_name, source_stem, upright_size_hw
+from segdist.reading.listing import FolderFormat, FolderOptions, Listing, label_name, source_stem, upright_size_hw
 from segdist.reading.looks import report_unread
 from segdist.reading.text_files import read_text
 
@@ -21,7 +19,7 @@ FURTHEST = 2.0
 """A coordinate in 0..1 that is larger than this, or below its negative, was not divided by the image's size."""
 
 
-class Options(Strict):
+class Options(FolderOptions):
     """Where the data set is."""
 
     path: str
@@ -30,10 +28,8 @@ class Options(Strict):
     """Class names by id; empty takes those of data.yaml or classes.txt."""
 
 
-class Format(FolderFormat):
+class Format(FolderFormat[Options]):
     """Reads YOLO labels. An image without a label file has no object, as YOLO's own trainer takes it."""
-
-    Options: ClassVar[type[Strict]] = Options
 
     def read(self, report: ReportFinding) -> Iterator[Sample]:
         """Every image of every split."""

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import yaml
 
 from segdist.converting.losses import Losses
+from segdist.core.plugins import DatasetWriter
 from segdist.core.records import Instance, ReportFinding, Rle, Sample
 from segdist.core.spec import Strict
 from segdist.reading.codes import finding
@@ -15,7 +16,7 @@ from segdist.reading.outlines import outlines, single_polygon
 _FOLDERS = {"train": "train", "val": "val", "test": "test", "": "all"}
 
 
-class Writer:
+class Writer(DatasetWriter):
     """Writes each mask as one polygon along its pixels' edges, which rasterises back to the same mask."""
 
     class Options(Strict):
@@ -24,7 +25,7 @@ class Writer:
         task: Literal["segment", "detect"] = "segment"
         """segment: polygons, and boxes where no mask is known. detect: boxes only."""
 
-    def __init__(self, folder: Path, classes: Sequence[str], options: Any, report: ReportFinding) -> None:
+    def __init__(self, folder: Path, classes: Sequence[str], options: Options, report: ReportFinding) -> None:
         self._folder, self._report, self._losses = folder, report, Losses("YOLO", report)
         self._detects = options.task == "detect"
         self._ids = {name: number for number, name in enumerate(classes)}

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from segdist.core.plugins import DatasetWriter
 from segdist.core.records import Instance, ReportFinding, Sample
 from segdist.core.spec import Strict
 
@@ -14,13 +15,19 @@ CONVERSION = "conversion.json"
 _FOLDERS = {"train": "train", "val": "valid", "test": "test", "": ""}
 
 
-class Writer:
+class Writer(DatasetWriter):
     """Writes masks as compressed run lengths, so that every one comes back to the pixel."""
 
     class Options(Strict):
         """There is nothing to choose."""
 
-    def __init__(self, folder: Path, classes: Sequence[str], options: Any, report: ReportFinding) -> None:  # noqa: ARG002 - COCO holds everything, with nothing to choose
+    def __init__(
+        self,
+        folder: Path,
+        classes: Sequence[str],
+        options: Options,  # noqa: ARG002 - there are none
+        report: ReportFinding,  # noqa: ARG002 - nothing is lost
+    ) -> None:
         self._folder, self._ids = folder, {name: number for number, name in enumerate(classes, 1)}
         self._parts: dict[str, _Part] = {}
         self._licences: list[dict[str, Any]] = []

@@ -5,21 +5,22 @@ the same for all of them and stands here.
 """
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from segdist.core.errors import DataError
 from segdist.core.records import ReportFinding, Sample, Severity
-from segdist.core.spec import Strict, digest
+from segdist.core.spec import digest
 from segdist.reading.class_names import ClassNames
 from segdist.reading.codes import finding
 from segdist.reading.collected import Collected, MissingMasks
 from segdist.reading.drawn.shapes import Part, ShapeOptions, joined
 from segdist.reading.foreign_paths import Match, known_images
 from segdist.reading.geometry import UnusableAnnotation, stated_size
-from segdist.reading.listing import SPLITS, FolderFormat, Listing, source_stem, split_of, upright_size_hw
+from segdist.reading.listing import SPLITS, FolderFormat, FolderOptions, Listing, source_stem, split_of, upright_size_hw
 from segdist.reading.looks import report_unread
 
 SizeHw = tuple[int, int]
@@ -64,24 +65,34 @@ class DrawnImage:
         return self.names[0] if self.names else ""
 
 
-class DrawnFormat(FolderFormat):
+class DrawnOptions(FolderOptions, ShapeOptions):
+    """Where the annotation files are and what their shapes mean."""
+
+    path: str
+    """The annotation file, or a folder with such files and images at any depth; folders called train, valid and test
+    are splits."""
+
+
+DrawnOptionsT_co = TypeVar("DrawnOptionsT_co", bound=DrawnOptions, covariant=True)
+
+
+class DrawnFormat(FolderFormat[DrawnOptionsT_co]):
     """Reads the annotation files of a tool below a folder, or one of them by its path."""
 
-    Options: ClassVar[type[Strict]]
     tool: ClassVar[str]
     """What messages call the files."""
 
+    @abstractmethod
     def annotation_files(self, files: Listing) -> list[str]:
         """The files to read."""
-        raise NotImplementedError
 
+    @abstractmethod
     def drawn(self, uri: str, report: ReportFinding) -> Iterable[DrawnImage]:
         """The images of one file.
 
         Raises:
             ValueError: it cannot be read; the message says why.
         """
-        raise NotImplementedError
 
     def read(self, report: ReportFinding) -> Iterator[Sample]:
         """Every image that a file lists. Others have not been annotated: they are named, and not read.
@@ -118,7 +129,7 @@ class DrawnFormat(FolderFormat):
 class _Reader:
     """Turns the images of annotation files into samples."""
 
-    def __init__(self, files: Listing, options: Any, report: ReportFinding) -> None:
+    def __init__(self, files: Listing, options: DrawnOptions, report: ReportFinding) -> None:
         self._files, self._options, self._report = files, options, report
         self._known = known_images(files)
         self._names, self._missing = ClassNames(report), MissingMasks(report)
@@ -211,11 +222,3 @@ def gather(shapes: Iterable[Shape], size_hw: SizeHw, collected: Collected, spell
         groups.setdefault((label, name), []).append(part)
     for (label, name), parts in groups.items():
         collected.add(joined(label, parts, size_hw), name)
-
-
-class DrawnOptions(ShapeOptions):
-    """Where the annotation files are and what their shapes mean."""
-
-    path: str
-    """The annotation file, or a folder with such files and images at any depth; folders called train, valid and test
-    are splits."""

@@ -46,7 +46,7 @@ def test_each_object_and_as_many_free_points_are_taught() -> None:
     options = FAMILY.options.model_validate({**FAMILY.debug, "prompt": "everything", "grid_side": 8})
     masks, ignore = square((0, 0, 16, 32)), torch.zeros(32, 32, dtype=torch.bool)
     ignore[:, 24:] = True
-    assigned = grid.assign(masks, ignore, (32, 32), options)  # type: ignore[arg-type]
+    assigned = grid.assign(masks, ignore, (32, 32), options)
     assert sorted(assigned.object_P.tolist()) == [grid.NOTHING, 0]
     free = assigned.points_P2[assigned.object_P == grid.NOTHING]
     assert 16 <= float(free[0, 0]) < 24, "neither on the object nor on what is ignored"
