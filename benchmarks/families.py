@@ -19,7 +19,7 @@ import torch
 
 from segdist import adapters
 from segdist.core import registry
-from segdist.core.plugins import Family
+from segdist.core.plugins import Family, declaration
 from segdist.core.spec import AdapterSpec
 from segdist.engine.runtime import Values, peak_memory
 from segdist.formats.synthetic import Format, Options
@@ -93,7 +93,7 @@ def main() -> None:
 
 def declared(name: str) -> Family:
     """What a family says of itself."""
-    family: Family = registry.load("models", name).FAMILY
+    family: Family = declaration(name)
     return family
 
 

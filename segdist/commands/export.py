@@ -11,6 +11,7 @@ from typing import Literal
 from segdist.commands.evaluate import model_folder
 from segdist.core import extras
 from segdist.core.errors import ExportError, did_you_mean
+from segdist.core.plugins import declaration
 from segdist.core.redaction import redact
 from segdist.engine import checkpoint
 from segdist.engine.checkpoint import Description
@@ -128,7 +129,7 @@ def _safetensors(job: _Job) -> None:
 
 def _hf(job: _Job) -> None:
     export.write(job.network, job.description, job.out, base=".")
-    declared = checkpoint.declaration(job.description.model.family)
+    declared = declaration(job.description.model.family)
     usage = "With segdist: `hf download REPOSITORY --local-dir FOLDER`, then `segdist predict FOLDER photos/ -o out/`."
     if declared.hub_module:
         module = job.network.get_submodule(declared.hub_module)
@@ -141,7 +142,7 @@ def _onnx(job: _Job) -> None:
     from segdist.exporting import onnx_graph
 
     job.out.mkdir(parents=True)
-    declared = checkpoint.declaration(job.description.model.family)
+    declared = declaration(job.description.model.family)
     parity = onnx_graph.write(job.network, declared, job.out / GRAPH)
     (job.out / PARITY).write_text(json.dumps(parity.to_json(), indent=1))
     assert isinstance(job.network, Traceable)  # or there is no graph
@@ -160,7 +161,7 @@ def _onnx(job: _Job) -> None:
 def _pyfunc(job: _Job) -> None:
     from segdist.tracking import pyfunc
 
-    declared = checkpoint.declaration(job.description.model.family)
+    declared = declaration(job.description.model.family)
     with TemporaryDirectory(prefix="segdist-") as scratch:
         model = Path(scratch) / "model"
         export.write(job.network, job.description, model)

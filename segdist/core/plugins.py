@@ -128,13 +128,13 @@ class Family(Generic[ModelOptionsT_co]):
             raise ValueError("`partial` must be among `adapters` if and only if `encoder_blocks` are named")
 
 
-def family(name: str) -> Family:
+def declaration(family: str) -> Family:
     """What a model family declares.
 
     Raises:
         SpecError: there is no such family, or a library it needs is not installed.
     """
-    return cast("Family", registry.load("models", name).FAMILY)
+    return cast("Family", registry.load("models", family).FAMILY)
 
 
 @dataclass(frozen=True)

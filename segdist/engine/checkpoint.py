@@ -24,7 +24,7 @@ from segdist import adapters
 from segdist.core import registry, storage
 from segdist.core.bounded_json import read_json
 from segdist.core.errors import SpecError, StorageError, WeightsError
-from segdist.core.plugins import Family
+from segdist.core.plugins import declaration
 from segdist.core.spec import AdapterSpec, EvaluateSpec, ModelSpec, RunSpec, Seed
 from segdist.nets import network_size, state_dicts
 from segdist.nets.segmenter import Segmenter
@@ -94,12 +94,6 @@ def build(
     if adapter is not None:
         adapters.apply(network, declared, adapter)
     return network
-
-
-def declaration(family: str) -> Family:
-    """What a family declares."""
-    declared: Family = registry.load("models", family).FAMILY
-    return declared
 
 
 def save(

@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 
 from torch import nn
 
+from segdist.core.plugins import declaration
 from segdist.core.records import LabelledImages
 from segdist.core.spec import RunSpec
 from segdist.engine import checkpoint, pictures
@@ -57,7 +58,7 @@ def fit(
     network = checkpoint.build(run.model, classes, adapter=run.train.adapter, seed=run.seed).to(workers.device)
     if run.train.init_from and not resume:
         checkpoint.init_from(network, run.train.init_from, run.model, classes)
-    family = checkpoint.declaration(run.model.family)
+    family = declaration(run.model.family)
     objective = objective_of(run, family, train, classes)
     network.objective = objective
     batches, sampler = loader(

@@ -6,9 +6,8 @@ from itertools import islice
 import numpy as np
 import torch
 
-from segdist.core.plugins import Batch, Example
+from segdist.core.plugins import Batch, Example, declaration
 from segdist.core.records import LabelledImage
-from segdist.engine import checkpoint
 from segdist.nets.segmenter import Segmenter
 from segdist.reading.examples import make_example
 
@@ -24,7 +23,7 @@ def mean_loss(network: Segmenter, rows: Sequence[LabelledImage], *, family: str,
         family: its name.
         batch_size: images at a time.
     """
-    weights = checkpoint.declaration(family).losses
+    weights = declaration(family).losses
     network.eval()
     device = next(network.parameters()).device
     total = 0.0

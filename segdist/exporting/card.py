@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from segdist.engine.checkpoint import Description, declaration
+from segdist.core.plugins import declaration
+from segdist.engine.checkpoint import Description
 from segdist.metrics import shown_in
 
 CARD = "README.md"

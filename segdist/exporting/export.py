@@ -11,6 +11,7 @@ from typing import Any
 
 from segdist import adapters
 from segdist.core.errors import ExportError
+from segdist.core.plugins import declaration
 from segdist.core.spec import AdapterSpec
 from segdist.engine import checkpoint
 from segdist.engine.checkpoint import Description
@@ -51,7 +52,7 @@ def write(network: Segmenter, description: Description, folder: Path, *, base: s
     Raises:
         ExportError: the family's base weights, which say the network's shape, cannot be written beside it.
     """
-    declared = checkpoint.declaration(description.model.family)
+    declared = declaration(description.model.family)
     options = description.model.family_options()
     weights = declared.options.model_validate(options).model_dump().get("weights", RANDOM)
     if declared.shape_in_weights and not declared.hub_module and weights != RANDOM:

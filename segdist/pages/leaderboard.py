@@ -10,6 +10,7 @@ from rich.text import Text
 
 from segdist import metrics
 from segdist.core import registry
+from segdist.core.plugins import declaration
 from segdist.core.spec import Range
 from segdist.core.terminal import Console, Table
 from segdist.metrics import Shown
@@ -199,7 +200,7 @@ def _semantic(board: Leaderboard) -> list[str]:
     """The families of the trials that do not tell objects of one class apart."""
     families = {str(t.params["model.family"]) for t in board.trials if "model.family" in t.params}
     known = sorted(families & set(registry.names("models")))
-    return [name for name in known if "instance" not in registry.load("models", name).FAMILY.tasks]
+    return [name for name in known if "instance" not in declaration(name).tasks]
 
 
 def number(value: Any) -> str:

@@ -11,8 +11,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from segdist.commands.evaluate import is_trusted
-from segdist.core import registry, storage
+from segdist.core import storage
 from segdist.core.errors import SpecError
+from segdist.core.plugins import declaration
 from segdist.core.spec import LabelSpec, SweepSpec, TeacherSpec, digest
 from segdist.datasets.shards import (
     MANIFEST,
@@ -178,7 +179,7 @@ def _checked_teacher(spec: SweepSpec, policy: LabelSpec) -> str:
 
 
 def _check_prompts(policy: LabelSpec, model: Any, name: str) -> None:
-    family = registry.load("models", model.family).FAMILY
+    family = declaration(model.family)
     options = family.options.model_validate(model.family_options())
     check_teacher(policy, family.prompts(options), name)
 
@@ -229,8 +230,9 @@ def _pool(ray: Any, actors: int, most: int) -> Any:
 
 def _identifying_options(teacher: TeacherSpec) -> dict[str, Any]:
     """A family's options without those that say where and how much is kept, which changes no label."""
-    fields = registry.load("models", teacher.family).FAMILY.options.model_fields
-    silent = {name for name, field in fields.items() if (field.json_schema_extra or {}).get("housekeeping")}
+    fields = declaration(teacher.family).options.model_fields
+    extras = {name: field.json_schema_extra for name, field in fields.items()}
+    silent = {name for name, extra in extras.items() if isinstance(extra, dict) and extra.get("housekeeping")}
     return {name: value for name, value in teacher.family_options().items() if name not in silent}
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from segdist.commands.evaluate import model_folder
 from segdist.core import extras
 from segdist.core.errors import BackendError, SpecError
-from segdist.core.plugins import ImageHWC
+from segdist.core.plugins import ImageHWC, declaration
 from segdist.core.records import Instance, Prompt
 from segdist.core.terminal import say
 from segdist.pipeline.cluster import connected
@@ -214,7 +214,7 @@ def _about(model: str, folder: Path) -> "About":
     from segdist.serving.app import About
 
     description = checkpoint.describe(folder)
-    declared = checkpoint.declaration(description.model.family)
+    declared = declaration(description.model.family)
     options = declared.options.model_validate(description.model.family_options())
     name = model if "@" in model else Path(model).name
     evaluate = description.evaluate

@@ -7,6 +7,7 @@ from graphlib import TopologicalSorter
 from types import MappingProxyType
 from typing import Any
 
+from segdist.core.plugins import declaration
 from segdist.core.spec import Range, SweepSpec
 from segdist.sweepfile import label_policies
 
@@ -106,13 +107,12 @@ def _value(content: Mapping[str, Any], key: str, *, family: str) -> Any:
 
 
 def _declared_default(key: str, family: str) -> Any:
-    from segdist.core import registry
 
     first, _, rest = key.partition(".")
     if first == "model":
         owner, _, option = rest.partition(".")
-        return registry.load("models", owner).FAMILY.options.model_fields[option].default
-    return registry.load("models", family).FAMILY.losses.get(key.removeprefix("train.loss."))
+        return declaration(owner).options.model_fields[option].default
+    return declaration(family).losses.get(key.removeprefix("train.loss."))
 
 
 def _nearest(range_: Range, value: Any) -> Any:

@@ -7,9 +7,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segdist.core import registry, storage
+from segdist.core import storage
 from segdist.core.errors import BackendError, SpecError, WeightsError
-from segdist.core.plugins import ChoosingStrategy, ImageHWC, Question, prompt_strategy
+from segdist.core.plugins import ChoosingStrategy, ImageHWC, Question, declaration, prompt_strategy
 from segdist.core.records import Instance, Prompt
 from segdist.core.spec import LabelSpec, PromptSpec, TeacherSpec, View, digest
 from segdist.labelling.boxes import asked_of, joined, part_of, seen_back, seen_from
@@ -183,7 +183,7 @@ class Teacher:
 
 def compile_encoder(network: "Segmenter", family: str) -> None:
     """Compile the modules that a family calls its encoder, in place: names and weights stay."""
-    for prefix in registry.load("models", family).FAMILY.encoder:
+    for prefix in declaration(family).encoder:
         network.get_submodule(prefix.removesuffix(".")).compile()
 
 

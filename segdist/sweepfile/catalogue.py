@@ -5,13 +5,13 @@ from typing import Any
 from rich.markup import escape
 
 from segdist.core import registry
-from segdist.core.plugins import Family
+from segdist.core.plugins import Family, declaration
 from segdist.core.terminal import Console, Table
 
 
 def families() -> list[dict[str, Any]]:
     """Every family with what it declares, as JSON values, by name."""
-    return [_described(name, registry.load("models", name).FAMILY) for name in registry.names("models")]
+    return [_described(name, declaration(name)) for name in registry.names("models")]
 
 
 def print_families() -> None:

@@ -18,7 +18,7 @@ from segdist.augment import Recipes
 from segdist.core import registry, renamed_keys
 from segdist.core.bounded_yaml import compose_yaml, yaml_bytes
 from segdist.core.errors import SegdistError, SpecError, did_you_mean
-from segdist.core.plugins import Family
+from segdist.core.plugins import declaration, prompt_strategy
 from segdist.core.spec import ModelSpec, PhaseSpec, Range, RunSpec, SweepSpec, TrainSpec
 from segdist.sweepfile import label_policies, train_checks
 from segdist.sweepfile.composition import NotAllowedError, compose, opened
@@ -69,7 +69,7 @@ def schema() -> dict[str, Any]:
     definitions = whole["$defs"]
     families = registry.names("models")
     for family in families:
-        options = _family(family).options.model_json_schema()
+        options = declaration(family).options.model_json_schema()
         definitions.update(options.pop("$defs", {}))
         for holder in ("ModelSpec", "TeacherSpec"):
             definitions[holder]["properties"][family] = options
@@ -121,7 +121,7 @@ def _with_recipe(content: dict[str, Any]) -> dict[str, Any]:
     family = model.get("family") if isinstance(model, dict) else None
     if family not in registry.names("models"):
         return content
-    for key, value in _family(family).recipe.items():
+    for key, value in declaration(family).recipe.items():
         *parents, leaf = key.split(".")
         node: Any = content
         for name in parents:
@@ -142,7 +142,7 @@ def _plugin_problems(spec: SweepSpec) -> Iterator[Problem]:
     if families:
         return  # what follows needs the families' declarations
     yield from _augment_problems(spec)
-    for where, message in train_checks.problems(spec, {name: _family(name) for name in candidates(spec)}):
+    for where, message in train_checks.problems(spec, {name: declaration(name) for name in candidates(spec)}):
         yield Problem(where, message)
     yield from _space_problems(spec)
     yield from _prompt_problems(spec)
@@ -157,7 +157,7 @@ def _source_problems(spec: SweepSpec) -> Iterator[Problem]:
 
 def _untrainable(spec: SweepSpec) -> Iterator[Problem]:
     for name in candidates(spec):
-        if name in registry.names("models") and not _family(name).losses:
+        if name in registry.names("models") and not declaration(name).losses:
             yield Problem(("model", "family"), f"`{name}` has nothing to train: it is a teacher, for `label.teacher`")
 
 
@@ -176,7 +176,7 @@ def _label_problems(spec: SweepSpec) -> Iterator[Problem]:
         return
     understood = prompts_of(teacher)
     for place, prompt in zip(places, spec.label.prompts, strict=True):
-        needed = registry.load("prompts", prompt.strategy).NEEDS
+        needed = prompt_strategy(prompt.strategy).NEEDS
         if needed not in understood:
             yield Problem(
                 (*place, "strategy"),
@@ -243,7 +243,7 @@ def _options_problems(
 def _family_problems(model: ModelSpec, families: Sequence[str], keys: Keys) -> Iterator[Problem]:
     for name in dict.fromkeys([*families, model.family]):
         try:
-            declared = _family(name)
+            declared = declaration(name)
             declared.check(declared.options.model_validate(model.family_options(name)))
         except ValidationError as error:
             yield from problems_of(error, declared.options, (*keys, name))
@@ -301,7 +301,7 @@ def _value_problem(spec: SweepSpec, key: str, value: Any) -> str:
     try:
         run = spec.run.override({key: value})
         for family in candidates(spec):
-            declared = _family(family)
+            declared = declaration(family)
             declared.options.model_validate(run.model.family_options(family))
         if key.startswith("train.augment"):
             return _augment_problem(spec, run.train)
@@ -346,13 +346,8 @@ def _metric_problems(spec: SweepSpec) -> Iterator[Problem]:
 
 def prompts_of(model: ModelSpec, family: str | None = None) -> frozenset[str]:
     """The kinds of prompt that a family, as configured, predicts from."""
-    declared = _family(family or model.family)
+    declared = declaration(family or model.family)
     return declared.prompts(declared.options.model_validate(model.family_options(family)))
-
-
-def _family(name: str) -> Family:
-    declared: Family = registry.load("models", name).FAMILY
-    return declared
 
 
 def _known_keys(model: type[BaseModel], keys: Keys) -> Iterable[str]:

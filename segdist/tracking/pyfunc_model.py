@@ -15,6 +15,8 @@ import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
+from segdist.core.plugins import declaration
+
 
 class SegdistModel(PythonModel):
     """A segmentation model of segdist."""
@@ -26,7 +28,7 @@ class SegdistModel(PythonModel):
         folder = Path(context.artifacts["model"])
         self._evaluate = checkpoint.describe(folder).evaluate
         self._network = checkpoint.load(folder)
-        family = checkpoint.declaration(checkpoint.describe(folder).model.family)
+        family = declaration(checkpoint.describe(folder).model.family)
         self._understood = family.prompts(self._network.options)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:  # noqa: ARG002

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from segdist.core.plugins import declaration
 from segdist.core.spec import AdapterSpec, EvaluateSpec, ModelSpec, RunSpec, TrainSpec
 from segdist.engine import checkpoint
 
@@ -20,7 +21,7 @@ def model_folder(
     **options: object,
 ) -> Path:
     """The folder of a debug-sized model whose every parameter has moved since it was built."""
-    declared = checkpoint.declaration(family)
+    declared = declaration(family)
     model = ModelSpec.model_validate({"family": family, family: {**declared.debug, **options}})
     train = TrainSpec(adapter=AdapterSpec.model_validate({"kind": adapter}))
     run = RunSpec(model=model, train=train, evaluate=EvaluateSpec(min_score=min_score))

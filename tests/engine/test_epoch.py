@@ -14,8 +14,7 @@ from torch import nn
 
 from segdist.adapters.conv_lora import BALANCE_WEIGHT, ConvLora
 from segdist.core.errors import SpecError
-from segdist.core.plugins import Batch
-from segdist.engine import checkpoint
+from segdist.core.plugins import Batch, declaration
 from segdist.engine.epoch import Metrics, in_groups, train_epoch
 from segdist.engine.state import Fit
 from segdist.engine.workers import Workers
@@ -62,7 +61,7 @@ class Watched(Workers):
 def state_of(network: Segmenter, *, rate: float = 0.1, workers: Workers | None = None, **train: Any) -> Fit:
     """A fit at its beginning, moved by plain gradient descent."""
     run = tiny_run(**{"grad_clip": 1e9, "schedule": "constant", "warmup": 0.0, **train})
-    family = checkpoint.declaration(run.model.family)
+    family = declaration(run.model.family)
     state = Fit(run, network, family, workers or Workers(), SHARES, steps_per_epoch=len(BATCHES))
     state.enter(0)
     state.optimizer = torch.optim.SGD(network.parameters(), lr=rate)

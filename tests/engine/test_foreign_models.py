@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from segdist.core.errors import SegdistError, WeightsError
+from segdist.core.plugins import declaration
 from segdist.core.spec import ModelSpec, RunSpec
 from segdist.engine import checkpoint
 from segdist.exporting import export
@@ -84,7 +85,7 @@ def named(family: str, place: str, tmp_path: Path) -> Path:
     """A model folder whose description names a place."""
     tmp_path.mkdir(exist_ok=True)
     save_file({"a": torch.zeros(1)}, tmp_path / checkpoint.WEIGHTS)
-    options = {**checkpoint.declaration(family).debug, "weights": place}
+    options = {**declaration(family).debug, "weights": place}
     if family == "unet_cbam":
         options |= {"backbone": "resnet18"}
     content = {

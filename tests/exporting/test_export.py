@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from segdist.core.errors import ExportError
+from segdist.core.plugins import declaration
 from segdist.engine import checkpoint
 from segdist.exporting import card, export, onnx_graph
 from segdist.exporting.card import Origin
@@ -78,7 +79,7 @@ def test_the_onnx_graph_computes_what_torch_does(tmp_path: Path, family: str, ba
     pytest.importorskip("onnxruntime")
     network: Any = checkpoint.load(model_folder(tmp_path / "trained", family))
     file = tmp_path / "model.onnx"
-    parity = onnx_graph.write(network, checkpoint.declaration(family), file)
+    parity = onnx_graph.write(network, declaration(family), file)
     assert parity.batch == batch
     assert max(parity.max_difference.values()) < 1e-3
     assert parity.smallest_iou >= 0.99
@@ -97,14 +98,14 @@ def test_a_graph_that_computes_something_else_is_refused_and_not_left_behind(
     honest = onnx_graph.session
     monkeypatch.setattr(onnx_graph, "session", lambda file: lambda pixels: [v + 0.01 for v in honest(file)(pixels)])
     with pytest.raises(ExportError, match="does not compute what torch does"):
-        onnx_graph.write(network, checkpoint.declaration("unet_cbam"), tmp_path / "model.onnx")
+        onnx_graph.write(network, declaration("unet_cbam"), tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
 
 
 def test_a_model_that_waits_for_boxes_says_that_it_has_no_graph(tmp_path: Path) -> None:
     network: Any = checkpoint.load(model_folder(tmp_path / "trained", "sam", prompt="box"))
     with pytest.raises(ExportError, match="prompt: class"):
-        onnx_graph.write(network, checkpoint.declaration("sam"), tmp_path / "model.onnx")
+        onnx_graph.write(network, declaration("sam"), tmp_path / "model.onnx")
 
 
 def test_the_card_names_data_licences_metrics_and_use(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from segdist.core import masks, registry
-from segdist.core.plugins import Example, Family
+from segdist.core.plugins import Example, Family, declaration
 from segdist.core.records import Prompt
 
 CLASSES = ("disc", "bar")
@@ -38,7 +38,7 @@ class Variant:
 
     @property
     def declared(self) -> Family:
-        declared: Family = registry.load("models", self.family).FAMILY
+        declared: Family = declaration(self.family)
         return declared
 
     @property
@@ -62,7 +62,7 @@ class Variant:
 VARIANTS = [
     Variant(family, mode)
     for family in registry.names("models")
-    if registry.load("models", family).FAMILY.losses  # a teacher without weights trains in no test
+    if declaration(family).losses  # a teacher without weights trains in no test
     for mode in ("debug", *MODES.get(family, {}))
 ]
 

@@ -11,7 +11,7 @@ from segment_anything import SamPredictor
 
 from segdist.core import masks, registry
 from segdist.core.errors import BackendError, SpecError, WeightsError
-from segdist.core.plugins import ImageHWC, Question
+from segdist.core.plugins import ImageHWC, Question, declaration
 from segdist.core.records import Instance, Prompt, Sample
 from segdist.core.spec import LabelSpec, ModelSpec, RunSpec
 from segdist.engine import checkpoint
@@ -270,7 +270,7 @@ def test_an_encoder_in_bfloat16_draws_nearly_the_same_masks_in_float32() -> None
 def test_what_is_compiled_is_the_encoder(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[Any] = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))  # noqa: PLW0108 - a builtin would not bind
-    declared = registry.load("models", family).FAMILY
+    declared = declaration(family)
     network: Any = checkpoint.build(ModelSpec.model_validate({"family": family, family: declared.debug}), ("a",))
     compile_encoder(network, family)
     assert [f"{name}." for name, module in network.named_modules() if module in compiled] == list(declared.encoder)

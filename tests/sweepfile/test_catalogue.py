@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from segdist.cli import app
 from segdist.core import registry
+from segdist.core.plugins import declaration
 
 
 def test_every_family_is_listed_with_what_it_declares() -> None:
@@ -16,7 +17,7 @@ def test_every_family_is_listed_with_what_it_declares() -> None:
     listed = {entry["family"]: entry for entry in json.loads(result.stdout)}
     assert sorted(listed) == registry.names("models")
     for name, entry in listed.items():
-        declared = registry.load("models", name).FAMILY
+        declared = declaration(name)
         assert entry["losses"] == dict(declared.losses)
         assert entry["adapters"] == list(declared.adapters)
         assert entry["lora_targets"] == list(declared.lora_targets)
