@@ -25,7 +25,7 @@ from segdist.core.spec import LabelSpec, SweepSpec
 from segdist.datasets.rows import without_masks
 from segdist.datasets.shards import Dataset, write_manifest, write_shard
 from segdist.formats.synthetic import Format, Options
-from segdist.labelling.consensus import Opinion
+from segdist.labelling.consensus import CandidateMask
 from segdist.models.sam import SHIPPED_FILE, architecture, weights
 from segdist.models.sam import Options as SamOptions
 from segdist.pipeline.cluster import connected
@@ -156,7 +156,7 @@ def draw(count: int, folder: str) -> None:
 class Waiting(Teacher):
     """A teacher that waits in place of computing, as one waits for a GPU: what is left is what the pool costs."""
 
-    def opinions(self, questions: Sequence[Question]) -> list[list[list[Opinion]]]:
+    def candidates(self, questions: Sequence[Question]) -> list[list[list[CandidateMask]]]:
         """A quarter of a second an image, and no answer."""
         time.sleep(0.25 * len(questions))
         return [[[] for _ in question.indices] for question in questions]

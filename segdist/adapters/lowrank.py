@@ -41,7 +41,7 @@ def add_lora(network: nn.Module, family: Family, adapter: AdapterSpec) -> None:
         use_dora=adapter.kind == "dora",
     )
     inject_adapter_in_model(config, network, adapter_name=ADAPTER)
-    _train_beside(network, heads)  # injection froze everything but the adapter
+    _train_heads(network, heads)  # injection froze everything but the adapter
 
 
 def add_conv_lora(network: nn.Module, family: Family, adapter: AdapterSpec) -> None:
@@ -61,7 +61,7 @@ def add_conv_lora(network: nn.Module, family: Family, adapter: AdapterSpec) -> N
             base, rank=adapter.rank, alpha=adapter.alpha, dropout=adapter.dropout, experts=adapter.experts
         )
         _replace(network, name, wrapped)
-    _train_beside(network, heads)
+    _train_heads(network, heads)
 
 
 def merge(network: nn.Module) -> None:
@@ -87,7 +87,7 @@ def merge(network: nn.Module) -> None:
             _replace(network, name, quantised.restored(module))
 
 
-def _train_beside(network: nn.Module, heads: set[str]) -> None:
+def _train_heads(network: nn.Module, heads: set[str]) -> None:
     for name, parameter in network.named_parameters():
         if name in heads:
             parameter.requires_grad = True

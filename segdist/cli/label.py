@@ -107,7 +107,7 @@ def import_(
             f"{found.corrected} corrected, {found.confirmed} confirmed, {found.nothing} not there, "
             f"{found.unchanged + found.undecided} undecided"
         )
-        for one in found.first_passed_over:
+        for one in found.first_skipped:
             say(f"passed over: {one}")
 
 

@@ -56,7 +56,7 @@ class Placed(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _under_names_of_today(cls, value: Any) -> Any:
+    def _with_current_names(cls, value: Any) -> Any:
         return renamed_keys.current(value, under=cls.place) if isinstance(value, Mapping) else value
 
 

@@ -213,10 +213,10 @@ def remove(uri: str) -> None:
 
 def find(uri: str, *, suffix: str = "") -> list[Entry]:
     """Every file below a folder, or the file itself, sorted by name; empty where there is nothing."""
-    return [entry for entry in look_through(uri)[0] if entry.uri.endswith(suffix)]
+    return [entry for entry in find_all(uri)[0] if entry.uri.endswith(suffix)]
 
 
-def look_through(uri: str) -> tuple[list[Entry], Mapping[str, str]]:
+def find_all(uri: str) -> tuple[list[Entry], Mapping[str, str]]:
     """What `find` gives, and what else is there that is no file that can be read, by its URI, each with the reason.
 
     Links to files are followed. Those to folders are not: they may lead in circles, or to what is not meant.
@@ -224,7 +224,7 @@ def look_through(uri: str) -> tuple[list[Entry], Mapping[str, str]]:
     with _explained(uri, "read"):
         filesystem, path = _open(uri)
         if is_local(uri):
-            return _look_through_folder(path)
+            return _find_all_in_folder(path)
         scheme = uri.partition("://")[0] + "://"
         found = sorted(filesystem.find(path, detail=True).items())
         return [
@@ -233,7 +233,7 @@ def look_through(uri: str) -> tuple[list[Entry], Mapping[str, str]]:
         ], {}
 
 
-def _look_through_folder(root: str) -> tuple[list[Entry], Mapping[str, str]]:
+def _find_all_in_folder(root: str) -> tuple[list[Entry], Mapping[str, str]]:
     files, others, places = list[Entry](), dict[str, str](), [root]
     while places:
         place = places.pop()

@@ -120,7 +120,7 @@ def _divide(samples: Sequence[Sample], shares: Mapping[str, float], seed: int) -
     found: dict[str, str] = {}
     for group in order:
         rarest = _rarest(contents[group], total)[1]
-        chosen = max(targets, key=lambda name: _lack(targets[name], rarest, total))
+        chosen = max(targets, key=lambda name: _shortage(targets[name], rarest, total))
         targets[chosen].has.update(contents[group])
         found.update({s.image_id: chosen for s in groups[group]})
     return found
@@ -141,6 +141,6 @@ def _rarest(content: Counter[str], total: Counter[str]) -> tuple[int, str]:
     return min((total[label], label) for label in content if label)
 
 
-def _lack(target: _Target, label: str, total: Counter[str]) -> tuple[float, float]:
+def _shortage(target: _Target, label: str, total: Counter[str]) -> tuple[float, float]:
     """How many images of the class, and images at all, the split still lacks."""
     return target.share * total[label] - target.has[label], target.share * total[""] - target.has[""]

@@ -287,7 +287,7 @@ def load(folder: Path, *, trusted: bool = False, device: torch.device | str = "c
         WeightsError: files are missing or damaged, the frozen base weights are not those it was trained on, or a
             folder that is not trusted names anything outside itself.
     """
-    description = _standing_alone(describe(folder))
+    description = _self_contained(describe(folder))
     if not trusted:
         _check_closed(folder, description)
     seed, adapter = description.seed, description.adapter
@@ -305,10 +305,10 @@ def check_closed(folder: Path) -> None:
     Raises:
         WeightsError: it names something outside itself.
     """
-    _check_closed(folder, _standing_alone(describe(folder)))
+    _check_closed(folder, _self_contained(describe(folder)))
 
 
-def _standing_alone(description: Description) -> Description:
+def _self_contained(description: Description) -> Description:
     """The same without base weights, where the folder holds all tensors and the options say their shapes."""
     declared = declaration(description.model.family)
     named = description.places()

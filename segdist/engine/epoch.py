@@ -29,7 +29,7 @@ def train_epoch(state: Fit, parallel: nn.Module, batches: Any, *, images: int) -
     Raises:
         SpecError: a parameter that is to be trained is not used.
     """
-    state.draw_anew()
+    state.reseed()
     start = time.perf_counter()
     metrics = _all_steps(state, parallel, batches)
     seconds = time.perf_counter() - start

@@ -120,7 +120,7 @@ class Fit:
         self.epoch = self._saved["epoch"]
         self.steps = self.epoch * math.ceil(self.steps_per_epoch / self.run.train.gradient_accumulation_steps)
 
-    def draw_anew(self) -> None:
+    def reseed(self) -> None:
         """Seed dropout and jitter for the epoch: other draws on each worker, the same ones after a resumption."""
         seeds = np.random.SeedSequence((self.run.seed, self.epoch, self.workers.rank))
         torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))

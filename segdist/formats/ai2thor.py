@@ -25,7 +25,7 @@ from segdist.core.records import Instance, ReportFinding, Rle, Sample
 from segdist.core.text import short
 from segdist.reading.class_names import ClassNames
 from segdist.reading.codes import finding
-from segdist.reading.label_maps import decode_values, take_apart
+from segdist.reading.label_maps import decode_values, rles_by_value
 from segdist.reading.listing import FolderFormat, FolderOptions, Listing, split_of, swap_folder
 from segdist.reading.looks import report_unread
 from segdist.reading.text_files import read_json
@@ -159,7 +159,7 @@ class _Reader:
             self._report(finding("mask-lossy", message, file=uri, image=frame))
             return None
         height, width = decoded.values_HW.shape
-        return (height, width), take_apart(decoded.values_HW)
+        return (height, width), rles_by_value(decoded.values_HW)
 
     def _metadata(self, frame: str) -> str:
         """The metadata of a frame: its own file, or the nearest one that serves the folder."""

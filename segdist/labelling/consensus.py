@@ -13,19 +13,19 @@ from segdist.metrics.matching import overlap_matrix
 
 
 @dataclass(frozen=True)
-class Opinion:
+class CandidateMask:
     """One mask of an object, and the prompt strategy that led to it."""
 
     strategy: str
     instance: Instance
 
 
-def surest(opinions: Sequence[Opinion]) -> Instance:
+def most_confident(candidates: Sequence[CandidateMask]) -> Instance:
     """The answer with the highest score; one without a pixel only where no other has any."""
-    return max((o.instance for o in opinions), key=lambda i: (i.mask is not None and i.mask.area > 0, i.score))
+    return max((o.instance for o in candidates), key=lambda i: (i.mask is not None and i.mask.area > 0, i.score))
 
 
-def consensus(opinions: Sequence[Opinion], options: ConsensusSpec) -> Instance:
+def consensus(candidates: Sequence[CandidateMask], options: ConsensusSpec) -> Instance:
     """What the prompts agree on; its score is their agreement.
 
     The agreement is the mean IoU of all pairs of answers, an empty one counting as no overlap. The mask is the vote of
@@ -33,26 +33,26 @@ def consensus(opinions: Sequence[Opinion], options: ConsensusSpec) -> Instance:
     review.
 
     Args:
-        opinions: at least one; of one opinion nothing can be said, and it comes back as it is.
+        candidates: at least one; of one candidate nothing can be said, and it comes back as it is.
         options: shares and thresholds.
     """
-    best = surest(opinions)
-    if len(opinions) < 2 or best.mask is None:
+    best = most_confident(candidates)
+    if len(candidates) < 2 or best.mask is None:
         return best
-    rles = [o.instance.mask or masks.empty(best.mask.size_hw) for o in opinions]
+    rles = [o.instance.mask or masks.empty(best.mask.size_hw) for o in candidates]
     overlaps = np.nan_to_num(overlap_matrix(rles, rles))
     others = (overlaps.sum(axis=1) - overlaps.diagonal()) / (len(rles) - 1)
     agreement = float(others.mean())
     central = int(others.argmax())
     agree = [k for k in range(len(rles)) if k == central or overlaps[central, k] >= options.agree_iou]
-    said = _mean_evidence([opinions[k].instance for k in agree], agreement)
+    said = _mean_evidence([candidates[k].instance for k in agree], agreement)
     if len(agree) < 2:
         said = replace(said, verdict=Verdict.REVIEW)
-        return replace(opinions[central].instance, score=agreement, evidence=said)
+        return replace(candidates[central].instance, score=agreement, evidence=said)
     mask, unsure = _vote([rles[k] for k in agree], options)
     if options.band == "ignore" and unsure.area:
         said = replace(said, unsure=unsure)
-    return replace(opinions[central].instance, mask=mask, score=agreement, evidence=said)
+    return replace(candidates[central].instance, mask=mask, score=agreement, evidence=said)
 
 
 def _vote(rles: Sequence[Rle], options: ConsensusSpec) -> tuple[Rle, Rle]:

@@ -8,22 +8,24 @@ from segdist.core.plugins import ImageHWC
 from segdist.core.records import Evidence, Instance, Verdict
 from segdist.core.spec import LabelSpec, MaskLimits
 from segdist.labelling.cleaning import clean
-from segdist.labelling.consensus import Opinion, consensus, surest
+from segdist.labelling.consensus import CandidateMask, consensus, most_confident
 from segdist.reading.geometry import box_iou
 
 
-def pseudo_label(asked: Instance, opinions: Sequence[Opinion], image_HWC: ImageHWC, spec: LabelSpec) -> Instance:
+def pseudo_label(
+    asked: Instance, candidates: Sequence[CandidateMask], image_HWC: ImageHWC, spec: LabelSpec
+) -> Instance:
     """The label of one object, with the evidence for it.
 
     Args:
         asked: the annotated box.
-        opinions: what the teacher said; none where it could not be asked.
+        candidates: what the teacher said; none where it could not be asked.
         image_HWC: the image.
         spec: consensus, cleaning and limits.
     """
-    if not opinions:
+    if not candidates:
         return replace(asked, score=0.0, evidence=Evidence(Verdict.REJECT))
-    answer = consensus(opinions, spec.consensus) if spec.consensus else surest(opinions)
+    answer = consensus(candidates, spec.consensus) if spec.consensus else most_confident(candidates)
     score, said = min(max(answer.score, 0.0), 1.0), answer.evidence or Evidence()
     if answer.mask is None or not answer.mask.area:
         return replace(asked, score=score, evidence=replace(said, verdict=Verdict.REJECT, unsure=None))

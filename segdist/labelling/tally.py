@@ -8,7 +8,7 @@ import numpy as np
 
 from segdist.core import masks
 from segdist.core.records import Instance, Rle, Sample, Verdict
-from segdist.labelling.consensus import Opinion, surest
+from segdist.labelling.consensus import CandidateMask, most_confident
 from segdist.metrics.calibration import outcomes
 from segdist.metrics.matching import band_iou
 
@@ -34,7 +34,7 @@ class Tally:
         self.taught: dict[str, Sums] = {}
 
     def add(
-        self, truth: Sample, made: Sample, indices: Sequence[int], opinions: Sequence[Sequence[Opinion]] = ()
+        self, truth: Sample, made: Sample, indices: Sequence[int], candidates: Sequence[Sequence[CandidateMask]] = ()
     ) -> None:
         """Count one image; instances whose hidden mask is known are compared with it.
 
@@ -42,14 +42,14 @@ class Tally:
             truth: the sample with what is known about it.
             made: its labels, instance by instance.
             indices: of the instances that were asked for.
-            opinions: what the teacher said about each of them.
+            candidates: what the teacher said about each of them.
         """
         self.counts["kept"] += sum(i.mask is not None and i.evidence is None for i in made.instances)
         for n, index in enumerate(indices):
             true, guess = truth.instances[index], made.instances[index]
             self._count(guess)
             if true.mask is not None:
-                self._measure(true, guess, opinions[n] if opinions else ())
+                self._measure(true, guess, candidates[n] if candidates else ())
         for label in sorted({truth.instances[index].label for index in indices}):
             self._count_learned(label, truth, made)
 
@@ -72,7 +72,7 @@ class Tally:
         self.counts[name] += 1
         self.per_class.setdefault(guess.label, Counter())[name] += 1
 
-    def _measure(self, true: Instance, guess: Instance, opinions: Sequence[Opinion]) -> None:
+    def _measure(self, true: Instance, guess: Instance, candidates: Sequence[CandidateMask]) -> None:
         assert true.mask is not None
         box = masks.from_box(true.box_xyxy, size_hw=true.mask.size_hw)
         fill = masks.iou(true.mask, box)
@@ -81,8 +81,8 @@ class Tally:
         self.outcomes.setdefault(true.label, []).append((guess.score, reached >= HIT_IOU))
         if guess.mask is not None:
             _add(of_class, ACCEPTED, true.mask, guess.mask, fill, guess.score)
-        for strategy in sorted({o.strategy for o in opinions}):
-            best = surest([o for o in opinions if o.strategy == strategy])
+        for strategy in sorted({o.strategy for o in candidates}):
+            best = most_confident([o for o in candidates if o.strategy == strategy])
             _add(of_class, strategy, true.mask, best.mask, fill, best.score)
 
     def _count_learned(self, label: str, truth: Sample, made: Sample) -> None:

@@ -159,7 +159,7 @@ def class_edge_bce(
     logits_BKHW = logits_BKHW.float()
     target_BCHW = torch.stack([target_BHW == k for k in range(1, logits_BKHW.shape[1])], dim=1)
     values_N = edge_bce(
-        _against_the_rest(logits_BKHW)[:, 1:].flatten(0, 1),
+        _one_vs_rest(logits_BKHW)[:, 1:].flatten(0, 1),
         target_BCHW.flatten(0, 1),
         distance_BCHW.flatten(0, 1),
         ignore_NHW=ignore_BHW[:, None].expand_as(target_BCHW).flatten(0, 1),
@@ -170,7 +170,7 @@ def class_edge_bce(
     return mean_or_zero(values_N[occurs_N], graph=logits_BKHW)
 
 
-def _against_the_rest(logits_BKHW: Tensor) -> Tensor:
+def _one_vs_rest(logits_BKHW: Tensor) -> Tensor:
     """(B, K, H, W) the logit of each class's softmax probability: its own less the log-sum-exp of the others."""
     others = []
     for k in range(logits_BKHW.shape[1]):

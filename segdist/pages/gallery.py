@@ -112,7 +112,7 @@ def choose(source: DatasetFormat, wanted: Wanted) -> tuple[list[Sample], Counter
                 continue
             for label in labels & set(wanted.classes) if wanted.classes else labels or {NO_CLASS}:
                 kept.setdefault((sample.split, label), _Lowest(wanted.count)).add(_rank(sample, wanted.seed), sample)
-    return _in_turn([kept[key].in_order() for key in sorted(kept)], wanted.count), seen
+    return _round_robin([kept[key].in_order() for key in sorted(kept)], wanted.count), seen
 
 
 class _Lowest:
@@ -138,7 +138,7 @@ def _rank(sample: Sample, seed: int) -> int:
     return int.from_bytes(sha256(f"{seed}/{sample.image_id}".encode()).digest()[:6])
 
 
-def _in_turn(lists: Sequence[Sequence[Sample]], count: int) -> list[Sample]:
+def _round_robin(lists: Sequence[Sequence[Sample]], count: int) -> list[Sample]:
     """From each list in turn, each sample once."""
     found: dict[str, Sample] = {}
     for place in range(max(map(len, lists), default=0)):

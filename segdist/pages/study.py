@@ -35,7 +35,7 @@ def print_study(found: StudyRows, console: RichConsole | None = None) -> None:
     best = _best(found)
     iou = number_text(best["metrics"].get("iou"))
     out.print(f"best: step {best['step']}, iou {iou}, {escape(best['model'])}")
-    if said := _parting(found):
+    if said := _overfitting_note(found):
         out.print(said)
 
 
@@ -51,7 +51,7 @@ def write_study(found: StudyRows, path: Path) -> Path:
         "study.html.jinja",
         found=found,
         best=_best(found),
-        parting=_parting(found),
+        parting=_overfitting_note(found),
         columns=columns(),
         curves={name: chart for name, chart in curves.items() if chart},
     )
@@ -78,7 +78,7 @@ def _best(found: StudyRows) -> Mapping[str, Any]:
     return next(one for one in found if one["is_best"])
 
 
-def _parting(found: StudyRows) -> str:
+def _overfitting_note(found: StudyRows) -> str:
     """A sentence where the loss alone would have chosen another checkpoint."""
     measured = [one for one in found if "loss" in one["metrics"]]
     least = min(measured, key=lambda one: float(one["metrics"]["loss"]), default=None)

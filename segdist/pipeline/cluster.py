@@ -50,7 +50,7 @@ def connected() -> Iterator[Any]:
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         os.environ.setdefault(_PREEMPTION, "0")  # nobody takes this machine away; saves a worker group four CPU-seconds
-    door = _check_reachable(address) if address else {}
+    token_mode = _check_reachable(address) if address else {}
     import ray
 
     if not os.environ.get("SEGDIST_DEBUG"):
@@ -61,7 +61,7 @@ def connected() -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    with _joining(door) if address else _starting() as how:
+    with _join_settings(token_mode) if address else _starting() as how:
         _start(ray, address, how)
         try:
             yield ray
@@ -83,16 +83,16 @@ def _starting() -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def _joining(door: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """How to connect to a cluster that runs already, with what `_check_reachable` says of its door.
+def _join_settings(token_mode: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """How to connect to a cluster that runs already, with what `_check_reachable` says of its token.
 
     Its processes know nothing of our environment. The settings travel in the runtime environment, which Ray writes to
     a log that all users of a node can read. The keys of the storage, which every process needs, travel inside the hook
     that runs first in each: Ray keeps that in the memory of its control store. Nothing else travels: MLflow is written
     by this process alone, and models of a hub are fetched with what the nodes hold.
     """
-    with environment(door):
-        yield {"runtime_env": {"env_vars": _settings(), "worker_process_setup_hook": _bringing(_storage_keys())}}
+    with environment(token_mode):
+        yield {"runtime_env": {"env_vars": _settings(), "worker_process_setup_hook": _hook_with(_storage_keys())}}
 
 
 def _start(ray: Any, address: str | None, how: dict[str, Any]) -> None:
@@ -130,7 +130,7 @@ def _kill_orphans(error: Exception) -> None:
 def _check_reachable(address: str) -> dict[str, str]:
     """What the environment must say to be let in at an address.
 
-    Ray tries an address for minutes before it gives up; a closed door shows at once. And a client that names an address
+    Ray tries an address for minutes before it gives up; a closed port shows at once. And a client that names an address
     shows its token only where `RAY_AUTH_MODE` says so, which who has a token need not know.
 
     Raises:
@@ -205,10 +205,10 @@ def _no_start(reason: str) -> str:
 def begin_in_own_cluster() -> None:
     """Runs first in every worker process of a cluster that we started."""
     listen_on_loopback()
-    know_own_cluster()
+    set_address_of_own_cluster()
 
 
-def know_own_cluster() -> None:
+def set_address_of_own_cluster() -> None:
     """Runs first in every worker process: Ray's state API must ask this cluster, also beside others on the machine.
 
     It looks for the cluster in the environment only. Where it finds several it raises, in the actor that frees the
@@ -219,12 +219,12 @@ def know_own_cluster() -> None:
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
 
 
-def _bringing(keys: Mapping[str, str]) -> Callable[[], None]:
-    def know_cluster_and_keys() -> None:
+def _hook_with(keys: Mapping[str, str]) -> Callable[[], None]:
+    def set_address_and_keys() -> None:
         os.environ.update(keys)
-        know_own_cluster()
+        set_address_of_own_cluster()
 
-    return know_cluster_and_keys
+    return set_address_and_keys
 
 
 def _storage_keys() -> dict[str, str]:
@@ -240,7 +240,7 @@ def _settings() -> dict[str, str]:
 
 
 def keep_keys_out_of_logs() -> None:
-    """Tune would send the keys of AWS in the runtime environment, which Ray writes to a log; see `_joining`."""
+    """Tune would send the keys of AWS in the runtime environment, which Ray writes to a log; see `_join_settings`."""
     from ray.tune.execution import class_cache
 
     class_cache.ENV_VARS_TO_PROPAGATE.difference_update(_STORAGE_KEYS)

@@ -1,4 +1,4 @@
-"""Every trial's kept model over the validation split, and the winner over the test split: the same look at all of them.
+"""Every trial's kept model over the validation split, and the winner over the test split: measured in the same way.
 
 The full set of metrics is computed once a trial, after the search, and not where a checkpoint is saved: early stopping
 needs two numbers an epoch, most checkpoints are overwritten, and a trial that is stopped runs no code at its end. So it
@@ -23,7 +23,7 @@ from segdist.pipeline.trial import Job
 from segdist.tracking import Tracker, TrialRecord
 
 DONE = "runtime/latency_p50_ms"
-"""The metric that tells an appraised trial."""
+"""The metric by which an evaluated trial is known."""
 EVALUATION, RANKED = "evaluation", "pictures_ranked"
 """Where a run keeps numbers and predictions of each image, and the worst, median and best images."""
 Files = dict[str, bytes]
@@ -56,11 +56,11 @@ def evaluate_trials(ray: Any, tracker: Tracker, parent_run_id: str, job: Job) ->
     resources = job.run.resources
     most = slots(ray, cpus=resources.cpus_per_worker, gpus=resources.gpus_per_worker)
     say(f"evaluate  {len(waiting)} trial(s) on the validation split")
-    for trial, look in _looks(ray, tracker, waiting, job, most):
-        if isinstance(look, EvaluationFiles):
-            _log_val(tracker, trial, look, job)
+    for trial, found in _evaluations(ray, tracker, waiting, job, most):
+        if isinstance(found, EvaluationFiles):
+            _log_val(tracker, trial, found, job)
         else:
-            say(f"trial {trial.number} has only the metrics of its epochs: {look}")
+            say(f"trial {trial.number} has only the metrics of its epochs: {found}")
 
 
 def score_on_test(ray: Any, tracker: Tracker, run_id: str, job: Job) -> dict[str, float]:
@@ -74,10 +74,10 @@ def score_on_test(ray: Any, tracker: Tracker, run_id: str, job: Job) -> dict[str
     """
     if not Dataset.open(job.dataset_uri).manifest.splits.get("test"):
         return {}
-    look: EvaluationFiles = ray.get(_ask(ray, _packed(tracker, run_id), job, "test"))
-    metrics = {f"test/{name}": value for name, value in look.metrics.items() if family_of(name)}
+    found: EvaluationFiles = ray.get(_submit(ray, _packed(tracker, run_id), job, "test"))
+    metrics = {f"test/{name}": value for name, value in found.metrics.items() if family_of(name)}
     tracker.log_metrics(run_id, metrics, step=0)
-    for files, place in ((look.pictures, "pictures_test"), (look.evaluation, EVALUATION)):
+    for files, place in ((found.pictures, "pictures_test"), (found.evaluation, EVALUATION)):
         with _written(files) as folder:
             tracker.log_files(run_id, folder, place)
     return metrics
@@ -93,11 +93,11 @@ def evaluator_on_test(ray: Any, tracker: Tracker, run_id: str, job: Job, metric:
         job: what names the data and the resources; the trial need not be one of its own.
         metric: to compute.
     """
-    seen: Evaluator = ray.get(_ask(ray, _packed(tracker, run_id), job, metric, task=_filled_evaluator))
+    seen: Evaluator = ray.get(_submit(ray, _packed(tracker, run_id), job, metric, task=_filled_evaluator))
     return seen
 
 
-def _looks(
+def _evaluations(
     ray: Any, tracker: Tracker, trials: Sequence[TrialRecord], job: Job, most: int
 ) -> Iterator[tuple[TrialRecord, EvaluationFiles | str]]:
     """What each trial's model shows, or why it shows nothing; at most so many models at once."""
@@ -107,7 +107,7 @@ def _looks(
         for trial in islice(left, most - len(running)):
             packed = _packed(tracker, trial.run_id)
             if packed:
-                running[_ask(ray, packed, job, "val")] = trial
+                running[_submit(ray, packed, job, "val")] = trial
             else:
                 yield trial, "it kept no model"
         if not running:
@@ -120,12 +120,12 @@ def _looks(
             yield trial, str(error).strip().splitlines()[-1]
 
 
-def _log_val(tracker: Tracker, trial: TrialRecord, look: EvaluationFiles, job: Job) -> None:
-    for files, place in ((look.evaluation, EVALUATION), (look.ranked, RANKED), (look.description, "model")):
+def _log_val(tracker: Tracker, trial: TrialRecord, found: EvaluationFiles, job: Job) -> None:
+    for files, place in ((found.evaluation, EVALUATION), (found.ranked, RANKED), (found.description, "model")):
         with _written(files) as folder:
             tracker.log_files(trial.run_id, folder, place)
     each_epoch = set(job.run.evaluate.each_epoch)  # these are there, and belong to the history of the search
-    new = {name: value for name, value in look.metrics.items() if family_of(name) not in each_epoch}
+    new = {name: value for name, value in found.metrics.items() if family_of(name) not in each_epoch}
     named = {f"val/{name}" if family_of(name) else name: value for name, value in new.items()}
     tracker.log_metrics(trial.run_id, named, step=trial.best_epoch)
 
@@ -137,11 +137,13 @@ def _packed(tracker: Tracker, run_id: str) -> Files:
         return {file.name: file.read_bytes() for file in model.iterdir()} if model else {}
 
 
-def _ask(ray: Any, packed: Files, job: Job, what: str, *, task: Callable[[Files, Job, str], Any] | None = None) -> Any:
-    """A worker with a trial's resources that looks at a model."""
+def _submit(
+    ray: Any, packed: Files, job: Job, what: str, *, task: Callable[[Files, Job, str], Any] | None = None
+) -> Any:
+    """A worker with a trial's resources that evaluates a model."""
     resources = job.run.resources
     options = {"num_cpus": resources.cpus_per_worker, "num_gpus": resources.gpus_per_worker}
-    return ray.remote(task or _look).options(**options).remote(packed, job, what)
+    return ray.remote(task or _evaluated).options(**options).remote(packed, job, what)
 
 
 def _filled_evaluator(packed: Files, job: Job, metric: str) -> Evaluator:
@@ -155,7 +157,7 @@ def _filled_evaluator(packed: Files, job: Job, metric: str) -> Evaluator:
         return filled_evaluator(folder, rows, (metric,), trusted=True)
 
 
-def _look(packed: Files, job: Job, split: str) -> EvaluationFiles:
+def _evaluated(packed: Files, job: Job, split: str) -> EvaluationFiles:
     import torch
 
     from segdist.engine import checkpoint, pictures, runtime

@@ -51,13 +51,13 @@ def label_samples(
     tally = Tally()
     for entries in _entries(rows, job):
         findings += [found for entry in entries for found in entry.findings]
-        opinions = iter(teacher.opinions([entry.question for entry in entries if entry.question]))
+        candidates = iter(teacher.candidates([entry.question for entry in entries if entry.question]))
         for entry in entries:
             if entry.question is None:
                 tally.add(entry.truth, entry.shown, [])
                 samples.append(entry.shown)
                 continue
-            said, instances = next(opinions), list(entry.shown.instances)
+            said, instances = next(candidates), list(entry.shown.instances)
             for index, of_one in zip(entry.question.indices, said, strict=True):
                 instances[index] = pseudo_label(instances[index], of_one, entry.question.image_HWC, job.label)
             made = replace(entry.shown, instances=tuple(instances), source=job.source)

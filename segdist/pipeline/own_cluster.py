@@ -68,7 +68,7 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
     """Set variables for a while; Ray, which remembers how it authenticates, is made to look again."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
-    _look_again()
+    _reload_token()
     try:
         yield
     finally:
@@ -76,10 +76,10 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
-        _look_again()
+        _reload_token()
 
 
-def _look_again() -> None:
+def _reload_token() -> None:
     import ray
 
     raylet: Any = ray._raylet

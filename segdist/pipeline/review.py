@@ -100,9 +100,9 @@ def import_review(
 
 
 def _nothing_taken(file: Path, outcome: back.Outcome, *, images: int) -> str:
-    held = "; ".join(outcome.first_passed_over) or "no shapes at all"
+    held = "; ".join(outcome.first_skipped) or "no shapes at all"
     message = f"{file} decides nothing: it names {images} image(s) of the queue, and holds {held}."
-    if images and not outcome.passed_over:
+    if images and not outcome.skipped_shapes:
         return f"{message} If the objects were removed because they are not there: --removed-means-nothing."
     return (
         f"{message} Masks and polygons on images of the queue are understood: COCO, CVAT for images, Label Studio JSON."

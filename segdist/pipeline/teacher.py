@@ -13,7 +13,7 @@ from segdist.core.plugins import ChoosingStrategy, ImageHWC, Question, declarati
 from segdist.core.records import Instance, Prompt
 from segdist.core.spec import LabelSpec, PromptSpec, TeacherSpec, View, digest
 from segdist.labelling.boxes import asked_of, joined, part_of, seen_back, seen_from
-from segdist.labelling.consensus import Opinion
+from segdist.labelling.consensus import CandidateMask
 
 if TYPE_CHECKING:
     from segdist.nets.segmenter import Segmenter
@@ -72,16 +72,16 @@ class Teacher:
         self._network: Segmenter | None = None
         self.halved = 0
 
-    def opinions(self, questions: Sequence[Question]) -> list[list[list[Opinion]]]:
+    def candidates(self, questions: Sequence[Question]) -> list[list[list[CandidateMask]]]:
         """For each question and each of its indices, what the prompts of all strategies and views led to."""
         asked = [a for number, question in enumerate(questions) for a in self._asked(number, question)]
         answers = self._answers(asked)
-        found: list[list[list[Opinion]]] = [[[] for _ in question.indices] for question in questions]
+        found: list[list[list[CandidateMask]]] = [[[] for _ in question.indices] for question in questions]
         for a, of_prompts in zip(asked, answers, strict=True):
             original = questions[a.number].asked
             for instances in a.strategy.chosen(a.question, of_prompts):
-                for opinions, instance, box in zip(found[a.number], instances, original, strict=True):
-                    opinions.append(Opinion(a.strategy.name, seen_back(instance, a.view, box)))
+                for candidates, instance, box in zip(found[a.number], instances, original, strict=True):
+                    candidates.append(CandidateMask(a.strategy.name, seen_back(instance, a.view, box)))
         return found
 
     def _asked(self, number: int, question: Question) -> Iterator[_Asked]:

@@ -95,10 +95,10 @@ def restore(logits_CHW: torch.Tensor, *, size_hw: tuple[int, int], image_size: i
     return interpolate(square_1CHW[..., :height, :width], size_hw, mode="bilinear", align_corners=False)[0]
 
 
-def likeliest(
+def most_likely(
     scores_Khw: torch.Tensor, *, size_hw: tuple[int, int], image_size: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each pixel's likeliest class, as `restore` and a maximum over K would have it, and its score: `size_hw` each.
+    """Each pixel's most_likely class, as `restore` and a maximum over K would have it, and its score: `size_hw` each.
 
     One class after the other: all of them at the size of a large image are gigabytes.
     """

@@ -68,7 +68,7 @@ def decode_values(content: bytes, *, colours: bool = False, name: str = "it") ->
         return DecodedLabelMap(upright(values_HW), is_lossy, is_colour, note)
 
 
-def take_apart(values_HW: LabelMap) -> dict[int, Rle]:
+def rles_by_value(values_HW: LabelMap) -> dict[int, Rle]:
     """The mask of each number but 0, in ascending order, from one pass over the runs of the image."""
     height, width = values_HW.shape
     flat = values_HW.ravel(order="F")
@@ -87,7 +87,7 @@ def take_apart(values_HW: LabelMap) -> dict[int, Rle]:
 def components(rle: Rle) -> list[Rle]:
     """The connected regions of a mask; pixels that touch at a corner are connected."""
     count, numbers_HW = cv2.connectedComponents(masks.decode(rle).astype(np.uint8), connectivity=8)
-    return [rle] if count == 2 else list(take_apart(numbers_HW.astype(np.int64)).values())
+    return [rle] if count == 2 else list(rles_by_value(numbers_HW.astype(np.int64)).values())
 
 
 def paint(values_HW: NDArray[np.uint16], rle: Rle, number: int, *, only_if_free: bool = False) -> int:

@@ -46,7 +46,7 @@ class Listing:
     @cached_property
     def entries(self) -> Mapping[str, storage.Entry]:
         """Size and stamp by relative path, sorted by name."""
-        listed, others = storage.look_through(self.place)
+        listed, others = storage.find_all(self.place)
         if [*(e.uri for e in listed), *others] == [self.place]:
             self.root = self.place.rpartition("/")[0]
         start = self.root + "/"

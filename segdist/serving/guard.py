@@ -156,7 +156,7 @@ class _Exchange:
         """
         if not self.waits and not self._refusal:
             return await self._receive()
-        message = await self._in_time(self._receive)
+        message = await self._with_deadline(self._receive)
         count = len(message.get("body", b""))
         self._count += count
         self.waits = bool(message.get("more_body"))
@@ -192,10 +192,10 @@ class _Exchange:
         while not self._count or self._count < len(body):
             piece = body[self._count : self._count + _PIECE]
             more = self._count + _PIECE < len(body) or message.get("more_body", False)
-            await self._in_time(partial(self._send, {**message, "body": piece, "more_body": more}))
+            await self._with_deadline(partial(self._send, {**message, "body": piece, "more_body": more}))
             self._count += _PIECE
 
-    async def _in_time(self, act: Callable[[], Awaitable[_T]]) -> _T:
+    async def _with_deadline(self, act: Callable[[], Awaitable[_T]]) -> _T:
         """What the client does in the time that it has, for as much as it has sent or read since."""
         if self._refusal:
             raise RefusedError

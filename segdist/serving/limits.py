@@ -72,14 +72,14 @@ class Budget:
             yield
         finally:
             self._free += amount
-            self._let_in()
+            self._admit()
 
     async def _take(self, amount: int) -> None:
         if len(self._line) >= self._most_waiting:
             raise BusyError
         place = amount, asyncio.get_running_loop().create_future()
         self._line.append(place)
-        self._let_in()
+        self._admit()
         try:
             async with asyncio.timeout(self._seconds):
                 await place[1]
@@ -88,12 +88,12 @@ class Budget:
                 self._line.remove(place)
             else:  # let in at the moment of giving up
                 self._free += amount
-            self._let_in()
+            self._admit()
             if isinstance(error, TimeoutError):
                 raise BusyError from None
             raise
 
-    def _let_in(self) -> None:
+    def _admit(self) -> None:
         while self._line and self._line[0][0] <= self._free:
             amount, turn = self._line.popleft()
             self._free -= amount

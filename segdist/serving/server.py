@@ -118,7 +118,7 @@ class ClientConnection(H11Protocol):
         super().connection_made(transport)
         self._watch()
         if len(self.connections) > self._limits.max_connections:
-            others = [c for c in self.connections if isinstance(c, ClientConnection) and c._owes_anything]
+            others = [c for c in self.connections if isinstance(c, ClientConnection) and c._may_send]
             min(others, key=lambda c: c._since, default=self).transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -164,16 +164,16 @@ class ClientConnection(H11Protocol):
         self._watch()
 
     @property
-    def _owes(self) -> bool:
+    def _is_clients_turn(self) -> bool:
         """Whether it is the client's turn: to ask, or to read."""
         return self.cycle is None or self.cycle.response_complete or self.flow.write_paused
 
     @property
-    def _owes_anything(self) -> bool:
-        return self._owes or self.cycle.more_body
+    def _may_send(self) -> bool:
+        return self._is_clients_turn or self.cycle.more_body
 
     def _watch(self) -> None:
-        if not self._owes:
+        if not self._is_clients_turn:
             self._unwatch()
         elif self._deadline is None:
             unread = self.transport.get_write_buffer_size() / self._limits.bytes_per_second

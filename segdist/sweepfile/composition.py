@@ -75,7 +75,7 @@ def compose(
         raise SpecError(_no_file(path))
     choices, changes = _parsed(overrides, path.parent)
     try:
-        content = _under_names_of_today(_put_together(path, choices), path, old_name)
+        content = _with_current_names(_put_together(path, choices), path, old_name)
         for change in _renamed(changes, content):
             _apply(change, content)
         if "storage" not in content:
@@ -257,7 +257,7 @@ def _put_together(path: Path, choices: Sequence[str]) -> DictConfig:
     return content
 
 
-def _under_names_of_today(content: DictConfig, path: Path, old_name: renamed_keys.ReportOldName) -> DictConfig:
+def _with_current_names(content: DictConfig, path: Path, old_name: renamed_keys.ReportOldName) -> DictConfig:
     raw = OmegaConf.to_container(content, resolve=False)
     assert isinstance(raw, dict)
     try:

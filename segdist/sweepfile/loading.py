@@ -378,13 +378,13 @@ def _union_schema(kind: registry.PluginKind, key: str, base: dict[str, Any]) -> 
 
 def _report(path: Path, overrides: Sequence[str], problems: Iterable[Problem]) -> SpecError:
     lines = _key_lines(path)
-    lines = {new: place for keys, place in lines.items() for new in _names_of_today(keys)} | lines
+    lines = {new: place for keys, place in lines.items() for new in _current_names(keys)} | lines
     named = [tuple(o.lstrip("+~").partition("=")[0].split(".")) for o in overrides]
-    overridden = {new for keys in named for new in _names_of_today(keys)}
+    overridden = {new for keys in named for new in _current_names(keys)}
     return SpecError("\n".join(f"{_place(path, lines, overridden, p.keys)}: {p.message}" for p in problems))
 
 
-def _names_of_today(keys: Keys) -> list[Keys]:
+def _current_names(keys: Keys) -> list[Keys]:
     """What a path of keys is called now: two paths where the key was split."""
     if keys[0] == "space" and len(keys) > 1:
         names = renamed_keys.SPLIT.get(keys[1], (renamed_keys.current_key(keys[1]),))[:2]

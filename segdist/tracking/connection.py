@@ -85,7 +85,7 @@ class Connection:
 
     def _open(self) -> "MlflowClient":
         self._check()
-        _hush()
+        _silence_logs()
         from mlflow import MlflowClient
 
         try:
@@ -144,7 +144,7 @@ def _connected(client: "MlflowClient") -> "MlflowClient":
     return client
 
 
-def _hush() -> None:
+def _silence_logs() -> None:
     """Silence what tells a user nothing: migrations of an empty database, progress bars of small files, run URLs."""
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

@@ -25,7 +25,7 @@ from segdist.core.records import Finding, Instance, Sample
 from segdist.formats.segdist import Writer
 from segdist.reading.archived import open_format
 from segdist.reading.guess import guess_format
-from segdist.reading.label_maps import take_apart
+from segdist.reading.label_maps import rles_by_value
 from segdist.reading.outlines import outlines, single_polygon
 from tests.formats.test_contract import EXAMPLES
 
@@ -223,7 +223,7 @@ def test_the_polygon_of_any_mask_rasterises_back_to_it_in_pycocotools(mask_HW: n
     )
 )
 def test_a_label_map_is_taken_apart_as_comparing_pixels_does(values_HW: np.ndarray[Any, Any]) -> None:
-    found = take_apart(values_HW)
+    found = rles_by_value(values_HW)
     assert sorted(found) == [n for n in np.unique(values_HW) if n]
     for number, rle in found.items():
         assert rle == encode(values_HW == number)

@@ -209,7 +209,7 @@ def test_pipes_devices_and_links_that_lead_nowhere_or_to_folders_are_named_and_n
     for name, target in {"loop": ".", "root": "/", "nowhere": "gone", "self": "self", "endless": "/dev/zero"}.items():
         (tmp_path / name).symlink_to(target)
     os.mkfifo(tmp_path / "pipe")
-    files, others = storage.look_through(str(tmp_path))
+    files, others = storage.find_all(str(tmp_path))
     assert [(Path(e.uri).name, e.size) for e in files] == [("file", 3), ("a.txt", 3)]
     assert {Path(uri).name: reason.rpartition(" ")[2] for uri, reason in others.items()} == {
         "loop": "followed", "root": "followed", "nowhere": "there", "self": "links", "endless": "device",

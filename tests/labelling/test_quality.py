@@ -8,7 +8,7 @@ import pytest
 
 from segdist.core import masks
 from segdist.core.records import Evidence, Instance, Prediction, Sample, Verdict
-from segdist.labelling.consensus import Opinion
+from segdist.labelling.consensus import CandidateMask
 from segdist.labelling.quality import summarise
 from segdist.labelling.tally import BOUNDARY, Tally
 from segdist.metrics import evaluate
@@ -45,11 +45,11 @@ def _shifted(truth: list[Sample]) -> list[Sample]:
     return made
 
 
-def _tallied(*pairs: tuple[Sample, Sample], opinions: tuple[tuple[Opinion, ...], ...] = ()) -> dict[str, Any]:
+def _tallied(*pairs: tuple[Sample, Sample], candidates: tuple[tuple[CandidateMask, ...], ...] = ()) -> dict[str, Any]:
     """The notes of a shard."""
     tally = Tally()
     for true, guess in pairs:
-        tally.add(true, guess, range(len(true.instances)), opinions)
+        tally.add(true, guess, range(len(true.instances)), candidates)
     return tally.notes()
 
 
@@ -126,14 +126,14 @@ def test_of_each_strategy_the_surest_mask_is_measured_by_the_formulas_of_the_pap
     truth = replace(TRUTH[1], instances=(true,))
     boxes = {"sure": (6, 5, 26, 25), "unsure": (15, 5, 35, 25), "other": (5, 5, 25, 22)}
     said = {name: replace(true, mask=masks.from_box(box, size_hw=SIZE_HW)) for name, box in boxes.items()}
-    opinions = (
-        Opinion("grid", replace(said["unsure"], score=0.2)),
-        Opinion("box", replace(said["other"], score=0.5)),
-        Opinion("grid", replace(said["sure"], score=0.7)),
-        Opinion("text", replace(true, mask=None, score=0.4)),
+    candidates = (
+        CandidateMask("grid", replace(said["unsure"], score=0.2)),
+        CandidateMask("box", replace(said["other"], score=0.5)),
+        CandidateMask("grid", replace(said["sure"], score=0.7)),
+        CandidateMask("text", replace(true, mask=None, score=0.4)),
     )
     made = replace(truth, instances=(replace(said["other"], score=0.6, evidence=Evidence()),))
-    quality = summarise([_tallied((truth, made), opinions=(opinions,))])["quality"]
+    quality = summarise([_tallied((truth, made), candidates=(candidates,))])["quality"]
     assert true.mask is not None
     own = masks.decode(true.mask)
     expected = {"grid": (said["sure"], 0.7), "box": (said["other"], 0.5)}

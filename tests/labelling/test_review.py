@@ -95,7 +95,7 @@ def test_masks_come_back_from_every_tool_to_the_pixel(tmp_path: Path, doubts: li
     asked = back.read_queue(tmp_path / back.FILE, "hash", SAMPLES)
     outcome = back.decide(asked, back.read_masks(file, asked), removed_means_nothing=False, only_changed=False)
     assert (outcome.confirmed, outcome.corrected, outcome.undecided) == (4, 0, 0)
-    assert outcome.passed_over == []
+    assert outcome.skipped_shapes == []
     for doubt in doubts:
         assert outcome.corrections.of_image[doubt.image_id][doubt.index] == doubt.mask
 
@@ -138,7 +138,7 @@ def test_without_numbers_masks_are_given_to_the_box_of_their_class_that_fits_bes
     assert back.decide(asked, came(*shouted), removed_means_nothing=False, only_changed=False).confirmed == 4
     far = Drawn("1.png", "crack", masks.from_box((66, 0, 70, 3), size_hw=SIZE_HW))
     outcome = back.decide(asked, came(*drawn, far), removed_means_nothing=False, only_changed=False)
-    assert outcome.passed_over == ["1.png: 1 x mask of `crack` that fits no object of the queue"]
+    assert outcome.skipped_shapes == ["1.png: 1 x mask of `crack` that fits no object of the queue"]
 
 
 def test_only_what_a_person_decided_is_taken_over(tmp_path: Path, doubts: list[Doubt]) -> None:
@@ -350,7 +350,7 @@ def test_what_is_no_mask_is_counted_and_its_object_still_there(tmp_path: Path, c
     file = tmp_path / ("came.xml" if isinstance(content, str) else "came.json")
     file.write_text(content if isinstance(content, str) else json.dumps(content))
     outcome = back.decide(ASKED, back.read_masks(file, ASKED), **_DECIDED)
-    assert outcome.passed_over == kinds
+    assert outcome.skipped_shapes == kinds
     assert (outcome.nothing, outcome.corrections.of_image) == (0, {})
 
 
@@ -477,7 +477,7 @@ def test_a_mask_without_a_number_goes_to_no_object_of_another_class_nor_to_one_t
     parts = [Drawn("1.png", "crack", other, 1), _drawn_at(crack, "crack"), _drawn_at(seam, "crack")]
     outcome = back.decide(asked, came(*parts), removed_means_nothing=False, only_changed=False)
     assert outcome.corrections.of_image == {"i/1": {0: other}}
-    assert outcome.passed_over == ["1.png: 2 x mask of `crack` that fits no object of the queue"]
+    assert outcome.skipped_shapes == ["1.png: 2 x mask of `crack` that fits no object of the queue"]
 
 
 def test_an_object_stays_open_where_another_of_its_class_came_back() -> None:
@@ -495,7 +495,7 @@ def test_a_mask_that_fits_the_only_object_of_its_image_not_at_all_is_passed_over
     asked = _asked_of("crack")
     far = Drawn("1.png", "crack", masks.from_box((60, 40, 70, 50), size_hw=SIZE_HW))
     outcome = back.decide(asked, came(far), removed_means_nothing=False, only_changed=False)
-    assert outcome.passed_over == ["1.png: 1 x mask of `crack` that fits no object of the queue"]
+    assert outcome.skipped_shapes == ["1.png: 1 x mask of `crack` that fits no object of the queue"]
 
 
 def test_a_class_of_a_rectangle_may_be_spelled_as_another_tool_spells_it(tmp_path: Path) -> None:

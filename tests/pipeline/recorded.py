@@ -11,7 +11,7 @@ from pathlib import Path
 from segdist import cli
 from segdist.core.plugins import Question
 from segdist.core.spec import LabelSpec
-from segdist.labelling.consensus import Opinion
+from segdist.labelling.consensus import CandidateMask
 from segdist.pipeline import label_sets
 from segdist.pipeline.label import label
 from segdist.pipeline.teacher import Teacher
@@ -24,12 +24,12 @@ class Recorded(Teacher):
         super().__init__(spec, classes, trained_uri)
         self._file = file
 
-    def opinions(self, questions: Sequence[Question]) -> list[list[list[Opinion]]]:
+    def candidates(self, questions: Sequence[Question]) -> list[list[list[CandidateMask]]]:
         self._loaded()  # before the line is written, so that a kill soon after it falls into the labelling
         lines = "".join(f"{question.sample.image_id}\n" for question in questions)
         with Path(self._file).open("ab", buffering=0) as record:
             record.write(lines.encode())
-        return super().opinions(questions)
+        return super().candidates(questions)
 
 
 if __name__ == "__main__":

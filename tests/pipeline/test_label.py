@@ -17,7 +17,7 @@ from segdist.core.spec import LabelSpec, SweepSpec
 from segdist.datasets.rows import without_masks
 from segdist.datasets.shards import Dataset, write_manifest, write_shard
 from segdist.formats.synthetic import Format, Options
-from segdist.labelling.consensus import Opinion
+from segdist.labelling.consensus import CandidateMask
 from segdist.labelling.quality import summarise
 from segdist.pipeline import label as module
 from segdist.pipeline.label import label, label_key
@@ -30,21 +30,21 @@ LABEL = {"teacher": {"family": "sam"}, "images_per_shard": 4, "actors": 2}
 class Ellipses(Teacher):
     """A teacher that answers each box with the ellipse in it, and asserts that it sees no mask."""
 
-    def opinions(self, questions: Sequence[Question]) -> list[list[list[Opinion]]]:
+    def candidates(self, questions: Sequence[Question]) -> list[list[list[CandidateMask]]]:
         found = []
         for question in questions:
             size_hw = question.sample.size_hw
             assert question.image_HWC.shape[:2] == size_hw
             assert question.indices, "images without boxes must never be shown to a teacher"
             assert all(i.mask is None for i in question.asked)
-            found.append([[Opinion("box", _ellipse(i, size_hw))] for i in question.asked])
+            found.append([[CandidateMask("box", _ellipse(i, size_hw))] for i in question.asked])
         return found
 
 
 class Unloadable(Teacher):
     """A teacher whose weights are not there."""
 
-    def opinions(self, questions: Sequence[Question]) -> list[list[list[Opinion]]]:
+    def candidates(self, questions: Sequence[Question]) -> list[list[list[CandidateMask]]]:
         raise WeightsError("There are no weights at nowhere.pth. Download them.")
 
 

@@ -130,7 +130,7 @@ def _become(env: dict[str, str]) -> None:
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR"):
         os.environ.pop(name, None)
     os.environ.update(env)
-    own_cluster._look_again()
+    own_cluster._reload_token()
 
 
 def _check_reachable(address: str, env: dict[str, str]) -> dict[str, str] | str:
@@ -196,10 +196,10 @@ def test_keys_of_a_storage_travel_to_a_joined_cluster_in_the_hook_and_not_in_the
 def _travel(address: str) -> tuple[str, tuple[str | None, str | None]]:
     """The runtime environment without its hook, and what the hook brings to a process that has nothing."""
     _become({"AWS_SECRET_ACCESS_KEY": "of the storage", "HF_TOKEN": "of nobody else's business"})
-    with cluster._joining(cluster._check_reachable(address)) as how:
+    with cluster._join_settings(cluster._check_reachable(address)) as how:
         hook: Any = how["runtime_env"].pop("worker_process_setup_hook")
     del os.environ["AWS_SECRET_ACCESS_KEY"], os.environ["HF_TOKEN"]
-    with patch.object(cluster, "know_own_cluster"):
+    with patch.object(cluster, "set_address_of_own_cluster"):
         hook()
     return json.dumps(how), (os.environ.get("AWS_SECRET_ACCESS_KEY"), os.environ.get("HF_TOKEN"))
 

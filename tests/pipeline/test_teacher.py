@@ -40,7 +40,7 @@ def question(scene: str = "roofs", seed: int = 3, size: int = SIZE) -> Question:
 def test_masks_are_those_of_a_plain_loop_over_sam_predictor(strategy: str) -> None:
     asked = question()
     teacher = Teacher(spec(prompt={"strategy": strategy}), ("a",))
-    (found,) = teacher.opinions([asked])
+    (found,) = teacher.candidates([asked])
     prompts = teacher._strategies[0].prompts(asked)
     expected = _plain_loop(asked.image_HWC, prompts)
     for n in range(len(asked.indices)):
@@ -107,16 +107,16 @@ def lopsided(boxes: int = 5) -> Question:
 def test_every_view_comes_back_to_the_same_pixels() -> None:
     views = ["as_is", "mirrored", "upside_down", "turned", "transposed"]
     teacher, _ = colours(consensus={"views": views})
-    (found,) = teacher.opinions([lopsided()])
-    for opinions in found:
-        assert len(opinions) == 5
-        assert len({o.instance.mask for o in opinions}) == 1
-        assert len({o.instance.box_xyxy for o in opinions}) == 1
+    (found,) = teacher.candidates([lopsided()])
+    for candidates in found:
+        assert len(candidates) == 5
+        assert len({o.instance.mask for o in candidates}) == 1
+        assert len({o.instance.box_xyxy for o in candidates}) == 1
 
 
 def test_all_strategies_with_boxes_are_asked_in_one_call_an_image() -> None:
     teacher, network = colours(consensus={"also": [{"strategy": "jittered_box"}, {"strategy": "box_points"}]})
-    (found,) = teacher.opinions([lopsided()])
+    (found,) = teacher.candidates([lopsided()])
     assert network.calls == 1
     assert [o.strategy for o in found[0]] == ["box"] + ["jittered_box"] * 5 + ["box_points"]
 
@@ -125,18 +125,18 @@ def test_out_of_memory_halves_the_work_until_it_fits_and_changes_no_answer() -> 
     plenty, _ = colours()
     scarce, _ = colours(most=2)
     questions = [lopsided(7), lopsided(3)]
-    assert scarce.opinions(questions) == plenty.opinions(questions)
+    assert scarce.candidates(questions) == plenty.candidates(questions)
     assert scarce.halved > 2
     hopeless, _ = colours(most=0)
     with pytest.raises(BackendError, match="must hold one prompt about one image"):
-        hopeless.opinions(questions)
+        hopeless.candidates(questions)
 
 
 def test_an_error_that_is_not_about_memory_is_not_swallowed() -> None:
     teacher, network = colours()
     network.predict = lambda *_: (_ for _ in ()).throw(RuntimeError("shapes differ"))  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match="shapes differ"):
-        teacher.opinions([lopsided()])
+        teacher.candidates([lopsided()])
 
 
 def test_thousands_of_boxes_in_one_image_are_answered_in_order() -> None:
@@ -145,7 +145,7 @@ def test_thousands_of_boxes_in_one_image_are_answered_in_order() -> None:
     instances = tuple(Instance("a", None, (x, y, x + 8, y + 8)) for x, y in corners.tolist())
     asked = Question(Sample("i", "", (70, 70), instances), range(1000), draw("roofs", 1, 70)[0])
     teacher = Teacher(LabelSpec.model_validate({"teacher": {"family": "sam"}}), ("a",))
-    (found,) = teacher.opinions([asked])
+    (found,) = teacher.candidates([asked])
     assert [o.instance.box_xyxy for (o,) in found] == [i.box_xyxy for i in instances]
 
 
@@ -164,7 +164,7 @@ def test_a_model_that_segdist_trained_labels_as_its_family_does(tmp_path: Path) 
     uri = shared_model(tmp_path / "model", str(tmp_path / "store"))
     trained = Teacher(spec(teacher={"trained": str(tmp_path / "model")}), ("a",), uri)
     asked = question()
-    assert trained.opinions([asked]) == Teacher(spec(), ("a",)).opinions([asked])
+    assert trained.candidates([asked]) == Teacher(spec(), ("a",)).candidates([asked])
 
 
 def test_a_trained_model_that_is_shown_nothing_labels_by_the_whole_image(tmp_path: Path) -> None:
@@ -173,12 +173,12 @@ def test_a_trained_model_that_is_shown_nothing_labels_by_the_whole_image(tmp_pat
     _trained(tmp_path / "model", {"family": "unet_cbam", "unet_cbam": {"image_size": 64, "width": 8}}, classes)
     uri = shared_model(tmp_path / "model", str(tmp_path / "store"))
     given = spec(teacher={"trained": str(tmp_path / "model")}, prompt={"strategy": "whole_image", "margin": 0.0})
-    (found,) = Teacher(given, classes, uri).opinions([asked])
-    for (opinion,), instance in zip(found, asked.asked, strict=True):
+    (found,) = Teacher(given, classes, uri).candidates([asked])
+    for (candidate,), instance in zip(found, asked.asked, strict=True):
         x1, y1, x2, y2 = instance.box_xyxy
-        assert opinion.instance.label == instance.label
-        if opinion.instance.mask and opinion.instance.mask.area:
-            left, top, right, bottom = opinion.instance.mask.box_xyxy
+        assert candidate.instance.label == instance.label
+        if candidate.instance.mask and candidate.instance.mask.area:
+            left, top, right, bottom = candidate.instance.mask.box_xyxy
             assert x1 <= left < right <= x2
             assert y1 <= top < bottom <= y2
 
@@ -206,8 +206,8 @@ def test_sam3_labels_boxes_by_words() -> None:
     debug = registry.load("models", "sam3").FAMILY.debug
     given = spec(teacher={"family": "sam3", "sam3": debug}, prompt={"strategy": "text"})
     asked = question()
-    (found,) = Teacher(given, ("roof",)).opinions([asked])
-    assert [len(opinions) for opinions in found] == [1] * len(asked.indices)
+    (found,) = Teacher(given, ("roof",)).candidates([asked])
+    assert [len(candidates) for candidates in found] == [1] * len(asked.indices)
     assert all(o.instance.mask is None or o.instance.mask.size_hw == (SIZE, SIZE) for (o,) in found)
 
 
@@ -217,8 +217,10 @@ def test_sam3_labels_boxes_by_words_and_by_boxes_of_the_same_class_together() ->
     teacher = {"family": "sam3", "sam3": {**debug, "exemplars": True}}
     given = spec(teacher=teacher, prompt={"strategy": "text"}, consensus=both)
     asked = question()
-    (found,) = Teacher(given, ("roof",)).opinions([asked])
-    assert [[o.strategy for o in opinions] for opinions in found] == [["text", "exemplars", "exemplars"]] * len(found)
+    (found,) = Teacher(given, ("roof",)).candidates([asked])
+    assert [[o.strategy for o in candidates] for candidates in found] == [["text", "exemplars", "exemplars"]] * len(
+        found
+    )
 
 
 class Reader(StandIn):
@@ -236,14 +238,14 @@ def test_the_same_phrase_asked_by_two_strategies_is_answered_twice() -> None:
     teacher._network = Reader()
     image = np.full((40, 70, 3), 9, np.uint8)
     asked = Question(Sample("i", "", (40, 70), (Instance("a", None, (0.0, 0.0, 70.0, 40.0)),)), [0], image)
-    ((opinions,),) = teacher.opinions([asked])
-    assert [o.instance.mask and o.instance.mask.area for o in opinions] == [2800, 2800]
+    ((candidates,),) = teacher.candidates([asked])
+    assert [o.instance.mask and o.instance.mask.area for o in candidates] == [2800, 2800]
 
 
 def test_precision_and_compilation_change_nothing_on_a_cpu() -> None:
     asked = question()
     plain, asked_for = Teacher(spec(), ("a",)), Teacher(spec(precision="bfloat16", compile=True), ("a",))
-    assert asked_for.opinions([asked]) == plain.opinions([asked])
+    assert asked_for.candidates([asked]) == plain.candidates([asked])
     assert asked_for._network is not None
     assert asked_for._network.get_submodule("image_encoder")._compiled_call_impl is None
 
@@ -287,5 +289,5 @@ def test_sam2_labels_by_boxes_and_points(strategy: str) -> None:
     debug = {**registry.load("models", "sam2").FAMILY.debug, "prompt": "box"}
     given = spec(teacher={"family": "sam2", "sam2": debug}, prompt={"strategy": strategy})
     asked = question()
-    (found,) = Teacher(given, ("roof",)).opinions([asked])
-    assert [len(opinions) for opinions in found] == [1] * len(asked.indices)
+    (found,) = Teacher(given, ("roof",)).candidates([asked])
+    assert [len(candidates) for candidates in found] == [1] * len(asked.indices)

@@ -14,7 +14,7 @@ from segdist.core import masks
 from segdist.core.errors import DataError
 from segdist.core.plugins import Example
 from segdist.core.records import Instance, Sample
-from segdist.reading.examples import decode_image, letterbox, likeliest, make_example, pad, restore, scaled_size
+from segdist.reading.examples import decode_image, letterbox, make_example, most_likely, pad, restore, scaled_size
 
 
 def encoded(image_HWC: np.ndarray, kind: str = "PNG", **options: object) -> bytes:
@@ -163,7 +163,7 @@ def test_the_likeliest_class_is_that_of_all_classes_at_the_images_size_and_the_f
     scores_Khw = torch.rand((4, 16, 16), generator=torch.Generator().manual_seed(1))
     scores_Khw[3] = scores_Khw[1]
     all_KHW = restore(scores_Khw, size_hw=size_hw, image_size=32)
-    class_HW, best_HW = likeliest(scores_Khw, size_hw=size_hw, image_size=32)
+    class_HW, best_HW = most_likely(scores_Khw, size_hw=size_hw, image_size=32)
     np.testing.assert_array_equal(class_HW, all_KHW.numpy().argmax(0))
     np.testing.assert_array_equal(best_HW, all_KHW.numpy().max(0))
     assert set(class_HW.flatten().tolist()) == {0, 1, 2}

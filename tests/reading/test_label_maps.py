@@ -10,7 +10,7 @@ from PIL import Image
 from segdist.core.errors import DataError
 from segdist.core.masks import decode
 from segdist.reading import label_maps
-from segdist.reading.label_maps import decode_values, take_apart
+from segdist.reading.label_maps import decode_values, rles_by_value
 
 SHAPE = np.zeros((8, 10), np.uint8)
 SHAPE[2:5, 3:7] = 1
@@ -82,6 +82,6 @@ def test_numbers_that_are_not_whole_and_noise_are_errors(monkeypatch: pytest.Mon
 
 def test_objects_are_taken_apart_from_numbers_of_any_type() -> None:
     for dtype in (np.uint8, np.uint16, np.int32, np.int64):
-        found = take_apart((SHAPE * 7).astype(dtype))
+        found = rles_by_value((SHAPE * 7).astype(dtype))
         assert list(found) == [7]
         np.testing.assert_array_equal(decode(found[7]), SHAPE > 0)

@@ -129,7 +129,7 @@ def _name(picture_HWC: ImageHWC, shapes: Sequence[DrawnInstance]) -> ImageHWC:
     font = font_of(max(11, round(max(picture_HWC.shape[:2]) / 48)))
     taken: list[tuple[int, int, int, int]] = []
     for shape in shapes:
-        chip = _chip(pen, shape, font, canvas.size)
+        chip = _name_tag_box(pen, shape, font, canvas.size)
         if any(chip[0] < t[2] and t[0] < chip[2] and chip[1] < t[3] and t[1] < chip[3] for t in taken):
             continue
         taken.append(chip)
@@ -138,7 +138,7 @@ def _name(picture_HWC: ImageHWC, shapes: Sequence[DrawnInstance]) -> ImageHWC:
     return np.asarray(canvas)
 
 
-def _chip(
+def _name_tag_box(
     pen: ImageDraw.ImageDraw, shape: DrawnInstance, font: Font, size_wh: tuple[int, int]
 ) -> tuple[int, int, int, int]:
     """Where a name goes (xyxy): on the object's thickest place if it fits there, otherwise above its box."""

@@ -83,7 +83,7 @@ class Writer(DatasetWriter):
         plain = dict(self._losses.plain(sample))
         codes = self._codes(plain)
         for number, instance in plain.items():
-            self._tell_mask(sample, number, instance)
+            self._report_mask_loss(sample, number, instance)
             one = TokenObject(instance.label, self._bins(sample, number, instance), codes.get(number))
             if one in objects:
                 message = f"its tokens are those of annotation {objects[one]}; readers keep one of two equal objects"
@@ -100,7 +100,7 @@ class Writer(DatasetWriter):
         masked = {number: i.mask for number, i in instances.items() if i.mask is not None and i.mask.area}
         return dict(zip(masked, encode_masks(list(masked.values()), self._codec), strict=True))
 
-    def _tell_mask(self, sample: Sample, number: int, instance: Instance) -> None:
+    def _report_mask_loss(self, sample: Sample, number: int, instance: Instance) -> None:
         if instance.mask is None:
             return
         if self._codec is None:

@@ -25,7 +25,7 @@ from segdist.reading.class_names import ClassNames
 from segdist.reading.codes import finding
 from segdist.reading.geometry import clip_box
 from segdist.reading.image_formats import IMAGE_SUFFIXES
-from segdist.reading.label_maps import DecodedLabelMap, LabelMap, components, decode_values, take_apart
+from segdist.reading.label_maps import DecodedLabelMap, LabelMap, components, decode_values, rles_by_value
 from segdist.reading.listing import (
     FolderFormat,
     FolderOptions,
@@ -83,7 +83,7 @@ class Format(FolderFormat[Options]):
         meaning = _Meaning(_kinds(files, options), options, report, files.uri("masks.json"))
         tables = read_instances(files)
         images = [name for name in files.images if _is_image(name, options)]
-        _report_lonely_masks(files, images, options, report)
+        _report_masks_without_image(files, images, options, report)
         for image in images:
             sample = self._sample(files, image, tables.get(image), meaning, report)
             if sample:
@@ -154,7 +154,7 @@ class _Meaning:
             self._report(layer.finding("mask-lossy", message))
         else:
             ignored = self._options.ignore
-            yield from ((n, rle) for n, rle in take_apart(layer.decoded.values_HW).items() if n not in ignored)
+            yield from ((n, rle) for n, rle in rles_by_value(layer.decoded.values_HW).items() if n not in ignored)
 
     def _label(self, number: int, layer: _Layer) -> str:
         if self._kinds.kind == "instance_id":
@@ -239,7 +239,9 @@ def _decoded(files: Listing, name: str, image: str, meaning: _Meaning, report: R
 def _from_table(
     table: ImageTable, layers: list[_Layer], size_hw: tuple[int, int], report: ReportFinding
 ) -> Iterator[Instance]:
-    regions: Mapping[int, Rle] = {n: rle for layer in layers for n, rle in take_apart(layer.decoded.values_HW).items()}
+    regions: Mapping[int, Rle] = {
+        n: rle for layer in layers for n, rle in rles_by_value(layer.decoded.values_HW).items()
+    }
     for number in sorted(set(regions) - {one.id for one in table.instances}):
         message = f"the mask holds object {number}, which instances.jsonl does not list"
         report(layers[0].finding("instance-unknown", message, number=number))
@@ -252,7 +254,7 @@ def _from_table(
             yield Instance(one.label, regions.get(one.id), box_xyxy, score=one.score, is_crowd=one.is_crowd)
 
 
-def _report_lonely_masks(files: Listing, images: list[str], options: Options, report: ReportFinding) -> None:
+def _report_masks_without_image(files: Listing, images: list[str], options: Options, report: ReportFinding) -> None:
     if not options.masks or not options.images:
         return
     known = {stem_of(swap_folder(image, options.images, options.masks) or "") for image in images}

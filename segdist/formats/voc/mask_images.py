@@ -13,7 +13,7 @@ from segdist.core.text import NotTextError, lines
 from segdist.reading.class_names import ClassNames
 from segdist.reading.codes import finding
 from segdist.reading.geometry import UnusableAnnotation, box_iou
-from segdist.reading.label_maps import DecodedLabelMap, decode_values, take_apart
+from segdist.reading.label_maps import DecodedLabelMap, decode_values, rles_by_value
 from segdist.reading.listing import Listing
 from segdist.reading.text_files import read_text
 
@@ -96,7 +96,7 @@ class MaskImages:
     def _class_regions(self, image: str, size_hw: tuple[int, int]) -> Iterator[tuple[Instance, str]]:
         """One instance a class, where only classes are known."""
         decoded = self._decoded(CLASSES, image, size_hw)
-        for number, rle in take_apart(decoded.values_HW).items() if decoded else ():
+        for number, rle in rles_by_value(decoded.values_HW).items() if decoded else ():
             if number in VOID:
                 continue
             if label := self._label(number, decoded):
@@ -116,7 +116,7 @@ class MaskImages:
         decoded = self._decoded(kind, image, size_hw)
         if decoded is None:
             return None
-        return {n: rle for n, rle in take_apart(decoded.values_HW).items() if n not in VOID}
+        return {n: rle for n, rle in rles_by_value(decoded.values_HW).items() if n not in VOID}
 
     def _decoded(self, kind: str, image: str, size_hw: tuple[int, int]) -> DecodedLabelMap | None:
         """The mask image of an image; None where it has none.

@@ -115,7 +115,7 @@ class _Places:
         try:
             root = read_xml(uri, self._report, image=own)
         except NotXmlError as error:
-            self._lose(own, f"{error}; export the annotation again", uri)
+            self._skip(own, f"{error}; export the annotation again", uri)
             return None
         content = annotation_of(root)
         if content is None:
@@ -125,7 +125,7 @@ class _Places:
             self._report(finding("file-unread", message, file=uri, image=own))
         return content
 
-    def _lose(self, image: str, why: str, uri: str) -> None:
+    def _skip(self, image: str, why: str, uri: str) -> None:
         """Leave out the image of a file that cannot be read: nobody knows what is on it."""
         self._unreadable.add(image)
         self._report(finding("row-malformed", why, file=uri, image=image))

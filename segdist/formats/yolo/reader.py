@@ -36,7 +36,7 @@ class Format(FolderFormat[Options]):
         files = self.listing()
         layout = find_layout(files, self.options.names, report)
         names, missing = ClassNames(report).table(layout.names, layout.file), MissingMasks(report)
-        _report_lonely_labels(files, report)
+        _report_labels_without_image(files, report)
         for image, split in layout.images.items():
             size_hw = upright_size_hw(files.uri(image), image_id=image, report=report)
             if size_hw:
@@ -177,7 +177,7 @@ def _is_in_labels(name: str) -> bool:
     return "labels" in PurePosixPath(name).parts[:-1]
 
 
-def _report_lonely_labels(files: Listing, report: ReportFinding) -> None:
+def _report_labels_without_image(files: Listing, report: ReportFinding) -> None:
     """Label files whose image is not there: annotations that would be lost without a word."""
     known = {label_name(image) for image in files.images}
     for name in files.with_suffix(".txt"):

@@ -45,7 +45,7 @@ class Outcome:
         nothing: objects that were removed, and so are not there.
         unchanged: objects whose mask came back as it was, which by wish means that nobody has looked at it.
         undecided: objects that the file says nothing about.
-        passed_over: what the file holds besides, in words: what was not understood, or belongs to no object.
+        skipped_shapes: what the file holds besides, in words: what was not understood, or belongs to no object.
     """
 
     corrections: Corrections = field(default_factory=lambda: Corrections({}))
@@ -54,13 +54,13 @@ class Outcome:
     nothing: int = 0
     unchanged: int = 0
     undecided: int = 0
-    passed_over: list[str] = field(default_factory=list)
+    skipped_shapes: list[str] = field(default_factory=list)
 
     @property
-    def first_passed_over(self) -> list[str]:
+    def first_skipped(self) -> list[str]:
         """What was passed over, as much of it as a person reads."""
-        more = len(self.passed_over) - _MOST_SHOWN
-        return [*self.passed_over[:_MOST_SHOWN], *([f"{more} more"] if more > 0 else [])]
+        more = len(self.skipped_shapes) - _MOST_SHOWN
+        return [*self.skipped_shapes[:_MOST_SHOWN], *([f"{more} more"] if more > 0 else [])]
 
 
 def write_queue(folder: Path, tasks: Sequence[Task], dataset_hash: str) -> None:
@@ -124,7 +124,7 @@ def decide(objects: Sequence[Asked], returned: Returned, *, removed_means_nothin
         removed_means_nothing: an object that is gone from an image that has come back is not there.
         only_changed: masks that are as proposed have not been looked at.
     """
-    outcome = Outcome(passed_over=returned.not_understood)
+    outcome = Outcome(skipped_shapes=returned.not_understood)
     of_file: dict[str, list[Asked]] = {}
     for one in objects:
         of_file.setdefault(one.file_name, []).append(one)
@@ -184,7 +184,7 @@ def _masks_of(asked: Sequence[Asked], drawn: Sequence[Drawn], outcome: Outcome) 
         found.update(given)
         left = len(unnamed) - len(given)
         if left:
-            outcome.passed_over.append(
+            outcome.skipped_shapes.append(
                 f"{asked[0].file_name}: {left} x mask of `{label}` that fits no object of the queue"
             )
     return found

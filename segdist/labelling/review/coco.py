@@ -61,7 +61,7 @@ def _annotation(
     segmentation = entry.get("segmentation")
     if not segmentation or segmentation == [[]]:
         kind = "set of keypoints" if entry.get("keypoints") else "box without a mask"
-        returned.pass_over(kind, file_name, label, number)
+        returned.skip_shape(kind, file_name, label, number)
     elif isinstance(segmentation, dict):
         returned.add(file_name, label, masks.from_coco(segmentation, size_hw=size_hw), number)
     else:

@@ -45,7 +45,7 @@ def read(file: Path, returned: Returned) -> None:
         DataError: it is no such XML, or a mask does not fit its image.
     """
     with returned.naming("XML of the kind `CVAT for images 1.1`"):
-        root = read_xml(str(file), returned.tell)
+        root = read_xml(str(file), returned.note)
     for child in root:
         if child.tag == "image":
             with returned.naming(f"image {child.attrib.get('name')}"):
@@ -67,7 +67,7 @@ def _read_shape(shape: Any, file_name: str, size_hw: tuple[int, int], returned: 
         returned.add(file_name, shape.attrib["label"], rle, _number(shape))
     else:
         kind = {"box": "rectangle"}.get(shape.tag, shape.tag)
-        returned.pass_over(kind, file_name, shape.attrib.get("label", ""), _number(shape))
+        returned.skip_shape(kind, file_name, shape.attrib.get("label", ""), _number(shape))
 
 
 def _shape(image: Any, doubt: Doubt) -> None:

@@ -84,7 +84,7 @@ def _read_region(region: Any, file_name: str, size_hw: tuple[int, int], returned
     value = region["value"]
     label = value[kind][0] if value.get(kind) else ""
     if kind not in ("brushlabels", "polygonlabels") or not label:
-        returned.pass_over(f"region of type {kind}", file_name, label, number)
+        returned.skip_shape(f"region of type {kind}", file_name, label, number)
         return
     returned.image(file_name, (region["original_height"], region["original_width"]))
     if kind == "brushlabels":

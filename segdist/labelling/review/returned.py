@@ -85,7 +85,7 @@ class Returned:
         self.images.add(name)
         return name, (height, width)
 
-    def tell(self, found: Finding) -> None:
+    def note(self, found: Finding) -> None:
         """What had to be repaired before the file could be read."""
         self.others[found.message] += 1
 
@@ -93,7 +93,7 @@ class Returned:
         """A mask of an image of the queue."""
         self.drawn.append(Drawn(file_name, str(label), rle, object_number(number)))
 
-    def pass_over(self, kind: str, file_name: str, label: Any, number: Any) -> None:
+    def skip_shape(self, kind: str, file_name: str, label: Any, number: Any) -> None:
         """A shape of an image of the queue that is no mask."""
         self.unread.append(UnreadShape(kind, file_name, str(label), object_number(number)))
 

@@ -43,7 +43,7 @@ def load(options: Options, *, num_classes: int) -> RfDetrForInstanceSegmentation
 
 
 def _check_places(config: Any, options: Options) -> None:
-    """Each query starts at a place of the encoder's grid, the likeliest first."""
+    """Each query starts at a place of the encoder's grid, the most_likely first."""
     places = (options.image_size // config.backbone_config.patch_size) ** 2
     if config.num_queries > places:
         raise SpecError(

@@ -196,7 +196,7 @@ class Sam3(Segmenter):
         text = self.model.get_text_features(
             input_ids=ids_KT[names_U], attention_mask=there_KT[names_U], return_dict=True
         )
-        with _caught(self.model.detr_decoder, self.model.dot_product_scoring) as caught:
+        with _outputs_of(self.model.detr_decoder, self.model.dot_product_scoring) as caught:
             output = self.model(
                 vision_embeds=Sam3VisionEncoderOutput(
                     fpn_hidden_states=tuple(level[image_P] for level in seen.fpn_hidden_states),
@@ -232,7 +232,7 @@ def build(options: Options, classes: tuple[str, ...]) -> Sam3:
 
 
 @contextmanager
-def _caught(*modules: nn.Module) -> Iterator[list[Any]]:
+def _outputs_of(*modules: nn.Module) -> Iterator[list[Any]]:
     """What the modules give in the next call, in order; filled once they have run."""
     caught: list[Any] = [None] * len(modules)
 

@@ -20,7 +20,7 @@ from segdist.models.unet_cbam import SCRATCH, Options
 from segdist.models.unet_cbam.backbone import Backbone
 from segdist.nets.collate import IMAGENET_MEAN, IMAGENET_STD, certainty, class_maps, ignored, stack_images
 from segdist.nets.segmenter import Traceable
-from segdist.reading.examples import letterbox, likeliest
+from segdist.reading.examples import letterbox, most_likely
 
 _ALWAYS = ("cross_entropy", "dice", "focal")
 """Terms that cost next to nothing: computed and reported also without a weight."""
@@ -134,7 +134,7 @@ class UnetCbam(Traceable):
         return torch.tensor(weights, device=like.device) if weights else None
 
     def _instances(self, scores_Khw: Tensor, size_hw: tuple[int, int]) -> tuple[Instance, ...]:
-        class_HW, score_HW = likeliest(scores_Khw, size_hw=size_hw, image_size=self.options.image_size)
+        class_HW, score_HW = most_likely(scores_Khw, size_hw=size_hw, image_size=self.options.image_size)
         scores_CHW = np.broadcast_to(score_HW.cpu().numpy(), (len(self.classes), *size_hw))
         return instances_from_classes(class_HW.cpu().numpy(), scores_CHW, classes=self.classes)
 

@@ -43,7 +43,7 @@ def load(options: Options, *, num_classes: int) -> tuple[Any, YoloSize]:
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = _QUICK
-    _begin_classes(network)
+    _set_class_prior(network)
     return network, options.size
 
 
@@ -67,11 +67,11 @@ def _pretrained(options: Options, *, num_classes: int) -> tuple[Any, YoloSize]:
         )
     network.load_state_dict(fits, strict=False)
     if len(fits) < len(wanted):
-        _begin_classes(network)
+        _set_class_prior(network)
     return network, size
 
 
-def _begin_classes(network: Any) -> None:
+def _set_class_prior(network: Any) -> None:
     for level in network.model[-1].cv3:
         nn.init.constant_(level[-1].bias, math.log(_PRIOR / (1 - _PRIOR)))
 

@@ -84,7 +84,7 @@ class EmbeddingCache:
             _save(part, levels)
             size = part.stat().st_size
             part.replace(file)
-            self._make_room(size)
+            self._evict(size)
         except OSError as error:
             raise StorageError(
                 f"Cannot write the embedding {file}: {error}. Set SEGDIST_CACHE to a local folder with free space, "
@@ -94,7 +94,7 @@ class EmbeddingCache:
             with suppress(OSError):  # the error above says more
                 part.unlink(missing_ok=True)
 
-    def _make_room(self, written: int) -> None:
+    def _evict(self, written: int) -> None:
         """Remove embeddings, of any encoder, that were not used for the longest time, once there are too many."""
         self._used = _bytes_in(embeddings_folder()) if self._used is None else self._used + written
         if self._used <= self._max_bytes:

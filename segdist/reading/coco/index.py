@@ -254,7 +254,7 @@ class _Heads:
         except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
             heads = []
         if len(heads) != len(texts):
-            heads = [self._patiently(text) for text in texts]
+            heads = [self._head_of_unusual(text) for text in texts]
         self._note([h for h in heads if h], {key_of(h.category_id) for h in heads if h})
         return heads
 
@@ -264,7 +264,7 @@ class _Heads:
         if not self.has_masks:
             self.has_masks = any(len(h.segmentation) > 4 and bytes(h.segmentation) != b"[[]]" for h in heads)
 
-    def _patiently(self, text: bytes) -> _Head | None:
+    def _head_of_unusual(self, text: bytes) -> _Head | None:
         """One annotation that is not plain: other values beside it, numbers like NaN, or no object at all."""
         *strange, found = parse(self._uri, text) or [None]
         for value in [*strange, *([] if isinstance(found, dict) else [found])]:
