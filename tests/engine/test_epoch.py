@@ -80,7 +80,7 @@ def weights_of(network: nn.Module) -> dict[str, float]:
 @pytest.mark.parametrize("clip", [1.0, 1e9])
 @pytest.mark.parametrize("accumulate", [1, 2, 3])
 def test_an_epoch_does_and_reports_what_its_formulas_say(accumulate: int, clip: float) -> None:
-    state = state_of(TwoTerms(), accumulate=accumulate, grad_clip=clip)
+    state = state_of(TwoTerms(), gradient_accumulation_steps=accumulate, grad_clip=clip)
     found = epoch_of(state)
 
     at, norms = np.array([*START.values()]), []
@@ -150,7 +150,7 @@ def test_batches_move_the_weights_by_groups_whose_shares_are_one(count: int, acc
 
 def test_gradients_are_averaged_over_workers_only_where_the_weights_move() -> None:
     workers = Watched()
-    state = state_of(TwoTerms(), workers=workers, accumulate=2)
+    state = state_of(TwoTerms(), workers=workers, gradient_accumulation_steps=2)
     epoch_of(state)
     assert workers.left == [state.network], "the first of three batches; the second and the third move the weights"
 
