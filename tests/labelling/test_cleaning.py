@@ -73,8 +73,8 @@ def test_opening_and_closing_are_those_of_scikit_image(name: str, reference: obj
 
 def test_opening_leaves_what_the_frame_of_the_picture_cuts() -> None:
     mask = np.zeros(SIZE_HW, np.bool_)
-    mask[:2, 10:50] = mask[10:50, -2:] = True
-    assert np.array_equal(cleaned(mask, {"open": {"radius": 2}})[:, 12:48], mask[:, 12:48])
+    mask[:2, 5:60] = mask[15:35, 20:40] = True
+    assert cleaned(mask, {"open": {"radius": 2}})[:2, 8:57].all()
 
 
 def test_a_crack_of_few_pixels_keeps_its_parts_however_large_the_image() -> None:
