@@ -179,8 +179,8 @@ def _masks_of(asked: Sequence[Asked], drawn: Sequence[Drawn], outcome: Outcome) 
         unnamed = [d for d in drawn if d.label == label and d.number not in numbers]
         open_ = [one for one in asked if one.instance.label == label and one.number not in found]
         candidates = [Instance(label, d.mask, d.mask.box_xyxy) for d in unnamed]
-        fits = assigned([one.instance for one in open_], candidates) if open_ and candidates else []
-        given = {one.number: fit.mask for one, fit in zip(open_, fits, strict=False) if fit.mask is not None}
+        fits = assigned([one.instance for one in open_], candidates)
+        given = {one.number: fit.mask for one, fit in zip(open_, fits, strict=True) if fit.mask is not None}
         found.update(given)
         left = len(unnamed) - len(given)
         if left:
