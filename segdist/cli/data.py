@@ -11,7 +11,7 @@ from segdist.core.plugins import dataset_format
 from segdist.core.terminal import say, say_json
 
 DataPlace = Annotated[str, typer.Argument(help="A folder, file or archive, local or s3://, or a segdist data set.")]
-FormatName = Annotated[str, typer.Option("--format", help="The format of PATH, where it does not show.")]
+FormatName = Annotated[str, typer.Option("--format", help="The format of PATH, where it cannot be recognised.")]
 Options = Annotated[list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="An option of the format.")]
 
 app = typer.Typer(help="Validate, merge, split, convert and look at annotated images.", no_args_is_help=True)

@@ -29,7 +29,7 @@ app = typer.Typer(
     cls=_MakeByDefault, help="Label a sweep's boxes (segdist label SWEEP), and review the labels.", no_args_is_help=True
 )
 
-review_app = typer.Typer(help="Labels out to people, and their corrections back.", no_args_is_help=True)
+review_app = typer.Typer(help="Export labels for review, and import the corrections.", no_args_is_help=True)
 app.add_typer(review_app, name="review")
 
 
@@ -63,7 +63,7 @@ def export_(
         list[str] | None, typer.Option(help="review, reject or accept; may be repeated.", show_default="review")
     ] = None,
     most: Annotated[int, typer.Option(min=1, help="Labels at most.")] = 1000,
-    policy: Annotated[int, typer.Option(min=1, help="Of several searched policies the n-th.")] = 1,
+    policy: Annotated[int, typer.Option(min=1, help="The n-th of several searched policies.")] = 1,
     limit: Limit = 0,
 ) -> None:
     """Write what waits for a person, the most rewarding first: COCO, CVAT, Label Studio, and a gallery."""
@@ -84,10 +84,10 @@ def import_(
     file: Annotated[Path, typer.Option(help="COCO or Label Studio JSON, or CVAT XML.")],
     queue: Annotated[Path | None, typer.Option(help="queue.json of the export.", show_default="beside FILE")] = None,
     removed_means_nothing: Annotated[
-        bool, typer.Option("--removed-means-nothing", help="An object gone from an image of FILE is not there.")
+        bool, typer.Option("--removed-means-nothing", help="Objects missing from an image of FILE do not exist.")
     ] = False,
     only_changed: Annotated[
-        bool, typer.Option("--only-changed", help="Masks that are as proposed have not been looked at.")
+        bool, typer.Option("--only-changed", help="Masks that are as proposed were not reviewed.")
     ] = False,
 ) -> None:
     """Take corrected masks back; they win over every teacher, in every label policy of these data."""

@@ -26,7 +26,9 @@ def _paligemma() -> None:
 def codec_report(
     path: Annotated[str, typer.Argument(metavar="DATA", help="A folder, file or archive with masks, local or s3://.")],
     codec: Codec = "shipped",
-    format_name: Annotated[str, typer.Option("--format", help="The format of DATA, where it does not show.")] = "",
+    format_name: Annotated[
+        str, typer.Option("--format", help="The format of DATA, where it cannot be recognised.")
+    ] = "",
     option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the format.")] = None,
     tiles: Annotated[int, typer.Option(min=2, help="Rows and columns of tiles, for what tiling would gain.")] = 2,
     edges: Annotated[
@@ -35,7 +37,7 @@ def codec_report(
             help="How boxes become whole pixels; truncate is big_vision's evaluator's, and of published figures.",
         ),
     ] = "round",
-    limit: Annotated[int, typer.Option(min=1, help="Images looked at, at most.")] = 1000,
+    limit: Annotated[int, typer.Option(min=1, help="Most images to read.")] = 1000,
     as_json: Json = False,
 ) -> None:
     """The codec's upper bound: IoU and boundary IoU of your masks with what comes back of them, per class."""

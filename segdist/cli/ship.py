@@ -102,7 +102,7 @@ def promote(
         str, typer.Option(help="Images to compare on, or a sweep file.", show_default="the common test split")
     ] = "",
     metric: Annotated[str, typer.Option(help="What to compare by, e.g. iou.", show_default="the sweep's metric")] = "",
-    force: Annotated[bool, typer.Option("--force", help="Move the alias whatever comes out.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Move the alias whatever the result.")] = False,
     storage: Storage = HOME_STORAGE,
     tracking: Tracking = "embedded",
     as_json: Json = False,
@@ -138,7 +138,7 @@ def serve(
     ] = None,
     allowed_host: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="A name by which it may be asked, beside --host; repeatable."),
+        typer.Option(metavar="NAME", help="A name by which it may be asked, in addition to --host; repeatable."),
     ] = None,
     max_megabytes: Annotated[float, typer.Option(min=0.001, help="Of a request.")] = 20,
     max_megapixels: Annotated[float, typer.Option(min=0.001, help="Of an image.")] = 50,
@@ -146,7 +146,7 @@ def serve(
         float,
         typer.Option(
             min=0.001,
-            help="Of all images being looked at; others wait. A pixel takes some 25 bytes of memory: the default fits "
+            help="Of all images being processed; others wait. A pixel takes some 25 bytes of memory: the default fits "
             "4 GB with Ray and a small model; raise it where there is more.",
         ),
     ] = 50,

@@ -112,7 +112,9 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, val or test.", show_default="test, else val, else all")] = "",
     min_score: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="What is scored lower was not found.", show_default="the model's, or 0.3"),
+        typer.Option(
+            min=0, max=1, help="Instances scored lower count as not found.", show_default="the model's, or 0.3"
+        ),
     ] = None,
     tta: Annotated[
         bool, typer.Option("--tta", help="Predict views of each image too, and merge them: flip, darker, brighter.")

@@ -35,8 +35,8 @@ def study_checkpoints(model: str, data: str, **settings: Any) -> list[dict[str, 
     places = _places(folder)
     if not places:
         raise DataError(
-            f"{model} kept no models on the way{f' in {folder}' if folder else ''}. Set `train.keep_every: 100` in the "
-            "sweep file, train again, and every hundredth step can be looked at."
+            f"{model} kept no models during training{f' in {folder}' if folder else ''}. Set `train.keep_every: 100` "
+            "in the sweep file, train again, and every hundredth step can be evaluated."
         )
     found = []
     for step, place in sorted(places.items()):

@@ -40,7 +40,7 @@ def yaml_bytes(uri: str, *, error: type[SegdistError] = DataError) -> bytes:
 
     Raises:
         StorageError: it is missing or cannot be read.
-        error: it is no regular file: a pipe would wait for ever, a device never end.
+        error: it is no regular file: a pipe would wait forever, a device never end.
     """
     if storage.is_local(uri):
         file = Path(storage.absolute(uri))

@@ -13,7 +13,7 @@ HIDDEN = "***"
 _SHORTEST = 8
 """Characters; a shorter value of a variable would be found in innocent words."""
 _SHORTEST_SECRET = 20
-"""Characters of the shortest secret that gives itself away without a name in front of it."""
+"""Characters of the shortest secret that is recognisable without a name in front of it."""
 _SEPARATOR = re.compile(r"[=:\s]")
 _NAMES = (
     r"pass(?:word|wd|phrase)|secret(?:[_-]?(?:access[_-]?)?key)?|token|credentials?|authorization"
@@ -55,7 +55,7 @@ _PATTERNS = (
     ),
     (re.compile(rf"((?:{_NAMES})\s?:\s{{0,4}})(?=\S{{0,60}}\d){_VALUE}", re.IGNORECASE), _AFTER_NAME),
     (re.compile(rf"(--[\w-]{{0,30}}(?:{_NAMES})\s+)(?![-*])\S{{{_SHORTEST},}}", re.IGNORECASE), _AFTER_NAME),
-    # What gives itself away: AWS, Hugging Face, GitHub, GitLab, Slack, OpenAI, Google, Databricks, JWT, PEM.
+    # What is recognisable by its form: AWS, Hugging Face, GitHub, GitLab, Slack, OpenAI, Google, Databricks, JWT, PEM.
     (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}(?::[A-Za-z0-9/+=]{40})?"), HIDDEN),
     (re.compile(r"\bhf_[A-Za-z0-9]{20,}"), HIDDEN),
     (re.compile(r"\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}|\bglpat-[\w-]{20,}"), HIDDEN),

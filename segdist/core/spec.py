@@ -148,7 +148,7 @@ class ConsensusSpec(Strict):
     """Several masks of each object become one, scored by how well they agree."""
 
     also: tuple[PromptSpec, ...] = ()
-    """Further prompts, asked beside `label.prompt`."""
+    """Further prompts, asked in addition to `label.prompt`."""
     views: tuple[View, ...] = Field(default=("as_is",), min_length=1)
     """Every prompt is asked once for each: the image as it is, mirrored left to right, upside down, turned by 180
     degrees, and transposed. A mask that depends on the side from which one looks is not to be trusted."""
@@ -351,10 +351,10 @@ class AdapterSpec(Placed):
     beside base weights of four bits (Dettmers et al. 2023), on a GPU only. conv_lora: low-rank updates with
     convolutions of several scales between (Zhong et al. 2024), for encoders that keep their tokens in a grid."""
     heads: bool = True
-    """Beside anything but `full`, `partial` and `frozen_encoder`: also train the layers that the family names as
+    """With any kind but `full`, `partial` and `frozen_encoder`: also train the layers that the family names as
     heads. Without them only the adapter learns, which suits weights that were trained for the same classes."""
     modules_to_save: tuple[str, ...] = ()
-    """Parts of the model that are trained in full beside anything but `full`, `partial` and `frozen_encoder`: parts of
+    """Parts of the model that are trained in full with any kind but `full`, `partial` and `frozen_encoder`: parts of
     module names, e.g. `vision_tower` or `multi_modal_projector` of PaliGemma."""
     rank: int = Field(default=8, gt=0, le=1024)
     """Rank r of low-rank updates."""
@@ -565,11 +565,11 @@ class PostSpec(Placed):
         return self.refine != "none" or self.least_part(1) > 0 or self.least_hole(1) > 0
 
     def least_part(self, image_pixels: int) -> float:
-        """Pixels of the smallest part that stays, in an image of so many pixels."""
+        """Pixels of the smallest part that stays, in an image of this many pixels."""
         return max(self.min_area_pixels, self.min_area_fraction * image_pixels)
 
     def least_hole(self, image_pixels: int) -> float:
-        """Pixels of the smallest hole that stays, in an image of so many pixels."""
+        """Pixels of the smallest hole that stays, in an image of this many pixels."""
         return max(self.fill_holes_pixels, self.fill_holes_fraction * image_pixels)
 
 
@@ -589,7 +589,7 @@ class EvaluateSpec(Placed):
     tile: TileSpec | None = None
     """Cut images that are larger than a tile into tiles; null shows the model each image as a whole."""
     tta: tuple[TtaView, ...] = ()
-    """Views of each image that are predicted beside the image itself, and merged by vote: each takes as long again."""
+    """Views of each image that are predicted besides the image itself, and merged by vote: each takes as long again."""
     post: PostSpec = PostSpec()
     """What is done to what the network finds."""
     boundary_width_fraction: float | None = Field(default=None, gt=0, lt=1)

@@ -316,7 +316,7 @@ def _open(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def _open_file(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The same for a file that is to be read: a pipe would wait for ever, a device never end."""
+    """The same for a file that is to be read: a pipe would wait forever, a device never end."""
     filesystem, path = _open(uri)
     if is_local(uri) and not stat.S_ISREG(mode := Path(path).stat().st_mode) and not stat.S_ISDIR(mode):
         raise StorageError(f"{uri} must be a file, but is {_NO_FILE}. Copy what is meant into a file.")

@@ -15,7 +15,7 @@ _SEED = 0
 
 
 def mean_loss(network: Segmenter, rows: Sequence[LabelledImage], *, family: str, batch_size: int) -> dict[str, float]:
-    """`loss`: the family's own terms with its own weights, the mean over images; what is drawn by chance is fixed.
+    """`loss`: the family's own terms with its own weights, the mean over images; what is drawn at random is fixed.
 
     Args:
         network: a `Segmenter`.

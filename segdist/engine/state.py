@@ -24,7 +24,7 @@ MODEL, PICTURES, TRAINING = "model", "pictures", "training.pt"
 
 
 def kept_name(step: int) -> str:
-    """The folder of a model that was kept after so many steps."""
+    """The folder of a model that was kept after this many steps."""
     return f"step-{step:07d}"
 
 
@@ -105,7 +105,7 @@ class Fit:
         torch.save(state, folder / TRAINING)
 
     def count_step(self) -> None:
-        """Count a step of the optimiser; every so many, as `train.keep_every` says, the model is kept."""
+        """Count a step of the optimiser; the model is kept every `train.keep_every` steps."""
         self.steps += 1
         every = self.run.train.keep_every
         if every and self.kept and self.workers.is_chief and self.steps % every == 0:

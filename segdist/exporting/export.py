@@ -1,4 +1,4 @@
-"""A trained model made fit to leave: adapters merged, everything it needs beside it.
+"""A trained model made ready for export: adapters merged, everything it needs beside it.
 
 An exported folder is a model folder (`model.json`, `weights.safetensors`) that loads where the base weights are not:
 those of a network of transformers come along in a folder that its `from_pretrained` takes as well.

@@ -1,4 +1,4 @@
-"""A folder of bare images, to be labelled or looked at."""
+"""A folder of bare images, to be labelled or browsed."""
 
 from collections.abc import Iterator
 

@@ -66,7 +66,7 @@ def average_precision(precision_TRA: NDArray[np.float64], *, area: str, threshol
 
 
 def average_recall(recall_TAM: NDArray[np.float64], *, area: str, most: int) -> float:
-    """Recall with at most so many found objects, mean over the IoU thresholds."""
+    """Recall with at most this many found objects, mean over the IoU thresholds."""
     return _mean(recall_TAM[:, list(AREAS).index(area), MOST_FOUND.index(most)])
 
 

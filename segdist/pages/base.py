@@ -86,7 +86,7 @@ def picture(image_HWC: ImageHWC) -> str:
 
 
 def shrunk(image_HWC: ImageHWC, longest: int = _LONGEST) -> ImageHWC:
-    """The image with a longest side of at most so many pixels."""
+    """The image with a longest side of at most this many pixels."""
     height, width = image_HWC.shape[:2]
     scale = longest / max(height, width)
     if scale >= 1:

@@ -8,7 +8,7 @@ from segdist.pages.labels import label_warnings
 from segdist.pages.leaderboard import Leaderboard
 
 FEW_STEPS = 500
-"""Below so many steps of the optimiser, a network that finds nothing has most likely just begun to learn."""
+"""Below this many steps of the optimiser, a network that finds nothing has most likely just begun to learn."""
 FEW_OBJECTS = 10
 """A class with fewer objects to learn from is too rare to be found."""
 

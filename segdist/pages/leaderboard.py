@@ -80,7 +80,7 @@ class Leaderboard:
 
     @property
     def columns(self) -> dict[str, Shown]:
-        """What trials are compared by beside the search metric: what was measured of at least one of them."""
+        """What trials are compared by in addition to the search metric: what was measured of at least one of them."""
         known = {name for trial in self.trials for name in trial.metrics}
         return {name: c for name, c in compared_by().items() if name in known and name != self.metric}
 

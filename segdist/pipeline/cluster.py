@@ -212,7 +212,7 @@ def set_address_of_own_cluster() -> None:
     """Runs first in every worker process: Ray's state API must ask this cluster, also beside others on the machine.
 
     It looks for the cluster in the environment only. Where it finds several it raises, in the actor that frees the
-    resources of a worker group that was stopped early: the next trial would wait for them for ever.
+    resources of a worker group that was stopped early: the next trial would wait for them forever.
     """
     import ray
 

@@ -3,7 +3,7 @@
 The full set of metrics is computed once a trial, after the search, and not where a checkpoint is saved: early stopping
 needs two numbers an epoch, most checkpoints are overwritten, and a trial that is stopped runs no code at its end. So it
 costs one pass over the split a trial, models are timed while nothing trains beside them, and what is missing after an
-interruption is made up for by the next start.
+interruption is done by the next start.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -100,7 +100,7 @@ def evaluator_on_test(ray: Any, tracker: Tracker, run_id: str, job: Job, metric:
 def _evaluations(
     ray: Any, tracker: Tracker, trials: Sequence[TrialRecord], job: Job, most: int
 ) -> Iterator[tuple[TrialRecord, EvaluationFiles | str]]:
-    """What each trial's model shows, or why it shows nothing; at most so many models at once."""
+    """What each trial's model shows, or why it shows nothing; at most this many models at once."""
     left = iter(trials)
     running: dict[Any, TrialRecord] = {}
     while True:

@@ -188,7 +188,7 @@ class AskRay:
 def _start(ray: Any, ray_serve: Any, files: PackedModel, replicas: int, max_batch: int, max_waiting: int) -> Any:
     """The model as a deployment.
 
-    Only Python asks it: Ray's own HTTP server holds bodies of any size and number, and waits for slow ones for ever.
+    Only Python asks it: Ray's own HTTP server holds bodies of any size and number, and waits for slow ones forever.
     """
 
     class Batching(Model):

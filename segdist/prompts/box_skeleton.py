@@ -18,7 +18,7 @@ class Options(Strict):
     points: PositiveInt = 3
     """Most points an object, the deepest inside it first."""
     margin: float = Field(default=0.1, ge=0)
-    """Surroundings that are looked at beside the box, as a share of its sides."""
+    """Surroundings that are examined around the box, as a share of its sides."""
 
 
 def prompts(question: Question, options: Options, seed: int) -> list[Prompt]:  # noqa: ARG001

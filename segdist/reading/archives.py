@@ -337,7 +337,7 @@ class _Xz:
         self._decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MOST_DICTIONARY)
 
     def read(self, size: int) -> bytes:
-        """At most so many bytes; none at the end."""
+        """At most this many bytes; none at the end."""
         while True:
             rest = b""
             if self._decompressor.eof:  # several streams may lie one behind the other, with zeros between

@@ -185,7 +185,7 @@ def source_stem(name: str) -> str:
 
     Folders may be written as on Windows.
     """
-    own = name.replace("\\", "/").rstrip("/").rpartition("/")[2]  # not by `pathlib`, which keeps every name for ever
+    own = name.replace("\\", "/").rstrip("/").rpartition("/")[2]  # not by `pathlib`, which keeps every name forever
     return own.partition(".rf.")[0] if ".rf." in own else splitext(own)[0]
 
 

@@ -363,7 +363,7 @@ def _content(image: BinaryIO) -> bytes:
 
 
 def _check_work(asked: Prompt, size_hw: tuple[int, int], limits: Limits) -> None:
-    """As many objects as there are masks of this size to be had in reasonable time.
+    """As many objects as there are masks of this size that can be made in reasonable time.
 
     Raises:
         DataError: they are more.

@@ -100,9 +100,9 @@ class Server(uvicorn.Server):
 
 
 class ClientConnection(H11Protocol):
-    """A connection whose client has so long for its headers, and to read the answer.
+    """A connection whose client has a limited time for its headers, and to read the answer.
 
-    A body has its time from `Guard`. uvicorn waits for ever for headers, for the rest of a body that was refused, and
+    A body has its time from `Guard`. uvicorn waits forever for headers, for the rest of a body that was refused, and
     for a client that does not read.
     """
 
@@ -187,7 +187,7 @@ class ClientConnection(H11Protocol):
 
 
 class _Counted(h11.Connection):
-    """Notices a body in so small pieces that reading it is an attack."""
+    """Notices a body in such small pieces that reading it is an attack."""
 
     _spare = 1_000.0
 

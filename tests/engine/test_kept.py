@@ -1,4 +1,4 @@
-"""Models kept on the way, training that begins with one, and the loss over images held out."""
+"""Models kept during training, training that begins with one, and the loss over images held out."""
 
 from pathlib import Path
 

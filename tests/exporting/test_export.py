@@ -1,4 +1,4 @@
-"""What leaves the house computes what was trained: merged, alone, and in other runtimes."""
+"""What is exported computes what was trained: merged, alone, and in other runtimes."""
 
 import json
 from dataclasses import replace

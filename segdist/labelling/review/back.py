@@ -43,7 +43,7 @@ class Outcome:
         confirmed: objects whose mask came back unchanged.
         corrected: objects that came back with another mask.
         nothing: objects that were removed, and so are not there.
-        unchanged: objects whose mask came back as it was, which by wish means that nobody has looked at it.
+        unchanged: objects whose mask came back as it was, which on request means that nobody has looked at it.
         undecided: objects that the file says nothing about.
         skipped_shapes: what the file holds besides, in words: what was not understood, or belongs to no object.
     """

@@ -46,7 +46,7 @@ class Classical(Segmenter):
         self.collate([])
 
     def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:
-        """One instance a box, in order; points are not looked at."""
+        """One instance a box, in order; points are ignored."""
         return [
             tuple(self._one(image, box, label) for box, label in zip(p.boxes_xyxy, p.labels, strict=True))
             for image, p in zip(images, prompts, strict=True)

@@ -23,7 +23,7 @@ class State:
     Attributes:
         vocabulary: where the tokens lie.
         label: the class that was asked for.
-        max_objects: after so many only the end may follow.
+        max_objects: after this many only the end may follow.
     """
 
     vocabulary: TokenVocabulary

@@ -79,7 +79,7 @@ def _moved(boxes_N4: Tensor, options: PromptableOptions) -> Tensor:
 
 
 def _points(boxes_N4: Tensor, valid_NSS: Tensor, options: PromptableOptions, *, count: int) -> tuple[Tensor, Tensor]:
-    """(N, count, 2) points and whether they lie on the object; the first does, each further one by chance."""
+    """(N, count, 2) points and whether they lie on the object; the first does, each further one at random."""
     points, kinds = [_drawn(valid_NSS, boxes_N4)], [torch.ones(len(boxes_N4), device=boxes_N4.device)]
     near_NSS = _near(boxes_N4, valid_NSS) & ~valid_NSS if count > 1 else None
     for _ in range(count - 1):

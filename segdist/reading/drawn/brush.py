@@ -76,7 +76,7 @@ class _Bits:
         self._place = 0
 
     def number(self, bits: int) -> int:
-        """The next number of so many bits."""
+        """The next number of this many bits."""
         return int(self._text[self._take(bits) : self._place], 2)
 
     def values(self, count: int) -> NDArray[np.uint8]:
