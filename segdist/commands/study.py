@@ -29,7 +29,7 @@ def study_checkpoints(model: str, data: str, **settings: Any) -> list[dict[str, 
         DataError: the run kept no models.
     """
     from segdist.engine import checkpoint
-    from segdist.engine.held_out import mean_loss
+    from segdist.engine.validation_loss import mean_loss
 
     folder = model if storage.exists(model) else _kept(model, settings)
     places = _places(folder)

@@ -33,7 +33,7 @@ ImageHWC = NDArray[np.uint8]
 Batch = dict[str, Any]
 """What `Segmenter.collate` makes and `Segmenter.forward` takes; tensors in it are moved to the device."""
 Task = Literal["semantic", "instance", "promptable"]
-"""semantic: a class for each pixel. instance: objects of one class told apart. promptable: masks of boxes or points."""
+"""semantic: a class for each pixel. instance: separate objects of one class. promptable: masks of boxes or points."""
 EVERY_NOISE = ("ignore_band", "soft_band", "label_smoothing", "soft_targets", "score_power")
 """The keys of `train.noise`."""
 USUAL_ADAPTERS: tuple[AdapterKind, ...] = ("full", "frozen_encoder", "layernorm", "bitfit", "lora", "dora")

@@ -160,7 +160,7 @@ LabelledImages = Sequence[LabelledImage]
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a promptable model is told about one image.
+    """What a promptable model is shown of one image.
 
     Attributes:
         boxes_xyxy: one box an object, in pixels.

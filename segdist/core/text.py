@@ -118,7 +118,7 @@ def _marked(content: bytes) -> str:
 
 
 def _unmarked_utf16(content: bytes) -> str:
-    """UTF-16 without a mark, told by a first character of ASCII; "" where it is not."""
+    """UTF-16 without a mark, recognised by a first character of ASCII; "" where it is not."""
     first = content[:2]
     if len(first) < 2 or (first[0] == 0) == (first[1] == 0):
         return ""

@@ -88,7 +88,7 @@ def balance(splits: Mapping[str, SplitCounts]) -> tuple[list[str], list[list[str
 
 
 def untrained(per_class: Mapping[str, Mapping[str, int]], *, file: str = "") -> Iterator[Finding]:
-    """The classes that only other splits than train show; a train without any instance is told otherwise.
+    """The classes that only other splits than train show; a train without any instance is reported elsewhere.
 
     Args:
         per_class: instances of each class in each split.

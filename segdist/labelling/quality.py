@@ -83,7 +83,7 @@ def _calibration(parts: Sequence[Sums]) -> dict[str, float | None]:
 
 
 def _oracle_iou(parts: Sequence[Sums]) -> float | None:
-    """Mean over classes of the IoU of what is taught with the truth."""
+    """Mean over classes of the IoU with the truth of what is learned."""
     values = [common / whole for common, whole in parts if whole]
     return float(np.mean(values)) if values else None
 

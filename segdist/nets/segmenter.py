@@ -49,7 +49,7 @@ class Segmenter(nn.Module, ABC):
 
     @property
     def region_classes(self) -> tuple[str, ...]:
-        """Classes that come as one region an image, whose objects are not told apart; none by default.
+        """Classes that come as one region an image, whose objects are not separated; none by default.
 
         What is found of them in tiles or views of an image is joined by class.
         """

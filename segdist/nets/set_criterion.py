@@ -117,7 +117,7 @@ class SetCriterion:
 
     @torch.no_grad()
     def _classes(self, layer: Layer, targets: Targets, found: Matches) -> Tensor:
-        """(B, Q) the class each query is taught: its object's, none, or nothing where it lies on crowds."""
+        """(B, Q) the target class of each query: its object's, none, or nothing where it lies on crowds."""
         batch, queries, classes = layer.classes_BQC.shape
         targets_BQ = torch.full((batch, queries), classes - 1, device=layer.classes_BQC.device)
         if targets.crowd_BHW.any():
@@ -126,7 +126,7 @@ class SetCriterion:
         return targets_BQ
 
     def _class_loss(self, logits_BQC: Tensor, targets_BQ: Tensor, targets: Targets, found: Matches) -> Tensor:
-        """Cross-entropy weighted by class and object; zero, not NaN, where no query is taught anything."""
+        """Cross-entropy weighted by class and object; zero, not NaN, where no query has a target."""
         class_weights_C = torch.ones(logits_BQC.shape[-1], device=logits_BQC.device)
         class_weights_C[-1] = self.no_object_weight
         log_p_BQC = logits_BQC.log_softmax(-1)

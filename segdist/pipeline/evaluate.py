@@ -63,7 +63,7 @@ def evaluate_trials(ray: Any, tracker: Tracker, parent_run_id: str, job: Job) ->
             say(f"trial {trial.number} has only the metrics of its epochs: {found}")
 
 
-def score_on_test(ray: Any, tracker: Tracker, run_id: str, job: Job) -> dict[str, float]:
+def evaluate_on_test(ray: Any, tracker: Tracker, run_id: str, job: Job) -> dict[str, float]:
     """Metrics named `test/...` of a trial's kept model, logged to its run with the panels; empty without a test split.
 
     Args:

@@ -20,7 +20,7 @@ from segdist.datasets.shards import Dataset
 from segdist.labelling.corrections import Corrections, corrections_uri
 from segdist.metrics import Evaluator
 from segdist.pipeline.cluster import connected
-from segdist.pipeline.evaluate import evaluate_trials, evaluator_on_test, score_on_test
+from segdist.pipeline.evaluate import evaluate_on_test, evaluate_trials, evaluator_on_test
 from segdist.pipeline.importance import importance
 from segdist.pipeline.ingest import ingest
 from segdist.pipeline.label_sets import LabelSet, make_label_sets
@@ -157,7 +157,7 @@ def _search(ray: Any, tracker: Tracker, spec: SweepSpec, parent: str, job: Job, 
     evaluate_trials(ray, tracker, parent, job)
     if board.found_nothing:
         return ""
-    metrics = score_on_test(ray, tracker, best, job)
+    metrics = evaluate_on_test(ray, tracker, best, job)
     if metrics:
         say(f"test      iou {metrics['test/iou']:.3f}, dice {metrics['test/dice']:.3f} (the winner alone)")
     return best

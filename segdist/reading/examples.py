@@ -149,12 +149,12 @@ def make_example(
     size_hw = image_HWC.shape[:2]
     index = {label: i for i, label in enumerate(classes)}
     known = [i for i in sample.instances if i.label in index]
-    taught = [i for i in known if i.mask is not None and not i.is_crowd]
-    masks_NHW = [_scaled_mask(i, sample.size_hw, size_hw) for i in taught]
+    learned = [i for i in known if i.mask is not None and not i.is_crowd]
+    masks_NHW = [_scaled_mask(i, sample.size_hw, size_hw) for i in learned]
     unknown = [_scaled_mask(i, sample.size_hw, size_hw) for i in known if i.mask is None or i.is_crowd]
     stack_NHW = np.stack(masks_NHW) if masks_NHW else np.zeros((0, *size_hw), np.bool_)
     ignore_HW = np.any(unknown, axis=0) & ~stack_NHW.any(axis=0) if unknown else np.zeros(size_hw, np.bool_)
-    for n, instance in enumerate(taught):
+    for n, instance in enumerate(learned):
         if instance.evidence and instance.evidence.unsure:
             unsure_HW = masks.decode_resized(instance.evidence.unsure, size_hw)
             if soft_band:
@@ -164,14 +164,14 @@ def make_example(
     if ignore_band and sample.source != HUMAN:
         for mask_HW in masks_NHW:
             ignore_HW |= masks.edge_band(mask_HW, ignore_band)
-    boxes_xyxy = np.array([i.box_xyxy for i in taught], np.float32).reshape(-1, 4)
+    boxes_xyxy = np.array([i.box_xyxy for i in learned], np.float32).reshape(-1, 4)
     example = Example(
         image_id=sample.image_id,
         image_HWC=image_HWC,
-        labels=np.array([index[i.label] for i in taught], np.int64),
+        labels=np.array([index[i.label] for i in learned], np.int64),
         masks_NHW=stack_NHW,
         boxes_xyxy=scale_boxes(boxes_xyxy, sample.size_hw, image_size),
-        scores=np.array([i.score for i in taught], np.float32),
+        scores=np.array([i.score for i in learned], np.float32),
         ignore_HW=ignore_HW,
     )
     for function in augment:

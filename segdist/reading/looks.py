@@ -103,7 +103,7 @@ _HINTS = {
 }
 """What a format must be given beside its name."""
 _SHORTEST = 4
-"""Characters that a name without a suffix must have to be told from a number in a table."""
+"""Characters that a name without a suffix must have to be distinguished from a number in a table."""
 _STRING = re.compile(rb'"((?:[^"\\]|\\.)*+)(?:"|\Z)(\s*+:)?+', re.DOTALL)
 """A string of JSON, and whether it is a key; whatever begins like one is one, so that no text takes long."""
 _MORE_THAN_LISTS = re.compile(rb"[^\s\[\]{},:]|\{[^{]*+\{", re.DOTALL)
@@ -315,7 +315,7 @@ def report_unread(
 ) -> int:
     """Tell which files look like annotations and were not read, one finding for each kind; returns how many files.
 
-    Files that look like images and are not read are told too, and what is no file at all.
+    Files that look like images and are not read are reported too, and what is no file at all.
 
     Args:
         files: of the source.

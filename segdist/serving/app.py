@@ -257,7 +257,7 @@ _left_behind: set[asyncio.Task[Any]] = set()
 def _forget(task: asyncio.Task[Any]) -> None:
     _left_behind.discard(task)
     if not task.cancelled():
-        task.exception()  # nobody is there any more to be told
+        task.exception()  # nobody waits for it any more
 
 
 class _Pulse:

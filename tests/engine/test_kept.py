@@ -9,7 +9,7 @@ import torch
 from segdist.core.errors import WeightsError
 from segdist.engine import checkpoint
 from segdist.engine.fit import fit
-from segdist.engine.held_out import mean_loss
+from segdist.engine.validation_loss import mean_loss
 from tests.engine.drawn import CLASSES, Reports, roofs, tiny_run
 
 

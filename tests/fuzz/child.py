@@ -51,9 +51,11 @@ def _read(name: str, folder: Path, scratch: Path, case: str) -> None:
     except SegdistError:
         pass
     except Exception as error:  # noqa: BLE001 - whatever else comes out is what is looked for
-        told = "".join(traceback.format_exception(error))[-3000:]
+        operation_ = "".join(traceback.format_exception(error))[-3000:]
         with (scratch / "failed.jsonl").open("a") as stream:
-            stream.write(json.dumps({"target": name, "case": case, "error": repr(error)[:300], "told": told}) + "\n")
+            stream.write(
+                json.dumps({"target": name, "case": case, "error": repr(error)[:300], "operation_": operation_}) + "\n"
+            )
 
 
 def _bound_memory() -> None:

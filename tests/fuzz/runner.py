@@ -17,22 +17,22 @@ class Failure:
         target: the reader.
         case: `SEED:NUMBER`, or the name of a case of the corpus.
         error: what came out instead.
-        told: the traceback, or the last lines of a process that ended.
+        operation_: the traceback, or the last lines of a process that ended.
     """
 
     target: str
     case: str
     error: str
-    told: str
+    operation_: str
 
     @property
     def kind(self) -> str:
         """What is the same for all cases of one fault: the error's class, and the line of code it came from."""
-        lines = [line for line in self.told.splitlines() if line.lstrip().startswith("File ")]
+        lines = [line for line in self.operation_.splitlines() if line.lstrip().startswith("File ")]
         return f"{self.error.partition('(')[0]} {lines[-1] if lines else ''}"
 
     def __str__(self) -> str:
-        return f"{self.target} {self.case}: {self.error}\n{self.told}"
+        return f"{self.target} {self.case}: {self.error}\n{self.operation_}"
 
 
 def attack(targets: Sequence[str], *, seed: int, first: int, last: int) -> Iterator[Failure]:

@@ -9,7 +9,7 @@ from segdist.core.spec import SweepSpec
 from segdist.datasets.shards import read_rows
 from segdist.engine import checkpoint
 from segdist.metrics import lower_is_better, names
-from segdist.pipeline.evaluate import evaluate_trials, score_on_test
+from segdist.pipeline.evaluate import evaluate_on_test, evaluate_trials
 from segdist.pipeline.ingest import ingest
 from segdist.pipeline.trial import Job
 from segdist.tracking import Tracker
@@ -92,7 +92,7 @@ def test_scores_tuned_on_validation_images_are_logged_and_kept_with_the_model(
     (record,) = tracker.trials(parent)
     described = checkpoint.describe(tracker.download(run, "model", storage / "model")).evaluate
     assert described.post.min_scores == {"roof": record.metrics["post/min_score/roof"]}
-    score_on_test(Inline, tracker, run, job)
+    evaluate_on_test(Inline, tracker, run, job)
     again = checkpoint.describe(tracker.download(run, "model", storage / "again")).evaluate
     assert again == described, "the test split tunes nothing"
 
@@ -100,7 +100,7 @@ def test_scores_tuned_on_validation_images_are_logged_and_kept_with_the_model(
 def test_the_winner_alone_is_scored_on_the_test_split(tracker: Tracker, sweep: SweepSpec, storage: Path) -> None:
     parent = start_sweep(tracker, sweep)
     run = trial(tracker, sweep, parent, 1)
-    found = score_on_test(Inline, tracker, run, job_of(sweep))
+    found = evaluate_on_test(Inline, tracker, run, job_of(sweep))
     assert all(name.startswith("test/") for name in found)
     (record,) = tracker.trials(parent)
     assert record.metrics["test/iou"] == pytest.approx(found["test/iou"])
@@ -112,5 +112,5 @@ def test_the_winner_alone_is_scored_on_the_test_split(tracker: Tracker, sweep: S
 
 def test_without_a_test_split_nothing_is_scored_on_it(tracker: Tracker, sweep: SweepSpec) -> None:
     data = sweep.data.model_copy(update={"split": sweep.data.split.model_copy(update={"test": 0.0})})
-    assert score_on_test(Inline, tracker, "no run", job_of(sweep.model_copy(update={"data": data}))) == {}
+    assert evaluate_on_test(Inline, tracker, "no run", job_of(sweep.model_copy(update={"data": data}))) == {}
     assert stores.exists(sweep.storage)

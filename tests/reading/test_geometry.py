@@ -165,9 +165,9 @@ DRAWN = masks.from_polygons([SQUARE], size_hw=SIZE_HW)
 def test_a_segmentation_is_the_same_mask_however_it_is_written_and_repairs_are_reported(
     written: Any, repairs: list[str]
 ) -> None:
-    told: list[str] = []
-    assert geometry.mask_from_segmentation(written, size_hw=SIZE_HW, repairs=told) == DRAWN
-    assert told == repairs
+    noted: list[str] = []
+    assert geometry.mask_from_segmentation(written, size_hw=SIZE_HW, repairs=noted) == DRAWN
+    assert noted == repairs
 
 
 @pytest.mark.parametrize(

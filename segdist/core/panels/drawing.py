@@ -17,7 +17,7 @@ ImageHWC = NDArray[np.uint8]
 Rgb = tuple[int, int, int]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-# Okabe and Ito's colours (jfly.uni-koeln.de/color), told apart with every common colour blindness, in the order that
+# Okabe and Ito's colours (jfly.uni-koeln.de/color), distinct with every common colour blindness, in the order that
 # stands out best from photographs; then three of Paul Tol's muted scheme.
 _PALETTE: tuple[Rgb, ...] = (
     (230, 159, 0), (86, 180, 233), (213, 94, 0), (0, 158, 115), (204, 121, 167), (240, 228, 66), (0, 114, 178),

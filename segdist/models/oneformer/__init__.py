@@ -1,4 +1,4 @@
-"""OneFormer (Jain et al. 2023): one network for semantic, instance and panoptic masks, told the task by a token."""
+"""OneFormer (Jain et al. 2023): one network for semantic, instance and panoptic masks, given the task as a token."""
 
 from typing import Literal
 

@@ -18,7 +18,7 @@ from segdist.nets import pretrained
 TASKS: tuple[TaskName, ...] = ("semantic", "instance", "panoptic")
 _TASK, _OBJECT = "the task is {}", "a photo with a {}"
 _NOTHING = {"semantic": "a semantic photo", "instance": "an instance photo", "panoptic": "an panoptic photo"}
-"""What is said where there is no further object; "an panoptic" is what the published weights were taught."""
+"""What is said where there is no further object; "an panoptic" is what the published weights were trained on."""
 _PAD, _UNKNOWN, _END = "[pad]", "[unknown]", "[end]"
 
 

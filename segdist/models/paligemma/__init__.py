@@ -53,7 +53,7 @@ class Options(ModelOptions):
     the path or URI of Google's vae-oid.npz: they were trained with it."""
     edges: Edges = "round"
     """How the sides of an answer's boxes become whole pixels, into which masks are pasted. round: gives back what was
-    taught. truncate: up to a pixel off, as in big_vision's evaluator: to compare with the figures published for
+    trained with. truncate: up to a pixel off, as in big_vision's evaluator: to compare with the figures published for
     PaliGemma, which were measured so."""
     prompt: str = "segment {label}"
     """The question about a class; `{label}` is its name or a synonym."""

@@ -30,7 +30,7 @@ def load(options: Options) -> Sam2Model:
     check_global_attention(
         backbone.blocks_per_stage, backbone.global_attention_blocks, pools=backbone.num_query_pool_stages
     )
-    # Positions are relative to the image, so that a network runs at any size once it is told which.
+    # Positions are relative to the image, so that a network runs at any size.
     network.prompt_encoder.input_image_size = options.image_size
     network.prompt_encoder.image_embedding_size = (options.image_size // _PATCH,) * 2
     return network

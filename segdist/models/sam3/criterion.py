@@ -105,9 +105,9 @@ class Sam3Criterion:
         """
         queries = predicted.layers[0].classes_PQ.shape[1]
         self.matcher.count_surplus(targets.counts, queries=queries)
-        taught_PQ = self._taught(predicted, targets)
+        background_PQ = self._may_be_background(predicted, targets)
         found = [self._matches(n, layer, targets, matches) for n, layer in enumerate(predicted.layers)]
-        terms = [_layer_terms(a, m, targets, taught_PQ) for a, m in zip(predicted.layers, found, strict=True)]
+        terms = [_layer_terms(a, m, targets, background_PQ) for a, m in zip(predicted.layers, found, strict=True)]
         return {
             **{name: torch.stack([t[name] for t in terms]).mean() for name in ("class", "presence", "box", "giou")},
             **self._mask_terms(predicted.masks_PQhw, found[-1], targets),
@@ -135,7 +135,7 @@ class Sam3Criterion:
         return self.matcher(costs)
 
     @torch.no_grad()
-    def _taught(self, predicted: Predicted, targets: Sam3Targets) -> Tensor:
+    def _may_be_background(self, predicted: Predicted, targets: Sam3Targets) -> Tensor:
         """(P, Q) queries that may learn that they are no object: not those on crowds, where nobody knows."""
         crowd_PSS = targets.crowd_BSS[targets.image_P]
         if not crowd_PSS.any():
@@ -171,7 +171,7 @@ def costs_of(layer: Sam3Layer, question: int, boxes_N4: Tensor) -> Tensor:
     )
 
 
-def _layer_terms(layer: Sam3Layer, found: Matches, targets: Sam3Targets, taught_PQ: Tensor) -> dict[str, Tensor]:
+def _layer_terms(layer: Sam3Layer, found: Matches, targets: Sam3Targets, background_PQ: Tensor) -> dict[str, Tensor]:
     """The terms of one decoder layer; sums over the objects are divided by their number."""
     present_P = torch.tensor([n > 0 for n in targets.counts], device=layer.presence_P.device)
     weights_N, smoothing_N = joined(targets.weights), joined(targets.smoothing)
@@ -186,7 +186,7 @@ def _layer_terms(layer: Sam3Layer, found: Matches, targets: Sam3Targets, taught_
     if weights_N is not None:
         class_PQ = class_PQ * of_queries(weights_N, found, like_BQ=truth_PQ, otherwise=1.0)
     # Which query it is makes sense only where there is something; whether there is, the presence token says.
-    counts_PQ = present_P[:, None] & (taught_PQ | (truth_PQ > 0))
+    counts_PQ = present_P[:, None] & (background_PQ | (truth_PQ > 0))
     presence_P = sigmoid_focal_loss(layer.presence_P, present_P.float(), alpha=_PRESENCE_ALPHA, gamma=_GAMMA)
     boxes_M4 = layer.boxes_PQ4[found.image_M, found.query_M]
     truth_M4 = torch.cat(list(targets.boxes_cxcywh))[found.object_M]

@@ -21,7 +21,7 @@ def mask_losses(
     weights_N: Tensor,
     smoothing_N: Tensor,
 ) -> dict[str, Tensor]:
-    """The terms `focal`, `dice` and `iou`, as means over the prompts; of M masks the best is taught its shape.
+    """The terms `focal`, `dice` and `iou`, as means over the prompts; of M masks the best learns its shape.
 
     Args:
         logits_NMSS: mask logits at the size of the truth.
@@ -34,9 +34,9 @@ def mask_losses(
     """
     truth, ignore = (t[:, None].expand_as(logits_NMSS).flatten(0, 1) for t in (truth_NSS, ignore_NSS))
     logits = logits_NMSS.flatten(0, 1)
-    taught = spread(truth.float(), smoothing_N.repeat_interleave(iou_NM.shape[1])[:, None, None])
-    focal_NM = losses.mask_focal(logits, taught, ignore_NHW=ignore).view_as(iou_NM)
-    dice_NM = losses.dice(logits.sigmoid(), taught, ignore_NHW=ignore).view_as(iou_NM)
+    targets = spread(truth.float(), smoothing_N.repeat_interleave(iou_NM.shape[1])[:, None, None])
+    focal_NM = losses.mask_focal(logits, targets, ignore_NHW=ignore).view_as(iou_NM)
+    dice_NM = losses.dice(logits.sigmoid(), targets, ignore_NHW=ignore).view_as(iou_NM)
     best_N1 = (20 * focal_NM + dice_NM).argmin(1, keepdim=True)
     with torch.no_grad():
         guess = (logits > 0) & ~ignore
