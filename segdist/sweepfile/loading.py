@@ -121,7 +121,7 @@ def _with_recipe(content: dict[str, Any]) -> dict[str, Any]:
     family = model.get("family") if isinstance(model, dict) else None
     if family not in registry.names("models"):
         return content
-    for key, value in declaration(family).recipe.items():
+    for key, value in renamed_keys.current_values(declaration(family).recipe).items():
         *parents, leaf = key.split(".")
         node: Any = content
         for name in parents:

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from segdist.core.errors import SpecError
 from segdist.core.renamed_keys import KEYS, SPLIT, VALUES, RenamedKeyWarning, current_values
 from segdist.core.spec import AdapterSpec, EvaluateSpec, RunSpec, SweepSpec
 from segdist.engine import checkpoint
+from segdist.models import unet_cbam
 from segdist.sweepfile.loading import load, schema
 from tests.engine.drawn import CLASSES, tiny_run
 
@@ -186,6 +188,16 @@ def test_what_is_wrong_under_an_old_name_is_said_with_its_place(
     tmp_path: Path, text: str, overrides: list[str], said: str
 ) -> None:
     assert said in refusal(write(tmp_path, f"{HEAD}{text}\n"), *overrides)
+
+
+def test_a_family_from_elsewhere_may_have_old_names_in_its_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = replace(unet_cbam.FAMILY, recipe={"train.accumulate": 8})
+    monkeypatch.setattr(unet_cbam, "FAMILY", family)
+    assert load(write(tmp_path, HEAD)).train.gradient_accumulation_steps == 8
+    given = write(tmp_path, f"{HEAD}train: {{gradient_accumulation_steps: 2}}\n")
+    assert load(given).train.gradient_accumulation_steps == 2
 
 
 def test_a_run_takes_old_names_as_values_of_a_trial() -> None:
