@@ -7,7 +7,6 @@ import typer
 from segdist.cli.options import Json, key_values, report_user_errors
 from segdist.core import storage
 from segdist.core.errors import DataError, SpecError, StorageError
-from segdist.core.plugins import dataset_format
 from segdist.core.terminal import say, say_json
 
 DataPlace = Annotated[str, typer.Argument(help="A folder, file or archive, local or s3://, or a segdist data set.")]
@@ -69,6 +68,7 @@ def validate(
 ) -> None:
     """Check images and annotations; exit 0 without errors, 2 otherwise."""
     from segdist.checking.validation import Review, codes_text, review, summary_text
+    from segdist.converting.convert import open_source
     from segdist.reading.codes import finding
 
     with report_user_errors():
@@ -80,7 +80,9 @@ def validate(
         noticed_before: list[Any] = []
         try:
             chosen = key_values(option or [])
-            name, source = _source(path, format_name, chosen, no_images=no_images, report=noticed_before.append)
+            name, source = open_source(
+                path, format_name, chosen, find_images=not no_images, report=noticed_before.append
+            )
             found = review(source, name, open_images=not no_images, strict=strict, noticed_before=noticed_before)
         except (DataError, StorageError) as error:  # it could not even be opened: a finding too, so that --json is JSON
             source, found = (
@@ -126,10 +128,11 @@ def split(
     as_json: Json = False,
 ) -> None:
     """Divide into train, val and test: by classes and sizes, with copies and near-duplicates on one side."""
+    from segdist.converting.convert import open_source
     from segdist.converting.merge_spec import data_spec
 
     with report_user_errors():
-        name, _ = _source(path, format_name, key_values(option or []))
+        name, _ = open_source(path, format_name, key_values(option or []))
         source = {"format": name, "path": path, **key_values(option or [])}
         division = {"val": val, "test": test, "seed": seed, "given": "keep" if keep else "redo"}
         _build(data_spec({"sources": [source], "split": division}, "the command line"), out, as_json=as_json)
@@ -146,10 +149,11 @@ def stats(
 ) -> None:
     """Count classes, sizes, shapes, brightness and objects an image, for each split."""
     from segdist.checking.stats import statistics, summary_text
+    from segdist.converting.convert import open_source
     from segdist.pages.statistics import write_stats_page
 
     with report_user_errors():
-        _, source = _source(path, format_name, key_values(option or []), no_images=no_images)
+        _, source = open_source(path, format_name, key_values(option or []), find_images=not no_images)
         found = statistics(source, open_images=not no_images)
         if html:
             write_stats_page(html, found, title=f"Statistics of {_title(path)}")
@@ -171,10 +175,11 @@ def view(
     seed: Annotated[int, typer.Option(help="Same seed, same pictures.")] = 0,
 ) -> None:
     """Write a gallery of samples with their masks, to be filtered by class and split in the browser."""
+    from segdist.converting.convert import open_source
     from segdist.pages.gallery import Wanted, write_gallery
 
     with report_user_errors():
-        _, source = _source(path, format_name, key_values(option or []))
+        _, source = open_source(path, format_name, key_values(option or []))
         wanted = Wanted(count, tuple(label or ()), tuple(split or ()), seed)
         shown, findings = write_gallery(out, source, wanted, title=_title(path))
         for one in findings:
@@ -200,19 +205,3 @@ def _build(data: Any, out: str, *, as_json: bool) -> None:
         say_json(dataset.manifest.model_dump(mode="json"))
     else:
         say(dataset_text(dataset))
-
-
-def _source(
-    path: str, format_name: str, options: dict[str, Any], *, no_images: bool = False, report: Any = None
-) -> tuple[str, Any]:
-    """The format's name, and its reader; `report` takes a finding where several formats fit."""
-    from segdist.converting.convert import checked_options
-    from segdist.reading.archived import open_format
-    from segdist.reading.guess import guess_format
-
-    name = format_name or (guess_format(path, report) if report else guess_format(path))
-    keys = dataset_format(name).Options
-    if no_images and "find_images" in keys.model_fields:
-        options = {"find_images": False, **options}
-    checked_options(keys, {**options, "path": path}, what=f"reading {name}")
-    return name, open_format(name, {**options, "path": path})

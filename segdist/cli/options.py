@@ -4,13 +4,13 @@ import os
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from segdist.core.bounded_yaml import load_yaml
 from segdist.core.errors import SegdistError, SpecError
+from segdist.core.storage import default_folder
 from segdist.core.terminal import say
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and what the workers print.")]
@@ -22,7 +22,7 @@ Tracking = Annotated[str, typer.Option(help="MLflow tracking URI, or `embedded` 
 Model = Annotated[
     str, typer.Argument(help="`NAME@champion`, `NAME@VERSION`, `SWEEP#TRIAL`, a run id, or a model folder.")
 ]
-HOME_STORAGE = str(Path.home() / "segdist")
+HOME_STORAGE = default_folder()
 
 
 @contextmanager

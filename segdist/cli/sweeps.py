@@ -82,14 +82,12 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """Print the leaderboard of a sweep, best trial first."""
+    from segdist.commands.compare import board_of
     from segdist.pages import as_json as to_json
-    from segdist.pages import leaderboard, print_leaderboard
-    from segdist.tracking import Tracker
+    from segdist.pages import print_leaderboard
 
     with report_user_errors(debug=debug):
-        tracker = Tracker.at(storage, tracking)
-        tracker.close_abandoned()
-        board = leaderboard(tracker, name)
+        board = board_of(name, storage=storage, tracking=tracking)
         if as_json:
             say_json(to_json(board))
         else:
@@ -149,7 +147,8 @@ def evaluate(
 ) -> None:
     """Score a model, or another tool's results, with every metric, by class and by group of images."""
     from segdist import pages
-    from segdist.commands.evaluate import score_checkpoints, score_model, score_results
+    from segdist.commands.evaluate import evaluate as score_model
+    from segdist.commands.evaluate import score_checkpoints, score_results
     from segdist.commands.study import is_sweep, study_checkpoints
 
     with report_user_errors(debug=debug):

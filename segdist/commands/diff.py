@@ -6,7 +6,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from segdist.commands.evaluate import model_folder, rows_of
+from segdist.commands.evaluate import rows_of
+from segdist.commands.model import load_model
 from segdist.core.errors import DataError
 from segdist.core.panels import encode_jpeg, versus
 from segdist.core.records import LabelledImages, Prediction
@@ -122,16 +123,12 @@ class _Side:
 
 def _asked(model: str, data: str, split: str, storage: str, tracking: str) -> _Side:
     """A model that is shown the data now."""
-    from segdist.engine import checkpoint
     from segdist.engine.predict import predict
-    from segdist.engine.workers import Workers
 
-    with model_folder(model, storage, tracking) as (folder, trusted):
-        described = checkpoint.describe(folder)
-        network = checkpoint.load(folder, trusted=trusted, device=Workers.here().device)
-    rows, notes = rows_of(data, split, described.classes)
-    found = {p.image_id: p for _, _, p in predict(network, (rows[k] for k in range(len(rows))), described.evaluate)}
-    return _Side(described.classes, rows, found, described.evaluate, data, notes)
+    loaded = load_model(model, storage=storage, tracking=tracking)
+    rows, notes = rows_of(data, split, loaded.classes)
+    found = {p.image_id: p for _, _, p in predict(loaded.network, (rows[k] for k in range(len(rows))), loaded.evaluate)}
+    return _Side(loaded.classes, rows, found, loaded.evaluate, data, notes)
 
 
 def _recalled(tracker: Tracker, model: str, split: str) -> _Side:

@@ -1,20 +1,18 @@
 """`segdist evaluate`: any model over any data, or another tool's results, with every metric."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from segdist.core.bounded_yaml import read_yaml
-from segdist.core.errors import DataError, SpecError, did_you_mean
-from segdist.core.plugins import DatasetFormat
-from segdist.core.records import LabelledImage, Sample
-from segdist.core.renamed_keys import current
+from segdist.commands.model import Model, load_model
+from segdist.commands.read import Read, check_split, is_sweep_file
+from segdist.core.errors import DataError, SpecError
+from segdist.core.records import LabelledImage
 from segdist.core.spec import EvaluateSpec
-from segdist.core.storage import cache_dir, within
+from segdist.core.storage import cache_dir
 from segdist.datasets.build import on_all_cores
 from segdist.datasets.ingest import find_or_build
 from segdist.reading.class_names import ClassNames
@@ -62,22 +60,6 @@ def score_results(predictions: Path, truth: Path, *, min_score: float, seed: int
     }
 
 
-class Data(Sequence[LabelledImage]):
-    """Images with their truth; each is read when it is asked for."""
-
-    def __init__(self, found: Sequence[tuple[DatasetFormat, Sample]]) -> None:
-        self._found = found
-
-    def __len__(self) -> int:
-        return len(self._found)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[k] for k in range(*index.indices(len(self)))]
-        source, sample = self._found[index]
-        return sample, source.image_bytes(sample)
-
-
 class Respelled(Sequence[LabelledImage]):
     """Images with their truth, whose classes are spelled as a model spells them."""
 
@@ -95,53 +77,46 @@ class Respelled(Sequence[LabelledImage]):
         return replace(sample, instances=instances), content
 
 
-def score_model(
-    model: str,
-    data: str,
+def evaluate(
+    model: str | os.PathLike[str] | Model,
+    data: str | os.PathLike[str],
     *,
-    split: str,
-    storage: str,
-    tracking: str,
-    changes: dict[str, Any],
+    split: str = "",
+    changes: Mapping[str, Any] | None = None,
+    storage: str = "",
+    tracking: str = "embedded",
     seed: int = 0,
     further: Callable[["Segmenter", Sequence[LabelledImage]], dict[str, float]] | None = None,
 ) -> dict[str, Any]:
-    """Every metric and the cost of a model over data, as JSON values.
+    """Every metric and the cost of a model over data, as JSON values: `metrics`, and the same by class and group.
 
     Args:
-        model: `NAME@champion`, `NAME@VERSION`, `SWEEP#TRIAL`, a run id, or a model folder.
+        model: `NAME@champion`, `NAME@VERSION`, `SWEEP#TRIAL`, a run id, a model folder, or a model that is loaded.
         data: a folder, file or archive in any format that is recognised, or a sweep file.
         split: which part of the data, where they are divided; "" takes test, else val, else everything.
-        storage: of the sweep that trained the model.
-        tracking: its MLflow URI, or "embedded".
         changes: keys of `evaluate` to score with, instead of those the model was trained with.
+        storage: the folder of the sweep that trained the model; "" for `SEGDIST_STORAGE`, else `~/segdist`.
+        tracking: its MLflow URI, or "embedded".
         seed: of the intervals.
         further: makes more metrics of the network and the images.
 
     Raises:
         DataError: the data cannot be read, or have none of the model's classes.
+        SegdistError: see `load_model`.
     """
-    from segdist.engine import checkpoint, runtime
     from segdist.engine.evaluation import evaluate_network
-    from segdist.engine.workers import Workers
 
-    with model_folder(model, storage, tracking) as (folder, trusted):
-        described = checkpoint.describe(folder)
-        network = checkpoint.load(folder, trusted=trusted, device=Workers.here().device)
-        costs = runtime.bytes_on_disk(folder)
-    evaluate = changed(described.evaluate, changes)
-    rows, notes = rows_of(data, split, described.classes)
-    found = evaluate_network(network, rows, evaluate, seed=seed).to_json()
-    found["metrics"] |= costs | (further(network, rows) if further else {})
-    head = {"model": model, "data": data, "images_total": len(rows), "evaluate": evaluate.model_dump(mode="json")}
-    return {**head, "classes": list(described.classes), "notes": notes + _around(evaluate), **found}
-
-
-def changed(evaluate: EvaluateSpec, changes: Mapping[str, Any]) -> EvaluateSpec:
-    """Settings with some of their keys replaced; those of `post` one by one."""
-    content, changes = evaluate.model_dump(), current(changes, under=EvaluateSpec.place)
-    post = {**content["post"], **changes.get("post", {})}
-    return EvaluateSpec.model_validate({**content, **changes, "post": post})
+    if not isinstance(model, Model):
+        model = load_model(model, changes=changes, storage=storage, tracking=tracking)
+    elif changes:
+        raise SpecError("`changes` go with a model's name; of a model that is loaded give them to `load_model`.")
+    rows, notes = rows_of(os.fspath(data), split, model.classes)
+    found = evaluate_network(model.network, rows, model.evaluate, seed=seed).to_json()
+    found["metrics"] |= {"model/bytes": float(model.bytes_on_disk)}
+    found["metrics"] |= further(model.network, rows) if further else {}
+    head = {"model": model.name, "data": os.fspath(data), "images_total": len(rows)}
+    settings = {"evaluate": model.evaluate.model_dump(mode="json"), "classes": list(model.classes)}
+    return {**head, **settings, "notes": notes + _around(model.evaluate), **found}
 
 
 def _around(evaluate: EvaluateSpec) -> list[str]:
@@ -171,41 +146,10 @@ def score_checkpoints(sweep: str, data: str, **settings: Any) -> list[dict[str, 
         with TemporaryDirectory(prefix="segdist-") as scratch:
             if tracker.find_files(trial.run_id, "model", Path(scratch)) is None:
                 continue
-        found.append({"trial": trial.number, **score_model(trial.run_id, data, **settings)})
+        found.append({"trial": trial.number, **evaluate(trial.run_id, data, **settings)})
     if not found:
         raise DataError(f"No trial of `{sweep}` kept a model. Run the sweep to its end first.")
     return found
-
-
-@contextmanager
-def model_folder(model: str, storage: str, tracking: str) -> Iterator[tuple[Path, bool]]:
-    """The folder of a model, and whether it is trusted (see `checkpoint.load`); a copy is gone afterwards.
-
-    Args:
-        model: `NAME@champion`, `NAME@VERSION`, `SWEEP#TRIAL`, a run id, or a model folder here or at a URI.
-        storage: of the sweep that trained it.
-        tracking: its MLflow URI, or "embedded".
-    """
-    if Path(model).is_dir() or "://" in model:
-        from segdist.engine import checkpoint
-
-        with checkpoint.fetched(model) as folder:
-            yield folder, is_trusted(model, storage)
-        return
-    with TemporaryDirectory(prefix="segdist-") as scratch:
-        tracker = Tracker.at(storage, tracking)
-        if "@" in model:
-            yield tracker.model_files(model, Path(scratch)), True
-        else:
-            yield tracker.download(tracker.run_of(model), "model", Path(scratch)), True
-
-
-def is_trusted(folder: str, storage: str) -> bool:
-    """Whether a model folder lies in the storage folder, where segdist alone writes, or where its user trusts all."""
-    from segdist.engine import checkpoint
-
-    trusted = [storage, *os.environ.get(checkpoint.TRUSTED, "").split(",")]
-    return any(within(folder, root.strip()) for root in trusted if root.strip())
 
 
 def rows_of(place: str, split: str, classes: Sequence[str]) -> tuple[Sequence[LabelledImage], list[str]]:
@@ -219,7 +163,7 @@ def rows_of(place: str, split: str, classes: Sequence[str]) -> tuple[Sequence[La
     Raises:
         DataError: the data cannot be read, or have none of the classes.
     """
-    if _is_sweep(place):
+    if is_sweep_file(place):
         dataset = find_or_build(load(place), on_all_cores)
         names = ClassNames(lambda _: None, classes)
         spelling = {label: names.spelled(label, place) for label in dataset.manifest.classes}
@@ -228,7 +172,7 @@ def rows_of(place: str, split: str, classes: Sequence[str]) -> tuple[Sequence[La
     else:
         read = read_place(place, classes)
         chosen = _split(place, split, {sample.split for _, sample in read} - {""})
-        rows = Data([(source, sample) for source, sample in read if not chosen or sample.split == chosen])
+        rows = Read([(source, sample) for source, sample in read if not chosen or sample.split == chosen])
         labels = {i.label for _, sample in read for i in sample.instances}
     if not labels & set(classes):
         raise DataError(
@@ -242,15 +186,5 @@ def rows_of(place: str, split: str, classes: Sequence[str]) -> tuple[Sequence[La
 
 def _split(place: str, wanted: str, there: set[str]) -> str:
     """The split that is wanted, or test, or val; "" where the data are not divided."""
-    if wanted and wanted not in there:
-        known = did_you_mean(wanted, sorted(there)) if there else "They are not divided: leave out --split."
-        raise DataError(f"{place} has no split `{wanted}`. {known}")
+    check_split(place, wanted, there)
     return wanted or next((name for name in ("test", "val") if name in there), "")
-
-
-def _is_sweep(place: str) -> bool:
-    """Whether a YAML file is a sweep; data sets have YAML files of their own."""
-    if not place.endswith((".yaml", ".yml")) or not Path(place).is_file():
-        return False
-    content = read_yaml(place, error=SpecError)
-    return isinstance(content, dict) and {"data", "name"} <= content.keys()

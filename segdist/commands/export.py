@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-from segdist.commands.evaluate import model_folder
+from segdist.commands.model import model_folder
 from segdist.core import extras
 from segdist.core.errors import ExportError, did_you_mean
 from segdist.core.plugins import declaration

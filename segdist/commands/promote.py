@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from segdist.commands.evaluate import model_folder, rows_of
+from segdist.commands.evaluate import rows_of
+from segdist.commands.model import model_folder
 from segdist.core import storage as files
 from segdist.core.errors import PromotionError
 from segdist.core.records import LabelledImages

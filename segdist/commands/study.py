@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from segdist.commands.evaluate import score_model
+from segdist.commands.evaluate import evaluate
 from segdist.core import storage
 from segdist.core.errors import DataError
 from segdist.core.records import LabelledImage
@@ -16,14 +16,14 @@ _MODEL = "model.json"
 
 
 def study_checkpoints(model: str, data: str, **settings: Any) -> list[dict[str, Any]]:
-    """What `score_model` says about each kept model, with the `loss`, in the order of steps.
+    """What `evaluate` says about each kept model, with the `loss`, in the order of steps.
 
     The one of the highest mIoU, the first of equals, has `is_best`.
 
     Args:
         model: a run id, `SWEEP#TRIAL`, `NAME@champion`, `NAME@VERSION`, or the folder of the kept models.
-        data: see `score_model`.
-        **settings: of `score_model`.
+        data: see `evaluate`.
+        **settings: of `evaluate`.
 
     Raises:
         DataError: the run kept no models.
@@ -46,7 +46,7 @@ def study_checkpoints(model: str, data: str, **settings: Any) -> list[dict[str, 
         def loss(network: "Segmenter", rows: Sequence[LabelledImage], family: str = family) -> dict[str, float]:
             return mean_loss(network, rows, family=family, batch_size=2)
 
-        scored = score_model(place, data, **settings, further=loss)
+        scored = evaluate(place, data, **settings, further=loss)
         found.append({"step": step, **scored, "model": place})
     best = max(found, key=lambda one: one["metrics"].get("iou", -1.0))
     return [{**one, "is_best": one is best} for one in found]

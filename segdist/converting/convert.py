@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -86,9 +86,9 @@ def convert(
     """
     writer_type, chosen = _writer(to, write_options or {})
     reported: list[Finding] = []
-    name = format_name or guess_format(place, reported.append)
+    name, source = open_source(place, format_name, read_options or {}, report=reported.append)
     started = time.monotonic()
-    read = _read(_source(name, {**(read_options or {}), "path": place}), reported)
+    read = _read(source, reported)
     if not skip_errors:
         stop_on_errors(read.errors)
     losses, seconds = FindingTally(), {"read": round(time.monotonic() - started, 2)}
@@ -120,10 +120,34 @@ def _writer(name: str, options: Mapping[str, Any]) -> tuple[type[DatasetWriter],
     return module.Writer, checked_options(module.Writer.Options, options, what=f"writing {name}")
 
 
-def _source(name: str, options: Mapping[str, Any]) -> DatasetFormat:
+def open_source(
+    place: str,
+    format_name: str,
+    options: Mapping[str, Any],
+    *,
+    find_images: bool = True,
+    report: Callable[[Finding], None] | None = None,
+) -> tuple[str, DatasetFormat]:
+    """The name of a place's format, and its reader.
+
+    Args:
+        place: a folder, file, archive or `s3://` URI.
+        format_name: "" for the one that it shows.
+        options: further ones of the format.
+        find_images: whether annotations without an image are a finding, where the format can tell.
+        report: takes a finding where several formats fit; the log by default.
+
+    Raises:
+        DataError: no format fits.
+        SpecError: there is no such format, or an option is wrong.
+    """
+    name = format_name or guess_format(place, report)
     keys = dataset_format(name).Options
+    if not find_images and "find_images" in keys.model_fields:
+        options = {"find_images": False, **options}
+    options = {**options, "path": place}
     checked_options(keys, options, what=f"reading {name}")
-    return open_format(name, options)
+    return name, open_format(name, options)
 
 
 def checked_options(keys: type[StrictT], options: Mapping[str, object], *, what: str) -> StrictT:

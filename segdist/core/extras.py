@@ -17,6 +17,7 @@ _EXTRA_OF = {
     "scipy": "hf",
     "segment_anything": "sam",
     "starlette": "serve",
+    "supervision": "supervision",
     "timm": "hf",
     "tokenizers": "hf",
     "transformers": "hf",

@@ -8,9 +8,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 from pycocotools import mask as coco_mask
+
+from segdist.core import extras
+from segdist.core.errors import SpecError
+
+if TYPE_CHECKING:
+    import supervision
 
 Box = tuple[float, float, float, float]
 """`box_xyxy`."""
@@ -127,6 +134,24 @@ class Instance:
         if not (x1 <= x2 and y1 <= y2):
             raise ValueError(f"`x1 <= x2 and y1 <= y2` must hold, but got box_xyxy={self.box_xyxy}")
 
+    def to_coco(self, *, number: int, image_id: int, category_id: int) -> dict[str, Any]:
+        """As COCO writes it; `segmentation` is run lengths, or an empty list where only a box is known.
+
+        `score` is there for pseudo-labels only; COCO gives it a meaning in results.
+        """
+        x1, y1, x2, y2 = self.box_xyxy
+        mask = self.mask
+        found: dict[str, Any] = {
+            "id": number,
+            "image_id": image_id,
+            "category_id": category_id,
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "area": mask.area if mask else (x2 - x1) * (y2 - y1),
+            "iscrowd": int(self.is_crowd),
+            "segmentation": {"size": list(mask.size_hw), "counts": mask.counts.decode("ascii")} if mask else [],
+        }
+        return found if self.score == 1 else {**found, "score": self.score}
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -190,12 +215,57 @@ class Prediction:
         instances: what it found.
         seconds: that it took.
         text: what it was asked and wrote, where it writes.
+        size_hw: height and width of the image in pixels; (0, 0) where nobody needs them.
+        classes: of the model, in its order; empty where nobody needs them.
     """
 
     image_id: str
     instances: tuple[Instance, ...]
     seconds: float = 0.0
     text: str = ""
+    size_hw: tuple[int, int] = (0, 0)
+    classes: tuple[str, ...] = ()
+
+    def to_coco(self) -> dict[str, Any]:
+        """A COCO file of this one image, as `segdist predict` writes it of all: `images`, `annotations`, `categories`.
+
+        Categories are numbered from 1, in the order of `classes`; each annotation has its `score`.
+        """
+        height, width = self.size_hw
+        ids = {name: number for number, name in enumerate(self.classes, 1)}
+        return {
+            "images": [{"id": 1, "file_name": self.image_id, "height": height, "width": width}],
+            "annotations": [
+                {**i.to_coco(number=n, image_id=1, category_id=ids[i.label]), "score": round(i.score, 5)}
+                for n, i in enumerate(self.instances, 1)
+            ],
+            "categories": [{"id": number, "name": name} for name, number in ids.items()],
+        }
+
+    def to_supervision(self) -> "supervision.Detections":
+        """The detections of the library supervision: boxes, masks, scores, and classes numbered from 0.
+
+        Its `CompactMask` holds the masks as run lengths, in little memory; `.mask.to_dense()` makes an array of them.
+
+        Raises:
+            SpecError: supervision is not installed.
+        """
+        try:
+            import supervision
+        except ModuleNotFoundError as error:
+            raise SpecError(extras.needs("`to_supervision`", "supervision")) from error
+        boxes_xyxy = np.array([i.box_xyxy for i in self.instances], np.float32).reshape(-1, 4)
+        empty = coco_mask.encode(np.zeros(self.size_hw, np.uint8, order="F"))
+        rles = [i.mask.coco if i.mask else empty for i in self.instances]
+        pixels_xyxy = np.array([i.mask.box_xyxy if i.mask else (0, 0, 1, 1) for i in self.instances], np.float32)
+        last_xyxy = pixels_xyxy.reshape(-1, 4) - np.array([0, 0, 1, 1], np.float32)  # it counts the last pixel in
+        return supervision.Detections(
+            xyxy=boxes_xyxy,
+            mask=supervision.CompactMask.from_coco_rle(rles, last_xyxy, self.size_hw),
+            confidence=np.array([i.score for i in self.instances], np.float32),
+            class_id=np.array([self.classes.index(i.label) for i in self.instances], np.int64),
+            data={"class_name": np.array([i.label for i in self.instances], np.str_)},
+        )
 
 
 class Severity(StrEnum):

@@ -93,6 +93,11 @@ def is_local(uri: str) -> bool:
     return not _SCHEME.match(uri) or uri.startswith("file://")
 
 
+def default_folder() -> str:
+    """The storage folder where none is named: `SEGDIST_STORAGE`, else `~/segdist`."""
+    return os.environ.get("SEGDIST_STORAGE") or str(Path.home() / "segdist")
+
+
 def absolute(uri: str) -> str:
     """The same place for a process with another working directory."""
     if not is_local(uri):

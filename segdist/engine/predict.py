@@ -69,6 +69,36 @@ def segment(
     ]
 
 
+def find_in(
+    network: Segmenter, image_HWC: ImageHWC, prompt: Prompt, evaluate: EvaluateSpec, *, image_id: str
+) -> Prediction:
+    """What counts as found in one image: by the same rules for files, in Python and in a packed model.
+
+    Args:
+        network: a `Segmenter`, ready to predict.
+        image_HWC: RGB.
+        prompt: what the model is told.
+        evaluate: see `segment`.
+        image_id: what the prediction is called.
+
+    Raises:
+        SpecError: see `segment`.
+    """
+    start = time.perf_counter()
+    with torch.inference_mode():
+        instances = segment(network, [image_HWC], [prompt], evaluate)[0]
+    seconds = time.perf_counter() - start
+    whole = evaluate.tile is None and not evaluate.tta
+    return Prediction(
+        image_id,
+        tuple(i for i in instances if evaluate.accepts(i.label, i.score)),
+        seconds,
+        text=texts_of(network, 1)[0] if whole else "",
+        size_hw=(image_HWC.shape[0], image_HWC.shape[1]),
+        classes=tuple(network.classes),
+    )
+
+
 def texts_of(network: Segmenter, count: int) -> list[str]:
     """What a family that writes was asked and wrote about each image, where it saw all of them whole at once."""
     texts = network.texts()

@@ -16,7 +16,7 @@ from segdist.core.errors import SpecError
 from segdist.core.masks import Mask
 from segdist.core.plugins import ImageHWC
 from segdist.core.records import Instance, Prompt, Rle
-from segdist.core.spec import TileSpec
+from segdist.core.spec import EvaluateSpec, TileSpec
 from segdist.metrics.matching import overlap_matrix
 from segdist.metrics.objects import one_to_one
 from segdist.nets.segmenter import Segmenter
@@ -27,6 +27,8 @@ Span = tuple[int, int]
 AGREE = 0.5
 """IoU, where two tiles overlap, from which on two pieces are one object."""
 MOST_TILES = 100_000
+PIXELS_AT_ONCE = 2**20
+"""Of tiles in one batch: a U-Net needs about a kilobyte for each."""
 NEARLY_ALL = 0.9
 """Share of what the tiles decide of an object that a mask must have to be the whole object."""
 
@@ -134,6 +136,15 @@ def predict_tiled(
 def tile_size(spec: TileSpec, network: Segmenter) -> int:
     """Side of a tile in pixels; `network` means what the model sees at once."""
     return int(network.options.image_size) if spec.size == "network" else spec.size
+
+
+def with_small_batches(evaluate: EvaluateSpec, network: Segmenter) -> EvaluateSpec:
+    """Settings under which tiles that go through the network together have no more pixels than memory holds."""
+    if evaluate.tile is None:
+        return evaluate
+    side = max(tile_size(evaluate.tile, network), int(network.options.image_size))
+    most = max(1, PIXELS_AT_ONCE // side**2)
+    return evaluate.model_copy(update={"batch_size": min(evaluate.batch_size, most)})
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from segdist.commands.evaluate import is_trusted
+from segdist.commands.model import is_trusted
 from segdist.core import storage
 from segdist.core.errors import SpecError
 from segdist.core.plugins import declaration

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from segdist.commands.evaluate import changed, model_folder
+from segdist.commands.model import changed, model_folder
 from segdist.core import storage
 from segdist.core.errors import DataError, StorageError
 from segdist.core.spec import digest
@@ -169,7 +169,7 @@ def _collected(
                     if "error" in one:
                         unreadable.append(f"{one['file_name']}: {one['error']}")
                         continue
-                    images.append({"id": len(images) + 1, **one["image"]})
+                    images.append({**one["image"], "id": len(images) + 1})
                     for entry in one["annotations"]:
                         count += 1
                         stream.write("\n" if count == 1 else ",\n")

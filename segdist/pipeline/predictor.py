@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from segdist.commands.evaluate import changed
+from segdist.commands.model import changed
 from segdist.core import storage
 from segdist.core.errors import DataError, StorageError
 from segdist.core.plugins import ImageHWC
@@ -17,14 +17,10 @@ from segdist.core.records import Instance, Prediction, Prompt, Sample
 from segdist.core.spec import EvaluateSpec
 from segdist.datasets.inputs import Input, Reader
 from segdist.pipeline.dataflow import answers
-from segdist.reading.coco.export import annotation
 from segdist.reading.examples import decode_image
 
 if TYPE_CHECKING:
     from segdist.nets.segmenter import Segmenter
-
-PIXELS_AT_ONCE = 2**20
-"""Of tiles in one batch: a U-Net needs about a kilobyte for each."""
 
 
 @dataclass(frozen=True)
@@ -123,43 +119,28 @@ class Predictor:
         file = self._reader.file(one)
         found = PredictedImage(image["number"], sample, pixels_HWC, prediction, network.classes, file, content, truth)
         write(self._job.out, check_outputs(self._job.how.outputs), found)
-        return _coco(sample, prediction, network.classes)
+        coco = replace(prediction, image_id=sample.image_uri).to_coco()
+        return {"image": coco["images"][0], "annotations": coco["annotations"]}  # numbers come when all parts are there
 
     def _predicted(
         self, network: "Segmenter", sample: Sample, pixels_HWC: ImageHWC, boxes: Sequence[tuple[str, Sequence[float]]]
     ) -> Prediction:
         """What the network finds in an image, or in the boxes that are shown to it."""
-        import torch
-
-        from segdist.engine.predict import box_prompt, segment, texts_of
+        from segdist.engine.predict import box_prompt, find_in
 
         shown = tuple(Instance(label, None, tuple(box)) for label, box in boxes)  # type: ignore[arg-type]
         prompt = box_prompt(replace(sample, instances=shown)) if self._evaluate.prompts == "box" else Prompt()
-        with torch.inference_mode():
-            instances = segment(network, [pixels_HWC], [prompt], self._evaluate)[0]
-        whole = self._evaluate.tile is None and not self._evaluate.tta
-        kept = tuple(i for i in instances if self._evaluate.accepts(i.label, i.score))
-        return Prediction(sample.image_id, kept, text=texts_of(network, 1)[0] if whole else "")
+        return find_in(network, pixels_HWC, prompt, self._evaluate, image_id=sample.image_id)
 
     def _loaded(self) -> "Segmenter":
         if self._network is None:
             from segdist.engine.allocation import keep_freed_memory
+            from segdist.engine.tiles import with_small_batches
 
             keep_freed_memory()
             self._network, own = self._job.model.load()
-            self._evaluate = _with_small_batches(changed(own, self._job.how.changes), self._network)
+            self._evaluate = with_small_batches(changed(own, self._job.how.changes), self._network)
         return self._network
-
-
-def _with_small_batches(evaluate: EvaluateSpec, network: "Segmenter") -> EvaluateSpec:
-    """Settings under which tiles that go through the network together have no more pixels than memory holds."""
-    if evaluate.tile is None:
-        return evaluate
-    from segdist.engine.tiles import tile_size
-
-    side = max(tile_size(evaluate.tile, network), int(network.options.image_size))
-    most = max(1, PIXELS_AT_ONCE // side**2)
-    return evaluate.model_copy(update={"batch_size": min(evaluate.batch_size, most)})
 
 
 def _truth_of(sample: Sample, truth: Any) -> Sample | None:
@@ -174,15 +155,3 @@ def _truth_of(sample: Sample, truth: Any) -> Sample | None:
     if known.size_hw != sample.size_hw:
         raise DataError(f"`--truth` has it as (height, width) {known.size_hw}, but it is {sample.size_hw}")
     return known
-
-
-def _coco(sample: Sample, prediction: Prediction, classes: Sequence[str]) -> dict[str, Any]:
-    """The image and its annotations; their numbers come when all parts are there."""
-    ids = {name: number for number, name in enumerate(classes, 1)}
-    return {
-        "image": {"file_name": sample.image_uri, "height": sample.size_hw[0], "width": sample.size_hw[1]},
-        "annotations": [
-            {**annotation(i, number=0, image_id=0, category_id=ids[i.label]), "score": round(i.score, 5)}
-            for i in prediction.instances
-        ],
-    }

@@ -1,5 +1,6 @@
 """The main job: ingest, label, search, evaluate, report. Each step does only what is missing."""
 
+import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ from segdist.pipeline.sweep import search
 from segdist.pipeline.trial import Job
 from segdist.sweepfile import label_policies
 from segdist.sweepfile.loading import load, trials_of
+from segdist.sweepfile.overrides import as_override
 from segdist.tracking import Tracker
 
 DONE = "segdist.done"
@@ -36,6 +38,23 @@ DONE = "segdist.done"
 
 class InterruptedSweepError(BackendError):
     """The search was stopped before its last trial; the same command goes on with it."""
+
+
+def run(sweep: str | os.PathLike[str], **overrides: Any) -> str:
+    """Label, search, evaluate and report, as `segdist run` does; called again, it goes on where it stopped.
+
+    Args:
+        sweep: the sweep file.
+        **overrides: values of its keys, as on the command line: `**{"search.trials": 4}`; a mapping replaces what is
+            there, whatever the key: `search={"trials": 4, "startup_trials": 2}`.
+
+    Returns:
+        The id of its run in MLflow; `compare` takes its name.
+
+    Raises:
+        SegdistError: something a user can mend, named with its fix.
+    """
+    return run_sweep(os.fspath(sweep), [as_override(key, value) for key, value in overrides.items()])
 
 
 def run_sweep(file: str, overrides: Sequence[str]) -> str:

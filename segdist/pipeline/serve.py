@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segdist.commands.evaluate import model_folder
+from segdist.commands.model import model_folder
 from segdist.core import extras
 from segdist.core.errors import BackendError, SpecError
 from segdist.core.plugins import ImageHWC, declaration

@@ -123,12 +123,18 @@ def opened(content: bytes, *, name: str = "image") -> Iterator[Image.Image]:
         TooLargeError: it is too large to be decoded.
         DataError: it is in no format that is read, or broken; also where the caller's use of it finds that out.
     """
+    with _faults_named(name, content), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # broken metadata is harmless; large sizes are refused below
+        image = Image.open(io.BytesIO(content), formats=_formats(content))
+        _check_cost(image, content)
+        yield image
+
+
+@contextmanager
+def _faults_named(name: str, content: bytes) -> Iterator[None]:
+    """Says in our words what is wrong with an image."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # broken metadata is harmless; large sizes are refused below
-            image = Image.open(io.BytesIO(content), formats=_formats(content))
-            _check_cost(image, content)
-            yield image
+        yield
     except Image.DecompressionBombError as error:
         raise TooLargeError(_message(name, str(error))) from error
     except UnidentifiedImageError as error:
@@ -170,6 +176,21 @@ def decode(content: bytes, *, longest: int | None = None, name: str = "image") -
         is_deep = image.mode in ("RGB", "RGBA", "LA") and ";16" in str(getattr(image, "tile", ""))
         image.load()
         pixels, notes = _deep(image, content) if is_deep else _pixels(image)
+        return Picture(upright(pixels), notes)
+
+
+def from_pillow(image: Image.Image, *, name: str = "image") -> Picture:
+    """The pixels of a picture that somebody else opened or made with Pillow, by the same rules.
+
+    Raises:
+        DataError: it is too large, or its file is not complete.
+    """
+    with _faults_named(name, b""):
+        if not 0 < image.width * image.height <= MAX_PIXELS:
+            raise Image.DecompressionBombError(f"it has {image.width} x {image.height} pixels")
+        upright = turn_upright(image, b"")
+        image.load()
+        pixels, notes = _pixels(image)
         return Picture(upright(pixels), notes)
 
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from segdist.core.errors import DataError, did_you_mean
 from segdist.core.plugins import DatasetFormat
@@ -26,22 +27,36 @@ def open_sources(data: DataSpec) -> list[DatasetFormat]:
     return [open_format(source.format, source.options()) for source in data.sources]
 
 
-def read_place(place: str, classes: Sequence[str] = ()) -> list[tuple[DatasetFormat, Sample]]:
-    """Every sample of a folder, file or archive in a format that is recognised, with the reader that has its image.
+def read_place(
+    place: str,
+    classes: Sequence[str] = (),
+    *,
+    format_name: str = "",
+    options: Mapping[str, Any] | None = None,
+    findings: list[Finding] | None = None,
+    skip_errors: bool = False,
+) -> list[tuple[DatasetFormat, Sample]]:
+    """Every sample of a folder, file or archive, with the reader that has its image.
 
     Args:
         place: what to read.
         classes: of a model; theirs is the spelling of classes that differ in spelling alone.
+        format_name: "" for the one that is recognised.
+        options: of the format; wrong ones are refused by `checked_options`.
+        findings: takes what was noticed.
+        skip_errors: leave out what is wrong instead of stopping.
 
     Raises:
         DataError: no format fits, or an annotation is wrong.
     """
-    data = DataSpec.model_validate(
-        {"sources": [{"format": guess_format(place), "path": place}], "classes": list(classes)}
-    )
-    sources, findings = open_sources(data), list[Finding]()
+    name = format_name or guess_format(place, None if findings is None else findings.append)
+    source = {**(options or {}), "format": name, "path": place}
+    findings = [] if findings is None else findings
+    data = DataSpec.model_validate({"sources": [source], "classes": list(classes)})
+    sources = open_sources(data)
     read = [(sources[number], sample) for number, sample in read_sources(data, sources, findings.append)]
-    stop_on_errors(findings)
+    if not skip_errors:
+        stop_on_errors(findings)
     return read
 
 

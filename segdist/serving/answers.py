@@ -1,6 +1,7 @@
 """Prompts in and instances out as JSON: what a served and a packed model have in common."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, TypeVar
 
 from pydantic import FailFast, Field, ValidationError
@@ -8,7 +9,6 @@ from pydantic import FailFast, Field, ValidationError
 from segdist.core.errors import DataError
 from segdist.core.records import Instance, Prompt
 from segdist.core.spec import Strict
-from segdist.reading.coco.export import annotation
 
 MOST_PROMPTS = 1000
 """Objects that one image may be asked for."""
@@ -58,14 +58,42 @@ def read_prompt(text: str, *, size_hw: tuple[int, int], classes: Sequence[str], 
     """
     if len(text) > MOST_CHARACTERS:
         raise DataError(f"A prompt may have {MOST_CHARACTERS:,} characters at most, but this one has {len(text):,}.")
-    try:
+    with _named():
         asked = PromptRequest.model_validate_json(text or "{}")
+    return _fitting(asked, size_hw, classes, understood)
+
+
+def checked_prompt(
+    content: Mapping[str, Any], *, size_hw: tuple[int, int], classes: Sequence[str], understood: frozenset[str]
+) -> Prompt:
+    """A prompt given as the fields of a `PromptRequest`, checked in the same way; arrays are taken for lists.
+
+    Raises:
+        DataError: a field is unknown or wrong, or the image or the model cannot be asked that.
+    """
+    with _named():
+        asked = PromptRequest.model_validate(
+            {key: value.tolist() if hasattr(value, "tolist") else value for key, value in content.items()}
+        )
+    return _fitting(asked, size_hw, classes, understood)
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    """Says in our words what is wrong with a prompt."""
+    try:
+        yield
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "prompt"
         raise DataError(
             f'A prompt must be JSON like {{"boxes_xyxy": [[x1, y1, x2, y2]]}}, but at {place}: {first["msg"]}.'
         ) from error
+
+
+def _fitting(
+    asked: PromptRequest, size_hw: tuple[int, int], classes: Sequence[str], understood: frozenset[str]
+) -> Prompt:
     if unknown := sorted(asked.kinds - understood):
         takes = ", ".join(sorted(understood - {"none"})) or "none"
         raise DataError(f"This model takes prompts of these kinds: {takes}; but got {', '.join(unknown)}.")
@@ -82,7 +110,7 @@ def instances_json(instances: Sequence[Instance], classes: Sequence[str]) -> lis
     ids = {name: number for number, name in enumerate(classes, 1)}
     return [
         {
-            **annotation(i, number=n, image_id=1, category_id=ids[i.label]),
+            **i.to_coco(number=n, image_id=1, category_id=ids[i.label]),
             "label": i.label,
             "score": round(i.score, 5),
         }

@@ -13,8 +13,6 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-import segdist
-
 _OF_TRAINING = {
     "albumentations", "hydra-core", "imagehash", "jinja2", "omegaconf", "optuna", "psutil", "ray", "rich", "typer",
 }  # fmt: skip
@@ -66,6 +64,6 @@ def requirements(extra: str) -> list[str]:
 
 def _package(scratch: Path) -> Path:
     """A copy of segdist's code without the weights that come with it: an exported model has its own."""
-    source = Path(segdist.__file__).parent
+    source = Path(__file__).parents[1]
     ignored = shutil.ignore_patterns("__pycache__", "*.safetensors", "*.pyc")
     return Path(shutil.copytree(source, scratch / "segdist", ignore=ignored))

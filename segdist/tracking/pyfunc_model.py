@@ -38,9 +38,7 @@ class SegdistModel(PythonModel):
         return pd.DataFrame({"predictions": rows})
 
     def _answer(self, image: Any, prompt: Any) -> str:
-        import torch
-
-        from segdist.engine.predict import segment
+        from segdist.engine.predict import find_in
         from segdist.reading.examples import decode_image
         from segdist.serving.answers import instances_json, read_prompt
 
@@ -49,10 +47,8 @@ class SegdistModel(PythonModel):
         classes = self._network.classes
         text = prompt if isinstance(prompt, str) else ""
         prompt = read_prompt(text, size_hw=size_hw, classes=classes, understood=self._understood)
-        with torch.inference_mode():
-            found = segment(self._network, [pixels_HWC], [prompt], self._evaluate)[0]
-        kept = [i for i in found if self._evaluate.accepts(i.label, i.score)]
-        return json.dumps({"size_hw": size_hw, "instances": instances_json(kept, classes)})
+        found = find_in(self._network, pixels_HWC, prompt, self._evaluate, image_id="")
+        return json.dumps({"size_hw": size_hw, "instances": instances_json(found.instances, classes)})
 
 
 def _bytes(image: Any) -> bytes:

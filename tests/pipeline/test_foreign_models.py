@@ -10,8 +10,9 @@ import torch
 from typer.testing import CliRunner
 
 from segdist.cli import app
-from segdist.commands.evaluate import is_trusted, model_folder, score_model
+from segdist.commands.evaluate import evaluate as score
 from segdist.commands.export import export_model
+from segdist.commands.model import is_trusted, model_folder
 from segdist.core.errors import WeightsError
 from segdist.core.panels import encode_png
 from segdist.engine import checkpoint
@@ -47,7 +48,7 @@ def predict(model: str, out: Path, storage: str) -> object:
 
 
 def evaluate(model: str, out: Path, storage: str) -> object:
-    return score_model(model, str(out), split="", storage=storage, tracking="embedded", changes={})
+    return score(model, str(out), storage=storage)
 
 
 def export(model: str, out: Path, storage: str) -> object:

@@ -12,7 +12,6 @@ import yaml
 from segdist.core.plugins import DatasetWriter
 from segdist.core.records import ReportFinding, Sample
 from segdist.core.spec import Strict
-from segdist.reading.coco.export import annotation
 
 ROWS_PER_GROUP = 32
 """Rows that a reader has to hold at once."""
@@ -80,7 +79,7 @@ class Writer(DatasetWriter):
 
     def _row(self, sample: Sample, image_bytes: bytes, file_name: str) -> dict[str, Any]:
         listed = [
-            annotation(one, number=number, image_id=0, category_id=self._ids[one.label])
+            one.to_coco(number=number, image_id=0, category_id=self._ids[one.label])
             for number, one in enumerate(sample.instances, 1)
         ]
         columns: dict[str, list[Any]] = {name: [one.get(name) for one in listed] for name in _OBJECTS}

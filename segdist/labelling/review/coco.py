@@ -9,7 +9,6 @@ from segdist.core import masks
 from segdist.core.records import Instance
 from segdist.labelling.review.queue import Task
 from segdist.labelling.review.returned import Returned
-from segdist.reading.coco.export import annotation
 from segdist.reading.coco.index import key_of
 
 FILE = "coco.json"
@@ -24,7 +23,7 @@ def write(folder: Path, tasks: Sequence[Task], classes: Sequence[str]) -> None:
         images.append({"id": image_id, "file_name": task.file_name, "height": height, "width": width})
         for doubt in task.doubts:
             shown = Instance(doubt.instance.label, doubt.mask, doubt.instance.box_xyxy, doubt.instance.score)
-            entry = annotation(shown, number=doubt.number, image_id=image_id, category_id=ids[shown.label])
+            entry = shown.to_coco(number=doubt.number, image_id=image_id, category_id=ids[shown.label])
             annotations.append({**entry, "attributes": {"object": doubt.number}})
     categories = [{"id": number, "name": name, "supercategory": ""} for name, number in ids.items()]
     content = {"images": images, "annotations": annotations, "categories": categories}

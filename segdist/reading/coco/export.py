@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from segdist.core.plugins import DatasetWriter
-from segdist.core.records import Instance, ReportFinding, Sample
+from segdist.core.records import ReportFinding, Sample
 from segdist.core.spec import Strict
 
 ANNOTATIONS = "_annotations.coco.json"
@@ -68,34 +68,10 @@ class _Part:
         self._images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})
         for instance in sample.instances:
             self._count += 1
-            entry = annotation(instance, number=self._count, image_id=image_id, category_id=ids[instance.label])
+            entry = instance.to_coco(number=self._count, image_id=image_id, category_id=ids[instance.label])
             self._stream.write(("\n" if self._count == 1 else ",\n") + json.dumps(entry))
 
     def close(self, categories: list[dict[str, Any]], licences: list[dict[str, Any]]) -> None:
         rest = json.dumps({"images": self._images, "categories": categories, "licenses": licences})
         self._stream.write("\n],\n" + rest.removeprefix("{") + "\n")
         self._stream.close()
-
-
-def annotation(instance: Instance, *, number: int, image_id: int, category_id: int) -> dict[str, Any]:
-    """One instance as COCO writes it; `segmentation` is run lengths, or an empty list where only a box is known.
-
-    `score` is there for pseudo-labels only; COCO gives it a meaning in results.
-    """
-    x1, y1, x2, y2 = instance.box_xyxy
-    found: dict[str, Any] = {
-        "id": number,
-        "image_id": image_id,
-        "category_id": category_id,
-        "bbox": [x1, y1, x2 - x1, y2 - y1],
-        "area": instance.mask.area if instance.mask else (x2 - x1) * (y2 - y1),
-        "iscrowd": int(instance.is_crowd),
-        "segmentation": _segmentation(instance),
-    }
-    return found if instance.score == 1 else {**found, "score": instance.score}
-
-
-def _segmentation(instance: Instance) -> dict[str, Any] | list[Any]:
-    if instance.mask is None:
-        return []
-    return {"size": list(instance.mask.size_hw), "counts": instance.mask.counts.decode("ascii")}
