@@ -83,3 +83,13 @@ def test_tables_show_what_metrics_declare() -> None:
     assert metrics.shown_in("card")["hausdorff_95"].text(12.345) == "12.3"
     assert Shown("size", "MB", digits=2, factor=1e-6).text(2_500_000) == "2.50"
     assert Shown("size").text(None) == ""
+
+
+def test_a_metric_without_a_title_is_shown_by_its_name_and_a_class_of_it_as_the_whole() -> None:
+    @gathered.gathered(lambda *_: 1)
+    def how_many(images: Sequence[int]) -> float:
+        return len(images)
+
+    names = ("how_many", "how_many/crack", "how_many/door/left")
+    assert [metrics.shown(name) for name in names] == [Shown("how many")] * 3
+    assert metrics.shown("how") is None
