@@ -9,6 +9,7 @@ from segdist import metrics
 from segdist.core import masks
 from segdist.core.records import Instance
 from segdist.metrics import counting, gathered
+from segdist.metrics.evaluator import shown
 from segdist.metrics.pair import Pair
 from segdist.metrics.shown import Shown
 from tests.metrics.drawn import CLASSES, generated
@@ -91,5 +92,5 @@ def test_a_metric_without_a_title_is_shown_by_its_name_and_a_class_of_it_as_the_
         return len(images)
 
     names = ("how_many", "how_many/crack", "how_many/door/left")
-    assert [metrics.shown(name) for name in names] == [Shown("how many")] * 3
-    assert metrics.shown("how") is None
+    assert [shown(name) for name in names] == [Shown("how many")] * 3
+    assert shown("how") is None
