@@ -18,12 +18,15 @@ KEYS: Mapping[str, str] = {
     "train.start": "train.init_from",
 }
 """New names by old ones; a key stays in the mapping that it was in."""
+_USUAL = {"evaluate.boundary_width": 0.02, "evaluate.post.fill_holes": 0.0, "evaluate.post.min_area": 0.0}
+"""What a key that was split meant where nothing was said."""
 SPLIT: Mapping[str, tuple[str, str, float | None]] = {
     "evaluate.boundary_width": ("evaluate.boundary_width_fraction", "evaluate.boundary_width_pixels", None),
     "evaluate.post.fill_holes": ("evaluate.post.fill_holes_fraction", "evaluate.post.fill_holes_pixels", 0.0),
     "evaluate.post.min_area": ("evaluate.post.min_area_fraction", "evaluate.post.min_area_pixels", 0.0),
 }
 """Keys whose unit changed at 1: that of a fraction, that of pixels, and what switches either off."""
+_SPLIT_NAMES = [(old, new) for old, (*both, _) in SPLIT.items() for new in both]
 _AUGMENTATIONS = {"tilt": "perspective", "turn": "rotate"}
 VALUES: Mapping[str, Mapping[str, str]] = {
     "evaluate.tta": {"turn": "rotate_180"},
@@ -129,6 +132,49 @@ def current_value(key: str, value: Any) -> Any:
     """The value of a dotted key, old or new, under its name of today."""
     names = next((names for name, names in VALUES.items() if f"{key}.".startswith(f"{name}.")), {})
     return _revalued(value, names, lambda *_: None)
+
+
+def as_first_recorded(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested keys and values under their oldest names: fingerprints are made of these, so they outlive a new name.
+
+    Args:
+        content: a whole run or sweep, under the names of today.
+    """
+    copy: dict[str, Any] = _copied(content)
+    for old, new in KEYS.items():
+        *parents, leaf = new.split(".")
+        node = _at(copy, parents)
+        if isinstance(node, dict) and leaf in node:
+            node[old.rpartition(".")[2]] = node.pop(leaf)
+    for old, (*both, off) in SPLIT.items():
+        *parents, leaf = old.split(".")
+        node = _at(copy, parents)
+        sizes = {name: node.get(name.rpartition(".")[2], off) for name in both} if isinstance(node, dict) else {}
+        used = [size for size in sizes.values() if size != off]
+        if sizes and len(used) < 2:
+            for name in both:
+                node.pop(name.rpartition(".")[2], None)
+            node[leaf] = used[0] if used else _USUAL[old]
+    for key, names in VALUES.items():
+        *parents, leaf = key.split(".")
+        node = _at(copy, parents)
+        if isinstance(node, dict) and leaf in node:
+            node[leaf] = _revalued(node[leaf], {new: old for old, new in names.items()}, lambda *_: None)
+    if isinstance(copy.get("space"), dict):
+        copy["space"] = {_first_key(key): _first_range(key, range_) for key, range_ in copy["space"].items()}
+    return copy
+
+
+def _first_key(key: str) -> str:
+    olds = {**{new: old for old, new in KEYS.items()}, **{new: old for old, new in _SPLIT_NAMES}}
+    return olds.get(key, key)
+
+
+def _first_range(key: str, range_: Any) -> Any:
+    names = next((names for of, names in VALUES.items() if f"{key}.".startswith(f"{of}.")), {})
+    back = {new: old for old, new in names.items()}
+    choices = [_revalued(choice, back, lambda *_: None) for choice in range_["choices"]]
+    return {**range_, "choices": choices, "when": {_first_key(name): value for name, value in range_["when"].items()}}
 
 
 def _ranges(space: Mapping[str, Any], report: ReportOldName) -> Iterable[tuple[str, Any]]:

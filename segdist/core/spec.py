@@ -656,7 +656,7 @@ class RunSpec(Placed):
             "train": {"keep_every"},
             "evaluate": {"pictures", "batch_size", "each_epoch"},
         }
-        content = self.model_dump(mode="json", exclude=unrelated)
+        content = renamed_keys.as_first_recorded(self.model_dump(mode="json", exclude=unrelated))
         content["model"] = {"family": self.model.family, "options": self.model.family_options()}
         return digest(content)
 
@@ -821,9 +821,8 @@ class SweepSpec(RunSpec):
     @property
     def sweep_fingerprint(self) -> str:
         """Names this search: the same fingerprint resumes instead of starting anew."""
-        return digest(
-            self.model_dump(mode="json", exclude={"storage", "tracking", "resources", "question", "environment"})
-        )
+        unrelated = {"storage", "tracking", "resources", "question", "environment"}
+        return digest(renamed_keys.as_first_recorded(self.model_dump(mode="json", exclude=unrelated)))
 
 
 def digest(content: Any) -> str:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from segdist.cli import app
 from segdist.core.errors import SpecError
-from segdist.core.renamed_keys import KEYS, SPLIT, VALUES, RenamedKeyWarning, current_values
+from segdist.core.renamed_keys import KEYS, SPLIT, VALUES, RenamedKeyWarning, as_first_recorded, current_values
 from segdist.core.spec import AdapterSpec, EvaluateSpec, RunSpec, SweepSpec
 from segdist.engine import checkpoint
 from segdist.models import unet_cbam
@@ -112,6 +112,26 @@ def test_a_sweep_with_old_names_is_the_same_question_and_every_old_name_is_warne
     ]:
         assert any(f"old.yaml:{line}: " in one and change in one for one in said), change
     assert len(said) == 14
+
+
+def test_fingerprints_are_made_of_the_oldest_names_so_that_what_is_done_stays_done(tmp_path: Path) -> None:
+    today = load(write(tmp_path, HEAD + NEW)).model_dump(mode="json")
+    recorded = as_first_recorded(today)
+    assert recorded["train"]["accumulate"] == 2
+    assert recorded["train"]["adapter"]["beside"] == ["head"]
+    assert recorded["train"]["augment_classes"] == {"roof": "tilt"}
+    assert recorded["evaluate"]["boundary_width"] == 3
+    assert {key: recorded["evaluate"]["post"][key] for key in ("min_area", "fill_holes")} == {
+        "min_area": 0.01,
+        "fill_holes": 20,
+    }
+    assert set(recorded["space"]) == {"train.accumulate", "train.lr", "train.augment", "evaluate.post.min_area"}
+    assert recorded["space"]["train.lr"]["when"] == {"train.accumulate": 1}
+    assert recorded["space"]["train.augment"]["choices"] == [["flip", "turn"], "strong"]
+    assert not keys_of(recorded) & {name.rpartition(".")[2] for name in KEYS.values()}
+    assert SweepSpec.model_validate(recorded) == SweepSpec.model_validate(today)
+    usual = as_first_recorded({"evaluate": EvaluateSpec().model_dump(mode="json")})
+    assert usual["evaluate"]["boundary_width"] == 0.02
 
 
 def test_old_names_in_files_that_defaults_name_are_warned_of_where_they_stand(tmp_path: Path) -> None:
