@@ -30,6 +30,7 @@ REAL: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("mask2former", {"weights": "random", "size": "swin_tiny", "image_size": 384}),
     ("oneformer", {"weights": "random", "size": "swin_tiny", "image_size": 384}),
     ("rf_detr", {"weights": "random", "size": "medium"}),
+    ("segformer", {"weights": "random", "size": "b0", "image_size": 512}),
     ("sam", {"weights": "random", "size": "vit_b", "prompt": "class"}),
     ("sam", {"weights": "random", "size": "vit_h", "prompt": "class"}),
     ("sam2", {"weights": "random", "size": "hiera_tiny", "prompt": "class"}),

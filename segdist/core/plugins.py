@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Generic, Literal, Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -36,6 +37,10 @@ Task = Literal["semantic", "instance", "promptable"]
 """semantic: a class for each pixel. instance: separate objects of one class. promptable: masks of boxes or points."""
 EVERY_NOISE = ("ignore_band", "soft_band", "label_smoothing", "soft_targets", "score_power")
 """The keys of `train.noise`."""
+SEMANTIC_LOSSES: Mapping[str, float] = MappingProxyType(
+    {"cross_entropy": 1.0, "dice": 1.0, "focal": 0.0, "tversky": 0.0, "lovasz": 0.0, "boundary": 0.0, "edge": 0.0}
+)
+"""The terms of `nets.semantic` and their default weights: `losses` of a family that says a class for each pixel."""
 USUAL_ADAPTERS: tuple[AdapterKind, ...] = ("full", "frozen_encoder", "layernorm", "bitfit", "lora", "dora")
 """What every family can do that has an encoder, norms, biases and layers for LoRA."""
 

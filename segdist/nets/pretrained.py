@@ -22,7 +22,13 @@ _UNLOADABLE = (OSError, ValueError, RuntimeError, SafetensorError, StrictDatacla
 
 
 def load(
-    network_class: Any, published: Published, weights: str, *, untrained: tuple[str, ...], overrides: Mapping[str, Any]
+    network_class: Any,
+    published: Published,
+    weights: str,
+    *,
+    untrained: tuple[str, ...],
+    overrides: Mapping[str, Any],
+    heads: tuple[str, ...] = (),
 ) -> Any:
     """A network of transformers; layers whose shape depends on classes or options start untrained.
 
@@ -32,13 +38,16 @@ def load(
         weights: a folder, a URI, or a name on the hub.
         untrained: prefixes of the names of tensors that may be missing or of another shape.
         overrides: keys of the configuration.
+        heads: prefixes of the parts that weights of an encoder lack; all of their tensors may be missing, not some.
 
     Raises:
         WeightsError: the weights are not there, cannot be read, or are not those of a whole network.
     """
     network, report = _pretrained(network_class, published, weights, overrides)
     new = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
-    if lacking := sorted(key for key in new if not key.startswith(untrained)):
+    named = [name for name, _ in network.named_parameters()]
+    absent = tuple(head for head in heads if new.issuperset(name for name in named if name.startswith(head)))
+    if lacking := sorted(key for key in new if not key.startswith((*untrained, *absent))):
         raise WeightsError(
             f"The weights {weights} must fit `{published.model_type}` whole, but {len(lacking)} tensors are missing or "
             f"of another shape ({', '.join(lacking[:3])}, ...). {published.how_to_get}"

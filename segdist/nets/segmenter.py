@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from segdist.core.plugins import Batch, Example, ImageHWC, ModelOptions, Objective
 from segdist.core.records import Instance, Prompt
+from segdist.nets.collate import IMAGENET_MEAN, IMAGENET_STD, ChannelValues, stack_images
+from segdist.reading.examples import letterbox
 
 
 class Segmenter(nn.Module, ABC):
@@ -77,9 +79,20 @@ class Segmenter(nn.Module, ABC):
 class Traceable(Segmenter):
     """A `Segmenter` whose `predict`, without prompts, is these three steps; the middle one can become an ONNX graph."""
 
-    @abstractmethod
+    @property
+    def colours(self) -> tuple[ChannelValues, ChannelValues]:
+        """Mean and standard deviation of each channel, in 0..255, that images are normalised by; those of ImageNet."""
+        return IMAGENET_MEAN, IMAGENET_STD
+
+    def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:  # noqa: ARG002 - understands none
+        """The three steps; prompts tell it nothing."""
+        device = next(self.parameters()).device
+        return self.found(self.outputs(self.pixels(images).to(device)), images) if images else []
+
     def pixels(self, images: Sequence[ImageHWC]) -> Tensor:
         """(B, 3, S, S) scaled, normalised and padded as the network sees them, on the CPU."""
+        size, (mean, std) = self.options.image_size, self.colours
+        return stack_images([letterbox(image, size) for image in images], size, mean=mean, std=std)
 
     @abstractmethod
     def outputs(self, pixels_B3SS: Tensor) -> tuple[Tensor, ...]:

@@ -98,7 +98,7 @@ def restore(logits_CHW: torch.Tensor, *, size_hw: tuple[int, int], image_size: i
 def most_likely(
     scores_Khw: torch.Tensor, *, size_hw: tuple[int, int], image_size: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each pixel's most_likely class, as `restore` and a maximum over K would have it, and its score: `size_hw` each.
+    """Each pixel's most likely class, as `restore` and a maximum over K would have it, and its score: `size_hw` each.
 
     One class after the other: all of them at the size of a large image are gigabytes.
     """

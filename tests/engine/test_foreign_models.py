@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from segdist.core import registry
 from segdist.core.errors import SegdistError, WeightsError
 from segdist.core.plugins import declaration
 from segdist.core.spec import ModelSpec, RunSpec
@@ -24,7 +25,7 @@ from segdist.models.yolo.architecture import _debug
 from segdist.models.yolo.quietly import SegmentationModel
 from tests.engine.shipped import CLASSES, model_folder
 
-FAMILIES = ("classical", "mask2former", "oneformer", "paligemma", "rf_detr", "sam", "sam2", "sam3", "unet_cbam", "yolo")
+FAMILIES = tuple(registry.names("models"))
 WITH_WEIGHTS = tuple(f for f in FAMILIES if f != "classical")
 
 

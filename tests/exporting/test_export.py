@@ -26,7 +26,9 @@ def outputs(network: Any) -> list[Tensor]:
         return list(network.outputs(network.pixels(IMAGES)))
 
 
-@pytest.mark.parametrize(("family", "adapter"), [("unet_cbam", "full"), ("unet_cbam", "lora"), ("sam", "lora")])
+@pytest.mark.parametrize(
+    ("family", "adapter"), [("unet_cbam", "full"), ("unet_cbam", "lora"), ("sam", "lora"), ("segformer", "lora")]
+)
 def test_a_merged_model_alone_computes_what_the_trained_one_did(tmp_path: Path, family: str, adapter: str) -> None:
     trained = model_folder(tmp_path / "trained", family, adapter=adapter)
     before = outputs(checkpoint.load(trained))
@@ -73,7 +75,7 @@ def test_weights_from_a_folder_of_transformers_come_along_so_that_the_folder_may
 
 @pytest.mark.parametrize(
     ("family", "batch"),
-    [("unet_cbam", 0), ("sam", 1), pytest.param("mask2former", 0, marks=pytest.mark.slow)],
+    [("unet_cbam", 0), ("sam", 1), ("segformer", 0), pytest.param("mask2former", 0, marks=pytest.mark.slow)],
 )
 def test_the_onnx_graph_computes_what_torch_does(tmp_path: Path, family: str, batch: int) -> None:
     pytest.importorskip("onnxruntime")

@@ -91,10 +91,10 @@ def test_an_image_size_that_a_backbone_cannot_take_is_refused(size: int) -> None
 def test_colours_are_those_the_backbone_was_trained_with() -> None:
     network = build(options(backbone="test_vit"), CLASSES)
     card: Any = timm.models.get_pretrained_cfg("test_vit")
-    assert network.colours["mean"] == pytest.approx([255 * v for v in card.mean])
-    assert network.colours["std"] == pytest.approx([255 * v for v in card.std])
+    assert network.colours[0] == pytest.approx([255 * v for v in card.mean])
+    assert network.colours[1] == pytest.approx([255 * v for v in card.std])
     one = example(64)
-    pixel = (one.image_HWC[0, 0] - np.array(network.colours["mean"])) / np.array(network.colours["std"])
+    pixel = (one.image_HWC[0, 0] - np.array(network.colours[0])) / np.array(network.colours[1])
     np.testing.assert_allclose(network.collate([one])["images"][0, :, 0, 0], pixel, rtol=1e-5)
 
 

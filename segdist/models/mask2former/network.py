@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 
 from segdist.core.plugins import Batch, Example, ImageHWC
-from segdist.core.records import Instance, Prompt
+from segdist.core.records import Instance
 from segdist.models.mask2former import Options
 from segdist.models.mask2former.architecture import load
 from segdist.nets.collate import stack_images
 from segdist.nets.queries import instances_of_queries, object_targets, without_empty
 from segdist.nets.segmenter import Traceable
 from segdist.nets.set_criterion import Layer, SetCriterion, Targets
-from segdist.reading.examples import letterbox
 
 
 class Mask2Former(Traceable):
@@ -61,15 +60,6 @@ class Mask2Former(Traceable):
         layers = [_layer(auxiliary) for auxiliary in output.auxiliary_logits]
         with torch.autocast(batch["pixels_B3SS"].device.type, enabled=False):  # sums over thousands of points
             return self.criterion([*layers, _layer(output)], targets)
-
-    def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:  # noqa: ARG002 - understands none
-        """Instances of each image, best first: at most 100, each scored at least 0.05."""
-        return self.found(self.outputs(self.pixels(images).to(self.model.device)), images) if images else []
-
-    def pixels(self, images: Sequence[ImageHWC]) -> Tensor:
-        """(B, 3, S, S) as the network sees them."""
-        size = self.options.image_size
-        return stack_images([letterbox(image, size) for image in images], size)
 
     def outputs(self, pixels_B3SS: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the last layer: classes with "no object" last (B, Q, C + 1), and masks (B, Q, h, w)."""

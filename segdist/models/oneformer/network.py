@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from segdist.core.errors import SpecError, did_you_mean
 from segdist.core.plugins import Batch, Example, ImageHWC
-from segdist.core.records import Instance, Prompt
+from segdist.core.records import Instance
 from segdist.models.oneformer import Options
 from segdist.models.oneformer.architecture import load
 from segdist.models.oneformer.tasks import merged, panoptic, semantic
@@ -25,7 +25,6 @@ from segdist.nets.collate import stack_images
 from segdist.nets.queries import instances_of_queries, object_targets, without_empty
 from segdist.nets.segmenter import Traceable
 from segdist.nets.set_criterion import Layer, SetCriterion, Targets
-from segdist.reading.examples import letterbox
 
 _MOST_CERTAIN = 100.0
 """Largest factor on the contrastive logits, as in CLIP (Radford et al. 2021)."""
@@ -90,15 +89,6 @@ class OneFormer(Traceable):
                     output.transformer_decoder_contrastive_queries.float(), texts_BQE.float(), self.logit_scale
                 ),
             }
-
-    def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:  # noqa: ARG002 - understands none
-        """Instances of each image in the way of `task`, best first."""
-        return self.found(self.outputs(self.pixels(images).to(self.model.device)), images) if images else []
-
-    def pixels(self, images: Sequence[ImageHWC]) -> Tensor:
-        """(B, 3, S, S) as the network sees them."""
-        size = self.options.image_size
-        return stack_images([letterbox(image, size) for image in images], size)
 
     def outputs(self, pixels_B3SS: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the last layer for `task`: classes with "no object" last (B, Q, C + 1), and masks (B, Q, h, w)."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from segdist.core import masks
 from segdist.core.plugins import Example
 from segdist.core.records import Instance
+from segdist.nets.semantic import regions
 from segdist.reading.examples import most_likely
 
 _LEAST_LEFT = 0.5
@@ -39,16 +40,15 @@ def merged(example: Example, one_region: Sequence[int]) -> Example:
 def semantic(
     scores_QC: Tensor, masks_Qhw: Tensor, *, classes: Sequence[str], size_hw: tuple[int, int], image_size: int
 ) -> tuple[Instance, ...]:
-    """One region a class: each pixel's most_likely class by the sum over queries of class and mask probability.
+    """One region a class: each pixel's most likely class by the sum over queries of class and mask probability.
 
-    That is MaskFormer's semantic inference (Cheng et al. 2021, section 3.4); a pixel whose most_likely class has less
+    That is MaskFormer's semantic inference (Cheng et al. 2021, section 3.4); a pixel whose most likely class has less
     than a half is background, which theirs does not have.
     """
     likely_Chw = torch.einsum("qc,qhw->chw", scores_QC, masks_Qhw.sigmoid())
     class_HW, best_HW = most_likely(likely_Chw, size_hw=size_hw, image_size=image_size)
     class_HW = torch.where(best_HW >= 0.5, class_HW + 1, 0)
-    scores_CHW = np.broadcast_to(best_HW.clamp(max=1).cpu().numpy(), (len(classes), *size_hw))
-    return masks.instances_from_classes(class_HW.cpu().numpy(), scores_CHW, classes=classes)
+    return regions(class_HW, best_HW.clamp(max=1), classes=classes)
 
 
 def panoptic(instances: Sequence[Instance], *, stuff: Sequence[str]) -> tuple[Instance, ...]:

@@ -9,7 +9,6 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from segdist.models.sam import Options, architecture, weights, weights_file
-from segdist.nets.collate import IMAGENET_MEAN, IMAGENET_STD, ChannelValues
 from segdist.nets.promptable.network import DecodedMasks
 from segdist.nets.promptable.segmenter import Promptable
 from segdist.nets.promptable.shown import PromptBatch
@@ -61,11 +60,6 @@ class SegmentAnything(Promptable):
     def encoder_modules(self) -> Sequence[nn.Module]:
         """The image encoder."""
         return [self.image_encoder]
-
-    @property
-    def colours(self) -> tuple[ChannelValues, ChannelValues]:
-        """Those of ImageNet."""
-        return IMAGENET_MEAN, IMAGENET_STD
 
 
 def _unused(options: Options) -> tuple[str, ...]:

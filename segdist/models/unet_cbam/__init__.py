@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from segdist.core import extras, storage
 from segdist.core.errors import SpecError, WeightsError, did_you_mean
-from segdist.core.plugins import EVERY_NOISE, USUAL_ADAPTERS, Family, ModelOptions
+from segdist.core.plugins import EVERY_NOISE, SEMANTIC_LOSSES, USUAL_ADAPTERS, Family, ModelOptions
 from segdist.nets.weights import RANDOM
 
 SCRATCH = "scratch"
@@ -92,15 +92,7 @@ def _timm_models() -> list[str]:
 FAMILY = Family(
     options=Options,
     debug={"image_size": 64, "width": 8, "depth": 3},
-    losses={
-        "cross_entropy": 1.0,
-        "dice": 1.0,
-        "focal": 0.0,
-        "tversky": 0.0,
-        "lovasz": 0.0,
-        "boundary": 0.0,
-        "edge": 0.0,
-    },
+    losses=SEMANTIC_LOSSES,
     encoder=("encoder.",),
     lora_targets=("conv1", "conv2"),
     lora_trains=("head.", "stem."),

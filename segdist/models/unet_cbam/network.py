@@ -3,27 +3,17 @@
 Shapes: B images, C channels, K classes with background, H and W pixels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu
 
-from segdist import losses
-from segdist.core.masks import instances_from_classes
-from segdist.core.plugins import Batch, Example, ImageHWC
-from segdist.core.records import Instance, Prompt
 from segdist.models.unet_cbam import SCRATCH, Options
 from segdist.models.unet_cbam.backbone import Backbone
-from segdist.nets.collate import IMAGENET_MEAN, IMAGENET_STD, certainty, class_maps, ignored, stack_images
-from segdist.nets.segmenter import Traceable
-from segdist.reading.examples import letterbox, most_likely
-
-_ALWAYS = ("cross_entropy", "dice", "focal")
-"""Terms that cost next to nothing: computed and reported also without a weight."""
+from segdist.nets.collate import ChannelValues
+from segdist.nets.semantic import SemanticSegmenter
 
 
 def build(options: Options, classes: tuple[str, ...]) -> "UnetCbam":
@@ -36,7 +26,7 @@ def build(options: Options, classes: tuple[str, ...]) -> "UnetCbam":
     return UnetCbam(options, classes)
 
 
-class UnetCbam(Traceable):
+class UnetCbam(SemanticSegmenter):
     """One class, or background, for each pixel."""
 
     options: Options
@@ -45,13 +35,11 @@ class UnetCbam(Traceable):
         super().__init__(options, classes)
         self.encoder: nn.Module
         self.stem: nn.Module | None = None
-        self.colours = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
         if options.backbone == SCRATCH:
             channels = [options.width * 2**level for level in range(options.depth + 1)]
             self.encoder = _Encoder(channels)
         else:
             self.encoder = backbone = Backbone(options)
-            self.colours = {"mean": backbone.mean, "std": backbone.std}
             # The finest features of a backbone are half the size of the image or less; thin structures need all of it.
             self.stem = _Block(3, options.width)
             channels = [options.width, *backbone.channels]
@@ -59,32 +47,9 @@ class UnetCbam(Traceable):
         self.head = nn.Conv2d(channels[0], len(classes) + 1, kernel_size=1)
 
     @property
-    def region_classes(self) -> tuple[str, ...]:
-        """All of them."""
-        return self.classes
-
-    def collate(self, examples: Sequence[Example]) -> Batch:
-        """Images, class maps, ignored pixels, how sure the labels are, and distances to edges where a loss needs them.
-
-        Distances are computed here, because here the workers that decode images share the work.
-        """
-        size = self.options.image_size
-        target_BHW = class_maps(examples, size)
-        batch = {
-            "images": stack_images([e.image_HWC for e in examples], size, **self.colours),
-            "target": target_BHW,
-            "ignore": ignored(examples, size),
-            **certainty(examples, size, self.objective.noise),
-        }
-        if self.objective.wants("boundary") or self.objective.wants("edge"):
-            of_class = [losses.signed_distance(target_BHW == k) for k in range(1, len(self.classes) + 1)]
-            batch["distance"] = torch.stack(of_class, dim=1)
-        return batch
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss terms of a batch: those that have a weight, and those that cost next to nothing."""
-        terms = self._terms(self.logits(batch["images"]), batch)
-        return {name: term() for name, term in terms.items() if name in _ALWAYS or self.objective.wants(name)}
+    def colours(self) -> tuple[ChannelValues, ChannelValues]:
+        """Those that the backbone was trained with, otherwise those of ImageNet."""
+        return (self.encoder.mean, self.encoder.std) if isinstance(self.encoder, Backbone) else super().colours
 
     def logits(self, images_BCHW: Tensor) -> Tensor:
         """(B, K, H, W), background first."""
@@ -93,50 +58,6 @@ class UnetCbam(Traceable):
             features = [self.stem(images_BCHW), *features]
         logits_BKHW: Tensor = self.head(self.decoder(features))
         return logits_BKHW
-
-    def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:  # noqa: ARG002
-        """One instance a class and image; prompts tell it nothing."""
-        return self.found(self.outputs(self.pixels(images).to(self.head.weight.device)), images)
-
-    def pixels(self, images: Sequence[ImageHWC]) -> Tensor:
-        """(B, 3, S, S) as the network sees them."""
-        size = self.options.image_size
-        return stack_images([letterbox(i, size) for i in images], size, **self.colours)
-
-    def outputs(self, pixels_B3SS: Tensor) -> tuple[Tensor]:
-        """Probabilities (B, K, S, S), background first."""
-        return (self.logits(pixels_B3SS).softmax(1),)
-
-    def found(self, outputs: Sequence[Tensor], images: Sequence[ImageHWC]) -> list[tuple[Instance, ...]]:
-        """One instance a class and image."""
-        return [self._instances(scores, image.shape[:2]) for scores, image in zip(outputs[0], images, strict=True)]
-
-    def _terms(self, logits_BKHW: Tensor, batch: Batch) -> dict[str, Callable[[], Tensor]]:
-        target_BHW, options = batch["target"], self.objective.options
-        ignore: dict[str, Any] = {"ignore_BHW": batch["ignore"]}
-        weighted = {**ignore, "weight_BHW": batch.get("weight")}
-        balanced = {**weighted, "class_weights_K": self._class_weights(logits_BKHW)}
-        edges: dict[str, Any] = {"edge_weight": options.edge_weight, "sigma": options.edge_sigma}
-        tversky: dict[str, Any] = {"alpha": options.tversky_alpha, "beta": options.tversky_beta}
-        smoothing = batch.get("smoothing")
-        return {
-            "cross_entropy": lambda: losses.cross_entropy(logits_BKHW, target_BHW, **balanced, smoothing_BHW=smoothing),
-            "dice": lambda: losses.class_dice(logits_BKHW, target_BHW, **weighted),
-            "focal": lambda: losses.focal(logits_BKHW, target_BHW, **balanced, gamma=options.focal_gamma),
-            "tversky": lambda: losses.class_tversky(logits_BKHW, target_BHW, **weighted, **tversky),
-            "lovasz": lambda: losses.class_lovasz(logits_BKHW, target_BHW, **ignore),
-            "boundary": lambda: losses.class_boundary(logits_BKHW, batch["distance"], **ignore),
-            "edge": lambda: losses.class_edge_bce(logits_BKHW, target_BHW, batch["distance"], **ignore, **edges),
-        }
-
-    def _class_weights(self, like: Tensor) -> Tensor | None:
-        weights = self.objective.class_weights
-        return torch.tensor(weights, device=like.device) if weights else None
-
-    def _instances(self, scores_Khw: Tensor, size_hw: tuple[int, int]) -> tuple[Instance, ...]:
-        class_HW, score_HW = most_likely(scores_Khw, size_hw=size_hw, image_size=self.options.image_size)
-        scores_CHW = np.broadcast_to(score_HW.cpu().numpy(), (len(self.classes), *size_hw))
-        return instances_from_classes(class_HW.cpu().numpy(), scores_CHW, classes=self.classes)
 
 
 class _Encoder(nn.Module):

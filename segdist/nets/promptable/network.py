@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from segdist.core.errors import SpecError
 from segdist.core.plugins import Batch, ImageHWC
-from segdist.nets.collate import ChannelValues, stack_images
+from segdist.nets.collate import stack_images
 from segdist.nets.promptable.embeddings import EmbeddingCache, Features
 from segdist.nets.promptable.options import PromptableOptions
 from segdist.nets.promptable.shown import PromptBatch
@@ -31,7 +31,7 @@ class DecodedMasks:
 class PromptableNetwork(Traceable):
     """An image encoder that runs once an image, and a decoder that runs once a prompt.
 
-    A family gives `encode`, `decode`, `encoder_modules` and `colours`, and freezes what its mode never uses.
+    A family gives `encode`, `decode` and `encoder_modules`, and freezes what its mode never uses.
     """
 
     options: PromptableOptions
@@ -60,11 +60,6 @@ class PromptableNetwork(Traceable):
     @abstractmethod
     def encoder_modules(self) -> Sequence[nn.Module]:
         """The modules that `encode` runs, whose weights name cached embeddings."""
-
-    @property
-    @abstractmethod
-    def colours(self) -> tuple[ChannelValues, ChannelValues]:
-        """Mean and standard deviation of each channel, in 0..255, that images are normalised by."""
 
     @property
     def device(self) -> torch.device:

@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate
 from segdist.core import masks
 from segdist.core.plugins import Batch, Example, ImageHWC
 from segdist.core.records import Evidence, Instance, Prompt
-from segdist.nets.collate import ignored, instance_smoothing, instance_weights, padded_masks, stack_images
+from segdist.nets.collate import ignored, instance_smoothing, instance_weights, padded_masks
 from segdist.nets.promptable import grid
 from segdist.nets.promptable.criterion import class_loss, mask_losses
 from segdist.nets.promptable.embeddings import Features
@@ -97,11 +97,6 @@ class Promptable(PromptableNetwork):
         if self.options.prompt == "everything":
             return self._everything_in(features_1, size_hw)
         return self._prompted(features_1, size_hw, prompt)
-
-    def pixels(self, images: Sequence[ImageHWC]) -> Tensor:
-        """(B, 3, S, S) as the network sees them."""
-        size, (mean, std) = self.options.image_size, self.colours
-        return stack_images([letterbox(image, size) for image in images], size, mean=mean, std=std)
 
     def outputs(self, pixels_B3SS: Tensor) -> tuple[Tensor]:
         """With `prompt: class`, the mask logits (B, K, h, w) of every class."""
