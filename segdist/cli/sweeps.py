@@ -147,9 +147,9 @@ def evaluate(
 ) -> None:
     """Score a model, or another tool's results, with every metric, by class and by group of images."""
     from segdist import pages
+    from segdist.commands.checkpoints import evaluate_checkpoints, is_sweep
     from segdist.commands.evaluate import evaluate as score_model
-    from segdist.commands.evaluate import score_checkpoints, score_results
-    from segdist.commands.study import is_sweep, study_checkpoints
+    from segdist.commands.evaluate import evaluate_results
 
     with report_user_errors(debug=debug):
         found: Any
@@ -161,7 +161,7 @@ def evaluate(
                 raise SpecError(
                     "`--predictions results.json` and `--truth annotations.json` go together, without a model."
                 )
-            found = score_results(predictions, truth, min_score=0.3 if min_score is None else min_score)
+            found = evaluate_results(predictions, truth, min_score=0.3 if min_score is None else min_score)
         elif not (model and data):
             raise SpecError("Name a model and data (segdist evaluate MODEL DATA), or --predictions and --truth.")
         else:
@@ -174,11 +174,9 @@ def evaluate(
                 "fill_holes": fill_holes,
             }
             changes = _around(min_score, tta, tile, crf, guided_filter, _sizes(sizes))
-            score: Any = score_model
-            if all_checkpoints and is_sweep(model):
-                score, printed = score_checkpoints, pages.print_checkpoints
-            elif all_checkpoints:
-                score, printed = study_checkpoints, pages.print_study
+            score: Any = evaluate_checkpoints if all_checkpoints else score_model
+            if all_checkpoints:
+                printed = pages.print_checkpoints if is_sweep(model) else pages.print_study
             found = score(model, data, split=split, storage=storage, tracking=tracking, changes=changes)
         if html:
             pages.write_study(found, html)

@@ -1,1 +1,1 @@
-"""One act a file, without Ray: evaluate, diff, study, promote, plan, export."""
+"""One act a file, without Ray: evaluate, checkpoints, diff, promote, plan, export."""

@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from segdist.commands.model import Model, load_model
@@ -18,7 +17,6 @@ from segdist.datasets.ingest import find_or_build
 from segdist.reading.class_names import ClassNames
 from segdist.reading.sources import read_place
 from segdist.sweepfile.loading import load
-from segdist.tracking import Tracker
 
 if TYPE_CHECKING:
     from segdist.nets.segmenter import Segmenter
@@ -27,7 +25,7 @@ BOXES = ("box_ap", "box_iou", "box_dice")
 """What can be said of results that are boxes alone."""
 
 
-def score_results(predictions: Path, truth: Path, *, min_score: float, seed: int = 0) -> dict[str, Any]:
+def evaluate_results(predictions: Path, truth: Path, *, min_score: float, seed: int = 0) -> dict[str, Any]:
     """Every metric of another tool's COCO results, as JSON values.
 
     Args:
@@ -135,21 +133,6 @@ def _around(evaluate: EvaluateSpec) -> list[str]:
 
 def _sizes(fraction: float, pixels: float) -> list[str]:
     return [f"{fraction:.2%} of the image"] * bool(fraction) + [f"{pixels:g} pixels"] * bool(pixels)
-
-
-def score_checkpoints(sweep: str, data: str, **settings: Any) -> list[dict[str, Any]]:
-    """The same of every trial of a sweep that kept a model, best first by the sweep's own metric."""
-    tracker = Tracker.at(settings["storage"], settings["tracking"])
-    record = tracker.latest_sweep(sweep)
-    found = []
-    for trial in tracker.trials(record.run_id):
-        with TemporaryDirectory(prefix="segdist-") as scratch:
-            if tracker.find_files(trial.run_id, "model", Path(scratch)) is None:
-                continue
-        found.append({"trial": trial.number, **evaluate(trial.run_id, data, **settings)})
-    if not found:
-        raise DataError(f"No trial of `{sweep}` kept a model. Run the sweep to its end first.")
-    return found
 
 
 def rows_of(place: str, split: str, classes: Sequence[str]) -> tuple[Sequence[LabelledImage], list[str]]:

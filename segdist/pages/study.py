@@ -27,7 +27,7 @@ def print_study(found: StudyRows, console: RichConsole | None = None) -> None:
     """Print the curve of mIoU over steps, and the best checkpoint.
 
     Args:
-        found: what `commands.study` returned, in the order of steps.
+        found: what `commands.checkpoints` returned for a run, in the order of steps.
         console: where to print.
     """
     out = Console(console)
@@ -43,7 +43,7 @@ def write_study(found: StudyRows, path: Path) -> Path:
     """Write a self-contained page with the curves.
 
     Args:
-        found: what `commands.study` returned, in the order of steps.
+        found: what `commands.checkpoints` returned for a run, in the order of steps.
         path: the file to write.
     """
     curves = {name: _curve(found, name) for name in columns()}

@@ -181,9 +181,9 @@ def _seed_results(folder: Path) -> None:
 
 
 def _read_results(folder: Path) -> None:
-    from segdist.commands.evaluate import score_results
+    from segdist.commands.evaluate import evaluate_results
 
-    score_results(folder / "results.json", folder / "coco.json", min_score=0.3)
+    evaluate_results(folder / "results.json", folder / "coco.json", min_score=0.3)
 
 
 def _seed_sweep(folder: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segdist.commands.evaluate import score_results
+from segdist.commands.evaluate import evaluate_results
 from segdist.core import masks
 from segdist.core.errors import DataError
 from segdist.metrics import evaluate
@@ -39,7 +39,7 @@ def without(result: dict[str, Any], *keys: str) -> dict[str, Any]:
 def test_the_scores_are_those_of_the_evaluator_on_the_same_instances(truth: Path, tmp_path: Path) -> None:
     samples, predictions = generated(4, images=8)
     file = written(tmp_path, [without(r, "bbox", "area") for r in coco_results(predictions)])
-    found = score_results(file, truth, min_score=0.3)
+    found = evaluate_results(file, truth, min_score=0.3)
     expected = evaluate(samples, predictions, classes=CLASSES, min_score=0.3)
     named = {n: v for n, v in expected.items() if not np.isnan(v)}
     measured = {name: value for name, value in found["metrics"].items() if not name.startswith("predicted/")}
@@ -66,7 +66,7 @@ def test_compressed_and_plain_rle_and_polygons_mean_the_same(truth: Path, tmp_pa
 def test_boxes_alone_are_scored_as_boxes_and_a_note_says_so(truth: Path, tmp_path: Path) -> None:
     samples, predictions = generated(4, images=8)
     file = written(tmp_path, [without(r, "segmentation", "area") for r in coco_results(predictions)])
-    found = score_results(file, truth, min_score=0.3)
+    found = evaluate_results(file, truth, min_score=0.3)
     expected = evaluate(samples, predictions, classes=CLASSES, min_score=0.3, metrics=["box_ap"])
     assert found["metrics"]["box_ap"] == pytest.approx(expected["box_ap"])
     assert "iou" not in found["metrics"]
@@ -74,7 +74,7 @@ def test_boxes_alone_are_scored_as_boxes_and_a_note_says_so(truth: Path, tmp_pat
 
 
 def test_no_result_at_all_is_zero(truth: Path, tmp_path: Path) -> None:
-    found = score_results(written(tmp_path, []), truth, min_score=0.3)
+    found = evaluate_results(written(tmp_path, []), truth, min_score=0.3)
     assert found["metrics"]["iou"] == found["metrics"]["mask_ap"] == found["metrics"]["box_ap"] == 0
 
 

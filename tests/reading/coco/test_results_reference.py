@@ -18,7 +18,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from segdist.commands.evaluate import score_results
+from segdist.commands.evaluate import evaluate_results
 from segdist.core.errors import DataError
 from segdist.metrics import evaluate
 from segdist.reading.coco.results import read_results
@@ -152,7 +152,7 @@ def test_a_box_that_cannot_be_right_is_scored_as_by_pycocotools(tmp_path: Path, 
     assert {n: values[f"box_{n}"] for n in ("ap", "ap_50", "ap_75", "ar_10", "ar_100")} == pytest.approx(
         {n: expected[n] for n in ("ap", "ap_50", "ap_75", "ar_10", "ar_100")}
     )
-    notes = score_results(tmp_path / "results.json", tmp_path / "truth.json", min_score=0.3)["notes"]
+    notes = evaluate_results(tmp_path / "results.json", tmp_path / "truth.json", min_score=0.3)["notes"]
     assert any("one negative side" in note for note in notes) == (bbox[2] * bbox[3] < 0)
 
 
@@ -302,7 +302,7 @@ def test_what_was_repaired_and_boxes_beside_masks_are_notes(tmp_path: Path) -> N
     truth, result = one(segmentation=TRIANGLE)
     truth["annotations"][0]["segmentation"] = [[-5, 20, 100, 20, 100, 100]]
     ours(tmp_path, truth, [result, {key: value for key, value in result.items() if key != "segmentation"}])
-    notes = score_results(tmp_path / "results.json", tmp_path / "truth.json", min_score=0.3)["notes"]
+    notes = evaluate_results(tmp_path / "results.json", tmp_path / "truth.json", min_score=0.3)["notes"]
     assert any("repaired[annotation-repaired] x1: the polygon reaches 5 pixels outside" in note for note in notes)
     assert any("1 of 2 results are boxes without masks" in note for note in notes)
 

@@ -1,6 +1,11 @@
-"""A look at every model that one training kept: loss and decoding part ways when it overfits, so both are measured."""
+"""`segdist evaluate --all-checkpoints`: each trial of a sweep, or each model that one training kept.
+
+Loss and decoding part ways when a training overfits, so both are measured of what it kept.
+"""
 
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from segdist.commands.evaluate import evaluate
@@ -15,19 +20,43 @@ if TYPE_CHECKING:
 _MODEL = "model.json"
 
 
-def study_checkpoints(model: str, data: str, **settings: Any) -> list[dict[str, Any]]:
-    """What `evaluate` says about each kept model, with the `loss`, in the order of steps.
+def evaluate_checkpoints(model: str, data: str, **settings: Any) -> list[dict[str, Any]]:
+    """What `evaluate` says about each of several models.
 
-    The one of the highest mIoU, the first of equals, has `is_best`.
+    Of a sweep, each `trial` that kept a model, best first by the sweep's own metric. Of a run, each model that it kept,
+    with the `loss`, in the order of `step`s; the one of the highest mIoU, the first of equals, has `is_best`.
 
     Args:
-        model: a run id, `SWEEP#TRIAL`, `NAME@champion`, `NAME@VERSION`, or the folder of the kept models.
+        model: a sweep; or a run id, `SWEEP#TRIAL`, `NAME@champion`, `NAME@VERSION`, or the folder of the kept models.
         data: see `evaluate`.
         **settings: of `evaluate`.
 
     Raises:
-        DataError: the run kept no models.
+        DataError: no model was kept.
     """
+    return (_trials_of if is_sweep(model) else _kept_by)(model, data, **settings)
+
+
+def is_sweep(model: str) -> bool:
+    """Whether a name is that of a sweep, and not of a run, a registered model or a folder."""
+    return not (names.names_model(model) or storage.exists(model))
+
+
+def _trials_of(sweep: str, data: str, **settings: Any) -> list[dict[str, Any]]:
+    tracker = Tracker.at(settings["storage"], settings["tracking"])
+    record = tracker.latest_sweep(sweep)
+    found = []
+    for trial in tracker.trials(record.run_id):
+        with TemporaryDirectory(prefix="segdist-") as scratch:
+            if tracker.find_files(trial.run_id, "model", Path(scratch)) is None:
+                continue
+        found.append({"trial": trial.number, **evaluate(trial.run_id, data, **settings)})
+    if not found:
+        raise DataError(f"No trial of `{sweep}` kept a model. Run the sweep to its end first.")
+    return found
+
+
+def _kept_by(model: str, data: str, **settings: Any) -> list[dict[str, Any]]:
     from segdist.engine import checkpoint
     from segdist.engine.validation_loss import mean_loss
 
@@ -50,11 +79,6 @@ def study_checkpoints(model: str, data: str, **settings: Any) -> list[dict[str, 
         found.append({"step": step, **scored, "model": place})
     best = max(found, key=lambda one: one["metrics"].get("iou", -1.0))
     return [{**one, "is_best": one is best} for one in found]
-
-
-def is_sweep(model: str) -> bool:
-    """Whether a name is that of a sweep, and not of a run, a registered model or a folder."""
-    return not (names.names_model(model) or storage.exists(model))
 
 
 def _kept(model: str, settings: dict[str, Any]) -> str:
