@@ -16,7 +16,7 @@ from segdist.augment.geometry import tight_boxes
 from segdist.augment.steps import augmentation
 from segdist.core.plugins import Example
 
-_LIGHT: dict[str, tuple[str, dict[str, Any]]] = {
+_LIGHT: dict[str, tuple[str, dict[str, object]]] = {
     "gamma": ("RandomGamma", {"gamma_limit": (70, 140)}),
     "hue": ("HueSaturationValue", {"hue_shift_limit": 8, "sat_shift_limit": 25, "val_shift_limit": 0}),
     "shadow": ("RandomShadow", {"num_shadows_limit": (1, 2), "shadow_intensity_range": (0.25, 0.5)}),
@@ -25,7 +25,7 @@ _LIGHT: dict[str, tuple[str, dict[str, Any]]] = {
     "local_contrast": ("CLAHE", {"clip_limit": (1.0, 3.0)}),
 }
 _LINEAR = {"interpolation": cv2.INTER_LINEAR, "mask_interpolation": cv2.INTER_LINEAR, "fill": 0, "fill_mask": 0}
-_SHAPE: dict[str, tuple[str, dict[str, Any]]] = {
+_SHAPE: dict[str, tuple[str, dict[str, object]]] = {
     "rotate": ("Affine", {"rotate": (-12, 12), "shear": (-4, 4), "scale": (0.95, 1.1), **_LINEAR}),
     "perspective": ("Perspective", {"scale": (0.02, 0.08), **_LINEAR}),
 }
@@ -104,7 +104,7 @@ def _warped(example: Example, rng: np.random.Generator, name: str) -> Example:
     )
 
 
-def _drawn(name: str, options: dict[str, Any], rng: np.random.Generator) -> Any:
+def _drawn(name: str, options: dict[str, object], rng: np.random.Generator) -> Any:
     """A transform that draws from a seed of ours."""
     transform = _transform(name, tuple(sorted(options.items())))
     transform.set_random_seed(int(rng.integers(1 << 31)))
@@ -112,7 +112,7 @@ def _drawn(name: str, options: dict[str, Any], rng: np.random.Generator) -> Any:
 
 
 @cache
-def _transform(name: str, options: tuple[tuple[str, Any], ...]) -> Any:
+def _transform(name: str, options: tuple[tuple[str, object], ...]) -> Any:
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations
 

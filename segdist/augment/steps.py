@@ -39,13 +39,13 @@ class Augmentation:
 FOUND: dict[str, Augmentation] = {}
 
 
-def augmentation(function: Any) -> Any:
+def augmentation(function: Any) -> object:
     """Makes a function available to `train.augment` under its name."""
     FOUND[function.__name__] = Augmentation(function.__name__, function)
     return function
 
 
-def pasting(function: Any) -> Any:
+def pasting(function: Any) -> object:
     """The same for a function that takes a donor."""
     FOUND[function.__name__] = Augmentation(function.__name__, function, wants_donor=True)
     return function

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -60,7 +60,7 @@ def predict(
         if not out and len(places) < 2:
             raise SpecError("Name images and a folder to write to: segdist predict MODEL IN... OUT")
         *inside, target = [*places, *([out] if out else [])]
-        changes: dict[str, Any] = {} if min_score is None else {"min_score": min_score}
+        changes: dict[str, object] = {} if min_score is None else {"min_score": min_score}
         if tile:
             changes["tile"] = None if tile == "off" else {"size": tile_size(tile), "overlap": overlap}
         outputs = tuple(name for name in (write or ["overlays"]) if name != "none")

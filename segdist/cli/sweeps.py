@@ -251,7 +251,7 @@ def _around(
     crf: bool,  # noqa: FBT001
     guided_filter: bool,  # noqa: FBT001
     sizes: dict[str, float],
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The keys of `evaluate` that flags change."""
     if crf and guided_filter:
         raise SpecError("`--crf` and `--guided-filter` exclude each other: name one.")
@@ -281,7 +281,7 @@ def _sizes(given: dict[str, float | None]) -> dict[str, float]:
     return {key.removeprefix(place): value for key, value in found.items()}
 
 
-def _each(arguments: list[str], action: Callable[[str, list[str]], Any], *, debug: bool) -> None:
+def _each(arguments: list[str], action: Callable[[str, list[str]], object], *, debug: bool) -> None:
     """Do one thing for each sweep file; with several, go on after an error and sum up at the end."""
     files, overrides = files_and_overrides(arguments)
     outcomes: dict[str, str] = {}

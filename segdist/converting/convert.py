@@ -59,8 +59,8 @@ def convert(
     *,
     to: str,
     format_name: str = "",
-    read_options: Mapping[str, Any] | None = None,
-    write_options: Mapping[str, Any] | None = None,
+    read_options: Mapping[str, object] | None = None,
+    write_options: Mapping[str, object] | None = None,
     skip_errors: bool = False,
     verify: bool = True,
 ) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def writable() -> list[str]:
     return [name for name in registry.names("formats") if isinstance(registry.load("formats", name), WritableFormat)]
 
 
-def _writer(name: str, options: Mapping[str, Any]) -> tuple[type[DatasetWriter], Strict]:
+def _writer(name: str, options: Mapping[str, object]) -> tuple[type[DatasetWriter], Strict]:
     module = registry.load("formats", name)
     if not isinstance(module, WritableFormat):
         raise SpecError(f"The format `{name}` can be read but not written. Written can be: {', '.join(writable())}.")
@@ -219,7 +219,7 @@ def _write(read: _Read, writer: DatasetWriter, *, skip_errors: bool) -> SampleSt
     return written
 
 
-def _summary(read: _Read, written: SampleStore, classes: Sequence[str]) -> dict[str, Any]:
+def _summary(read: _Read, written: SampleStore, classes: Sequence[str]) -> dict[str, object]:
     instances, masks, splits = 0, 0, Counter[str]()
     for sample in written:
         instances += len(sample.instances)
@@ -235,7 +235,7 @@ def _summary(read: _Read, written: SampleStore, classes: Sequence[str]) -> dict[
     }
 
 
-def _round_trip(name: str, folder: Path, written: SampleStore, reported: ReportedLosses, out: str) -> dict[str, Any]:
+def _round_trip(name: str, folder: Path, written: SampleStore, reported: ReportedLosses, out: str) -> dict[str, object]:
     """Read the written folder as anybody would, and compare.
 
     Raises:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
@@ -31,7 +30,7 @@ def load_data(path: str) -> DataSpec:
     return data_spec(content.get("data", {key: v for key, v in content.items() if key != ENVIRONMENT}), path)
 
 
-def data_spec(content: Mapping[Any, Any], place: str) -> DataSpec:
+def data_spec(content: Mapping[str, object], place: str) -> DataSpec:
     """Checked keys, each source's own options too.
 
     Raises:

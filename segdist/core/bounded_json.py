@@ -68,7 +68,7 @@ def parse_json(text: str) -> Any:
     return found
 
 
-def _check_levels(value: Any) -> None:
+def _check_levels(value: object) -> None:
     """Deep values overflow the stack of whoever prints or compares them."""
     level = [value]
     for _ in range(_MOST_LEVELS):

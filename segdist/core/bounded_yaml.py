@@ -25,7 +25,7 @@ _NUMBERS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "t
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where PyYAML was built with it
 
 
-def read_yaml(uri: str, *, error: type[SegdistError] = DataError) -> Any:
+def read_yaml(uri: str, *, error: type[SegdistError] = DataError) -> object:
     """The content of a YAML file; see `load_yaml`.
 
     Raises:
@@ -68,7 +68,7 @@ def load_yaml(
         return None if node is None else SafeConstructor().construct_document(node)
 
 
-def load_written(content: str | bytes, place: str, *, error: type[SegdistError] = DataError) -> Any:
+def load_written(content: str | bytes, place: str, *, error: type[SegdistError] = DataError) -> object:
     """Mappings and lists of texts, each as it is written: `no`, `1_0` and `null` are words, as names of classes are.
 
     Raises:
@@ -97,7 +97,7 @@ def compose_yaml(
     return node
 
 
-def _as_written(node: yaml.Node) -> Any:
+def _as_written(node: yaml.Node) -> object:
     if isinstance(node, yaml.MappingNode):
         return {str(_as_written(key)): _as_written(value) for key, value in node.value}
     return [_as_written(one) for one in node.value] if isinstance(node, yaml.SequenceNode) else node.value

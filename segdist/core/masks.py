@@ -89,7 +89,7 @@ def union(rles: Sequence[Rle], *, size_hw: tuple[int, int]) -> Rle:
     return _rle(merged([r.coco for r in rles])) if rles else empty(size_hw)
 
 
-def merged(parts: list[dict[str, Any]]) -> dict[str, Any]:
+def merged(parts: list[dict[str, object]]) -> dict[str, object]:
     """The union of one and more masks, as pycocotools has them.
 
     In pairs: one after the other, as pycocotools does it, a region of many tiles takes quadratic time.
@@ -174,7 +174,7 @@ def outline_lengths(values: NDArray[np.float64], starts: NDArray[np.int64]) -> N
     return np.asarray(np.add.reduceat(edges, first))
 
 
-def from_coco(segmentation: Mapping[str, Any], *, size_hw: tuple[int, int]) -> Rle:
+def from_coco(segmentation: Mapping[str, object], *, size_hw: tuple[int, int]) -> Rle:
     """An RLE dictionary from outside, compressed or not.
 
     Raises:
@@ -370,7 +370,7 @@ def _cut_at_line(points_N2: NDArray[np.float64], axis: int, limit: float, sign: 
     return np.concatenate([meets_N2, points_N2[inside]])[order]
 
 
-def _counts(written: Any) -> bytes | Sequence[int] | NDArray[Any]:
+def _counts(written: object) -> bytes | Sequence[int] | NDArray[Any]:
     """The counts of an RLE from outside, if there are not too many to be looked at."""
     if isinstance(written, str):
         written = written.encode("ascii")

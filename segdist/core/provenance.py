@@ -7,7 +7,6 @@ import sys
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from segdist.core.redaction import redact
 
@@ -37,7 +36,7 @@ class Environment:
     git_commit: str
     git_dirty: bool
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """The same as plain JSON values."""
         return asdict(self)
 

@@ -64,7 +64,7 @@ class Rle:
         return rle
 
     @property
-    def coco(self) -> dict[str, Any]:
+    def coco(self) -> dict[str, object]:
         """The dictionary that pycocotools and faster-coco-eval take."""
         return {"size": list(self.size_hw), "counts": self.counts}
 

@@ -76,12 +76,12 @@ def redact(text: str) -> str:
     return _redacted(text, _values())
 
 
-def redact_all(content: Any) -> Any:
+def redact_all(content: object) -> Any:
     """JSON-like values with `redact` done to every string in them, keys of mappings included."""
     return _walked(content, _values())
 
 
-def redacted_value(value: Any) -> Any:
+def redacted_value(value: Any) -> object:
     """What a template shows of a value: strings, escaped ones too, without secrets; pictures as they are."""
     is_text = isinstance(value, str) and not value.startswith("data:image/")
     return type(value)(redact(value)) if is_text else value
@@ -111,7 +111,7 @@ def without_credentials(uri: str) -> str:
     return "Set it in the environment instead."
 
 
-def _walked(content: Any, values: tuple[str, ...]) -> Any:
+def _walked(content: object, values: tuple[str, ...]) -> object:
     if isinstance(content, str):
         return _redacted(content, values)
     if isinstance(content, Mapping):
@@ -121,7 +121,7 @@ def _walked(content: Any, values: tuple[str, ...]) -> Any:
     return content
 
 
-def _entry(name: Any, value: Any) -> Any:
+def _entry(name: object, value: object) -> object:
     """A value by the name it has, e.g. `{"password": "..."}`."""
     return HIDDEN if isinstance(value, str) and value and isinstance(name, str) and _VARIABLE.search(name) else value
 

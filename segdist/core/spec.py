@@ -129,7 +129,7 @@ class ModelSpec(Open):
     family: str
     """A model family: a folder name in segdist/models."""
 
-    def family_options(self, family: str | None = None) -> dict[str, Any]:
+    def family_options(self, family: str | None = None) -> dict[str, object]:
         """The options written for a family (the named one by default)."""
         return dict((self.model_extra or {}).get(family or self.family) or {})
 
@@ -231,7 +231,7 @@ class CleanStep(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _a_name_means_defaults(cls, value: Any) -> Any:
+    def _a_name_means_defaults(cls, value: object) -> object:
         if isinstance(value, str):
             return {value: {}}
         return {k: {} if v is None else v for k, v in value.items()} if isinstance(value, Mapping) else value
@@ -248,7 +248,7 @@ class CleanStep(Strict):
         return next(iter(self.model_fields_set))
 
     @model_serializer(mode="plain")
-    def _one_key(self) -> dict[str, Any]:
+    def _one_key(self) -> dict[str, object]:
         return {self.name: getattr(self, self.name).model_dump(mode="json")}
 
 
@@ -431,7 +431,7 @@ class PhaseSpec(Strict):
     """How the learning rate falls to zero after the warm-up, or that it does not."""
 
 
-def _listed(value: Any) -> Any:
+def _listed(value: object) -> Any:
     """A list as a search holds it: JSON text."""
     return json.loads(value) if isinstance(value, str) and value.startswith("[") else value
 
@@ -660,7 +660,7 @@ class RunSpec(Placed):
         content["model"] = {"family": self.model.family, "options": self.model.family_options()}
         return digest(content)
 
-    def override(self, values: Mapping[str, Any]) -> Self:
+    def override(self, values: Mapping[str, object]) -> Self:
         """This run with other values for dotted keys, e.g. `{"train.lr": 3e-4, "model.sam.size": "tiny"}`.
 
         A number in a key is a place in a list: `train.phases.0.lr`.
@@ -693,12 +693,12 @@ class Range(Strict):
     """Distance between numbers; two whole numbers as bounds mean whole steps."""
     choices: tuple[Any, ...] = ()
     """The values to choose from, instead of a range of numbers."""
-    when: dict[str, Any] = {}
+    when: dict[str, object] = {}
     """Search this key only where other searched keys have these values, e.g. `{model.family: sam}`."""
 
     @model_validator(mode="before")
     @classmethod
-    def _a_list_means_choices(cls, value: Any) -> Any:
+    def _a_list_means_choices(cls, value: object) -> object:
         return {"choices": value} if isinstance(value, list | tuple) else value
 
     @model_validator(mode="after")
@@ -724,11 +724,11 @@ class Range(Strict):
         """Whether the range holds whole numbers only."""
         return isinstance(self.low, int) and isinstance(self.high, int) and isinstance(self.step, int | None)
 
-    def applies(self, chosen: Mapping[str, Any]) -> bool:
+    def applies(self, chosen: Mapping[str, object]) -> bool:
         """Whether this key is searched at all, given the values of the others."""
         return all(chosen.get(key) == value for key, value in self.when.items())
 
-    def holds(self, value: Any) -> bool:
+    def holds(self, value: object) -> bool:
         """Whether a value lies in this range."""
         if self.choices:
             return value in self.choices
@@ -825,7 +825,7 @@ class SweepSpec(RunSpec):
         return digest(renamed_keys.as_first_recorded(self.model_dump(mode="json", exclude=unrelated)))
 
 
-def digest(content: Any) -> str:
+def digest(content: object) -> str:
     """Sixteen hex digits of any JSON value's canonical text."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

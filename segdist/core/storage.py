@@ -293,7 +293,7 @@ def read_json(uri: str) -> Any:
         ) from error
 
 
-def write_json(uri: str, content: Any) -> None:
+def write_json(uri: str, content: object) -> None:
     """Write a JSON file atomically."""
     write_atomic(uri, json.dumps(content, indent=1, allow_nan=False).encode())
 
@@ -306,7 +306,7 @@ def _open(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         return LocalFileSystem(), absolute(uri)
     if holds_credentials(uri):
         raise StorageError(f"A URI must not hold credentials, but got {uri}. {without_credentials(uri)}")
-    options: dict[str, Any] = {}
+    options: dict[str, object] = {}
     if uri.startswith("s3://"):
         # Other nodes write too: a cached listing would hide their files.
         options = {"use_listings_cache": False, "endpoint_url": os.environ.get("AWS_ENDPOINT_URL") or None}

@@ -60,7 +60,7 @@ def say(text: str, *, err: bool = False, color: str | None = None, reveal: str =
     typer.secho(writable, err=err, fg=color)
 
 
-def say_json(content: Any) -> None:
+def say_json(content: object) -> None:
     """JSON for machines: no NaN; names with accents as they are, what cannot be seen as JSON escapes it."""
     text = json.dumps(redact_all(content), indent=1, allow_nan=False, ensure_ascii=False)
     typer.echo(_NOT_PLAIN.sub(lambda found: json.dumps(found[0])[1:-1] if _is_unseen(found[0]) else found[0], text))
@@ -105,7 +105,7 @@ class Console:
         if not self._console.is_terminal:
             self._console.width = _LOG_WIDTH
 
-    def print(self, *content: Any) -> None:
+    def print(self, *content: object) -> None:
         """One text or table a line; texts in Rich's markup."""
         self._console.print(*map(_safe, content))
 
@@ -121,7 +121,7 @@ class _Shown(logging.Formatter):
         return shown(super().format(record))
 
 
-def _safe(value: Any) -> Any:
+def _safe(value: object) -> Any:
     """A renderable without what a terminal would obey."""
     if isinstance(value, str):
         return shown(value)

@@ -138,7 +138,7 @@ def _unsure(instance: Instance) -> list[str | None]:
     return [_text(instance.evidence.unsure)] if instance.evidence and instance.evidence.unsure else []
 
 
-def _instance_row(instance: Instance) -> dict[str, Any]:
+def _instance_row(instance: Instance) -> dict[str, object]:
     evidence = instance.evidence
     return {
         "label": instance.label,
@@ -155,12 +155,12 @@ def _instance_row(instance: Instance) -> dict[str, Any]:
     }
 
 
-def _columns(objects: pa.StructArray) -> list[list[Any]]:
+def _columns(objects: pa.StructArray) -> list[list[object]]:
     """The fields of INSTANCE as lists, in its order."""
     return [_values(objects.field(n)) for n in range(INSTANCE.num_fields)]
 
 
-def _values(column: pa.Array) -> list[Any]:
+def _values(column: pa.Array) -> list[object]:
     if column.null_count == len(column):
         return [None] * len(column)  # most data sets have no evidence at all
     if pa.types.is_list(column.type):

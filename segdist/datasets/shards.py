@@ -161,7 +161,7 @@ def write_manifest(
     *,
     findings: Sequence[Finding] = (),
     licences: Iterable[str] = (),
-    details: dict[str, Any] | None = None,
+    details: dict[str, object] | None = None,
 ) -> "Dataset":
     """Complete a data set: findings.json, then the manifest.
 

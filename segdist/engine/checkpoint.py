@@ -243,7 +243,7 @@ def _description(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _no_base(folder: Path, base: Any) -> WeightsError:
+def _no_base(folder: Path, base: object) -> WeightsError:
     return WeightsError(
         f"{folder / DESCRIPTION}: `base` must be the name of a folder beside it, but is {str(base)[:80]!r}"
     )

@@ -17,7 +17,7 @@ from segdist.engine.state import Fit
 Metrics = dict[str, float]
 
 
-def train_epoch(state: Fit, parallel: nn.Module, batches: Any, *, images: int) -> Metrics:
+def train_epoch(state: Fit, parallel: nn.Module, batches: object, *, images: int) -> Metrics:
     """Train on every batch once; what was measured, by the names of MLflow.
 
     Args:
@@ -43,7 +43,7 @@ def train_epoch(state: Fit, parallel: nn.Module, batches: Any, *, images: int) -
     return metrics | sizes | progress
 
 
-def _all_steps(state: Fit, parallel: nn.Module, batches: Any) -> Metrics:
+def _all_steps(state: Fit, parallel: nn.Module, batches: object) -> Metrics:
     """One pass over the training split; means of the loss terms, the gradient norm and the last learning rate."""
     _train_mode(parallel)
     values: dict[str, list[float]] = {}
@@ -155,7 +155,7 @@ def _autocast(state: Fit) -> AbstractContextManager[Any]:
 def _to(batch: Batch, device: torch.device) -> Batch:
     """The batch with its tensors, and lists of tensors, on the device."""
 
-    def move(value: Any) -> Any:
+    def move(value: object) -> object:
         if isinstance(value, torch.Tensor):
             return value.to(device, non_blocking=True)
         return [move(v) for v in value] if isinstance(value, list) else value

@@ -43,7 +43,7 @@ class EvaluationReport:
     """
 
     metrics: dict[str, float]
-    consistency: list[dict[str, Any]] = field(default_factory=list)
+    consistency: list[dict[str, object]] = field(default_factory=list)
     images: list[dict[str, Any]] = field(default_factory=list)
     predictions: list[Prediction] = field(default_factory=list)
     min_scores: dict[str, float] = field(default_factory=dict)
@@ -191,7 +191,7 @@ class EvaluationAccumulator:
             for name in shown_in("intervals")
             if name in chosen
         ]
-        by_class: dict[str, dict[str, Any]] = {label: {} for label in self.evaluator.classes}
+        by_class: dict[str, dict[str, object]] = {label: {} for label in self.evaluator.classes}
         for name in (n for n in shown_in("spread") if n in chosen):
             for part in consistency(self.evaluator, {}, metric=name, resamples=0).of("class"):
                 if part.spread is not None:
@@ -235,7 +235,7 @@ def _input(found: tuple[Sample, ImageHWC, Prediction], evaluate: EvaluateSpec) -
     return image, box_prompt(sample) if evaluate.prompts == "box" else Prompt()
 
 
-def _without_nan(value: Any) -> Any:
+def _without_nan(value: object) -> object:
     """The same JSON values with null for NaN."""
     if isinstance(value, Mapping):
         return {k: _without_nan(v) for k, v in value.items()}

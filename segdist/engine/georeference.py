@@ -98,7 +98,7 @@ def features(instances: Sequence[Instance], place: Place | None, *, image: str) 
         transform = (place.transform if place else rasterio.Affine.identity()) @ moved
         found_in = shapes(mask_HW.astype("uint8"), mask=mask_HW, connectivity=4, transform=transform)
         rings = [shape["coordinates"] for shape, _ in found_in]
-        geometry: dict[str, Any] = {"type": "MultiPolygon", "coordinates": rings}
+        geometry: dict[str, object] = {"type": "MultiPolygon", "coordinates": rings}
         if place and place.system:
             geometry = transform_geom(place.system, WGS84, geometry, precision=_DIGITS)
         known = "WGS84" if place and place.system else "image's own units" if place else "pixels"

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from segdist.core.plugins import declaration
 from segdist.engine.checkpoint import Description
@@ -70,7 +69,7 @@ def card(description: Description, origin: Origin, *, form: str, notes: str = ""
 
 
 def _front(description: Description, origin: Origin) -> str:
-    content: dict[str, Any] = {
+    content: dict[str, object] = {
         "library_name": "transformers" if declaration(description.model.family).hub_module else "segdist",
         "pipeline_tag": "image-segmentation",
         "tags": ["segdist", description.model.family, "image-segmentation"],

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Any
 
 import numpy as np
 from pydantic import Field
@@ -117,7 +116,7 @@ class Format(DatasetFormat[Options]):
             files = Listing(self.options.path)
             report_unread(files, [name for name in files if files.uri(name) in reported], report)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**vars(self), "_indices": {}, "_categories": None}
 
     def ids(self) -> tuple[Mapping[Key, str], Categories]:

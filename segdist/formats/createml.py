@@ -38,7 +38,7 @@ def recognises(files: Listing) -> bool:
     return bool(looks_of(files).like("createml", ".json"))
 
 
-def _images(content: Any, options: ShapeOptions) -> Iterator[DrawnImage]:
+def _images(content: object, options: ShapeOptions) -> Iterator[DrawnImage]:
     for number, entry in enumerate(content if isinstance(content, list) else (), 1):
         is_object = isinstance(entry, dict)
         name = (entry.get("image") or entry.get("imagefilename")) if is_object else None
@@ -53,7 +53,7 @@ def _shape(number: int, one: Any, options: ShapeOptions) -> Shape:
     return Shape(label if isinstance(label, str) else "", f"box {number}", partial(_box, one, options))
 
 
-def _box(one: Mapping[str, Any], options: ShapeOptions, size_hw: SizeHw, repairs: list[str]) -> Part:
+def _box(one: Mapping[str, object], options: ShapeOptions, size_hw: SizeHw, repairs: list[str]) -> Part:
     written = one.get("coordinates")
     if not isinstance(written, dict):
         raise UnusableAnnotation(

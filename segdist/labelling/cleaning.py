@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import cv2
 import numpy as np
@@ -97,7 +96,7 @@ def _colour_distance(lab_HWC: Floats, weight_HW: Floats, window: float) -> tuple
     return ((lab_HWC - mean_HWC) ** 2).sum(axis=2), np.asarray(there_HW, np.float32)
 
 
-def _morphology(kind: int, mask_HW: Mask, _image: Any, _box: Any, options: Morphology) -> Mask:
+def _morphology(kind: int, mask_HW: Mask, _image: object, _box: object, options: Morphology) -> Mask:
     reach = int(np.ceil(options.radius))
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     disc = (x**2 + y**2 <= options.radius**2).astype(np.uint8)
@@ -111,23 +110,23 @@ def _parts(mask_HW: Mask, *, connectivity: int) -> tuple[NDArray[np.int32], NDAr
     return np.asarray(labels_HW, np.int32), np.asarray(stats[:, cv2.CC_STAT_AREA], np.int32)
 
 
-def _fill(mask_HW: Mask, _image: Any, _box: Any, options: FillHoles) -> Mask:
+def _fill(mask_HW: Mask, _image: object, _box: object, options: FillHoles) -> Mask:
     return fill_holes(mask_HW, options.relative_area)
 
 
-def _remove(mask_HW: Mask, _image: Any, _box: Any, options: RemoveParts) -> Mask:
+def _remove(mask_HW: Mask, _image: object, _box: object, options: RemoveParts) -> Mask:
     return remove_parts(mask_HW, options.relative_area)
 
 
-def _clip(mask_HW: Mask, _image: Any, box: Sequence[float], options: ClipToBox) -> Mask:
+def _clip(mask_HW: Mask, _image: object, box: Sequence[float], options: ClipToBox) -> Mask:
     return clip_to_box(mask_HW, box, options.margin)
 
 
-def _smooth(mask_HW: Mask, _image: Any, _box: Any, options: Smooth) -> Mask:
+def _smooth(mask_HW: Mask, _image: object, _box: object, options: Smooth) -> Mask:
     return smooth(mask_HW, options.sigma)
 
 
-def _snap(mask_HW: Mask, image_HWC: ImageHWC, _box: Any, options: Snap) -> Mask:
+def _snap(mask_HW: Mask, image_HWC: ImageHWC, _box: object, options: Snap) -> Mask:
     return snap(mask_HW, image_HWC, pixels=options.pixels, window=options.window)
 
 

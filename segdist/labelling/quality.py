@@ -51,7 +51,7 @@ class _OfClass:
         self.taught = _added(self.taught, note.get("taught", {}).get(label, []))
 
 
-def _quality(classes: Sequence[_OfClass]) -> dict[str, Any]:
+def _quality(classes: Sequence[_OfClass]) -> dict[str, object]:
     """The quality over some classes."""
     rows: dict[str, Sums] = {}
     for of in classes:
@@ -88,5 +88,5 @@ def _oracle_iou(parts: Sequence[Sums]) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def _mean(sums: Sums) -> dict[str, Any]:
+def _mean(sums: Sums) -> dict[str, object]:
     return {"objects": int(sums[0])} | {name: total / sums[0] for name, total in zip(MEASURES, sums[1:], strict=True)}

@@ -48,15 +48,15 @@ _PICKLES = 5
 class StandIn:
     """In place of an object of a pickle: it holds what the file says of the object; nothing of its class runs."""
 
-    held: Mapping[str, Any] = {}
+    held: Mapping[str, object] = {}
 
-    def __new__(cls, *_: Any) -> Self:
+    def __new__(cls, *_: object) -> Self:
         """Whatever the object would have been made of."""
         return super().__new__(cls)
 
     def __init__(self, *_: Any) -> None: ...
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         self.held = state if isinstance(state, dict) else {}
 
     @property
@@ -80,7 +80,7 @@ def read(uri: str) -> State:
         return state
 
 
-def check(state: Mapping[str, Any], where: str) -> None:
+def check(state: Mapping[str, object], where: str) -> None:
     """Whether all of it is plain numbers.
 
     Raises:
@@ -113,7 +113,7 @@ def fits(value: Tensor, wanted: Tensor) -> bool:
     return value.shape == wanted.shape and value.is_floating_point() == wanted.is_floating_point()
 
 
-def unpickled(file: Path, stand_ins: Sequence[str] = ()) -> Any:
+def unpickled(file: Path, stand_ins: Sequence[str] = ()) -> object:
     """What `torch.save` wrote.
 
     Args:
@@ -229,7 +229,7 @@ def _bytes_held(value: Tensor) -> int:
     return value.untyped_storage().nbytes() if value.layout is torch.strided else 0
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     return value.class_name if isinstance(value, StandIn) else type(value).__name__
 
 

@@ -135,8 +135,8 @@ class Published:
             _copy(source / _WORDS, shown, _checked_words)
             yield shown
 
-    def _checked_config(self, content: Mapping[str, Any], file: Path) -> dict[str, Any]:
-        checked: dict[str, Any] = _plain(content, file, "", (self.model_type, *self.also, *self.parts))
+    def _checked_config(self, content: Mapping[str, object], file: Path) -> dict[str, Any]:
+        checked: dict[str, object] = _plain(content, file, "", (self.model_type, *self.also, *self.parts))
         return checked
 
     def _files(self, weights: str) -> list[str]:
@@ -197,7 +197,7 @@ def _is_needed(name: str) -> bool:
     return name in (_CONFIG, _INDEX, _WORDS, *WORDS) or bool(_SHARD.fullmatch(name))
 
 
-def _copy(file: Path, folder: Path, checked: Callable[[Mapping[str, Any], Path], Mapping[str, Any]]) -> None:
+def _copy(file: Path, folder: Path, checked: Callable[[Mapping[str, object], Path], Mapping[str, object]]) -> None:
     """Write a JSON file anew with what is left of it; nothing happens where there is none."""
     if not file.is_file():
         return
@@ -207,7 +207,7 @@ def _copy(file: Path, folder: Path, checked: Callable[[Mapping[str, Any], Path],
     (folder / file.name).write_text(json.dumps(checked(content, file)))
 
 
-def _plain(value: Any, file: Path, key: str, types: tuple[str, ...]) -> Any:
+def _plain(value: object, file: Path, key: str, types: tuple[str, ...]) -> Any:
     """A value of config.json without the keys that are ignored.
 
     Raises:
@@ -227,7 +227,7 @@ def _plain(value: Any, file: Path, key: str, types: tuple[str, ...]) -> Any:
     return value
 
 
-def _check_key(key: str, name: str, value: Any, file: Path, types: tuple[str, ...]) -> None:
+def _check_key(key: str, name: str, value: object, file: Path, types: tuple[str, ...]) -> None:
     if name in _REFUSED and value:
         raise WeightsError(f"{file}: {_REFUSED[name]}, but `{key}` is {str(value)[:80]}")
     if name in ("dtype", "torch_dtype") and value is not None and value not in _NUMBER_TYPES:
@@ -236,7 +236,7 @@ def _check_key(key: str, name: str, value: Any, file: Path, types: tuple[str, ..
         raise WeightsError(f"{file}: `{key}` must begin with one of {', '.join(types)}, but is {str(value)[:80]}")
 
 
-def _checked_index(content: Mapping[str, Any], file: Path) -> Mapping[str, Any]:
+def _checked_index(content: Mapping[str, object], file: Path) -> Mapping[str, object]:
     """The index of tensors in several files, which must lie beside it."""
     names = content.get("weight_map")
     for name in names.values() if isinstance(names, dict) else [names]:
@@ -248,7 +248,7 @@ def _checked_index(content: Mapping[str, Any], file: Path) -> Mapping[str, Any]:
     return content
 
 
-def _checked_words(content: Mapping[str, Any], file: Path) -> dict[str, Any]:
+def _checked_words(content: Mapping[str, object], file: Path) -> dict[str, object]:
     """The tokenizer's configuration: one of the tokenizers that read a table, and no code."""
     kind = content.get("tokenizer_class") or ""
     if not isinstance(kind, str) or kind.removesuffix("Fast") not in _TOKENIZERS:

@@ -74,7 +74,7 @@ def write_page(
     render(uri, "page", title=title, note=note, sections=list(sections), legend=legend, series=series, pairs=pairs)
 
 
-def render(uri: str, template: str, **values: Any) -> None:
+def render(uri: str, template: str, **values: object) -> None:
     """Write a page from one of the templates here; `title` and `note` are what every page has."""
     text = _environment().get_template(f"{template}.html.jinja").render(**values)
     storage.write_atomic(uri, text.encode())

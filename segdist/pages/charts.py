@@ -35,7 +35,7 @@ class Line:
     tint: float
     kind: str
     values: ChartPoints = ()
-    params: Mapping[str, Any] | None = None
+    params: Mapping[str, object] | None = None
 
 
 def curves(lines: Sequence[Line], *, title: str, over: str = "epoch", each: str = "trial") -> Markup:

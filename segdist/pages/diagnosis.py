@@ -13,7 +13,7 @@ FEW_OBJECTS = 10
 """A class with fewer objects to learn from is too rare to be found."""
 
 
-def why_nothing(board: Leaderboard, summary: Mapping[str, Any]) -> list[str]:
+def why_nothing(board: Leaderboard, summary: Mapping[str, object]) -> list[str]:
     """The likeliest reasons why no trial found anything, the likeliest first.
 
     Args:

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
 
 import cv2
 import numpy as np
@@ -185,7 +184,7 @@ def _shape(
 
 def outline(mask_HW: masks.Mask) -> str:
     """A mask as an SVG path; holes are loops of their own, to be filled by the even-odd rule."""
-    contours: Any
+    contours: object
     contours, _ = cv2.findContours(mask_HW.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     loops = (contour.reshape(-1, 2).tolist() for contour in contours)
     return "".join("M" + "L".join(f"{x} {y}" for x, y in loop) + "Z" for loop in loops)

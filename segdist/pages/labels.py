@@ -64,7 +64,7 @@ def _details(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**details, "quality": {**quality, "oracle_iou": quality.get("ceiling_iou"), "per_class": per_class}}
 
 
-def _of_page(policy: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _of_page(policy: Mapping[str, object], manifest: Mapping[str, object]) -> dict[str, Any]:
     details = _details(manifest)
     quality, verdicts = details.get("quality") or {}, details.get("verdicts") or {}
     per_class = quality.get("per_class", {})
@@ -83,7 +83,7 @@ def _of_page(policy: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str
     }
 
 
-def print_label_reports(reports: Sequence[Mapping[str, Any]], console: RichConsole | None = None) -> None:
+def print_label_reports(reports: Sequence[Mapping[str, object]], console: RichConsole | None = None) -> None:
     """Print the sets of labels of a sweep, one after the other."""
     out = Console(console)
     for one in reports:

@@ -203,7 +203,7 @@ def _semantic(board: Leaderboard) -> list[str]:
     return [name for name in known if "instance" not in declaration(name).tasks]
 
 
-def number(value: Any) -> str:
+def number(value: object) -> str:
     """A value as people write it: three digits, and an empty text for nothing."""
     if isinstance(value, bool) or value is None:
         return "" if value is None else str(value).lower()

@@ -1,14 +1,12 @@
 """Self-contained pages from templates that share one style sheet."""
 
-from typing import Any
-
 import jinja2
 
 from segdist.core.redaction import redacted_value
 from segdist.pages.leaderboard import number
 
 
-def render(template: str, **values: Any) -> str:
+def render(template: str, **values: object) -> str:
     """A page from a template of this package; text is escaped.
 
     Args:

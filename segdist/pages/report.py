@@ -179,13 +179,13 @@ def _ranked_pictures(tracker: Tracker, board: Leaderboard) -> list[PictureGaller
 def _listed(folder: Path) -> list[dict[str, Any]]:
     """What each picture is; from its name, where an older run left no list."""
     if (folder / INDEX).is_file():
-        listed: list[dict[str, Any]] = json.loads((folder / INDEX).read_text("utf-8"))
+        listed: list[dict[str, object]] = json.loads((folder / INDEX).read_text("utf-8"))
         return listed
     known = {rank: sorted(folder.glob(f"{rank}-*.jpg")) for rank in ("worst", "median", "best")}
     return [{"file": f.name, "rank": rank, "of": "", "name": ""} for rank, files in known.items() for f in files]
 
 
-def _titled(listed: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+def _titled(listed: Sequence[Mapping[str, object]]) -> dict[str, list[Mapping[str, Any]]]:
     """By the title of their gallery: a rank of all images, or a group."""
     found: dict[str, list[Mapping[str, Any]]] = {}
     for one in listed:

@@ -70,7 +70,7 @@ def connected() -> Iterator[Any]:
 
 
 @contextmanager
-def _starting() -> Iterator[dict[str, Any]]:
+def _starting() -> Iterator[dict[str, object]]:
     """How to start a cluster of our own: its processes inherit this environment, keys of a storage included."""
     with private_session() as folder:
         yield {
@@ -95,7 +95,7 @@ def _join_settings(token_mode: Mapping[str, str]) -> Iterator[dict[str, Any]]:
         yield {"runtime_env": {"env_vars": _settings(), "worker_process_setup_hook": _hook_with(_storage_keys())}}
 
 
-def _start(ray: Any, address: str | None, how: dict[str, Any]) -> None:
+def _start(ray: Any, address: str | None, how: dict[str, object]) -> None:
     """Connect to a cluster, or start one.
 
     Raises:
@@ -121,7 +121,7 @@ def _start(ray: Any, address: str | None, how: dict[str, Any]) -> None:
 def _kill_orphans(error: Exception) -> None:
     """End the processes of a start that failed: Ray would keep them until this process ends."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
-        node: Any = frame.f_locals.get("self")
+        node: object = frame.f_locals.get("self")
         if hasattr(node, "kill_all_processes"):
             node.kill_all_processes(check_alive=False, allow_graceful=False)
             return

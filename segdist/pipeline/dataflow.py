@@ -17,7 +17,7 @@ def answers(work: Callable[..., str]) -> Callable[..., dict[str, str]]:
     """
 
     @functools.wraps(work)
-    def answer(*arguments: Any) -> dict[str, str]:
+    def answer(*arguments: object) -> dict[str, str]:
         try:
             return {"text": work(*arguments), "error": "", "message": ""}
         except SegdistError as error:

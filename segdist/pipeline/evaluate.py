@@ -41,7 +41,7 @@ class EvaluationFiles:
     """The model's description, where its scores per class were tuned."""
 
 
-def evaluate_trials(ray: Any, tracker: Tracker, parent_run_id: str, job: Job) -> None:
+def evaluate_trials(ray: object, tracker: Tracker, parent_run_id: str, job: Job) -> None:
     """Every metric, `runtime/...` and `model/bytes` of each finished trial that has none yet, logged to its run.
 
     Args:
@@ -102,7 +102,7 @@ def _evaluations(
 ) -> Iterator[tuple[TrialRecord, EvaluationFiles | str]]:
     """What each trial's model shows, or why it shows nothing; at most this many models at once."""
     left = iter(trials)
-    running: dict[Any, TrialRecord] = {}
+    running: dict[object, TrialRecord] = {}
     while True:
         for trial in islice(left, most - len(running)):
             packed = _packed(tracker, trial.run_id)

@@ -44,7 +44,7 @@ def _distribution(range_: Range) -> Any:
     return kind(range_.low, range_.high, log=range_.log)
 
 
-def _value(range_: Range, value: Any) -> Any:
+def _value(range_: Range, value: Any) -> object:
     """The value in the range: the first trial's own may lie outside."""
     if range_.choices:
         return label_policies.encoded(value if value in range_.choices else range_.choices[0])

@@ -31,7 +31,7 @@ class Known:
     """
 
     option: str
-    content: Mapping[str, Any]
+    content: Mapping[str, object]
     uris: Mapping[str, str]
 
     @classmethod

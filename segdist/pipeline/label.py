@@ -101,7 +101,7 @@ def label_key(spec: SweepSpec, dataset: Dataset, trained_uri: str = "") -> str:
     how = policy.model_dump(mode="json", exclude=_HOW_FAST)
     if policy.gpus_per_actor and policy.precision != "float32":
         how["precision"] = policy.precision
-    who: list[Any]
+    who: list[object]
     if trained_uri:
         who = ["trained", trained_uri.rpartition("/")[2]]
     else:
@@ -184,7 +184,7 @@ def _check_prompts(policy: LabelSpec, model: Any, name: str) -> None:
     check_teacher(policy, family.prompts(options), name)
 
 
-def _units(root: str, dataset: Dataset, spec: LabelSpec, limit: int) -> list[dict[str, Any]]:
+def _units(root: str, dataset: Dataset, spec: LabelSpec, limit: int) -> list[dict[str, object]]:
     """What is labelled and saved at once: at most `images_per_shard` images of one shard."""
     found = []
     left = limit or None
@@ -202,7 +202,7 @@ def _units(root: str, dataset: Dataset, spec: LabelSpec, limit: int) -> list[dic
     return found
 
 
-def _run(units: Sequence[dict[str, Any]], job: LabelJob, teacher: TeacherMaker) -> Iterator[ShardSummary]:
+def _run(units: Sequence[dict[str, object]], job: LabelJob, teacher: TeacherMaker) -> Iterator[ShardSummary]:
     spec = job.label
     with connected() as ray:
         # A fraction of a CPU lets reading go on beside the teachers; more teachers than CPUs would only queue.
@@ -228,7 +228,7 @@ def _pool(ray: Any, actors: int, most: int) -> Any:
     return ray.data.ActorPoolStrategy(min_size=actors, max_size=most, initial_size=actors)
 
 
-def _identifying_options(teacher: TeacherSpec) -> dict[str, Any]:
+def _identifying_options(teacher: TeacherSpec) -> dict[str, object]:
     """A family's options without those that say where and how much is kept, which changes no label."""
     fields = declaration(teacher.family).options.model_fields
     extras = {name: field.json_schema_extra for name, field in fields.items()}

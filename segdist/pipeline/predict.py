@@ -109,7 +109,7 @@ def _claim(out: str, job: PredictJob) -> None:
     storage.write_json(place, mine)
 
 
-def _parts(inputs: Sequence[Input], known: Mapping[str, Sequence[Any]], out: str) -> list[dict[str, Any]]:
+def _parts(inputs: Sequence[Input], known: Mapping[str, Sequence[object]], out: str) -> list[dict[str, Any]]:
     """What is predicted and saved at once; named by its images, so that others than before are done anew.
 
     Args:

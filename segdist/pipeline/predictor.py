@@ -35,7 +35,7 @@ class How:
     """
 
     outputs: tuple[str, ...] = ("overlays",)
-    changes: Mapping[str, Any] = field(default_factory=dict)
+    changes: Mapping[str, object] = field(default_factory=dict)
     boxes: str = ""
     truth: str = ""
 
@@ -92,7 +92,7 @@ class Predictor:
         self._evaluate = EvaluateSpec()
 
     @answers
-    def __call__(self, part: dict[str, Any]) -> str:
+    def __call__(self, part: dict[str, object]) -> str:
         """The same as `work`, as an actor of Ray Data."""
         return self.work(part)
 
@@ -103,7 +103,7 @@ class Predictor:
         storage.write_atomic(part["target"], json.dumps(done).encode())
         return str(part["target"])
 
-    def _one(self, network: "Segmenter", image: Mapping[str, Any]) -> dict[str, Any]:
+    def _one(self, network: "Segmenter", image: Mapping[str, Any]) -> dict[str, object]:
         """The COCO image with its annotations, or why it could not be read."""
         from segdist.engine.outputs import PredictedImage, check_outputs, write
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 from segdist.core import storage
 from segdist.core.plugins import DatasetFormat, dataset_format
@@ -12,7 +11,7 @@ from segdist.reading.archives import INSIDE, entry, is_archive, split_place, unp
 from segdist.reading.listing import FolderOptions
 
 
-def open_format(name: str, options: Mapping[str, Any]) -> DatasetFormat:
+def open_format(name: str, options: Mapping[str, object]) -> DatasetFormat:
     """The reader of a format, also where an option names an archive or a place in one (`photos.zip!/train`).
 
     Raises:
@@ -69,7 +68,7 @@ class Archived(DatasetFormat):
         """The class names in the source's own order; empty where it has none."""
         return self._opened().classes
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**vars(self), "_inner": None, "_roots": {}}  # another node unpacks to a folder of its own
 
     def _opened(self) -> DatasetFormat:

@@ -302,7 +302,7 @@ def _header_class(uri: str) -> type[tarfile.TarInfo]:
                 _refuse(uri, found.name, "is a sparse file")
             return found
 
-        def _sparse(self, *_: Any) -> NoReturn:
+        def _sparse(self, *_: object) -> NoReturn:
             _refuse(uri, self.name, "is a sparse file")
 
         # Attributes make a member sparse too; `tarfile` has no public place to see it before it reads the map.
@@ -312,7 +312,7 @@ def _header_class(uri: str) -> type[tarfile.TarInfo]:
 
 
 @contextmanager
-def _decompressed(local: Path) -> Iterator[Any]:
+def _decompressed(local: Path) -> Iterator[object]:
     """The tar itself, in whatever it is compressed by; known by the first bytes, as `tarfile` does."""
     with local.open("rb") as file:
         head = file.read(6)

@@ -32,7 +32,7 @@ class UnusableAnnotation(Exception):  # noqa: N818 - becomes a finding, never re
         self.code, self.severity, self.message = declared(code), severity, message
 
 
-def numbers(values: Any, what: str, repairs: list[str]) -> list[float]:
+def numbers(values: object, what: str, repairs: list[str]) -> list[float]:
     """A flat list of finite numbers; numbers written as strings are repaired.
 
     Raises:
@@ -63,7 +63,7 @@ def numbers(values: Any, what: str, repairs: list[str]) -> list[float]:
     return found
 
 
-def mask_from_segmentation(segmentation: Any, *, size_hw: tuple[int, int], repairs: list[str]) -> Rle:
+def mask_from_segmentation(segmentation: object, *, size_hw: tuple[int, int], repairs: list[str]) -> Rle:
     """The mask of a COCO `segmentation`: polygons or either kind of RLE.
 
     Polygons that leave the image are rasterised as they are and the raster is cut, as by pycocotools; that is reported.
@@ -82,7 +82,7 @@ def mask_from_segmentation(segmentation: Any, *, size_hw: tuple[int, int], repai
     return rle
 
 
-def box_from_xywh(values: Any, *, size_hw: tuple[int, int], repairs: list[str]) -> Box:
+def box_from_xywh(values: object, *, size_hw: tuple[int, int], repairs: list[str]) -> Box:
     """A COCO box (x, y, width, height) as xyxy, clipped to the image.
 
     Raises:
@@ -92,7 +92,7 @@ def box_from_xywh(values: Any, *, size_hw: tuple[int, int], repairs: list[str]) 
     return _fitted(list(found), _corners(found), size_hw, repairs)
 
 
-def box_as_written(values: Any, *, repairs: list[str]) -> Box:
+def box_as_written(values: object, *, repairs: list[str]) -> Box:
     """The same wherever it lies and however small it is.
 
     Raises:
@@ -101,7 +101,7 @@ def box_as_written(values: Any, *, repairs: list[str]) -> Box:
     return _corners(xywh(values, repairs=repairs))
 
 
-def xywh(values: Any, *, repairs: list[str]) -> Box:
+def xywh(values: object, *, repairs: list[str]) -> Box:
     """The four numbers of a COCO box (x, y, width, height), whatever they say.
 
     Raises:
@@ -115,7 +115,7 @@ def xywh(values: Any, *, repairs: list[str]) -> Box:
     return found[0], found[1], found[2], found[3]
 
 
-def box_from_xyxy(values: Any, *, size_hw: tuple[int, int], repairs: list[str]) -> Box:
+def box_from_xyxy(values: object, *, size_hw: tuple[int, int], repairs: list[str]) -> Box:
     """A box given as corners (x1, y1, x2, y2), clipped to the image.
 
     Raises:
@@ -151,7 +151,7 @@ def _fitted(written: list[float], whole: Box, size_hw: tuple[int, int], repairs:
     return clipped
 
 
-def _listed(values: Any, repairs: list[str]) -> Any:
+def _listed(values: object, repairs: list[str]) -> Any:
     """A box that was written as an object, as a list."""
     for keys in (("x", "y", "width", "height"), ("x", "y", "w", "h"), ("left", "top", "width", "height")):
         if isinstance(values, dict) and set(keys) <= set(values):
@@ -204,7 +204,7 @@ def crosses_itself(
     return np.asarray(np.abs(areas - np.abs(signed)) > outline + 0.2 * areas)  # rasterising moves half the outline
 
 
-def polygons_cross(segmentation: Sequence[Any], size_hw: tuple[int, int]) -> bool:
+def polygons_cross(segmentation: Sequence[object], size_hw: tuple[int, int]) -> bool:
     """Whether any polygon of a segmentation that lies inside the image crosses itself."""
     parts = [part for part in _polygons(segmentation, []) if len(part) >= 6]
     if not parts:
@@ -213,7 +213,7 @@ def polygons_cross(segmentation: Sequence[Any], size_hw: tuple[int, int]) -> boo
     return bool(crosses_itself(np.concatenate(parts), starts, masks.polygon_areas(parts, size_hw=size_hw)).any())
 
 
-def _unquoted(segmentation: Any, repairs: list[str]) -> Any:
+def _unquoted(segmentation: object, repairs: list[str]) -> object:
     """A segmentation that was written as text, as the lists or the object that the text means."""
     if not isinstance(segmentation, str):
         return segmentation
@@ -225,14 +225,14 @@ def _unquoted(segmentation: Any, repairs: list[str]) -> Any:
     return found
 
 
-def _from_rle(segmentation: dict[str, Any], size_hw: tuple[int, int]) -> Rle:
+def _from_rle(segmentation: dict[str, object], size_hw: tuple[int, int]) -> Rle:
     try:
         return masks.from_coco(segmentation, size_hw=size_hw)
     except ValueError as error:
         raise UnusableAnnotation("rle-malformed", Severity.ERROR, str(error)) from None
 
 
-def _from_polygons(segmentation: Any, size_hw: tuple[int, int], repairs: list[str]) -> Rle:
+def _from_polygons(segmentation: object, size_hw: tuple[int, int], repairs: list[str]) -> Rle:
     polygons = _polygons(segmentation, repairs)
     usable = [p for p in polygons if len(p) >= 6]
     if not usable:
@@ -253,7 +253,7 @@ def _from_polygons(segmentation: Any, size_hw: tuple[int, int], repairs: list[st
         raise UnusableAnnotation("polygon-too-large", Severity.ERROR, str(error)) from None
 
 
-def _polygons(segmentation: Any, repairs: list[str]) -> list[NDArray[np.float64]]:
+def _polygons(segmentation: object, repairs: list[str]) -> list[NDArray[np.float64]]:
     """The polygons of a segmentation, each as x, y, x, y, ..."""
     parts = _parts(segmentation, repairs)
     points = max(len(parts), sum(len(part) for part in parts if isinstance(part, list)) // 2)
@@ -263,7 +263,7 @@ def _polygons(segmentation: Any, repairs: list[str]) -> list[NDArray[np.float64]
     return [_polygon(part, repairs) for part in parts]
 
 
-def _parts(segmentation: Any, repairs: list[str]) -> list[Any]:
+def _parts(segmentation: object, repairs: list[str]) -> list[object]:
     """The polygons of a segmentation, also when it is a single one that was not put into a list."""
     if not isinstance(segmentation, list):
         raise UnusableAnnotation(
@@ -279,7 +279,7 @@ def _parts(segmentation: Any, repairs: list[str]) -> list[Any]:
     return segmentation
 
 
-def _polygon(part: Any, repairs: list[str]) -> NDArray[np.float64]:
+def _polygon(part: object, repairs: list[str]) -> NDArray[np.float64]:
     if isinstance(part, list) and part and all(isinstance(point, list) and len(point) == 2 for point in part):
         repairs.append("the polygon was written as [x, y] pairs")
         part = [v for point in part for v in point]

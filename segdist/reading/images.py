@@ -282,7 +282,7 @@ def _stored_size(image: Image.Image) -> tuple[int, int]:
 def _orientation(image: Image.Image, content: bytes) -> int:
     """How the stored pixels lie, from 1 to 8; 1 where nothing that can be understood says."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        value: Any = image.tag_v2.get(ExifTags.Base.Orientation)
+        value: object = image.tag_v2.get(ExifTags.Base.Orientation)
     elif image.format == "PNG" and "exif" not in image.info:  # Pillow would decode all to look behind the pixels
         exif = Image.Exif()
         exif.load(_late_exif(content))

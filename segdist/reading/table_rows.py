@@ -62,7 +62,7 @@ class TableRows:
     """Opens files when they are first used and keeps the last row group, because neighbours are asked for together."""
 
     def __init__(self) -> None:
-        self._opened: tuple[str, Any] = ("", None)
+        self._opened: tuple[str, object] = ("", None)
         self._group = _Group()
 
     def __getstate__(self) -> dict[str, Any]:

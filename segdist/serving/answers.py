@@ -105,7 +105,7 @@ def _fitting(
     return Prompt(asked.boxes_xyxy, asked.labels or (classes[0],) * objects, asked.points_xy, kinds, asked.text)
 
 
-def instances_json(instances: Sequence[Instance], classes: Sequence[str]) -> list[dict[str, Any]]:
+def instances_json(instances: Sequence[Instance], classes: Sequence[str]) -> list[dict[str, object]]:
     """COCO annotations of one image, each with its `label` and `score` beside COCO's keys."""
     ids = {name: number for number, name in enumerate(classes, 1)}
     return [

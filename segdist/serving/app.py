@@ -94,7 +94,7 @@ class FoundInstance(BaseModel):
     bbox: tuple[float, float, float, float]
     area: float
     iscrowd: int
-    segmentation: dict[str, Any] | list[Any]
+    segmentation: dict[str, object] | list[object]
 
 
 class PredictionAnswer(BaseModel):
@@ -105,7 +105,9 @@ class PredictionAnswer(BaseModel):
     instances: list[FoundInstance]
 
 
-def make_app(ask: Ask, about: About, *, token: str, hosts: Collection[str] = (), limits: Limits | None = None) -> Any:
+def make_app(
+    ask: Ask, about: About, *, token: str, hosts: Collection[str] = (), limits: Limits | None = None
+) -> object:
     """The application, guarded.
 
     Args:
@@ -211,7 +213,7 @@ _REFUSED_IMAGES = {
 }
 
 
-def _described(refusals: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
+def _described(refusals: Mapping[int, str]) -> dict[int | str, dict[str, object]]:
     return {status: {"model": ErrorAnswer, "description": text} for status, text in refusals.items()}
 
 
@@ -250,11 +252,11 @@ async def _within(seconds: float, work: Coroutine[Any, Any, Result]) -> Result:
     return task.result()
 
 
-_left_behind: set[asyncio.Task[Any]] = set()
+_left_behind: set[asyncio.Task[object]] = set()
 """A task that nobody holds would be collected under way."""
 
 
-def _forget(task: asyncio.Task[Any]) -> None:
+def _forget(task: asyncio.Task[object]) -> None:
     _left_behind.discard(task)
     if not task.cancelled():
         task.exception()  # nobody waits for it any more
@@ -304,7 +306,7 @@ class _Counted:
 
     def __enter__(self) -> None: ...
 
-    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
         outcome = "ok" if error is None else "refused" if isinstance(error, SegdistError | HTTPException) else "failed"
         self._counts.requests.labels("busy" if isinstance(error, BusyError) else outcome).inc()
         if isinstance(error, SegdistError):

@@ -95,7 +95,7 @@ class Server(uvicorn.Server):
                 stack.callback(signal.signal, number, signal.signal(number, self._on_signal))
             yield
 
-    def _on_signal(self, *_: Any) -> None:
+    def _on_signal(self, *_: object) -> None:
         self.force_exit, self.should_exit = self.should_exit, True
 
 

@@ -330,7 +330,7 @@ def _names_removed(change: Override, content: DictConfig) -> list[Override]:
     return [replace(change, key_or_group=name) for name in names]
 
 
-def _is_there(node: Any, key: str, *, flat: bool) -> bool:
+def _is_there(node: object, key: str, *, flat: bool) -> bool:
     return isinstance(node, DictConfig) and (key in node if flat else OmegaConf.select(node, key) is not None)
 
 
@@ -402,7 +402,7 @@ def _apply_to_space(change: Override, content: DictConfig) -> None:
     content["space"] = {key: range_ for key, range_ in space.items() if key not in old or key in new} | new
 
 
-def flat_space(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_space(node: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
     """Ranges under dotted keys, from `train.lr: {...}` and from `train: {lr: {...}}` alike; later parts win."""
     found: dict[str, Any] = {}
     for name, value in node.items():
@@ -413,14 +413,14 @@ def flat_space(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _merged(old: Any, new: Any) -> Any:
+def _merged(old: object, new: object) -> object:
     return {**old, **new} if isinstance(old, Mapping) and isinstance(new, Mapping) else new
 
 
 # What `${...}` may stand for
 
 
-def _unfit(value: Any, keys: Keys) -> Iterator[tuple[Keys, str]]:
+def _unfit(value: object, keys: Keys) -> Iterator[tuple[Keys, str]]:
     """Values that nothing downstream can hold: files, JSON, MLflow, numpy, a line of a log."""
     if isinstance(value, dict | list):
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
@@ -535,7 +535,7 @@ class _Weighed:
     def _refused(self, keys: Keys, rule: str) -> NotAllowedError:
         return NotAllowedError(keys, rule, self._place)
 
-    def _at(self, keys: Keys) -> Any:
+    def _at(self, keys: Keys) -> object:
         value = self._content
         for key in keys:
             value = value[key]

@@ -63,10 +63,10 @@ def searched(spec: SweepSpec) -> dict[str, Range]:
     return {key: ranges[key] for key in order.static_order()}
 
 
-def own_values(spec: SweepSpec) -> dict[str, Any]:
+def own_values(spec: SweepSpec) -> dict[str, object]:
     """The file's own value of each searched label key that applies, or the first choice where it is none of them."""
     content = {"label": spec.label.model_dump(mode="json")} if spec.label else {}
-    chosen: dict[str, Any] = {}
+    chosen: dict[str, object] = {}
     for key, range_ in searched(spec).items():
         if range_.applies(chosen):
             own = encoded(_at(content, key))
@@ -75,22 +75,22 @@ def own_values(spec: SweepSpec) -> dict[str, Any]:
     return chosen
 
 
-def policy_name(config: Mapping[str, Any]) -> str:
+def policy_name(config: Mapping[str, object]) -> str:
     """Names the policy of a trial by the label keys among its values."""
     return digest({key: value for key, value in config.items() if key.startswith(PREFIX)})
 
 
-def run_values(config: Mapping[str, Any]) -> dict[str, Any]:
+def run_values(config: Mapping[str, object]) -> dict[str, object]:
     """The values of a trial that belong to its run, not to its labels."""
     return {key: value for key, value in config.items() if not key.startswith(PREFIX)}
 
 
-def encoded(value: Any) -> Any:
+def encoded(value: object) -> Any:
     """A choice as the search holds it: plain values as they are, others as JSON text."""
     return json.dumps(value, sort_keys=True) if isinstance(value, dict | list | tuple) else value
 
 
-def _combinations(spec: SweepSpec) -> list[dict[str, Any]]:
+def _combinations(spec: SweepSpec) -> list[dict[str, object]]:
     found: list[dict[str, Any]] = [{}]
     for key, range_ in searched(spec).items():
         found = [
@@ -101,11 +101,11 @@ def _combinations(spec: SweepSpec) -> list[dict[str, Any]]:
     return found
 
 
-def _decoded(range_: Range, value: Any) -> Any:
+def _decoded(range_: Range, value: object) -> object:
     return next(choice for choice in range_.choices if encoded(choice) == value)
 
 
-def _at(content: Any, key: str) -> Any:
+def _at(content: object, key: str) -> object:
     for name in key.split("."):
         if isinstance(content, list):
             content = content[int(name)] if int(name) < len(content) else None

@@ -115,7 +115,7 @@ def problems_of(error: ValidationError, model: type[BaseModel], under: Keys = ()
         yield Problem(under + keys, message)
 
 
-def _with_recipe(content: dict[str, Any]) -> dict[str, Any]:
+def _with_recipe(content: dict[str, object]) -> dict[str, object]:
     """The content with what the family that it names begins with, where the file says nothing else."""
     model = content.get("model")
     family = model.get("family") if isinstance(model, dict) else None
@@ -229,7 +229,7 @@ def _policy_range_problems(spec: SweepSpec, ranges: Mapping[str, Range]) -> Iter
 
 
 def _options_problems(
-    kind: registry.PluginKind, name: str, options: Mapping[str, Any], keys: Keys, name_key: str
+    kind: registry.PluginKind, name: str, options: Mapping[str, object], keys: Keys, name_key: str
 ) -> Iterator[Problem]:
     try:
         model: type[BaseModel] = registry.load(kind, name).Options
@@ -291,7 +291,7 @@ def _space_problems(spec: SweepSpec) -> Iterator[Problem]:
         yield Problem(("space",), f"`when` must not lead back to its own key, but does: {' -> '.join(error.args[1])}")
 
 
-def _value_problem(spec: SweepSpec, key: str, value: Any) -> str:
+def _value_problem(spec: SweepSpec, key: str, value: object) -> str:
     """Why a run cannot take this value under this key; "" where it can."""
     first = key.partition(".")[0]
     if first == "label":
@@ -360,14 +360,14 @@ def _known_keys(model: type[BaseModel], keys: Keys) -> Iterable[str]:
     return model.model_fields
 
 
-def _types_in(annotation: Any) -> Iterator[type]:
+def _types_in(annotation: object) -> Iterator[type]:
     if isinstance(annotation, type):
         yield annotation
     for argument in get_args(annotation):
         yield from _types_in(argument)
 
 
-def _union_schema(kind: registry.PluginKind, key: str, base: dict[str, Any]) -> dict[str, Any]:
+def _union_schema(kind: registry.PluginKind, key: str, base: dict[str, Any]) -> dict[str, object]:
     options = []
     for name in registry.names(kind):
         one = registry.load(kind, name).Options.model_json_schema()

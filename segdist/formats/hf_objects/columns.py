@@ -34,7 +34,7 @@ def class_names(schema: pa.Schema, objects: str) -> tuple[str, ...]:
     return tuple(names_in(features.get(objects)))
 
 
-def names_in(feature: Any) -> list[str]:
+def names_in(feature: object) -> list[str]:
     """The names of the category's class label, however the feature nests it (`List`, `Sequence`, a list, an object)."""
     if isinstance(feature, list):
         return next(filter(None, map(names_in, feature)), [])
@@ -46,7 +46,7 @@ def names_in(feature: Any) -> list[str]:
     return names_in(feature.get("feature"))
 
 
-def _label_names(feature: Any) -> list[str]:
+def _label_names(feature: object) -> list[str]:
     if not isinstance(feature, dict):
         return []
     if feature.get("_type") == "ClassLabel":
@@ -55,7 +55,7 @@ def _label_names(feature: Any) -> list[str]:
     return _label_names(feature.get("feature"))
 
 
-def annotations(objects: Any) -> Iterator[dict[str, Any]]:
+def annotations(objects: object) -> Iterator[dict[str, Any]]:
     """The objects of one row with COCO's field names.
 
     Args:
@@ -74,7 +74,7 @@ def annotations(objects: Any) -> Iterator[dict[str, Any]]:
         yield {field: value for field, names in FIELDS.items() if (value := _first(one, names)) is not None}
 
 
-def _transposed(columns: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _transposed(columns: Mapping[str, Any]) -> Iterator[dict[str, object]]:
     used = {key: values for key, values in columns.items() if values is not None}
     lengths = {key: len(values) if isinstance(values, list) else -1 for key, values in used.items()}
     if -1 in lengths.values():
@@ -87,5 +87,5 @@ def _transposed(columns: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield {key: values[number] for key, values in used.items()}
 
 
-def _first(one: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+def _first(one: Mapping[str, object], names: tuple[str, ...]) -> object:
     return next((one[name] for name in names if one.get(name) is not None), None)

@@ -128,7 +128,7 @@ class _Table:
         if self._options.boxes == "xywh":
             self._frames.check(self._report)
 
-    def _sample(self, number: int, row: Mapping[str, Any]) -> Sample | None:
+    def _sample(self, number: int, row: Mapping[str, object]) -> Sample | None:
         cell = row[self._options.image]
         content = cell.get("bytes") if isinstance(cell, dict) else cell if isinstance(cell, bytes) else None
         path = str((cell.get("path") if isinstance(cell, dict) else cell if isinstance(cell, str) else "") or "")
@@ -148,7 +148,7 @@ class _Table:
         group = source_stem(path) if ".rf." in path else ""
         return Sample(image_id, uri, size_hw, tuple(collected.instances), self._split, group)
 
-    def _image_id(self, number: int, row: Mapping[str, Any], path: str) -> str:
+    def _image_id(self, number: int, row: Mapping[str, object], path: str) -> str:
         """The image's own name where it has one that no other image has."""
         stem = PurePosixPath(self._name).stem
         name = PurePosixPath(path.replace("\\", "/")).name or str(row.get("file_name") or f"{stem}-{number:06d}")
@@ -170,7 +170,7 @@ class _Table:
         return self._files.uri(found) if found else ""
 
     def _size_hw(
-        self, row: Mapping[str, Any], content: bytes | None, uri: str, image_id: str
+        self, row: Mapping[str, object], content: bytes | None, uri: str, image_id: str
     ) -> tuple[int, int] | None:
         """The annotated frame: as stated in the row, or else the image's own size."""
         try:
@@ -187,7 +187,7 @@ class _Table:
             self._report(finding("image-unreadable", str(error), file=uri, image=image_id))
             return None
 
-    def _collected(self, row: Mapping[str, Any], image_id: str, size_hw: tuple[int, int]) -> Collected | None:
+    def _collected(self, row: Mapping[str, object], image_id: str, size_hw: tuple[int, int]) -> Collected | None:
         found = Collected(self._uri, image_id, self._report, self._missing)
         try:
             listed = list(annotations(row[self._options.objects]))
@@ -202,7 +202,7 @@ class _Table:
             found.add(instance, name, notes)
         return found
 
-    def _labelled(self, annotation: dict[str, Any]) -> tuple[dict[str, Any], Mapping[str, str]]:
+    def _labelled(self, annotation: dict[str, object]) -> tuple[dict[str, object], Mapping[str, str]]:
         """The annotation and the class names by id that it is to be read with; text is a class of its own."""
         category = annotation.get("category_id")
         if isinstance(category, str) and not category.strip().isdigit():
@@ -211,7 +211,7 @@ class _Table:
             raise DataError(f"{self._uri} numbers its classes and does not name them. Set `names` to their names.")
         return annotation, {str(key): label for key, label in self._labels.items()}
 
-    def _with_corners(self, annotation: dict[str, Any]) -> dict[str, Any]:
+    def _with_corners(self, annotation: dict[str, object]) -> dict[str, object]:
         """The annotation with its box as COCO writes it."""
         box = annotation.get("bbox")
         if self._options.boxes == "xywh" or not isinstance(box, list) or len(box) != 4:

@@ -54,7 +54,7 @@ class Writer(DatasetWriter):
         self._folder.mkdir()
         metadata = {"huggingface": json.dumps({"info": {"features": features(classes)}})}
         self._schema = _SCHEMA.with_metadata(metadata)
-        self._open: dict[str, list[dict[str, Any]]] = {}
+        self._open: dict[str, list[dict[str, object]]] = {}
         self._writers: dict[str, pq.ParquetWriter] = {}
         self._licences: Sequence[str] = ()
 
@@ -77,12 +77,12 @@ class Writer(DatasetWriter):
             writer.close()
         (self._folder.parent / "README.md").write_text(self._card(), encoding="utf-8")
 
-    def _row(self, sample: Sample, image_bytes: bytes, file_name: str) -> dict[str, Any]:
+    def _row(self, sample: Sample, image_bytes: bytes, file_name: str) -> dict[str, object]:
         listed = [
             one.to_coco(number=number, image_id=0, category_id=self._ids[one.label])
             for number, one in enumerate(sample.instances, 1)
         ]
-        columns: dict[str, list[Any]] = {name: [one.get(name) for one in listed] for name in _OBJECTS}
+        columns: dict[str, list[object]] = {name: [one.get(name) for one in listed] for name in _OBJECTS}
         columns["category"] = [one["category_id"] for one in listed]
         columns["segmentation"] = [one["segmentation"] or None for one in listed]
         columns["iscrowd"] = [bool(one["iscrowd"]) for one in listed]
@@ -104,7 +104,7 @@ class Writer(DatasetWriter):
     def _card(self) -> str:
         """What `load_dataset` needs to know, in the front matter of README.md."""
         files = [{"split": _SPLITS[s], "path": f"data/{_SPLITS[s]}-*"} for s in _SPLITS if s in self._writers]
-        content: dict[str, Any] = {"configs": [{"config_name": "default", "data_files": files}]}
+        content: dict[str, object] = {"configs": [{"config_name": "default", "data_files": files}]}
         if self._licences:
             content = {"license": "other", "license_name": "; ".join(self._licences), **content}
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
@@ -114,7 +114,7 @@ class Writer(DatasetWriter):
 def features(classes: Sequence[str]) -> dict[str, Any]:
     """The features of the rows, as `datasets` reads them from a schema; `Sequence` is known to old and new versions."""
 
-    def listed(kind: str | dict[str, Any]) -> dict[str, Any]:
+    def listed(kind: str | dict[str, object]) -> dict[str, Any]:
         feature = {"dtype": kind, "_type": "Value"} if isinstance(kind, str) else kind
         return {"feature": feature, "_type": "Sequence"}
 

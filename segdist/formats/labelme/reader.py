@@ -138,7 +138,7 @@ class _File:
         return None
 
     def _size_hw(
-        self, content: Mapping[str, Any], uri: str, image_id: str, embedded: bytes | None
+        self, content: Mapping[str, object], uri: str, image_id: str, embedded: bytes | None
     ) -> tuple[int, int] | None:
         """The annotated frame: as stated, or else the image's own size."""
         try:
@@ -156,12 +156,12 @@ class _File:
             self._report(finding("image-unreadable", str(error), file=uri, image=image_id))
             return None
 
-    def _instances(self, shapes: list[Any], image_id: str, size_hw: tuple[int, int]) -> Iterator[Instance]:
+    def _instances(self, shapes: list[object], image_id: str, size_hw: tuple[int, int]) -> Iterator[Instance]:
         collected = Collected(self._uri, image_id, self._report, self._missing)
         gather(self._shapes(shapes, collected), size_hw, collected, lambda label: self._names(label, self._uri))
         return iter(collected.instances)
 
-    def _shapes(self, shapes: list[Any], collected: Collected) -> Iterator[Shape]:
+    def _shapes(self, shapes: list[object], collected: Collected) -> Iterator[Shape]:
         for number, shape in enumerate(shapes, 1):
             name = f"shape {number}"
             if not isinstance(shape, dict):
@@ -201,7 +201,7 @@ def _resolved(folder: PurePosixPath, written: str) -> str:
     return "/".join(parts)
 
 
-def embedded_image(content: Mapping[str, Any]) -> bytes | None:
+def embedded_image(content: Mapping[str, object]) -> bytes | None:
     """The image inside the file; None where there is none that can be decoded."""
     data = content.get("imageData")
     if not isinstance(data, str) or not data:

@@ -29,7 +29,7 @@ from segdist.reading.label_maps import decode_values
 _KNOWN = "polygon, rectangle, circle, line, mask"
 
 
-def part_of(shape: Mapping[str, Any], options: ShapeOptions, size_hw: tuple[int, int], repairs: list[str]) -> Part:
+def part_of(shape: Mapping[str, object], options: ShapeOptions, size_hw: tuple[int, int], repairs: list[str]) -> Part:
     """Mask and box of one shape.
 
     Raises:
@@ -54,7 +54,7 @@ def part_of(shape: Mapping[str, Any], options: ShapeOptions, size_hw: tuple[int,
     raise without_area(kind) if kind in ("point", "points") else unknown(f"{kind} of {len(points)} point(s)", _KNOWN)
 
 
-def _points(values: Any, repairs: list[str]) -> list[PointXy]:
+def _points(values: object, repairs: list[str]) -> list[PointXy]:
     if not isinstance(values, list):
         raise UnusableAnnotation(
             "number-invalid", Severity.ERROR, f"`points` must be a list of [x, y], but is {short(values)}"

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
 
 from segdist.core.bounded_json import parse_json
 from segdist.core.errors import DataError
@@ -61,7 +60,7 @@ def rows(files: Listing, name: str, report: ReportFinding) -> Iterator[ParsedLin
         yield ParsedLine(image, place, suffix, str(content.get(CODEC, "")))
 
 
-def _text(content: Mapping[str, Any], key: str) -> str:
+def _text(content: Mapping[str, object], key: str) -> str:
     if not isinstance(content[key], str):
         raise TypeError(f"`{key}` is {short(content[key])}")
     return str(content[key])

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -102,6 +102,6 @@ def number_of(key: Key) -> int:
 
 def dump_line(table: ImageTable) -> str:
     """A line of instances.jsonl; what has its usual value is left out."""
-    content: dict[str, Any] = table.model_dump(mode="json")
+    content: dict[str, object] = table.model_dump(mode="json")
     content["instances"] = [one.model_dump(mode="json", exclude_defaults=True) for one in table.instances]
     return json.dumps(content) + "\n"

@@ -23,8 +23,8 @@ class ViaRegion:
         attributes: what was filled in about it.
     """
 
-    shape: dict[str, Any]
-    attributes: dict[str, Any]
+    shape: dict[str, object]
+    attributes: dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ViaEntry:
     regions: tuple[ViaRegion, ...]
 
 
-def from_json(content: Any) -> list[ViaEntry]:
+def from_json(content: object) -> list[ViaEntry]:
     """The images of a project or of exported annotations.
 
     Raises:
@@ -78,7 +78,7 @@ def _of_row(row: dict[str, Any], number: int) -> Iterator[ViaRegion]:
     yield _region(*values)
 
 
-def _entry(key: str, one: Any) -> ViaEntry:
+def _entry(key: str, one: object) -> ViaEntry:
     if not isinstance(one, dict) or not isinstance(one.get("filename"), str):
         raise ValueError(f"`{key:.80}` must be an object with a `filename`, but is {one!r:.60}")
     regions = one.get("regions") or []
@@ -90,7 +90,7 @@ def _entry(key: str, one: Any) -> ViaEntry:
     )
 
 
-def _region(shape: Any, attributes: Any) -> ViaRegion:
+def _region(shape: object, attributes: object) -> ViaRegion:
     return ViaRegion(shape if isinstance(shape, dict) else {}, attributes if isinstance(attributes, dict) else {})
 
 

@@ -109,7 +109,7 @@ def _part(shape: Mapping[str, Any], options: ShapeOptions, size_hw: SizeHw, repa
     raise without_area("point") if kind == "point" else unknown(kind, _KNOWN)
 
 
-def _points(shape: Mapping[str, Any], repairs: list[str]) -> Iterator[PointXy]:
+def _points(shape: Mapping[str, object], repairs: list[str]) -> Iterator[PointXy]:
     xs, ys = (numbers(shape.get(key), f"`{key}`", repairs) for key in ("all_points_x", "all_points_y"))
     if len(xs) != len(ys):
         message = f"`all_points_x` and `all_points_y` must be as long, but are {len(xs)} and {len(ys)}"

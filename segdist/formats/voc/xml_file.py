@@ -51,7 +51,7 @@ def annotation_of(root: Any) -> XmlFile | None:
     )
 
 
-def _object(element: Any) -> XmlObject:
+def _object(element: object) -> XmlObject:
     corners = tuple(_text(element, f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax"))
     return XmlObject(
         _text(element, "name") or "", corners, _text(element, "difficult") == "1", tuple(_polygon(element))

@@ -73,7 +73,7 @@ def _content(files: Listing, name: str, report: ReportFinding) -> dict[str, Any]
     return {key: value for key, value in content.items() if value not in _NOTHING}
 
 
-def _names(content: Mapping[str, Any], place: str) -> dict[Any, Any]:
+def _names(content: Mapping[str, object], place: str) -> dict[Any, Any]:
     names = content.get("names") or {}
     found = names if isinstance(names, dict) else dict(enumerate(names)) if isinstance(names, list) else {"": names}
     if "" in found or not all(isinstance(name, str) for name in found.values()):
@@ -83,7 +83,7 @@ def _names(content: Mapping[str, Any], place: str) -> dict[Any, Any]:
     return found
 
 
-def _classes_txt(files: Listing, report: ReportFinding) -> dict[Any, Any]:
+def _classes_txt(files: Listing, report: ReportFinding) -> dict[object, object]:
     places = [n for n in files if PurePosixPath(n).name in ("classes.txt", "obj.names")]
     names = _lines(files, places[0], report) if places else []
     return dict(enumerate(names))

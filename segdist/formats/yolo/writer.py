@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 
@@ -50,7 +50,7 @@ class Writer(DatasetWriter):
 
     def close(self) -> None:
         """Write data.yaml: no `path`, so that the folder may be moved; no entries where there are no splits."""
-        content: dict[str, Any] = {s: f"images/{s}" for s in ("train", "val", "test") if s in self._splits}
+        content: dict[str, object] = {s: f"images/{s}" for s in ("train", "val", "test") if s in self._splits}
         content |= {"nc": len(self._ids), "names": {n: name for name, n in self._ids.items()}}
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         (self._folder / "data.yaml").write_text(text, encoding="utf-8")

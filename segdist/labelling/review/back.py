@@ -190,7 +190,7 @@ def _masks_of(asked: Sequence[Asked], drawn: Sequence[Drawn], outcome: Outcome) 
     return found
 
 
-def _remembered(task: Task, doubt: Doubt) -> dict[str, Any]:
+def _remembered(task: Task, doubt: Doubt) -> dict[str, object]:
     mask = doubt.mask
     return {
         "number": doubt.number,

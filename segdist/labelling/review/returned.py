@@ -66,7 +66,9 @@ class Returned:
         self.unread: list[UnreadShape] = []
         self.others: Counter[str] = Counter()
 
-    def image(self, written: str, stated_hw: tuple[Any, Any] = (None, None)) -> tuple[str, tuple[int, int]] | None:
+    def image(
+        self, written: str, stated_hw: tuple[object, object] = (None, None)
+    ) -> tuple[str, tuple[int, int]] | None:
         """The queue's own name and size of an image that came back; None where it is not in the queue.
 
         Raises:
@@ -89,7 +91,7 @@ class Returned:
         """What had to be repaired before the file could be read."""
         self.others[found.message] += 1
 
-    def add(self, file_name: str, label: Any, rle: Rle, number: Any) -> None:
+    def add(self, file_name: str, label: object, rle: Rle, number: object) -> None:
         """A mask of an image of the queue."""
         self.drawn.append(Drawn(file_name, str(label), rle, object_number(number)))
 
@@ -118,7 +120,7 @@ class Returned:
             raise DataError(f"{self._file}: {what:.100}: {error}. Fix it, or export the annotations again.") from None
 
 
-def object_number(written: Any) -> int:
+def object_number(written: object) -> int:
     """The number of an object in the queue as a tool kept it; 0 where it is none."""
     text = str(written).strip()
     return int(text) if text.isascii() and text.isdigit() and len(text) <= _LONGEST_NUMBER else 0

@@ -1,7 +1,5 @@
 """The network of transformers: pretrained, of a published shape with random weights, or small."""
 
-from typing import Any
-
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 
 from segdist.models.mask2former import PUBLISHED, Options
@@ -31,12 +29,12 @@ def load(options: Options, *, num_classes: int) -> Mask2FormerForUniversalSegmen
     )
 
 
-def _swin_tiny(**overrides: Any) -> Mask2FormerConfig:
+def _swin_tiny(**overrides: object) -> Mask2FormerConfig:
     """The published shape with Swin-T (Liu et al. 2021): 47 M parameters."""
     return Mask2FormerConfig(backbone_config=swin.tiny(), **overrides)
 
 
-def _small(**overrides: Any) -> Mask2FormerConfig:
+def _small(**overrides: object) -> Mask2FormerConfig:
     """1.5 M parameters: trains on a laptop's CPU."""
     return Mask2FormerConfig(
         backbone_config=swin.debug(),

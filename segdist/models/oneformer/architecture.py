@@ -1,7 +1,6 @@
 """The network of transformers: pretrained, of a published shape with random weights, or small."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from transformers import OneFormerConfig, OneFormerForUniversalSegmentation
 
@@ -24,7 +23,7 @@ def load(options: Options, classes: Sequence[str]) -> tuple[OneFormerForUniversa
         SpecError: there are too few queries.
         WeightsError: the weights are not there, cannot be read, or are not those of a whole OneFormer.
     """
-    overrides: dict[str, Any] = {"num_labels": len(classes), "is_training": True}  # True builds the text encoder
+    overrides: dict[str, object] = {"num_labels": len(classes), "is_training": True}  # True builds the text encoder
     if options.num_queries != "auto":
         overrides["num_queries"] = options.num_queries
     if options.weights == RANDOM:
@@ -49,12 +48,12 @@ def load(options: Options, classes: Sequence[str]) -> tuple[OneFormerForUniversa
     return network, vocabulary
 
 
-def _swin_tiny(**overrides: Any) -> OneFormerConfig:
+def _swin_tiny(**overrides: object) -> OneFormerConfig:
     """The published shape with Swin-T (Liu et al. 2021)."""
     return OneFormerConfig(backbone_config=swin.tiny(), **overrides)
 
 
-def _small(**overrides: Any) -> OneFormerConfig:
+def _small(**overrides: object) -> OneFormerConfig:
     """1.7 M parameters: trains on a laptop's CPU."""
     return OneFormerConfig(
         backbone_config=swin.debug(),

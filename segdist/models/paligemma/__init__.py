@@ -3,7 +3,7 @@
 One question a class and image; the answer names every object of the class, and is empty where there is none.
 """
 
-from typing import Any, Self
+from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -20,7 +20,7 @@ PATCHES = 8
 """Rows and columns of patches of the random network, whatever its image size."""
 _LANGUAGE_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
-RECIPE: dict[str, Any] = {
+RECIPE: dict[str, object] = {
     "seed": 42,
     "train.adapter.kind": "lora",
     "train.adapter.rank": 8,

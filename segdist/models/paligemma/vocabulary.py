@@ -88,7 +88,7 @@ class TokenVocabulary:
         return int(found)
 
 
-def small_tokenizer(texts: Iterable[str]) -> Any:
+def small_tokenizer(texts: Iterable[str]) -> object:
     """A tokenizer of the words in these texts, with PaliGemma's special tokens; the same texts give the same ids."""
     pieces = sorted({piece for text in texts for piece in re.findall(_PIECE, text)} | {" ", " ;", "\n"})
     special = ["<pad>", "<eos>", "<bos>", "<unk>"]

@@ -1,6 +1,6 @@
 """RF-DETR-Seg (Robinson et al. 2025): a real-time detector on a DINOv2 encoder that draws a mask for each box."""
 
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import model_validator
 
@@ -27,7 +27,7 @@ class Options(ModelOptions):
 
     @model_validator(mode="before")
     @classmethod
-    def _image_size_as_trained(cls, options: Any) -> Any:
+    def _image_size_as_trained(cls, options: object) -> object:
         if isinstance(options, dict) and "image_size" not in options:
             return {**options, "image_size": _IMAGE_SIZE.get(options.get("size", "medium"), _IMAGE_SIZE["medium"])}
         return options

@@ -52,7 +52,7 @@ def _check_places(config: Any, options: Options) -> None:
         )
 
 
-def _published(options: Options, **overrides: Any) -> RfDetrConfig:
+def _published(options: Options, **overrides: object) -> RfDetrConfig:
     """The shapes of RF-DETR-Seg, on DINOv2-S (Oquab et al. 2023) with windowed attention."""
     size = options.size
     backbone = RfDetrDinov2Config(
@@ -71,7 +71,7 @@ def _published(options: Options, **overrides: Any) -> RfDetrConfig:
     )
 
 
-def _debug(options: Options, **overrides: Any) -> RfDetrConfig:
+def _debug(options: Options, **overrides: object) -> RfDetrConfig:
     """0.4 M parameters: trains on a laptop's CPU."""
     backbone = RfDetrDinov2Config(
         hidden_size=64,

@@ -6,7 +6,7 @@ without being shown anything, a student like the others.
 """
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import model_validator
 
@@ -34,7 +34,7 @@ class Options(PromptableOptions):
 
     @model_validator(mode="before")
     @classmethod
-    def _image_size_as_trained(cls, options: Any) -> Any:
+    def _image_size_as_trained(cls, options: object) -> object:
         if isinstance(options, dict) and "image_size" not in options:
             return {**options, "image_size": _IMAGE_SIZE.get(options.get("size", "tiny"), _IMAGE_SIZE["tiny"])}
         return options

@@ -234,10 +234,10 @@ def build(options: Options, classes: tuple[str, ...]) -> Sam3:
 @contextmanager
 def _outputs_of(*modules: nn.Module) -> Iterator[list[Any]]:
     """What the modules give in the next call, in order; filled once they have run."""
-    caught: list[Any] = [None] * len(modules)
+    caught: list[object] = [None] * len(modules)
 
     def keep(place: int) -> Any:
-        def hook(_module: nn.Module, _arguments: Any, output: Any) -> None:
+        def hook(_module: nn.Module, _arguments: object, output: object) -> None:
             caught[place] = output
 
         return hook

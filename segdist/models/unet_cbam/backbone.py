@@ -108,7 +108,7 @@ def _plain(name: str) -> str:
     return name.removeprefix("model.").replace("_", ".")
 
 
-def _colours(body: Any) -> tuple[ChannelValues, ChannelValues]:
+def _colours(body: object) -> tuple[ChannelValues, ChannelValues]:
     """Mean and deviation of the colours the weights were trained with, in 0..255."""
     data: Any = importlib.import_module("timm.data")
     config = data.resolve_model_data_config(body)

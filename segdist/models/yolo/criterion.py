@@ -5,7 +5,6 @@ image, h w of the mask prototypes.
 """
 
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +34,7 @@ class YoloCriterion(v8SegmentationLoss):
         self.bce = self._class_bce
         self._valid_BA: Tensor | None = None
 
-    def terms(self, raw: dict[str, Any], batch: dict[str, Tensor], valid_BA: Tensor) -> dict[str, Tensor]:
+    def terms(self, raw: dict[str, object], batch: dict[str, Tensor], valid_BA: Tensor) -> dict[str, Tensor]:
         """The loss of what the head says in training.
 
         Args:

@@ -89,9 +89,9 @@ class Yolo(Segmenter):
             for image, decoded_DA, prototypes_Phw in zip(images, decoded_BDA, prototypes_BPhw, strict=True)
         ]
 
-    def _raw(self, x: Any) -> Any:
+    def _raw(self, x: object) -> Any:
         """What the head says; each layer names the layers that it reads, counted from the first or back from itself."""
-        outputs: list[Any] = []
+        outputs: list[object] = []
         for layer in (*self.encoder, *self.neck, self.head):
             sources = layer.f if isinstance(layer.f, list) else [layer.f]
             read = [x if source == -1 else outputs[source] for source in sources]

@@ -293,7 +293,7 @@ def _polygons_fit(
     return np.logical_and.reduceat(inside, starts // 2)
 
 
-def _agree(boxes_xyxy: NDArray[np.float64], rles: Sequence[dict[str, Any] | None]) -> list[bool]:
+def _agree(boxes_xyxy: NDArray[np.float64], rles: Sequence[dict[str, object] | None]) -> list[bool]:
     """Whether each box lies where its mask does; False where there is no mask."""
     found = np.zeros(len(rles), np.bool_)
     there = [n for n, rle in enumerate(rles) if rle is not None]

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from segdist.core.plugins import DatasetWriter
 from segdist.core.records import ReportFinding, Sample
@@ -30,7 +30,7 @@ class Writer(DatasetWriter):
     ) -> None:
         self._folder, self._ids = folder, {name: number for number, name in enumerate(classes, 1)}
         self._parts: dict[str, _Part] = {}
-        self._licences: list[dict[str, Any]] = []
+        self._licences: list[dict[str, object]] = []
 
     def add(self, sample: Sample, image_bytes: bytes, file_name: str) -> None:
         """Write the image as it is and remember its entry."""
@@ -56,7 +56,7 @@ class _Part:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._images: list[dict[str, Any]] = []
+        self._images: list[dict[str, object]] = []
         self._count = 0
         self._stream: TextIO = (folder / ANNOTATIONS).open("w", encoding="utf-8")
         self._stream.write('{"annotations": [')
@@ -71,7 +71,7 @@ class _Part:
             entry = instance.to_coco(number=self._count, image_id=image_id, category_id=ids[instance.label])
             self._stream.write(("\n" if self._count == 1 else ",\n") + json.dumps(entry))
 
-    def close(self, categories: list[dict[str, Any]], licences: list[dict[str, Any]]) -> None:
+    def close(self, categories: list[dict[str, object]], licences: list[dict[str, object]]) -> None:
         rest = json.dumps({"images": self._images, "categories": categories, "licenses": licences})
         self._stream.write("\n],\n" + rest.removeprefix("{") + "\n")
         self._stream.close()

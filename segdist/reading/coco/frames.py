@@ -69,7 +69,7 @@ def _boxes(index: CocoIndex) -> Iterator[tuple[Any, list[Any]]]:
             yield annotation.get("bbox"), [image.height, image.width]
 
 
-def _finite(values: Any) -> list[float]:
+def _finite(values: object) -> list[float]:
     """The numbers of a list; nothing where one of them is none."""
     if not isinstance(values, list) or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
         return []

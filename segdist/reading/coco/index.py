@@ -94,13 +94,13 @@ class CocoIndex:
     uri: str
     path: str
     images: list[ImageEntry]
-    categories: list[dict[str, Any]]
+    categories: list[dict[str, object]]
     licences: tuple[str, ...]
     used_categories: set[str]
     has_masks: bool
     spans: Spans
     first: NDArray[np.int64]
-    _copy: Any = field(default=None, repr=False)  # a temporary file lives as long as the index
+    _copy: object = field(default=None, repr=False)  # a temporary file lives as long as the index
 
     @property
     def has_annotations(self) -> bool:
@@ -112,7 +112,7 @@ class CocoIndex:
         return self.spans[self.first[image] : self.first[image + 1]]
 
 
-def key_of(value: Any) -> Key:
+def key_of(value: object) -> Key:
     """An id in the form in which ids are compared; None where it can be no id."""
     if type(value) is int:
         return value
@@ -258,7 +258,7 @@ class _Heads:
         self._note([h for h in heads if h], {key_of(h.category_id) for h in heads if h})
         return heads
 
-    def _note(self, heads: Sequence[_Head | _PlainHead], categories: set[Any]) -> None:
+    def _note(self, heads: Sequence[_Head | _PlainHead], categories: set[object]) -> None:
         self.used |= {str(c) for c in categories}
         self._without_area += sum(bytes(head.area) == b"null" for head in heads)
         if not self.has_masks:
@@ -302,9 +302,9 @@ class _IdSet:
 
     def __init__(self) -> None:
         self._seen = np.zeros(1 << 16, np.bool_)
-        self._others: set[Any] = set()
+        self._others: set[object] = set()
 
-    def add_new(self, value: Any) -> bool:
+    def add_new(self, value: object) -> bool:
         """Add an id; whether it was new."""
         if type(value) is int and 0 <= value < _SMALL:
             return self.add_all_new([value])
@@ -350,13 +350,13 @@ def image_entries(uri: str, entries: Iterable[Any], report: ReportFinding) -> li
     return list(found.values())
 
 
-def _file_name(image: Mapping[str, Any]) -> Any:
+def _file_name(image: Mapping[str, object]) -> object:
     """What an entry calls its file; LVIS gives the address that it was published at alone: `.../train2017/0001.jpg`."""
     name, address = image.get("file_name"), image.get("coco_url")
     return "/".join(address.split("/")[-2:]) if name is None and isinstance(address, str) else name
 
 
-def category_entries(uri: str, entries: Iterable[Any], report: ReportFinding) -> list[dict[str, Any]]:
+def category_entries(uri: str, entries: Iterable[object], report: ReportFinding) -> list[dict[str, object]]:
     """The category entries of a file that are objects."""
     found = []
     for entry in entries:
@@ -368,7 +368,7 @@ def category_entries(uri: str, entries: Iterable[Any], report: ReportFinding) ->
     return found
 
 
-def _local(uri: str, report: ReportFinding) -> tuple[str, Any]:
+def _local(uri: str, report: ReportFinding) -> tuple[str, object]:
     """A file that can be read in pieces, in UTF-8: the file itself where it is one."""
     path = uri.removeprefix("file://")
     content = storage.read_bytes(uri) if not storage.is_local(uri) else None

@@ -40,7 +40,7 @@ class Categories:
         """Class name by category id (as text) in one file."""
         return self._names[uri]
 
-    def add(self, uri: str, categories: Sequence[dict[str, Any]], used: Collection[str]) -> Mapping[str, str]:
+    def add(self, uri: str, categories: Sequence[dict[str, object]], used: Collection[str]) -> Mapping[str, str]:
         """Read the categories of a file.
 
         Args:
@@ -84,7 +84,7 @@ class Categories:
         self._report(finding(code, message, file=uri, severity=severity))
 
 
-def _is_placeholder(category: Mapping[str, Any], groups: Counter[str]) -> bool:
+def _is_placeholder(category: Mapping[str, object], groups: Counter[str]) -> bool:
     """Whether a category only groups others: it is the supercategory of another one, whose name it bears.
 
     Roboflow puts such a category at id 0, sometimes under the name of a real class.
@@ -93,13 +93,13 @@ def _is_placeholder(category: Mapping[str, Any], groups: Counter[str]) -> bool:
     return groups[name] > (_group(category.get("supercategory")) == name)
 
 
-def _group(value: Any) -> str:
+def _group(value: object) -> str:
     """A name by which categories are grouped; "" of something else is that of no other."""
     return value if isinstance(value, str) else f"\0{type(value).__name__}"
 
 
 def instance_of(
-    annotation: Mapping[str, Any],
+    annotation: Mapping[str, object],
     names: Mapping[str, str],
     *,
     size_hw: tuple[int, int],
@@ -181,20 +181,20 @@ def _score(annotation: Mapping[str, Any], repairs: list[str]) -> float:
     return 1.0
 
 
-def _mask(annotation: Mapping[str, Any], size_hw: tuple[int, int], repairs: list[str]) -> Rle | None:
+def _mask(annotation: Mapping[str, object], size_hw: tuple[int, int], repairs: list[str]) -> Rle | None:
     segmentation = annotation.get("segmentation")
     if segmentation is None or segmentation in ([], {}, [[]], ""):
         return None
     return mask_from_segmentation(segmentation, size_hw=size_hw, repairs=repairs)
 
 
-def _box_as_written(annotation: Mapping[str, Any], mask: Rle | None, repairs: list[str]) -> Box:
+def _box_as_written(annotation: Mapping[str, object], mask: Rle | None, repairs: list[str]) -> Box:
     """The annotated box, wherever it lies; the mask's own where there is none."""
     written = annotation.get("bbox")
     return mask.box_xyxy if mask is not None and written in (None, []) else box_as_written(written, repairs=repairs)
 
 
-def _box(annotation: Mapping[str, Any], mask: Rle | None, size_hw: tuple[int, int], repairs: list[str]) -> Box:
+def _box(annotation: Mapping[str, object], mask: Rle | None, size_hw: tuple[int, int], repairs: list[str]) -> Box:
     """The annotated box; the mask's own where there is none, or where it lies elsewhere."""
     if mask is None:
         return box_from_xywh(annotation.get("bbox"), size_hw=size_hw, repairs=repairs)

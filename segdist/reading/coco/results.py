@@ -120,7 +120,7 @@ class _Ids:
     why: Mapping[Key, str]
     groups: Collection[str] = ()
 
-    def sample(self, image_id: Any) -> Sample:
+    def sample(self, image_id: object) -> Sample:
         """The image of an id.
 
         Raises:
@@ -131,7 +131,7 @@ class _Ids:
             raise _problem(self.why.get(key, f"there is no image with id {image_id!r} in the annotations"))
         return self.samples[key]
 
-    def label(self, category_id: Any) -> str:
+    def label(self, category_id: object) -> str:
         """The class of an id.
 
         Raises:
@@ -144,7 +144,7 @@ class _Ids:
 
 
 def _listed(
-    answers: Any, own: _Ids, samples: Sequence[Sample], categories: Categories, file: Path, noticed: _Noticed
+    answers: object, own: _Ids, samples: Sequence[Sample], categories: Categories, file: Path, noticed: _Noticed
 ) -> tuple[list[Any], _Ids]:
     """The results, and what their ids stand for."""
     if isinstance(answers, list):
@@ -186,7 +186,12 @@ def _why(name: str, match: Match, known: Collection[str]) -> str:
 
 
 def _read(
-    listed: list[Any], ids: _Ids, samples: tuple[Sample, ...], classes: tuple[str, ...], file: Path, noticed: _Noticed
+    listed: list[object],
+    ids: _Ids,
+    samples: tuple[Sample, ...],
+    classes: tuple[str, ...],
+    file: Path,
+    noticed: _Noticed,
 ) -> Results:
     found: dict[str, list[Instance]] = {}
     problems: list[str] = []
@@ -219,7 +224,7 @@ def _read(
     return Results(classes, samples, {k: tuple(v) for k, v in found.items()}, masked > 0, tuple(notes))
 
 
-def _instance(result: Any, ids: _Ids) -> tuple[Sample, Instance | None]:
+def _instance(result: object, ids: _Ids) -> tuple[Sample, Instance | None]:
     """A result and its image; None for a box that counts nowhere."""
     if not isinstance(result, dict):
         raise _problem("a result must be an object with image_id, category_id, score, and segmentation or bbox")
@@ -240,7 +245,7 @@ def _instance(result: Any, ids: _Ids) -> tuple[Sample, Instance | None]:
     return sample, Instance(label, mask, box_xyxy or (0.0, 0.0, 0.0, 0.0), float(score))
 
 
-def _mask(segmentation: Any, size_hw: tuple[int, int]) -> Rle:
+def _mask(segmentation: object, size_hw: tuple[int, int]) -> Rle:
     try:
         return mask_from_segmentation(segmentation, size_hw=size_hw, repairs=[])
     except UnusableAnnotation as problem:
@@ -249,7 +254,7 @@ def _mask(segmentation: Any, size_hw: tuple[int, int]) -> Rle:
         raise
 
 
-def _box(values: Any) -> Box | None:
+def _box(values: object) -> Box | None:
     """As it was predicted, also where it reaches outside the image or has no width: it overlaps nothing and is wrong.
 
     None where one side is negative: its area is, too, and COCO's evaluator counts such a box neither as right nor as
@@ -271,11 +276,11 @@ def _problem(message: str) -> UnusableAnnotation:
     return UnusableAnnotation("result-malformed", Severity.ERROR, message)
 
 
-def _place(result: Any) -> str:
+def _place(result: object) -> str:
     return f" (image_id {result['image_id']!r})" if isinstance(result, dict) and "image_id" in result else ""
 
 
-def _load(file: Path, noticed: _Noticed) -> Any:
+def _load(file: Path, noticed: _Noticed) -> object:
     try:
         return read_json(str(file), noticed)
     except ValueError as error:

@@ -35,7 +35,7 @@ def encode_brush(rle: Rle) -> list[int]:
     return [int(v) for v in packed]
 
 
-def decode_brush(content: Sequence[Any], size_hw: tuple[int, int]) -> Rle:
+def decode_brush(content: Sequence[object], size_hw: tuple[int, int]) -> Rle:
     """The mask of a brush region: pixels whose alpha is set.
 
     Raises:

@@ -110,7 +110,7 @@ def corners_of(element: Any) -> list[float]:
     return [float(v) for point in element.attrib["points"].split(";") for v in point.split(",")]
 
 
-def _points(element: Any) -> list[PointXy]:
+def _points(element: object) -> list[PointXy]:
     try:
         values = numbers(corners_of(element), "`points`", [])
     except (KeyError, ValueError) as error:

@@ -30,7 +30,7 @@ _OF_THE_IMAGE = ("choices", "rating", "textarea", "taxonomy", "number", "datetim
 """Results that say something about the image or a region, and draw nothing."""
 
 
-def regions_of(task: Any) -> list[dict[str, Any]] | None:
+def regions_of(task: object) -> list[dict[str, Any]] | None:
     """What was drawn for a task; None where nobody has submitted anything.
 
     Raises:
@@ -51,7 +51,7 @@ def latest(task: Mapping[str, Any]) -> Any:
     return max(done, key=lambda a: str(a.get("updated_at") or a.get("created_at") or ""))["result"] if done else None
 
 
-def image_of(task: Mapping[str, Any], regions: list[dict[str, Any]], options: ShapeOptions) -> DrawnImage:
+def image_of(task: Mapping[str, object], regions: list[dict[str, object]], options: ShapeOptions) -> DrawnImage:
     """The image of a task with what was drawn on it."""
     sizes = [(r.get("original_height"), r.get("original_width")) for r in regions if r.get("original_height")]
     labelled = {str(r.get("id")) for r in regions if _label(r)}
@@ -86,12 +86,12 @@ def _path(url: str) -> str:
     return served or (unquote(parts.path) if parts else url).lstrip("/")
 
 
-def _draws(region: Mapping[str, Any]) -> bool:
+def _draws(region: Mapping[str, object]) -> bool:
     kind = str(region.get("type", ""))
     return not kind.startswith(_OF_THE_IMAGE) and isinstance(region.get("value"), dict)
 
 
-def _label(region: Mapping[str, Any]) -> str:
+def _label(region: Mapping[str, object]) -> str:
     value = region.get("value")
     found = [v for k, v in value.items() if k.endswith("labels") and v] if isinstance(value, dict) else []
     names = found[0] if found else []

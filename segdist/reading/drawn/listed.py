@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 from segdist.core.errors import DataError
 from segdist.core.records import ReportFinding, Sample, Severity
@@ -56,7 +56,7 @@ class DrawnImage:
 
     names: tuple[str, ...]
     shapes: tuple[Shape, ...]
-    size_hw: tuple[Any, Any] | None = None
+    size_hw: tuple[object, object] | None = None
     split: str = ""
 
     @property

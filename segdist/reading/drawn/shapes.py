@@ -1,7 +1,7 @@
 """Shapes that people draw, as masks and boxes: polygons, rectangles, circles, ellipses, and lines of some width."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -155,7 +155,7 @@ def without_area(kind: str) -> UnusableAnnotation:
     return UnusableAnnotation("shape-without-area", Severity.SKIPPED, f"a {kind} covers no area{hint}")
 
 
-def unknown(kind: Any, known: str) -> UnusableAnnotation:
+def unknown(kind: object, known: str) -> UnusableAnnotation:
     """Why a shape of another kind cannot be used."""
     return UnusableAnnotation(
         "shape-unknown", Severity.ERROR, f"the shape `{kind!s:.40}` is none of {known}; export it as one"
