@@ -1,6 +1,7 @@
 """What README, SECURITY, CONTRIBUTING, the sweep files and --help tell a user to write or type, exists and works."""
 
 import ast
+import inspect
 import re
 import shlex
 import shutil
@@ -13,6 +14,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import segdist
 from segdist.cli import app
 from segdist.cli.options import files_and_overrides
 from segdist.sweepfile.loading import load
@@ -136,6 +138,24 @@ def test_every_other_yaml_block_fits_into_a_sweep_file(desk: Path) -> None:
         file = desk / "block.yaml"
         file.write_text(base + text, "utf-8")
         load(file)
+
+
+def test_python_that_is_shown_calls_what_there_is() -> None:
+    """What it does is shown by the notebook, every cell of which runs in tests/pipeline."""
+    names = {"segdist": segdist, "model": segdist.Model, "prediction": segdist.Prediction}
+    calls = 0
+    for text in (text for document in DOCUMENTS for text in blocks(document, "python")):
+        for node in ast.walk(ast.parse(text)):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            assert isinstance(node.func.value, ast.Name)
+            if node.func.value.id in names:
+                called = inspect.signature(getattr(names[node.func.value.id], node.func.attr))
+                itself = [] if node.func.value.id == "segdist" else [None]
+                named = {keyword.arg: None for keyword in node.keywords if keyword.arg}
+                called.bind(*itself, *node.args, **named)
+                calls += 1
+    assert calls > 7
 
 
 def test_check_shows_the_space_that_the_command_line_made(desk: Path) -> None:

@@ -1,1 +1,1 @@
-"""One act a file, without Ray: evaluate, checkpoints, diff, promote, plan, export."""
+"""One act a file, without Ray: a model or data by name, evaluate, checkpoints, compare, diff, promote, plan, export."""

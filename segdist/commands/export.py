@@ -122,7 +122,7 @@ def _safetensors(job: _Job) -> None:
     export.write(job.network, job.description, job.out)
     usage = (
         "A segdist model folder: `segdist predict FOLDER photos/ -o out/`, or in Python "
-        "`segdist.engine.checkpoint.load(Path(FOLDER))`."
+        '`segdist.load_model(FOLDER).predict("photo.jpg")`.'
     )
     _write_card(job, usage)
 

@@ -57,7 +57,7 @@ def say(text: str, *, err: bool = False, color: str | None = None, reveal: str =
     """
     encoding = getattr(sys.stderr if err else sys.stdout, "encoding", None) or "utf-8"
     writable = shown(text, reveal=reveal).encode(encoding, "backslashreplace").decode(encoding)
-    typer.secho(writable, err=err, fg=color)
+    typer.secho(writable, err=err, fg=color, reset=color is not None)
 
 
 def say_json(content: object) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -99,6 +100,7 @@ def _new_tuner(
             storage_path=path,
             storage_filesystem=filesystem,
             verbose=0,
+            progress_reporter=tune.CLIReporter(),  # silent; the one for notebooks clears the cell
             callbacks=[Tracking(tracker, parent_run_id, job, tags), progress],
             failure_config=tune.FailureConfig(max_failures=spec.resources.max_failures),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=job.metric),
@@ -116,7 +118,13 @@ def _driver_resources(spec: SweepSpec) -> dict[str, float]:
 
 @contextmanager
 def _stopping_gracefully() -> Iterator[None]:
-    """SIGTERM becomes the signal on which Tune saves and returns; installed after Ray's own handlers."""
+    """SIGTERM becomes the signal on which Tune saves and returns; installed after Ray's own handlers.
+
+    Only the main thread may do so; in another, as those of a web server, SIGTERM stays what it was.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
     try:
         yield
