@@ -69,12 +69,14 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import what is asked for (PEP 562), and keep it."""
-    if name not in _HOME_OF:
-        raise AttributeError(f"module `segdist` has no attribute `{name}`. It offers: {', '.join(__all__)}.")
-    value = globals()[name] = getattr(import_module(f"segdist.{_HOME_OF[name]}"), name)
-    return value
+if not TYPE_CHECKING:  # who checks types must not think that every name is there
+
+    def __getattr__(name: str) -> Any:
+        """Import what is asked for (PEP 562), and keep it."""
+        if name not in _HOME_OF:
+            raise AttributeError(f"module `segdist` has no attribute `{name}`. It offers: {', '.join(__all__)}.")
+        value = globals()[name] = getattr(import_module(f"segdist.{_HOME_OF[name]}"), name)
+        return value
 
 
 def __dir__() -> list[str]:
