@@ -101,11 +101,11 @@ def spread(truth: Tensor, share: Tensor) -> Tensor:
     return truth * (1 - share) + share / 2
 
 
-def weighted_mean(values_M: Tensor, weights_M: Tensor | None) -> Tensor:
-    """The mean of some values; a connected zero where nothing counts."""
+def weighted_mean(values_M: Tensor, weights_M: Tensor | None, *, least: float = 1e-6) -> Tensor:
+    """The mean of some values; a connected zero where nothing counts; the sum is divided by `least` or more."""
     if weights_M is None:
         return values_M.mean()
-    return (values_M * weights_M).sum() / weights_M.sum().clamp(min=1e-6)
+    return (values_M * weights_M).sum() / weights_M.sum().clamp(min=least)
 
 
 def share_on(logits_BQhw: Tensor, region_BHW: Tensor) -> Tensor:

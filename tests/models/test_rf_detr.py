@@ -12,9 +12,10 @@ from pydantic import ValidationError
 from segdist.core.errors import SpecError, WeightsError
 from segdist.core.plugins import Example
 from segdist.models.rf_detr import FAMILY, Options
-from segdist.models.rf_detr.criterion import DetrCriterion, DetrLayer, DetrTargets
+from segdist.models.rf_detr.criterion import DetrCriterion
 from segdist.models.rf_detr.network import RfDetr, build
 from segdist.nets.matching import SURPLUS
+from segdist.nets.set_criterion import Layer, Targets
 from tests.models.variants import CLASSES, example
 
 SIZE = 64
@@ -43,18 +44,18 @@ def many(count: int) -> Example:
     )
 
 
-def targets(*examples: Example) -> DetrTargets:
+def targets(*examples: Example) -> Targets:
     batch = network().collate(examples)
     valid = torch.ones_like(batch["ignored_BSS"])  # transformers' loss knows no ignored pixels
-    return DetrTargets(batch["labels"], batch["boxes_cxcywh"], batch["masks"], valid, batch["crowd_BSS"])
+    return Targets(batch["labels"], batch["masks"], valid, batch["crowd_BSS"], boxes_cxcywh=batch["boxes_cxcywh"])
 
 
-def guess(batch: int, *, queries: int = 12, seed: int = 0) -> DetrLayer:
+def guess(batch: int, *, queries: int = 12, seed: int = 0) -> Layer:
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.randn(batch, queries, 4, 4, generator=generator) * 3
     boxes = torch.rand(batch, queries, 4, generator=generator) * 0.4 + 0.1
     masks = torch.nn.functional.interpolate(coarse, (32, 32), mode="bilinear")
-    return DetrLayer(torch.randn(batch, queries, 2, generator=generator), boxes, masks)
+    return Layer(torch.randn(batch, queries, 2, generator=generator), masks, boxes)
 
 
 @pytest.mark.parametrize("groups", [1, 3])
@@ -74,7 +75,7 @@ def test_the_loss_agrees_with_transformers_where_that_works(groups: int) -> None
     ours = DetrCriterion(num_queries=12 // groups, points_ratio=1)
     with pytest.MonkeyPatch.context() as patch:
         costs = {"class": 2.0, "box": 5.0, "giou": 2.0, "mask": 0.0, "dice": 0.0}
-        patch.setattr("segdist.models.rf_detr.criterion._COSTS", costs)
+        patch.setattr(DetrCriterion, "costs", costs)
         found = ours([layer], taught)
     names = {
         "class": "loss_ce",
@@ -92,6 +93,7 @@ def test_the_class_loss_is_the_formula_in_float64() -> None:
     taught, layer = targets(ONE), guess(1)
     ours = DetrCriterion(num_queries=12, points_ratio=16)
     matches = ours.matcher([ours._costs(layer, taught, _pixels(taught), 0)])
+    assert layer.boxes_BQ4 is not None
     p = 1 / (1 + np.exp(-layer.classes_BQC[0].double().numpy()))
     positive, negative = np.zeros_like(p), p**2
     for query, target in zip(matches.query_M.tolist(), matches.object_M.tolist(), strict=True):
@@ -101,18 +103,11 @@ def test_the_class_loss_is_the_formula_in_float64() -> None:
         )
         positive[query, label], negative[query, label] = quality, 1 - quality
     expected = -(positive * np.log(p) + negative * np.log(1 - p)).sum() / 2
-    torch.manual_seed(0)
-    overlap = torch.tensor(
-        [
-            _iou(layer.boxes_BQ4[0, q], taught.boxes_cxcywh[0][n])
-            for q, n in zip(matches.query_M.tolist(), matches.object_M.tolist(), strict=True)
-        ]
-    ).float()
-    found = ours._class_loss(layer, taught, matches, overlap)
+    found = ours.class_terms(layer, taught, matches, torch.ones(1, 12, dtype=torch.bool))["class"]
     assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
-def _pixels(taught: DetrTargets) -> Any:
+def _pixels(taught: Targets) -> Any:
     from segdist.nets.points import ValidPixels
 
     return ValidPixels(taught.valid_BHW)
@@ -157,7 +152,7 @@ def test_objects_beyond_one_groups_queries_are_counted() -> None:
 
 def test_scores_so_sure_that_they_round_to_zero_and_one_give_no_nan() -> None:
     layer = guess(1)
-    sure = DetrLayer(torch.where(layer.classes_BQC > 0, 200.0, -200.0), layer.boxes_BQ4, layer.masks_BQhw)
+    sure = replace(layer, classes_BQC=torch.where(layer.classes_BQC > 0, 200.0, -200.0))
     terms = DetrCriterion(num_queries=12, points_ratio=16)([sure], targets(ONE))
     assert all(torch.isfinite(value) for value in terms.values())
 
@@ -169,9 +164,7 @@ def test_a_query_on_a_crowd_is_not_taught_that_nothing_is_there() -> None:
     masks[0, 0, :12], masks[0, 1, 20:24] = 5.0, 5.0
     classes = torch.zeros(1, 2, 2, requires_grad=True)
     crowd = targets(replace(EMPTY, ignore_HW=ignore_HW))
-    terms = DetrCriterion(num_queries=2, points_ratio=16)(
-        [DetrLayer(classes, torch.full((1, 2, 4), 0.5), masks)], crowd
-    )
+    terms = DetrCriterion(num_queries=2, points_ratio=16)([Layer(classes, masks, torch.full((1, 2, 4), 0.5))], crowd)
     torch.autograd.backward(terms["class"])
     assert classes.grad is not None
     assert (classes.grad[0, 0] == 0).all()

@@ -13,7 +13,7 @@ from segdist.core.plugins import Example
 from segdist.nets.collate import ignored, padded_masks
 from segdist.nets.matching import FALLBACKS, SURPLUS
 from segdist.nets.points import ValidPixels, mask_losses
-from segdist.nets.set_criterion import IGNORE_INDEX, Layer, SetCriterion, Targets
+from segdist.nets.set_criterion import IGNORE_INDEX, Layer, MaskFormerCriterion, Targets
 from segdist.reading.examples import pad
 
 SIZE = 64
@@ -60,8 +60,8 @@ def guess(batch: int = 1, *, queries: int = 5, seed: int = 0) -> Layer:
     return Layer(classes_BQC.requires_grad_(), masks_BQhw.requires_grad_())
 
 
-def criterion(num_points: int = 4096) -> SetCriterion:
-    return SetCriterion(num_points=num_points, no_object_weight=0.1)
+def criterion(num_points: int = 4096) -> MaskFormerCriterion:
+    return MaskFormerCriterion(num_points=num_points, no_object_weight=0.1)
 
 
 def test_without_ignored_pixels_it_agrees_with_transformers() -> None:
@@ -165,6 +165,7 @@ def test_a_query_on_ignored_pixels_is_not_taught_that_nothing_is_there() -> None
 
 def test_an_image_ignored_whole_costs_nothing_and_is_no_nan() -> None:
     layer = guess()
+    assert layer.masks_BQhw is not None
     layer.masks_BQhw.data.abs_()
     square = example(boxes={}, size_hw=(SIZE, SIZE))
     terms = criterion()([layer], targets(replace(square, ignore_HW=np.ones((SIZE, SIZE), np.bool_))))
@@ -173,6 +174,7 @@ def test_an_image_ignored_whole_costs_nothing_and_is_no_nan() -> None:
 
 def test_a_query_gone_to_infinity_is_counted_and_the_others_are_matched(caplog: pytest.LogCaptureFixture) -> None:
     layer = guess()
+    assert layer.masks_BQhw is not None
     layer.masks_BQhw.data[0, 2] = torch.inf
     ours = criterion()
     with caplog.at_level(logging.WARNING):

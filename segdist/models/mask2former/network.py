@@ -19,7 +19,7 @@ from segdist.models.mask2former.architecture import load
 from segdist.nets.collate import stack_images
 from segdist.nets.queries import instances_of_queries, object_targets, without_empty
 from segdist.nets.segmenter import Traceable
-from segdist.nets.set_criterion import Layer, SetCriterion, Targets
+from segdist.nets.set_criterion import Layer, MaskFormerCriterion, Targets
 
 
 class Mask2Former(Traceable):
@@ -36,7 +36,7 @@ class Mask2Former(Traceable):
         self.model = load(options, num_classes=len(classes))
         self.model.criterion = None  # ours below knows ignored pixels; theirs would only add a buffer to the weights
         config = self.model.config
-        self.criterion = SetCriterion(
+        self.criterion = MaskFormerCriterion(
             # A predicted mask has a sixteenth of the pixels; more points than 4 to each of those say nothing new.
             num_points=min(config.train_num_points, options.image_size**2 // 4),
             no_object_weight=config.no_object_weight,
@@ -63,8 +63,8 @@ class Mask2Former(Traceable):
 
     def outputs(self, pixels_B3SS: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the last layer: classes with "no object" last (B, Q, C + 1), and masks (B, Q, h, w)."""
-        layer = _layer(self.model(pixels_B3SS))
-        return layer.classes_BQC, layer.masks_BQhw
+        output = self.model(pixels_B3SS)
+        return output.class_queries_logits.float(), output.masks_queries_logits.float()
 
     def found(self, outputs: Sequence[Tensor], images: Sequence[ImageHWC]) -> list[tuple[Instance, ...]]:
         """Instances of each image, best first."""

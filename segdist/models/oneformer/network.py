@@ -24,7 +24,7 @@ from segdist.models.oneformer.text import TASKS, sentences
 from segdist.nets.collate import stack_images
 from segdist.nets.queries import instances_of_queries, object_targets, without_empty
 from segdist.nets.segmenter import Traceable
-from segdist.nets.set_criterion import Layer, SetCriterion, Targets
+from segdist.nets.set_criterion import Layer, MaskFormerCriterion, Targets
 
 _MOST_CERTAIN = 100.0
 """Largest factor on the contrastive logits, as in CLIP (Radford et al. 2021)."""
@@ -47,7 +47,7 @@ class OneFormer(Traceable):
         self.logit_scale = self.model.criterion.logit_scale
         self.model.criterion = None  # ours below knows ignored pixels
         self.model.model.is_training = False  # the text is encoded below; the network needs none to predict
-        self.criterion = SetCriterion(
+        self.criterion = MaskFormerCriterion(
             num_points=min(config.train_num_points, options.image_size**2 // 4),
             no_object_weight=config.no_object_weight,
         )
@@ -84,7 +84,7 @@ class OneFormer(Traceable):
         texts_BQE = self._encoded(batch["texts_UL"], batch["which_BT"])
         with torch.autocast(batch["pixels_B3SS"].device.type, enabled=False):  # sums over thousands of points
             return {
-                **self.criterion([*layers, _last(output)], targets),
+                **self.criterion([*layers, Layer(*_last(output))], targets),
                 "contrastive": contrastive(
                     output.transformer_decoder_contrastive_queries.float(), texts_BQE.float(), self.logit_scale
                 ),
@@ -93,8 +93,7 @@ class OneFormer(Traceable):
     def outputs(self, pixels_B3SS: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the last layer for `task`: classes with "no object" last (B, Q, C + 1), and masks (B, Q, h, w)."""
         task_1L = self._task_tokens([self.options.task]).to(pixels_B3SS.device)
-        layer = _last(self.model.model(pixels_B3SS, task_1L.expand(len(pixels_B3SS), -1)))
-        return layer.classes_BQC, layer.masks_BQhw
+        return _last(self.model.model(pixels_B3SS, task_1L.expand(len(pixels_B3SS), -1)))
 
     def found(self, outputs: Sequence[Tensor], images: Sequence[ImageHWC]) -> list[tuple[Instance, ...]]:
         """Instances of each image in the way of `task`, best first."""
@@ -172,7 +171,5 @@ def contrastive(queries_BQE: Tensor, texts_BQE: Tensor, logit_scale: Tensor) -> 
     return functional.cross_entropy(logits_BB, own_B) + functional.cross_entropy(logits_BB.T, own_B)
 
 
-def _last(output: Any) -> Layer:
-    return Layer(
-        output.transformer_decoder_class_predictions.float(), output.transformer_decoder_mask_predictions.float()
-    )
+def _last(output: Any) -> tuple[Tensor, Tensor]:
+    return output.transformer_decoder_class_predictions.float(), output.transformer_decoder_mask_predictions.float()

@@ -16,10 +16,11 @@ from segdist.core.plugins import Batch, Example, ImageHWC
 from segdist.core.records import Instance, Prompt
 from segdist.models.rf_detr import Options
 from segdist.models.rf_detr.architecture import load
-from segdist.models.rf_detr.criterion import DetrCriterion, DetrLayer, DetrTargets
+from segdist.models.rf_detr.criterion import DetrCriterion
 from segdist.nets.collate import centred_boxes, stack_images
 from segdist.nets.queries import instances_of_queries, object_targets, without_empty
 from segdist.nets.segmenter import Segmenter
+from segdist.nets.set_criterion import Layer, Targets
 from segdist.reading.examples import letterbox
 
 
@@ -50,17 +51,8 @@ class RfDetr(Segmenter):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The terms `class`, `box`, `giou`, `mask` and `dice`, each a mean over the layers and the encoder's guess."""
         layers = self._layers(batch["pixels_B3SS"])
-        targets = DetrTargets(
-            batch["labels"],
-            batch["boxes_cxcywh"],
-            batch["masks"],
-            ~batch["ignored_BSS"],
-            batch["crowd_BSS"],
-            batch["weights"],
-            batch["smoothing"],
-        )
         with torch.autocast(batch["pixels_B3SS"].device.type, enabled=False):  # sums over thousands of points
-            return self.criterion(layers, targets)
+            return self.criterion(layers, Targets.of(batch))
 
     def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:  # noqa: ARG002 - understands none
         """Instances of each image, best first: at most 100, each scored at least 0.05."""
@@ -85,20 +77,20 @@ class RfDetr(Segmenter):
         """What could not be used in training since the last call: see `matching.Matcher`."""
         return self.criterion.matcher.take_counts()
 
-    def _layers(self, pixels_B3SS: Tensor) -> list[DetrLayer]:
+    def _layers(self, pixels_B3SS: Tensor) -> list[Layer]:
         """The encoder's proposals first, then every decoder layer; in training the queries of all groups."""
         detector, size_hw = self.model.model, pixels_B3SS.shape[-2:]
         output = detector.model(pixels_B3SS)
         features_BCHW, hidden_LBQC = output.backbone_features, output.intermediate_hidden_states
-        proposals = DetrLayer(
+        proposals = Layer(
             detector.predict_encoder_class_logits(output.enc_outputs_class).float(),
-            output.enc_outputs_coord_logits.float(),
             self.model.segmentation_head(features_BCHW, output.enc_outputs_class, size_hw, skip_blocks=True).float(),
+            output.enc_outputs_coord_logits.float(),
         )
         classes_LBQC, boxes_LBQ4 = detector.predict_class_and_boxes(hidden_LBQC, output.intermediate_reference_points)
         masks = self.model.segmentation_head(features_BCHW, hidden_LBQC, size_hw)
         decoded = zip(classes_LBQC, boxes_LBQ4, masks, strict=True)
-        return [proposals, *(DetrLayer(c.float(), b.float(), m.float()) for c, b, m in decoded)]
+        return [proposals, *(Layer(c.float(), m.float(), b.float()) for c, b, m in decoded)]
 
 
 def build(options: Options, classes: tuple[str, ...]) -> RfDetr:
