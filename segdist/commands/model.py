@@ -238,11 +238,12 @@ def model_folder(model: str, storage: str, tracking: str) -> Iterator[tuple[Path
         storage: of the sweep that trained it.
         tracking: its MLflow URI, or "embedded".
     """
-    if Path(model).is_dir() or "://" in model:
+    place = files.absolute(model)
+    if Path(place).is_dir() or "://" in place:
         from segdist.engine import checkpoint
 
-        with checkpoint.fetched(model) as folder:
-            yield folder, is_trusted(model, storage)
+        with checkpoint.fetched(place) as folder:
+            yield folder, is_trusted(place, storage)
         return
     with TemporaryDirectory(prefix="segdist-") as scratch:
         tracker = Tracker.at(storage, tracking)

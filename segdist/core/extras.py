@@ -1,5 +1,9 @@
 """Which extra of the package brings which library: the one place that says how to install what is missing."""
 
+from importlib.util import find_spec
+
+from segdist.core.errors import SpecError
+
 _EXTRA_OF = {
     "bitsandbytes": "qlora",
     "datasets": "datasets",
@@ -33,6 +37,17 @@ def install(*modules: str) -> str:
     """
     extras = sorted({_EXTRA_OF[top] for top in (m.partition(".")[0] for m in modules) if top in _EXTRA_OF})
     return f"pip install 'segdist[{','.join(extras)}]'" if extras else "pip install --upgrade segdist"
+
+
+def check(what: str, extra: str) -> None:
+    """Make sure that all of an extra is there, before hours are spent; nothing is imported.
+
+    Raises:
+        SpecError: a library is missing.
+    """
+    missing = [module for module, own in _EXTRA_OF.items() if own == extra and find_spec(module) is None]
+    if missing:
+        raise SpecError(needs(what, *missing))
 
 
 def needs(what: str, *modules: str) -> str:

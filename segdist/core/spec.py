@@ -17,7 +17,6 @@ from pydantic import (
     ConfigDict,
     Field,
     PositiveFloat,
-    PositiveInt,
     field_validator,
     model_serializer,
     model_validator,
@@ -26,6 +25,8 @@ from pydantic import (
 from segdist.core import renamed_keys
 
 Split = Literal["train", "val", "test"]
+Count = Annotated[int, Field(gt=0, le=1_000_000)]
+"""Of epochs, trials, steps and the like: more is a slip of the keys."""
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """What every generator of numbers takes."""
 
@@ -205,7 +206,7 @@ class Snap(Strict):
     whose masks are blurred; masks that are right to the pixel it makes worse.
     """
 
-    pixels: PositiveInt = 1
+    pixels: Count = 1
     """How far the edge may move."""
     window: PositiveFloat = 7.5
     """Deviation of the Gaussian, in pixels, that "around it" means."""
@@ -271,8 +272,8 @@ class TeacherSpec(ModelSpec):
     family: str = ""
     """A promptable model family, or `classical`."""
     trained: str = ""
-    """Instead of a family, a trained model: `NAME@champion`, `NAME@VERSION` of a sweep in the same storage, or a model
-    folder. Families that are shown nothing go with the prompt `whole_image`."""
+    """Instead of a family, a trained model: `NAME@champion`, `NAME@VERSION`, `SWEEP#TRIAL` or a run id of a sweep in the
+    same storage, or a model folder here or at a URI. Families that are shown nothing go with the prompt `whole_image`."""
 
     @model_validator(mode="after")
     def _is_one_model(self) -> Self:
@@ -304,13 +305,13 @@ class LabelSpec(Placed):
     `segdist label review import` brings them back."""
     splits: tuple[Split, ...] = ("train", "val", "test")
     """Splits in which instances without a mask are labelled."""
-    actors: PositiveInt | Literal["auto"] = "auto"
+    actors: Count | Literal["auto"] = "auto"
     """Teachers working side by side; auto takes as many as the free CPUs and GPUs hold."""
-    cpus_per_actor: PositiveFloat = 0.45
+    cpus_per_actor: float = Field(default=0.45, gt=0, le=10_000)
     """CPUs each teacher reserves; below a half, so that reading never waits behind labelling."""
-    gpus_per_actor: float = Field(default=0.0, ge=0)
+    gpus_per_actor: float = Field(default=0.0, ge=0, le=10_000)
     """GPUs each teacher reserves; a fraction shares a card."""
-    max_actors: PositiveInt | None = None
+    max_actors: Count | None = None
     """Teachers that the pool may grow to while images wait, beyond what the cluster holds now: a cluster that adds
     machines when asked adds them, and idle teachers leave. null: it stays at `actors`."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -319,7 +320,7 @@ class LabelSpec(Placed):
     compile: bool = False
     """Compile the teacher's encoder on a GPU (torch.compile): the first images of each teacher take minutes, the others
     are quicker. On a CPU nothing is compiled."""
-    images_per_shard: PositiveInt = 64
+    images_per_shard: Count = 64
     """Images labelled between two saves: the most a killed job has to do again."""
 
     @model_validator(mode="after")
@@ -364,7 +365,7 @@ class AdapterSpec(Placed):
     """Dropout in front of low-rank updates."""
     targets: tuple[str, ...] = ()
     """Module name endings that get low-rank updates; empty takes the family's own choice."""
-    blocks: PositiveInt = 2
+    blocks: Count = 2
     """partial: how many of the encoder's last blocks are trained."""
     experts: int = Field(default=4, gt=0, le=16)
     """conv_lora: convolutions, the n-th of which works at n times the resolution."""
@@ -399,7 +400,7 @@ class LossOptions(Strict):
 class NoiseSpec(Strict):
     """What is done about labels that are not quite right, as a teacher's are."""
 
-    ignore_band: int = Field(default=0, ge=0)
+    ignore_band: int = Field(default=0, ge=0, le=1_000_000)
     """Pixels at the network's scale on both sides of a mask's edge that are ignored; the centre line of a thin
     object is not. Only in pseudo-labelled images."""
     soft_band: bool = False
@@ -417,7 +418,7 @@ class NoiseSpec(Strict):
 class PhaseSpec(Strict):
     """One of several phases of training, with an optimiser and a schedule of its own."""
 
-    epochs: PositiveInt
+    epochs: Count
     """Passes over the training split."""
     lr: PositiveFloat
     """Peak learning rate of AdamW."""
@@ -445,11 +446,11 @@ class TrainSpec(Placed):
 
     place = "train"
 
-    epochs: PositiveInt = 10
+    epochs: Count = 10
     """Passes over the training split; with `phases`, theirs count instead."""
     batch_size: int = Field(default=8, gt=0, le=4096)
     """Images per worker and step."""
-    gradient_accumulation_steps: PositiveInt = 1
+    gradient_accumulation_steps: Count = 1
     """Steps whose gradients are added before the optimiser moves."""
     lr: PositiveFloat = 1e-3
     """Peak learning rate of AdamW."""
@@ -483,9 +484,9 @@ class TrainSpec(Placed):
     """Other augmentations for images that show a class; of several, the first class named here counts."""
     augment_groups: dict[str, Recipe] = {}
     """Other augmentations for the images of a source with this `group`; they go before those by class."""
-    checkpoint_every: PositiveInt = 1
+    checkpoint_every: Count = 1
     """Epochs between checkpoints: the most a crashed trial has to do again."""
-    keep_every: PositiveInt | None = None
+    keep_every: Count | None = None
     """Steps of the optimiser between models that are all kept, in the storage folder, for a look at each with
     `segdist evaluate RUN DATA --all-checkpoints`; null keeps the best alone."""
     init_from: str = ""
@@ -515,7 +516,7 @@ class TrainSpec(Placed):
 class TileSpec(Strict):
     """How a large image is cut into tiles that overlap; what is found in them is joined without seams."""
 
-    size: PositiveInt | Literal["network"] = "network"
+    size: Count | Literal["network"] = "network"
     """Side of a tile in pixels; network: the model's `image_size`, so that nothing is scaled."""
     overlap: float = Field(default=0.125, ge=0, le=0.9)
     """Share of a tile's side that it has in common with the next one, at least; objects up to this size are always
@@ -597,7 +598,7 @@ class EvaluateSpec(Placed):
     where `boundary_width_pixels` is null too."""
     boundary_width_pixels: PositiveFloat | None = None
     """The same width in pixels, whatever the size of the image."""
-    pictures: int = Field(default=6, ge=0)
+    pictures: int = Field(default=6, ge=0, le=1_000_000)
     """Panels [image | truth | prediction] kept for each trial."""
 
     @model_validator(mode="after")
@@ -621,13 +622,13 @@ class EvaluateSpec(Placed):
 class ResourceSpec(Strict):
     """What one trial runs on."""
 
-    workers: PositiveInt = 1
+    workers: int = Field(default=1, gt=0, le=10_000)
     """Data-parallel workers of a trial; one trains inside the search's own process, more form a Ray Train group."""
-    cpus_per_worker: PositiveFloat = 1.0
+    cpus_per_worker: float = Field(default=1.0, gt=0, le=10_000)
     """CPUs each worker reserves."""
-    gpus_per_worker: float = Field(default=0.0, ge=0)
+    gpus_per_worker: float = Field(default=0.0, ge=0, le=10_000)
     """GPUs each worker reserves; a fraction shares a card between trials."""
-    max_failures: int = Field(default=2, ge=0)
+    max_failures: int = Field(default=2, ge=0, le=1_000_000)
     """Times a crashed trial is resumed from its last checkpoint."""
 
 
@@ -740,16 +741,16 @@ class Range(Strict):
 class AshaSpec(Strict):
     """Early stopping by successive halving (Li et al. 2018), in epochs."""
 
-    grace_epochs: PositiveInt = 2
+    grace_epochs: Count = 2
     """Epochs every trial gets before it may be stopped."""
-    reduction_factor: PositiveInt = Field(default=3, ge=2)
+    reduction_factor: Count = Field(default=3, ge=2)
     """One of this many trials survives each rung."""
 
 
 class SearchSpec(Strict):
     """How the space is searched."""
 
-    trials: PositiveInt = 10
+    trials: Count = 10
     """Trials to run; the first is the sweep file's own values, untuned."""
     try_each: str = ""
     """A searched key with `choices`, e.g. `model.family`: the first trials take each of its values once, untuned
@@ -758,11 +759,11 @@ class SearchSpec(Strict):
     """What to maximise, after each epoch and over trials."""
     sampler: Literal["tpe", "random"] = "tpe"
     """tpe: Optuna's tree-structured Parzen estimator. random: independent draws."""
-    startup_trials: PositiveInt = 5
+    startup_trials: Count = 5
     """Random trials before the sampler begins to learn."""
     asha: AshaSpec | None = AshaSpec()
     """Early stopping; null lets every trial finish."""
-    concurrency: PositiveInt | Literal["auto"] = "auto"
+    concurrency: Count | Literal["auto"] = "auto"
     """Trials at once; auto takes as many as the resources hold."""
     seed: Seed = 0
     """Seed of the sampler."""

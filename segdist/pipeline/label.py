@@ -6,12 +6,10 @@ only measure it. What people decided in a review wins over every teacher.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from segdist.commands.model import is_trusted
-from segdist.core import storage
+from segdist.commands.model import model_folder
+from segdist.core import extras, storage
 from segdist.core.errors import SpecError
 from segdist.core.plugins import declaration
 from segdist.core.spec import LabelSpec, SweepSpec, TeacherSpec, digest
@@ -164,14 +162,10 @@ def _checked_teacher(spec: SweepSpec, policy: LabelSpec) -> str:
         _check_prompts(policy, policy.teacher, policy.teacher.family)
         return ""
     from segdist.engine import checkpoint
-    from segdist.tracking import Tracker
 
-    with TemporaryDirectory(prefix="segdist-") as scratch:
-        name = policy.teacher.trained
-        folder = Path(name).expanduser()
-        if "@" in name and not folder.is_dir():
-            folder = Tracker.for_sweep(spec).model_files(name, Path(scratch))
-        elif not is_trusted(str(folder), spec.storage):
+    name = policy.teacher.trained
+    with model_folder(name, spec.storage, spec.tracking.uri) as (folder, trusted):
+        if not trusted:
             checkpoint.check_closed(folder)
         model = checkpoint.describe(folder).model
         _check_prompts(policy, model, name)
@@ -180,6 +174,7 @@ def _checked_teacher(spec: SweepSpec, policy: LabelSpec) -> str:
 
 def _check_prompts(policy: LabelSpec, model: Any, name: str) -> None:
     family = declaration(model.family)
+    extras.check(f"The model family `{model.family}`", family.extra)
     options = family.options.model_validate(model.family_options())
     check_teacher(policy, family.prompts(options), name)
 

@@ -84,6 +84,17 @@ class Listing:
         """What is no file that can be read, each with the reason: links that lead nowhere or to folders, pipes."""
         return self._others if self.entries is not None else {}
 
+    def why_broken(self, name: str) -> str:
+        """Why what should be at a path cannot be read: it, a folder above it, or what is in it is `broken`; else ""."""
+        if not self.broken:
+            return ""
+        above = (self.broken[place] for place in (name, *_parents(name)) if place in self.broken)
+        return next(above, self._broken_inside.get(name, ""))
+
+    @cached_property
+    def _broken_inside(self) -> Mapping[str, str]:
+        return {folder: reason for name, reason in self.broken.items() for folder in _parents(name)}
+
     @cached_property
     def unread(self) -> dict[str, str]:
         """Files that look like images and are not read, each with the reason."""
@@ -201,6 +212,10 @@ def upright_size_hw(uri: str, *, image_id: str, report: ReportFinding) -> tuple[
     except DataError as error:
         report(finding("image-unreadable", str(error), file=uri, image=image_id))
         return None
+
+
+def _parents(name: str) -> list[str]:
+    return [str(folder) for folder in PurePosixPath(name).parents]
 
 
 def _plain(name: str) -> str:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from segdist import metrics
 from segdist.augment import Recipes
-from segdist.core import registry, renamed_keys
+from segdist.core import extras, registry, renamed_keys, storage
 from segdist.core.bounded_yaml import compose_yaml, yaml_bytes
 from segdist.core.errors import SegdistError, SpecError, did_you_mean
 from segdist.core.plugins import declaration, prompt_strategy
@@ -23,6 +23,10 @@ from segdist.core.spec import ModelSpec, PhaseSpec, Range, RunSpec, SweepSpec, T
 from segdist.sweepfile import label_policies, train_checks
 from segdist.sweepfile.composition import NotAllowedError, compose, opened
 from segdist.sweepfile.train_checks import Keys
+
+
+_TRACKING = ("sqlite:///", "http://", "https://", "databricks", "postgresql", "mysql", "mssql")
+"""How addresses of MLflow begin; of other schemes it would import whatever package answers to them."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,7 @@ def _with_recipe(content: dict[str, object]) -> dict[str, object]:
 
 
 def _plugin_problems(spec: SweepSpec) -> Iterator[Problem]:
+    yield from _place_problems(spec)
     yield from _source_problems(spec)
     families = [*_family_problems(spec.model, candidates(spec), ("model",)), *_untrainable(spec)]
     yield from families
@@ -147,6 +152,20 @@ def _plugin_problems(spec: SweepSpec) -> Iterator[Problem]:
     yield from _space_problems(spec)
     yield from _prompt_problems(spec)
     yield from _metric_problems(spec)
+
+
+def _place_problems(spec: SweepSpec) -> Iterator[Problem]:
+    if not (storage.is_local(spec.storage) or spec.storage.startswith("s3://")):
+        yield Problem(("storage",), f"`storage` must be a folder or begin with s3://, but got {spec.storage}")
+    elif not storage.is_local(spec.storage):
+        try:
+            extras.check(f"`storage: {spec.storage}`", "s3")
+        except SpecError as error:
+            yield Problem(("storage",), str(error))
+    uri = spec.tracking.uri
+    if uri != "embedded" and not uri.startswith(_TRACKING):
+        how = "`embedded`, `sqlite:///FILE`, or the `http://HOST:PORT` of an MLflow server"
+        yield Problem(("tracking", "uri"), f"`tracking.uri` must be {how}, but got {uri}")
 
 
 def _source_problems(spec: SweepSpec) -> Iterator[Problem]:
@@ -244,6 +263,7 @@ def _family_problems(model: ModelSpec, families: Sequence[str], keys: Keys) -> I
     for name in dict.fromkeys([*families, model.family]):
         try:
             declared = declaration(name)
+            extras.check(f"The model family `{name}`", declared.extra)
             declared.check(declared.options.model_validate(model.family_options(name)))
         except ValidationError as error:
             yield from problems_of(error, declared.options, (*keys, name))

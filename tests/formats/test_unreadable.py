@@ -4,8 +4,10 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from segdist.checking.validation import review
@@ -93,3 +95,35 @@ def test_labels_that_are_no_file_are_named_and_their_image_is_left_out(tmp_path:
     assert read
     assert not [name for name in read if Path(name).stem == labels.stem]
     assert {(f.code, Path(f.file).name) for f in findings} >= {("file-broken", labels.name)}
+
+
+@pytest.mark.parametrize(
+    ("name", "lost"),
+    [
+        ("yolo", "labels/{stem}.txt"),
+        ("yolo", "labels"),
+        ("voc", "Annotations/{stem}.xml"),
+        ("voc", "Annotations"),
+        ("voc", "SegmentationObject/{stem}.png"),
+        ("voc", "SegmentationClass"),
+        ("png_masks", "masks/{stem}.png"),
+        ("png_masks", "masks"),
+        ("png_masks", "masks/{stem}"),
+    ],
+)
+def test_a_label_that_is_a_link_to_nowhere_teaches_nothing(tmp_path: Path, name: str, lost: str) -> None:
+    images = tmp_path / {"voc": "JPEGImages"}.get(name, "images")
+    images.mkdir()
+    Image.new("RGB", (8, 8)).save(images / "a.png")
+    Image.new("RGB", (8, 8)).save(images / "b.png")
+    label = tmp_path / lost.format(stem="a")
+    label.parent.mkdir(exist_ok=True)
+    label.symlink_to("gone")
+    options: dict[str, Any] = {
+        "yolo": {"names": ["crack"]},
+        "png_masks": {"kind": "binary", "classes": {"1": "crack"}, "images": "images", "masks": "masks"},
+    }.get(name, {})
+    findings: list[Finding] = []
+    read = [s.image_id for s in open_format(name, {"path": str(tmp_path), **options}).read(findings.append)]
+    assert read == ([f"{images.name}/b.png"] if "{stem}" in lost else [])
+    assert len([f for f in findings if f.severity == "error" and f.code != "file-broken"]) == 2 - len(read)

@@ -152,6 +152,9 @@ def test_a_champion_labels_when_the_command_line_names_it(file: Path, tmp_path: 
     by_folder = [f"label.teacher.trained={tmp_path}/model", *how[1:]]
     (same,) = json.loads(answer("label", "report", file, *by_folder, "--json"))
     assert same["labels"] == report["labels"], "the same model by its folder: nothing is labelled again"
+    for name in ("teacher@1", "teacher#0", run):
+        (same,) = json.loads(answer("label", "report", file, f'label.teacher.trained="{name}"', *how[1:], "--json"))
+        assert same["labels"] == report["labels"], name
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """A sweep file with anything wrong is refused with file, line, key and the nearest right one."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -206,3 +207,42 @@ def test_missing_weights_are_named_at_their_own_key(folder: Path) -> None:
     file = write(folder, GOOD.replace("family: unet_cbam", "family: sam\n  sam: {size: vit_b, prompt: class}"))
     assert ": model.sam.weights: " in refusal(file)
     assert ":10: model.sam.weights: " in refusal(file), "at the line of the family's options"
+
+
+@pytest.mark.parametrize(
+    ("library", "override", "extra"),
+    [
+        ("segment_anything", "model={family: sam}", "sam"),
+        ("ultralytics", "model={family: yolo}", "yolo"),
+        ("transformers", "model={family: mask2former}", "hf"),
+        ("scipy", "model={family: oneformer}", "hf"),
+        ("timm", "model={family: segformer}", "hf"),
+        ("segment_anything", "space.model.family={choices: [unet_cbam, sam]}", "sam"),
+        ("segment_anything", "label={teacher: {family: sam}, prompt: {strategy: box}}", "sam"),
+    ],
+)
+def test_an_extra_that_is_not_installed_is_named_before_anything_starts(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, library: str, override: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    said = refusal(write(folder, GOOD), "+" * override.startswith(("label", "space")) + override)
+    assert f"`{library}`" in said
+    assert f"pip install 'segdist[{extra}]'" in said
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("storage='http://host/x'", "`storage` must be a folder or begin with s3://, but got http://host/x"),
+        ("storage='ftp://host/x'", "`storage` must be a folder or begin with s3://"),
+        ("+tracking.uri='plugin-evil://x'", "`tracking.uri` must be `embedded`, `sqlite:///FILE`"),
+        ("+tracking.uri=mlruns", "`tracking.uri` must be `embedded`, `sqlite:///FILE`"),
+        ("+train.epochs=1000000000", "less than or equal to 1000000"),
+        ("+resources.workers=1000000000", "less than or equal to 10000"),
+        ("search.trials=1000000000", "less than or equal to 1000000"),
+        ("+train.batch_size=1000000000", "less than or equal to 4096"),
+        ("space={train.epochs: {choices: [5, 1000000000]}}", "less than or equal to 1000000"),
+    ],
+)
+def test_what_can_never_work_is_refused_by_check(folder: Path, override: str, said: str) -> None:
+    assert said in refusal(write(folder, GOOD), override)

@@ -96,6 +96,9 @@ class Format(FolderFormat[Options]):
         self, files: Listing, image: str, table: ImageTable | None, meaning: "_Meaning", report: ReportFinding
     ) -> Sample | None:
         names = list(table.masks) if table else _mask_names(files, image, self.options)
+        if reason := _why_broken(files, image, names, self.options):
+            report(finding("mask-unreadable", f"its mask: {reason}", file=files.uri(image), image=image))
+            return None
         layers = [layer for name in names if (layer := _decoded(files, name, image, meaning, report))]
         if len(layers) < len(names):
             return None  # reported
@@ -218,10 +221,21 @@ def _is_image(name: str, options: Options) -> bool:
 
 def _mask_names(files: Listing, image: str, options: Options) -> list[str]:
     """The mask image of an image, or all in a folder of its name: one for each object."""
-    beside = swap_folder(image, options.images, options.masks) if options.images and options.masks else image
-    stem = stem_of(beside or image) + options.mask_suffix
+    stem = _mask_stem(image, options)
     names = [stem + suffix for suffix in (".png", *IMAGE_SUFFIXES) if stem + suffix in files and stem + suffix != image]
     return names[:1] or [name for name in files.images if name.startswith(f"{stem}/") and name != image]
+
+
+def _mask_stem(image: str, options: Options) -> str:
+    beside = swap_folder(image, options.images, options.masks) if options.images and options.masks else image
+    return stem_of(beside or image) + options.mask_suffix
+
+
+def _why_broken(files: Listing, image: str, names: list[str], options: Options) -> str:
+    """Why a mask of an image that is there cannot be read, whether tables name it or its own name does; else ""."""
+    stem = _mask_stem(image, options)
+    places = [*names, stem, *(stem + suffix for suffix in (".png", *IMAGE_SUFFIXES) if stem + suffix != image)]
+    return next((reason for place in places if (reason := files.why_broken(place))), "")
 
 
 def _decoded(files: Listing, name: str, image: str, meaning: _Meaning, report: ReportFinding) -> _Layer | None:

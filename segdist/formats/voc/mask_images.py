@@ -38,6 +38,11 @@ class MaskImages:
             kind: {PurePosixPath(n).stem: n for n in files.images if kind in PurePosixPath(n).parts[:-1]}
             for kind in MASK_FOLDERS
         }
+        self._broken = {
+            PurePosixPath(n).stem: reason
+            for n, reason in files.broken.items()
+            if set(MASK_FOLDERS) & set(PurePosixPath(n).parts)
+        }
         self._colours = _labelmap(files, report)
         self._classes = dict(classes) or dict(enumerate(VOC_CLASSES, 1))
 
@@ -48,6 +53,12 @@ class MaskImages:
     def has(self, image: str) -> bool:
         """Whether an image has a mask image of either kind."""
         return any(PurePosixPath(image).stem in found for found in self._by_stem.values())
+
+    def why_broken(self, image: str) -> str:
+        """Why a mask image of an image is there and cannot be read; "" where it can, or there is none."""
+        return self._broken.get(PurePosixPath(image).stem, "") or next(
+            (reason for folder in MASK_FOLDERS if (reason := self._broken.get(folder))), ""
+        )
 
     def joined(
         self, image: str, objects: Sequence[tuple[Instance | None, str]], size_hw: tuple[int, int]

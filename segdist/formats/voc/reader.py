@@ -24,6 +24,7 @@ from segdist.reading.listing import (
     source_stem,
     split_of,
     stem_of,
+    swap_folder,
     upright_size_hw,
 )
 from segdist.reading.looks import report_unread
@@ -99,6 +100,10 @@ class _Places:
                 self._report(finding("image-name-duplicate", message, file=self._files.uri(name), image=image))
             else:
                 of_image[image] = (name, content)
+        for photo in self._photos:
+            own = of_image.get(photo, (stem_of(swap_folder(photo, "JPEGImages", "Annotations") or photo) + ".xml",))[0]
+            if photo not in self._unreadable and (reason := self._files.why_broken(own)):
+                self._skip(photo, f"{reason}; its image is left out", self._files.uri(own))
         unlisted = [p for p in self._photos if self._splits and PurePosixPath(p).stem not in self._splits]
         if unlisted:
             message = (
@@ -153,6 +158,9 @@ class _Reader:
 
     def sample(self, image: str, name: str, content: XmlFile | None, split: str) -> Sample | None:
         uri = self._files.uri(image)
+        if reason := self._masks.why_broken(image):
+            self._report(finding("mask-unreadable", f"its mask: {reason}", file=uri, image=image))
+            return None
         if content is None and not self._masks.has(image):
             message = "there is no XML file for it; it is taken as one without objects"
             self._report(finding("label-file-missing", message, file=uri, image=image))

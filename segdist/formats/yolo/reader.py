@@ -66,7 +66,7 @@ class _Labels:
 
     def instances(self) -> tuple[Instance, ...] | None:
         """The objects; None, and a finding, where the file cannot be read: nobody knows what is on the image."""
-        if reason := self._files.broken.get(self._name):
+        if reason := self._files.why_broken(self._name):
             self._find("row-malformed", reason, Severity.ERROR)
             return None
         if self._name not in self._files:
