@@ -272,8 +272,9 @@ class TeacherSpec(ModelSpec):
     family: str = ""
     """A promptable model family, or `classical`."""
     trained: str = ""
-    """Instead of a family, a trained model: `NAME@champion`, `NAME@VERSION`, `SWEEP#TRIAL` or a run id of a sweep in the
-    same storage, or a model folder here or at a URI. Families that are shown nothing go with the prompt `whole_image`."""
+    """Instead of a family, a trained model: `NAME@champion`, `NAME@VERSION`, `SWEEP#TRIAL` or a run id of a sweep in
+    the same storage, or a model folder here or at a URI. Families that are shown nothing go with the prompt
+    `whole_image`."""
 
     @model_validator(mode="after")
     def _is_one_model(self) -> Self:

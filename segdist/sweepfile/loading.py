@@ -24,7 +24,6 @@ from segdist.sweepfile import label_policies, train_checks
 from segdist.sweepfile.composition import NotAllowedError, compose, opened
 from segdist.sweepfile.train_checks import Keys
 
-
 _TRACKING = ("sqlite:///", "http://", "https://", "databricks", "postgresql", "mysql", "mssql")
 """How addresses of MLflow begin; of other schemes it would import whatever package answers to them."""
 
