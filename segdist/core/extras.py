@@ -2,8 +2,6 @@
 
 from importlib.util import find_spec
 
-from segdist.core.errors import SpecError
-
 _EXTRA_OF = {
     "bitsandbytes": "qlora",
     "datasets": "datasets",
@@ -39,15 +37,9 @@ def install(*modules: str) -> str:
     return f"pip install 'segdist[{','.join(extras)}]'" if extras else "pip install --upgrade segdist"
 
 
-def check(what: str, extra: str) -> None:
-    """Make sure that all of an extra is there, before hours are spent; nothing is imported.
-
-    Raises:
-        SpecError: a library is missing.
-    """
-    missing = [module for module, own in _EXTRA_OF.items() if own == extra and find_spec(module) is None]
-    if missing:
-        raise SpecError(needs(what, *missing))
+def missing(extra: str) -> list[str]:
+    """The libraries of an extra that are not installed; nothing is imported."""
+    return [module for module, own in _EXTRA_OF.items() if own == extra and find_spec(module) is None]
 
 
 def needs(what: str, *modules: str) -> str:

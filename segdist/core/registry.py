@@ -35,6 +35,16 @@ def load_network(family: str) -> ModuleType:
     return _import(f"segdist.models.{family}.network", what=f"model family `{family}`")
 
 
+def check_extra(what: str, extra: str) -> None:
+    """Make sure that all that an extra brings is there, before hours are spent.
+
+    Raises:
+        SpecError: a library is not installed.
+    """
+    if missing := extras.missing(extra):
+        raise SpecError(extras.needs(what, *missing))
+
+
 def _import(module: str, *, what: str) -> ModuleType:
     try:
         return importlib.import_module(module)

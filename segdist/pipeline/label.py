@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from segdist.commands.model import model_folder
-from segdist.core import extras, storage
+from segdist.core import registry, storage
 from segdist.core.errors import SpecError
 from segdist.core.plugins import declaration
 from segdist.core.spec import LabelSpec, SweepSpec, TeacherSpec, digest
@@ -174,7 +174,7 @@ def _checked_teacher(spec: SweepSpec, policy: LabelSpec) -> str:
 
 def _check_prompts(policy: LabelSpec, model: Any, name: str) -> None:
     family = declaration(model.family)
-    extras.check(f"The model family `{model.family}`", family.extra)
+    registry.check_extra(f"The model family `{model.family}`", family.extra)
     options = family.options.model_validate(model.family_options())
     check_teacher(policy, family.prompts(options), name)
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from segdist import metrics
 from segdist.augment import Recipes
-from segdist.core import extras, registry, renamed_keys, storage
+from segdist.core import registry, renamed_keys, storage
 from segdist.core.bounded_yaml import compose_yaml, yaml_bytes
 from segdist.core.errors import SegdistError, SpecError, did_you_mean
 from segdist.core.plugins import declaration, prompt_strategy
@@ -158,7 +158,7 @@ def _place_problems(spec: SweepSpec) -> Iterator[Problem]:
         yield Problem(("storage",), f"`storage` must be a folder or begin with s3://, but got {spec.storage}")
     elif not storage.is_local(spec.storage):
         try:
-            extras.check(f"`storage: {spec.storage}`", "s3")
+            registry.check_extra(f"`storage: {spec.storage}`", "s3")
         except SpecError as error:
             yield Problem(("storage",), str(error))
     uri = spec.tracking.uri
@@ -262,7 +262,7 @@ def _family_problems(model: ModelSpec, families: Sequence[str], keys: Keys) -> I
     for name in dict.fromkeys([*families, model.family]):
         try:
             declared = declaration(name)
-            extras.check(f"The model family `{name}`", declared.extra)
+            registry.check_extra(f"The model family `{name}`", declared.extra)
             declared.check(declared.options.model_validate(model.family_options(name)))
         except ValidationError as error:
             yield from problems_of(error, declared.options, (*keys, name))
