@@ -23,7 +23,7 @@ def quantise(network: nn.Module, names: Sequence[str]) -> None:
             "Set `resources.gpus_per_worker`, or use `lora`."
         )
     try:
-        bnb: Any = importlib.import_module("bitsandbytes")
+        bnb = importlib.import_module("bitsandbytes")
     except ModuleNotFoundError as error:
         raise SpecError(extras.needs("`train.adapter.kind: qlora`", "bitsandbytes", "peft")) from error
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -57,7 +57,7 @@ def is_quantised(module: nn.Module) -> bool:
 
 def restored(layer: nn.Module) -> nn.Linear:
     """A float32 layer with the values that the four bits stand for."""
-    functional: Any = importlib.import_module("bitsandbytes.functional")
+    functional = importlib.import_module("bitsandbytes.functional")
     assert isinstance(layer, nn.Linear)
     packed: Any = layer.weight
     weight = functional.dequantize_4bit(packed.data, packed.quant_state).float()

@@ -7,7 +7,7 @@ own, which is drawn from ours. On import it would ask the network whether it is 
 import os
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -15,6 +15,9 @@ import numpy as np
 from segdist.augment.geometry import tight_boxes
 from segdist.augment.steps import augmentation
 from segdist.core.plugins import Example
+
+if TYPE_CHECKING:
+    import albumentations
 
 _LIGHT: dict[str, tuple[str, dict[str, object]]] = {
     "gamma": ("RandomGamma", {"gamma_limit": (70, 140)}),
@@ -104,7 +107,7 @@ def _warped(example: Example, rng: np.random.Generator, name: str) -> Example:
     )
 
 
-def _drawn(name: str, options: dict[str, object], rng: np.random.Generator) -> Any:
+def _drawn(name: str, options: dict[str, object], rng: np.random.Generator) -> "albumentations.Compose":
     """A transform that draws from a seed of ours."""
     transform = _transform(name, tuple(sorted(options.items())))
     transform.set_random_seed(int(rng.integers(1 << 31)))
@@ -112,7 +115,7 @@ def _drawn(name: str, options: dict[str, object], rng: np.random.Generator) -> A
 
 
 @cache
-def _transform(name: str, options: tuple[tuple[str, object], ...]) -> Any:
+def _transform(name: str, options: tuple[tuple[str, object], ...]) -> "albumentations.Compose":
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations
 

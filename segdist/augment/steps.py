@@ -6,7 +6,6 @@ that pastes takes a donor too: a function that gives another example of the same
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -39,13 +38,13 @@ class Augmentation:
 FOUND: dict[str, Augmentation] = {}
 
 
-def augmentation(function: Any) -> object:
+def augmentation(function: Callable[..., Example]) -> object:
     """Makes a function available to `train.augment` under its name."""
     FOUND[function.__name__] = Augmentation(function.__name__, function)
     return function
 
 
-def pasting(function: Any) -> object:
+def pasting(function: Callable[..., Example]) -> object:
     """The same for a function that takes a donor."""
     FOUND[function.__name__] = Augmentation(function.__name__, function, wants_donor=True)
     return function

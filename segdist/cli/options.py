@@ -4,7 +4,7 @@ import os
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -82,7 +82,7 @@ def tile_size(text: str) -> int | str:
     return int(text)
 
 
-def key_values(texts: list[str]) -> dict[str, Any]:
+def key_values(texts: list[str]) -> dict[str, object]:
     """`KEY=VALUE` arguments with YAML values, as in a sweep file.
 
     Raises:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _MODEL = "model.json"
 
 
-def evaluate_checkpoints(model: str, data: str, **settings: Any) -> list[dict[str, Any]]:
+def evaluate_checkpoints(model: str, data: str, **settings: object) -> list[dict[str, object]]:
     """What `evaluate` says about each of several models.
 
     Of a sweep, each `trial` that kept a model, best first by the sweep's own metric. Of a run, each model that it kept,
@@ -42,7 +42,7 @@ def is_sweep(model: str) -> bool:
     return not (names.names_model(model) or storage.exists(model))
 
 
-def _trials_of(sweep: str, data: str, **settings: Any) -> list[dict[str, Any]]:
+def _trials_of(sweep: str, data: str, **settings: Any) -> list[dict[str, object]]:
     tracker = Tracker.at(settings["storage"], settings["tracking"])
     record = tracker.latest_sweep(sweep)
     found = []

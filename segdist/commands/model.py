@@ -108,7 +108,7 @@ class Model:
 def load_model(
     model: str | os.PathLike[str],
     *,
-    changes: Mapping[str, Any] | None = None,
+    changes: Mapping[str, object] | None = None,
     storage: str = "",
     tracking: str = "embedded",
 ) -> Model:
@@ -182,7 +182,7 @@ def image_pixels(image: AnyImage, *, name: str = "image") -> ImageHWC:
     return _checked_array(image, name)
 
 
-def _checked_array(image: Any, name: str) -> ImageHWC:
+def _checked_array(image: object, name: str) -> ImageHWC:
     rule = "An image must be a path, a picture of Pillow, or an array of shape (height, width, 3) and type uint8, RGB"
     if not isinstance(image, np.ndarray):
         raise DataError(f"{rule}, but {name} is {type(image).__name__}.")
@@ -201,7 +201,7 @@ def _checked_array(image: Any, name: str) -> ImageHWC:
 _NOTHING_LEFT: Any = object()
 
 
-def _paired(several: Any, prompts: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+def _paired(several: Any, prompts: Iterable[object]) -> Iterator[tuple[Any, Any]]:
     """Each image with its prompt.
 
     Raises:
@@ -219,12 +219,12 @@ def _paired(several: Any, prompts: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
         raise DataError("There must be a prompt for each image, but there are more prompts than images.")
 
 
-def _is_one(images: Any) -> bool:
+def _is_one(images: object) -> bool:
     """Whether it is one image; an array of four axes is several."""
     return isinstance(images, str | os.PathLike | Image.Image) or (isinstance(images, np.ndarray) and images.ndim != 4)
 
 
-def _name_of(image: Any) -> str:
+def _name_of(image: object) -> str:
     """The file that an image is, or was opened from; "" where there is none."""
     return os.fspath(image) if isinstance(image, str | os.PathLike) else str(getattr(image, "filename", "") or "")
 
@@ -261,7 +261,7 @@ def is_trusted(folder: str, storage: str) -> bool:
     return any(files.within(folder, root.strip()) for root in trusted if root.strip())
 
 
-def changed(evaluate: EvaluateSpec, changes: Mapping[str, Any]) -> EvaluateSpec:
+def changed(evaluate: EvaluateSpec, changes: Mapping[str, object]) -> EvaluateSpec:
     """Settings with some of their keys replaced; those of `post` one by one.
 
     Raises:

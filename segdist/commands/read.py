@@ -75,7 +75,7 @@ def read_dataset(
     *,
     split: str = "",
     format_name: str = "",
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
     skip_errors: bool = False,
 ) -> AnnotatedImages:
     """Annotated images in any format that segdist reads, as a sequence of `(sample, pixels)`.

@@ -123,7 +123,7 @@ def _writer(name: str, options: Mapping[str, object]) -> tuple[type[DatasetWrite
 def open_source(
     place: str,
     format_name: str,
-    options: Mapping[str, Any],
+    options: Mapping[str, object],
     *,
     find_images: bool = True,
     report: Callable[[Finding], None] | None = None,

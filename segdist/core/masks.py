@@ -37,7 +37,7 @@ _PLENTY = 1 << 17
 """Pixels of outline from which on a polygon is first cut to the neighbourhood of its image."""
 
 
-def encode(mask_HW: NDArray[Any]) -> Rle:
+def encode(mask_HW: NDArray[np.generic]) -> Rle:
     """The run lengths of a (H, W) mask; anything non-zero is set."""
     return _rle(coco_mask.encode(np.asfortranarray(mask_HW != 0, dtype=np.uint8)))
 
@@ -370,7 +370,7 @@ def _cut_at_line(points_N2: NDArray[np.float64], axis: int, limit: float, sign: 
     return np.concatenate([meets_N2, points_N2[inside]])[order]
 
 
-def _counts(written: object) -> bytes | Sequence[int] | NDArray[Any]:
+def _counts(written: object) -> bytes | Sequence[int] | NDArray[np.generic]:
     """The counts of an RLE from outside, if there are not too many to be looked at."""
     if isinstance(written, str):
         written = written.encode("ascii")
@@ -381,7 +381,7 @@ def _counts(written: object) -> bytes | Sequence[int] | NDArray[Any]:
     return written
 
 
-def _runs(counts: bytes | Sequence[int] | NDArray[Any]) -> NDArray[np.int64]:
+def _runs(counts: bytes | Sequence[int] | NDArray[np.generic]) -> NDArray[np.int64]:
     """The run lengths, compressed or not."""
     if isinstance(counts, bytes):
         return run_lengths(counts)

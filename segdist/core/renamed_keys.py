@@ -54,7 +54,9 @@ def warn(place: str, message: str) -> None:
     warnings.warn(f"{place}: {message}; the old name stops working with the next release", RenamedKeyWarning, 2)
 
 
-def current(content: Mapping[str, Any], *, under: str = "", report: ReportOldName = lambda *_: None) -> dict[str, Any]:
+def current(
+    content: Mapping[str, object], *, under: str = "", report: ReportOldName = lambda *_: None
+) -> dict[str, Any]:
     """Nested keys and values under their names of today, those of `space` and references by `${...}` too.
 
     Args:
@@ -87,7 +89,7 @@ def current(content: Mapping[str, Any], *, under: str = "", report: ReportOldNam
     return copy if under else _with_references(copy, copy, ())
 
 
-def current_values(values: Mapping[str, Any]) -> dict[str, Any]:
+def current_values(values: Mapping[str, object]) -> dict[str, Any]:
     """The same for dotted keys, e.g. the parameters of a run.
 
     Raises:
@@ -105,7 +107,7 @@ def current_values(values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def current_key(key: str, values: Iterable[Any] = ()) -> str:
+def current_key(key: str, values: Iterable[object] = ()) -> str:
     """Today's name of a dotted key, or of one inside it.
 
     Args:
@@ -128,13 +130,13 @@ def current_key(key: str, values: Iterable[Any] = ()) -> str:
     return pixels if sizes and sizes[0] >= 1 else fraction
 
 
-def current_value(key: str, value: Any) -> Any:
+def current_value(key: str, value: object) -> Any:
     """The value of a dotted key, old or new, under its name of today."""
     names = next((names for name, names in VALUES.items() if f"{key}.".startswith(f"{name}.")), {})
     return _revalued(value, names, lambda *_: None)
 
 
-def as_first_recorded(content: Mapping[str, Any]) -> dict[str, Any]:
+def as_first_recorded(content: Mapping[str, object]) -> dict[str, Any]:
     """Nested keys and values under their oldest names: fingerprints are made of these, so they outlive a new name.
 
     Args:
@@ -177,7 +179,7 @@ def _first_range(key: str, range_: Any) -> Any:
     return {**range_, "choices": choices, "when": {_first_key(name): value for name, value in range_["when"].items()}}
 
 
-def _ranges(space: Mapping[str, Any], report: ReportOldName) -> Iterable[tuple[str, Any]]:
+def _ranges(space: Mapping[str, Any], report: ReportOldName) -> Iterable[tuple[str, object]]:
     seen: set[str] = set()
     for key, range_ in space.items():
         written = range_ if isinstance(range_, Mapping) else {"choices": range_}
@@ -202,7 +204,7 @@ def _ranges(space: Mapping[str, Any], report: ReportOldName) -> Iterable[tuple[s
         yield new, (changed if isinstance(range_, Mapping) else changed["choices"] if listed else range_)
 
 
-def _revalued(value: Any, names: Mapping[str, str], report: Callable[[str, str], None]) -> Any:
+def _revalued(value: object, names: Mapping[str, str], report: Callable[[str, str], None]) -> Any:
     if isinstance(value, str):
         if value.startswith("[") and names:  # a list as a search holds it
             try:
@@ -217,7 +219,7 @@ def _revalued(value: Any, names: Mapping[str, str], report: Callable[[str, str],
     return {key: _revalued(one, names, report) for key, one in value.items()} if isinstance(value, dict) else value
 
 
-def _with_references(value: Any, whole: Mapping[str, Any], keys: tuple[Any, ...]) -> Any:
+def _with_references(value: object, whole: Mapping[str, object], keys: tuple[object, ...]) -> Any:
     """The value with `${old.name}` as `${new.name}`, also where it counts from the key it stands under."""
     if isinstance(value, dict):
         return {key: _with_references(one, whole, (*keys, key)) for key, one in value.items()}
@@ -239,11 +241,11 @@ def _report_value(report: ReportOldName, keys: tuple[str, ...], old: str, new: s
     report(keys, f"`{old}` is now `{new}`")
 
 
-def _at(content: Any, keys: Iterable[str]) -> Any:
+def _at(content: object, keys: Iterable[str]) -> Any:
     for key in keys:
         content = content.get(key) if isinstance(content, Mapping) else None
     return content
 
 
-def _copied(value: Any) -> Any:
+def _copied(value: object) -> Any:
     return {key: _copied(one) for key, one in value.items()} if isinstance(value, Mapping) else value

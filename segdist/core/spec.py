@@ -57,7 +57,7 @@ class Placed(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _with_current_names(cls, value: Any) -> Any:
+    def _with_current_names(cls, value: object) -> Any:
         return renamed_keys.current(value, under=cls.place) if isinstance(value, Mapping) else value
 
 

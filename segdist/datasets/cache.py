@@ -59,7 +59,7 @@ class ArrowFile:
         number = bisect_right(self._ends, index)
         return reader.get_batch(number), index - (self._ends[number - 1] if number else 0)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {"_file": self._file, "_opened": None, "_ends": []}
 
     def _reader(self) -> Any:

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -17,7 +17,17 @@ from segdist.engine.state import Fit
 Metrics = dict[str, float]
 
 
-def train_epoch(state: Fit, parallel: nn.Module, batches: object, *, images: int) -> Metrics:
+class Batches(Protocol):
+    """The batches of an epoch, as a loader gives them."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        """One after the other."""
+
+
+def train_epoch(state: Fit, parallel: nn.Module, batches: Batches, *, images: int) -> Metrics:
     """Train on every batch once; what was measured, by the names of MLflow.
 
     Args:
@@ -43,7 +53,7 @@ def train_epoch(state: Fit, parallel: nn.Module, batches: object, *, images: int
     return metrics | sizes | progress
 
 
-def _all_steps(state: Fit, parallel: nn.Module, batches: object) -> Metrics:
+def _all_steps(state: Fit, parallel: nn.Module, batches: Batches) -> Metrics:
     """One pass over the training split; means of the loss terms, the gradient norm and the last learning rate."""
     _train_mode(parallel)
     values: dict[str, list[float]] = {}
@@ -86,7 +96,7 @@ def _finite_mean(values: list[float]) -> float:
     return sum(finite) / len(finite) if finite else math.nan
 
 
-def in_groups(batches: Any, steps_per_update: int) -> Iterator[tuple[Batch, float, bool]]:
+def in_groups(batches: Batches, steps_per_update: int) -> Iterator[tuple[Batch, float, bool]]:
     """Batches, each with its share of its group's step, and whether the optimiser moves after it."""
     last = len(batches)
     in_last_group = last % steps_per_update or steps_per_update
@@ -144,7 +154,7 @@ def _step(state: Fit) -> float:
     return float(norm)
 
 
-def _autocast(state: Fit) -> AbstractContextManager[Any]:
+def _autocast(state: Fit) -> AbstractContextManager[object]:
     precision = state.run.train.precision
     on_gpu = state.workers.device.type == "cuda"
     if precision == "bfloat16" or (precision == "auto" and on_gpu and torch.cuda.is_bf16_supported()):

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from segdist.core import extras, masks, storage
@@ -113,7 +114,7 @@ def features(instances: Sequence[Instance], place: Place | None, *, image: str) 
     return json.loads(json.dumps(found))  # tuples to lists, as they are read back
 
 
-def _rasterio() -> Any:
+def _rasterio() -> ModuleType:
     try:
         import rasterio
         import rasterio.errors

@@ -43,7 +43,7 @@ def cleaned(
 
 
 def guided_filter(
-    guide_HW: NDArray[Any], values_HW: NDArray[Any], *, radius: int, epsilon: float
+    guide_HW: NDArray[np.generic], values_HW: NDArray[Any], *, radius: int, epsilon: float
 ) -> NDArray[np.float32]:
     """Values smoothed so that their edges follow those of a guide (He et al. 2013, equations 5, 6 and 8).
 

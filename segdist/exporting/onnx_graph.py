@@ -144,7 +144,7 @@ def session(file: Path) -> Any:
     options.log_severity_level = 4  # what fails is raised; its log would say it twice
     opened = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
-    def run(pixels_B3SS: Any) -> list[Any]:
+    def run(pixels_B3SS: object) -> list[Any]:
         try:
             return list(opened.run(None, {INPUT: pixels_B3SS}))
         except Exception as error:

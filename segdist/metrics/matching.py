@@ -94,7 +94,7 @@ def box_matrix(
 
 def _overlaps(
     pair: Pair, found: Sequence[Instance], truths: Sequence[Instance], crowd: NDArray[np.bool_], kind: OverlapKind
-) -> NDArray[Any]:
+) -> NDArray[np.generic]:
     if kind == "box":
         return box_matrix(found, truths, list(crowd))
     found_rles = [i.mask or masks.empty(pair.size_hw) for i in found]

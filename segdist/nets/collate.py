@@ -114,7 +114,7 @@ def instance_weights(example: Example, noise: NoiseSpec) -> Tensor:
     return torch.from_numpy(example.scores) ** noise.score_power
 
 
-def _paint(map_HW: NDArray[Any], example: Example, values: NDArray[Any]) -> None:
+def _paint(map_HW: NDArray[np.generic], example: Example, values: NDArray[Any]) -> None:
     """Write one value an instance into a map, small ones over large ones."""
     height, width = example.ignore_HW.shape
     for n in np.argsort(-example.masks_NHW.sum(axis=(1, 2)), kind="stable"):

@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.initialization import no_init_weights
 from transformers.utils import logging
 
@@ -21,15 +22,22 @@ _UNLOADABLE = (OSError, ValueError, RuntimeError, SafetensorError, StrictDatacla
 """What transformers lets out where a configuration describes no network, or a file is damaged."""
 
 
+class _LoadingInfo(TypedDict):
+    """What transformers says about tensors that did not fit: their names, and the shapes of both sides."""
+
+    missing_keys: set[str]
+    mismatched_keys: set[tuple[str, object, object]]
+
+
 def load(
-    network_class: Any,
+    network_class: type[PreTrainedModel],
     published: Published,
     weights: str,
     *,
     untrained: tuple[str, ...],
-    overrides: Mapping[str, Any],
+    overrides: Mapping[str, object],
     heads: tuple[str, ...] = (),
-) -> Any:
+) -> PreTrainedModel:
     """A network of transformers; layers whose shape depends on classes or options start untrained.
 
     Args:
@@ -55,7 +63,7 @@ def load(
     return network
 
 
-def tokenizer(published: Published, weights: str) -> Any:
+def tokenizer(published: Published, weights: str) -> PreTrainedTokenizerBase:
     """The tokenizer that lies beside the weights.
 
     Raises:
@@ -78,7 +86,9 @@ def tokenizer(published: Published, weights: str) -> Any:
             ) from error
 
 
-def _pretrained(network_class: Any, published: Published, weights: str, overrides: Mapping[str, Any]) -> Any:
+def _pretrained(
+    network_class: type[PreTrainedModel], published: Published, weights: str, overrides: Mapping[str, object]
+) -> tuple[PreTrainedModel, _LoadingInfo]:
     try:
         with published.shown(weights) as folder, _quietly():
             config = network_class.config_class.from_pretrained(folder, local_files_only=True, **overrides)
@@ -96,7 +106,7 @@ def _pretrained(network_class: Any, published: Published, weights: str, override
         raise WeightsError(f"The weights {weights} cannot be loaded: {error} {published.how_to_get}") from error
 
 
-def _check_size(network_class: Any, config: Any, folder: Path) -> None:
+def _check_size(network_class: type[PreTrainedModel], config: PretrainedConfig, folder: Path) -> None:
     """Build the network without memory for its tensors, and stop where it becomes larger than its files.
 
     Raises:

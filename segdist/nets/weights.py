@@ -135,7 +135,7 @@ class Published:
             _copy(source / _WORDS, shown, _checked_words)
             yield shown
 
-    def _checked_config(self, content: Mapping[str, object], file: Path) -> dict[str, Any]:
+    def _checked_config(self, content: Mapping[str, object], file: Path) -> dict[str, object]:
         checked: dict[str, object] = _plain(content, file, "", (self.model_type, *self.also, *self.parts))
         return checked
 

@@ -6,6 +6,7 @@ import socket
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 from segdist.core.errors import BackendError
@@ -39,7 +40,7 @@ _STORAGE_KEYS = {
 
 
 @contextmanager
-def connected() -> Iterator[Any]:
+def connected() -> Iterator[ModuleType]:
     """The `ray` module, connected; a cluster of our own is shut down at the end.
 
     Raises:
@@ -95,7 +96,7 @@ def _join_settings(token_mode: Mapping[str, str]) -> Iterator[dict[str, Any]]:
         yield {"runtime_env": {"env_vars": _settings(), "worker_process_setup_hook": _hook_with(_storage_keys())}}
 
 
-def _start(ray: Any, address: str | None, how: dict[str, object]) -> None:
+def _start(ray: ModuleType, address: str | None, how: dict[str, object]) -> None:
     """Connect to a cluster, or start one.
 
     Raises:
@@ -246,7 +247,7 @@ def keep_keys_out_of_logs() -> None:
     class_cache.ENV_VARS_TO_PROPAGATE.difference_update(_STORAGE_KEYS)
 
 
-def slots(ray: Any, *, cpus: float, gpus: float) -> int:
+def slots(ray: ModuleType, *, cpus: float, gpus: float) -> int:
     """How many holders of these resources fit the cluster at once.
 
     Raises:

@@ -3,7 +3,7 @@
 import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from types import ModuleType
 
 from segdist.core import errors
 from segdist.core.errors import SegdistError
@@ -27,7 +27,9 @@ def answers(work: Callable[..., str]) -> Callable[..., dict[str, str]]:
     return answer
 
 
-def map_items(ray: Any, function: Callable[..., Any], items: Sequence[dict[str, Any]], **how: Any) -> Iterator[str]:
+def map_items(
+    ray: ModuleType, function: Callable[..., object], items: Sequence[dict[str, object]], **how: object
+) -> Iterator[str]:
     """The answers to the items, as they come.
 
     Args:

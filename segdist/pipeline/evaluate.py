@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import Any
 
 from segdist.core.storage import cache_dir
@@ -41,7 +42,7 @@ class EvaluationFiles:
     """The model's description, where its scores per class were tuned."""
 
 
-def evaluate_trials(ray: object, tracker: Tracker, parent_run_id: str, job: Job) -> None:
+def evaluate_trials(ray: ModuleType, tracker: Tracker, parent_run_id: str, job: Job) -> None:
     """Every metric, `runtime/...` and `model/bytes` of each finished trial that has none yet, logged to its run.
 
     Args:
@@ -63,7 +64,7 @@ def evaluate_trials(ray: object, tracker: Tracker, parent_run_id: str, job: Job)
             say(f"trial {trial.number} has only the metrics of its epochs: {found}")
 
 
-def evaluate_on_test(ray: Any, tracker: Tracker, run_id: str, job: Job) -> dict[str, float]:
+def evaluate_on_test(ray: ModuleType, tracker: Tracker, run_id: str, job: Job) -> dict[str, float]:
     """Metrics named `test/...` of a trial's kept model, logged to its run with the panels; empty without a test split.
 
     Args:
@@ -83,7 +84,7 @@ def evaluate_on_test(ray: Any, tracker: Tracker, run_id: str, job: Job) -> dict[
     return metrics
 
 
-def evaluator_on_test(ray: Any, tracker: Tracker, run_id: str, job: Job, metric: str) -> Evaluator:
+def evaluator_on_test(ray: ModuleType, tracker: Tracker, run_id: str, job: Job, metric: str) -> Evaluator:
     """What an evaluator saw of a kept model's predictions over the test split, computed where trials are.
 
     Args:
@@ -98,7 +99,7 @@ def evaluator_on_test(ray: Any, tracker: Tracker, run_id: str, job: Job, metric:
 
 
 def _evaluations(
-    ray: Any, tracker: Tracker, trials: Sequence[TrialRecord], job: Job, most: int
+    ray: ModuleType, tracker: Tracker, trials: Sequence[TrialRecord], job: Job, most: int
 ) -> Iterator[tuple[TrialRecord, EvaluationFiles | str]]:
     """What each trial's model shows, or why it shows nothing; at most this many models at once."""
     left = iter(trials)
@@ -138,7 +139,7 @@ def _packed(tracker: Tracker, run_id: str) -> Files:
 
 
 def _submit(
-    ray: Any, packed: Files, job: Job, what: str, *, task: Callable[[Files, Job, str], Any] | None = None
+    ray: ModuleType, packed: Files, job: Job, what: str, *, task: Callable[[Files, Job, str], object] | None = None
 ) -> Any:
     """A worker with a trial's resources that evaluates a model."""
     resources = job.run.resources

@@ -6,6 +6,7 @@ only measure it. What people decided in a review wins over every teacher.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
 from typing import Any
 
 from segdist.commands.model import model_folder
@@ -216,7 +217,7 @@ def _run(units: Sequence[dict[str, object]], job: LabelJob, teacher: TeacherMake
             yield ShardSummary.model_validate_json(text)
 
 
-def _pool(ray: Any, actors: int, most: int) -> Any:
+def _pool(ray: ModuleType, actors: int, most: int) -> Any:
     """A pool that is there from the start, or one that grows while work waits."""
     if most <= actors:
         return ray.data.ActorPoolStrategy(size=actors)

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from segdist.core.errors import BackendError
 
@@ -82,7 +81,7 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
 def _reload_token() -> None:
     import ray
 
-    raylet: Any = ray._raylet
+    raylet = ray._raylet
     raylet.Config.initialize("")
     raylet.AuthenticationTokenLoader.instance().reset_cache()
 

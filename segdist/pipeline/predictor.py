@@ -143,7 +143,7 @@ class Predictor:
         return self._network
 
 
-def _truth_of(sample: Sample, truth: Any) -> Sample | None:
+def _truth_of(sample: Sample, truth: object) -> Sample | None:
     """What is known of an image; None where nothing is.
 
     Raises:

@@ -72,7 +72,7 @@ class Progress(Callback):
         if self._live:
             self._live.stop()
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_live": None, "_seen": []}
 
     def _line(self, trial: Trial, trials: list[Trial], text: str) -> None:

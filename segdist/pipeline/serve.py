@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from segdist.commands.model import model_folder
@@ -185,7 +186,9 @@ class AskRay:
         return found
 
 
-def _start(ray: Any, ray_serve: Any, files: PackedModel, replicas: int, max_batch: int, max_waiting: int) -> Any:
+def _start(
+    ray: ModuleType, ray_serve: ModuleType, files: PackedModel, replicas: int, max_batch: int, max_waiting: int
+) -> Any:
     """The model as a deployment.
 
     Only Python asks it: Ray's own HTTP server holds bodies of any size and number, and waits for slow ones forever.

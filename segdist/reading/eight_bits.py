@@ -17,7 +17,7 @@ Note = tuple[str, str]
 """A finding's code and message."""
 _INTEGER_RANGES = (2**8 - 1, 2**10 - 1, 2**12 - 1, 2**14 - 1, 2**16 - 1, 2**32 - 1)
 _FLOAT_RANGES = (1, 2**8 - 1, 2**16 - 1)
-Strips = Callable[[], Iterator[tuple[int, NDArray[Any]]]]
+Strips = Callable[[], Iterator[tuple[int, NDArray[np.generic]]]]
 """Gives the values of an image a few rows at a time, each with the number of its first row, as often as asked."""
 
 

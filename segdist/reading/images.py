@@ -63,7 +63,7 @@ _HOSTILE = (
     MemoryError, EOFError, AssertionError, struct.error, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
 """What Pillow's decoders raise on bytes that were made to break them."""
-_TURNS: Mapping[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
+_TURNS: Mapping[int, Callable[[NDArray[np.generic]], NDArray[np.generic]]] = {
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
     4: lambda a: a[::-1],
@@ -406,7 +406,7 @@ def _strips(image: Image.Image) -> Strips:
     """The numbers of an image of one channel in the type that its file has."""
     kind = {(2, "L"): np.int8, (1, "I"): np.uint32}.get((_sample_format(image), image.mode))
 
-    def strips() -> Iterator[tuple[int, NDArray[Any]]]:
+    def strips() -> Iterator[tuple[int, NDArray[np.generic]]]:
         for top, part in in_strips(image):
             values = np.asarray(part)
             yield top, values.view(kind) if kind else values

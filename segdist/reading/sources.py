@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from segdist.core.errors import DataError, did_you_mean
 from segdist.core.plugins import DatasetFormat
@@ -32,7 +31,7 @@ def read_place(
     classes: Sequence[str] = (),
     *,
     format_name: str = "",
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
     findings: list[Finding] | None = None,
     skip_errors: bool = False,
 ) -> list[tuple[DatasetFormat, Sample]]:

@@ -65,7 +65,7 @@ class TableRows:
         self._opened: tuple[str, object] = ("", None)
         self._group = _Group()
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {"_opened": ("", None), "_group": _Group()}
 
     def schema(self, uri: str) -> pa.Schema:

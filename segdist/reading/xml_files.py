@@ -4,7 +4,7 @@ Without entities, which expand to gigabytes and reach other files; and of bounde
 """
 
 import re
-from typing import Any
+from xml.etree.ElementTree import Element
 
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, fromstring
@@ -28,7 +28,7 @@ class NotXmlError(ValueError):
     """Why a file cannot be read; becomes a finding."""
 
 
-def read_xml(uri: str, report: ReportFinding, *, image: str = "") -> Any:
+def read_xml(uri: str, report: ReportFinding, *, image: str = "") -> Element:
     """The root element of a file: in the encoding that it declares, whatever it is, or else as `text_files` reads it.
 
     Args:

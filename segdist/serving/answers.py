@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import FailFast, Field, ValidationError
 
@@ -64,7 +64,7 @@ def read_prompt(text: str, *, size_hw: tuple[int, int], classes: Sequence[str], 
 
 
 def checked_prompt(
-    content: Mapping[str, Any], *, size_hw: tuple[int, int], classes: Sequence[str], understood: frozenset[str]
+    content: Mapping[str, object], *, size_hw: tuple[int, int], classes: Sequence[str], understood: frozenset[str]
 ) -> Prompt:
     """A prompt given as the fields of a `PromptRequest`, checked in the same way; arrays are taken for lists.
 

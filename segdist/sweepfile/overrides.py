@@ -3,14 +3,13 @@
 import os
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from segdist.core.errors import SpecError
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./ -]*")
 
 
-def as_override(key: str, value: Any) -> str:
+def as_override(key: str, value: object) -> str:
     """`key=value`; texts in quotes, so that nothing in them is taken for grammar.
 
     Raises:
@@ -19,7 +18,7 @@ def as_override(key: str, value: Any) -> str:
     return f"{key}={_written(key, value)}"
 
 
-def _written(key: str, value: Any) -> str:
+def _written(key: str, value: object) -> str:
     value = value.item() if hasattr(value, "item") and not getattr(value, "ndim", 1) else value  # a number of NumPy
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
@@ -37,7 +36,7 @@ def _written(key: str, value: Any) -> str:
     )
 
 
-def _name(key: str, name: Any) -> str:
+def _name(key: str, name: object) -> str:
     """A key of a mapping, which Hydra takes without quotes only."""
     if not (isinstance(name, str) and _NAME.fullmatch(name)):
         raise SpecError(

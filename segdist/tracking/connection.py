@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from segdist.core.errors import BackendError, StorageError
@@ -34,7 +34,7 @@ class Connection:
         self.artifact_root = artifact_root
         self._client: MlflowClient | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """The addresses only: clients hold sockets and locks."""
         return {**self.__dict__, "_client": None}
 

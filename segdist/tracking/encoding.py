@@ -37,7 +37,7 @@ def param_value(text: str) -> Any:
         return text
 
 
-def tag_text(value: Any) -> str:
+def tag_text(value: object) -> str:
     """A tag as text, without secrets."""
     return clip(redact(value if isinstance(value, str) else json.dumps(redact_all(value), default=str)), _TAG_LENGTH)
 
@@ -47,19 +47,19 @@ def clip(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """Nested mappings as dotted keys: `{"train": {"lr": 1}}` becomes `{"train.lr": 1}`."""
     return dict(_leaves(values, prefix))
 
 
-def finite(metrics: Mapping[str, Any]) -> dict[str, float]:
+def finite(metrics: Mapping[str, object]) -> dict[str, float]:
     """The metrics that are finite numbers: a class absent everywhere has none, and MLflow would store 1.8e308."""
     return {
         name: float(value) for name, value in metrics.items() if isinstance(value, int | float) and math.isfinite(value)
     }
 
 
-def _leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def _leaves(values: Mapping[str, object], prefix: str) -> Iterator[tuple[str, object]]:
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, f"{prefix}{name}.")

@@ -1,7 +1,6 @@
 """Names of the tags and metrics by which segdist finds its runs in MLflow."""
 
 from pathlib import Path
-from typing import Any
 
 from segdist.core import provenance
 from segdist.tracking.drivers import this_driver
@@ -32,7 +31,7 @@ def names_model(text: str) -> bool:
     return is_run_id(text) or "#" in text or "@" in text
 
 
-def of_sweep(metric: str, file: Path, environment: provenance.Environment, started: int) -> dict[str, Any]:
+def of_sweep(metric: str, file: Path, environment: provenance.Environment, started: int) -> dict[str, object]:
     """The tags of a parent run, among them those that MLflow's own pages show."""
     return {
         METRIC: metric,

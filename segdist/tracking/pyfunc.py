@@ -9,7 +9,6 @@ import warnings
 from importlib.metadata import requires, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from packaging.requirements import Requirement
 
@@ -20,7 +19,7 @@ _OF_TRAINING = {
 _CODE = Path(__file__).with_name("pyfunc_model.py")
 
 
-def save(model: Path, folder: Path, *, extra: str, name: str, metadata: dict[str, Any]) -> None:
+def save(model: Path, folder: Path, *, extra: str, name: str, metadata: dict[str, object]) -> None:
     """Write the pyfunc.
 
     Args:

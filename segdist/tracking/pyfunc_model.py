@@ -31,13 +31,18 @@ class SegdistModel(PythonModel):
         family = declaration(checkpoint.describe(folder).model.family)
         self._understood = family.prompts(self._network.options)
 
-    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:  # noqa: ARG002
+    def predict(
+        self,
+        context: object,  # noqa: ARG002 - MLflow names them
+        model_input: pd.DataFrame,
+        params: dict[str, object] | None = None,  # noqa: ARG002
+    ) -> pd.DataFrame:
         """One row for each picture."""
         asked = model_input["prompt"] if "prompt" in model_input else [""] * len(model_input)
         rows = [self._answer(image, prompt) for image, prompt in zip(model_input["image"], asked, strict=True)]
         return pd.DataFrame({"predictions": rows})
 
-    def _answer(self, image: Any, prompt: Any) -> str:
+    def _answer(self, image: object, prompt: object) -> str:
         from segdist.engine.predict import find_in
         from segdist.reading.examples import decode_image
         from segdist.serving.answers import instances_json, read_prompt

@@ -108,7 +108,7 @@ def fetch(client: "MlflowClient", run_id: str, artifact_path: str, folder: Path)
     return Path(client.download_artifacts(run_id, artifact_path, str(folder)))
 
 
-def load_json(client: "MlflowClient", run_id: str, artifact_path: str) -> dict[str, Any]:
+def load_json(client: "MlflowClient", run_id: str, artifact_path: str) -> dict[str, object]:
     """A JSON file of a run; empty where there is none."""
     with tempfile.TemporaryDirectory() as folder:
         file = fetch(client, run_id, artifact_path, Path(folder))

@@ -86,8 +86,8 @@ class Tracker:
         *,
         spec_text: str,
         spec_file: str,
-        tags: Mapping[str, Any],
-        params: Mapping[str, Any],
+        tags: Mapping[str, object],
+        params: Mapping[str, object],
         dataset: Manifest,
     ) -> str:
         """The parent run of a sweep: found by its fingerprint, or created.
@@ -160,7 +160,13 @@ class Tracker:
     # Writing trials
 
     def start_trial(
-        self, parent_run_id: str, trial_key: str, *, number: int, params: Mapping[str, Any], tags: Mapping[str, Any]
+        self,
+        parent_run_id: str,
+        trial_key: str,
+        *,
+        number: int,
+        params: Mapping[str, object],
+        tags: Mapping[str, object],
     ) -> str:
         """The run of a trial: found by its key when it is resumed, or created with the sweep's data set.
 
@@ -185,7 +191,7 @@ class Tracker:
             self._describe(client, run_id, marks, params)
         return run_id
 
-    def log_metrics(self, run_id: str, metrics: Mapping[str, Any], *, step: int) -> None:
+    def log_metrics(self, run_id: str, metrics: Mapping[str, object], *, step: int) -> None:
         """Record measurements; values that are not finite are left out.
 
         Args:
@@ -213,7 +219,7 @@ class Tracker:
                 client.set_tag(run_id, names.END, tag_text(reason))
             client.set_terminated(run_id, status)
 
-    def tag(self, run_id: str, name: str, value: Any) -> None:
+    def tag(self, run_id: str, name: str, value: object) -> None:
         """Set one tag of a run."""
         with self._connection.writing() as client:
             client.set_tag(run_id, key(name), tag_text(value))
@@ -230,7 +236,7 @@ class Tracker:
         with self._connection.client() as client:
             client.log_artifacts(run_id, str(folder), artifact_path)
 
-    def log_json(self, run_id: str, content: Mapping[str, Any], artifact_path: str) -> None:
+    def log_json(self, run_id: str, content: Mapping[str, object], artifact_path: str) -> None:
         """Keep JSON values as a file of the run."""
         with self._connection.client() as client:
             client.log_dict(run_id, redact_all(content), artifact_path)
@@ -377,7 +383,7 @@ class Tracker:
 
     # Helpers
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """What another process needs; the progress of trials is read again there."""
         return {**self.__dict__, "_progress": {}}
 
@@ -408,7 +414,7 @@ class Tracker:
         return str(found[0].info.run_id), False
 
     def _describe(
-        self, client: "MlflowClient", run_id: str, marks: Mapping[str, Any], params: Mapping[str, Any]
+        self, client: "MlflowClient", run_id: str, marks: Mapping[str, object], params: Mapping[str, object]
     ) -> None:
         """Tags are set anew, parameters once: MLflow refuses to change one, and a resumed run keeps its own."""
         from mlflow.entities import Param, RunTag

@@ -2,6 +2,8 @@
 
 import json
 from pathlib import Path
+from types import ModuleType
+from typing import cast
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -27,7 +29,7 @@ def call(*arguments: str | Path) -> Result:
 def two_trials(tracker: Tracker, sweep: SweepSpec, storage: Path) -> list[str]:
     parent = start_sweep(tracker, sweep)
     runs = [trial(tracker, sweep, parent, number) for number in (1, 2)]
-    evaluate_trials(Inline, tracker, parent, job_of(sweep))
+    evaluate_trials(cast("ModuleType", Inline), tracker, parent, job_of(sweep))
     return runs
 
 

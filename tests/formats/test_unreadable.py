@@ -119,10 +119,11 @@ def test_a_label_that_is_a_link_to_nowhere_teaches_nothing(tmp_path: Path, name:
     label = tmp_path / lost.format(stem="a")
     label.parent.mkdir(exist_ok=True)
     label.symlink_to("gone")
-    options: dict[str, Any] = {
+    by_format: dict[str, dict[str, Any]] = {
         "yolo": {"names": ["crack"]},
         "png_masks": {"kind": "binary", "classes": {"1": "crack"}, "images": "images", "masks": "masks"},
-    }.get(name, {})
+    }
+    options = by_format.get(name, {})
     findings: list[Finding] = []
     read = [s.image_id for s in open_format(name, {"path": str(tmp_path), **options}).read(findings.append)]
     assert read == ([f"{images.name}/b.png"] if "{stem}" in lost else [])

@@ -1,6 +1,7 @@
 """Starting Ray: a crowded machine gets another chance, a cluster elsewhere is asked once."""
 
-from typing import Any
+from types import ModuleType
+from typing import Any, cast
 
 import pytest
 
@@ -34,14 +35,14 @@ class Crowded:
 
 def test_a_start_that_runs_out_of_time_is_tried_again_and_leaves_no_process() -> None:
     ray = Crowded(failures=2)
-    _start(ray, None, {})
+    _start(cast("ModuleType", ray), None, {})
     assert ray.said == ["local", "cleared away", "local", "cleared away", "local"]
     with pytest.raises(BackendError, match=r"3 attempts: The current node timed out.*\n.*load average"):
-        _start(Crowded(failures=3), None, {})
+        _start(cast("ModuleType", Crowded(failures=3)), None, {})
 
 
 def test_a_cluster_that_was_named_is_asked_once() -> None:
     ray = Crowded(failures=1)
     with pytest.raises(BackendError, match=r"answers at 10\.0\.0\.1:6379"):
-        _start(ray, "10.0.0.1:6379", {})
+        _start(cast("ModuleType", ray), "10.0.0.1:6379", {})
     assert ray.said == ["10.0.0.1:6379", "cleared away"]

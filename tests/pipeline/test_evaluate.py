@@ -1,6 +1,8 @@
 """Every trial's kept model gets the full look once; one that cannot be measured does not cost the sweep."""
 
 from pathlib import Path
+from types import ModuleType
+from typing import cast
 
 import pytest
 
@@ -15,6 +17,8 @@ from segdist.pipeline.trial import Job
 from segdist.tracking import Tracker
 from tests.pipeline.inline import Inline
 from tests.tracking.conftest import empty_storage, start_sweep, start_trial, storage, tracker
+
+RAY = cast("ModuleType", Inline)
 
 __all__ = ["empty_storage", "storage", "tracker"]
 
@@ -58,7 +62,7 @@ def test_each_trial_gets_every_metric_its_cost_and_pictures_once_and_failures_ar
     good = trial(tracker, sweep, parent, 1)
     trial(tracker, sweep, parent, 2, keeps="")
     trial(tracker, sweep, parent, 3, keeps="damaged")
-    evaluate_trials(Inline, tracker, parent, job)
+    evaluate_trials(RAY, tracker, parent, job)
     said = capsys.readouterr().out
     assert "evaluate  3 trial(s)" in said
     assert "trial 2 has only the metrics of its epochs: it kept no model" in said
@@ -77,7 +81,7 @@ def test_each_trial_gets_every_metric_its_cost_and_pictures_once_and_failures_ar
     assert [s.image_id for s, _ in read_rows(str(predictions))] == [i["image_id"] for i in look["images"]]
     assert {p.name.partition("-")[0] for p in tracker.download(good, "pictures_ranked", storage).iterdir()} >= {"worst"}
 
-    evaluate_trials(Inline, tracker, parent, job)
+    evaluate_trials(RAY, tracker, parent, job)
     assert "trial 1 " not in capsys.readouterr().out, "what is measured is not measured again"
 
 
@@ -88,11 +92,11 @@ def test_scores_tuned_on_validation_images_are_logged_and_kept_with_the_model(
     sweep = sweep.model_copy(update={"evaluate": sweep.evaluate.model_copy(update={"post": post})})
     parent, job = start_sweep(tracker, sweep), job_of(sweep)
     run = trial(tracker, sweep, parent, 1)
-    evaluate_trials(Inline, tracker, parent, job)
+    evaluate_trials(RAY, tracker, parent, job)
     (record,) = tracker.trials(parent)
     described = checkpoint.describe(tracker.download(run, "model", storage / "model")).evaluate
     assert described.post.min_scores == {"roof": record.metrics["post/min_score/roof"]}
-    evaluate_on_test(Inline, tracker, run, job)
+    evaluate_on_test(RAY, tracker, run, job)
     again = checkpoint.describe(tracker.download(run, "model", storage / "again")).evaluate
     assert again == described, "the test split tunes nothing"
 
@@ -100,7 +104,7 @@ def test_scores_tuned_on_validation_images_are_logged_and_kept_with_the_model(
 def test_the_winner_alone_is_scored_on_the_test_split(tracker: Tracker, sweep: SweepSpec, storage: Path) -> None:
     parent = start_sweep(tracker, sweep)
     run = trial(tracker, sweep, parent, 1)
-    found = evaluate_on_test(Inline, tracker, run, job_of(sweep))
+    found = evaluate_on_test(RAY, tracker, run, job_of(sweep))
     assert all(name.startswith("test/") for name in found)
     (record,) = tracker.trials(parent)
     assert record.metrics["test/iou"] == pytest.approx(found["test/iou"])
@@ -112,5 +116,5 @@ def test_the_winner_alone_is_scored_on_the_test_split(tracker: Tracker, sweep: S
 
 def test_without_a_test_split_nothing_is_scored_on_it(tracker: Tracker, sweep: SweepSpec) -> None:
     data = sweep.data.model_copy(update={"split": sweep.data.split.model_copy(update={"test": 0.0})})
-    assert evaluate_on_test(Inline, tracker, "no run", job_of(sweep.model_copy(update={"data": data}))) == {}
+    assert evaluate_on_test(RAY, tracker, "no run", job_of(sweep.model_copy(update={"data": data}))) == {}
     assert stores.exists(sweep.storage)

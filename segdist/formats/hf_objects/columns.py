@@ -55,7 +55,7 @@ def _label_names(feature: object) -> list[str]:
     return _label_names(feature.get("feature"))
 
 
-def annotations(objects: object) -> Iterator[dict[str, Any]]:
+def annotations(objects: object) -> Iterator[dict[str, object]]:
     """The objects of one row with COCO's field names.
 
     Args:

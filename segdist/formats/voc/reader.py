@@ -235,7 +235,7 @@ class _Reader:
         is_crowd = one.is_difficult and self._options.difficult == "ignore"
         return Instance(self._names(one.name, self._files.root), mask, box_xyxy, is_crowd=is_crowd), notes
 
-    def _corners(self, one: XmlObject) -> list[Any]:
+    def _corners(self, one: XmlObject) -> list[object]:
         """The corners with x2 and y2 exclusive; VOC counts from 1 and includes the last pixel, so those stay."""
         low, high = list(one.corners[:2]), list(one.corners[2:])
         if any(_number(v) == 0 for v in low):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from xml.etree.ElementTree import Element
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class XmlFile:
     objects: tuple[XmlObject, ...]
 
 
-def annotation_of(root: Any) -> XmlFile | None:
+def annotation_of(root: Element) -> XmlFile | None:
     """The content of a file by its root element, or None where that is no `annotation`."""
     if root.tag != "annotation":
         return None
@@ -51,14 +51,14 @@ def annotation_of(root: Any) -> XmlFile | None:
     )
 
 
-def _object(element: object) -> XmlObject:
+def _object(element: Element) -> XmlObject:
     corners = tuple(_text(element, f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax"))
     return XmlObject(
         _text(element, "name") or "", corners, _text(element, "difficult") == "1", tuple(_polygon(element))
     )
 
 
-def _polygon(element: Any) -> Iterator[str]:
+def _polygon(element: Element) -> Iterator[str]:
     """Corners as `<pt><x/><y/></pt>` (LabelMe's XML) or `<x1/><y1/><x2/>...` (Roboflow)."""
     polygon = element.find("polygon")
     if polygon is None:
@@ -73,6 +73,6 @@ def _polygon(element: Any) -> Iterator[str]:
         number += 1
 
 
-def _text(element: Any, path: str) -> str | None:
+def _text(element: Element, path: str) -> str | None:
     found = element.findtext(path)
     return found.strip() if found and found.strip() else None

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree as ET
+from xml.etree.ElementTree import Element
 
 import numpy as np
 
@@ -58,7 +58,7 @@ def read(file: Path, returned: Returned) -> None:
             returned.others[f"element `{child.tag}`"] += 1  # `track` in CVAT for video
 
 
-def _read_shape(shape: Any, file_name: str, size_hw: tuple[int, int], returned: Returned) -> None:
+def _read_shape(shape: Element, file_name: str, size_hw: tuple[int, int], returned: Returned) -> None:
     if shape.tag in ("mask", "polygon"):
         if shape.tag == "mask":
             rle = mask_of(shape, size_hw)
@@ -70,7 +70,7 @@ def _read_shape(shape: Any, file_name: str, size_hw: tuple[int, int], returned: 
         returned.skip_shape(kind, file_name, shape.attrib.get("label", ""), _number(shape))
 
 
-def _shape(image: Any, doubt: Doubt) -> None:
+def _shape(image: Element, doubt: Doubt) -> None:
     """A mask; a rectangle where the teacher found nothing."""
     common = {"label": doubt.instance.label, "source": "auto", "occluded": "0", "z_order": "0"}
     if doubt.mask is None or not doubt.mask.area:
@@ -92,5 +92,5 @@ def row_runs(mask_HW: Mask) -> list[int]:
     return [int(v) for v in np.diff(ends, prepend=0)]
 
 
-def _number(shape: Any) -> str:
+def _number(shape: Element) -> str:
     return next((a.text or "" for a in shape.iter("attribute") if a.attrib.get("name") == _NUMBER), "")

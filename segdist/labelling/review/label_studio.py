@@ -51,7 +51,7 @@ def read(content: Any, returned: Returned) -> None:
                 _read_region(region, *found, returned)
 
 
-def _task(task: Task) -> dict[str, Any]:
+def _task(task: Task) -> dict[str, object]:
     height, width = task.sample.size_hw
     results = [_region(d, width, height) for d in task.doubts if d.mask is not None and d.mask.area]
     score = float(np.mean([d.instance.score for d in task.doubts]))
@@ -61,7 +61,7 @@ def _task(task: Task) -> dict[str, Any]:
     }
 
 
-def _region(doubt: Doubt, width: int, height: int) -> dict[str, Any]:
+def _region(doubt: Doubt, width: int, height: int) -> dict[str, object]:
     assert doubt.mask is not None
     value = {"format": "rle", "rle": encode_brush(doubt.mask), "brushlabels": [doubt.instance.label]}
     return {

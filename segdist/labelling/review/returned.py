@@ -95,7 +95,7 @@ class Returned:
         """A mask of an image of the queue."""
         self.drawn.append(Drawn(file_name, str(label), rle, object_number(number)))
 
-    def skip_shape(self, kind: str, file_name: str, label: Any, number: Any) -> None:
+    def skip_shape(self, kind: str, file_name: str, label: object, number: object) -> None:
         """A shape of an image of the queue that is no mask."""
         self.unread.append(UnreadShape(kind, file_name, str(label), object_number(number)))
 

@@ -7,10 +7,10 @@ Shapes: B images, S side of the padded square, Q queries, C classes, N objects, 
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.utils import ModelOutput
 
 from segdist.core.plugins import Batch, Example, ImageHWC
 from segdist.core.records import Instance
@@ -97,6 +97,6 @@ def build(options: Options, classes: tuple[str, ...]) -> Mask2Former:
     return Mask2Former(options, classes)
 
 
-def _layer(output: Any) -> Layer:
+def _layer(output: ModelOutput) -> Layer:
     """One layer's logits in float32; for transformers' outputs and for its dictionaries of inner layers."""
     return Layer(output["class_queries_logits"].float(), output["masks_queries_logits"].float())

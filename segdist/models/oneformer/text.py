@@ -4,13 +4,12 @@ Everything is made here, from the class names; no file of classes is read.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordLevel
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from segdist.models.oneformer import PUBLISHED, TaskName
 from segdist.nets import pretrained
@@ -25,7 +24,7 @@ _PAD, _UNKNOWN, _END = "[pad]", "[unknown]", "[end]"
 class TextVocabulary:
     """Sentences to numbers."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
 
     @classmethod

@@ -1,13 +1,12 @@
 """The network of transformers and its tokenizer: pretrained, or small and random."""
 
-from typing import Any
-
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import (
     GemmaConfig,
     PaliGemmaConfig,
     PaliGemmaForConditionalGeneration,
+    PreTrainedTokenizerBase,
     SiglipVisionConfig,
 )
 
@@ -35,7 +34,7 @@ class TiedHead(nn.Module):
         return linear(hidden, self.weight)
 
 
-def load(options: Options, texts: list[str]) -> tuple[Any, TokenVocabulary]:
+def load(options: Options, texts: list[str]) -> tuple[PaliGemmaForConditionalGeneration, TokenVocabulary]:
     """The network and its vocabulary.
 
     Args:
@@ -67,7 +66,7 @@ def load(options: Options, texts: list[str]) -> tuple[Any, TokenVocabulary]:
     return network, vocabulary
 
 
-def _small(options: Options, tokenizer: Any) -> PaliGemmaConfig:
+def _small(options: Options, tokenizer: PreTrainedTokenizerBase) -> PaliGemmaConfig:
     """0.6 M parameters: trains on a laptop's CPU."""
     if options.side % PATCHES:
         raise WeightsError(

@@ -6,12 +6,11 @@ Shapes: R rows (a question about a tile each), L tokens.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessorList, PaliGemmaForConditionalGeneration
 
 from segdist.models.paligemma.grammar import Grammar, State
 from segdist.models.paligemma.vocabulary import TokenVocabulary
@@ -42,7 +41,7 @@ class Written:
 
 
 def write_answers(
-    model: Any,
+    model: PaliGemmaForConditionalGeneration,
     vocabulary: TokenVocabulary,
     pixels_R3SS: Tensor,
     asked: Sequence[Asked],

@@ -4,10 +4,9 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from segdist.core.errors import WeightsError
 from segdist.nets.paligemma.answers import CODEBOOK_SIZE, SEPARATOR
@@ -26,7 +25,7 @@ class TokenVocabulary:
         WeightsError: the tokenizer lacks the location or mask tokens, or they do not follow one another.
     """
 
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     num_image_tokens: int
 
     def __post_init__(self) -> None:

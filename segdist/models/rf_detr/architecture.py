@@ -1,7 +1,5 @@
 """The network of transformers: pretrained, of a published shape with random weights, or small."""
 
-from typing import Any
-
 from transformers import RfDetrConfig, RfDetrDinov2Config, RfDetrForInstanceSegmentation
 
 from segdist.core.errors import SpecError
@@ -42,7 +40,7 @@ def load(options: Options, *, num_classes: int) -> RfDetrForInstanceSegmentation
     return network
 
 
-def _check_places(config: Any, options: Options) -> None:
+def _check_places(config: RfDetrConfig, options: Options) -> None:
     """Each query starts at a place of the encoder's grid, the most_likely first."""
     places = (options.image_size // config.backbone_config.patch_size) ** 2
     if config.num_queries > places:

@@ -7,7 +7,7 @@ Shapes: B images, K classes, P questions (pairs of image and class), Q queries, 
 the padded square, h w of the predicted masks.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import box_convert
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput, inverse_sigmoid
+from transformers.utils import ModelOutput
 
 from segdist.core.plugins import Batch, Example, ImageHWC
 from segdist.core.records import Instance, Prompt
@@ -215,7 +216,7 @@ class Sam3(Segmenter):
         ]
         return Predicted(layers, output.pred_masks.float(), output.semantic_seg[:, 0].float())
 
-    def _boxes(self, decoded: Any) -> Tensor:
+    def _boxes(self, decoded: ModelOutput) -> Tensor:
         """(L, P, Q, 4) the boxes of every layer, as centre and sides: each moves the one before."""
         shift_LPQ4 = self.model.detr_decoder.box_head(decoded.intermediate_hidden_states)
         return (inverse_sigmoid(decoded.reference_boxes) + shift_LPQ4).sigmoid()
@@ -236,7 +237,7 @@ def _outputs_of(*modules: nn.Module) -> Iterator[list[Any]]:
     """What the modules give in the next call, in order; filled once they have run."""
     caught: list[object] = [None] * len(modules)
 
-    def keep(place: int) -> Any:
+    def keep(place: int) -> Callable[[nn.Module, object, object], None]:
         def hook(_module: nn.Module, _arguments: object, output: object) -> None:
             caught[place] = output
 

@@ -1,12 +1,11 @@
 """Class names to tokens, without a download: the tokenizer beside the weights, or one that spells."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from segdist.models.sam3 import PUBLISHED
 from segdist.nets import pretrained
@@ -17,7 +16,7 @@ LONGEST = 32
 _SPECIAL = ("<pad>", "<start>", "<end>")
 
 
-def tokenizer(weights: str) -> Any:
+def tokenizer(weights: str) -> PreTrainedTokenizerBase:
     """The tokenizer that belongs to the weights.
 
     Raises:
@@ -28,7 +27,7 @@ def tokenizer(weights: str) -> Any:
     return pretrained.tokenizer(PUBLISHED, weights)
 
 
-def encode(reader: Any, phrases: Sequence[str]) -> tuple[Tensor, Tensor]:
+def encode(reader: PreTrainedTokenizerBase, phrases: Sequence[str]) -> tuple[Tensor, Tensor]:
     """(K, T) tokens of K phrases, and (K, T) 1 where there is one and 0 in the padding.
 
     T is always the length that the text encoder was trained with, as in SAM 3.

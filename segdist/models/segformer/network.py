@@ -6,7 +6,6 @@ Shapes: B images, S side of the padded square, K classes with background.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
@@ -17,7 +16,7 @@ from segdist.nets.semantic import BACKGROUND, SemanticSegmenter
 from segdist.nets.weights import RANDOM
 
 _NARROW, _WIDE = (32, 64, 160, 256), (64, 128, 320, 512)
-_SHAPES: Mapping[str, Mapping[str, Any]] = {
+_SHAPES: Mapping[str, Mapping[str, object]] = {
     "debug": {
         "hidden_sizes": (16, 32, 48, 64),
         "depths": (1, 1, 1, 1),
@@ -61,7 +60,7 @@ def build(options: Options, classes: tuple[str, ...]) -> Segformer:
     return Segformer(options, classes)
 
 
-def _load(options: Options, **labels: Mapping[Any, Any]) -> SegformerForSemanticSegmentation:
+def _load(options: Options, **labels: Mapping[int, str] | Mapping[str, int]) -> SegformerForSemanticSegmentation:
     if options.weights == RANDOM:
         return SegformerForSemanticSegmentation(SegformerConfig(**_SHAPES[options.size], **labels))
     network: SegformerForSemanticSegmentation = pretrained.load(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from xml.etree.ElementTree import Element
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from segdist.reading.geometry import PointXy, UnusableAnnotation, numbers
 _KNOWN = "polygon, mask, box, ellipse, polyline"
 
 
-def images_of(root: Any, options: ShapeOptions) -> Iterator[DrawnImage]:
+def images_of(root: Element, options: ShapeOptions) -> Iterator[DrawnImage]:
     """The images of a file.
 
     Args:
@@ -50,7 +50,7 @@ def images_of(root: Any, options: ShapeOptions) -> Iterator[DrawnImage]:
         yield DrawnImage((f"{subset}/{name}", name) if subset else (name,), tuple(shapes), size_hw, subset)
 
 
-def _shape(number: int, element: Any, options: ShapeOptions) -> Shape:
+def _shape(number: int, element: Element, options: ShapeOptions) -> Shape:
     group = element.attrib.get("group_id")
     return Shape(
         label=element.attrib.get("label", ""),
@@ -60,7 +60,7 @@ def _shape(number: int, element: Any, options: ShapeOptions) -> Shape:
     )
 
 
-def _part(element: Any, options: ShapeOptions, size_hw: SizeHw, repairs: list[str]) -> Part:
+def _part(element: Element, options: ShapeOptions, size_hw: SizeHw, repairs: list[str]) -> Part:
     kind = element.tag
     if kind == "polygon":
         return polygon(_points(element), size_hw, repairs)
@@ -84,7 +84,7 @@ def _part(element: Any, options: ShapeOptions, size_hw: SizeHw, repairs: list[st
     raise without_area(kind) if kind in ("points", "skeleton", "tag") else unknown(kind, _KNOWN)
 
 
-def mask_of(element: Any, size_hw: SizeHw) -> Rle:
+def mask_of(element: Element, size_hw: SizeHw) -> Rle:
     """The mask that is given by run lengths, row by row, of a part of the image, of unset pixels first.
 
     Raises:
@@ -101,7 +101,7 @@ def mask_of(element: Any, size_hw: SizeHw) -> Rle:
     return masks.place(values.reshape(height, width), (top, left), size_hw)
 
 
-def corners_of(element: Any) -> list[float]:
+def corners_of(element: Element) -> list[float]:
     """The corners of a polygon or line: x, y, x, y, ...
 
     Raises:
@@ -110,7 +110,7 @@ def corners_of(element: Any) -> list[float]:
     return [float(v) for point in element.attrib["points"].split(";") for v in point.split(",")]
 
 
-def _points(element: object) -> list[PointXy]:
+def _points(element: Element) -> list[PointXy]:
     try:
         values = numbers(corners_of(element), "`points`", [])
     except (KeyError, ValueError) as error:
@@ -124,7 +124,7 @@ def _points(element: object) -> list[PointXy]:
     return list(zip(values[::2], values[1::2], strict=True))
 
 
-def _number(element: Any, name: str, default: str = "") -> float:
+def _number(element: Element, name: str, default: str = "") -> float:
     return _floats([element.attrib.get(name, default)])[0]
 
 

@@ -30,7 +30,7 @@ _OF_THE_IMAGE = ("choices", "rating", "textarea", "taxonomy", "number", "datetim
 """Results that say something about the image or a region, and draw nothing."""
 
 
-def regions_of(task: object) -> list[dict[str, Any]] | None:
+def regions_of(task: object) -> list[dict[str, object]] | None:
     """What was drawn for a task; None where nobody has submitted anything.
 
     Raises:
