@@ -83,6 +83,10 @@ class Targets:
         """The image of each of some rows."""
         return rows if self.image_B is None else self.image_B[rows]
 
+    def of_rows(self, pixels_BHW: Tensor) -> Tensor:
+        """(B, H, W) for each row what is given for each image."""
+        return pixels_BHW if self.image_B is None else pixels_BHW[self.image_B]
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -227,7 +231,7 @@ class SetCriterion(ABC, Generic[LayerT]):
     def _background(self, layer: LayerT, targets: Targets) -> Tensor:
         """(B, Q) queries of which at most half lies on crowds."""
         assert layer.masks_BQhw is not None
-        crowd_BHW = targets.crowd_BHW if targets.image_B is None else targets.crowd_BHW[targets.image_B]
+        crowd_BHW = targets.of_rows(targets.crowd_BHW)
         if not crowd_BHW.any():
             return torch.ones_like(layer.masks_BQhw[..., 0, 0], dtype=torch.bool)
         return share_on(layer.masks_BQhw, crowd_BHW) <= 0.5

@@ -22,9 +22,11 @@ from segdist.core.records import Prompt
 from segdist.formats.coco import Format
 from segdist.formats.coco import Options as CocoOptions
 from segdist.models.sam3 import FAMILY, Options, check, tokens
-from segdist.models.sam3.criterion import MISSING, Predicted, Sam3Criterion, Sam3Layer, Sam3Targets, costs_of
+from segdist.models.sam3.criterion import MISSING, Predicted, Sam3Criterion, Sam3Layer
 from segdist.models.sam3.network import Sam3, build
 from segdist.nets.matching import FALLBACKS, Matches
+from segdist.nets.points import ValidPixels
+from segdist.nets.set_criterion import Targets
 from segdist.reading.examples import letterbox, make_example
 from tests.models.sam3_worker import total, work
 from tests.models.variants import CLASSES, example, picture
@@ -47,9 +49,9 @@ def guess(questions: int = 3, *, queries: int = 5, layers: int = 2, seed: int = 
         centres = torch.rand(questions, queries, 2, generator=draw) * 0.5 + 0.25
         sides = torch.rand(questions, queries, 2, generator=draw) * 0.4 + 0.05
         return Sam3Layer(
-            torch.randn(questions, queries, generator=draw).requires_grad_(),
-            torch.cat([centres, sides], -1).requires_grad_(),
-            torch.randn(questions, generator=draw).requires_grad_(),
+            torch.randn(questions, queries, 1, generator=draw).requires_grad_(),
+            boxes_BQ4=torch.cat([centres, sides], -1).requires_grad_(),
+            presence_P=torch.randn(questions, generator=draw).requires_grad_(),
         )
 
     return Predicted(
@@ -59,7 +61,7 @@ def guess(questions: int = 3, *, queries: int = 5, layers: int = 2, seed: int = 
     )
 
 
-def squares(*of_question: list[tuple[int, int, int, int]]) -> Sam3Targets:
+def squares(*of_question: list[tuple[int, int, int, int]]) -> Targets:
     """Rectangles (x1, y1, x2, y2) in pixels; each question asks an image of its own."""
     boxes, shapes = [], []
     for rectangles in of_question:
@@ -72,7 +74,8 @@ def squares(*of_question: list[tuple[int, int, int, int]]) -> Sam3Targets:
         shapes.append(drawn)
     count = len(of_question)
     valid = torch.ones(count, SIZE, SIZE, dtype=torch.bool)
-    return Sam3Targets(boxes, shapes, torch.arange(count), valid, torch.zeros_like(valid))
+    labels = [torch.zeros(len(b), dtype=torch.int64) for b in boxes]
+    return Targets(labels, shapes, valid, torch.zeros_like(valid), boxes_cxcywh=boxes, image_B=torch.arange(count))
 
 
 TWO_ONE_NONE = squares([(4, 4, 30, 40), (32, 8, 60, 60)], [(10, 20, 50, 30)], [])
@@ -141,11 +144,11 @@ class TestRobustness:
             {1: Matches(beyond, beyond, beyond)},  # of another batch
         ]
         torch.manual_seed(0)
-        expected = {name: float(v.detach()) for name, v in criterion(predicted, TWO_ONE_NONE).items()}
+        expected = {name: float(v.detach()) for name, v in criterion.terms(predicted, TWO_ONE_NONE).items()}
         assert criterion.take_counts()[MISSING] == 0
         for known in unusable:
             torch.manual_seed(0)
-            terms = criterion(predicted, TWO_ONE_NONE, known)
+            terms = criterion.terms(predicted, TWO_ONE_NONE, known)
             assert {name: float(v.detach()) for name, v in terms.items()} == expected
             assert criterion.take_counts()[MISSING] == 2
 
@@ -162,8 +165,8 @@ class TestRobustness:
     def test_costs_that_are_not_finite_are_counted_and_do_not_end_the_training(self) -> None:
         criterion, predicted = Sam3Criterion(num_points=256), guess()
         with torch.no_grad():
-            predicted.layers[0].classes_PQ[0, 1] = torch.nan
-        criterion(predicted, TWO_ONE_NONE)
+            predicted.layers[0].classes_BQC[0, 1] = torch.nan
+        criterion.terms(predicted, TWO_ONE_NONE)
         assert criterion.take_counts()[FALLBACKS] == 1
 
 
@@ -195,7 +198,7 @@ def _giou(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _cost(layer: Sam3Layer, question: int, boxes: np.ndarray) -> np.ndarray:
-    x, own = _float64(layer.classes_PQ[question]), _float64(layer.boxes_PQ4[question])
+    x, own = _float64(layer.classes_BQC[..., 0][question]), _float64(layer.boxes_BQ4[question])
     yes, no = _focal(x, np.ones_like(x), 0.25, 2), _focal(x, np.zeros_like(x), 0.25, 2)
     return np.array(
         [
@@ -207,16 +210,17 @@ def _cost(layer: Sam3Layer, question: int, boxes: np.ndarray) -> np.ndarray:
 
 class TestCriterion:
     def test_costs_agree_with_the_formulas_in_float64(self) -> None:
-        layer = guess().layers[0]
+        layer, pixels = guess().layers[0], ValidPixels(TWO_ONE_NONE.valid_BHW)
         for question, boxes in enumerate(TWO_ONE_NONE.boxes_cxcywh[:2]):
             expected = _cost(layer, question, _float64(boxes))
-            np.testing.assert_allclose(costs_of(layer, question, boxes).numpy(), expected, rtol=1e-5, atol=1e-6)
+            found = Sam3Criterion(num_points=64)._costs(layer, TWO_ONE_NONE, pixels, question)
+            np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-6)
 
     def test_terms_of_queries_agree_with_the_formulas_in_float64(self) -> None:
         """Matched by trying every assignment; the focal, L1 and GIoU terms computed from the papers."""
         predicted, expected = guess(), dict.fromkeys(("class", "presence", "box", "giou"), 0.0)
         for layer in predicted.layers:
-            x, boxes = _float64(layer.classes_PQ), _float64(layer.boxes_PQ4)
+            x, boxes = _float64(layer.classes_BQC[..., 0]), _float64(layer.boxes_BQ4)
             truth, present = np.zeros_like(x), np.array([1.0, 1.0, 0.0])
             for question, objects in enumerate(map(_float64, TWO_ONE_NONE.boxes_cxcywh)):
                 cost = _cost(layer, question, objects).reshape(len(x[0]), -1)
@@ -230,12 +234,12 @@ class TestCriterion:
                     expected["giou"] += (1 - _giou(boxes[question, q], objects[n])) / 3 / 2
             expected["class"] += (_focal(x, truth, 0.25, 2) * present[:, None]).sum() / 3 / 2
             expected["presence"] += _focal(_float64(layer.presence_P), present, 0.5, 2).mean() / 2
-        terms = Sam3Criterion(num_points=64)(predicted, TWO_ONE_NONE)
+        terms = Sam3Criterion(num_points=64).terms(predicted, TWO_ONE_NONE)
         for name, value in expected.items():
             assert float(terms[name].detach()) == pytest.approx(value, rel=1e-5)
 
     def test_giou_agrees_with_torchvision(self) -> None:
-        boxes = guess().layers[0].boxes_PQ4[0].detach().double()
+        boxes = guess().layers[0].boxes_BQ4[0].detach().double()
         corners = torch.from_numpy(_corners(boxes.numpy()))
         ours = np.array([[_giou(a, b) for b in boxes.numpy()] for a in boxes.numpy()])
         np.testing.assert_allclose(ours, generalized_box_iou(corners, corners).numpy(), rtol=1e-9)
@@ -245,10 +249,10 @@ class TestCriterion:
         predicted = guess(1)
         flat = torch.linspace(-2, 2, 5)[None, :, None, None].expand(1, 5, 16, 16)
         full = squares([(0, 0, SIZE, SIZE)])
-        inside = torch.zeros_like(full.valid_BSS)
+        inside = torch.zeros_like(full.valid_BHW)
         inside[:, SIZE // 16 : -SIZE // 16, SIZE // 16 : -SIZE // 16] = True
-        full = replace(full, valid_BSS=inside)
-        terms = Sam3Criterion(num_points=128)(replace(predicted, masks_PQhw=flat), full)
+        full = replace(full, valid_BHW=inside)
+        terms = Sam3Criterion(num_points=128).terms(replace(predicted, masks_PQhw=flat), full)
         cost = _cost(predicted.layers[-1], 0, _float64(full.boxes_cxcywh[0]))
         p = _sigmoid(np.linspace(-2, 2, 5)[int(cost[:, 0].argmin())])
         assert float(terms["mask"]) == pytest.approx(-np.log(p), rel=1e-5)
@@ -258,9 +262,9 @@ class TestCriterion:
         predicted = replace(
             guess(), semantic_Phw=torch.randn(3, SIZE, SIZE, generator=torch.Generator().manual_seed(3))
         )
-        targets = replace(TWO_ONE_NONE, valid_BSS=torch.rand(3, SIZE, SIZE) < 0.8)
-        terms = Sam3Criterion(num_points=64)(predicted, targets)
-        x, valid = _float64(predicted.semantic_Phw), targets.valid_BSS.numpy()
+        targets = replace(TWO_ONE_NONE, valid_BHW=torch.rand(3, SIZE, SIZE) < 0.8)
+        terms = Sam3Criterion(num_points=64).terms(predicted, targets)
+        x, valid = _float64(predicted.semantic_Phw), targets.valid_BHW.numpy()
         y = np.stack([m.any(0).numpy() for m in targets.masks]).astype(float)
         cross_entropy = -(y * np.log(_sigmoid(x)) + (1 - y) * np.log(1 - _sigmoid(x)))
         assert float(terms["semantic"]) == pytest.approx(cross_entropy[valid].mean(), rel=1e-5)
@@ -271,17 +275,17 @@ class TestCriterion:
     def test_queries_on_crowds_are_not_told_that_they_are_nothing(self) -> None:
         predicted = guess(1)
         targets = squares([(4, 4, 30, 40)])
-        everywhere = replace(targets, crowd_BSS=torch.ones_like(targets.crowd_BSS))
-        with_crowd, without = (Sam3Criterion(num_points=64)(predicted, t)["class"] for t in (everywhere, targets))
+        everywhere = replace(targets, crowd_BHW=torch.ones_like(targets.crowd_BHW))
+        with_crowd, without = (Sam3Criterion(num_points=64).terms(predicted, t)["class"] for t in (everywhere, targets))
         assert 0 < float(with_crowd.detach()) < float(without.detach())
 
     def test_known_matches_that_fit_are_used(self) -> None:
         one = torch.tensor([0])
         chosen = {0: Matches(one, one + 3, one), 1: Matches(one, one + 3, one)}
         predicted, targets = guess(1), squares([(4, 4, 30, 40)])
-        box = float(Sam3Criterion(num_points=64)(predicted, targets, chosen)["box"].detach())
+        box = float(Sam3Criterion(num_points=64).terms(predicted, targets, chosen)["box"].detach())
         truth = _float64(targets.boxes_cxcywh[0][0])
-        expected = np.mean([np.abs(_float64(layer.boxes_PQ4[0, 3]) - truth).sum() for layer in predicted.layers])
+        expected = np.mean([np.abs(_float64(layer.boxes_BQ4[0, 3]) - truth).sum() for layer in predicted.layers])
         assert box == pytest.approx(expected, rel=1e-5)
 
 
@@ -295,13 +299,13 @@ class TestNetwork:
             expected = model.model(
                 pixel_values=pixels.expand(2, -1, -1, -1), input_ids=model.ids_KT, attention_mask=model.there_KT
             )
-        torch.testing.assert_close(torch.from_numpy(_corners(last.boxes_PQ4.numpy())), expected.pred_boxes)
-        torch.testing.assert_close(last.classes_PQ, expected.pred_logits)
+        torch.testing.assert_close(torch.from_numpy(_corners(last.boxes_BQ4.numpy())), expected.pred_boxes)
+        torch.testing.assert_close(last.classes_BQC[..., 0], expected.pred_logits)
         torch.testing.assert_close(last.presence_P, expected.presence_logits[:, 0])
 
     def test_absent_classes_are_asked_for_too_and_have_no_objects(self) -> None:
         batch = network(classes=("disc", "bar", "cat")).collate([example(SIZE), example(SIZE, objects=False)])
-        asked = list(zip(batch["image_P"].tolist(), batch["class_P"].tolist(), strict=True))
+        asked = list(zip(batch["image_B"].tolist(), batch["class_P"].tolist(), strict=True))
         assert sorted(asked) == [(n, k) for n in range(2) for k in range(3)]
         objects = {question: len(boxes) for question, boxes in zip(asked, batch["boxes_cxcywh"], strict=True)}
         assert {question for question, count in objects.items() if count} == {(0, 0), (0, 1)}

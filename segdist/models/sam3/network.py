@@ -24,7 +24,7 @@ from segdist.core.plugins import Batch, Example, ImageHWC
 from segdist.core.records import Instance, Prompt
 from segdist.models.sam3 import Options, tokens
 from segdist.models.sam3.architecture import load
-from segdist.models.sam3.criterion import Predicted, Sam3Criterion, Sam3Layer, Sam3Targets
+from segdist.models.sam3.criterion import Predicted, Sam3Criterion, Sam3Layer
 from segdist.nets.collate import (
     ChannelValues,
     centred_boxes,
@@ -37,6 +37,7 @@ from segdist.nets.collate import (
 )
 from segdist.nets.queries import instances_of_queries, without_empty
 from segdist.nets.segmenter import Segmenter
+from segdist.nets.set_criterion import Targets
 from segdist.reading.examples import letterbox, scale_boxes
 
 _MEAN: ChannelValues = (127.5, 127.5, 127.5)
@@ -85,8 +86,9 @@ class Sam3(Segmenter):
         of_question = [torch.from_numpy(shown[n].labels == k) for n, k in asked]
         return {
             "pixels_B3SS": self._pixels([e.image_HWC for e in shown]),
-            "image_P": image_P,
+            "image_B": image_P,
             "class_P": class_P,
+            "labels": [torch.zeros(int(own_N.sum()), dtype=torch.int64) for own_N in of_question],
             "boxes_cxcywh": [boxes[n][own_N] for (n, _), own_N in zip(asked, of_question, strict=True)],
             "masks": [masks[n][own_N] for (n, _), own_N in zip(asked, of_question, strict=True)],
             "weights": [weights[n][own_N] for (n, _), own_N in zip(asked, of_question, strict=True)],
@@ -98,18 +100,9 @@ class Sam3(Segmenter):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The terms of `criterion.TERMS`."""
         seen = self._seen(batch["pixels_B3SS"])
-        predicted = self._answers(seen, batch["image_P"], batch["class_P"], (self.ids_KT, self.there_KT))
-        targets = Sam3Targets(
-            batch["boxes_cxcywh"],
-            batch["masks"],
-            batch["image_P"],
-            ~batch["ignored_BSS"],
-            batch["crowd_BSS"],
-            batch["weights"],
-            batch["smoothing"],
-        )
+        predicted = self._answers(seen, batch["image_B"], batch["class_P"], (self.ids_KT, self.there_KT))
         with torch.autocast(batch["pixels_B3SS"].device.type, enabled=False):  # sums over thousands of points
-            return self.criterion(predicted, targets)
+            return self.criterion.terms(predicted, Targets.of(batch))
 
     def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:
         """Instances of each image, best first: at most 100 a class, scored at least 0.05 (query times presence).
@@ -209,7 +202,7 @@ class Sam3(Segmenter):
             )
         decoded, scores_LPQ1 = caught
         layers = [
-            Sam3Layer(scores_PQ1[..., 0].float(), boxes_PQ4.float(), presence_P1[:, 0].float())
+            Sam3Layer(scores_PQ1.float(), boxes_BQ4=boxes_PQ4.float(), presence_P=presence_P1[:, 0].float())
             for scores_PQ1, boxes_PQ4, presence_P1 in zip(
                 scores_LPQ1, self._boxes(decoded), decoded.presence_logits, strict=True
             )
@@ -272,4 +265,4 @@ def _shown(exemplars: Sequence[Tensor], device: torch.device) -> dict[str, Tenso
 def _scores(predicted: Predicted) -> Tensor:
     """(P, Q) probability that a query is an object: that the class is there, times that it is this one."""
     last = predicted.layers[-1]
-    return last.classes_PQ.sigmoid() * last.presence_P.sigmoid()[:, None]
+    return last.classes_BQC[..., 0].sigmoid() * last.presence_P.sigmoid()[:, None]
