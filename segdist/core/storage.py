@@ -25,7 +25,7 @@ from segdist.core.redaction import holds_credentials, without_credentials
 from segdist.core.text import decode_text
 
 MOST_BYTES = 600_000_000
-"""Of a local file that is read as a whole: an image of 178 million pixels in three channels, as it is in memory."""
+"""Of a file or object that is read as a whole: an image of 178 million pixels in three channels, as it is in memory."""
 _NO_FILE = "a pipe, a socket or a device"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 
@@ -132,7 +132,7 @@ def read_bytes(uri: str) -> bytes:
     """
     with _explained(uri, "read"):
         filesystem, path = _open_file(uri)
-        if is_local(uri) and (size := Path(path).stat().st_size) > MOST_BYTES:
+        if (size := Path(path).stat().st_size if is_local(uri) else filesystem.size(path) or 0) > MOST_BYTES:
             raise StorageError(f"{uri} must have at most {MOST_BYTES:,} bytes, but has {size:,}. Make it smaller.")
         return bytes(filesystem.cat_file(path))
 

@@ -240,3 +240,13 @@ def test_a_file_of_gigabytes_is_not_read_as_a_whole(tmp_path: Path) -> None:
         file.truncate(storage.MOST_BYTES + 1)
     with pytest.raises(StorageError, match=r"a\.png must have at most 600,000,000 bytes, but has 600,000,001"):
         storage.read_bytes(str(tmp_path / "a.png"))
+
+
+def test_an_object_that_is_larger_than_memory_is_refused_as_a_file_is(
+    s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"{s3_bucket}/large"
+    storage.write_atomic(uri, b"12345")
+    monkeypatch.setattr(storage, "MOST_BYTES", 4)
+    with pytest.raises(StorageError, match="at most 4 bytes, but has 5"):
+        storage.read_bytes(uri)

@@ -204,3 +204,15 @@ def test_labels_of_a_turned_tiff_lie_where_its_viewer_shows_them(tmp_path: Path,
     assert checked.instances[0].mask is not None
     np.testing.assert_array_equal(decode(checked.instances[0].mask), shown)
     assert findings + found == []
+
+
+def test_a_split_that_is_not_there_says_where_it_was_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "train" / "images").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "train" / "images" / "a.png")
+    (tmp_path / "data.yaml").write_text("names: [crack]\ntrain: ../train/images\nval: ../valid/images\n")
+    findings: list[Finding] = []
+    read = [s.split for s in Format(Options(path=str(tmp_path))).read(findings.append)]
+    assert read == ["train"]
+    (said,) = [f.message for f in findings if f.code == "split-path-missing"]
+    assert "`val: ../valid/images` names no folder" in said
+    assert f"{tmp_path} has none at `../valid/images` or `valid/images`" in said

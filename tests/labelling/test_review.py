@@ -295,10 +295,10 @@ def test_what_no_object_can_be_is_refused_with_the_file_and_the_object(tmp_path:
         back.read_masks(file, ASKED)
 
 
-def test_a_coordinate_far_outside_is_cut_at_the_image(tmp_path: Path) -> None:
+def test_a_coordinate_far_outside_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(_coco([[-1e8, -1e8, 1e8, -1e8, 1e8, 1e8, -1e8, 1e8]])))
-    (drawn,) = back.read_masks(tmp_path / "a.json", ASKED).drawn
-    assert drawn.mask.area == SIZE_HW[0] * SIZE_HW[1]
+    with pytest.raises(DataError, match=r"a\.json: annotation 7: a point must lie in the image of 70 x 50 pixels"):
+        back.read_masks(tmp_path / "a.json", ASKED)
 
 
 _DECIDED = {"removed_means_nothing": True, "only_changed": False}

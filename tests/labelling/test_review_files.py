@@ -17,6 +17,7 @@ from segdist.core import masks
 from segdist.core.records import Evidence, Instance, Sample, Verdict
 from segdist.labelling.review import coco, cvat, label_studio
 from segdist.labelling.review.queue import Doubt, Task, by_image, queue
+from segdist.labelling.review.returned import drawn_mask
 from segdist.pages import doubts
 from segdist.reading.drawn.brush import decode_brush
 
@@ -195,3 +196,10 @@ def test_the_page_says_how_many_of_all_it_shows(tmp_path: Path, total: int, said
     assert re.search(rf">\s*{said}\s*<", page)
     for text in ("1. seam &lt;1mm", figure.src, "Left the image, right the proposed mask", "the most time", "crack"):
         assert text in page
+
+
+def test_a_point_far_outside_is_no_strip_but_an_error() -> None:
+    near = drawn_mask([[2, 2, 12, 2, 12, 5, 2, 5]], size_hw=(10, 10))
+    assert near.area == 24
+    with pytest.raises(ValueError, match=r"must lie in the image of 10 x 10 pixels, but is at 1e\+30"):
+        drawn_mask([[2, 2, 1e30, 2, 1e30, 5, 2, 5]], size_hw=(10, 10))

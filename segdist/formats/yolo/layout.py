@@ -131,7 +131,9 @@ def _entry(files: Listing, place: str, root: str, key: str, entry: str, report: 
             yield from images
             return
     severity = Severity.ERROR if key == "train" else Severity.WARNING
-    message = f"`{key}: {entry}` names no folder with images below {files.root}; correct it or leave it out"
+    places = dict.fromkeys(_candidates(str(PurePosixPath(place).parent), root, entry))
+    tried = " or ".join(f"`{one}`" for one in places)
+    message = f"`{key}: {entry}` names no folder with images: {files.root} has none at {tried}; correct it or remove it"
     report(finding("split-path-missing", message, file=files.uri(place), severity=severity))
 
 

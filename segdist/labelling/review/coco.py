@@ -8,7 +8,7 @@ from typing import Any
 from segdist.core import masks
 from segdist.core.records import Instance
 from segdist.labelling.review.queue import Task
-from segdist.labelling.review.returned import Returned
+from segdist.labelling.review.returned import Returned, drawn_mask
 from segdist.reading.coco.index import key_of
 
 FILE = "coco.json"
@@ -64,4 +64,4 @@ def _annotation(
     elif isinstance(segmentation, dict):
         returned.add(file_name, label, masks.from_coco(segmentation, size_hw=size_hw), number)
     else:
-        returned.add(file_name, label, masks.from_polygons(segmentation, size_hw=size_hw), number)
+        returned.add(file_name, label, drawn_mask(segmentation, size_hw=size_hw), number)

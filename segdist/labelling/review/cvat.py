@@ -10,7 +10,7 @@ import numpy as np
 from segdist.core import masks
 from segdist.core.masks import Mask
 from segdist.labelling.review.queue import Doubt, Task
-from segdist.labelling.review.returned import Returned
+from segdist.labelling.review.returned import Returned, drawn_mask
 from segdist.reading.drawn.cvat import corners_of, mask_of
 from segdist.reading.xml_files import read_xml
 
@@ -60,10 +60,7 @@ def read(file: Path, returned: Returned) -> None:
 
 def _read_shape(shape: Element, file_name: str, size_hw: tuple[int, int], returned: Returned) -> None:
     if shape.tag in ("mask", "polygon"):
-        if shape.tag == "mask":
-            rle = mask_of(shape, size_hw)
-        else:
-            rle = masks.from_polygons([corners_of(shape)], size_hw=size_hw)
+        rle = mask_of(shape, size_hw) if shape.tag == "mask" else drawn_mask([corners_of(shape)], size_hw=size_hw)
         returned.add(file_name, shape.attrib["label"], rle, _number(shape))
     else:
         kind = {"box": "rectangle"}.get(shape.tag, shape.tag)

@@ -8,9 +8,8 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from segdist.core import masks
 from segdist.labelling.review.queue import Doubt, Task
-from segdist.labelling.review.returned import Returned
+from segdist.labelling.review.returned import Returned, drawn_mask
 from segdist.reading.drawn.brush import decode_brush, encode_brush
 from segdist.reading.drawn.label_studio import corners, latest
 
@@ -91,5 +90,5 @@ def _read_region(region: Any, file_name: str, size_hw: tuple[int, int], returned
         rle = decode_brush(value["rle"], size_hw)
     else:  # in percent of the sides
         flat = [v for point in corners(value, size_hw) for v in point]
-        rle = masks.from_polygons([flat], size_hw=size_hw)
+        rle = drawn_mask([flat], size_hw=size_hw)
     returned.add(file_name, label, rle, number)

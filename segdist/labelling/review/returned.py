@@ -1,12 +1,13 @@
 """What an annotation tool sent back: its masks, and what of it says nothing about pixels."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segdist.core import masks
 from segdist.core.errors import DataError
 from segdist.core.records import Finding, Rle
 from segdist.reading.geometry import UnusableAnnotation
@@ -118,6 +119,21 @@ class Returned:
             raise DataError(f"{self._file}: {what:.100} lacks {error}. Export the annotations again.") from None
         except (UnusableAnnotation, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             raise DataError(f"{self._file}: {what:.100}: {error}. Fix it, or export the annotations again.") from None
+
+
+def drawn_mask(polygons: Sequence[Sequence[float]], *, size_hw: tuple[int, int]) -> Rle:
+    """The mask of polygons that came back; annotation tools draw inside the image, or a little beside it.
+
+    Raises:
+        ValueError: a point is farther outside than the image is large: it would be cut to a strip that nobody drew.
+    """
+    height, width = size_hw
+    mask = masks.from_polygons(polygons, size_hw=size_hw)
+    for polygon in polygons:
+        for values, side in ((polygon[::2], width), (polygon[1::2], height)):
+            if wrong := [value for value in values if not -side <= value <= 2 * side]:
+                raise ValueError(f"a point must lie in the image of {width} x {height} pixels, but is at {wrong[0]:g}")
+    return mask
 
 
 def object_number(written: object) -> int:
