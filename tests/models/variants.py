@@ -10,6 +10,7 @@ import torch
 from segdist.core import masks, registry
 from segdist.core.plugins import Example, Family, declaration
 from segdist.core.records import Prompt
+from segdist.nets.segmenter import Segmenter, Traceable
 
 CLASSES = ("disc", "bar")
 MODES: dict[str, dict[str, dict[str, Any]]] = {
@@ -53,7 +54,10 @@ class Variant:
 
     def build(self, seed: int = 0) -> Any:
         torch.manual_seed(seed)
-        return registry.load_network(self.family).build(self.options, CLASSES)
+        network = registry.load_network(self.family).build(self.options, CLASSES)
+        assert isinstance(network, Segmenter)
+        assert isinstance(network, Traceable) or not self.declared.onnx(self.options)
+        return network
 
     def weighted(self, terms: dict[str, torch.Tensor]) -> torch.Tensor:
         return torch.stack([self.declared.losses[name] * value for name, value in terms.items()]).sum()
