@@ -65,23 +65,22 @@ class Clock:
         return statistics.median(b.first_step - a.reported[-1] for a, b in pairwise(trials))
 
 
-def clocked(clock: Clock) -> Any:
-    """The callback of a search, as a class to use in place of `callbacks.Tracking`, that fills the clock."""
-    from segdist.pipeline.callbacks import Tracking
+def clocked(clock: Clock) -> dict[str, Any]:
+    """What hears of starts and epochs in Tune's loop, as classes that fill the clock too, by their names."""
+    from segdist.pipeline.tune_trials import Ends, Verdicts
 
-    class Clocked(Tracking):
-        def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-            clock.asked = clock.asked or time.time()
-            super().on_step_begin(iteration, trials, **info)
+    class ClockedEnds(Ends):
+        def setup(self, **info: Any) -> None:
+            clock.asked = time.time()
+            super().setup(**info)
 
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             clock.trials.setdefault(trial.trial_id, Timeline(time.time()))
             super().on_trial_start(iteration, trials, trial, **info)
 
-        def on_trial_result(
-            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-        ) -> None:
+    class ClockedVerdicts(Verdicts):
+        def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
             clock.trials[trial.trial_id].add(result)
-            super().on_trial_result(iteration, trials, trial, result, **info)
+            return super().on_trial_result(tune_controller, trial, result)
 
-    return Clocked
+    return {"Ends": ClockedEnds, "Verdicts": ClockedVerdicts}

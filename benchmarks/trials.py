@@ -46,7 +46,7 @@ def in_group(config: dict[str, Any], job: Job) -> None:
     """Trains in a Ray Train group also where one worker would train inside Tune's process."""
     from segdist.pipeline.trial import _train_in_group
 
-    _train_in_group(job.run.override(config), job)
+    _train_in_group(job.run_of(config["values"]), job, config["number"], config["known"])
 
 
 def fit_bare(job: Job, started: float) -> Timeline:
@@ -97,7 +97,7 @@ def _search(ray: Any, spec: SweepSpec, dataset: Dataset, *, trainable: Callable[
         spec.name, spec.name, spec_text="{}", spec_file=spec.name, tags={}, params={}, dataset=dataset.manifest
     )
     with (
-        patch("segdist.pipeline.callbacks.Tracking", clocked(clock)),
+        patch.multiple("segdist.pipeline.tune_trials", **clocked(clock)),
         redirect_stdout(StringIO()),  # the searches' own progress
         patch.object(sweep, "train_trial", trainable),
     ):

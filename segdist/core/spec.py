@@ -748,6 +748,30 @@ class AshaSpec(Strict):
     """One of this many trials survives each rung."""
 
 
+class StopSpec(Strict):
+    """Early stopping by another rule than successive halving."""
+
+    top_after: Count | None = None
+    """Train every trial for this many epochs, then only the best of them, `keep`, to their end."""
+    keep: Count = 3
+    """Trials that go on after `top_after`."""
+    median_after: Count | None = None
+    """From this epoch on, stop a trial whose best is worse than the median of the others at the same epoch."""
+    patience: Count | None = None
+    """Stop a trial that stays worse than its own best for more than this many epochs; beside `median_after`, only if it
+    is worse than the median too."""
+
+    @model_validator(mode="after")
+    def _is_one_rule(self) -> Self:
+        if self.top_after and self.median_after:
+            raise ValueError(
+                f"one of `top_after` and `median_after` must be null, but got {self.top_after} and {self.median_after}"
+            )
+        if not (self.top_after or self.median_after or self.patience):
+            raise ValueError("one of `top_after`, `median_after` and `patience` must be given")
+        return self
+
+
 class SearchSpec(Strict):
     """How the space is searched."""
 
@@ -764,6 +788,8 @@ class SearchSpec(Strict):
     """Random trials before the sampler begins to learn."""
     asha: AshaSpec | None = AshaSpec()
     """Early stopping; null lets every trial finish."""
+    stop: StopSpec | None = None
+    """Another rule of early stopping, in the place of `asha`."""
     concurrency: Count | Literal["auto"] = "auto"
     """Trials at once; auto takes as many as the resources hold."""
     seed: Seed = 0
@@ -775,6 +801,20 @@ class TrackingSpec(Strict):
 
     uri: Name = "embedded"
     """An MLflow tracking URI, or `embedded`: SQLite and artifacts inside the storage folder."""
+
+
+_EXTENT: Any = {
+    "storage": True,
+    "tracking": True,
+    "resources": True,
+    "question": True,
+    "environment": True,
+    "search": True,
+    "space": True,
+    "train": {"keep_every", "checkpoint_every"},
+    "evaluate": {"pictures", "batch_size", "each_epoch"},
+}
+"""Keys that decide where and how far a question is searched, and what is shown, but not what its answer is."""
 
 
 class SweepSpec(RunSpec):
@@ -822,9 +862,13 @@ class SweepSpec(RunSpec):
 
     @property
     def sweep_fingerprint(self) -> str:
-        """Names this search: the same fingerprint resumes instead of starting anew."""
-        unrelated = {"storage", "tracking", "resources", "question", "environment"}
-        return digest(renamed_keys.as_first_recorded(self.model_dump(mode="json", exclude=unrelated)))
+        """Names the question: data, labels, base run, metric and the keys searched.
+
+        How far it is searched is no part of it: trials, ranges, sampler, early stopping, concurrency and resources may
+        change between two starts, and the second goes on with what the first did.
+        """
+        content = self.model_dump(mode="json", exclude=_EXTENT)
+        return digest({**content, "metric": self.search.metric, "searched": sorted(self.space)})
 
 
 def digest(content: object) -> str:

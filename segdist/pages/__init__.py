@@ -4,7 +4,7 @@ from segdist.pages.diagnosis import why_nothing
 from segdist.pages.differences import print_diff, write_diff
 from segdist.pages.evaluation import print_checkpoints, print_evaluation
 from segdist.pages.labels import label_warnings
-from segdist.pages.leaderboard import Leaderboard, as_json, leaderboard, print_leaderboard
+from segdist.pages.leaderboard import Leaderboard, as_json, leaderboard, leaderboard_text, print_leaderboard
 from segdist.pages.report import SUMMARY, write_html
 from segdist.pages.study import print_study, write_study
 
@@ -14,6 +14,7 @@ __all__ = [
     "as_json",
     "label_warnings",
     "leaderboard",
+    "leaderboard_text",
     "print_checkpoints",
     "print_diff",
     "print_evaluation",

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any
 
 from rich.console import Console as RichConsole
@@ -150,6 +151,13 @@ def print_leaderboard(board: Leaderboard, console: RichConsole | None = None) ->
     out.print(_table(board))
     for line in conclusions(board):
         out.print(escape(line))
+
+
+def leaderboard_text(board: Leaderboard) -> str:
+    """What `print_leaderboard` prints, without colours."""
+    text = StringIO()
+    print_leaderboard(board, RichConsole(file=text, no_color=True))
+    return text.getvalue().rstrip()
 
 
 def _table(board: Leaderboard) -> Table:

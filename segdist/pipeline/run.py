@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,6 +15,7 @@ from segdist.commands.promote import register_winner
 from segdist.core import storage
 from segdist.core.errors import BackendError, DataError
 from segdist.core.records import LabelledImages
+from segdist.core.redaction import redact
 from segdist.core.spec import SweepSpec, digest
 from segdist.core.terminal import say
 from segdist.datasets.ingest import ingest_key
@@ -32,8 +34,8 @@ from segdist.sweepfile.loading import load, trials_of
 from segdist.sweepfile.overrides import as_override
 from segdist.tracking import Tracker
 
-DONE = "segdist.done"
-"""Tag of a sweep whose report is written."""
+DONE = "done.json"
+"""In a sweep's folder, once its report is written."""
 
 
 class InterruptedSweepError(BackendError):
@@ -88,14 +90,14 @@ def train_once(file: str, overrides: Sequence[str], *, save: Path | None = None)
 def _run(spec: SweepSpec, file: str, *, kind: str) -> str:
     started = time.monotonic()
     storage.check_writable(spec.storage)
+    fingerprint = _fingerprint(spec, kind)
+    folder = _folder(spec, fingerprint)
+    if done := _done(folder, spec):
+        say(f"{spec.name} is done: nothing to do. Change a key, or name another `storage`, to run it anew.")
+        say(done.said)
+        return done.run_id
     tracker = Tracker.for_sweep(spec)
     tracker.close_abandoned()
-    fingerprint = _fingerprint(spec, kind)
-    done = tracker.find_sweep(spec.name, fingerprint)
-    if done and done.tags.get(DONE):
-        say(f"{spec.name} is done: nothing to do. Change a key, or name another `storage`, to run it anew.")
-        _conclude(tracker, spec, done.run_id)
-        return done.run_id
     dataset = ingest(spec)
     _say_dataset(dataset)
     _check_learnable(spec, dataset)
@@ -105,14 +107,44 @@ def _run(spec: SweepSpec, file: str, *, kind: str) -> str:
             _say_labels(one)
         parent = _open(tracker, spec, file, kind, fingerprint, dataset, labels)
         with _closing(tracker, parent):
-            job = _job(spec, fingerprint, dataset, labels)
+            job = _job(spec, folder, dataset, labels)
             best = _search(ray, tracker, spec, parent, job, labels)
             if kind == "sweep" and best:
                 _register_winner(ray, tracker, spec, best, job)
             _finish(tracker, spec, parent)
-    _conclude(tracker, spec, parent)
+    said = _conclude(tracker, spec, parent)
+    storage.write_json(storage.join(folder, DONE), asdict(_Done(parent, _asked(spec), said)))
     say(f"took      {_minutes(time.monotonic() - started)}")
     return parent
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What is left of a sweep that came to its end, so that another start need not ask anybody."""
+
+    run_id: str
+    asked: dict[str, Any]
+    said: str
+
+
+def _asked(spec: SweepSpec) -> dict[str, Any]:
+    """What of a question's extent a further start would have to do something about."""
+    return {"trials": trials_of(spec), "tracking": redact(spec.tracking.uri)}
+
+
+def _done(folder: str, spec: SweepSpec) -> _Done | None:
+    """The end of the sweep, where it has come to one with at least as many trials."""
+    uri = storage.join(folder, DONE)
+    if not storage.exists(uri):
+        return None
+    found, asked = _Done(**storage.read_json(uri)), _asked(spec)
+    has_enough = found.asked["trials"] >= asked["trials"]
+    return found if has_enough and found.asked["tracking"] == asked["tracking"] else None
+
+
+def _folder(spec: SweepSpec, fingerprint: str) -> str:
+    """The sweep's own place in the storage."""
+    return storage.join(storage.absolute(spec.storage), "sweeps", spec.name, fingerprint)
 
 
 def _fingerprint(spec: SweepSpec, kind: str) -> str:
@@ -136,22 +168,22 @@ def _open(
         fingerprint,
         spec_text=spec.model_dump_json(indent=1),
         spec_file=file,
-        tags={"segdist.kind": kind, "segdist.question": spec.question},
-        params={"search.trials": trials_of(spec), "search.metric": spec.search.metric},
+        tags={"segdist.kind": kind, "segdist.question": spec.question, "segdist.trials": trials_of(spec)},
+        params={"search.metric": spec.search.metric},
         dataset=dataset.manifest,
     )
     tracker.log_json(parent, _summary(labels), pages.SUMMARY)
     return parent
 
 
-def _job(spec: SweepSpec, fingerprint: str, dataset: Dataset, labels: Sequence[LabelSet]) -> Job:
+def _job(spec: SweepSpec, folder: str, dataset: Dataset, labels: Sequence[LabelSet]) -> Job:
     """What the sweep's trials have in common."""
     return Job(
         run=spec.run,
         dataset_uri=dataset.uri,
         labels_uri=labels[0].labels.uri if labels else "",
         boxes_only=tuple(spec.data.boxes_only),
-        storage_path=storage.join(storage.absolute(spec.storage), "sweeps", spec.name, fingerprint),
+        storage_path=folder,
         metric=spec.search.metric,
         labels_of_policy={one.policy.name: one.labels.uri for one in labels} if len(labels) > 1 else {},
     )
@@ -162,13 +194,11 @@ def _search(ray: Any, tracker: Tracker, spec: SweepSpec, parent: str, job: Job, 
     tags = {"segdist.dataset": Dataset.open(job.dataset_uri).manifest.content_hash}
     if len(labels) == 1:
         tags["segdist.labels"] = labels[0].labels.manifest.content_hash
-    search(spec, job, ray, tracker, parent, tags)
-    trials = tracker.trials(parent, spec.search.metric)
-    finished = [t for t in trials if t.status in ("FINISHED", "FAILED")]
-    if len(finished) < trials_of(spec):
+    found = search(spec, job, ray, tracker, parent, tags)
+    if not found.is_done:
         tracker.close_orphans(parent)
         raise InterruptedSweepError(
-            f"`{spec.name}` was stopped with {len(finished)} of {trials_of(spec)} trials done. "
+            f"`{spec.name}` was stopped with {found.done} of {found.total} trials done. "
             "The same command goes on with it."
         )
     board = pages.leaderboard(tracker, spec.name, parent_run_id=parent)
@@ -208,17 +238,20 @@ def _finish(tracker: Tracker, spec: SweepSpec, parent: str) -> None:
         where = storage.join(spec.storage, "sweeps", spec.name, "report.html")
         storage.write_atomic(where, page.read_bytes())
     say(f"report    {where}")
-    tracker.tag(parent, DONE, "1")
 
 
-def _conclude(tracker: Tracker, spec: SweepSpec, parent: str) -> None:
-    """Print the leaderboard; where nothing on it is of use, say so and why."""
+def _conclude(tracker: Tracker, spec: SweepSpec, parent: str) -> str:
+    """Print the leaderboard; where nothing on it is of use, say so and why. What was said comes back as plain text."""
     board = pages.leaderboard(tracker, spec.name, parent_run_id=parent)
     pages.print_leaderboard(board)
+    lines = [pages.leaderboard_text(board)]
     if board.found_nothing:
-        say("champion  none: a model that finds nothing is of no use. The likeliest reasons:")
-        for reason in pages.why_nothing(board, tracker.read_json(parent, pages.SUMMARY)):
-            say(f"          - {reason}")
+        reasons = pages.why_nothing(board, tracker.read_json(parent, pages.SUMMARY))
+        nothing = ["champion  none: a model that finds nothing is of no use. The likeliest reasons:"]
+        nothing += [f"          - {reason}" for reason in reasons]
+        say("\n".join(nothing))
+        lines += nothing
+    return "\n".join(lines)
 
 
 @contextmanager

@@ -1,111 +1,146 @@
-"""The search: Ray Tune runs the trials, Optuna chooses values, ASHA stops the hopeless; a killed search goes on."""
+"""The search: Ray Tune runs the trials that the ledger lacks; a search that was killed, widened or moved goes on."""
 
 import os
 import signal
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from segdist.core import storage
-from segdist.core.errors import BackendError
+from segdist.core.errors import BackendError, SegdistError
 from segdist.core.spec import SweepSpec
+from segdist.core.terminal import say
 from segdist.pipeline.cluster import keep_keys_out_of_logs, slots
-from segdist.pipeline.trial import Job, train_trial
-from segdist.sweepfile.loading import epochs_of, trials_of
+from segdist.pipeline.recording import Recording
+from segdist.pipeline.trial import GROUPS, Job, train_trial
+from segdist.searching import Ledger, Search
+from segdist.searching.lease import Lease, leased
+from segdist.sweepfile.loading import epochs_of
 from segdist.tracking import Tracker
 
+MOST_BREAKDOWNS = 3
+"""Times that Tune may break down, one after the other without an epoch in between, before the sweep ends."""
 
-def search(spec: SweepSpec, job: Job, ray: Any, tracker: Tracker, parent_run_id: str, tags: dict[str, str]) -> None:
+
+def search(spec: SweepSpec, job: Job, ray: Any, tracker: Tracker, parent_run_id: str, tags: dict[str, str]) -> Search:
     """Run the trials that are missing; their results are in MLflow afterwards.
 
     Args:
         spec: the sweep.
-        job: what its trials have in common; `job.storage_path` holds the state of the search.
+        job: what its trials have in common; `job.storage_path` holds the ledger.
         ray: the connected `ray` module.
         tracker: where trials are recorded.
         parent_run_id: the sweep's run in MLflow.
         tags: further tags of every trial.
 
+    Returns:
+        What became of the trials; not all of them are done where the search was stopped.
+
     Raises:
-        BackendError: no trial succeeded, or the cluster cannot hold one.
+        BackendError: no trial succeeded, the cluster cannot hold one, Tune breaks down again and again, or another
+            driver runs this sweep.
     """
+    keep_keys_out_of_logs()
+    with leased(job.storage_path, spec.name) as lease:
+        ledger = Ledger(job.storage_path)
+        recording = Recording(tracker, parent_run_id, job, tags, ledger)
+        recording.catch_up()
+        found = _run_all(spec, job, ray, ledger, recording, lease)
+        recording.catch_up()
+        storage.remove(storage.join(job.storage_path, GROUPS))
+    ended = [trial for trial in ledger.trials if trial.has_ended]
+    if ended and all(trial.state == "failed" for trial in ended):
+        raise BackendError(
+            f"No trial of `{spec.name}` succeeded: {ended[0].reason}\nThe whole error is in MLflow (error.txt)."
+        )
+    return found
+
+
+def _run_all(spec: SweepSpec, job: Job, ray: Any, ledger: Ledger, recording: Recording, lease: Lease) -> Search:
+    """Start Tune, and again where an error of Ray's ends it while trials remain: each time from the ledger."""
+    breakdowns, retry = 0, True
+    while True:
+        search = Search(spec, ledger, retry=retry)
+        if search.is_done:
+            return search
+        before, retry = search.progress, False
+        if before[1]:
+            best = "" if search.best is None else f", best {search.best:.3f}"
+            say(f"search    goes on with {search.done} of {search.total} trials done{best}")
+        try:
+            _run(spec, job, ray, search, recording, lease)
+        except (ray.exceptions.RayError, ray.tune.TuneError, RuntimeError) as error:
+            from segdist.pipeline.tune_trials import cause
+
+            breakdowns = breakdowns + 1 if search.progress == before else 1
+            why = cause("".join(traceback.format_exception(error)))
+            if breakdowns >= MOST_BREAKDOWNS:
+                raise BackendError(
+                    f"The search of `{spec.name}` broke down {breakdowns} times without an epoch in between: {why}\n"
+                    "What is done is kept; the same command goes on with it."
+                ) from error
+            say(f"search    begins anew from what is recorded: {why}")
+        else:
+            return search
+
+
+def _run(spec: SweepSpec, job: Job, ray: Any, search: Search, recording: Recording, lease: Lease) -> None:
     from ray import tune
 
-    keep_keys_out_of_logs()
+    from segdist.pipeline.progress import Progress
+    from segdist.pipeline.tune_trials import Ends, Problem, Suggestions, Verdicts
+
+    problem = Problem()
+    progress = Progress(search, metric=job.metric, epochs=epochs_of(spec), searched=list(spec.space))
+    trainable = tune.with_resources(tune.with_parameters(train_trial, job=job), _driver_resources(spec))
+
+    def room() -> int:
+        lease.check()
+        return _concurrency(spec, ray)
+
+    _concurrency(spec, ray)  # what can never fit is refused here
+    with TemporaryDirectory(prefix="segdist-tune-") as scratch:  # Tune's own files: nobody reads them again
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                num_samples=-1,  # until there is nothing left to suggest
+                search_alg=Suggestions(search, room, problem),
+                scheduler=Verdicts(search, recording, progress, problem),
+                # A reused process starts the next trial without importing torch again.
+                reuse_actors=spec.resources.workers == 1,
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=scratch,
+                verbose=0,
+                progress_reporter=tune.CLIReporter(),  # silent; the one for notebooks clears the cell
+                callbacks=[Ends(search, recording, progress, problem)],
+                failure_config=tune.FailureConfig(max_failures=spec.resources.max_failures),
+            ),
+        )
+        try:
+            with _stopping_gracefully():
+                tuner.fit()
+        except Exception as error:
+            if isinstance(problem.error, SegdistError):
+                raise problem.error from error
+            raise
+        finally:
+            progress.stop()
+
+
+def _concurrency(spec: SweepSpec, ray: Any) -> int:
+    """Trials that fit the cluster as it is now."""
     resources = spec.resources
-    concurrency = slots(
+    fits = slots(
         ray,
         cpus=resources.workers * resources.cpus_per_worker,
         gpus=resources.workers * resources.gpus_per_worker,
     )
-    if spec.search.concurrency != "auto":
-        concurrency = min(concurrency, spec.search.concurrency)
-    trainable = tune.with_resources(tune.with_parameters(train_trial, job=job), _driver_resources(spec))
-    path = storage.join(job.storage_path, "tune")
-    filesystem, fs_path = storage.arrow_filesystem(path)
-    if tune.Tuner.can_restore(fs_path, storage_filesystem=filesystem):
-        tuner = tune.Tuner.restore(
-            fs_path, trainable, storage_filesystem=filesystem, resume_unfinished=True, resume_errored=True
-        )
-    else:
-        tuner = _new_tuner(spec, job, trainable, tracker, parent_run_id, tags, concurrency)
-    with _stopping_gracefully():
-        results = tuner.fit()
-    if results.num_errors == len(results):
-        first = str(results.errors[0]).strip().splitlines()[-1] if results.errors else "none was started"
-        raise BackendError(f"No trial of `{spec.name}` succeeded: {first}\nThe whole error is in MLflow (error.txt).")
-
-
-def _new_tuner(
-    spec: SweepSpec,
-    job: Job,
-    trainable: Any,
-    tracker: Tracker,
-    parent_run_id: str,
-    tags: dict[str, str],
-    concurrency: int,
-) -> Any:
-    from ray import tune
-    from ray.tune.schedulers import ASHAScheduler
-
-    from segdist.pipeline.callbacks import Tracking
-    from segdist.pipeline.progress import Progress
-    from segdist.pipeline.space import searcher
-
-    epochs = epochs_of(spec)
-    asha = spec.search.asha
-    scheduler = asha and ASHAScheduler(
-        time_attr="epoch",  # Tune's own counter restarts when a trial is resumed
-        metric=job.metric,
-        mode="max",
-        max_t=epochs,
-        grace_period=min(asha.grace_epochs, epochs),
-        reduction_factor=asha.reduction_factor,
-    )
-    progress = Progress(metric=job.metric, trials=trials_of(spec), epochs=epochs, searched=list(spec.space))
-    filesystem, path = storage.arrow_filesystem(job.storage_path)
-    return tune.Tuner(
-        trainable,
-        tune_config=tune.TuneConfig(
-            num_samples=trials_of(spec),
-            max_concurrent_trials=concurrency,
-            search_alg=searcher(spec) if spec.space else None,
-            scheduler=scheduler or None,
-            # A reused process starts the next trial without importing torch again.
-            reuse_actors=spec.resources.workers == 1,
-        ),
-        run_config=tune.RunConfig(
-            name="tune",
-            storage_path=path,
-            storage_filesystem=filesystem,
-            verbose=0,
-            progress_reporter=tune.CLIReporter(),  # silent; the one for notebooks clears the cell
-            callbacks=[Tracking(tracker, parent_run_id, job, tags), progress],
-            failure_config=tune.FailureConfig(max_failures=spec.resources.max_failures),
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=job.metric),
-        ),
-    )
+    return fits if spec.search.concurrency == "auto" else min(fits, spec.search.concurrency)
 
 
 def _driver_resources(spec: SweepSpec) -> dict[str, float]:

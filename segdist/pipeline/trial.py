@@ -1,8 +1,9 @@
 """One trial: inside the search's own process, or in a group of data-parallel workers; both report the same way."""
 
+import operator
 import os
-from collections.abc import Mapping
-from contextlib import nullcontext
+import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,17 @@ from typing import Any
 from segdist.core import storage
 from segdist.core.spec import RunSpec
 from segdist.datasets.shards import Dataset
+from segdist.metrics import lower_is_better
+from segdist.pipeline.checkpoints import CHECKPOINT, Checkpoints
 from segdist.pipeline.own_cluster import SESSION
+from segdist.searching.ledger import checkpoints_of
 from segdist.sweepfile.label_policies import policy_name, run_values
 
-CHECKPOINT_PATH = "checkpoint_path"
-"""The metric under which a worker group's checkpoints reach the search."""
+DAMAGED = "damaged_checkpoints"
+"""Under which an epoch's report says which checkpoints could not be read."""
+
+GROUPS = "groups"
+"""Where Ray Train keeps what it needs to start a worker group again; gone when the search ends."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,7 @@ class Job:
     """Pseudo-labels that overlay the data set's own annotations; "" for none."""
     boxes_only: tuple[str, ...]
     storage_path: str
-    """Where worker groups keep their checkpoints."""
+    """The sweep's own folder: its ledger and checkpoints."""
     metric: str
     labels_of_policy: Mapping[str, str] = field(default_factory=dict)
     """Where label policies are searched, the URI of each policy's labels; `labels_uri` is then the first of them."""
@@ -40,25 +47,40 @@ class Job:
         """The URI of the labels that a trial with these searched values learns from; "" for none."""
         return self.labels_of_policy[policy_name(config)] if self.labels_of_policy else self.labels_uri
 
+    def checkpoints(self, number: int) -> Checkpoints:
+        """Where a trial keeps its checkpoints."""
+        lower = lower_is_better(self.metric.partition("/")[2])
+        return Checkpoints(checkpoints_of(self.storage_path, number), is_better=operator.le if lower else operator.ge)
+
     def kept(self, run: RunSpec) -> str:
         """Where the models of a trial's `train.keep_every` are kept; "" where none are."""
         return storage.join(self.storage_path, "kept", run.fingerprint) if run.train.keep_every else ""
 
 
 def train_trial(config: dict[str, Any], job: Job) -> None:
-    """The function Ray Tune runs: the job's run with the searched values in `config`."""
-    run = job.run_of(config)
-    job = replace(job, labels_uri=job.labels_for(config))
+    """The function Ray Tune runs: the job's run with the searched `values` of the trial `number` in `config`."""
+    number, known, values = int(config["number"]), int(config["known"]), config["values"]
+    run = job.run_of(values)
+    job = replace(job, labels_uri=job.labels_for(values))
     if run.resources.workers > 1:
-        _train_in_group(run, job)
+        _train_in_group(run, job, number, known)
         return
     from ray import tune
 
-    work(run, job, tune)
+    work(run, job, number, known, tune.report)
 
 
-def work(run: RunSpec, job: Job, session: Any) -> None:
-    """Fit on this process's share; `session` is `ray.tune` or `ray.train`, which report with the same calls."""
+def work(run: RunSpec, job: Job, number: int, known: int, report: Callable[[dict[str, Any]], None]) -> None:
+    """Fit on this process's share, from the trial's latest checkpoint on.
+
+    Args:
+        run: what to learn.
+        job: what all trials have in common.
+        number: of the trial.
+        known: the last epoch that the driver has heard of; those that earlier processes did since are told again.
+        report: called after every epoch; under `CHECKPOINT` is the URI of what was saved after it, and under `DAMAGED`
+            what is to be known of checkpoints that could not be read.
+    """
     import torch
 
     from segdist.engine.fit import fit
@@ -70,36 +92,43 @@ def work(run: RunSpec, job: Job, session: Any) -> None:
         dataset.reader(split, storage.cache_dir(), labels=labels, hide_masks=split in job.boxes_only)
         for split in ("train", "val")
     )
-    checkpoint = session.get_checkpoint()
-    with checkpoint.as_directory() if checkpoint else nullcontext() as resume:
+    checkpoints, damaged = job.checkpoints(number), list[str]()
+
+    def told(metrics: dict[str, float], folder: Path | None) -> None:
+        epoch = int(metrics["epoch"])
+        checkpoints.note(metrics)
+        saved = checkpoints.save(folder, epoch=epoch, score=metrics.get(job.metric)) if folder else ""
+        report({**metrics, CHECKPOINT: saved, **({DAMAGED: "\n".join(damaged)} if damaged else {})})
+        damaged.clear()
+
+    with checkpoints.latest(damaged.append) as resume:
+        for one in checkpoints.reported():
+            if one["epoch"] > known:
+                report(one)
         fit(
             run,
             dataset.manifest.classes,
             train=train,
             val=val,
-            resume=Path(resume) if resume else None,
+            resume=resume,
             kept=job.kept(run),
-            report=lambda metrics, folder: session.report(
-                metrics, checkpoint=session.Checkpoint.from_directory(folder) if folder else None
-            ),
+            report=told,
         )
 
 
-def _train_in_group(run: RunSpec, job: Job) -> None:
+def _train_in_group(run: RunSpec, job: Job, number: int, known: int) -> None:
     """A Ray Train group of `resources.workers` processes; its reports pass through to the search."""
-    from ray import train, tune
+    from ray import train
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
     from segdist.pipeline.meeting import MeetingOverFile
 
-    # The trial's id is part of the name: a second trial with equal values must not find this one's checkpoints.
-    name = f"{run.fingerprint}-{tune.get_context().get_trial_id()}"
     per_worker = {"CPU": run.resources.cpus_per_worker, "GPU": run.resources.gpus_per_worker}
-    filesystem, path = storage.arrow_filesystem(job.storage_path)
+    filesystem, path = storage.arrow_filesystem(storage.join(job.storage_path, GROUPS))
     TorchTrainer(
         _train_worker,
-        train_loop_config={"run": run.model_dump_json(), "job": job},
+        train_loop_config={"run": run.model_dump_json(), "job": job, "number": number, "known": known},
         torch_config=MeetingOverFile() if SESSION in os.environ else None,
         scaling_config=train.ScalingConfig(
             num_workers=run.resources.workers,
@@ -107,13 +136,11 @@ def _train_in_group(run: RunSpec, job: Job) -> None:
             resources_per_worker={kind: amount for kind, amount in per_worker.items() if amount},
         ),
         run_config=train.RunConfig(
-            name=name,
+            name=f"{number:04d}-{uuid.uuid4().hex[:8]}",  # by a name it knows, Train would find a state of its own
             storage_path=path,
             storage_filesystem=filesystem,
             callbacks=[TuneReportCallback()],
             failure_config=train.FailureConfig(max_failures=run.resources.max_failures),
-            # Two, because the group runs ahead of the search: the best that the search knows of must still be there.
-            checkpoint_config=train.CheckpointConfig(num_to_keep=2, checkpoint_score_attribute=job.metric),
         ),
     ).fit()
 
@@ -121,4 +148,5 @@ def _train_in_group(run: RunSpec, job: Job) -> None:
 def _train_worker(config: dict[str, Any]) -> None:
     from ray import train
 
-    work(RunSpec.model_validate_json(config["run"]), config["job"], train)
+    run = RunSpec.model_validate_json(config["run"])
+    work(run, config["job"], config["number"], config["known"], train.report)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from segdist.core import provenance
-from segdist.tracking.drivers import this_driver
+from segdist.core.drivers import this_driver
 
 KIND = "segdist.kind"  # "sweep", or "train" for a single trial
 QUESTION = "segdist.question"

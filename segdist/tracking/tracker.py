@@ -5,13 +5,13 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from segdist.core import provenance
+from segdist.core import drivers, provenance
 from segdist.core.errors import BackendError, StorageError
 from segdist.core.redaction import redact, redact_all
 from segdist.core.spec import SweepSpec
 from segdist.core.text import decode_text
 from segdist.datasets.shards import Manifest
-from segdist.tracking import drivers, names, reading, registry
+from segdist.tracking import names, reading, registry
 from segdist.tracking.connection import Connection
 from segdist.tracking.encoding import finite, flatten, key, param_text, tag_text
 from segdist.tracking.values import SweepRecord, TrialRecord, TrialStatus

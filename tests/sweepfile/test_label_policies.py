@@ -7,7 +7,7 @@ import pytest
 
 from segdist.core.errors import SpecError
 from segdist.core.spec import SweepSpec
-from segdist.pipeline.space import Space, baseline
+from segdist.searching.space import Space, baseline
 from segdist.sweepfile.label_policies import policies, policy_name, run_values
 from segdist.sweepfile.loading import load
 

@@ -13,10 +13,10 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from segdist.core.drivers import is_gone, this_driver
 from segdist.core.errors import BackendError
 from segdist.core.spec import SweepSpec
 from segdist.tracking import Tracker, names
-from segdist.tracking.drivers import is_gone, this_driver
 from tests.tracking.conftest import DATASET, start_sweep, start_trial
 
 

@@ -1,6 +1,5 @@
-"""The search space as an Optuna define-by-run function, and the searcher that asks it."""
+"""The search space as an Optuna define-by-run function, and the trials that come before the sampler's."""
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
@@ -14,7 +13,7 @@ from segdist.sweepfile import label_policies
 
 @dataclass(frozen=True)
 class Space:
-    """Suggests a value for each searched key whose `when` holds; picklable, because the search is saved with it."""
+    """Suggests a value for each searched key whose `when` holds."""
 
     ranges: Mapping[str, Range]
 
@@ -53,38 +52,24 @@ def first_trials(spec: SweepSpec) -> list[dict[str, Any]]:
     return [first, *(trial for trial in others if trial != first)]
 
 
-def searcher(spec: SweepSpec) -> Any:
-    """Optuna behind Tune's interface, in memory: a database would run ahead of Tune's own snapshots."""
-    import optuna
-    from ray.tune.search.optuna import OptunaSearch
+def can_tell(ranges: Mapping[str, Range], values: Mapping[str, Any]) -> bool:
+    """Whether these values say something about a space: they are of each key that applies, and each choice is one.
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler: optuna.samplers.BaseSampler
-    if spec.search.sampler == "random":
-        sampler = optuna.samplers.RandomSampler(seed=spec.search.seed)
-    else:
-        with warnings.catch_warnings():
-            # Both settings have been "experimental" for years; without them, values are drawn as if independent.
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            sampler = optuna.samplers.TPESampler(
-                seed=spec.search.seed,
-                n_startup_trials=spec.search.startup_trials,
-                multivariate=True,
-                group=any(r.when for r in spec.space.values()),
-                constant_liar=True,  # trials run side by side: do not suggest what is being tried
-            )
-    return OptunaSearch(
-        Space(dict(spec.space)),
-        metric=spec.search.metric,
-        mode="max",
-        sampler=sampler,
-        points_to_evaluate=first_trials(spec),
-    )
+    Numbers may lie outside a range.
+    """
+    applying = {key for key, range_ in ranges.items() if range_.applies(values)}
+    return applying == values.keys() and all(_is_of_kind(ranges[key], value) for key, value in values.items())
 
 
 def _conditions_first(ranges: Mapping[str, Range]) -> list[str]:
     """The searched keys, each after those that its `when` names; the order does not depend on the file's."""
     return list(TopologicalSorter({key: sorted(ranges[key].when) for key in sorted(ranges)}).static_order())
+
+
+def _is_of_kind(range_: Range, value: Any) -> bool:
+    if range_.choices:
+        return value in [label_policies.encoded(choice) for choice in range_.choices]
+    return isinstance(value, int | float) and not (range_.log and value <= 0)
 
 
 def _suggest(trial: Any, key: str, range_: Range) -> Any:

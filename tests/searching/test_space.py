@@ -1,6 +1,5 @@
 """The search asks for the keys that count, starting from the file's own values."""
 
-import pickle
 from typing import Any
 
 import optuna
@@ -8,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from segdist.core.spec import SweepSpec
-from segdist.pipeline.space import Space, baseline, first_trials, searcher
+from segdist.searching.space import Space, baseline, can_tell, first_trials
 
 
 def spec(**changes: Any) -> SweepSpec:
@@ -81,13 +80,11 @@ def test_a_key_is_asked_for_only_where_its_condition_holds() -> None:
     assert len(seen) == 3
 
 
-def test_the_searcher_starts_with_the_baseline_and_survives_a_save() -> None:
-    found = searcher(spec())
-    assert found.suggest("a") == baseline(spec())
-    assert pickle.loads(pickle.dumps(found)).suggest("b").keys() >= {"train.lr", "model.family"}
-
-
-@pytest.mark.parametrize("sampler", ["tpe", "random"])
-def test_the_same_seed_asks_for_the_same_values(sampler: str) -> None:
-    one, two = (searcher(spec(search={"sampler": sampler, "seed": 5})) for _ in range(2))
-    assert [one.suggest(str(i)) for i in range(4)] == [two.suggest(str(i)) for i in range(4)]
+def test_values_say_something_about_a_space_of_the_same_keys_also_from_outside_a_range() -> None:
+    own = baseline(spec())
+    assert can_tell(spec().space, own)
+    assert can_tell(spec().space, {**own, "train.lr": 0.5}), "outside its range"
+    assert not can_tell(spec().space, {**own, "train.lr": -1.0}), "it has no logarithm"
+    assert not can_tell(spec().space, {**own, "model.unet_cbam.width": 16}), "no choice of today"
+    assert not can_tell(spec().space, {**own, "train.adapter.kind": "lora"}), "a key whose condition does not hold"
+    assert not can_tell(spec().space, {k: v for k, v in own.items() if k != "train.lr"}), "a key is missing"

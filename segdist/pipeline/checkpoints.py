@@ -1,0 +1,134 @@
+"""The checkpoints of one trial in the storage: written whole or not at all, checked when they are read.
+
+A checkpoint is a folder of files and, written last, `complete.json`: the SHA-256 of each of them, and what every epoch
+so far reported, because a trial may have come further than its driver, which was killed, could write down. Two are
+kept: the latest, from which a trial goes on, and the one with the best score, whose model is kept.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from math import isfinite
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from segdist.core import storage
+from segdist.core.errors import StorageError
+
+MARKER = "complete.json"
+CHECKPOINT = "checkpoint_uri"
+"""Under which an epoch's report names what was saved after it; "" where nothing was, or it is kept no more."""
+
+
+class Checkpoints:
+    """Those of one trial.
+
+    Args:
+        folder: of this trial alone.
+        is_better: whether a score is at least as good as another one.
+    """
+
+    def __init__(self, folder: str, *, is_better: Callable[[float, float], bool]) -> None:
+        self._folder, self._is_better = folder, is_better
+        self._best: tuple[float, str] | None = None
+        self._history: list[dict[str, Any]] = []
+
+    def note(self, metrics: Mapping[str, float]) -> None:
+        """Remember what an epoch reported, before its checkpoint is saved."""
+        self._history.append({k: v for k, v in metrics.items() if isinstance(v, int | float) and isfinite(v)})
+
+    def reported(self) -> list[dict[str, Any]]:
+        """What each epoch up to now reported; of earlier processes too, once `latest` was read."""
+        kept = set(self._places())
+        return [{**one, CHECKPOINT: place if (place := one.get(CHECKPOINT)) in kept else ""} for one in self._history]
+
+    def save(self, files: Path, *, epoch: int, score: float | None) -> str:
+        """Keep a local folder as the checkpoint after an epoch; the URI that it has then.
+
+        Raises:
+            StorageError: it cannot be written; those before are still there.
+        """
+        place = storage.join(self._folder, f"{epoch:05d}")
+        storage.remove(place)  # half of it may be there
+        sums = {}
+        for file in sorted(f for f in files.rglob("*") if f.is_file()):
+            name = file.relative_to(files).as_posix()
+            sums[name] = _digest(file)
+            storage.upload(file, storage.join(place, name))
+        if self._history:
+            self._history[-1][CHECKPOINT] = place
+        about = {"epoch": epoch, "score": score, "sha256": sums, "history": self._history}
+        storage.write_json(storage.join(place, MARKER), about)
+        if score is not None and (self._best is None or self._is_better(score, self._best[0])):
+            self._best = score, place
+        kept = {place, self._best[1] if self._best else place}
+        for old in self._places():
+            if old not in kept:
+                _remove(old)
+        return place
+
+    @contextmanager
+    def latest(self, report: Callable[[str], None]) -> Iterator[Path | None]:
+        """A copy of the latest checkpoint that is whole; None where there is none.
+
+        Args:
+            report: told of each that is damaged; the one before it is taken instead.
+        """
+        places = self._places()
+        for place in places:
+            about = storage.read_json(storage.join(place, MARKER))
+            score = about.get("score")
+            if score is not None and (self._best is None or self._is_better(score, self._best[0])):
+                self._best = score, place
+        with TemporaryDirectory(prefix="segdist-") as folder:
+            for place in reversed(places):
+                local = Path(folder) / PurePosixPath(place).name
+                try:
+                    fetch(place, local)
+                except StorageError as error:
+                    report(str(error))
+                    _remove(place)
+                    if self._best and self._best[1] == place:
+                        self._best = None
+                else:
+                    self._history = storage.read_json(storage.join(place, MARKER))["history"]
+                    yield local
+                    return
+            yield None
+
+    def _places(self) -> list[str]:
+        """The complete ones, the oldest first."""
+        ends = f"/{MARKER}"
+        return sorted(e.uri.removesuffix(ends) for e in storage.find(self._folder, suffix=ends))
+
+
+def fetch(place: str, folder: Path) -> None:
+    """Copy a checkpoint here.
+
+    Raises:
+        StorageError: it is not whole, or a file of it is not what was written.
+    """
+    about = storage.read_json(storage.join(place, MARKER))
+    for name, digest in about["sha256"].items():
+        file = folder / name
+        if not file.resolve().is_relative_to(folder.resolve()):
+            raise StorageError(f"The checkpoint {place} is damaged: it names the file {name}, which is outside of it.")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        storage.download(storage.join(place, name), file)
+        if _digest(file) != digest:
+            raise StorageError(
+                f"The checkpoint {place} is damaged: {name} is not what was written (SHA-256 {digest[:12]}...). "
+                "Look at the disk; the checkpoint before it is taken where there is one."
+            )
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _remove(place: str) -> None:
+    """The marker first: half of a checkpoint must not look like one."""
+    storage.remove(storage.join(place, MARKER))
+    storage.remove(place)

@@ -1,0 +1,191 @@
+"""Ray Tune, told what to run and asked for nothing else: it keeps no state that a start would go on from."""
+
+import re
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from segdist.core.terminal import say
+from segdist.pipeline.checkpoints import CHECKPOINT
+from segdist.pipeline.progress import Progress
+from segdist.pipeline.recording import Recording
+from segdist.pipeline.trial import DAMAGED
+from segdist.searching import Search
+
+_SLOTS_FOR = 5.0
+"""Seconds that the cluster's size is remembered: nodes that are added later raise the concurrency."""
+_STOPPED = "stopped; runs on when the sweep does"
+_NO_SCORES = frozenset(
+    {
+        "first_step_at",
+        "training_iteration",
+        "should_checkpoint",
+        "timestamp",
+        "pid",
+        "time_this_iter_s",
+        "time_total_s",
+        "iterations_since_restore",
+        "time_since_restore",
+        "done",
+    }
+)
+"""Numbers about the process and Tune's own, not about what was learned."""
+
+
+class Problem:
+    """The first error of our own inside Tune's loop: Tune would wrap it in text."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+
+    def noted(self, call: Callable[[], Any]) -> Any:
+        """The call's result; its error is kept, and raised on, so that Tune ends."""
+        try:
+            return call()
+        except Exception as error:
+            self.error = self.error or error
+            raise
+
+
+class _Unsaved:
+    """Tune pickles what it is given, to go on with it one day; it never will, and what holds the ledger cannot be."""
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return type(None), ()
+
+
+class Suggestions(_Unsaved, Searcher):
+    """Hands the search's trials to Tune, as many at once as the cluster holds now.
+
+    Args:
+        search: says which.
+        slots: how many fit.
+        problem: where errors are kept.
+    """
+
+    def __init__(self, search: Search, slots: Callable[[], int], problem: Problem) -> None:
+        super().__init__(metric="epoch", mode="max")  # Tune wants names; nobody asks for them
+        self._search, self._slots, self._problem = search, slots, problem
+        self._running: set[str] = set()
+        self._counted, self._room = float("-inf"), 0
+
+    def suggest(self, trial_id: str) -> Any:
+        """The configuration of the next trial; None for none now."""
+        if time.monotonic() - self._counted > _SLOTS_FOR:
+            self._counted, self._room = time.monotonic(), self._slots()
+        if len(self._running) >= self._room:
+            return None
+        trial = self._problem.noted(self._search.next)
+        if trial is None:
+            return None if self._search.is_waiting else Searcher.FINISHED
+        self._running.add(trial_id)
+        return {"number": trial.number, "values": trial.values, "known": trial.from_latest().last_epoch}
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:  # noqa: FBT001, FBT002 - Tune's
+        """There is room for another one."""
+        self._running.discard(trial_id)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger has it."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing."""
+
+
+class Verdicts(_Unsaved, FIFOScheduler):
+    """Tells each epoch to the ledger, to MLflow and to people, and stops what the search gives up."""
+
+    def __init__(self, search: Search, recording: Recording, progress: Progress, problem: Problem) -> None:
+        super().__init__()
+        self._search, self._recording, self._progress, self._problem = search, recording, progress, problem
+
+    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
+        """Go on, or stop."""
+        return str(self._problem.noted(lambda: self._judge(trial.config["number"], result)))
+
+    def _judge(self, number: int, result: dict[str, Any]) -> str:
+        if result.get(DAMAGED):
+            say(f"trial {number:<3} {result[DAMAGED]}")
+        numbers = {k: float(v) for k, v in result.items() if isinstance(v, int | float) and k not in _NO_SCORES}
+        is_new = numbers["epoch"] > self._search.ledger[number].last_epoch
+        stop = self._search.report(number, numbers, result.get(CHECKPOINT, ""))
+        if is_new:
+            self._recording.epoch(number, numbers, epoch=int(numbers["epoch"]))
+        self._progress.epoch(number)
+        return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
+
+
+class Ends(_Unsaved, Callback):
+    """Tells when trials start and end."""
+
+    def __init__(self, search: Search, recording: Recording, progress: Progress, problem: Problem) -> None:
+        self._search, self._recording, self._progress, self._problem = search, recording, progress, problem
+
+    def setup(self, **info: Any) -> None:
+        """Start the table, where there is a terminal to draw it in."""
+        self._progress.start()
+
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """A trial begins, or goes on."""
+        self._problem.noted(lambda: self._recording.start(self._search.start(trial.config["number"])))
+
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """A trial ran to its end, or was stopped."""
+        ended = self._problem.noted(lambda: self._search.end(trial.config["number"]))
+        if ended.has_ended:
+            self._recording.end(ended)
+        else:
+            self._recording.interrupt(ended)
+        self._progress.ended(trial.config["number"])
+
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """A trial failed for good."""
+        text = error_text(trial)
+        failed = self._problem.noted(lambda: self._search.fail(trial.config["number"], cause(text)))
+        self._recording.end(failed, error=text)
+        self._progress.ended(trial.config["number"])
+
+    def on_experiment_end(self, trials: list[TuneTrial], **info: Any) -> None:
+        """Trials that are still open were interrupted; running the sweep again goes on with them."""
+        for trial in self._search.ledger.trials:
+            if trial.state == "running":
+                self._recording.interrupt(self._problem.noted(partial(self._search.interrupt, trial.number, _STOPPED)))
+        self._progress.stop()
+
+
+def error_text(trial: TuneTrial) -> str:
+    """The traceback that ended a trial."""
+    file = trial.error_file
+    return Path(file).read_text() if file and Path(file).exists() else "no error was recorded"
+
+
+_CAUSES = {
+    r"OutOfMemoryError.*node|node running low on memory|OOM": (
+        "its process was killed because the node{node} ran out of memory. Lower `train.batch_size`, "
+        "`model.<family>.image_size` or `search.concurrency`"
+    ),
+    r"No space left on device": "the disk of the node{node} is full. Free some space",
+    r"CUDA out of memory|torch\.OutOfMemoryError": (
+        "the card's memory did not suffice. Lower `train.batch_size` or `model.<family>.image_size`"
+    ),
+    r"node(?: that)? .*(?:died|dead|removed)|NodeDiedError": "its node{node} is gone",
+    r"ActorDiedError|ActorUnavailableError|WorkerCrashedError|died unexpectedly": "its process died{node}",
+}
+"""What a user needs to know of errors whose own last line does not say it."""
+
+
+def cause(text: str) -> str:
+    """Why something of Ray's failed, in a sentence: the known cause, or the last line of the traceback."""
+    node = re.search(r"(?:IP|ip)[:=]\s*([\d.]+)", text)
+    where = f" {node[1]}" if node else ""
+    for pattern, said in _CAUSES.items():
+        if re.search(pattern, text, re.DOTALL):
+            return said.format(node=where)
+    return text.strip().splitlines()[-1] if text.strip() else "no error was recorded"

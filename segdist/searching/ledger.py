@@ -1,0 +1,204 @@
+"""The ledger of a sweep: one small file a trial, written whole each time something happens to it.
+
+It is the only record that a start goes on from. Ray Tune runs trials and forgets them, Optuna's study is made anew from
+the ledger, MLflow shows what the ledger knows; none of them is asked what was done. Beside the trials lies
+`sweep.json`: the sweep as it was last started, and whether it is done.
+"""
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from typing import Any, Literal, Self
+
+from pydantic import ValidationError
+
+from segdist.core import storage
+from segdist.core.errors import StorageError
+from segdist.core.spec import Strict, digest
+
+VERSION: Literal[1] = 1
+State = Literal["waiting", "running", "finished", "stopped", "failed", "infeasible"]
+"""waiting: to be taken up, from its checkpoint where it has one. stopped: early, by the search, as it was no good.
+infeasible: it ended, but breaks a constraint."""
+ENDED: tuple[State, ...] = ("finished", "stopped", "failed", "infeasible")
+_READERS = 32
+"""Files read at once: in an object store each costs a round trip."""
+
+
+class Epoch(Strict):
+    """One epoch of a trial."""
+
+    epoch: int
+    """From 1."""
+    metrics: dict[str, float]
+    """Over all classes, by MLflow's names; finite."""
+    seconds: float = 0.0
+    """That it took."""
+
+
+class Saved(Strict):
+    """A checkpoint."""
+
+    uri: str
+    """Its folder."""
+    epoch: int
+    """After which it was saved."""
+
+
+class Best(Saved):
+    """The checkpoint with the best score."""
+
+    score: float
+    """In the search metric."""
+
+
+class Trial(Strict):
+    """What is known of one trial.
+
+    Its number, values and whether it is the baseline are given when it is suggested, and never change.
+    """
+
+    version: Literal[1] = 1
+    number: int
+    """From 0, in the order of suggestion; what `SWEEP#NUMBER` means."""
+    values: dict[str, Any]
+    """Of the searched keys."""
+    is_baseline: bool = False
+    """Whether they are the sweep file's own."""
+    seed: int = 0
+    """Of its weights, order and augmentation."""
+    state: State = "waiting"
+    """What became of it."""
+    reason: str = ""
+    """Why it ended or waits, where there is more to say."""
+    epochs: tuple[Epoch, ...] = ()
+    """In order, each once."""
+    latest: Saved | None = None
+    """What it goes on from."""
+    best: Best | None = None
+    """What its model is taken from."""
+    constraints: dict[str, float] = {}
+    """By name, by how much each is broken; 0 or less where it holds."""
+    starts: int = 0
+    """Times it was started or taken up."""
+    machine: str = ""
+    """Where it ran last."""
+    tracked: str = ""
+    """The tracking URI under which all of it is recorded; "" while that is to be done."""
+
+    @property
+    def key(self) -> str:
+        """Names the trial within its sweep: one that takes the number of a deleted one is another."""
+        return f"{self.number:04d}-{digest(self.values)[:8]}"
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing is left to do for it."""
+        return self.state in ENDED
+
+    @property
+    def last_epoch(self) -> int:
+        """0 before the first."""
+        return self.epochs[-1].epoch if self.epochs else 0
+
+    @property
+    def seconds(self) -> float:
+        """Spent in the epochs that count: what was done again after a crash is counted once."""
+        return sum(epoch.seconds for epoch in self.epochs)
+
+    def scores(self, metric: str, *, until: int | None = None) -> list[float]:
+        """Of its epochs, or of those up to one."""
+        counted = (e for e in self.epochs if until is None or e.epoch <= until)
+        return [e.metrics[metric] for e in counted if metric in e.metrics]
+
+    def with_epoch(self, epoch: Epoch) -> Self:
+        """The trial after one more epoch; one that is repeated since a checkpoint takes the place of what it was."""
+        before = tuple(e for e in self.epochs if e.epoch < epoch.epoch)
+        return self.model_copy(update={"epochs": (*before, epoch)})
+
+    def from_latest(self) -> Self:
+        """The trial as its latest checkpoint knows it: what it did after it is done again."""
+        last = self.latest.epoch if self.latest else 0
+        return self.model_copy(update={"state": "waiting", "epochs": tuple(e for e in self.epochs if e.epoch <= last)})
+
+
+class Ledger:
+    """The trials of one sweep.
+
+    Args:
+        folder: a folder or prefix of its own; made with the first trial.
+
+    Raises:
+        StorageError: a file of it is damaged, or of a later version.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self._trials = {trial.number: trial for trial in self._read()}
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """All of them, by number."""
+        return tuple(trial for _, trial in sorted(self._trials.items()))
+
+    def __getitem__(self, number: int) -> Trial:
+        return self._trials[number]
+
+    @property
+    def next_number(self) -> int:
+        """That of the next suggestion: the lowest that is free."""
+        return next(number for number in count() if number not in self._trials)
+
+    def write(self, trial: Trial) -> None:
+        """Keep what is now known of a trial; when this returns it outlives a crash.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        storage.write_atomic(self._uri(trial.number), trial.model_dump_json().encode())
+        self._trials[trial.number] = trial
+
+    def change(self, number: int, **changes: Any) -> Trial:
+        """Write some fields of a trial anew."""
+        trial = self._trials[number].model_copy(update=changes)
+        self.write(trial)
+        return trial
+
+    def _uri(self, number: int) -> str:
+        return storage.join(self.folder, "trials", f"{number:04d}.json")
+
+    def _read(self) -> Iterable[Trial]:
+        files = [entry.uri for entry in storage.find(storage.join(self.folder, "trials"), suffix=".json")]
+        with ThreadPoolExecutor(_READERS) as pool:
+            return list(pool.map(self._read_one, files))
+
+    def _read_one(self, uri: str) -> Trial:
+        trial = _trial(uri)
+        if self._uri(trial.number).rpartition("/")[2] != uri.rpartition("/")[2]:
+            raise StorageError(
+                f"{uri} must be of the trial that its name says, but holds trial {trial.number}. Give it back its name."
+            )
+        return trial
+
+
+def checkpoints_of(folder: str, number: int) -> str:
+    """Where a trial of the sweep with this folder keeps its checkpoints."""
+    return storage.join(folder, "checkpoints", f"{number:04d}")
+
+
+def _trial(uri: str) -> Trial:
+    content = storage.read_json(uri)
+    if isinstance(content, Mapping) and content.get("version", VERSION) != VERSION:
+        raise StorageError(
+            f"{uri} was written by another version of segdist (ledger {content['version']}, this one knows {VERSION}). "
+            "Go on with that version, or name another `storage`."
+        )
+    try:
+        return Trial.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "its content"
+        raise StorageError(
+            f"{uri} must be a trial of a sweep, but {where}: {first['msg']}. It is damaged: restore it from a backup, "
+            "or delete it to have its trial suggested and trained anew."
+        ) from error

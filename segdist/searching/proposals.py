@@ -1,0 +1,122 @@
+"""Optuna behind ask and tell: a study in memory that is made anew from the ledger at each start."""
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from segdist.core.spec import SweepSpec
+from segdist.metrics import lower_is_better
+from segdist.searching.ledger import Trial
+from segdist.searching.space import Space, can_tell, first_trials
+from segdist.searching.stopping import pruner_of
+
+if TYPE_CHECKING:
+    import optuna
+
+
+class Proposals:
+    """What has been tried, and what to try next.
+
+    Args:
+        spec: the sweep: its space, and how it is searched.
+        trials: those of the ledger, by number.
+    """
+
+    def __init__(self, spec: SweepSpec, trials: Sequence[Trial]) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)  # a value outside a narrowed range is meant
+        self._optuna, self._spec = optuna, spec
+        self._space = Space(dict(spec.space))
+        self._first = first_trials(spec) if spec.space else [{}]
+        self._metric = spec.search.metric
+        self._best = min if lower_is_better(self._metric.partition("/")[2]) else max
+        self._running: dict[int, optuna.Trial] = {}
+        self._told: dict[int, int] = {}
+        self._study = optuna.create_study(
+            direction="minimize" if self._best is min else "maximize",
+            sampler=optuna.samplers.RandomSampler(),  # what is replayed has its values
+            pruner=pruner_of(spec),
+        )
+        for trial in trials:
+            self._replay(trial)
+
+    def ask(self, number: int) -> dict[str, Any]:
+        """The values of a new trial: the first ones are those of `search.try_each`, then the sampler's."""
+        self._study.sampler = sampler_for(self._spec, number)
+        if number < len(self._first):
+            self._study.enqueue_trial(self._first[number])
+        trial = self._study.ask()
+        self._space(trial)
+        self._running[number] = trial
+        return dict(trial.params)
+
+    def report(self, number: int, epoch: int, score: float) -> bool:
+        """Tell an epoch; whether the trial is so much worse than others that it is to be stopped.
+
+        One that is told again, after a crash, changes nothing.
+        """
+        trial = self._running.get(number)
+        if trial is None or epoch <= self._told.get(number, 0):
+            return False
+        self._told[number] = epoch
+        trial.report(score, epoch)
+        return bool(trial.should_prune())
+
+    def tell(self, trial: Trial) -> None:
+        """How a trial ended: with the score of its best epoch, whose model is kept."""
+        running = self._running.pop(trial.number, None)
+        if running is None:
+            return
+        states, scores = self._optuna.trial.TrialState, trial.scores(self._metric)
+        broken = {"infeasible": 1.0} if trial.state == "infeasible" and not trial.constraints else trial.constraints
+        for name, by in broken.items():
+            running.set_constraint(name, by)
+        if trial.state in ("finished", "infeasible") and scores:
+            self._study.tell(running, self._best(scores))
+        else:
+            is_evidence = trial.state in ("stopped", "infeasible")
+            self._study.tell(running, state=states.PRUNED if is_evidence else states.FAIL)
+
+    def _replay(self, trial: Trial) -> None:
+        """Everything that a trial of the ledger told, as if it told it now; one that is to go on stays running.
+
+        A value outside a range that became narrower is still evidence.
+        """
+        if not can_tell(self._space.ranges, trial.values):
+            return  # other keys, or a choice that is gone: it runs to its end, and the sampler is not told
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Fixed parameter .* out of range", category=UserWarning)
+            self._study.enqueue_trial(trial.values)
+            running = self._study.ask()
+            self._space(running)
+        self._running[trial.number] = running
+        for epoch in trial.epochs:
+            if self._metric in epoch.metrics:
+                self.report(trial.number, epoch.epoch, epoch.metrics[self._metric])
+        if trial.has_ended:
+            self.tell(trial)
+
+
+def sampler_for(spec: SweepSpec, number: int) -> "optuna.samplers.BaseSampler":
+    """The sampler that proposes one trial.
+
+    Its seed is made of the sweep's and the trial's number, so that a start in between changes no draw.
+    """
+    import optuna
+
+    seed = int(np.random.SeedSequence([spec.search.seed, number]).generate_state(1)[0])
+    if spec.search.sampler == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    with warnings.catch_warnings():
+        # Both settings have been "experimental" for years; without them, values are drawn as if independent.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(
+            seed=seed,
+            n_startup_trials=spec.search.startup_trials,
+            multivariate=True,
+            group=any(r.when for r in spec.space.values()),
+            constant_liar=True,  # trials run side by side: do not suggest what is being tried
+        )

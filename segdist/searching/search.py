@@ -1,0 +1,174 @@
+"""One start of a search: which trials are to run, what is known of them, and when one is stopped or done."""
+
+import platform
+from collections.abc import Mapping
+from math import isfinite
+
+from segdist.core import storage
+from segdist.core.spec import SweepSpec
+from segdist.metrics import lower_is_better
+from segdist.searching.ledger import Best, Epoch, Ledger, Saved, Trial, checkpoints_of
+from segdist.searching.proposals import Proposals
+from segdist.sweepfile.loading import trials_of
+
+
+class Search:
+    """Hands out trials and writes down what becomes of them. Whoever runs them is told nothing else.
+
+    Args:
+        spec: the sweep; its trials, ranges and early stopping may differ from those of an earlier start.
+        ledger: the trials so far.
+        retry: whether trials that failed in an earlier start are tried again: their cause may be gone.
+    """
+
+    def __init__(self, spec: SweepSpec, ledger: Ledger, *, retry: bool = True) -> None:
+        self.spec, self.ledger, self.total = spec, ledger, trials_of(spec)
+        self.metric = spec.search.metric
+        self._is_lower_better = lower_is_better(self.metric.partition("/")[2])
+        self._stop = spec.search.stop if spec.space and spec.search.stop and spec.search.stop.top_after else None
+        self._out: set[int] = set()
+        self._chosen: set[int] = set()
+        for trial in ledger.trials:
+            if trial.state == "running" or (retry and trial.state == "failed"):
+                ledger.write(trial.from_latest())
+        self._proposals = Proposals(spec, ledger.trials)
+        todo = [trial.number for trial in ledger.trials if not trial.has_ended]
+        todo = todo[: max(self.total - self.done, 0)]
+        self._queue = [number for number in todo if not self._awaits_others(ledger[number])]
+
+    @property
+    def done(self) -> int:
+        """Trials that ended, in whatever way."""
+        return sum(trial.has_ended for trial in self.ledger.trials)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is nothing left to run."""
+        return self.done >= self.total
+
+    @property
+    def best(self) -> float | None:
+        """The best score of all epochs of all trials."""
+        scores = [score for trial in self.ledger.trials for score in trial.scores(self.metric)]
+        return self.better(*scores) if scores else None
+
+    def better(self, *scores: float) -> float:
+        """The best of some scores."""
+        return min(scores) if self._is_lower_better else max(scores)
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Trials that ended, and epochs that were recorded: what tells whether a start came any further."""
+        return self.done, sum(len(trial.epochs) for trial in self.ledger.trials)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether `next` may give a trial later, when those that run have reported."""
+        return self._stop is not None and bool(self._out)
+
+    def next(self) -> Trial | None:
+        """The next trial to run: one that waits, or a new one, which is in the ledger before it starts; None for none.
+
+        Raises:
+            StorageError: the ledger cannot be written.
+        """
+        if not self._queue and len(self.ledger.trials) < self.total:
+            self._queue.append(self._suggest())
+        if not self._queue and self._stop and not self._out:
+            self._choose()
+        if not self._queue:
+            return None
+        number = self._queue.pop(0)
+        self._out.add(number)
+        return self.ledger[number]
+
+    def start(self, number: int) -> Trial:
+        """A trial begins, or goes on from its latest checkpoint."""
+        trial = self.ledger[number].from_latest()
+        changes = {"state": "running", "reason": "", "starts": trial.starts + 1, "tracked": ""}
+        trial = trial.model_copy(update={**changes, "machine": platform.node()})
+        self.ledger.write(trial)
+        return trial
+
+    def report(self, number: int, metrics: Mapping[str, float], checkpoint: str = "") -> bool:
+        """An epoch of a trial; whether the trial is to be stopped.
+
+        Args:
+            number: of the trial.
+            metrics: of the epoch by MLflow's names, with `epoch` and `seconds`.
+            checkpoint: URI of what was saved after it; "" where nothing was.
+        """
+        trial, epoch = self.ledger[number], int(metrics["epoch"])
+        overall = {k: float(v) for k, v in metrics.items() if k.count("/") == 1 and isfinite(v)}
+        trial = trial.with_epoch(Epoch(epoch=epoch, metrics=overall, seconds=metrics.get("seconds", 0.0)))
+        score = overall.get(self.metric)
+        if checkpoint:
+            trial = trial.model_copy(update={"latest": Saved(uri=checkpoint, epoch=epoch)})
+            if score is not None and (trial.best is None or self._is_no_worse(score, trial.best.score)):
+                trial = trial.model_copy(update={"best": Best(uri=checkpoint, epoch=epoch, score=score)})
+        stop = score is not None and self._proposals.report(number, epoch, score)
+        if stop:
+            trial = trial.model_copy(update={"state": "stopped", "reason": f"worse than others after epoch {epoch}"})
+        elif self._awaits_others(trial):
+            stop = True
+            trial = trial.model_copy(update={"state": "waiting", "reason": "for the others to come as far"})
+        self.ledger.write(trial)
+        return stop
+
+    def end(self, number: int) -> Trial:
+        """A trial ran to its end, or was stopped."""
+        self._out.discard(number)
+        trial = self.ledger[number]
+        if trial.state == "running":
+            trial = self.ledger.change(number, state="finished")
+        if trial.has_ended:
+            self._proposals.tell(trial)
+        return trial
+
+    def fail(self, number: int, reason: str) -> Trial:
+        """A trial failed for good."""
+        self._out.discard(number)
+        trial = self.ledger.change(number, state="failed", reason=reason)
+        self._proposals.tell(trial)
+        return trial
+
+    def interrupt(self, number: int, reason: str) -> Trial:
+        """A trial that runs is stopped from outside, and taken up by the next start."""
+        self._out.discard(number)
+        trial = self.ledger[number]
+        if trial.state == "running":
+            trial = trial.from_latest().model_copy(update={"reason": reason})
+            self.ledger.write(trial)
+        return trial
+
+    def _suggest(self) -> int:
+        number = self.ledger.next_number
+        storage.remove(checkpoints_of(self.ledger.folder, number))  # of a trial whose file somebody deleted
+        values = self._proposals.ask(number)
+        seed = int(values.get("seed", self.spec.seed))
+        self.ledger.write(Trial(number=number, values=values, is_baseline=number == 0, seed=seed))
+        return number
+
+    def _awaits_others(self, trial: Trial) -> bool:
+        """Whether a trial has had its first epochs, after which only the best go on."""
+        if self._stop is None or self._stop.top_after is None or trial.number in self._chosen:
+            return False
+        return trial.last_epoch >= self._stop.top_after
+
+    def _choose(self) -> None:
+        """Every trial has had its first epochs: the best go on, the others are stopped."""
+        assert self._stop is not None
+        waiting = [trial for trial in self.ledger.trials if self._awaits_others(trial) and not trial.has_ended]
+        sign = 1 if self._is_lower_better else -1
+        first = {t.number: t.scores(self.metric, until=self._stop.top_after) for t in self.ledger.trials}
+        ranked = sorted((min(sign * s for s in scores), number) for number, scores in first.items() if scores)
+        self._chosen = {number for _, number in ranked[: self._stop.keep]}
+        for trial in waiting:
+            if trial.number in self._chosen:
+                self._queue.append(trial.number)
+            else:
+                reason = f"not among the best {self._stop.keep} after epoch {self._stop.top_after}"
+                self._proposals.tell(self.ledger.change(trial.number, state="stopped", reason=reason))
+
+    def _is_no_worse(self, score: float, than: float) -> bool:
+        return score <= than if self._is_lower_better else score >= than

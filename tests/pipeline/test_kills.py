@@ -1,0 +1,122 @@
+"""A search that is killed again and again, anywhere, ends as one that was not."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segdist.searching import Ledger
+from segdist.tracking import Tracker
+from tests.pipeline.conftest import environment, processes
+
+pytestmark = pytest.mark.timeout(1800)
+
+
+class Killed:
+    """A search in a folder of its own."""
+
+    def __init__(self, root: Path, *, trials: int, epochs: int) -> None:
+        self.root, self.folder, self.log = root, root / "storage", root / "log"
+        self.trials, self.epochs, self.kills = trials, epochs, 0
+        self.folder.mkdir()
+
+    def start(self, **more: Any) -> subprocess.Popen[bytes]:
+        given = {"folder": str(self.folder), "trials": self.trials, "epochs": self.epochs, **more}
+        with self.log.open("ab") as out:
+            return subprocess.Popen(
+                [sys.executable, "-m", "tests.pipeline.kills", json.dumps(given)],
+                stdout=out,
+                stderr=out,
+                env=environment(self.root),
+                start_new_session=True,
+            )
+
+    def finish(self, driver: subprocess.Popen[bytes]) -> int:
+        """Its exit code, when it has come to its end, whatever that is."""
+        try:
+            code = driver.wait(400)
+        finally:
+            if driver.poll() is None:
+                os.killpg(driver.pid, signal.SIGKILL)
+                driver.wait()
+        self.kills += code == -signal.SIGKILL
+        return code
+
+    def worker(self, driver: subprocess.Popen[bytes]) -> int:
+        """A process in which a trial runs; 0 where the search ends before there is one."""
+        while driver.poll() is None:
+            if found := processes(self.root, "ray::ImplicitFunc.train"):
+                return found[0]
+            time.sleep(0.05)
+        return 0
+
+    def kill_worker(self, driver: subprocess.Popen[bytes], *, after: float = 0.0) -> None:
+        victim = self.worker(driver)
+        time.sleep(after)
+        with suppress(ProcessLookupError):
+            if victim:
+                os.kill(victim, signal.SIGKILL)
+                self.kills += 1
+
+    def assert_whole(self) -> None:
+        """Numbers unique, one baseline, each trial once in MLflow; a kill costs a trial at most one epoch."""
+        found = Ledger(str(self.folder / "sweep")).trials
+        every = list(range(1, self.epochs + 1))
+        assert [t.number for t in found] == list(range(self.trials))
+        assert [t.is_baseline for t in found] == [True] + [False] * (self.trials - 1)
+        assert {t.state for t in found} == {"finished"}
+        for trial in found:
+            worth = trial.values["train.loss.dice"] / 2
+            assert [(e.epoch, e.metrics["val/iou"]) for e in trial.epochs] == [(e, worth * (1 - 0.5**e)) for e in every]
+            done = Counter(map(int, (self.folder / "sweep" / f"epochs-{trial.number}").read_text().split()))
+            assert sorted(done) == every
+            assert sum(done.values()) <= self.epochs + self.kills
+        tracker = Tracker.at(str(self.folder))
+        shown = tracker.trials(tracker.latest_sweep("killed").run_id)
+        assert sorted(t.number for t in shown) == list(range(self.trials))
+        assert {t.status for t in shown} == {"FINISHED"}
+        for one in shown:
+            assert [step for step, _ in tracker.history(one.run_id, "val/iou")] == every
+            assert one.metrics["val/iou"] == pytest.approx(found[one.number].epochs[-1].metrics["val/iou"])
+
+
+def test_killed_between_two_writes_and_by_its_worker_it_ends_whole(tmp_path: Path) -> None:
+    search = Killed(tmp_path, trials=4, epochs=6)
+    for at, after in ((3, True), (9, False)):  # when a trial was suggested and not yet started, and in its epochs
+        assert search.finish(search.start(at=at, after=after)) == -signal.SIGKILL, search.log.read_text()
+    driver = search.start()
+    search.kill_worker(driver)
+    assert search.finish(driver) == 0, search.log.read_text()
+    assert search.kills == 3
+    assert "done 4 4" in search.log.read_text()
+    search.assert_whole()
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
+    search, chance, driver_kills = Killed(tmp_path, trials=12, epochs=60), random.Random(0), 0
+    while search.kills < 20:
+        what = chance.choice(["write", "driver", "worker"])
+        if what == "write":
+            search.finish(search.start(at=chance.randint(2, 40), after=chance.random() < 0.5))
+        else:
+            driver = search.start()
+            if what == "worker":
+                search.kill_worker(driver, after=chance.random())
+            search.worker(driver)
+            time.sleep(chance.random())
+            os.killpg(driver.pid, signal.SIGKILL)
+            search.finish(driver)
+        driver_kills += 1
+    assert driver_kills >= 10
+    assert search.finish(search.start()) == 0, search.log.read_text()
+    search.assert_whole()

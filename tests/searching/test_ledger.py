@@ -1,0 +1,82 @@
+"""The ledger keeps each trial in a file of its own, whole, and names what is damaged."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from segdist.core import storage
+from segdist.core.errors import StorageError
+from segdist.searching import Epoch, Ledger, Saved, Trial
+
+
+def test_a_trial_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    ledger = Ledger(str(tmp_path))
+    trial = Trial(number=3, values={"train.lr": 1e-3, "model.family": "sam", "label.prompt": '{"a": [1]}'})
+    trial = trial.with_epoch(Epoch(epoch=1, metrics={"val/iou": 0.123456789012345}, seconds=2.5))
+    ledger.write(trial)
+    ledger.change(3, state="running", machine="here")
+    (again,) = Ledger(str(tmp_path)).trials
+    assert again == trial.model_copy(update={"state": "running", "machine": "here"})
+    assert again.seconds == 2.5
+
+
+def test_numbers_are_given_from_zero_and_one_that_is_free_is_given_again(tmp_path: Path) -> None:
+    ledger = Ledger(str(tmp_path))
+    assert ledger.next_number == 0
+    for number in range(3):
+        ledger.write(Trial(number=number, values={}))
+    assert ledger.next_number == 3
+    storage.remove(str(tmp_path / "trials" / "0001.json"))
+    assert Ledger(str(tmp_path)).next_number == 1
+
+
+def test_an_epoch_that_is_done_again_takes_the_place_of_what_was_there() -> None:
+    trial = Trial(number=0, values={})
+    for epoch, iou in ((1, 0.1), (2, 0.2), (3, 0.3), (2, 0.25)):
+        trial = trial.with_epoch(Epoch(epoch=epoch, metrics={"val/iou": iou}))
+    assert [(e.epoch, e.metrics["val/iou"]) for e in trial.epochs] == [(1, 0.1), (2, 0.25)]
+
+
+def test_an_interrupted_trial_is_what_its_latest_checkpoint_knows() -> None:
+    trial = Trial(number=0, values={}, state="running", latest=Saved(uri="a", epoch=2))
+    for epoch in (1, 2, 3):
+        trial = trial.with_epoch(Epoch(epoch=epoch, metrics={}))
+    again = trial.from_latest()
+    assert (again.state, [e.epoch for e in again.epochs]) == ("waiting", [1, 2])
+    assert trial.model_copy(update={"latest": None}).from_latest().epochs == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "must be JSON"),
+        ('{"number": 0}', "values"),
+        ('{"number": 0, "values": {}, "state": "lost"}', "state"),
+        ("[]", "its content"),
+        ('{"version": 2, "number": 0}', "another version of segdist"),
+    ],
+)
+def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path, content: str, said: str) -> None:
+    file = tmp_path / "trials" / "0000.json"
+    file.parent.mkdir()
+    file.write_text(content)
+    with pytest.raises(StorageError, match=said) as error:
+        Ledger(str(tmp_path))
+    assert str(file) in str(error.value)
+
+
+def test_the_ledger_of_a_bucket_is_read_and_written_too(s3_bucket: str) -> None:
+    folder = storage.join(s3_bucket, "ledger")
+    ledger = Ledger(folder)
+    for number in range(40):
+        ledger.write(Trial(number=number, values={"train.lr": number / 10}))
+    assert [t.values["train.lr"] for t in Ledger(folder).trials] == [n / 10 for n in range(40)]
+
+
+def test_a_file_says_what_people_look_for(tmp_path: Path) -> None:
+    Ledger(str(tmp_path)).write(Trial(number=0, values={"train.lr": 0.1}, is_baseline=True, state="failed", reason="x"))
+    content = json.loads((tmp_path / "trials" / "0000.json").read_text())
+    assert content["version"] == 1
+    assert (content["number"], content["is_baseline"], content["values"]) == (0, True, {"train.lr": 0.1})
+    assert (content["state"], content["reason"]) == ("failed", "x")

@@ -1,0 +1,237 @@
+"""A search goes on from its ledger alone: each trial once, nothing forgotten, wherever it was stopped."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segdist.core.spec import SweepSpec
+from segdist.searching import Ledger, Search, Trial
+
+EPOCHS = 6
+
+
+def spec(**search: Any) -> SweepSpec:
+    lr = search.pop("lr", {"low": 1e-4, "high": 1e-1, "log": True})
+    return SweepSpec.model_validate(
+        {
+            "name": "s",
+            "data": {"sources": [{"format": "synthetic"}]},
+            "model": {"family": "unet_cbam", "unet_cbam": {"width": 12}},
+            "train": {"epochs": EPOCHS, "lr": 1e-3},
+            "space": {"train.lr": lr, "model.unet_cbam.width": [8, 12]},
+            "search": {"trials": 6, "startup_trials": 3, "asha": None, **search},
+        }
+    )
+
+
+def score(number: int, epoch: int) -> float:
+    """Of a stand-in trial: each rises, then falls a little; the higher numbers are better."""
+    return (number + 1) * min(epoch, EPOCHS - 1) / 100 - 0.001 * (epoch == EPOCHS)
+
+
+def epoch(search: Search, number: int, which: int) -> bool:
+    metrics = {"epoch": which, "seconds": 1.0, "val/iou": score(number, which)}
+    return search.report(number, metrics, f"c/{number}/{which}")
+
+
+def run(search: Search, trial: Trial, *, until: int = EPOCHS) -> None:
+    """A trial to its end, or to an epoch in which its driver is killed."""
+    trial = search.start(trial.number)
+    for which in range(trial.last_epoch + 1, until + 1):
+        if epoch(search, trial.number, which):
+            search.end(trial.number)
+            return
+    if until == EPOCHS:
+        search.end(trial.number)
+
+
+def finish(search: Search) -> None:
+    while trial := search.next():
+        run(search, trial)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Callable[..., Search]:
+    return lambda **search: Search(spec(**search), Ledger(str(tmp_path)))
+
+
+def test_a_trial_is_in_the_ledger_before_it_starts_with_its_number_and_whether_it_is_the_baseline(
+    start: Callable[..., Search], tmp_path: Path
+) -> None:
+    search = start()
+    given = [search.next() for _ in range(3)]
+    assert list(Ledger(str(tmp_path)).trials) == given
+    assert [t.is_baseline for t in given if t] == [True, False, False]
+    assert given[0]
+    assert given[0].values == {"train.lr": 1e-3, "model.unet_cbam.width": 12}
+
+
+def test_a_search_that_is_killed_again_and_again_ends_as_one_that_was_not(
+    start: Callable[..., Search], tmp_path: Path
+) -> None:
+    whole = Search(spec(), Ledger(str(tmp_path / "whole")))
+    finish(whole)
+    kills = 0
+    for until in (0, 1, 3, 5, 2, 4, 0, 1, 5, 3):
+        search = start()
+        if trial := search.next():
+            run(search, trial, until=max(until, trial.last_epoch))
+            kills += 1
+    search = start()
+    finish(search)
+    assert kills == 10
+    assert search.is_done
+    assert _said(search) == _said(whole)
+    assert sum(t.is_baseline for t in search.ledger.trials) == 1
+    assert search.best == whole.best == pytest.approx(0.3)
+
+
+def test_a_sweep_is_widened_and_its_range_narrowed_and_no_trial_is_forgotten(start: Callable[..., Search]) -> None:
+    finish(start(trials=4))
+    before = start(trials=4).ledger.trials
+    narrow = {"low": 5e-3, "high": 2e-2, "log": True}
+    search = start(trials=8, lr=narrow, seed=3)
+    assert not search.is_done
+    finish(search)
+    assert search.ledger.trials[:4] == before
+    assert [t.number for t in search.ledger.trials] == list(range(8))
+    assert all(5e-3 <= t.values["train.lr"] <= 2e-2 for t in search.ledger.trials[4:])
+    assert any(not 5e-3 <= t.values["train.lr"] <= 2e-2 for t in before)
+    told = search._proposals._study.trials
+    assert [t.state.name for t in told] == ["COMPLETE"] * 8, "what lies outside is evidence all the same"
+
+
+def test_optuna_is_told_the_best_epoch(start: Callable[..., Search]) -> None:
+    finish(start())
+    told = start()._proposals._study.trials
+    assert [t.value for t in told] == pytest.approx([(n + 1) * (EPOCHS - 1) / 100 for n in range(6)])
+    assert all(list(t.intermediate_values) == list(range(1, EPOCHS + 1)) for t in told)
+
+
+def test_a_trial_of_which_a_file_was_deleted_is_suggested_anew_without_its_checkpoints(
+    start: Callable[..., Search], tmp_path: Path
+) -> None:
+    finish(start())
+    old = tmp_path / "checkpoints" / "0002" / "00001" / "model.pt"
+    old.parent.mkdir(parents=True)
+    old.touch()
+    (tmp_path / "trials" / "0002.json").unlink()
+    search = start()
+    again = search.next()
+    assert again
+    assert (again.number, again.is_baseline, again.epochs) == (2, False, ())
+    assert search.next() is None
+    assert not old.exists()
+
+
+def test_what_failed_is_tried_again_by_the_next_start_and_optuna_is_told_how_it_ended(
+    start: Callable[..., Search],
+) -> None:
+    search = start(trials=2)
+    for _ in range(2):
+        trial = search.next()
+        assert trial
+        search.start(trial.number)
+        search.fail(trial.number, "the card fell off")
+    assert search.is_done
+    assert Search(search.spec, search.ledger, retry=False).next() is None
+    search = start(trials=2)
+    finish(search)
+    assert [t.state for t in search.ledger.trials] == ["finished", "finished"]
+    assert [t.state.name for t in search._proposals._study.trials] == ["COMPLETE", "COMPLETE"]
+
+
+def test_an_infeasible_trial_tells_the_sampler_so(start: Callable[..., Search]) -> None:
+    search = start()
+    finish(search)
+    search.ledger.change(1, state="infeasible", constraints={"memory": 2.5})
+    search.ledger.change(2, state="infeasible")
+    told = start()._proposals._study.trials
+    assert [t.constraints for t in told[:4]] == [{}, {"memory": 2.5}, {"infeasible": 1.0}, {}]
+
+
+def test_a_repeated_epoch_takes_the_place_of_the_first(start: Callable[..., Search]) -> None:
+    search = start()
+    trial = search.next()
+    assert trial
+    run(search, trial, until=3)
+    epoch(search, trial.number, 2)
+    assert [e.epoch for e in search.ledger[0].epochs] == [1, 2]
+
+
+@pytest.mark.parametrize("asha", [{"grace_epochs": 1, "reduction_factor": 2}, {"grace_epochs": 2}])
+def test_halving_decides_after_a_restart_as_it_did_before(
+    start: Callable[..., Search], tmp_path: Path, asha: dict[str, int]
+) -> None:
+    whole = Search(spec(asha=asha, trials=8), Ledger(str(tmp_path / "whole")))
+    numbers = [trial.number for _ in range(8) if (trial := whole.next())]
+    for number in reversed(numbers):  # the best reports first
+        run(whole, whole.ledger[number])
+    for number in reversed(numbers):
+        search = start(asha=asha, trials=8)
+        while trial := search.next():
+            if trial.number == number:
+                run(search, trial)
+    assert _said(start(asha=asha, trials=8)) == _said(whole)
+    states = [t.state for t in whole.ledger.trials]
+    assert states.count("stopped") >= 4
+    assert states[-1] == "finished"
+
+
+def test_one_epoch_then_the_best_go_on_to_their_end(start: Callable[..., Search]) -> None:
+    rule = {"top_after": 1, "keep": 2}
+    search = start(stop=rule, trials=5)
+    for _ in range(3):
+        trial = search.next()
+        assert trial
+        run(search, trial)
+        assert (search.ledger[trial.number].state, search.ledger[trial.number].last_epoch) == ("waiting", 1)
+    search = start(stop=rule, trials=5)  # killed
+    running = [search.next(), search.next()]
+    assert search.next() is None
+    assert search.is_waiting, "while some have not come as far, nobody is chosen"
+    for trial in running:
+        assert trial
+        run(search, trial)
+    chosen = search.next()
+    assert chosen
+    assert chosen.number == 3
+    run(search, chosen, until=3)
+    search = start(stop=rule, trials=5)  # killed
+    finish(search)
+    assert search.is_done
+    states = {t.number: (t.state, t.last_epoch) for t in search.ledger.trials}
+    assert states == {**dict.fromkeys(range(3), ("stopped", 1)), 3: ("finished", EPOCHS), 4: ("finished", EPOCHS)}
+    search = start(stop=rule, trials=7)
+    finish(search)
+    assert [t.state for t in search.ledger.trials[5:]] == ["finished", "finished"], "the best of all seven"
+
+
+def test_the_median_rule_and_patience_stop_what_is_no_good(start: Callable[..., Search]) -> None:
+    search = start(stop={"median_after": 2}, startup_trials=1)
+    numbers = [trial.number for _ in range(6) if (trial := search.next())]
+    for number in reversed(numbers):
+        run(search, search.ledger[number])
+    assert [(t.state, t.last_epoch) for t in search.ledger.trials[:5]] == [("stopped", 2)] * 5
+
+    patient = SweepSpec.model_validate({**spec().model_dump(), "search": {"stop": {"patience": 2}, "trials": 1}})
+    search = Search(patient, Ledger(str(Path(search.ledger.folder) / "patient")))
+    trial = search.next()
+    assert trial
+    search.start(0)
+    stopped = [search.report(0, {"epoch": e, "val/iou": 0.5 / e}) for e in range(1, 6)]
+    assert stopped.index(True) == 3
+
+
+@pytest.mark.parametrize("rule", [{}, {"top_after": 1, "median_after": 2}])
+def test_a_rule_of_early_stopping_is_one(rule: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="`top_after`"):
+        spec(stop=rule)
+
+
+def _said(search: Search) -> list[Any]:
+    """What must not depend on where a search was killed."""
+    volatile = {"starts", "machine", "tracked"}
+    return [trial.model_dump(exclude=volatile) for trial in search.ledger.trials]
