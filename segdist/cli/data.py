@@ -1,6 +1,6 @@
 """`segdist data ...`: what happens to data before a sweep. What is heavy is imported by the command that needs it."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -8,6 +8,10 @@ from segdist.cli.options import Json, key_values, report_user_errors
 from segdist.core import storage
 from segdist.core.errors import DataError, SpecError, StorageError
 from segdist.core.terminal import say, say_json
+
+if TYPE_CHECKING:
+    from segdist.core.records import Finding
+    from segdist.core.spec import DataSpec
 
 DataPlace = Annotated[str, typer.Argument(help="A folder, file or archive, local or s3://, or a segdist data set.")]
 FormatName = Annotated[str, typer.Option("--format", help="The format of PATH, where it cannot be recognised.")]
@@ -77,7 +81,7 @@ def validate(
             return
         if not path:
             raise SpecError("A folder or file must be named, e.g. segdist data validate photos/")
-        noticed_before: list[Any] = []
+        noticed_before: list[Finding] = []
         try:
             chosen = key_values(option or [])
             name, source = open_source(
@@ -192,7 +196,7 @@ def _title(path: str) -> str:
     return path.rstrip("/").rpartition("/")[2] or path
 
 
-def _build(data: Any, out: str, *, as_json: bool) -> None:
+def _build(data: "DataSpec", out: str, *, as_json: bool) -> None:
     from segdist.checking.dataset_text import dataset_text
     from segdist.datasets.build import build, on_all_cores
     from segdist.datasets.shards import MANIFEST

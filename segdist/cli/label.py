@@ -1,7 +1,7 @@
 """`segdist label ...`: boxes to masks, and people's say in them. What is heavy is imported by the command."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -9,6 +9,12 @@ from typer.core import TyperGroup
 from segdist.cli.options import Json, files_and_overrides, report_user_errors
 from segdist.core.errors import SpecError
 from segdist.core.terminal import say, say_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from segdist.core.records import Verdict
+    from segdist.pipeline.label_sets import LabelSet
 
 Sweep = Annotated[
     list[str], typer.Argument(metavar="SWEEP [KEY=VALUE...]", help="A sweep file, then overrides of its keys.")
@@ -111,7 +117,7 @@ def import_(
             say(f"passed over: {one}")
 
 
-def _verdicts(names: list[str]) -> list[Any]:
+def _verdicts(names: list[str]) -> "list[Verdict]":
     from segdist.core.records import Verdict
 
     wrong = sorted(set(names) - set(Verdict))
@@ -132,7 +138,7 @@ def file_and_overrides(words: list[str]) -> tuple[str, list[str]]:
     return files[0], overrides
 
 
-def _show(sets: Any, *, as_json: bool) -> None:
+def _show(sets: "Sequence[LabelSet]", *, as_json: bool) -> None:
     from segdist.pages.labels import label_report, print_label_reports
 
     reports = [

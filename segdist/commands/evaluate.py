@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from segdist.commands.model import Model, load_model
 from segdist.commands.read import Read, check_split, is_sweep_file
@@ -67,7 +67,13 @@ class Respelled(Sequence[LabelledImage]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index: Any) -> Any:
+    @overload
+    def __getitem__(self, index: int) -> LabelledImage: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[LabelledImage]: ...
+
+    def __getitem__(self, index: int | slice) -> LabelledImage | list[LabelledImage]:
         if isinstance(index, slice):
             return [self[k] for k in range(*index.indices(len(self)))]
         sample, content = self._rows[index]

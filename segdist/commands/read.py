@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 from segdist.converting.convert import checked_options
 from segdist.core.bounded_yaml import read_yaml
@@ -27,7 +27,13 @@ class Read(Sequence[LabelledImage]):
     def __len__(self) -> int:
         return len(self._found)
 
-    def __getitem__(self, index: Any) -> Any:
+    @overload
+    def __getitem__(self, index: int) -> LabelledImage: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[LabelledImage]: ...
+
+    def __getitem__(self, index: int | slice) -> LabelledImage | list[LabelledImage]:
         if isinstance(index, slice):
             return [self[k] for k in range(*index.indices(len(self)))]
         source, sample = self._found[index]
@@ -59,7 +65,7 @@ class AnnotatedImages(Sequence[tuple[Sample, ImageHWC]]):
     @overload
     def __getitem__(self, index: slice) -> list[tuple[Sample, ImageHWC]]: ...
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: int | slice) -> tuple[Sample, ImageHWC] | list[tuple[Sample, ImageHWC]]:
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
         rows, number = self._place[index]

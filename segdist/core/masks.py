@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from segdist.core.records import Instance, Rle
+from segdist.core.records import CocoRle, Instance, Rle
 from segdist.core.run_lengths import LONGEST, run_lengths
 from segdist.core.skeletons import skeleton
 from segdist.core.text import short
@@ -89,14 +89,14 @@ def union(rles: Sequence[Rle], *, size_hw: tuple[int, int]) -> Rle:
     return _rle(merged([r.coco for r in rles])) if rles else empty(size_hw)
 
 
-def merged(parts: list[dict[str, object]]) -> dict[str, object]:
+def merged(parts: list[CocoRle]) -> CocoRle:
     """The union of one and more masks, as pycocotools has them.
 
     In pairs: one after the other, as pycocotools does it, a region of many tiles takes quadratic time.
     """
     while len(parts) > 2:
         parts = [coco_mask.merge(parts[k : k + 2]) for k in range(0, len(parts), 2)]
-    found: dict[str, Any] = coco_mask.merge(parts)
+    found: CocoRle = coco_mask.merge(parts)
     return found
 
 
@@ -275,7 +275,7 @@ def edge_band(mask_HW: Mask, width: int) -> Mask:
 
 
 def instances_from_classes(
-    classes_HW: NDArray[np.integer[Any]], scores_CHW: NDArray[np.floating[Any]], *, classes: Sequence[str]
+    classes_HW: NDArray[np.integer], scores_CHW: NDArray[np.floating], *, classes: Sequence[str]
 ) -> tuple[Instance, ...]:
     """One instance a class from a semantic map: 0 is background, k is `classes[k - 1]`.
 
@@ -301,7 +301,7 @@ def _shared_borders(span: slice, side: int, new_side: int) -> tuple[slice, slice
     return here, there
 
 
-def _rle(coco: dict[str, Any]) -> Rle:
+def _rle(coco: CocoRle) -> Rle:
     height, width = coco["size"]
     return Rle((int(height), int(width)), bytes(coco["counts"]))
 
@@ -311,7 +311,7 @@ def _from_runs(runs: NDArray[np.int64], size_hw: tuple[int, int]) -> Rle:
     return _rle(coco_mask.frPyObjects({"size": list(size_hw), "counts": runs}, *Rle.checked(size_hw)))
 
 
-def _drawn(polygons: Sequence[Sequence[float] | NDArray[np.float64]], size_hw: tuple[int, int]) -> list[dict[str, Any]]:
+def _drawn(polygons: Sequence[Sequence[float] | NDArray[np.float64]], size_hw: tuple[int, int]) -> list[CocoRle]:
     """Each polygon as pycocotools draws it."""
     parts = _points(polygons)
     if not parts:
@@ -320,7 +320,7 @@ def _drawn(polygons: Sequence[Sequence[float] | NDArray[np.float64]], size_hw: t
         parts[n] = _within_reach(parts[n], size_hw)
     if (length := _outlines(parts).sum()) > MOST_OUTLINE:
         raise ValueError(f"polygons must have an outline of at most {MOST_OUTLINE:,} pixels, but have {length:,.0f}")
-    found: list[dict[str, Any]] = coco_mask.frPyObjects(parts, *Rle.checked(size_hw))
+    found: list[CocoRle] = coco_mask.frPyObjects(parts, *Rle.checked(size_hw))
     return found
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, NotRequired, Self, TypedDict
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -25,6 +25,57 @@ HUMAN = "human"
 MAX_PIXELS = 178_956_970
 """Larger images are refused before anything is made at their size: a few bytes can claim terabytes. It is twice what
 Pillow warns of, and where Pillow refuses too."""
+
+
+class CocoRle(TypedDict):
+    """Run lengths as pycocotools takes them: (height, width), and its compressed counts."""
+
+    size: list[int]
+    counts: bytes
+
+
+class CocoSegmentation(TypedDict):
+    """The same in a JSON file."""
+
+    size: list[int]
+    counts: str
+
+
+class CocoAnnotation(TypedDict):
+    """An annotation as COCO writes it; `segmentation` is an empty list where only a box is known."""
+
+    id: int
+    image_id: int
+    category_id: int
+    bbox: list[float]
+    area: float
+    iscrowd: int
+    segmentation: CocoSegmentation | list[float]
+    score: NotRequired[float]
+
+
+class CocoImage(TypedDict):
+    """An image as COCO writes it."""
+
+    id: int
+    file_name: str
+    height: int
+    width: int
+
+
+class CocoCategory(TypedDict):
+    """A class as COCO writes it."""
+
+    id: int
+    name: str
+
+
+class CocoFile(TypedDict):
+    """A file of COCO's."""
+
+    images: list[CocoImage]
+    annotations: list[CocoAnnotation]
+    categories: list[CocoCategory]
 
 
 @dataclass(frozen=True)
@@ -64,7 +115,7 @@ class Rle:
         return rle
 
     @property
-    def coco(self) -> dict[str, object]:
+    def coco(self) -> CocoRle:
         """The dictionary that pycocotools and faster-coco-eval take."""
         return {"size": list(self.size_hw), "counts": self.counts}
 
@@ -134,14 +185,14 @@ class Instance:
         if not (x1 <= x2 and y1 <= y2):
             raise ValueError(f"`x1 <= x2 and y1 <= y2` must hold, but got box_xyxy={self.box_xyxy}")
 
-    def to_coco(self, *, number: int, image_id: int, category_id: int) -> dict[str, Any]:
+    def to_coco(self, *, number: int, image_id: int, category_id: int) -> CocoAnnotation:
         """As COCO writes it; `segmentation` is run lengths, or an empty list where only a box is known.
 
         `score` is there for pseudo-labels only; COCO gives it a meaning in results.
         """
         x1, y1, x2, y2 = self.box_xyxy
         mask = self.mask
-        found: dict[str, Any] = {
+        found: CocoAnnotation = {
             "id": number,
             "image_id": image_id,
             "category_id": category_id,
@@ -226,7 +277,7 @@ class Prediction:
     size_hw: tuple[int, int] = (0, 0)
     classes: tuple[str, ...] = ()
 
-    def to_coco(self) -> dict[str, Any]:
+    def to_coco(self) -> CocoFile:
         """A COCO file of this one image, as `segdist predict` writes it of all: `images`, `annotations`, `categories`.
 
         Categories are numbered from 1, in the order of `classes`; each annotation has its `score`.

@@ -8,7 +8,6 @@ before (cocoapi, maskApi.c, rleFrString).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,7 +93,7 @@ def _numbers(chunks: NDArray[np.uint8], number_ends: Flags, mask_starts: Integer
         values[longer] |= (chunks[start[longer] + place] & 0x1F).astype(np.int64) << (5 * place)
     negative = np.flatnonzero(chunks[last] & 0x10)
     values[negative] -= np.int64(1) << np.minimum(5 * width[negative], 60)
-    first: Any = np.searchsorted(start, mask_starts)
+    first = np.searchsorted(start, mask_starts)
     return values, first, np.logical_and.reduceat(width <= LONGEST, first)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import typer
 from rich.console import Console as RichConsole
+from rich.console import RenderableType
 from rich.live import Live
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -84,11 +85,11 @@ def guard_warnings() -> None:
 class Table(RichTable):
     """A table whose headers and cells are shown safely."""
 
-    def add_column(self, header: Any = "", *args: Any, **options: Any) -> None:
+    def add_column(self, header: RenderableType = "", *args: Any, **options: Any) -> None:
         """Add a column."""
         super().add_column(_safe(header), *args, **options)
 
-    def add_row(self, *cells: Any, **options: Any) -> None:
+    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
         """Add a row."""
         super().add_row(*(_safe(cell) for cell in cells), **options)
 

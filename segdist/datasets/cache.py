@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import msgspec
 import pyarrow as pa
@@ -82,12 +82,19 @@ class Rows(Sequence[LabelledImage]):
     def __len__(self) -> int:
         return len(self._order)
 
-    def __getitem__(self, index: Any) -> Any:
+    @overload
+    def __getitem__(self, index: int) -> tuple[Sample, bytes]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[tuple[Sample, bytes]]: ...
+
+    def __getitem__(self, index: int | slice) -> tuple[Sample, bytes] | list[tuple[Sample, bytes]]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
             raise IndexError(f"there are {len(self)} samples, but sample {index} was asked for")
         sample, image = self._images.row(self._order[index])
+        assert image is not None  # labels have none, a data set has all
         return self._labelled(sample), image
 
     def sample(self, index: int) -> Sample:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
@@ -124,13 +124,13 @@ def _geojson(folder: str, found: PredictedImage) -> None:
     storage.write_atomic(storage.join(folder, f"{found.name}.geojson"), text.encode())
 
 
-def _grey_png(values_HW: NDArray[Any]) -> bytes:
+def _grey_png(values_HW: NDArray[np.uint8 | np.uint16]) -> bytes:
     done, data = cv2.imencode(".png", values_HW)
     assert done
     return data.tobytes()
 
 
-_WRITERS: dict[str, Callable[[str, Any], None]] = {
+_WRITERS: dict[str, Callable[[str, PredictedImage], None]] = {
     "overlays": _overlay,
     "panels": _panel,
     "masks": _masks,

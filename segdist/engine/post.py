@@ -5,7 +5,6 @@ Each mask is looked at on its own, in a cut around its box.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import cv2
 import numpy as np
@@ -43,7 +42,7 @@ def cleaned(
 
 
 def guided_filter(
-    guide_HW: NDArray[np.generic], values_HW: NDArray[Any], *, radius: int, epsilon: float
+    guide_HW: NDArray[np.number], values_HW: NDArray[np.number], *, radius: int, epsilon: float
 ) -> NDArray[np.float32]:
     """Values smoothed so that their edges follow those of a guide (He et al. 2013, equations 5, 6 and 8).
 
@@ -93,7 +92,7 @@ def dense_crf(image_HWC: ImageHWC, mask_HW: Mask, *, score: float, radius: float
     height, width = mask_HW.shape
     sure = float(np.clip(score, *_SURE))
     object_HW = np.where(mask_HW, sure, 1 - sure).astype(np.float32)
-    field: Any = densecrf.DenseCRF2D(width, height, 2)
+    field = densecrf.DenseCRF2D(width, height, 2)
     field.setUnaryEnergy(np.ascontiguousarray(-np.log(np.stack([1 - object_HW, object_HW]).reshape(2, -1))))
     field.addPairwiseGaussian(sxy=3, compat=3)
     # A copy: it asks for memory that it may write to, and a decoded image is none.

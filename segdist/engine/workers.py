@@ -2,7 +2,7 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import distributed, nn
@@ -50,7 +50,7 @@ class Workers:
         """The lists of all workers, one after the other."""
         if self.world_size == 1:
             return mine
-        parts: list[Any] = [None] * self.world_size
+        parts: list[list[T]] = [[]] * self.world_size
         distributed.all_gather_object(parts, mine)
         return [item for part in parts for item in part]
 

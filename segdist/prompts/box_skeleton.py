@@ -1,7 +1,5 @@
 """The box, with points on the skeleton of what stands out in it: for cracks, seams, cables, branches."""
 
-from typing import Any
-
 from pydantic import Field, PositiveInt
 
 from segdist.core.plugins import ImageHWC, Question
@@ -41,7 +39,7 @@ def _points(image_HWC: ImageHWC, asked: Instance, options: Options) -> tuple[tup
     size_hw = image_HWC.shape[0], image_HWC.shape[1]
     rows, columns = cut_out(asked.box_xyxy, size_hw, margin=options.margin)
     inner_rows, inner_columns = cut_out(asked.box_xyxy, size_hw)
-    estimate_HW: Any = foreground(image_HWC[rows, columns])
+    estimate_HW = foreground(image_HWC[rows, columns])
     estimate_HW = estimate_HW[
         inner_rows.start - rows.start : inner_rows.stop - rows.start,
         inner_columns.start - columns.start : inner_columns.stop - columns.start,

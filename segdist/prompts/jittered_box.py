@@ -1,11 +1,11 @@
 """The box, and the box with its sides moved at random: nobody draws the same box twice."""
 
-from typing import Any
-
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 
 from segdist.core.plugins import Question
-from segdist.core.records import Prompt
+from segdist.core.records import Box, Prompt
 from segdist.core.spec import Strict
 from segdist.labelling.boxes import has_size, random_for
 from segdist.reading.geometry import clip_box
@@ -36,7 +36,7 @@ def prompts(question: Question, options: Options, seed: int) -> list[Prompt]:
     return found
 
 
-def _moved(box: Any, shift: Any, options: Options, question: Question) -> Any:
+def _moved(box: Box, shift: NDArray[np.float64], options: Options, question: Question) -> Box:
     sides = (box[2] - box[0], box[3] - box[1]) * 2
     moved = [v + options.jitter * s * side for v, s, side in zip(box, shift, sides, strict=True)]
     inside = clip_box(moved, question.sample.size_hw)

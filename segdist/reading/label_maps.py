@@ -1,7 +1,6 @@
 """Images whose pixels are numbers of objects or classes: decoded as they were meant, taken apart, painted."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -12,7 +11,7 @@ from segdist.core import masks
 from segdist.core.records import Rle
 from segdist.reading.images import in_strips, opened, picture_in_alpha, turn_upright
 
-LabelMap = NDArray[np.integer[Any]]
+LabelMap = NDArray[np.integer]
 """(height, width) whole numbers, 0 for background."""
 _ONE_NUMBER = ("1", "L", "P", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 """Pillow's modes of one channel."""

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping,
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.resources import files
-from typing import Annotated, Any, BinaryIO, Literal, TypeVar
+from typing import Annotated, BinaryIO, Literal, TypeVar
 
 import cv2
 import numpy as np
@@ -148,7 +148,7 @@ def make_app(
         return Response(generate_latest(counts.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/v1/model", dependencies=bearer)
-    async def model() -> dict[str, Any]:
+    async def model() -> dict[str, object]:
         """What the model finds, and what it may be asked."""
         return {
             "name": about.name,
@@ -237,7 +237,7 @@ def _page(name: str) -> Callable[[], Awaitable[HTMLResponse]]:
     return page
 
 
-async def _within(seconds: float, work: Coroutine[Any, Any, Result]) -> Result:
+async def _within(seconds: float, work: Coroutine[object, None, Result]) -> Result:
     """What comes out of it. What takes longer is not stopped, because the model cannot be: it keeps its pixels.
 
     Raises:

@@ -282,4 +282,5 @@ def test_run_lengths_of_a_prediction_are_those_of_pycocotools(model: segdist.Mod
         model.predict(roofs()).to_coco()["annotations"], model.predict(roofs()).instances, strict=True
     ):
         assert instance.mask is not None
+        assert isinstance(entry["segmentation"], dict)
         assert entry["area"] == float(coco_mask.area({**entry["segmentation"], "counts": instance.mask.counts}))

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TextIO
 
 from segdist.converting.losses import Losses
 from segdist.core.plugins import DatasetWriter
@@ -49,7 +49,7 @@ class Writer(DatasetWriter):
         self._classes = [check_label(name) for name in classes]
         self._questions = questions(options.question, options.synonyms, classes)
         self._codec, self._digest = _opened(options.codec)
-        self._streams: dict[str, Any] = {}
+        self._streams: dict[str, TextIO] = {}
         self._images = 0
         (folder / "images").mkdir()
 
@@ -125,7 +125,7 @@ class Writer(DatasetWriter):
             self._losses("box-rounded", "its sides were rounded to 1,024 steps", sample, number)
         return bins
 
-    def _stream(self, split: str) -> Any:
+    def _stream(self, split: str) -> TextIO:
         if split not in self._streams:
             self._streams[split] = (self._folder / f"{split or 'all'}.jsonl").open("w", encoding="utf-8")
         return self._streams[split]

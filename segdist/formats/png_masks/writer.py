@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from segdist.converting.losses import Losses
 from segdist.core.errors import DataError
 from segdist.core.plugins import DatasetWriter
-from segdist.core.records import ReportFinding, Sample
+from segdist.core.records import ReportFinding, Rle, Sample
 from segdist.core.spec import Strict
 from segdist.formats.png_masks.tables import INSTANCES, KINDS, ImageTable, Kinds, Listed, MaskKind, dump_line
 from segdist.reading.label_maps import encode_png, paint
@@ -106,7 +105,7 @@ class Writer(DatasetWriter):
         return values_HW
 
 
-def _paint_free(layers: list[Layer], mask: Any, number: int) -> None:
+def _paint_free(layers: list[Layer], mask: Rle, number: int) -> None:
     for layer in layers:
         if not paint(layer, mask, number, only_if_free=True):
             return

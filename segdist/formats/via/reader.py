@@ -74,7 +74,7 @@ def _class_attribute(entries: Sequence[ViaEntry]) -> str:
     raise ValueError(f"the class may be any of the attributes {', '.join(sorted(found))}: name it in `attribute`")
 
 
-def _image(entry: ViaEntry, attribute: str, options: Any) -> DrawnImage:
+def _image(entry: ViaEntry, attribute: str, options: Options) -> DrawnImage:
     shapes = (
         Shape(_label(region, attribute) or options.label, f"region {number}", partial(_part, region.shape, options))
         for number, region in enumerate(entry.regions)

@@ -123,5 +123,5 @@ def _grid(size_hw: tuple[int, int], tiles: int) -> Iterator[tuple[slice, slice]]
             yield slice(y1, y2), slice(x1, x2)
 
 
-def _rounded(value: float | np.floating[Any]) -> float:
+def _rounded(value: float | np.floating) -> float:
     return round(float(value), 4)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from segdist.core import masks
-from segdist.core.records import Instance, ReportFinding, Rle, Sample
+from segdist.core.records import CocoRle, Instance, ReportFinding, Rle, Sample
 from segdist.core.run_lengths import measure
 from segdist.reading.coco.index import key_of, parse
 from segdist.reading.coco.instances import STALE_BOX, area_fits, instance_of
@@ -235,7 +235,7 @@ class _Plain:
 
     def __init__(self, annotations: Sequence[_Annotation], numbers: Sequence[int], size_hw: tuple[int, int]) -> None:
         self._annotations, self._size_hw = annotations, size_hw
-        self.rles: list[dict[str, Any] | None] = [None] * len(annotations)
+        self.rles: list[CocoRle | None] = [None] * len(annotations)
         self.areas = [0] * len(annotations)
         written = [n for n in numbers if type(annotations[n].segmentation) is _Rle]
         drawn = [n for n in numbers if type(annotations[n].segmentation) is list and not annotations[n].iscrowd]
@@ -272,7 +272,7 @@ class _Plain:
         made = coco_mask.frPyObjects(parts, *self._size_hw)
         areas = [int(coco_mask.area(rle)) for rle in made]
         crossing = {owner[k] for k in np.flatnonzero(crosses_itself(values, starts, np.array(areas)))}
-        by_owner: dict[int, list[dict[str, Any]]] = {}
+        by_owner: dict[int, list[CocoRle]] = {}
         for n, rle, area in zip(owner, made, areas, strict=True):
             if area:
                 by_owner.setdefault(n, []).append(rle)
@@ -293,7 +293,7 @@ def _polygons_fit(
     return np.logical_and.reduceat(inside, starts // 2)
 
 
-def _agree(boxes_xyxy: NDArray[np.float64], rles: Sequence[dict[str, object] | None]) -> list[bool]:
+def _agree(boxes_xyxy: NDArray[np.float64], rles: Sequence[CocoRle | None]) -> list[bool]:
     """Whether each box lies where its mask does; False where there is no mask."""
     found = np.zeros(len(rles), np.bool_)
     there = [n for n, rle in enumerate(rles) if rle is not None]

@@ -48,16 +48,16 @@ class ImageEntry(msgspec.Struct, gc=False):
 
     key: Key
     file_name: str
-    height: Any
-    width: Any
+    height: object
+    width: object
 
 
 class _Head(msgspec.Struct, gc=False):
     """What the index needs of an annotation."""
 
-    id: Any = None
-    image_id: Any = None
-    category_id: Any = None
+    id: object = None
+    image_id: object = None
+    category_id: object = None
     segmentation: msgspec.Raw = msgspec.Raw(b"null")
     area: msgspec.Raw = msgspec.Raw(b"null")
 

@@ -5,13 +5,12 @@ Coordinates are shares of the side: (0, 0) top left, (1, 1) bottom right.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.floating[Any]]
+Floats = NDArray[np.floating]
 Bools = NDArray[np.bool_]
 Colour = tuple[float, float, float]
 Drawing = tuple[NDArray[np.uint8], list[tuple[str, Bools]]]
