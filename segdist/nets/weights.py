@@ -44,7 +44,8 @@ _IGNORED = frozenset(
         "_attn_implementation", "_attn_implementation_internal", "_experts_implementation",
         "_experts_implementation_internal", "_name_or_path", "attn_implementation", "auto_map", "base_model_ep_plan",
         "base_model_pp_plan", "base_model_tp_plan", "custom_pipelines", "distributed_config", "experts_implementation",
-        "fusion_config", "kernel_config", "name_or_path", "tokenizer_class", "transformers_weights", "use_kernels",
+        "fusion_config", "kernel_config", "name_or_path", "output_attentions", "output_hidden_states", "return_dict",
+        "tokenizer_class", "transformers_weights", "use_kernels",
     }
 )  # fmt: skip
 """Keys of config.json that say how to compute, which code to run or where else to look; none of them is a shape."""

@@ -154,6 +154,29 @@ class TestWeights:
         with pytest.raises(WeightsError, match=r"must describe a `segformer`.*hf download nvidia/segformer"):
             check(Options(weights=str(tmp_path)))
 
+    @pytest.mark.parametrize(
+        "said",
+        [
+            {"strides": [0, 0, 0, 0]},
+            {"strides": [64, 64, 64, 64]},
+            {"reshape_last_stage": False},
+            {"return_dict": False, "output_hidden_states": False},
+            {"output_attentions": True},
+            {"num_labels": 7},
+        ],
+        ids=str,
+    )
+    def test_what_a_config_says_beside_the_shapes_of_tensors_changes_nothing(
+        self, said: dict[str, Any], folder: Path, tmp_path: Path
+    ) -> None:
+        config = {**json.loads((folder / "config.json").read_text()), **said}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        (tmp_path / "model.safetensors").symlink_to(folder / "model.safetensors")
+        image, _ = picture((48, SIZE))
+        with torch.inference_mode():
+            ours, plain = (network(weights=str(w)).eval() for w in (tmp_path, folder))
+            assert ours.predict([image], [Prompt()]) == plain.predict([image], [Prompt()])
+
     def test_a_config_larger_than_its_files_is_refused(self, folder: Path, tmp_path: Path) -> None:
         config = {**json.loads((folder / "config.json").read_text()), "depths": [2000, 2000, 2000, 2000]}
         (tmp_path / "config.json").write_text(json.dumps(config))

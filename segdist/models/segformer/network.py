@@ -33,6 +33,8 @@ _SHAPES: Mapping[str, Mapping[str, object]] = {
     "b5": {"hidden_sizes": _WIDE, "depths": (3, 6, 40, 3), "decoder_hidden_size": 768},
 }
 """The published shapes (Xie et al. 2021, table 6), and one that trains on a laptop's CPU."""
+_FIXED: Mapping[str, object] = {"strides": (4, 2, 2, 2), "reshape_last_stage": True}
+"""What no tensor's shape shows, and all published networks have alike: a folder of weights may not say otherwise."""
 
 
 class Segformer(SemanticSegmenter):
@@ -69,6 +71,6 @@ def _load(options: Options, **labels: Mapping[int, str] | Mapping[str, int]) -> 
         options.weights,
         untrained=("decode_head.classifier.",),
         heads=("decode_head.",),
-        overrides=labels,
+        overrides={**_FIXED, **labels},
     )
     return network
