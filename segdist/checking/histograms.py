@@ -2,9 +2,10 @@
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+
+from segdist.core.json_values import JsonObject
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Histogram:
         """The count of each bin over all splits."""
         return [sum(column) for column in zip(*map(self.column, self.counts), strict=True)] if self.counts else []
 
-    def as_json(self, splits: Sequence[str]) -> Mapping[str, Any]:
+    def as_json(self, splits: Sequence[str]) -> JsonObject:
         """Edges in order, and the counts of each split."""
         scale = self.scale
         return {"unit": scale.unit, "edges": list(scale.edges), "counts": {name: self.column(name) for name in splits}}

@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
 
 from segdist.checking.dataset_text import table
 from segdist.checking.histograms import Histogram, Scale
 from segdist.core.errors import DataError, StorageError
+from segdist.core.json_values import JsonDict
 from segdist.core.plugins import DatasetFormat, ImageHWC, Piece
 from segdist.core.records import Finding, Instance, Sample
 from segdist.datasets.parallel import ordered_map
@@ -84,7 +84,7 @@ class Statistics:
             total.update(counts.per_class)
         return Counter(dict(sorted(total.items(), key=lambda item: (-item[1], item[0]))))
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonDict:
         """What `segdist data stats --json` prints."""
         names = list(self.splits)
         edgeless = {name: dict(h.as_json(names)) for name, h in self.histograms.items()}

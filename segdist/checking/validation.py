@@ -4,9 +4,9 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from segdist.core.errors import DataError, StorageError
+from segdist.core.json_values import JsonDict
 from segdist.core.plugins import DatasetFormat, Piece
 from segdist.core.records import Finding, Sample, Severity
 from segdist.datasets.checks import open_image
@@ -70,7 +70,7 @@ class Review:
         """Whether there is no error."""
         return not any(f.severity is Severity.ERROR for f in self.findings)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonDict:
         """What `segdist data validate --json` prints."""
         names = {Severity.ERROR: "errors", Severity.REPAIRED: "repaired"}
         names |= {Severity.SKIPPED: "skipped", Severity.WARNING: "warnings"}

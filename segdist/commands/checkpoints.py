@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from segdist.commands.evaluate import evaluate
 from segdist.core import storage
 from segdist.core.errors import DataError
+from segdist.core.json_values import JsonDict
 from segdist.core.records import LabelledImage
 from segdist.tracking import Tracker, names
 
@@ -56,7 +57,7 @@ def _trials_of(sweep: str, data: str, **settings: Any) -> list[dict[str, object]
     return found
 
 
-def _kept_by(model: str, data: str, **settings: Any) -> list[dict[str, Any]]:
+def _kept_by(model: str, data: str, **settings: Any) -> list[JsonDict]:
     from segdist.engine import checkpoint
     from segdist.engine.validation_loss import mean_loss
 
@@ -81,7 +82,7 @@ def _kept_by(model: str, data: str, **settings: Any) -> list[dict[str, Any]]:
     return [{**one, "is_best": one is best} for one in found]
 
 
-def _kept(model: str, settings: dict[str, Any]) -> str:
+def _kept(model: str, settings: JsonDict) -> str:
     return Tracker.at(settings["storage"], settings["tracking"]).kept_models(model)
 
 

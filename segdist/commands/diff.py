@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from segdist.commands.evaluate import rows_of
 from segdist.commands.model import load_model
 from segdist.core.errors import DataError
+from segdist.core.json_values import JsonDict
 from segdist.core.panels import encode_jpeg, versus
 from segdist.core.records import LabelledImages, Prediction
 from segdist.core.spec import EvaluateSpec, SweepSpec
@@ -44,7 +45,7 @@ class Comparison:
     won: dict[str, bytes]
     lost: dict[str, bytes]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonDict:
         """JSON values, without the pictures."""
         head = {"first_model": self.first, "second_model": self.second, "notes": list(self.notes)}
         return {**head, "images_total": self.images, **self.found.to_json()}

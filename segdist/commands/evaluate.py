@@ -4,11 +4,12 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, overload
 
 from segdist.commands.model import Model, load_model
 from segdist.commands.read import Read, check_split, is_sweep_file
 from segdist.core.errors import DataError, SpecError
+from segdist.core.json_values import JsonDict, JsonObject
 from segdist.core.records import LabelledImage
 from segdist.core.spec import EvaluateSpec
 from segdist.core.storage import cache_dir
@@ -25,7 +26,7 @@ BOXES = ("box_ap", "box_iou", "box_dice")
 """What can be said of results that are boxes alone."""
 
 
-def evaluate_results(predictions: Path, truth: Path, *, min_score: float, seed: int = 0) -> dict[str, Any]:
+def evaluate_results(predictions: Path, truth: Path, *, min_score: float, seed: int = 0) -> JsonDict:
     """Every metric of another tool's COCO results, as JSON values.
 
     Args:
@@ -86,12 +87,12 @@ def evaluate(
     data: str | os.PathLike[str],
     *,
     split: str = "",
-    changes: Mapping[str, Any] | None = None,
+    changes: JsonObject | None = None,
     storage: str = "",
     tracking: str = "embedded",
     seed: int = 0,
     further: Callable[["Segmenter", Sequence[LabelledImage]], dict[str, float]] | None = None,
-) -> dict[str, Any]:
+) -> JsonDict:
     """Every metric and the cost of a model over data, as JSON values: `metrics`, and the same by class and group.
 
     Args:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from segdist.core import storage as files
 from segdist.core.errors import DataError, SpecError
+from segdist.core.json_values import JsonObject
 from segdist.core.panels import overlay
 from segdist.core.plugins import ImageHWC, declaration
 from segdist.core.records import MAX_PIXELS, Prediction, Prompt
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 AnyImage: TypeAlias = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 """A file (here, at a URI, or `archive.zip!/file`), a picture of Pillow, or RGB pixels, (height, width, 3)."""
-AnyPrompt: TypeAlias = Prompt | Mapping[str, Any] | None
+AnyPrompt: TypeAlias = Prompt | JsonObject | None
 """What the model is told of one image: a `Prompt`, or its fields as a mapping; None tells nothing."""
 
 

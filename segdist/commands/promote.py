@@ -6,12 +6,12 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from segdist.commands.evaluate import rows_of
 from segdist.commands.model import model_folder
 from segdist.core import storage as files
 from segdist.core.errors import PromotionError
+from segdist.core.json_values import JsonDict
 from segdist.core.records import LabelledImages
 from segdist.core.spec import SweepSpec
 from segdist.datasets.shards import MANIFEST, Dataset
@@ -60,7 +60,7 @@ class Decision:
         moved = f"{self.name}@champion is now version {self.version}" if self.promoted else "the champion stays"
         return "\n".join([*lines, f"{moved}: {self.reason}"])
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonDict:
         """JSON values."""
         return {**vars(self), "difference": self.difference.to_json() if self.difference else None}
 

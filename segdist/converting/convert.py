@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -15,6 +15,7 @@ from segdist.converting.round_trip import MOST_SHOWN, compare
 from segdist.converting.sample_store import SampleStore
 from segdist.core import registry, storage
 from segdist.core.errors import DataError, SpecError, StorageError, did_you_mean
+from segdist.core.json_values import JsonDict, JsonObject
 from segdist.core.plugins import DatasetFormat, DatasetWriter, WritableFormat, dataset_format
 from segdist.core.records import Finding, Sample, Severity
 from segdist.core.redaction import redact_all
@@ -63,7 +64,7 @@ def convert(
     write_options: Mapping[str, object] | None = None,
     skip_errors: bool = False,
     verify: bool = True,
-) -> dict[str, Any]:
+) -> JsonDict:
     """Write a data set in another format.
 
     Args:
@@ -256,7 +257,7 @@ def _round_trip(name: str, folder: Path, written: SampleStore, reported: Reporte
     return {"round_trip": trip.as_json(), "read_back": findings.as_json()}
 
 
-def summary_text(result: Mapping[str, Any]) -> str:
+def summary_text(result: JsonObject) -> str:
     """What a conversion did, for people."""
     lines = [
         f"{result['format']} -> {result['to']}: {_amounts(result)}",
@@ -268,19 +269,19 @@ def summary_text(result: Mapping[str, Any]) -> str:
     return "\n".join([*lines, f"written to {result['out']}"])
 
 
-def _amounts(result: Mapping[str, Any]) -> str:
+def _amounts(result: JsonObject) -> str:
     splits = ", ".join(f"{name or 'no split'} {count}" for name, count in result["splits"].items())
     counts = f"{result['instances']} instances, {result['masks']} masks, {len(result['classes'])} classes"
     return f"{result['images']} images ({splits}), {counts}"
 
 
-def _example(entry: Mapping[str, Any]) -> str:
+def _example(entry: JsonObject) -> str:
     first = entry["examples"][0]
     place = ", ".join(filter(None, (first["image"], first["annotation"] and f"annotation {first['annotation']}")))
     return f"{first['message']}" + (f" (first: {place})" if place else "")
 
 
-def _trip_line(trip: Mapping[str, Any]) -> str:
+def _trip_line(trip: JsonObject) -> str:
     text = (
         f"{trip['images_back']} of {trip['images']} images, {trip['instances_back']} of {trip['instances']} instances, "
         f"{trip['masks_exact']} of {trip['masks']} masks to the pixel"

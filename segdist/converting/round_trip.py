@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
 
 import numpy as np
 
 from segdist.converting.losses import ReportedLosses
 from segdist.converting.sample_store import SampleStore
 from segdist.core import masks
+from segdist.core.json_values import JsonDict
 from segdist.core.records import Instance, Sample
 from segdist.metrics.matching import box_matrix
 from segdist.metrics.objects import one_to_one
@@ -61,7 +61,7 @@ class RoundTrip:
         same = (self.images, self.instances, self.masks, self.instances)
         return same == (self.images_back, self.instances_back, self.masks_exact, self.boxes_exact) and not self.extra
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonDict:
         """The figures; null where there is nothing to measure."""
         ious = self._ious
         measured = {

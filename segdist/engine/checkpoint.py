@@ -24,6 +24,7 @@ from segdist import adapters
 from segdist.core import registry, storage
 from segdist.core.bounded_json import read_json
 from segdist.core.errors import SpecError, StorageError, WeightsError
+from segdist.core.json_values import JsonDict
 from segdist.core.plugins import declaration
 from segdist.core.spec import AdapterSpec, EvaluateSpec, ModelSpec, RunSpec, Seed
 from segdist.nets import network_size, state_dicts
@@ -61,7 +62,7 @@ class Description:
     base: str = ""
     """The folder beside `model.json` that the base weights are loaded from; "" where their source has them."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonDict:
         """The content of `model.json`."""
         options = {"family": self.model.family, self.model.family: self.model.family_options()}
         return {
@@ -231,7 +232,7 @@ def describe(folder: Path) -> Description:
     return described
 
 
-def _description(folder: Path) -> dict[str, Any]:
+def _description(folder: Path) -> JsonDict:
     """The content of `model.json`, whose `base` is the name of a folder beside it, or "".
 
     Raises:
@@ -249,7 +250,7 @@ def _no_base(folder: Path, base: object) -> WeightsError:
     )
 
 
-def _content(folder: Path) -> dict[str, Any]:
+def _content(folder: Path) -> JsonDict:
     file = folder / DESCRIPTION
     if not file.is_file():
         raise WeightsError(f"{folder} is not a segdist model: it has no {DESCRIPTION}")

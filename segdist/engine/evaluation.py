@@ -4,11 +4,11 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import nn
 
+from segdist.core.json_values import JsonDict
 from segdist.core.plugins import ImageHWC
 from segdist.core.records import Instance, LabelledImage, Prediction, Prompt, Sample
 from segdist.core.spec import EvaluateSpec
@@ -44,10 +44,10 @@ class EvaluationReport:
 
     metrics: dict[str, float]
     consistency: list[dict[str, object]] = field(default_factory=list)
-    images: list[dict[str, Any]] = field(default_factory=list)
+    images: list[JsonDict] = field(default_factory=list)
     predictions: list[Prediction] = field(default_factory=list)
     min_scores: dict[str, float] = field(default_factory=dict)
-    classes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    classes: dict[str, JsonDict] = field(default_factory=dict)
 
     def write(self, folder: Path, name: str, rows: Sequence[LabelledImage]) -> None:
         """Write `<name>.json`, and the predictions as labels into `<name>.parquet`.
@@ -64,7 +64,7 @@ class EvaluationReport:
         )
         write_shard(str(folder / f"{name}.parquet"), labels)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonDict:
         """Everything but the predictions, without NaN."""
         numbers = {k: v for k, v in self.metrics.items() if not np.isnan(v)}
         return {
@@ -157,7 +157,7 @@ class EvaluationAccumulator:
         self._settings = evaluate, metrics
         self._tuned: dict[str, float] = {}
         self._samples: list[Sample] = []
-        self._images: list[dict[str, Any]] = []
+        self._images: list[JsonDict] = []
         self._predictions: list[Prediction] = []
 
     def add(self, sample: Sample, image_HWC: ImageHWC | None, prediction: Prediction, *, camera: str = "") -> None:

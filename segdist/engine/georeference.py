@@ -14,6 +14,7 @@ from typing import Any
 
 from segdist.core import extras, masks, storage
 from segdist.core.errors import SpecError
+from segdist.core.json_values import JsonDict
 from segdist.core.records import Instance
 
 WGS84 = "EPSG:4326"
@@ -79,7 +80,7 @@ def _beside(image: Path) -> Place | None:
     return None
 
 
-def features(instances: Sequence[Instance], place: Place | None, *, image: str) -> list[dict[str, Any]]:
+def features(instances: Sequence[Instance], place: Place | None, *, image: str) -> list[JsonDict]:
     """GeoJSON features along pixel edges, holes included: in longitude and latitude where the place is known.
 
     Where an image has a transform but no coordinate system, in its own units; without either, in pixels. The property

@@ -1,11 +1,12 @@
 """The worst, median and best images of a model, among all and in each group of images."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
+from segdist.core.json_values import JsonObject
 from segdist.engine.evaluation import EvaluationReport, grouping
 
 Rank = Literal["worst", "median", "best"]
@@ -51,7 +52,7 @@ def ranked_examples(report: EvaluationReport, metric: str = "iou") -> list[Ranke
 
 
 def examples_by_rank(
-    images: Sequence[Mapping[str, Any]], metric: str = "iou", count: int = _PICTURED
+    images: Sequence[JsonObject], metric: str = "iou", count: int = _PICTURED
 ) -> dict[Rank, list[str]]:
     """Image ids of the worst, the median and the best images; no image twice, and none in which nothing is defined."""
     ranked = [name for _, name in sorted((i[metric], i["image_id"]) for i in images if not np.isnan(i[metric]))]
@@ -62,7 +63,7 @@ def examples_by_rank(
 
 
 def _ranked(
-    images: Sequence[Mapping[str, Any]], metric: str, count: int, *, of: str = "", name: str = ""
+    images: Sequence[JsonObject], metric: str, count: int, *, of: str = "", name: str = ""
 ) -> Iterator[RankedExample]:
     values = {image["image_id"]: float(image[metric]) for image in images}
     for rank, image_ids in examples_by_rank(images, metric, count).items():

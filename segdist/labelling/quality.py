@@ -2,15 +2,15 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
+from segdist.core.json_values import JsonDict, JsonObject
 from segdist.labelling.tally import ACCEPTED, FINAL, MEASURES, Sums
 from segdist.metrics.calibration import brier, calibration_error
 
 
-def summarise(notes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def summarise(notes: Iterable[JsonObject]) -> JsonDict:
     """Counts of all shards; means over objects of the labels' IoU with the hidden truth.
 
     `quality` is null where no truth is known. In it, `iou`, `boundary_iou` and `box_fill_iou` are those of all labels
@@ -44,7 +44,7 @@ class _OfClass:
         self.reliability: Sums = []
         self.taught: Sums = []
 
-    def add(self, note: Mapping[str, Any], label: str) -> None:
+    def add(self, note: JsonObject, label: str) -> None:
         self.verdicts.update(note.get("verdicts", {}).get(label, {}))
         self.rows = _rows_added(self.rows, note.get("quality", {}).get(label, {}))
         self.reliability = _added(self.reliability, note.get("reliability", {}).get(label, []))

@@ -2,11 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
 from segdist.core import masks
+from segdist.core.json_values import JsonDict
 from segdist.core.records import Instance, Rle, Sample, Verdict
 from segdist.labelling.consensus import CandidateMask, most_confident
 from segdist.metrics.calibration import outcomes
@@ -53,7 +53,7 @@ class Tally:
         for label in sorted({truth.instances[index].label for index in indices}):
             self._count_learned(label, truth, made)
 
-    def notes(self) -> dict[str, Any]:
+    def notes(self) -> JsonDict:
         """JSON values for a shard."""
         return {
             "counts": dict(self.counts),

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
+from segdist.core.json_values import JsonDict
 from segdist.metrics.counting import Metric, Numbers
 from segdist.metrics.evaluator import Evaluator
 
@@ -73,7 +73,7 @@ class Consistency:
         """The parts of one kind."""
         return tuple(p for p in self.parts if p.of == kind)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonDict:
         """JSON values."""
         kinds = dict.fromkeys(p.of for p in self.parts)
         return {

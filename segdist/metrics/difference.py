@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from segdist.core.json_values import JsonDict
 from segdist.metrics.consistency import RESAMPLES
 from segdist.metrics.evaluator import Evaluator
 
@@ -74,7 +75,7 @@ class Difference:
     def _sign(self) -> int:
         return -1 if self.lower_is_better else 1
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonDict:
         """JSON values."""
         return {
             "metric": self.metric,

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
 
+from segdist.core.json_values import JsonDict, JsonObject
 from segdist.pages.labels import label_warnings
 from segdist.pages.leaderboard import Leaderboard
 
@@ -23,7 +23,7 @@ def why_nothing(board: Leaderboard, summary: Mapping[str, object]) -> list[str]:
     return list(dict.fromkeys([*_labels(summary), *_training(board), *_scores(board), *_rare(board)]))
 
 
-def _labels(summary: Mapping[str, Any]) -> Iterator[str]:
+def _labels(summary: JsonObject) -> Iterator[str]:
     policies = summary.get("policies") or [{"labels": summary.get("labels")}]
     for one in policies:
         yield from label_warnings(one["labels"]["details"]) if one["labels"] else ()
@@ -62,6 +62,6 @@ def _rare(board: Leaderboard) -> Iterator[str]:
         yield f"fewer than {FEW_OBJECTS} objects to learn from: {counts}. Annotate more, or join classes (`class_map`)"
 
 
-def _split(board: Leaderboard, name: str) -> dict[str, Any]:
+def _split(board: Leaderboard, name: str) -> JsonDict:
     profile = board.sweep.dataset.profile if board.sweep.dataset else {}
     return dict(profile.get("splits", {}).get(name, {}))

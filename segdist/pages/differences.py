@@ -3,12 +3,12 @@
 import base64
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.markup import escape
 from rich.text import Text
 
+from segdist.core.json_values import JsonObject
 from segdist.core.terminal import Console
 from segdist.pages.rendering import render
 from segdist.pages.tables import number_text, plain_table
@@ -17,7 +17,7 @@ _SHOWN = 5
 _COLUMNS = ("first", "second", "difference")
 
 
-def verdict(found: Mapping[str, Any]) -> str:
+def verdict(found: JsonObject) -> str:
     """The result in a sentence."""
     names = found["first_model"], found["second_model"]
     if found["difference"] is None:
@@ -28,7 +28,7 @@ def verdict(found: Mapping[str, Any]) -> str:
     return f"{found['metric']} {found['difference']:+.3f}{between}: {clear}"
 
 
-def print_diff(found: Mapping[str, Any], console: RichConsole | None = None) -> None:
+def print_diff(found: JsonObject, console: RichConsole | None = None) -> None:
     """Print which model is better, by class, and the images that each wins most clearly.
 
     Args:
@@ -54,7 +54,7 @@ def print_diff(found: Mapping[str, Any], console: RichConsole | None = None) -> 
             out.print(table)
 
 
-def write_diff(found: Mapping[str, Any], pictures: Mapping[str, Mapping[str, bytes]], path: Path) -> Path:
+def write_diff(found: JsonObject, pictures: Mapping[str, Mapping[str, bytes]], path: Path) -> Path:
     """Write a self-contained page.
 
     Args:
@@ -75,7 +75,7 @@ def write_diff(found: Mapping[str, Any], pictures: Mapping[str, Mapping[str, byt
     return path
 
 
-def _is(title: str, found: Mapping[str, Any], image: Mapping[str, Any]) -> bool:
+def _is(title: str, found: JsonObject, image: JsonObject) -> bool:
     if image["first"] is None or image["second"] is None:
         return False
     gain = (image["first"] - image["second"]) * (-1 if found["lower_is_better"] else 1)

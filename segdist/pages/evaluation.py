@@ -1,12 +1,12 @@
 """What `segdist evaluate` found, in the terminal."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.markup import escape
 from rich.text import Text
 
+from segdist.core.json_values import JsonObject
 from segdist.core.terminal import Console, Table
 from segdist.metrics import shown_in
 from segdist.pages.tables import number_text, plain_table
@@ -15,7 +15,7 @@ _WORST_SHOWN = 5
 _COLUMNS = 3
 
 
-def print_evaluation(found: Mapping[str, Any], console: RichConsole | None = None) -> None:
+def print_evaluation(found: JsonObject, console: RichConsole | None = None) -> None:
     """Print the metrics, those of each class, and where the model is least consistent.
 
     Args:
@@ -38,7 +38,7 @@ def print_evaluation(found: Mapping[str, Any], console: RichConsole | None = Non
                 out.print(_parts(kind, details["metric"], parts))
 
 
-def print_checkpoints(found: Sequence[Mapping[str, Any]], console: RichConsole | None = None) -> None:
+def print_checkpoints(found: Sequence[JsonObject], console: RichConsole | None = None) -> None:
     """Print several models over the same data, one a line."""
     out = Console(console)
     columns = [*shown_in("leaderboard"), "runtime/latency_p50_ms"]
@@ -71,7 +71,7 @@ def _classes(values: Mapping[str, float], classes: Sequence[str]) -> Table:
     return table
 
 
-def _by_class(spreads: Mapping[str, Mapping[str, Any]]) -> Table:
+def _by_class(spreads: Mapping[str, JsonObject]) -> Table:
     """How each class, or what a model is asked for, varies over single images; what was not found counts 0."""
     shown = {"mean": "mean", "std": "std", "min": "low", "P10": "p10", "P50": "p50", "P90": "p90", "max": "high"}
     table = plain_table("of single images", "", "images", *shown)
@@ -82,7 +82,7 @@ def _by_class(spreads: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
-def _spread(details: Mapping[str, Any]) -> str:
+def _spread(details: JsonObject) -> str:
     whole = details["whole"]
     spread, interval = whole["spread"], whole["interval"]
     if spread is None:
@@ -95,7 +95,7 @@ def _spread(details: Mapping[str, Any]) -> str:
     )
 
 
-def _parts(kind: str, metric: str, parts: Sequence[Mapping[str, Any]]) -> Table:
+def _parts(kind: str, metric: str, parts: Sequence[JsonObject]) -> Table:
     table = plain_table(kind, metric, "95 % interval", "images", "P10", "P50", "P90")
     for part in parts[:_WORST_SHOWN]:
         spread, interval = part["spread"] or {}, part["interval"]

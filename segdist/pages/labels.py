@@ -1,12 +1,12 @@
 """How good sets of labels are, in the terminal."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.markup import escape
 from rich.text import Text
 
+from segdist.core.json_values import JsonDict, JsonObject
 from segdist.core.terminal import Console, Table
 from segdist.pages.leaderboard import number
 
@@ -14,7 +14,7 @@ _VERDICTS = ("labelled", "review", "rejected")
 _MEASURES = ("iou", "boundary_iou", "box_fill_iou")
 
 
-def label_report(title: str, values: Mapping[str, Any], uri: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
+def label_report(title: str, values: JsonObject, uri: str, manifest: JsonObject) -> JsonDict:
     """What is known of one set of labels, as JSON values.
 
     Args:
@@ -42,7 +42,7 @@ def label_report(title: str, values: Mapping[str, Any], uri: str, manifest: Mapp
     }
 
 
-def label_sets(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+def label_sets(summary: JsonObject) -> list[JsonDict]:
     """What the page of a sweep shows of each set of labels it learned from, one where no policy was searched.
 
     Args:
@@ -54,7 +54,7 @@ def label_sets(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [_of_page(one["policy"], one["labels"]) for one in policies]
 
 
-def _details(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+def _details(manifest: JsonObject) -> JsonObject:
     """Of the labels, also where they were made when the upper bound had another name."""
     details = manifest["details"]
     quality = details.get("quality")
@@ -64,7 +64,7 @@ def _details(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**details, "quality": {**quality, "oracle_iou": quality.get("ceiling_iou"), "per_class": per_class}}
 
 
-def _of_page(policy: Mapping[str, object], manifest: Mapping[str, object]) -> dict[str, Any]:
+def _of_page(policy: Mapping[str, object], manifest: Mapping[str, object]) -> JsonDict:
     details = _details(manifest)
     quality, verdicts = details.get("quality") or {}, details.get("verdicts") or {}
     per_class = quality.get("per_class", {})
@@ -90,7 +90,7 @@ def print_label_reports(reports: Sequence[Mapping[str, object]], console: RichCo
         _print_one(one, out)
 
 
-def _print_one(one: Mapping[str, Any], out: Console) -> None:
+def _print_one(one: JsonObject, out: Console) -> None:
     speed, each = one["images_per_second"], one["images_per_teacher_second"]
     rates = [f"{speed:.1f} images/s"] if speed else []
     rates += [f"{each:.1f} images/s a teacher"] if each else []
@@ -123,7 +123,7 @@ def _print_one(one: Mapping[str, Any], out: Console) -> None:
     out.print()
 
 
-def label_warnings(details: Mapping[str, Any]) -> list[str]:
+def label_warnings(details: JsonObject) -> list[str]:
     """What a student of a set of labels will suffer from, a sentence each.
 
     Args:
@@ -148,7 +148,7 @@ def label_warnings(details: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def worse_than_boxes(quality: Mapping[str, Any]) -> list[str]:
+def worse_than_boxes(quality: JsonObject) -> list[str]:
     """Classes whose labels are further from the truth than their boxes, filled: such a teacher does harm."""
     return [label for label, of in quality["per_class"].items() if of["iou"] < of.get("box_fill_iou", 0.0)]
 
@@ -160,7 +160,7 @@ def _verdict_table(verdicts: Mapping[str, Mapping[str, int]]) -> Table:
     return table
 
 
-def _quality_table(quality: Mapping[str, Any], verdicts: Mapping[str, Mapping[str, int]]) -> Table:
+def _quality_table(quality: JsonObject, verdicts: Mapping[str, Mapping[str, int]]) -> Table:
     """A line a class: verdicts, the labels' quality whatever their verdict, that of the accepted ones, the oracle."""
     table = _table("class", *_VERDICTS, "IoU", "boundary", "box fill", "accepted", "oracle")
     totals = {name: sum(of.get(name, 0) for of in verdicts.values()) for name in _VERDICTS}
@@ -176,7 +176,7 @@ def _quality_table(quality: Mapping[str, Any], verdicts: Mapping[str, Mapping[st
     return table
 
 
-def _strategy_table(quality: Mapping[str, Any]) -> Table:
+def _strategy_table(quality: JsonObject) -> Table:
     """A line a class and prompt strategy: its surest mask alone, before consensus and cleaning."""
     table = _table("strategy", "class", "objects", "IoU", "boundary", "box fill")
     everything = {"all objects": quality} if len(quality["per_class"]) > 1 else {}

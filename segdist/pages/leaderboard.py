@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from io import StringIO
-from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.markup import escape
@@ -11,6 +10,7 @@ from rich.text import Text
 
 from segdist import metrics
 from segdist.core import registry
+from segdist.core.json_values import JsonDict
 from segdist.core.plugins import declaration
 from segdist.core.spec import Range
 from segdist.core.terminal import Console, Table
@@ -75,7 +75,7 @@ class Leaderboard:
         """A short name for each searched key."""
         return short_names(self.space)
 
-    def values(self, trial: TrialRecord) -> dict[str, Any]:
+    def values(self, trial: TrialRecord) -> JsonDict:
         """What the search chose for a trial; without the keys whose `when` did not hold."""
         return {k: trial.params[k] for k, r in self.space.items() if k in trial.params and r.applies(trial.params)}
 
@@ -128,7 +128,7 @@ def leaderboard(tracker: Tracker, name: str, *, parent_run_id: str = "") -> Lead
     return Leaderboard(sweep, tuple(tracker.trials(sweep.run_id)))
 
 
-def as_json(board: Leaderboard) -> dict[str, Any]:
+def as_json(board: Leaderboard) -> JsonDict:
     """The leaderboard as JSON values: no NaN, best trial first, `best` its run id or null."""
     trials = [
         {

@@ -6,10 +6,10 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
+from segdist.core.json_values import JsonDict, JsonObject
 from segdist.core.panels import colour
 from segdist.pages import charts, scatter
 from segdist.pages.diagnosis import why_nothing
@@ -144,7 +144,7 @@ def _importance(tracker: Tracker, board: Leaderboard) -> list[tuple[str, float]]
     return sorted(((board.headings.get(k, k), float(v)) for k, v in shares.items()), key=lambda one: -one[1])
 
 
-def _consistency(tracker: Tracker, board: Leaderboard) -> dict[str, Any]:
+def _consistency(tracker: Tracker, board: Leaderboard) -> JsonDict:
     """How even the winner is, on the validation split: from what its evaluation left; empty without."""
     found = tracker.read_json(board.winner.run_id, "evaluation/val.json") if board.winner else {}
     return {"images": len(found.get("images", ())), "metrics": found.get("consistency", [])}
@@ -176,7 +176,7 @@ def _ranked_pictures(tracker: Tracker, board: Leaderboard) -> list[PictureGaller
         return found
 
 
-def _listed(folder: Path) -> list[dict[str, Any]]:
+def _listed(folder: Path) -> list[JsonDict]:
     """What each picture is; from its name, where an older run left no list."""
     if (folder / INDEX).is_file():
         listed: list[dict[str, object]] = json.loads((folder / INDEX).read_text("utf-8"))
@@ -185,16 +185,16 @@ def _listed(folder: Path) -> list[dict[str, Any]]:
     return [{"file": f.name, "rank": rank, "of": "", "name": ""} for rank, files in known.items() for f in files]
 
 
-def _titled(listed: Sequence[Mapping[str, object]]) -> dict[str, list[Mapping[str, Any]]]:
+def _titled(listed: Sequence[Mapping[str, object]]) -> dict[str, list[JsonObject]]:
     """By the title of their gallery: a rank of all images, or a group."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
+    found: dict[str, list[JsonObject]] = {}
     for one in listed:
         title = f"{one['of']} {one['name'] or 'not known'}" if one["of"] else f"{one['rank']} validation images"
         found.setdefault(f"winner, {title}", []).append(one)
     return found
 
 
-def _caption(one: Mapping[str, Any]) -> str:
+def _caption(one: JsonObject) -> str:
     value = f", iou {score(one['value'])}" if "value" in one else ""
     name = f", {one['image_id']}" if "image_id" in one else ""
     return f"{one['rank']}{value}{name}"
@@ -212,7 +212,7 @@ def _curves(tracker: Tracker, board: Leaderboard) -> list[tuple[str, Markup]]:
     return [(metric, chart) for metric, chart in found if chart]
 
 
-def _classes(board: Leaderboard) -> list[dict[str, Any]]:
+def _classes(board: Leaderboard) -> list[JsonDict]:
     """Each class with its colour in the pictures, and the winner's IoU."""
     profile = board.sweep.dataset.profile if board.sweep.dataset else {}
     metrics = board.winner.metrics if board.winner else {}

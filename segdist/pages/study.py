@@ -1,6 +1,6 @@
 """The models that one training kept, over steps: loss and decoding part ways when it overfits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ from rich.console import Console as RichConsole
 from rich.markup import escape
 from rich.text import Text
 
+from segdist.core.json_values import JsonObject
 from segdist.core.terminal import Console, Table
 from segdist.metrics import shown_in
 from segdist.pages import charts
@@ -15,7 +16,7 @@ from segdist.pages.rendering import render
 from segdist.pages.tables import number_text, plain_table
 
 _BAR = 40
-StudyRows = Sequence[Mapping[str, Any]]
+StudyRows = Sequence[JsonObject]
 
 
 def columns() -> tuple[str, ...]:
@@ -74,7 +75,7 @@ def _curve(found: StudyRows, name: str) -> Any:
     return charts.curves([charts.Line(0, name, 1.0, "best", points)], title=name, over="step", each="training")
 
 
-def _best(found: StudyRows) -> Mapping[str, Any]:
+def _best(found: StudyRows) -> JsonObject:
     return next(one for one in found if one["is_best"])
 
 

@@ -1,15 +1,14 @@
 """What model families there are, as a table; imports no torch."""
 
-from typing import Any
-
 from rich.markup import escape
 
 from segdist.core import registry
+from segdist.core.json_values import JsonDict
 from segdist.core.plugins import Family, declaration
 from segdist.core.terminal import Console, Table
 
 
-def families() -> list[dict[str, Any]]:
+def families() -> list[JsonDict]:
     """Every family with what it declares, as JSON values, by name."""
     return [_described(name, declaration(name)) for name in registry.names("models")]
 
@@ -33,7 +32,7 @@ def print_families() -> None:
     Console().print(table)
 
 
-def _described(name: str, family: Family) -> dict[str, Any]:
+def _described(name: str, family: Family) -> JsonDict:
     return {
         "family": name,
         "tasks": list(family.tasks),

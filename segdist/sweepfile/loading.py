@@ -18,6 +18,7 @@ from segdist.augment import Recipes
 from segdist.core import registry, renamed_keys, storage
 from segdist.core.bounded_yaml import compose_yaml, yaml_bytes
 from segdist.core.errors import SegdistError, SpecError, did_you_mean
+from segdist.core.json_values import JsonDict
 from segdist.core.plugins import declaration, prompt_strategy
 from segdist.core.spec import ModelSpec, PhaseSpec, Range, RunSpec, SweepSpec, TrainSpec
 from segdist.sweepfile import label_policies, train_checks
@@ -66,7 +67,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
     return spec
 
 
-def schema() -> dict[str, Any]:
+def schema() -> JsonDict:
     """The JSON schema of a sweep file, with the options of every plug-in: for completion in editors."""
     whole = SweepSpec.model_json_schema(ref_template="#/$defs/{model}")
     definitions = whole["$defs"]
@@ -386,7 +387,7 @@ def _types_in(annotation: object) -> Iterator[type]:
         yield from _types_in(argument)
 
 
-def _union_schema(kind: registry.PluginKind, key: str, base: dict[str, Any]) -> dict[str, object]:
+def _union_schema(kind: registry.PluginKind, key: str, base: JsonDict) -> dict[str, object]:
     options = []
     for name in registry.names(kind):
         one = registry.load(kind, name).Options.model_json_schema()

@@ -6,10 +6,11 @@ import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from segdist.core import renamed_keys
 from segdist.core.errors import BackendError, did_you_mean
+from segdist.core.json_values import JsonDict
 from segdist.datasets.shards import Manifest
 from segdist.tracking import names
 from segdist.tracking.encoding import clip, name_of, param_value
@@ -145,7 +146,7 @@ def _sweep_runs(client: "MlflowClient", name: str) -> list["Run"]:
     return _search(client, experiment.experiment_id, f"tags.`{names.FINGERPRINT}` LIKE '%'") if experiment else []
 
 
-def _params(run: "Run") -> dict[str, Any]:
+def _params(run: "Run") -> JsonDict:
     """Under the names of today; where a run was resumed under new ones, those it has from then."""
     params = {name_of(key): param_value(text) for key, text in run.data.params.items()}
     old = {key: value for key, value in params.items() if renamed_keys.current_key(key, [value]) != key}

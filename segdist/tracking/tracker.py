@@ -3,10 +3,11 @@
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from segdist.core import drivers, provenance
 from segdist.core.errors import BackendError, StorageError
+from segdist.core.json_values import JsonDict
 from segdist.core.redaction import redact, redact_all
 from segdist.core.spec import SweepSpec
 from segdist.core.text import decode_text
@@ -262,7 +263,7 @@ class Tracker:
         with self._connection.client() as client:
             return reading.fetch(client, run_id, artifact_path, folder)
 
-    def read_json(self, run_id: str, artifact_path: str) -> dict[str, Any]:
+    def read_json(self, run_id: str, artifact_path: str) -> JsonDict:
         """A JSON file of a run; empty where the run has none."""
         with self._connection.client() as client:
             return reading.load_json(client, run_id, artifact_path)

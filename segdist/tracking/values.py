@@ -1,7 +1,9 @@
 """What goes into MLflow and comes out of it."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
+
+from segdist.core.json_values import JsonDict
 
 TrialStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 """RUNNING, or how a run ended: by itself, by an error, or stopped (early stopping counts as FINISHED)."""
@@ -19,7 +21,7 @@ class DatasetInfo:
 
     name: str
     digest: str
-    profile: dict[str, Any] = field(default_factory=dict)
+    profile: JsonDict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class TrialRecord:
     is_baseline: bool
     status: str
     reason: str
-    params: dict[str, Any]
+    params: JsonDict
     metrics: dict[str, float]
     epochs: int
     best_epoch: int
@@ -84,12 +86,12 @@ class SweepRecord:
     status: str
     metric: str
     question: str
-    spec: dict[str, Any]
+    spec: JsonDict
     file_name: str
     file_text: str
-    environment: dict[str, Any]
+    environment: JsonDict
     dataset: DatasetInfo | None
-    params: dict[str, Any]
+    params: JsonDict
     metrics: dict[str, float]
     tags: dict[str, str]
     started: int

@@ -3,12 +3,12 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from segdist.core.json_values import JsonDict
 from segdist.core.plugins import DatasetWriter
 from segdist.core.records import ReportFinding, Sample
 from segdist.core.spec import Strict
@@ -111,10 +111,10 @@ class Writer(DatasetWriter):
         return f"---\n{text}---\nImages with `objects`, as COCO annotates them; `segmentation` is run lengths.\n"
 
 
-def features(classes: Sequence[str]) -> dict[str, Any]:
+def features(classes: Sequence[str]) -> JsonDict:
     """The features of the rows, as `datasets` reads them from a schema; `Sequence` is known to old and new versions."""
 
-    def listed(kind: str | dict[str, object]) -> dict[str, Any]:
+    def listed(kind: str | dict[str, object]) -> JsonDict:
         feature = {"dtype": kind, "_type": "Value"} if isinstance(kind, str) else kind
         return {"feature": feature, "_type": "Sequence"}
 
