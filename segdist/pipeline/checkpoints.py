@@ -32,7 +32,7 @@ class Checkpoints:
     def __init__(self, folder: str, *, is_better: Callable[[float, float], bool]) -> None:
         self._folder, self._is_better = folder, is_better
         self._best: tuple[float, str] | None = None
-        self._history: list[dict[str, Any]] = []
+        self._history: list[dict[str, object]] = []
 
     def note(self, metrics: Mapping[str, float]) -> None:
         """Remember what an epoch reported, before its checkpoint is saved."""

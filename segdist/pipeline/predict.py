@@ -157,7 +157,7 @@ def _collected(
     out: str, parts: Sequence[Mapping[str, Any]], classes: Sequence[str], unread: Sequence[str], say: Say
 ) -> str:
     """One COCO file of all parts, in the order of the images; annotations go to disk as they come."""
-    images: list[dict[str, Any]] = []
+    images: list[dict[str, object]] = []
     unreadable: list[str] = []
     count = 0
     with TemporaryDirectory(prefix="segdist-") as scratch:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import Any
 
 from segdist import pages
@@ -42,7 +43,7 @@ class InterruptedSweepError(BackendError):
     """The search was stopped before its last trial; the same command goes on with it."""
 
 
-def run(sweep: str | os.PathLike[str], **overrides: Any) -> str:
+def run(sweep: str | os.PathLike[str], **overrides: object) -> str:
     """Label, search, evaluate and report, as `segdist run` does; called again, it goes on where it stopped.
 
     Args:
@@ -123,7 +124,7 @@ class _Done:
     """What is left of a sweep that came to its end, so that another start need not ask anybody."""
 
     run_id: str
-    asked: dict[str, Any]
+    asked: dict[str, object]
     said: str
 
 
@@ -189,7 +190,9 @@ def _job(spec: SweepSpec, folder: str, dataset: Dataset, labels: Sequence[LabelS
     )
 
 
-def _search(ray: Any, tracker: Tracker, spec: SweepSpec, parent: str, job: Job, labels: Sequence[LabelSet]) -> str:
+def _search(
+    ray: ModuleType, tracker: Tracker, spec: SweepSpec, parent: str, job: Job, labels: Sequence[LabelSet]
+) -> str:
     """Run the missing trials, and score the winner on the test split; the winner's run, "" where nothing was found."""
     tags = {"segdist.dataset": Dataset.open(job.dataset_uri).manifest.content_hash}
     if len(labels) == 1:
@@ -221,7 +224,7 @@ def _winner(board: pages.Leaderboard) -> str:
     return board.best.run_id
 
 
-def _register_winner(ray: Any, tracker: Tracker, spec: SweepSpec, best: str, job: Job) -> None:
+def _register_winner(ray: ModuleType, tracker: Tracker, spec: SweepSpec, best: str, job: Job) -> None:
     def measure(run_id: str, rows: LabelledImages, metric: str) -> Evaluator:  # noqa: ARG001 - a worker opens the same rows
         return evaluator_on_test(ray, tracker, run_id, job, metric)
 
@@ -300,7 +303,7 @@ def _check_comparable(spec: SweepSpec, dataset: Dataset) -> None:
             )
 
 
-def _summary(labels: Sequence[LabelSet]) -> dict[str, Any]:
+def _summary(labels: Sequence[LabelSet]) -> dict[str, object]:
     """What the report shows beside the runs: how the labels were made and how good they are."""
     shown = [one.labels.manifest.model_dump(mode="json", exclude={"shards"}) for one in labels]
     searched = [{"policy": dict(one.policy.values), "labels": m} for one, m in zip(labels, shown, strict=True)]

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
-from typing import Any
+from types import ModuleType
 
 from segdist.core import storage
 from segdist.core.errors import BackendError, SegdistError
@@ -25,7 +25,9 @@ MOST_BREAKDOWNS = 3
 """Times that Tune may break down, one after the other without an epoch in between, before the sweep ends."""
 
 
-def search(spec: SweepSpec, job: Job, ray: Any, tracker: Tracker, parent_run_id: str, tags: dict[str, str]) -> Search:
+def search(
+    spec: SweepSpec, job: Job, ray: ModuleType, tracker: Tracker, parent_run_id: str, tags: dict[str, str]
+) -> Search:
     """Run the trials that are missing; their results are in MLflow afterwards.
 
     Args:
@@ -59,7 +61,7 @@ def search(spec: SweepSpec, job: Job, ray: Any, tracker: Tracker, parent_run_id:
     return found
 
 
-def _run_all(spec: SweepSpec, job: Job, ray: Any, ledger: Ledger, recording: Recording, lease: Lease) -> Search:
+def _run_all(spec: SweepSpec, job: Job, ray: ModuleType, ledger: Ledger, recording: Recording, lease: Lease) -> Search:
     """Start Tune, and again where an error of Ray's ends it while trials remain: each time from the ledger."""
     breakdowns, retry = 0, True
     while True:
@@ -87,7 +89,7 @@ def _run_all(spec: SweepSpec, job: Job, ray: Any, ledger: Ledger, recording: Rec
             return search
 
 
-def _run(spec: SweepSpec, job: Job, ray: Any, search: Search, recording: Recording, lease: Lease) -> None:
+def _run(spec: SweepSpec, job: Job, ray: ModuleType, search: Search, recording: Recording, lease: Lease) -> None:
     from ray import tune
 
     from segdist.pipeline.progress import Progress
@@ -132,7 +134,7 @@ def _run(spec: SweepSpec, job: Job, ray: Any, search: Search, recording: Recordi
             progress.stop()
 
 
-def _concurrency(spec: SweepSpec, ray: Any) -> int:
+def _concurrency(spec: SweepSpec, ray: ModuleType) -> int:
     """Trials that fit the cluster as it is now."""
     resources = spec.resources
     fits = slots(

@@ -45,7 +45,7 @@ class Problem:
     def __init__(self) -> None:
         self.error: Exception | None = None
 
-    def noted(self, call: Callable[[], Any]) -> Any:
+    def noted(self, call: Callable[[], object]) -> Any:
         """The call's result; its error is kept, and raised on, so that Tune ends."""
         try:
             return call()
@@ -88,7 +88,7 @@ class Suggestions(_Unsaved, Searcher):
         self._running.add(trial_id)
         return {"number": trial.number, "values": trial.values, "known": trial.from_latest().last_epoch}
 
-    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:  # noqa: FBT001, FBT002 - Tune's
+    def on_trial_complete(self, trial_id: str, result: object = None, error: bool = False) -> None:  # noqa: FBT001, FBT002 - Tune's
         """There is room for another one."""
         self._running.discard(trial_id)
 
@@ -106,7 +106,7 @@ class Verdicts(_Unsaved, FIFOScheduler):
         super().__init__()
         self._search, self._recording, self._progress, self._problem = search, recording, progress, problem
 
-    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
+    def on_trial_result(self, tune_controller: object, trial: TuneTrial, result: dict[str, object]) -> str:
         """Go on, or stop."""
         return str(self._problem.noted(lambda: self._judge(trial.config["number"], result)))
 
@@ -128,15 +128,15 @@ class Ends(_Unsaved, Callback):
     def __init__(self, search: Search, recording: Recording, progress: Progress, problem: Problem) -> None:
         self._search, self._recording, self._progress, self._problem = search, recording, progress, problem
 
-    def setup(self, **info: Any) -> None:
+    def setup(self, **info: object) -> None:
         """Start the table, where there is a terminal to draw it in."""
         self._progress.start()
 
-    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         """A trial begins, or goes on."""
         self._problem.noted(lambda: self._recording.start(self._search.start(trial.config["number"])))
 
-    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         """A trial ran to its end, or was stopped."""
         ended = self._problem.noted(lambda: self._search.end(trial.config["number"]))
         if ended.has_ended:
@@ -145,14 +145,14 @@ class Ends(_Unsaved, Callback):
             self._recording.interrupt(ended)
         self._progress.ended(trial.config["number"])
 
-    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         """A trial failed for good."""
         text = error_text(trial)
         failed = self._problem.noted(lambda: self._search.fail(trial.config["number"], cause(text)))
         self._recording.end(failed, error=text)
         self._progress.ended(trial.config["number"])
 
-    def on_experiment_end(self, trials: list[TuneTrial], **info: Any) -> None:
+    def on_experiment_end(self, trials: list[TuneTrial], **info: object) -> None:
         """Trials that are still open were interrupted; running the sweep again goes on with them."""
         for trial in self._search.ledger.trials:
             if trial.state == "running":

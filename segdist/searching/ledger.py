@@ -158,7 +158,7 @@ class Ledger:
         storage.write_atomic(self._uri(trial.number), trial.model_dump_json().encode())
         self._trials[trial.number] = trial
 
-    def change(self, number: int, **changes: Any) -> Trial:
+    def change(self, number: int, **changes: object) -> Trial:
         """Write some fields of a trial anew."""
         trial = self._trials[number].model_copy(update=changes)
         self.write(trial)

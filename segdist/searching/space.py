@@ -17,7 +17,7 @@ class Space:
 
     ranges: Mapping[str, Range]
 
-    def __call__(self, trial: Any) -> None:
+    def __call__(self, trial: object) -> None:
         """Ask an Optuna trial for its values."""
         chosen: dict[str, Any] = {}
         for key in _conditions_first(self.ranges):
@@ -25,7 +25,7 @@ class Space:
                 chosen[key] = _suggest(trial, key, self.ranges[key])
 
 
-def baseline(spec: SweepSpec, fixed: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+def baseline(spec: SweepSpec, fixed: Mapping[str, object] = MappingProxyType({})) -> dict[str, object]:
     """The first trial: the sweep file's own values, moved to the nearest value the ranges hold.
 
     Args:
@@ -45,14 +45,14 @@ def baseline(spec: SweepSpec, fixed: Mapping[str, Any] = MappingProxyType({})) -
     return chosen
 
 
-def first_trials(spec: SweepSpec) -> list[dict[str, Any]]:
+def first_trials(spec: SweepSpec) -> list[dict[str, object]]:
     """What is tried before the sampler is asked: the baseline, then the other values of `search.try_each`."""
     first, key = baseline(spec), spec.search.try_each
     others = [baseline(spec, {key: value}) for value in spec.space[key].choices] if key else []
     return [first, *(trial for trial in others if trial != first)]
 
 
-def can_tell(ranges: Mapping[str, Range], values: Mapping[str, Any]) -> bool:
+def can_tell(ranges: Mapping[str, Range], values: Mapping[str, object]) -> bool:
     """Whether these values say something about a space: they are of each key that applies, and each choice is one.
 
     Numbers may lie outside a range.
@@ -66,7 +66,7 @@ def _conditions_first(ranges: Mapping[str, Range]) -> list[str]:
     return list(TopologicalSorter({key: sorted(ranges[key].when) for key in sorted(ranges)}).static_order())
 
 
-def _is_of_kind(range_: Range, value: Any) -> bool:
+def _is_of_kind(range_: Range, value: object) -> bool:
     if range_.choices:
         return value in [label_policies.encoded(choice) for choice in range_.choices]
     return isinstance(value, int | float) and not (range_.log and value <= 0)
@@ -80,9 +80,9 @@ def _suggest(trial: Any, key: str, range_: Range) -> Any:
     return trial.suggest_float(key, range_.low, range_.high, step=range_.step, log=range_.log)
 
 
-def _value(content: Mapping[str, Any], key: str, *, family: str) -> Any:
+def _value(content: Mapping[str, object], key: str, *, family: str) -> Any:
     """The sweep's own value of a dotted key; a family's default where the file leaves an option or loss out."""
-    node: Any = content
+    node: object = content
     for name in key.split("."):
         if isinstance(node, list):  # e.g. the second of `train.phases`
             node = node[int(name)]
@@ -100,7 +100,7 @@ def _declared_default(key: str, family: str) -> Any:
     return declaration(family).losses.get(key.removeprefix("train.loss."))
 
 
-def _nearest(range_: Range, value: Any) -> Any:
+def _nearest(range_: Range, value: object) -> Any:
     if range_.choices:
         return label_policies.encoded(value if value in range_.choices else range_.choices[0])
     assert range_.low is not None
