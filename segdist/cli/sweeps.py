@@ -256,7 +256,7 @@ def _around(
     if crf and guided_filter:
         raise SpecError("`--crf` and `--guided-filter` exclude each other: name one.")
     refine = "crf" if crf else "guided_filter" if guided_filter else None
-    changes: dict[str, Any] = {
+    changes: dict[str, object] = {
         "min_score": min_score,
         "tta": ["flip", "darker", "brighter"] if tta else None,
         "tile": {"size": tile_size(tile)} if tile else None,

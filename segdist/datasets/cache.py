@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 import msgspec
 import pyarrow as pa
@@ -31,7 +31,7 @@ class ArrowFile:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._opened: Any = None
+        self._opened: pa.RecordBatchFileReader | None = None
         self._ends: list[int] = []
 
     def __len__(self) -> int:
@@ -62,7 +62,7 @@ class ArrowFile:
     def __getstate__(self) -> dict[str, object]:
         return {"_file": self._file, "_opened": None, "_ends": []}
 
-    def _reader(self) -> Any:
+    def _reader(self) -> pa.RecordBatchFileReader:
         if self._opened is None:
             self._opened = pa.ipc.open_file(pa.memory_map(str(self._file)))
             count = self._opened.num_record_batches

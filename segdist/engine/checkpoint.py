@@ -13,12 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from pydantic import Field, TypeAdapter
 from safetensors.torch import save_file
-from torch import nn
 
 from segdist import adapters
 from segdist.core import registry, storage
@@ -98,7 +97,7 @@ def build(
 
 
 def save(
-    network: nn.Module, folder: Path, run: RunSpec, classes: tuple[str, ...], *, trained: Collection[str] | None = None
+    network: Segmenter, folder: Path, run: RunSpec, classes: tuple[str, ...], *, trained: Collection[str] | None = None
 ) -> None:
     """Write `model.json` and `weights.safetensors` into a folder.
 
@@ -120,7 +119,7 @@ def save(
 
 
 def upload(
-    network: nn.Module, place: str, run: RunSpec, classes: tuple[str, ...], *, trained: Collection[str] | None = None
+    network: Segmenter, place: str, run: RunSpec, classes: tuple[str, ...], *, trained: Collection[str] | None = None
 ) -> None:
     """The same into a folder or `s3://` prefix; where its `model.json` is, all of it is."""
     with TemporaryDirectory(prefix="segdist-") as scratch:
@@ -172,7 +171,7 @@ def files(folder: Path) -> dict[str, Path]:
     return {str(file.relative_to(folder)): file for file in found}
 
 
-def init_from(network: nn.Module, place: str, model: ModelSpec, classes: tuple[str, ...]) -> None:
+def init_from(network: Segmenter, place: str, model: ModelSpec, classes: tuple[str, ...]) -> None:
     """Put the weights of another training into a model, in place.
 
     Raises:
@@ -188,10 +187,9 @@ def init_from(network: nn.Module, place: str, model: ModelSpec, classes: tuple[s
         restore(network, folder, frozen_digest=other.frozen_digest)
 
 
-def _as_built(model: ModelSpec, network: nn.Module) -> ModelSpec:
+def _as_built(model: ModelSpec, network: Segmenter) -> ModelSpec:
     """The model with the options that its network settled, such as the size that weights brought."""
-    options: Any = network.options
-    return model.model_copy(update={model.family: options.model_dump(mode="json", exclude_unset=True)})
+    return model.model_copy(update={model.family: network.options.model_dump(mode="json", exclude_unset=True)})
 
 
 def write(folder: Path, state: Mapping[str, torch.Tensor], description: Description) -> None:
@@ -348,7 +346,7 @@ def _bounded(folder: Path, *, trusted: bool) -> Iterator[None]:
             ) from error
 
 
-def restore(network: nn.Module, folder: Path, *, frozen_digest: str = "") -> None:
+def restore(network: Segmenter, folder: Path, *, frozen_digest: str = "") -> None:
     """Put the weights of a checkpoint folder into a model of the same architecture."""
     file = _weights_in(folder)
     state = state_dicts.safe(file)

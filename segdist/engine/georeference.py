@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from segdist.core import extras, masks, storage
 from segdist.core.errors import SpecError
 from segdist.core.json_values import JsonDict
 from segdist.core.records import Instance
+
+if TYPE_CHECKING:
+    from rasterio import Affine
 
 WGS84 = "EPSG:4326"
 _LONGEST_WORLD_FILE = 1_000
@@ -32,7 +35,7 @@ class Place:
         system: of x and y, as WKT; "" where the image does not say.
     """
 
-    transform: Any
+    transform: "Affine"
     system: str
 
 

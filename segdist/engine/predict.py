@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any
 
 import torch
 
@@ -54,9 +53,9 @@ def segment(
     find = predict_views(network.predict, evaluate.tta, region_classes=regions) if evaluate.tta else network.predict
     if evaluate.tile:
         size, overlap = tile_size(evaluate.tile, network), evaluate.tile.overlap
-        shape: dict[str, Any] = {"size": size, "overlap": overlap, "batch_size": evaluate.batch_size}
+        at_once = evaluate.batch_size
         found = [
-            predict_tiled(find, image, prompt, **shape, region_classes=regions)
+            predict_tiled(find, image, prompt, size=size, overlap=overlap, batch_size=at_once, region_classes=regions)
             for image, prompt in zip(images, prompts, strict=True)
         ]
     else:

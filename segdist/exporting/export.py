@@ -7,7 +7,7 @@ those of a network of transformers come along in a folder that its `from_pretrai
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from segdist import adapters
 from segdist.core.errors import ExportError
@@ -17,6 +17,9 @@ from segdist.engine import checkpoint
 from segdist.engine.checkpoint import Description
 from segdist.nets.segmenter import Segmenter
 from segdist.nets.weights import RANDOM, WORDS, local_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 BASE = "base"
 _COMPANIONS = {*WORDS, "tokenizer_config.json", "preprocessor_config.json", "processor_config.json"}
@@ -76,7 +79,7 @@ def write(network: Segmenter, description: Description, folder: Path, *, base: s
     checkpoint.write(folder, state, description)
 
 
-def _write_hub(module: Any, description: Description, weights: str, folder: Path) -> None:
+def _write_hub(module: "PreTrainedModel", description: Description, weights: str, folder: Path) -> None:
     """The network of transformers, with the names of the classes, and the small files beside its base weights."""
     names = dict(enumerate(description.classes))
     if len(getattr(module.config, "id2label", {})) == len(names):

@@ -4,13 +4,13 @@ Scaling and padding before the network, and run lengths after it, stay outside: 
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segdist.core import extras, masks
@@ -44,7 +44,7 @@ class Parity:
     smallest_iou: float
     batch: int
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """JSON values."""
         return asdict(self)
 
@@ -136,7 +136,7 @@ def _compared(network: Traceable, names: Sequence[str], file: Path, images: Sequ
     return Parity(len(images), largest, min(ious), batch)
 
 
-def session(file: Path) -> Any:
+def session(file: Path) -> Callable[[NDArray[np.float32]], list[NDArray[np.float32]]]:
     """A function from pixels to the list of outputs, on onnxruntime's CPU provider."""
     import onnxruntime
 
@@ -144,7 +144,7 @@ def session(file: Path) -> Any:
     options.log_severity_level = 4  # what fails is raised; its log would say it twice
     opened = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
-    def run(pixels_B3SS: object) -> list[Any]:
+    def run(pixels_B3SS: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         try:
             return list(opened.run(None, {INPUT: pixels_B3SS}))
         except Exception as error:

@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
+from starlette.types import ASGIApp
 
 from segdist.core import masks
 from segdist.core.errors import DataError, SegdistError
@@ -107,7 +108,7 @@ class PredictionAnswer(BaseModel):
 
 def make_app(
     ask: Ask, about: About, *, token: str, hosts: Collection[str] = (), limits: Limits | None = None
-) -> object:
+) -> ASGIApp:
     """The application, guarded.
 
     Args:

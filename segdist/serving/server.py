@@ -9,7 +9,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h11
 import uvicorn
@@ -17,6 +17,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from segdist.core.errors import BackendError
 from segdist.serving.limits import Limits
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 _SLICE = 16_384
 _BYTES_A_PIECE = 256
@@ -53,7 +56,7 @@ class Server(uvicorn.Server):
         ready: said when it listens.
     """
 
-    def __init__(self, app: Any, *, limits: Limits, say: Callable[[str], None], ready: str) -> None:
+    def __init__(self, app: "ASGIApp", *, limits: Limits, say: Callable[[str], None], ready: str) -> None:
         config = uvicorn.Config(
             app,
             http=partial(ClientConnection, limits=limits),  # type: ignore[arg-type]  # it is called, nothing else

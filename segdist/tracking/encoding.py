@@ -22,10 +22,10 @@ def name_of(key: str) -> str:
     return MLFLOW.unescape(key)
 
 
-def param_text(value: Any) -> str:
+def param_text(value: object) -> str:
     """A parameter as text: JSON, but strings that could be nothing else stand without quotes; without secrets."""
-    plain = isinstance(value, str) and not _is_json(value)
-    text = value if plain else json.dumps(redact_all(value), default=str, ensure_ascii=False)
+    plain = value if isinstance(value, str) and not _is_json(value) else None
+    text = plain if plain is not None else json.dumps(redact_all(value), default=str, ensure_ascii=False)
     return clip(redact(text), _PARAM_LENGTH)
 
 

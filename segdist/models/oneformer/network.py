@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers.utils import ModelOutput
 
 from segdist.core.errors import SpecError, did_you_mean
 from segdist.core.plugins import Batch, Example, ImageHWC
@@ -171,5 +172,5 @@ def contrastive(queries_BQE: Tensor, texts_BQE: Tensor, logit_scale: Tensor) -> 
     return functional.cross_entropy(logits_BB, own_B) + functional.cross_entropy(logits_BB.T, own_B)
 
 
-def _last(output: Any) -> tuple[Tensor, Tensor]:
+def _last(output: ModelOutput) -> tuple[Tensor, Tensor]:
     return output.transformer_decoder_class_predictions.float(), output.transformer_decoder_mask_predictions.float()

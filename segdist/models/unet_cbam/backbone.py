@@ -110,7 +110,7 @@ def _plain(name: str) -> str:
 
 def _colours(body: object) -> tuple[ChannelValues, ChannelValues]:
     """Mean and deviation of the colours the weights were trained with, in 0..255."""
-    data: Any = importlib.import_module("timm.data")
+    data = importlib.import_module("timm.data")
     config = data.resolve_model_data_config(body)
     mean, std = (tuple(255 * float(v) for v in config[key]) for key in ("mean", "std"))
     return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])

@@ -28,7 +28,7 @@ _MOST_LAYERS = 10_000
 """Of a file, those in layers counted along; the largest published network has 800."""
 
 
-def load(options: Options, *, num_classes: int) -> tuple[Any, YoloSize]:
+def load(options: Options, *, num_classes: int) -> tuple[SegmentationModel, YoloSize]:
     """The network of ultralytics for this many classes, and its shape; what depends on the classes starts untrained.
 
     Raises:
@@ -47,7 +47,7 @@ def load(options: Options, *, num_classes: int) -> tuple[Any, YoloSize]:
     return network, options.size
 
 
-def _pretrained(options: Options, *, num_classes: int) -> tuple[Any, YoloSize]:
+def _pretrained(options: Options, *, num_classes: int) -> tuple[SegmentationModel, YoloSize]:
     layers, given = _held(options.weights)
     for size in _candidates(layers, given):
         network = SegmentationModel(_table(size), nc=num_classes, verbose=False)
@@ -71,7 +71,7 @@ def _pretrained(options: Options, *, num_classes: int) -> tuple[Any, YoloSize]:
     return network, size
 
 
-def _set_class_prior(network: Any) -> None:
+def _set_class_prior(network: SegmentationModel) -> None:
     for level in network.model[-1].cv3:
         nn.init.constant_(level[-1].bias, math.log(_PRIOR / (1 - _PRIOR)))
 
