@@ -99,7 +99,7 @@ def promote(
     model: Annotated[str, typer.Argument(help="`SWEEP#TRIAL`, the run id of a trial, or `NAME@VERSION`.")],
     name: Annotated[str, typer.Option(help="The registered model.", show_default="the sweep's name")] = "",
     data: Annotated[
-        str, typer.Option(help="Images to compare on, or a sweep file.", show_default="the common test split")
+        str, typer.Option(help="Images to compare on, or a sweep file.", show_default="the common validation split")
     ] = "",
     metric: Annotated[str, typer.Option(help="What to compare by, e.g. iou.", show_default="the sweep's metric")] = "",
     force: Annotated[bool, typer.Option("--force", help="Move the alias whatever the result.")] = False,
@@ -108,7 +108,7 @@ def promote(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Make a model NAME@champion, if it is better than the present one on the same test images beyond chance.
+    """Make a model NAME@champion, if it is better than the present one on the same images beyond chance.
 
     Exits with 1 where it is not better and the alias stays.
     """

@@ -1,11 +1,13 @@
-"""A model becomes the champion only if it is better on the same test images, beyond chance.
+"""A model becomes the champion only if it is better on the same validation images, beyond chance.
 
-`segdist promote` decides so, and so does the end of `segdist run`.
+`segdist promote` decides so, and so does the end of `segdist run`. The test split decides nothing: a model that was
+chosen by it would be quoted with a score that is too good.
 """
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from segdist.commands.evaluate import rows_of
 from segdist.commands.model import model_folder
@@ -30,7 +32,8 @@ class Decision:
         name: the registered model.
         candidate: run of the model that wants to be champion.
         champion: run of the one that was; "" where there was none.
-        test_hash: of the test images and their truth that both were measured on; "" where nothing was measured.
+        images: which ones both were measured on, for people; "" where nothing was measured.
+        images_hash: of them and their truth; "" where nothing was measured.
         difference: of the two; None where nothing was measured.
         promoted: whether the alias moved.
         version: that `NAME@champion` is now; 0 where it did not move.
@@ -40,7 +43,8 @@ class Decision:
     name: str
     candidate: str
     champion: str
-    test_hash: str
+    images: str
+    images_hash: str
     difference: Difference | None
     promoted: bool
     version: int
@@ -54,8 +58,8 @@ class Decision:
             d = self.difference
             low, high = d.interval or (float("nan"), float("nan"))
             lines.append(
-                f"{d.metric}  {d.first:.4f} against the champion's {d.second:.4f} on {len(d.images)} images "
-                f"({self.test_hash}): difference {d.difference:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}"
+                f"{d.metric}  {d.first:.4f} against the champion's {d.second:.4f} on {len(d.images)} {self.images} "
+                f"({self.images_hash}): difference {d.difference:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}"
             )
         moved = f"{self.name}@champion is now version {self.version}" if self.promoted else "the champion stays"
         return "\n".join([*lines, f"{moved}: {self.reason}"])
@@ -78,13 +82,14 @@ def promote(
 ) -> Decision:
     """Move the alias `champion` to a model if it is better than the present one.
 
-    Better means: on the same test images, the interval of the difference lies above zero. Both models are measured
+    Better means: on the same images, the interval of the difference lies above zero. Both models are measured
     anew, so that neither profits from what its own run recorded.
 
     Args:
         model: a run id, `SWEEP#TRIAL`, or `NAME@VERSION`.
         name: the registered model; "" takes the sweep's.
-        data: a folder, archive or sweep file to compare on; "" takes the test split both were kept away from.
+        data: a folder, archive or sweep file to compare on; "" takes the validation split of the data that both
+            have in common.
         metric: to compare by, e.g. iou; "" takes the one that the sweep maximised.
         force: move the alias whatever comes out, and also where nothing can be compared.
         storage: of the sweeps.
@@ -100,27 +105,31 @@ def promote(
     _, sweep = tracker.trial(candidate)
     name = name or sweep.name
     champion = tracker.champion_run(name)
-    made = {"name": name, "candidate": candidate, "champion": champion}
+    made: dict[str, Any] = {"name": name, "candidate": candidate, "champion": champion}
     if champion == candidate:
-        return Decision(**made, test_hash="", difference=None, promoted=False, version=0, reason="it is the champion")
+        return Decision(
+            **made, images="", images_hash="", difference=None, promoted=False, version=0, reason="it is the champion"
+        )
     if not champion:
-        return _moved(tracker, made, "", None, "there was no champion to be better than")
+        return _moved(tracker, made, "there was no champion to be better than")
     try:
-        rows = _named(data, candidate, storage, tracking) if data else _common_test(tracker, champion, sweep, storage)
+        rows = _named(data, candidate, storage, tracking) if data else _common_val(tracker, champion, sweep, storage)
         found = _compare(candidate, champion, rows, metric or _metric_of(sweep), measure)
     except PromotionError:
         if not force:
             raise
-        return _moved(tracker, made, "", None, "forced, without a comparison")
+        return _moved(tracker, made, "forced, without a comparison")
+    which = f"images of {data}" if data else "validation images"
+    seen: dict[str, Any] = {"images": which, "images_hash": images_hash(rows), "difference": found}
     is_better = found.winner == 1
     if is_better or force:
         reason = "it is better, beyond the interval" if is_better else "forced, although it is not better"
-        return _moved(tracker, made, test_hash(rows), found, reason)
+        return replace(_moved(tracker, made, reason), **seen)
     reason = "the interval of the difference does not lie on its side"
-    return Decision(**made, test_hash=test_hash(rows), difference=found, promoted=False, version=0, reason=reason)
+    return Decision(**made, **seen, promoted=False, version=0, reason=reason)
 
 
-def test_hash(rows: LabelledImages) -> str:
+def images_hash(rows: LabelledImages) -> str:
     """Sixteen hex digits of images and their truth, whatever their order and names."""
     digests = []
     for sample, image_bytes in rows:
@@ -131,10 +140,10 @@ def test_hash(rows: LabelledImages) -> str:
     return hashlib.sha256(b"".join(sorted(digests))).hexdigest()[:16]
 
 
-def _moved(tracker: Tracker, made: dict[str, str], of_test: str, found: Difference | None, reason: str) -> Decision:
+def _moved(tracker: Tracker, made: dict[str, Any], reason: str) -> Decision:
     version = tracker.register_champion(made["name"], made["candidate"], "model")
     tracker.tag(made["candidate"], "segdist.promoted", reason)
-    return Decision(**made, test_hash=of_test, difference=found, promoted=True, version=version, reason=reason)
+    return Decision(**made, images="", images_hash="", difference=None, promoted=True, version=version, reason=reason)
 
 
 def register_winner(tracker: Tracker, spec: SweepSpec, winner: str, *, measure: Measure) -> str:
@@ -190,28 +199,30 @@ def _named(data: str, run: str, storage: str, tracking: str) -> LabelledImages:
     return rows
 
 
-def _common_test(tracker: Tracker, champion: str, sweep: SweepRecord, storage: str) -> LabelledImages:
-    """The test split that both sweeps kept away from their models.
+def _common_val(tracker: Tracker, champion: str, sweep: SweepRecord, storage: str) -> LabelledImages:
+    """The validation split that neither sweep's models learned from.
 
     Raises:
-        PromotionError: they learned from other data, which may hold the other's test images; or the data are gone.
+        PromotionError: they learned from other data, which may hold the other's validation images; or the data are
+            gone.
     """
     _, other = tracker.trial(champion)
     mine, theirs = (s.dataset.profile.get("content_hash", "") if s.dataset else "" for s in (sweep, other))
     if not mine or mine != theirs:
         raise PromotionError(
-            f"Both models must have the same test images, but they come from data {mine or '?'} and {theirs or '?'}: "
-            "one may have learned from what the other is tested on. Name images that neither has seen: --data PATH."
+            f"Both models must have the same validation images, but they come from data {mine or '?'} and "
+            f"{theirs or '?'}: one may have learned from what the other is scored on. Name images that neither has "
+            "seen: --data PATH."
         )
     for entry in files.find(files.join(files.absolute(storage), "datasets"), suffix=MANIFEST):
         dataset = Dataset.open(entry.uri.rpartition("/")[0])
         if dataset.manifest.content_hash == mine and dataset.manifest.kind == "dataset":
-            return _test_rows(dataset)
+            return _val_rows(dataset)
     raise PromotionError(f"The data {mine} are no longer in {storage}. Name images to compare on: --data PATH.")
 
 
-def _test_rows(dataset: Dataset) -> LabelledImages:
-    counts = dataset.manifest.splits.get("test")
+def _val_rows(dataset: Dataset) -> LabelledImages:
+    counts = dataset.manifest.splits.get("val")
     if counts is None or not counts.masks:
-        raise PromotionError("The data have no test split with masks. Name images to compare on: --data PATH.")
-    return dataset.reader("test", files.cache_dir())
+        raise PromotionError("The data have no validation split with masks. Name images to compare on: --data PATH.")
+    return dataset.reader("val", files.cache_dir())

@@ -71,6 +71,18 @@ class Leaderboard:
         return None if self.found_nothing else self.best
 
     @property
+    def test_looks(self) -> str:
+        """How often this sweep looked at the test split, in words; "" where it never did."""
+        seen = [trial for trial in self.trials if trial.test_metrics]
+        if len(seen) < 2:
+            return "on images that no trial was chosen by, looked at once" if seen else ""
+        others = ", ".join(str(trial.number) for trial in seen if trial is not self.best)
+        return (
+            f"on images that no trial was chosen by, looked at {len(seen)} times: "
+            f"trial {others} won an earlier start, and was scored there too"
+        )
+
+    @property
     def headings(self) -> dict[str, str]:
         """A short name for each searched key."""
         return short_names(self.space)
@@ -197,7 +209,7 @@ def conclusions(board: Leaderboard) -> list[str]:
         won = "; the untuned trial found nothing"
     lines.append(f"best   trial {best.number}: {board.metric} {board.score(best):.3f}{won}")
     if "test/iou" in best.metrics:
-        lines.append(f"test   iou {best.metrics['test/iou']:.3f} on images that no trial was chosen by")
+        lines.append(f"test   iou {best.metrics['test/iou']:.3f} {board.test_looks}")
     if "val/mask_ap" in board.columns and (semantic := _semantic(board)):
         which = ", ".join(semantic)
         lines.append(f"note   AP and PQ count objects one by one; {which} gives one region a class and image")

@@ -67,6 +67,8 @@ def evaluate_trials(ray: ModuleType, tracker: Tracker, parent_run_id: str, job: 
 def evaluate_on_test(ray: ModuleType, tracker: Tracker, run_id: str, job: Job) -> dict[str, float]:
     """Metrics named `test/...` of a trial's kept model, logged to its run with the panels; empty without a test split.
 
+    What the run has is not measured again: a look at the test split is one look.
+
     Args:
         ray: the connected `ray` module.
         tracker: where the trial was recorded.
@@ -75,17 +77,20 @@ def evaluate_on_test(ray: ModuleType, tracker: Tracker, run_id: str, job: Job) -
     """
     if not Dataset.open(job.dataset_uri).manifest.splits.get("test"):
         return {}
+    record, _ = tracker.trial(run_id)
+    if record.test_metrics:
+        return record.test_metrics
     found: EvaluationFiles = ray.get(_submit(ray, _packed(tracker, run_id), job, "test"))
     metrics = {f"test/{name}": value for name, value in found.metrics.items() if family_of(name)}
-    tracker.log_metrics(run_id, metrics, step=0)
     for files, place in ((found.pictures, "pictures_test"), (found.evaluation, EVALUATION)):
         with _written(files) as folder:
             tracker.log_files(run_id, folder, place)
+    tracker.log_metrics(run_id, metrics, step=0)  # last: they say that all of it is there
     return metrics
 
 
-def evaluator_on_test(ray: ModuleType, tracker: Tracker, run_id: str, job: Job, metric: str) -> Evaluator:
-    """What an evaluator saw of a kept model's predictions over the test split, computed where trials are.
+def evaluator_on_val(ray: ModuleType, tracker: Tracker, run_id: str, job: Job, metric: str) -> Evaluator:
+    """What an evaluator saw of a kept model's predictions over the validation split, computed where trials are.
 
     Args:
         ray: the connected `ray` module.
@@ -154,7 +159,7 @@ def _filled_evaluator(packed: Files, job: Job, metric: str) -> Evaluator:
 
     torch.set_num_threads(max(1, int(job.run.resources.cpus_per_worker)))
     with _written(packed) as folder:
-        rows = Dataset.open(job.dataset_uri).reader("test", cache_dir())
+        rows = Dataset.open(job.dataset_uri).reader("val", cache_dir())
         return filled_evaluator(folder, rows, (metric,), trusted=True)
 
 

@@ -24,7 +24,7 @@ from segdist.datasets.shards import Dataset
 from segdist.labelling.corrections import Corrections, corrections_uri
 from segdist.metrics import Evaluator
 from segdist.pipeline.cluster import connected
-from segdist.pipeline.evaluate import evaluate_on_test, evaluate_trials, evaluator_on_test
+from segdist.pipeline.evaluate import evaluate_on_test, evaluate_trials, evaluator_on_val
 from segdist.pipeline.importance import importance
 from segdist.pipeline.ingest import ingest
 from segdist.pipeline.label_sets import LabelSet, make_label_sets
@@ -33,7 +33,7 @@ from segdist.pipeline.trial import Job
 from segdist.sweepfile import label_policies
 from segdist.sweepfile.loading import load, trials_of
 from segdist.sweepfile.overrides import as_override
-from segdist.tracking import Tracker
+from segdist.tracking import Tracker, names
 
 DONE = "done.json"
 """In a sweep's folder, once its report is written."""
@@ -111,7 +111,7 @@ def _run(spec: SweepSpec, file: str, *, kind: str) -> str:
             job = _job(spec, folder, dataset, labels)
             best = _search(ray, tracker, spec, parent, job, labels)
             if kind == "sweep" and best:
-                _register_winner(ray, tracker, spec, best, job)
+                _register_winner(ray, tracker, spec, parent, best, job)
             _finish(tracker, spec, parent)
     said = _conclude(tracker, spec, parent)
     storage.write_json(storage.join(folder, DONE), asdict(_Done(parent, _asked(spec), said)))
@@ -224,11 +224,13 @@ def _winner(board: pages.Leaderboard) -> str:
     return board.best.run_id
 
 
-def _register_winner(ray: ModuleType, tracker: Tracker, spec: SweepSpec, best: str, job: Job) -> None:
+def _register_winner(ray: ModuleType, tracker: Tracker, spec: SweepSpec, parent: str, best: str, job: Job) -> None:
     def measure(run_id: str, rows: LabelledImages, metric: str) -> Evaluator:  # noqa: ARG001 - a worker opens the same rows
-        return evaluator_on_test(ray, tracker, run_id, job, metric)
+        return evaluator_on_val(ray, tracker, run_id, job, metric)
 
-    for line in register_winner(tracker, spec, best, measure=measure).splitlines():
+    said = register_winner(tracker, spec, best, measure=measure)
+    tracker.tag(parent, names.CHAMPION, said)
+    for line in said.splitlines():
         say(f"champion  {line}")
 
 

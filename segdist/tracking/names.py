@@ -17,6 +17,7 @@ NUMBER = "segdist.number"
 BASELINE = "segdist.baseline"
 KEPT = "segdist.kept"  # where a trial keeps the models of `train.keep_every`
 END = "segdist.end"  # why a run ended
+CHAMPION = "segdist.champion"  # on parent runs: whether the winner became the champion, and why
 BEST = "best/"  # in front of a metric: its value in the epoch in which the search metric was highest
 TOTAL_SECONDS = "total_seconds"  # spent in epochs, over all resumptions
 

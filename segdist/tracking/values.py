@@ -56,6 +56,11 @@ class TrialRecord:
     seconds: float
     started: int
 
+    @property
+    def test_metrics(self) -> dict[str, float]:
+        """Those of the test split; empty where the trial was not scored on it."""
+        return {name: value for name, value in self.metrics.items() if name.startswith("test/")}
+
 
 @dataclass(frozen=True)
 class SweepRecord:

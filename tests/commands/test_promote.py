@@ -1,4 +1,4 @@
-"""`segdist promote`: the alias moves only where the new model is better beyond chance on the same test images."""
+"""`segdist promote`: the alias moves only where the new model is better beyond chance on the same validation images."""
 
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from segdist.core import storage as files
 from segdist.core.errors import PromotionError
 from segdist.core.records import LabelledImages
 from segdist.core.spec import SweepSpec
+from segdist.datasets.shards import MANIFEST, Dataset
 from segdist.metrics import Difference, Evaluator, OneImage
 from segdist.pipeline.ingest import ingest
 from segdist.tracking import Tracker
@@ -46,7 +47,7 @@ def compared(monkeypatch: pytest.MonkeyPatch, low: float, high: float) -> None:
     monkeypatch.setattr(module, "difference", lambda *_, **__: found)
 
 
-def test_a_model_is_measured_on_the_test_split_and_promoted_only_if_the_interval_says_so(
+def test_a_model_is_measured_on_the_validation_split_and_promoted_only_if_the_interval_says_so(
     runs: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage, (champion, candidate) = runs
@@ -57,8 +58,16 @@ def test_a_model_is_measured_on_the_test_split_and_promoted_only_if_the_interval
     assert found.difference is not None
     assert len(found.difference.images) >= 2
     assert found.promoted == (found.difference.winner == 1)
-    assert len(found.test_hash) == 16
-    assert f"on {len(found.difference.images)} images" in found.text
+    (dataset,) = (
+        Dataset.open(e.uri.rpartition("/")[0]) for e in files.find(str(storage / "datasets"), suffix=MANIFEST)
+    )
+    of_split = {s: [row.image_id for row, _ in dataset.reader(s, files.cache_dir())] for s in ("val", "test")}
+    assert sorted(i.image_id for i in found.difference.images) == sorted(of_split["val"]), (
+        "the test split decides nothing"
+    )
+    assert of_split["test"]
+    assert len(found.images_hash) == 16
+    assert f"on {len(found.difference.images)} validation images" in found.text
     tracker.register_champion("tiny", champion, "model")
 
     compared(monkeypatch, -0.01, 0.2)

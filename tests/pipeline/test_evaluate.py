@@ -1,11 +1,13 @@
 """Every trial's kept model gets the full look once; one that cannot be measured does not cost the sweep."""
 
+from math import isfinite
 from pathlib import Path
 from types import ModuleType
 from typing import cast
 
 import pytest
 
+from segdist import pages
 from segdist.core import storage as stores
 from segdist.core.spec import SweepSpec
 from segdist.datasets.shards import read_rows
@@ -112,6 +114,30 @@ def test_the_winner_alone_is_scored_on_the_test_split(tracker: Tracker, sweep: S
     assert len(list(tracker.download(run, "pictures_test", storage).iterdir())) == 1
     assert len(tracker.read_json(run, "evaluation/test.json")["images"]) == 3
     assert lower_is_better("hausdorff_95")
+
+
+def test_the_test_split_is_looked_at_once_by_each_winner_and_the_leaderboard_says_how_often(
+    tracker: Tracker, sweep: SweepSpec
+) -> None:
+    parent, job = start_sweep(tracker, sweep), job_of(sweep)
+    first = trial(tracker, sweep, parent, 1)
+    found = evaluate_on_test(RAY, tracker, first, job)
+    assert found
+
+    def conclusion() -> str:
+        board = pages.leaderboard(tracker, sweep.name, parent_run_id=parent)
+        return next(line for line in pages.leaderboard_text(board).splitlines() if line.startswith("test "))
+
+    class Away:  # whoever asks a worker to look again is told
+        def __getattr__(self, name: str) -> object:
+            raise AssertionError("the test split is looked at again")
+
+    again = evaluate_on_test(cast("ModuleType", Away()), tracker, first, job)
+    assert again == {name: value for name, value in found.items() if isfinite(value)}
+    assert conclusion().endswith("looked at once")
+    second = trial(tracker, sweep, parent, 2)  # the sweep is widened, and has another winner
+    assert evaluate_on_test(RAY, tracker, second, job)
+    assert "looked at 2 times: trial 1 won an earlier start" in conclusion()
 
 
 def test_without_a_test_split_nothing_is_scored_on_it(tracker: Tracker, sweep: SweepSpec) -> None:
