@@ -7,7 +7,6 @@ chosen by it would be quoted with a score that is too good.
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from segdist.commands.evaluate import rows_of
 from segdist.commands.model import model_folder
@@ -43,12 +42,12 @@ class Decision:
     name: str
     candidate: str
     champion: str
-    images: str
-    images_hash: str
-    difference: Difference | None
-    promoted: bool
-    version: int
-    reason: str
+    images: str = ""
+    images_hash: str = ""
+    difference: Difference | None = None
+    promoted: bool = False
+    version: int = 0
+    reason: str = ""
 
     @property
     def text(self) -> str:
@@ -105,11 +104,9 @@ def promote(
     _, sweep = tracker.trial(candidate)
     name = name or sweep.name
     champion = tracker.champion_run(name)
-    made: dict[str, Any] = {"name": name, "candidate": candidate, "champion": champion}
+    made = Decision(name=name, candidate=candidate, champion=champion)
     if champion == candidate:
-        return Decision(
-            **made, images="", images_hash="", difference=None, promoted=False, version=0, reason="it is the champion"
-        )
+        return replace(made, reason="it is the champion")
     if not champion:
         return _moved(tracker, made, "there was no champion to be better than")
     try:
@@ -120,13 +117,12 @@ def promote(
             raise
         return _moved(tracker, made, "forced, without a comparison")
     which = f"images of {data}" if data else "validation images"
-    seen: dict[str, Any] = {"images": which, "images_hash": images_hash(rows), "difference": found}
+    made = replace(made, images=which, images_hash=images_hash(rows), difference=found)
     is_better = found.winner == 1
     if is_better or force:
         reason = "it is better, beyond the interval" if is_better else "forced, although it is not better"
-        return replace(_moved(tracker, made, reason), **seen)
-    reason = "the interval of the difference does not lie on its side"
-    return Decision(**made, **seen, promoted=False, version=0, reason=reason)
+        return _moved(tracker, made, reason)
+    return replace(made, reason="the interval of the difference does not lie on its side")
 
 
 def images_hash(rows: LabelledImages) -> str:
@@ -140,10 +136,10 @@ def images_hash(rows: LabelledImages) -> str:
     return hashlib.sha256(b"".join(sorted(digests))).hexdigest()[:16]
 
 
-def _moved(tracker: Tracker, made: dict[str, Any], reason: str) -> Decision:
-    version = tracker.register_champion(made["name"], made["candidate"], "model")
-    tracker.tag(made["candidate"], "segdist.promoted", reason)
-    return Decision(**made, images="", images_hash="", difference=None, promoted=True, version=version, reason=reason)
+def _moved(tracker: Tracker, made: Decision, reason: str) -> Decision:
+    version = tracker.register_champion(made.name, made.candidate, "model")
+    tracker.tag(made.candidate, "segdist.promoted", reason)
+    return replace(made, promoted=True, version=version, reason=reason)
 
 
 def register_winner(tracker: Tracker, spec: SweepSpec, winner: str, *, measure: Measure) -> str:
