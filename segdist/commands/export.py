@@ -161,13 +161,13 @@ def _onnx(job: _Job) -> None:
 def _pyfunc(job: _Job) -> None:
     from segdist.tracking import pyfunc
 
-    declared = declaration(job.description.model.family)
+    family = job.description.model.family
     with TemporaryDirectory(prefix="segdist-") as scratch:
         model = Path(scratch) / "model"
         export.write(job.network, job.description, model)
         facts = {"data_hash": job.origin.data_hash, "run_id": job.origin.run_id, "classes": job.description.classes}
-        name = job.origin.name or job.description.model.family
-        pyfunc.save(model, job.out, extra=declared.extra, name=name, metadata=json.loads(json.dumps(facts)))
+        name = job.origin.name or family
+        pyfunc.save(model, job.out, family=family, name=name, metadata=json.loads(json.dumps(facts)))
     usage = (
         "`mlflow.pyfunc.load_model(FOLDER).predict(pandas.DataFrame({'image': [image_bytes]}))`, or "
         "`mlflow models serve -m FOLDER`. Each row of `predictions` is JSON with COCO annotations. Neither segdist nor "

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -41,14 +42,19 @@ class Environment:
         return asdict(self)
 
 
-def environment(folder: Path) -> Environment:
-    """The environment of this process, and the commit of the repository that `folder` lies in."""
+def environment(folder: Path, *, plugins: Sequence[str] = ()) -> Environment:
+    """The environment of this process, and the commit of the repository that `folder` lies in.
+
+    Args:
+        folder: of the sweep file.
+        plugins: distributions whose versions are kept too.
+    """
     commit = _git(folder, "rev-parse", "HEAD")
     return Environment(
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.release()} {platform.machine()}",
         cpus=os.cpu_count() or 1,
-        packages={name: found for name in _LIBRARIES if (found := _version(name))},
+        packages={name: found for name in (*_LIBRARIES, *plugins) if (found := _version(name))},
         git_commit=commit,
         git_dirty=bool(commit and _git(folder, "status", "--porcelain", "--untracked-files=no")),
     )

@@ -75,7 +75,7 @@ class SourceSpec(Open):
     """One folder or generator of images; further keys are the format's options."""
 
     format: str
-    """A dataset format: a file name in segdist/formats."""
+    """A dataset format: a file name in segdist/formats, or one that an installed plug-in brings."""
     class_map: dict[str, Name | None] = {}
     """New name of each class to rename; two classes of one new name are joined, null drops a class."""
     text: str = ""
@@ -128,7 +128,7 @@ class ModelSpec(Open):
     model_config = ConfigDict(protected_namespaces=())
 
     family: str
-    """A model family: a folder name in segdist/models."""
+    """A model family, as `segdist models` lists them."""
 
     def family_options(self, family: str | None = None) -> dict[str, object]:
         """The options written for a family (the named one by default)."""
@@ -139,7 +139,7 @@ class PromptSpec(Open):
     """How boxes become prompts; further keys are the strategy's options."""
 
     strategy: str = "box"
-    """A prompt strategy: a file name in segdist/prompts."""
+    """A prompt strategy: a file name in segdist/prompts, or one that an installed plug-in brings."""
 
 
 View = Literal["as_is", "mirrored", "upside_down", "turned", "transposed"]

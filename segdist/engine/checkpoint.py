@@ -38,6 +38,8 @@ SELF_CONTAINED_BYTES = 64 * 2**20
 TRUSTED = "SEGDIST_TRUSTED_MODELS"
 """The environment variable with folders or URIs, separated by commas, in which models may name places outside."""
 _BASE = re.compile(r"\.|\w[\w-]*")
+_DISTRIBUTION = re.compile(r"[A-Za-z0-9][\w.-]{0,99}( [\w.!+-]{1,99})?", re.ASCII)
+"""Name and version of a distribution, such as `tiny-segmenter 0.1`."""
 _MOST_CLASSES = 10_000
 _SEED, _TEXT = TypeAdapter(Seed), TypeAdapter(Annotated[str, Field(max_length=64, strict=True)])
 _CLASSES = TypeAdapter(
@@ -73,7 +75,12 @@ class Description:
             "frozen_digest": self.frozen_digest,
             "seed": self.seed,
             **({"base": self.base} if self.base else {}),
+            **({"distribution": self._distribution()} if self._distribution() else {}),
         }
+
+    def _distribution(self) -> str:
+        """Name and version of the distribution that the family comes from; "" for ours."""
+        return " ".join(registry.distribution("models", self.model.family)).strip()
 
     def places(self) -> dict[str, str]:
         """What lies neither in the folder nor in the package but is needed to build the model, by its option."""
@@ -209,12 +216,14 @@ def describe(folder: Path) -> Description:
     """What a checkpoint folder holds.
 
     Raises:
-        WeightsError: it is not a checkpoint, or its description is damaged.
+        WeightsError: it is not a checkpoint, its description is damaged, or the family is not installed.
     """
     content = _description(folder)
     try:
+        model = ModelSpec.model_validate(content["model"])
+        _check_installed(folder, model.family, content.get("distribution"))
         described = Description(
-            _based(ModelSpec.model_validate(content["model"]), folder, content["base"]),
+            _based(model, folder, content["base"]),
             AdapterSpec.model_validate(content["adapter"]),
             _CLASSES.validate_python(content["classes"]),
             EvaluateSpec.model_validate(content["evaluate"]),
@@ -228,6 +237,22 @@ def describe(folder: Path) -> Description:
     if len(set(described.classes)) < len(described.classes):
         raise WeightsError(f"{folder / DESCRIPTION} is damaged (two classes have one name). Use another checkpoint.")
     return described
+
+
+def _check_installed(folder: Path, family: str, distribution: object) -> None:
+    """Make sure that the family can be imported, where a plug-in brings it.
+
+    Raises:
+        WeightsError: it is not there, or cannot be used.
+    """
+    if isinstance(distribution, str) and _DISTRIBUTION.fullmatch(distribution):
+        try:
+            declaration(family)
+        except SpecError as error:
+            raise WeightsError(
+                f"{folder / DESCRIPTION} is of the model family `{family}`, which came from the distribution "
+                f"{distribution} where it was trained. If you trust that, install it here: {error}"
+            ) from error
 
 
 def _description(folder: Path) -> JsonDict:

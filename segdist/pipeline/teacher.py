@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segdist.core import storage
+from segdist.core import registry, storage
 from segdist.core.errors import BackendError, SpecError, WeightsError
 from segdist.core.plugins import ChoosingStrategy, ImageHWC, Question, declaration, prompt_strategy
 from segdist.core.records import Instance, Prompt
@@ -203,7 +203,7 @@ def check_teacher(spec: LabelSpec, understands: frozenset[str], name: str) -> No
 
 def teacher_digest(teacher: TeacherSpec) -> str:
     """Changes with the weights of a family: files named in its options, and those shipped with it."""
-    shipped = files(f"segdist.models.{teacher.family}")
+    shipped = files(registry.load("models", teacher.family).__name__)
     contents = [
         [item.name, hashlib.sha256(item.read_bytes()).hexdigest()]
         for item in sorted(shipped.iterdir(), key=lambda i: i.name)

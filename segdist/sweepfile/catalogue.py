@@ -33,6 +33,7 @@ def print_families() -> None:
 
 
 def _described(name: str, family: Family) -> JsonDict:
+    distribution, _ = registry.distribution("models", name)
     return {
         "family": name,
         "tasks": list(family.tasks),
@@ -43,5 +44,13 @@ def _described(name: str, family: Family) -> JsonDict:
         "licence": family.licence,
         "onnx": bool(family.onnx(family.options.model_validate(family.debug))),
         "extra": family.extra,
-        "install": f"pip install 'segdist[{family.extra}]'" if family.extra else "",
+        "distribution": distribution or "segdist",
+        "install": _install(family, distribution),
     }
+
+
+def _install(family: Family, distribution: str) -> str:
+    """What brings a family and all that it needs; "" where it is all there with segdist."""
+    wanted = [f"'segdist[{family.extra}]'"] if family.extra else []
+    wanted += [distribution] if distribution else []
+    return f"pip install {' '.join(wanted)}" if wanted else ""

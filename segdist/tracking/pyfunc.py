@@ -12,6 +12,9 @@ from tempfile import TemporaryDirectory
 
 from packaging.requirements import Requirement
 
+from segdist.core import registry
+from segdist.core.plugins import declaration
+
 _OF_TRAINING = {
     "albumentations", "hydra-core", "imagehash", "jinja2", "omegaconf", "optuna", "psutil", "ray", "rich", "typer",
 }  # fmt: skip
@@ -19,13 +22,13 @@ _OF_TRAINING = {
 _CODE = Path(__file__).with_name("pyfunc_model.py")
 
 
-def save(model: Path, folder: Path, *, extra: str, name: str, metadata: dict[str, object]) -> None:
+def save(model: Path, folder: Path, *, family: str, name: str, metadata: dict[str, object]) -> None:
     """Write the pyfunc.
 
     Args:
         model: an exported model folder, which holds all weights.
         folder: must not be there yet.
-        extra: of segdist, that installs the libraries of the model's family; "" for none.
+        family: of the model; what brings it and its libraries is required.
         name: what people call the model.
         metadata: JSON values kept in the pyfunc's description.
     """
@@ -47,17 +50,18 @@ def save(model: Path, folder: Path, *, extra: str, name: str, metadata: dict[str
             python_model=str(_CODE),
             artifacts={"model": str(model)},
             code_paths=[str(_package(Path(scratch)))],
-            pip_requirements=requirements(extra),
+            pip_requirements=requirements(family),
             signature=signature,
             metadata={"name": name, **metadata},
         )
 
 
-def requirements(extra: str) -> list[str]:
-    """What has to be installed to load the model, as `name==version` of what is installed here."""
+def requirements(family: str) -> list[str]:
+    """What has to be installed to load a model of a family, as `name==version` of what is installed here."""
+    extra, (plugin, _) = declaration(family).extra, registry.distribution("models", family)
     named = [Requirement(text) for text in requires("segdist") or ()]
     needed = [r for r in named if r.marker is None or (extra and r.marker.evaluate({"extra": extra}))]
-    names = sorted({r.name for r in needed} - _OF_TRAINING)
+    names = sorted({r.name for r in needed} - _OF_TRAINING | ({plugin} if plugin else set()))
     return [f"{name}=={version(name)}" for name in names]
 
 

@@ -9,6 +9,7 @@ from segdist.core import drivers, provenance
 from segdist.core.errors import BackendError, StorageError
 from segdist.core.json_values import JsonDict
 from segdist.core.redaction import redact, redact_all
+from segdist.core.registry import distributions
 from segdist.core.spec import SweepSpec
 from segdist.core.text import decode_text
 from segdist.datasets.shards import Manifest
@@ -106,7 +107,7 @@ class Tracker:
             The run id.
         """
         file = Path(spec_file).absolute()
-        environment = provenance.environment(file.parent)
+        environment = provenance.environment(file.parent, plugins=distributions())
         marks = {**names.of_sweep(self.metric, file, environment, time.time_ns() // 1_000_000), **tags}
         with self._connection.client() as client:
             same = {names.FINGERPRINT: fingerprint}
