@@ -1,4 +1,4 @@
-"""Keeps log lines of Ray's C++ core off a user's terminal: it writes them to the process's stderr at any level."""
+"""Keeps lines of Ray's own off a user's terminal: what went wrong is said by us, once, with what to do."""
 
 import os
 import re
@@ -34,6 +34,23 @@ def core_lines_hidden() -> Iterator[None]:
         sys.stderr.flush()
         os.dup2(terminal, 2)  # the pipe's last writer here: the thread comes to its end
         forwarding.join(timeout=1.0)  # a process that was started meanwhile may hold the pipe open
+
+
+@contextmanager
+def raylet_lines_hidden() -> Iterator[None]:
+    """Drop what nodes tell of workers that died (`(raylet) A worker died or was killed ...`, ten lines each time).
+
+    Ray has no switch for them: its driver prints them from a thread, by this function. With SEGDIST_DEBUG they stay.
+    """
+    from ray._private import worker
+
+    shown = worker.print_to_stdstream
+    if not os.environ.get("SEGDIST_DEBUG"):
+        worker.print_to_stdstream = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = shown
 
 
 def _forward(source: int, terminal: int) -> None:

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from segdist.core.errors import BackendError
+from segdist.pipeline.backend_lines import raylet_lines_hidden
 from segdist.pipeline.own_cluster import environment, listen_on_loopback, private_session
 
 # Read by Ray when it is imported or when a session starts.
@@ -65,7 +66,8 @@ def connected() -> Iterator[ModuleType]:
     with _join_settings(token_mode) if address else _starting() as how:
         _start(ray, address, how)
         try:
-            yield ray
+            with raylet_lines_hidden():
+                yield ray
         finally:
             ray.shutdown()
 

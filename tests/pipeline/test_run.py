@@ -104,6 +104,7 @@ def test_after_driver_and_trial_were_killed_the_same_command_finishes_the_sweep_
     assert victims, "a trial trains inside Tune's process"
     os.kill(victims[0], signal.SIGKILL)
     assert driver.wait(300) == 0, (tmp_path / "log_3").read_text()
+    assert "raylet" not in (tmp_path / "log_3").read_text(), "no line of Ray's own"
     trials = _trials(segdist, tmp_path / "storage")
     assert [t["status"] for t in trials] == ["FINISHED"] * 3, "each trial once, and all of them done"
     tracker = Tracker.at(str(tmp_path / "storage"))
