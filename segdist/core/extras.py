@@ -4,6 +4,7 @@ from importlib.util import find_spec
 
 _EXTRA_OF = {
     "bitsandbytes": "qlora",
+    "cmaes": "cmaes",
     "datasets": "datasets",
     "fastapi": "serve",
     "huggingface_hub": "hf",

@@ -736,7 +736,11 @@ class Range(Strict):
             return value in self.choices
         assert self.low is not None
         assert self.high is not None
-        return isinstance(value, int | float) and math.isfinite(value) and self.low <= value <= self.high
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return False
+        steps = (value - self.low) / (self.step or 1)
+        is_on_step = not (self.step or self.is_integer) or abs(steps - round(steps)) < 1e-9
+        return self.low <= value <= self.high and is_on_step
 
 
 class AshaSpec(Strict):
@@ -782,8 +786,13 @@ class SearchSpec(Strict):
     otherwise, so that none is passed over untried."""
     metric: str = "val/iou"
     """What to maximise, after each epoch and over trials."""
-    sampler: Literal["tpe", "random"] = "tpe"
-    """tpe: Optuna's tree-structured Parzen estimator. random: independent draws."""
+    points: tuple[dict[str, object], ...] = ()
+    """Values to try before the sampler chooses, after the file's own, e.g. `- {train.lr: 3e-4}`; searched keys that a
+    point leaves out have the file's own values."""
+    sampler: Literal["tpe", "gp", "cmaes", "quasi_random", "random", "grid"] = "tpe"
+    """tpe: Optuna's tree-structured Parzen estimator. gp: a Gaussian process, for few trials that take long. cmaes:
+    evolution (CMA-ES), for many trials over numbers. quasi_random: points that fill the space evenly (Sobol). random:
+    independent draws. grid: every combination of choices, whole numbers and steps once."""
     startup_trials: Count = 5
     """Random trials before the sampler begins to learn."""
     asha: AshaSpec | None = AshaSpec()
@@ -848,12 +857,32 @@ class SweepSpec(RunSpec):
         choices = self.space[key].choices if key in self.space else ()
         if key and not choices:
             raise ValueError(f"`search.try_each` must name a key of `space` that has choices, but got {key}")
+        for number, point in enumerate(self.search.points):
+            self._check_point(number, point)
+        listed = max(len(choices), 1) + len(self.search.points)
+        if self.search.points and listed > self.search.trials:
+            raise ValueError(
+                f"`search.trials` must be at least {listed}, for the file's own values and those that `search.points` "
+                f"and `search.try_each` list, but got {self.search.trials}"
+            )
         if len(choices) > self.search.trials:
             raise ValueError(
                 f"`search.trials` must be at least the {len(choices)} values of {key} that `search.try_each` tries, "
                 f"but got {self.search.trials}"
             )
         return self
+
+    def _check_point(self, number: int, point: Mapping[str, object]) -> None:
+        for key, value in point.items():
+            where = f"`search.points[{number}]` must name searched keys with values that they may take, but "
+            if key not in self.space:
+                raise ValueError(f"{where}{key} is not a key of `space`")
+            range_ = self.space[key]
+            if not range_.holds(value):
+                raise ValueError(f"{where}{key} cannot be {value!r}")
+            if not range_.applies(point):
+                needed = ", ".join(f"{name}: {needed}" for name, needed in range_.when.items())
+                raise ValueError(f"{where}{key} is searched only where the point also says {needed}")
 
     @property
     def run(self) -> RunSpec:

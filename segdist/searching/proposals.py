@@ -1,19 +1,16 @@
 """Optuna behind ask and tell: a study in memory that is made anew from the ledger at each start."""
 
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from math import inf
+from typing import Any
 
-import numpy as np
-
-from segdist.core.spec import SweepSpec
+from segdist.core.spec import SweepSpec, digest
 from segdist.metrics import lower_is_better
 from segdist.searching.ledger import Trial
-from segdist.searching.space import Space, can_tell, first_trials
+from segdist.searching.space import Space, baseline, can_tell, first_trials
 from segdist.searching.stopping import pruner_of
-
-if TYPE_CHECKING:
-    import optuna
+from segdist.sweepfile.grid import points
 
 
 class Proposals:
@@ -31,6 +28,8 @@ class Proposals:
         self._optuna, self._spec = optuna, spec
         self._space = Space(dict(spec.space))
         self._first = first_trials(spec) if spec.space else [{}]
+        self._tried = {digest(trial.values): trial.values for trial in trials}
+        self._grid = self._untried() if spec.space and spec.search.sampler == "grid" else None
         self._metric = spec.search.metric
         self._best = min if lower_is_better(self._metric.partition("/")[2]) else max
         self._running: dict[int, optuna.Trial] = {}
@@ -43,15 +42,41 @@ class Proposals:
         for trial in trials:
             self._replay(trial)
 
+    @property
+    def left(self) -> float:
+        """New trials that `ask` can give: a grid comes to its end."""
+        return inf if self._grid is None else sum(1 for _ in self._untried())
+
     def ask(self, number: int) -> dict[str, Any]:
-        """The values of a new trial: the first ones are those of `search.try_each`, then the sampler's."""
-        self._study.sampler = sampler_for(self._spec, number)
-        if number < len(self._first):
-            self._study.enqueue_trial(self._first[number])
+        """The values of a new trial: first those of `search.try_each` and `search.points`, then the sampler's."""
+        given = next(self._listed(number), None)
+        if given is None and self._grid is not None:
+            given = next(self._grid, None)
+        if given is None:
+            from segdist.searching.samplers import sampler_for  # it imports Optuna
+
+            self._study.sampler = sampler_for(self._spec, number)
+        else:
+            self._study.enqueue_trial(given)
         trial = self._study.ask()
         self._space(trial)
         self._running[number] = trial
-        return dict(trial.params)
+        values = dict(trial.params)
+        self._tried[digest(values)] = values
+        return values
+
+    def _listed(self, number: int) -> Iterator[dict[str, object]]:
+        """What comes before the sampler and was not tried yet."""
+        if number < len(self._first):
+            yield self._first[number]
+        for point in self._spec.search.points:
+            values = baseline(self._spec, point)
+            if not any(all(one.get(key) == values[key] for key in point) for one in self._tried.values()):
+                yield values
+
+    def _untried(self) -> Iterator[dict[str, object]]:
+        """The points of a grid that were not tried."""
+        return (point for point in points(self._space.ranges) if digest(point) not in self._tried)
 
     def report(self, number: int, epoch: int, score: float) -> bool:
         """Tell an epoch; whether the trial is so much worse than others that it is to be stopped.
@@ -98,25 +123,3 @@ class Proposals:
                 self.report(trial.number, epoch.epoch, epoch.metrics[self._metric])
         if trial.has_ended:
             self.tell(trial)
-
-
-def sampler_for(spec: SweepSpec, number: int) -> "optuna.samplers.BaseSampler":
-    """The sampler that proposes one trial.
-
-    Its seed is made of the sweep's and the trial's number, so that a start in between changes no draw.
-    """
-    import optuna
-
-    seed = int(np.random.SeedSequence([spec.search.seed, number]).generate_state(1)[0])
-    if spec.search.sampler == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    with warnings.catch_warnings():
-        # Both settings have been "experimental" for years; without them, values are drawn as if independent.
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(
-            seed=seed,
-            n_startup_trials=spec.search.startup_trials,
-            multivariate=True,
-            group=any(r.when for r in spec.space.values()),
-            constant_liar=True,  # trials run side by side: do not suggest what is being tried
-        )

@@ -22,7 +22,7 @@ class Search:
     """
 
     def __init__(self, spec: SweepSpec, ledger: Ledger, *, retry: bool = True) -> None:
-        self.spec, self.ledger, self.total = spec, ledger, trials_of(spec)
+        self.spec, self.ledger = spec, ledger
         self.metric = spec.search.metric
         self._is_lower_better = lower_is_better(self.metric.partition("/")[2])
         self._stop = spec.search.stop if spec.space and spec.search.stop and spec.search.stop.top_after else None
@@ -32,6 +32,7 @@ class Search:
             if trial.state == "running" or (retry and trial.state == "failed"):
                 ledger.write(trial.from_latest())
         self._proposals = Proposals(spec, ledger.trials)
+        self.total = int(min(trials_of(spec), len(ledger.trials) + self._proposals.left))
         todo = [trial.number for trial in ledger.trials if not trial.has_ended]
         todo = todo[: max(self.total - self.done, 0)]
         self._queue = [number for number in todo if not self._awaits_others(ledger[number])]

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from graphlib import TopologicalSorter
 from types import MappingProxyType
 from typing import Any
 
 from segdist.core.plugins import declaration
 from segdist.core.spec import Range, SweepSpec
 from segdist.sweepfile import label_policies
+from segdist.sweepfile.grid import conditions_first
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Space:
     def __call__(self, trial: object) -> None:
         """Ask an Optuna trial for its values."""
         chosen: dict[str, Any] = {}
-        for key in _conditions_first(self.ranges):
+        for key in conditions_first(self.ranges):
             if self.ranges[key].applies(chosen):
                 chosen[key] = _suggest(trial, key, self.ranges[key])
 
@@ -34,11 +34,11 @@ def baseline(spec: SweepSpec, fixed: Mapping[str, object] = MappingProxyType({})
     """
     chosen: dict[str, Any] = {}
     content, labels = spec.run.model_dump(mode="json"), label_policies.own_values(spec)
-    for key in _conditions_first(spec.space):
+    for key in conditions_first(spec.space):
         range_ = spec.space[key]
         if range_.applies(chosen):
             if key in labels:
-                chosen[key] = fixed.get(key, labels[key])
+                chosen[key] = label_policies.encoded(fixed[key]) if key in fixed else labels[key]
                 continue
             family = chosen.get("model.family", spec.model.family)
             chosen[key] = _nearest(range_, fixed[key] if key in fixed else _value(content, key, family=family))
@@ -59,11 +59,6 @@ def can_tell(ranges: Mapping[str, Range], values: Mapping[str, object]) -> bool:
     """
     applying = {key for key, range_ in ranges.items() if range_.applies(values)}
     return applying == values.keys() and all(_is_of_kind(ranges[key], value) for key, value in values.items())
-
-
-def _conditions_first(ranges: Mapping[str, Range]) -> list[str]:
-    """The searched keys, each after those that its `when` names; the order does not depend on the file's."""
-    return list(TopologicalSorter({key: sorted(ranges[key].when) for key in sorted(ranges)}).static_order())
 
 
 def _is_of_kind(range_: Range, value: object) -> bool:

@@ -21,7 +21,7 @@ from segdist.core.errors import SegdistError, SpecError, did_you_mean
 from segdist.core.json_values import JsonDict
 from segdist.core.plugins import declaration, prompt_strategy
 from segdist.core.spec import ModelSpec, PhaseSpec, Range, RunSpec, SweepSpec, TrainSpec
-from segdist.sweepfile import label_policies, train_checks
+from segdist.sweepfile import grid, label_policies, train_checks
 from segdist.sweepfile.composition import NotAllowedError, compose, opened
 from segdist.sweepfile.train_checks import Keys
 
@@ -309,6 +309,36 @@ def _space_problems(spec: SweepSpec) -> Iterator[Problem]:
         TopologicalSorter({key: range_.when for key, range_ in spec.space.items()}).prepare()
     except CycleError as error:
         yield Problem(("space",), f"`when` must not lead back to its own key, but does: {' -> '.join(error.args[1])}")
+        return
+    yield from _sampler_problems(spec)
+
+
+def _sampler_problems(spec: SweepSpec) -> Iterator[Problem]:
+    where = ("search", "sampler")
+    if spec.search.sampler == "cmaes":
+        try:
+            registry.check_extra("`search.sampler: cmaes`", "cmaes")
+        except SpecError as error:
+            yield Problem(where, str(error))
+    if spec.search.sampler != "grid" or not spec.space:
+        return
+    endless = [key for key, range_ in spec.space.items() if not grid.is_countable(range_)]
+    for key in endless:
+        yield Problem(
+            ("space", key),
+            f"a grid needs values that can be counted, but {key} is any number from {spec.space[key].low} to "
+            f"{spec.space[key].high}. Give it a `step`, or list its values; or take another `search.sampler`",
+        )
+    if endless or any(condition not in spec.space for range_ in spec.space.values() for condition in range_.when):
+        return
+    size = grid.count(spec.space)
+    if size > spec.search.trials:
+        more = "at least " if size == grid.MOST_COUNTED else ""
+        yield Problem(
+            where,
+            f"the grid has {more}{size} points, but `search.trials` is {spec.search.trials}. Set it to the whole grid, "
+            "name fewer values, or take `quasi_random`, which spreads any number of trials",
+        )
 
 
 def _value_problem(spec: SweepSpec, key: str, value: object) -> str:
