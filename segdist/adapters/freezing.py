@@ -8,6 +8,7 @@ from torch import nn
 from segdist.core.errors import SpecError, did_you_mean
 from segdist.core.plugins import Family
 from segdist.core.spec import AdapterSpec
+from segdist.core.text import counted
 
 
 def freeze_encoder(network: nn.Module, family: Family, adapter: AdapterSpec) -> None:  # noqa: ARG001 - one signature
@@ -26,7 +27,8 @@ def freeze_first_blocks(network: nn.Module, family: Family, adapter: AdapterSpec
     blocks = blocks_of(network, family.encoder_blocks)
     if len(blocks) < adapter.blocks:
         raise SpecError(
-            f"`train.adapter.blocks` must be at most the {len(blocks)} blocks of the encoder, but got {adapter.blocks}"
+            f"`train.adapter.blocks` must be at most the {counted(len(blocks), 'block')} of the encoder, "
+            f"but got {adapter.blocks}"
         )
     first = blocks[-adapter.blocks]
     for name, parameter in network.named_parameters():  # in the order in which the layers were made

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from segdist.core.text import counted
 from segdist.datasets.shards import Dataset, total_counts
 from segdist.datasets.split import balance
 
@@ -15,8 +16,9 @@ def dataset_text(dataset: Dataset) -> str:
     header, rows = balance(manifest.splits)
     lines = [
         (
-            f"{total.images} images, {total.instances} instances, {len(manifest.classes)} classes, "
-            f"in {len(manifest.shards)} shards"
+            f"{counted(total.images, 'image')}, {counted(total.instances, 'instance')}, "
+            f"{counted(len(manifest.classes), 'class')}, "
+            f"in {counted(len(manifest.shards), 'shard')}"
         ),
         f"content hash {manifest.content_hash}; licences: {', '.join(manifest.licences) or 'none stated'}",
         *table([header, *rows]),

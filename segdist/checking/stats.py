@@ -12,6 +12,7 @@ from segdist.core.errors import DataError, StorageError
 from segdist.core.json_values import JsonDict
 from segdist.core.plugins import DatasetFormat, ImageHWC, Piece
 from segdist.core.records import Finding, Instance, Sample
+from segdist.core.text import counted
 from segdist.datasets.parallel import ordered_map
 from segdist.datasets.shards import SplitCounts, added_counts, count_samples
 from segdist.datasets.sizes import area_of
@@ -164,7 +165,12 @@ def brightness(image_HWC: ImageHWC) -> float:
 def summary_text(found: Statistics) -> str:
     """Tables and bars for the terminal."""
     header, rows = balance(found.splits)
-    lines = [f"{found.images} images, {found.instances} instances, {len(found.per_class)} classes"]
+    lines = [
+        (
+            f"{counted(found.images, 'image')}, {counted(found.instances, 'instance')}, "
+            f"{counted(len(found.per_class), 'class')}"
+        )
+    ]
     lines += table([header, *rows])
     lines += ["", "Classes", *_bars(list(found.per_class), list(found.per_class.values()))]
     for histogram in found.histograms.values():
@@ -172,7 +178,10 @@ def summary_text(found: Statistics) -> str:
             title = f"{histogram.scale.title} ({histogram.scale.unit})"
             lines += ["", title, *_bars(histogram.scale.labels, histogram.totals())]
     if found.findings:
-        lines += ["", f"{len(found.findings)} images were not opened; the first: {found.findings[0]}"]
+        lines += [
+            "",
+            f"{counted(len(found.findings), 'image was', 'images were')} not opened; the first: {found.findings[0]}",
+        ]
     return "\n".join(lines)
 
 

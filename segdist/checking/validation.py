@@ -9,6 +9,7 @@ from segdist.core.errors import DataError, StorageError
 from segdist.core.json_values import JsonDict
 from segdist.core.plugins import DatasetFormat, Piece
 from segdist.core.records import Finding, Sample, Severity
+from segdist.core.text import counted
 from segdist.datasets.checks import open_image
 from segdist.datasets.near_duplicates import DEFAULT_BITS, ImageHash, look, near_pairs
 from segdist.datasets.parallel import ordered_map
@@ -225,7 +226,10 @@ def near_leaks(rows: Sequence[SampleSummary], near_bits: int) -> Iterator[Findin
                 message = f"looks like {other.image_id} in {other.split}"
                 yield finding("near-duplicate-in-two-splits", message, image=one.image_id)
     if reported > MOST_NEAR:
-        yield finding("near-duplicate-in-two-splits", f"{reported - MOST_NEAR} more pairs look alike")
+        yield finding(
+            "near-duplicate-in-two-splits",
+            f"{counted(reported - MOST_NEAR, 'more pair looks', 'more pairs look')} alike",
+        )
 
 
 def _strict(one: Finding) -> Finding:
@@ -249,11 +253,23 @@ def codes_text() -> str:
     return "\n".join(f"{code:{width}}  {c.severity:8}  {c.meaning}" for code, c in CODES.items())
 
 
+def _amounts(found: Review) -> str:
+    return ", ".join(
+        (
+            counted(found.images, "image"),
+            counted(found.instances, "instance"),
+            counted(len(found.classes), "class"),
+        )
+    )
+
+
 def summary_text(found: Review, *, most: int = 5) -> str:
     """What people read: counts by code, the first findings of each, and the balance."""
-    lines = [f"{found.format_name}: {found.images} images, {found.instances} instances, {len(found.classes)} classes"]
+    lines = [f"{found.format_name}: {_amounts(found)}"]
     for name, counts in found.splits.items():
-        lines.append(f"  {name or 'no split':9} {counts.images} images ({counts.empty_images} without objects)")
+        lines.append(
+            f"  {name or 'no split':9} {counted(counts.images, 'image')} ({counts.empty_images} without objects)"
+        )
     by_code: dict[tuple[Severity, str], list[Finding]] = {}
     for one in found.findings:
         by_code.setdefault((one.severity, one.code), []).append(one)

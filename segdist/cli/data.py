@@ -8,6 +8,7 @@ from segdist.cli.options import Json, key_values, report_user_errors
 from segdist.core import storage
 from segdist.core.errors import DataError, SpecError, StorageError
 from segdist.core.terminal import say, say_json
+from segdist.core.text import counted
 
 if TYPE_CHECKING:
     from segdist.core.records import Finding
@@ -188,7 +189,7 @@ def view(
         shown, findings = write_gallery(out, source, wanted, title=_title(path))
         for one in findings:
             say(str(one), color="yellow", err=True)
-        say(f"{shown} pictures in {out}")
+        say(f"{counted(shown, 'picture')} in {out}")
 
 
 def _title(path: str) -> str:

@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 from segdist.cli.options import Json, files_and_overrides, report_user_errors
 from segdist.core.errors import SpecError
 from segdist.core.terminal import say, say_json
+from segdist.core.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,7 +82,10 @@ def export_(
             file, overrides, out, verdicts=_verdicts(verdict or ["review"]), most=most, policy=policy, limit=limit
         )
         images = len({d.image_id for d in doubts})
-        say(f"{len(doubts)} labels in {images} images: {out}/index.html; coco.json, cvat.xml, label_studio.json")
+        say(
+            f"{counted(len(doubts), 'label')} in {counted(images, 'image')}: {out}/index.html; "
+            f"coco.json, cvat.xml, label_studio.json"
+        )
 
 
 @review_app.command("import")

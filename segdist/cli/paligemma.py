@@ -8,6 +8,7 @@ import typer
 
 from segdist.cli.options import Json, key_values, report_user_errors
 from segdist.core.terminal import say, say_json
+from segdist.core.text import counted
 
 if TYPE_CHECKING:
     from segdist.core.records import Finding, Sample
@@ -88,7 +89,7 @@ def train_codec(
         covers_NSS = squares(_samples(spec.sources), parts=spec.parts, seed=spec.train.seed)
         if not len(covers_NSS):
             raise DataError(f"The sources of {recipe} have no mask to learn from.")
-        say(f"{len(covers_NSS)} squares of masks")
+        say(f"{counted(len(covers_NSS), 'square')} of masks")
         unfinished = out.with_name(f"{out.name}.unfinished")
         save_codec(train(covers_NSS, spec.train, progress=say, state=unfinished), out)
         if spec.held_out:

@@ -13,6 +13,7 @@ from segdist.core import extras
 from segdist.core.errors import ExportError, did_you_mean
 from segdist.core.plugins import declaration
 from segdist.core.redaction import redact
+from segdist.core.text import counted
 from segdist.engine import checkpoint
 from segdist.engine.checkpoint import Description
 from segdist.exporting import card, export
@@ -152,7 +153,8 @@ def _onnx(job: _Job) -> None:
     usage = f"`{GRAPH}` takes `{onnx_graph.INPUT}`, {batch} at a time. {_geometry(job)}\n\n```python\n{_EXAMPLE}```"
     differences = ", ".join(f"{name} {value:.1e}" for name, value in parity.max_difference.items())
     notes = (
-        f"## Parity with torch\nOver {parity.images} pictures, onnxruntime on a CPU: largest absolute difference "
+        f"## Parity with torch\nOver {counted(parity.images, 'picture')}, onnxruntime on a CPU: largest "
+        f"absolute difference "
         f"{differences}; what is found has an IoU of at least {parity.smallest_iou:.4f} with what torch finds."
     )
     _write_card(job, usage, notes=notes)

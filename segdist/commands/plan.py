@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from segdist.core.errors import DataError, StorageError
 from segdist.core.spec import Range, SweepSpec
+from segdist.core.text import counted
 from segdist.reading.sources import open_sources
 from segdist.sweepfile.loading import candidates, epochs_of, trials_of
 
@@ -48,8 +49,11 @@ def _labels(spec: SweepSpec) -> str:
 
 
 def _search(spec: SweepSpec) -> str:
-    early = f"ASHA after {spec.search.asha.grace_epochs} epochs" if spec.search.asha else "no early stopping"
-    return f"{trials_of(spec)} trials of up to {epochs_of(spec)} epochs, {spec.search.sampler}, {early}"
+    early = f"ASHA after {counted(spec.search.asha.grace_epochs, 'epoch')}" if spec.search.asha else "no early stopping"
+    return (
+        f"{counted(trials_of(spec), 'trial')} of up to {counted(epochs_of(spec), 'epoch')}, "
+        f"{spec.search.sampler}, {early}"
+    )
 
 
 def _range(range_: Range) -> str:

@@ -11,6 +11,7 @@ from segdist.core.errors import DataError, SpecError, did_you_mean
 from segdist.core.plugins import DatasetFormat, ImageHWC, dataset_format
 from segdist.core.records import Finding, LabelledImage, Sample
 from segdist.core.storage import cache_dir
+from segdist.core.text import counted
 from segdist.datasets.build import on_all_cores
 from segdist.datasets.ingest import find_or_build
 from segdist.reading.examples import decode_image
@@ -73,7 +74,7 @@ class AnnotatedImages(Sequence[tuple[Sample, ImageHWC]]):
         return sample, decode_image(content, name=sample.image_id)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({len(self)} images; classes {', '.join(self.classes) or 'none'})"
+        return f"{type(self).__name__}({counted(len(self), 'image')}; classes {', '.join(self.classes) or 'none'})"
 
 
 def read_dataset(

@@ -20,6 +20,7 @@ from segdist.core.plugins import DatasetFormat, DatasetWriter, WritableFormat, d
 from segdist.core.records import Finding, Sample, Severity
 from segdist.core.redaction import redact_all
 from segdist.core.spec import Strict
+from segdist.core.text import counted
 from segdist.datasets.checks import check_image
 from segdist.reading.archived import open_format
 from segdist.reading.coco.export import CONVERSION
@@ -250,7 +251,11 @@ def _round_trip(name: str, folder: Path, written: SampleStore, reported: Reporte
         lines = [
             f"{out} was not written, because reading it back as {name} fails: {_trip_line(trip.as_json())}",
             *(f"  {line}" for line in [*errors, *trip.failures]),
-            *([f"  ... and {trip.failed - len(trip.failures)} more images"] if trip.failed > MOST_SHOWN else []),
+            *(
+                [f"  ... and {counted(trip.failed - len(trip.failures), 'more image')}"]
+                if trip.failed > MOST_SHOWN
+                else []
+            ),
             "Fix the source (e.g. classes or files that its readers take for one), or keep it as it is: --no-verify.",
         ]
         raise DataError("\n".join(lines))
@@ -271,8 +276,10 @@ def summary_text(result: JsonObject) -> str:
 
 def _amounts(result: JsonObject) -> str:
     splits = ", ".join(f"{name or 'no split'} {count}" for name, count in result["splits"].items())
-    counts = f"{result['instances']} instances, {result['masks']} masks, {len(result['classes'])} classes"
-    return f"{result['images']} images ({splits}), {counts}"
+    counts = [counted(result[f"{one}s"], one) for one in ("instance", "mask")]
+    return ", ".join(
+        [f"{counted(result['images'], 'image')} ({splits})", *counts, counted(len(result["classes"]), "class")]
+    )
 
 
 def _example(entry: JsonObject) -> str:
@@ -283,8 +290,9 @@ def _example(entry: JsonObject) -> str:
 
 def _trip_line(trip: JsonObject) -> str:
     text = (
-        f"{trip['images_back']} of {trip['images']} images, {trip['instances_back']} of {trip['instances']} instances, "
-        f"{trip['masks_exact']} of {trip['masks']} masks to the pixel"
+        f"{trip['images_back']} of {counted(trip['images'], 'image')}, {trip['instances_back']} of "
+        f"{counted(trip['instances'], 'instance')}, "
+        f"{trip['masks_exact']} of {counted(trip['masks'], 'mask')} to the pixel"
     )
     if trip["masks_exact"] < trip["masks"]:
         text += f" (IoU mean {trip['mask_iou_mean']}, smallest {trip['mask_iou_min']})"

@@ -11,6 +11,7 @@ from segdist.converting.sample_store import SampleStore
 from segdist.core import masks
 from segdist.core.json_values import JsonDict
 from segdist.core.records import Instance, Sample
+from segdist.core.text import counted
 from segdist.metrics.matching import box_matrix
 from segdist.metrics.objects import one_to_one
 
@@ -128,16 +129,16 @@ def _unreported(pairs: Sequence[Pair], extra: int, image_id: str, reported: Repo
     """What of an image should have come back and did not."""
     missing = [written.label for written, back in pairs if back is None]
     if len(missing) > reported.instances(image_id):
-        yield f"{len(missing)} of {len(pairs)} instances are gone ({', '.join(sorted(set(missing)))})"
+        yield f"gone: {len(missing)} of {counted(len(pairs), 'instance')} ({', '.join(sorted(set(missing)))})"
     if extra > reported.instances(image_id):
-        yield f"{extra} instances are there that nobody wrote"
+        yield f"{counted(extra, 'instance is', 'instances are')} there that nobody wrote"
     there = [(written, back) for written, back in pairs if back is not None]
     changed = sum(written.mask != back.mask for written, back in there)
     if changed and not reported.masks(image_id):
-        yield f"{changed} of {len(there)} masks are others"
+        yield f"changed: {changed} of {counted(len(there), 'mask')}"
     moved = sum(_shift(written, back) >= SAME_BOX for written, back in there)
     if moved and not reported.boxes(image_id):
-        yield f"{moved} of {len(there)} boxes are others"
+        yield f"moved: {moved} of {counted(len(there), 'box')}"
 
 
 def _paired(written: Sequence[Instance], left: list[Instance]) -> list[Pair]:

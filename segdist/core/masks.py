@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 from segdist.core.records import CocoRle, Instance, Rle
 from segdist.core.run_lengths import LONGEST, run_lengths
 from segdist.core.skeletons import skeleton
-from segdist.core.text import short
+from segdist.core.text import counted, short
 
 Mask = NDArray[np.bool_]
 Areas = NDArray[np.int64]
@@ -342,7 +342,9 @@ def _points(polygons: Sequence[Sequence[float] | NDArray[np.float64]]) -> list[N
         except (TypeError, ValueError, OverflowError):
             raise ValueError(f"a polygon must be a list of numbers, but is {short(polygon)}") from None
         if values.ndim != 1 or len(values) % 2 or len(values) < 6:
-            raise ValueError(f"a polygon must be x and y of at least three points, but has {values.size} numbers")
+            raise ValueError(
+                f"a polygon must be x and y of at least three points, but has {counted(values.size, 'number')}"
+            )
         if not np.isfinite(values).all():
             raise ValueError("a polygon must have finite coordinates, but one is NaN or infinite")
         found.append(np.clip(values, -_FARTHEST, _FARTHEST))

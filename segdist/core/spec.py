@@ -867,7 +867,7 @@ class SweepSpec(RunSpec):
             )
         if len(choices) > self.search.trials:
             raise ValueError(
-                f"`search.trials` must be at least the {len(choices)} values of {key} that `search.try_each` tries, "
+                f"`search.trials` must be at least {len(choices)}, for `search.try_each` tries each value of {key}, "
                 f"but got {self.search.trials}"
             )
         return self

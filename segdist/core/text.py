@@ -18,6 +18,7 @@ _LINE_END = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 
 
 _SHORT = 60
+_ENDS_WITH_A_HISS = ("s", "x", "ch", "sh")
 
 
 class NotTextError(ValueError):
@@ -106,6 +107,20 @@ def short(value: object) -> str:
     """A value as a message shows it: what is long or deep ends in dots, without being written out before."""
     text = reprlib.repr(value)
     return text if len(text) <= _SHORT else text[: _SHORT - 3] + "..."
+
+
+def counted(amount: float, one: str, many: str = "") -> str:
+    """An amount with what it counts, as people read it: "1 box", "2,000 boxes", "1 image is".
+
+    Args:
+        amount: how many.
+        one: what is counted, as one of it is called, with its verb where the sentence needs one.
+        many: the same of several; without it the last word gets its ending.
+    """
+    if amount == 1:
+        return f"1 {one}"
+    written = f"{amount:,}" if isinstance(amount, int) else f"{amount:g}"
+    return f"{written} {many or one + ('es' if one.endswith(_ENDS_WITH_A_HISS) else 's')}"
 
 
 def json_lines(text: str) -> list[str]:

@@ -17,6 +17,7 @@ import pyarrow as pa
 from segdist.core.errors import StorageError
 from segdist.core.locks import locked
 from segdist.core.records import LabelledImage, Sample
+from segdist.core.text import counted
 from segdist.datasets.rows import with_images, without_masks
 
 ROWS_PER_BATCH = 16
@@ -92,7 +93,7 @@ class Rows(Sequence[LabelledImage]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
-            raise IndexError(f"there are {len(self)} samples, but sample {index} was asked for")
+            raise IndexError(f"there are {counted(len(self), 'sample')}, but sample {index} was asked for")
         sample, image = self._images.row(self._order[index])
         assert image is not None  # labels have none, a data set has all
         return self._labelled(sample), image

@@ -12,6 +12,7 @@ from itertools import groupby
 
 from segdist.core import masks
 from segdist.core.records import Instance, ReportFinding, Sample
+from segdist.core.text import counted
 from segdist.datasets.near_duplicates import Groups, ImageHash, near_pairs
 from segdist.reading.codes import finding
 from segdist.reading.geometry import box_iou
@@ -85,7 +86,7 @@ def _united(copies: Sequence[Sample], report: ReportFinding) -> Sample:
                 continue
             instances.append(instance)
             added += 1
-        message = f"identical to {first.image_id}; kept once, {added} instance(s) added"
+        message = f"identical to {first.image_id}; kept once, {counted(added, 'instance')} added"
         report(finding("duplicate-merged", message, file=other.image_uri, image=other.image_id))
         if conflicts:
             message = f"identical to {first.image_id}, whose classes stay: {', '.join(conflicts[:6])}"
@@ -118,7 +119,11 @@ def _grouped(
             where = f" in {other.split}" if apart else ""
             report(finding(code, f"looks like {other.image_id}{where}", file=one.image_uri, image=one.image_id))
     if reported > MOST_REPORTED:
-        report(finding("near-duplicates", f"{reported - MOST_REPORTED} more pairs look alike"))
+        report(
+            finding(
+                "near-duplicates", f"{counted(reported - MOST_REPORTED, 'more pair looks', 'more pairs look')} alike"
+            )
+        )
     for number, sample in pairs:
         group = groups.of(_node(sample))
         yield number, sample if group == _node(sample) else replace(sample, group=group)

@@ -8,6 +8,7 @@ import numpy as np
 
 from segdist.core.records import Finding, Sample
 from segdist.core.spec import SplitSpec
+from segdist.core.text import counted
 from segdist.datasets.shards import SplitCounts
 from segdist.datasets.sizes import SIZES, size_name
 from segdist.reading.codes import finding
@@ -100,7 +101,10 @@ def untrained(per_class: Mapping[str, Mapping[str, int]], *, file: str = "") -> 
         there = [split for split, counts in per_class.items() if counts.get(name)]
         if there and "train" not in there:
             amount = sum(per_class[split][name] for split in there)
-            message = f"all {amount} instance(s) of `{name}` are in {' and '.join(there)}: no model can learn it"
+            message = (
+                f"of `{name}` there is nothing in train, but {counted(amount, 'instance')} in "
+                f"{' and '.join(there)}: no model can learn it"
+            )
             yield finding("class-untrained", f"{message}; move some to train, or leave the class out", file=file)
 
 

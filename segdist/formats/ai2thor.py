@@ -22,7 +22,7 @@ from typing import Any
 from segdist.core import storage
 from segdist.core.errors import DataError
 from segdist.core.records import Instance, ReportFinding, Rle, Sample
-from segdist.core.text import short
+from segdist.core.text import counted, short
 from segdist.reading.class_names import ClassNames
 from segdist.reading.codes import finding
 from segdist.reading.label_maps import decode_values, rles_by_value
@@ -126,7 +126,10 @@ class _Reader:
     def close(self) -> None:
         """Tell what was in the frames but not in the tables, once for each name."""
         for name, frames in sorted(self._unlisted.items()):
-            message = f"`{name}` in {frames} frame(s) is no object of the table; it was not read: name it in `classes`"
+            message = (
+                f"`{name}` in {counted(frames, 'frame')} is no object of the table; it was not "
+                f"read: name it in `classes`"
+            )
             self._report(finding("instance-unlisted", message, file=self._files.root))
 
     def _instances(self, frame: str, coloured: str, regions: Mapping[int, Rle], table: _Table) -> Iterator[Instance]:
@@ -134,7 +137,9 @@ class _Reader:
         for colour, rle in regions.items():
             object_id = table.ids.get(colour)
             if object_id is None:
-                message = f"the frame holds {rle.area} pixel(s) of #{colour:06x}, which no object of the table has"
+                message = (
+                    f"the frame holds {counted(rle.area, 'pixel')} of #{colour:06x}, which no object of the table has"
+                )
                 self._report(finding("instance-unknown", message, file=uri, image=frame, annotation=f"#{colour:06x}"))
             elif label := self._label(object_id, table):
                 yield Instance(self._names(label, uri), rle, rle.box_xyxy)

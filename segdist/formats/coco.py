@@ -15,7 +15,7 @@ from segdist.core.errors import DataError
 from segdist.core.plugins import DatasetFormat
 from segdist.core.records import ReportFinding, Sample, Severity
 from segdist.core.spec import Split, digest
-from segdist.core.text import short
+from segdist.core.text import counted, short
 from segdist.reading.coco.chunk import CocoChunk
 from segdist.reading.coco.export import CONVERSION, Writer
 from segdist.reading.coco.frames import check_frames
@@ -316,7 +316,7 @@ class _Reader:
             return  # a folder with one JSON file may hold anything; a split's folder holds its images
         if names := self._files.unlisted(self._part.split):
             shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-            message = f"{len(names)} image(s) beside it are not listed and were not read: {shown}"
+            message = f"not listed in it, so not read: {counted(len(names), 'image')} beside it: {shown}"
             self._report(finding("image-unlisted", message, file=self._part.uri))
 
 

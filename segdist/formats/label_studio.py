@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from segdist.core.records import ReportFinding
+from segdist.core.text import counted
 from segdist.reading.codes import finding
 from segdist.reading.drawn.label_studio import image_of, regions_of
 from segdist.reading.drawn.listed import DrawnFormat, DrawnImage, DrawnOptions
@@ -44,10 +45,13 @@ class Format(DrawnFormat[Options]):
             several += len(task.get("annotations") or ()) > 1
             yield image_of(task, regions, self.options)
         if open_:
-            message = f"{open_} task(s) have no annotation that was submitted; their images were not read"
+            message = f"not read, for no annotation of it was submitted: {counted(open_, 'task')}"
             report(finding("image-unlisted", message, file=uri))
         if several:
-            message = f"{several} task(s) have several annotations; of each the one that was changed last was read"
+            message = (
+                f"{counted(several, 'task has', 'tasks have')} several annotations: the one that "
+                f"was changed last was read"
+            )
             report(finding("annotations-unread", message, file=uri))
 
 

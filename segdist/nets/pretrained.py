@@ -13,6 +13,7 @@ from transformers.initialization import no_init_weights
 from transformers.utils import logging
 
 from segdist.core.errors import WeightsError
+from segdist.core.text import counted
 from segdist.nets import network_size
 from segdist.nets.weights import Published
 
@@ -57,7 +58,8 @@ def load(
     absent = tuple(head for head in heads if new.issuperset(name for name in named if name.startswith(head)))
     if lacking := sorted(key for key in new if not key.startswith((*untrained, *absent))):
         raise WeightsError(
-            f"The weights {weights} must fit `{published.model_type}` whole, but {len(lacking)} tensors are missing or "
+            f"The weights {weights} must fit `{published.model_type}` whole, but "
+            f"{counted(len(lacking), 'tensor is', 'tensors are')} missing or "
             f"of another shape ({', '.join(lacking[:3])}, ...). {published.how_to_get}"
         )
     return network

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from segdist.core.json_values import JsonObject
 from segdist.core.terminal import Console
+from segdist.core.text import counted
 from segdist.pages.rendering import render
 from segdist.pages.tables import number_text, plain_table
 
@@ -40,7 +41,7 @@ def print_diff(found: JsonObject, console: RichConsole | None = None) -> None:
     for note in found["notes"]:
         out.print(f"note  {escape(note)}")
     out.print(escape(verdict(found)))
-    out.print(f"{found['images_won']} images won, {found['images_lost']} lost, of {found['images_total']}")
+    out.print(f"{counted(found['images_won'], 'image')} won, {found['images_lost']} lost, of {found['images_total']}")
     table = plain_table("class", *_COLUMNS)
     for label, (first, second) in found["per_class"].items():
         table.add_row(Text(label), *_numbers(first, second))

@@ -6,6 +6,7 @@ import numpy as np
 
 from segdist.core.panels import ImageHWC, overlay
 from segdist.core.records import Instance
+from segdist.core.text import counted
 from segdist.labelling.estimates import cut_out
 from segdist.labelling.review.queue import Doubt
 from segdist.pages.base import Figure, Section, picture, write_page
@@ -45,5 +46,5 @@ def write(uri: str, figures: Sequence[Figure], classes: Sequence[str], *, total:
         "Left the image, right the proposed mask and the annotated box. The gain is the share of a class's pixels that "
         "is expected to be wrong in this label: the first ones are worth the most time."
     )
-    shown = f"{len(figures)} of {total} labels" if total > len(figures) else f"{total} labels"
+    shown = f"{len(figures)} of {counted(total, 'label')}" if total > len(figures) else f"{counted(total, 'label')}"
     write_page(uri, f"Review: {title}", [Section(shown, figures=figures)], note=note, classes=classes)

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from segdist.core.json_values import JsonObject
 from segdist.core.terminal import Console, Table
+from segdist.core.text import counted
 from segdist.metrics import shown_in
 from segdist.pages.tables import number_text, plain_table
 
@@ -24,7 +25,10 @@ def print_evaluation(found: JsonObject, console: RichConsole | None = None) -> N
     """
     out = Console(console)
     values = found["metrics"]
-    out.print(f"[bold]{escape(str(found.get('model') or found['predictions']))}[/bold]  {len(found['images'])} images")
+    out.print(
+        f"[bold]{escape(str(found.get('model') or found['predictions']))}[/bold]  "
+        f"{counted(len(found['images']), 'image')}"
+    )
     for note in found["notes"]:
         out.print(f"note  {escape(note)}")
     out.print(_overall(values))

@@ -10,6 +10,7 @@ from segdist.core.errors import DataError, StorageError
 from segdist.core.panels import ImageHWC, overlay
 from segdist.core.plugins import DatasetFormat
 from segdist.core.records import Finding, Sample
+from segdist.core.text import counted
 from segdist.pages.base import Figure, Section, picture, write_page
 from segdist.reading.codes import CODES
 from segdist.reading.examples import decode_image
@@ -28,15 +29,15 @@ def write_review_page(uri: str, found: Review, source: DatasetFormat | None) -> 
     """
     chosen = _chosen(found.findings)
     samples = _samples(source, {f.image for f in chosen}) if source else {}
-    counted = Counter((f.severity, f.code) for f in found.findings)
+    by_code = Counter((f.severity, f.code) for f in found.findings)
     table = Section(
         "Findings",
         header=("finding", "count"),
         rows=[
             (f"{severity}: {code} - {CODES[code].meaning if code in CODES else ''}", n)
-            for (severity, code), n in counted.items()
+            for (severity, code), n in by_code.items()
         ],
-        note="" if counted else "There is nothing to say.",
+        note="" if by_code else "There is nothing to say.",
     )
     balance = Section(
         "Splits",
@@ -44,7 +45,7 @@ def write_review_page(uri: str, found: Review, source: DatasetFormat | None) -> 
         rows=[(n or "none", c.images, c.instances, c.masks, c.empty_images) for n, c in found.splits.items()],
     )
     worst = [s for s in _by_code(chosen, samples, source, found.classes) if s.figures or s.rows]
-    note = f"{found.format_name}: {found.images} images, {found.instances} instances. "
+    note = f"{found.format_name}: {counted(found.images, 'image')}, {counted(found.instances, 'instance')}. "
     note += "No error." if found.ok else "There are errors."
     write_page(uri, "Review of annotations", [balance, table, *worst], note=note, classes=found.classes)
 

@@ -15,6 +15,7 @@ from segdist.core.panels import colour
 from segdist.core.panels.drawing import CROWD, large_first
 from segdist.core.plugins import DatasetFormat
 from segdist.core.records import Finding, Instance, Sample
+from segdist.core.text import counted
 from segdist.pages.base import picture, render, shrunk
 from segdist.reading.codes import finding
 from segdist.reading.examples import decode_image
@@ -87,7 +88,8 @@ def write_gallery(uri: str, source: DatasetFormat, wanted: Wanted, *, title: str
         uri,
         "gallery",
         title=title,
-        note=f"{len(cards)} pictures, chosen so that every class of every split is seen. Point at a mask for its name.",
+        note=f"{counted(len(cards), 'picture')}, chosen so that every class of every split is seen. "
+        f"Point at a mask for its name.",
         cards=cards,
         splits=sorted({card.split for card in cards}, key=("train", "val", "test", "").index),
         classes=[(name, seen[name]) for name in classes],
@@ -165,8 +167,8 @@ def _card(source: DatasetFormat, sample: Sample, classes: Sequence[str]) -> Card
 
 
 def _amounts(instances: Iterable[Instance]) -> str:
-    counted = Counter(i.label for i in instances)
-    return ", ".join(f"{n} {label}" for label, n in counted.most_common()) or "no object"
+    labels = Counter(i.label for i in instances)
+    return ", ".join(f"{n} {label}" for label, n in labels.most_common()) or "no object"
 
 
 def _shape(

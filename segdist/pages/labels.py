@@ -8,6 +8,7 @@ from rich.text import Text
 
 from segdist.core.json_values import JsonDict, JsonObject
 from segdist.core.terminal import Console, Table
+from segdist.core.text import counted
 from segdist.pages.leaderboard import number
 
 _VERDICTS = ("labelled", "review", "rejected")
@@ -95,8 +96,10 @@ def _print_one(one: JsonObject, out: Console) -> None:
     rates = [f"{speed:.1f} images/s"] if speed else []
     rates += [f"{each:.1f} images/s a teacher"] if each else []
     out.print(f"[bold]{escape(one['policy'])}[/bold]")
-    out.print("  " + ", ".join([f"{one['images']} images", *rates]))
-    counts = [f"{one[name]} {name}" for name in _VERDICTS] + [f"{one['kept'] or 0} masks were there"]
+    out.print("  " + ", ".join([f"{counted(one['images'], 'image')}", *rates]))
+    counts = [f"{one[name]} {name}" for name in _VERDICTS] + [
+        f"{counted(one['kept'] or 0, 'mask was', 'masks were')} there"
+    ]
     counts += [f"{one['corrected']} decided by people"] if one["corrected"] else []
     out.print(f"  {', '.join(counts)}; {one['content_hash']}")
     for severity, codes in one["findings"].items():

@@ -14,6 +14,7 @@ from segdist.core.json_values import JsonDict
 from segdist.core.plugins import declaration
 from segdist.core.spec import Range
 from segdist.core.terminal import Console, Table
+from segdist.core.text import counted
 from segdist.metrics import Shown
 from segdist.pages.tables import plain_table
 from segdist.tracking import SweepRecord, Tracker, TrialRecord
@@ -78,7 +79,7 @@ class Leaderboard:
             return "on images that no trial was chosen by, looked at once" if seen else ""
         others = ", ".join(str(trial.number) for trial in seen if trial is not self.best)
         return (
-            f"on images that no trial was chosen by, looked at {len(seen)} times: "
+            f"on images that no trial was chosen by, looked at {counted(len(seen), 'time')}: "
             f"trial {others} won an earlier start, and was scored there too"
         )
 

@@ -2,6 +2,7 @@
 
 from segdist.checking.histograms import Histogram
 from segdist.checking.stats import Statistics
+from segdist.core.text import counted
 from segdist.datasets.split import balance
 from segdist.pages.base import Column, Section, write_page
 
@@ -18,8 +19,14 @@ def write_stats_page(uri: str, found: Statistics, *, title: str) -> None:
     ]
     if found.findings:
         unopened = [(str(one),) for one in found.findings[:50]]
-        sections.append(Section(f"{len(found.findings)} images were not opened", header=("why",), rows=unopened))
-    note = f"{found.images:,} images, {found.instances:,} instances, {len(per_class)} classes."
+        sections.append(
+            Section(
+                f"{counted(len(found.findings), 'image was', 'images were')} not opened", header=("why",), rows=unopened
+            )
+        )
+    note = (
+        f"{counted(found.images, 'image')}, {counted(found.instances, 'instance')}, {counted(len(per_class), 'class')}."
+    )
     write_page(uri, title, sections, note=note, series=[name or "no split" for name in found.splits], pairs=True)
 
 

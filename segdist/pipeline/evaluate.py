@@ -17,6 +17,7 @@ from typing import Any
 
 from segdist.core.storage import cache_dir
 from segdist.core.terminal import say
+from segdist.core.text import counted
 from segdist.datasets.shards import Dataset
 from segdist.metrics import Evaluator, family_of
 from segdist.pipeline.cluster import slots
@@ -56,7 +57,7 @@ def evaluate_trials(ray: ModuleType, tracker: Tracker, parent_run_id: str, job: 
         return
     resources = job.run.resources
     most = slots(ray, cpus=resources.cpus_per_worker, gpus=resources.gpus_per_worker)
-    say(f"evaluate  {len(waiting)} trial(s) on the validation split")
+    say(f"evaluate  {counted(len(waiting), 'trial')} on the validation split")
     for trial, found in _evaluations(ray, tracker, waiting, job, most):
         if isinstance(found, EvaluationFiles):
             _log_val(tracker, trial, found, job)

@@ -11,6 +11,7 @@ import msgspec
 from segdist.core import registry
 from segdist.core.errors import DataError
 from segdist.core.records import Finding
+from segdist.core.text import counted
 from segdist.datasets.inputs import Input
 from segdist.reading.class_names import ClassNames
 from segdist.reading.foreign_paths import KnownFiles, Match
@@ -88,10 +89,11 @@ class Known:
         if unclear:
             lines = [f"  {uri}: {', '.join(rivals[:3])}" for uri, rivals in [*unclear.items()][:MOST_SHOWN]]
             raise DataError(
-                f"`{self.option}` fits {len(unclear)} images no better than others. Write the folders of the images "
+                f"`{self.option}` fits {counted(len(unclear), 'image')} no better than others. Write the "
+                f"folders of the images "
                 "into its file names:\n" + "\n".join(lines)
             )
-        say(f"{self.option} is known of {sum(map(bool, names))} of {len(inputs)} images")
+        say(f"{self.option} is known of {sum(map(bool, names))} of {counted(len(inputs), 'image')}")
         return [self.content.get(name) for name in names]
 
     @cached_property

@@ -240,5 +240,5 @@ def _reported(
         images += len(shard.rows)
         seconds = time.monotonic() - started
         minutes, rest = divmod(int(seconds / number * (total - number)), 60)
-        on_progress(f"labelling {number}/{total} shards, {images / seconds:.1f} images/s, {minutes}:{rest:02d} left")
+        on_progress(f"labelling shard {number}/{total}, {images / seconds:.1f} images/s, {minutes}:{rest:02d} left")
         yield shard

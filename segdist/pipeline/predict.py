@@ -15,6 +15,7 @@ from segdist.commands.model import changed, model_folder
 from segdist.core import storage
 from segdist.core.errors import DataError, StorageError
 from segdist.core.spec import digest
+from segdist.core.text import counted
 from segdist.datasets.inputs import Input, find_inputs
 from segdist.pipeline.cluster import connected, slots
 from segdist.pipeline.dataflow import map_items
@@ -84,9 +85,9 @@ def predict_images(
     parts = _parts(inputs, known, out)
     missing = [part for part in parts if not storage.exists(part["target"])]
     if len(missing) < len(parts):
-        say(f"{len(parts) - len(missing)} of {len(parts)} parts are done already")
+        say(f"done already: {len(parts) - len(missing)} of {counted(len(parts), 'part')}")
     for number, _ in enumerate(_run(job, missing, actors), start=1):
-        say(f"predicted {number}/{len(missing)} parts")
+        say(f"predicted part {number}/{len(missing)}")
     return _collected(out, parts, description.classes, unread, say)
 
 
@@ -181,11 +182,11 @@ def _collected(
     named = [*unread, *unreadable]
     if named:
         more = [f"  ... and {len(named) - MOST_NAMED} more"] * (len(named) > MOST_NAMED)
-        counts = f"{len(images) + len(named)} files, {len(images)} read, {len(named)} named:"
+        counts = f"{counted(len(images) + len(named), 'file')}, {len(images)} read, {len(named)} named:"
         say("\n".join([counts, *(f"  {line}" for line in named[:MOST_NAMED]), *more]))
     if unreadable:
         raise DataError(
-            f"{len(unreadable)} of {len(images) + len(unreadable)} images cannot be read; the others are in {target}:\n"
-            + "\n".join(unreadable)
+            f"cannot be read: {len(unreadable)} of {counted(len(images) + len(unreadable), 'image')}; "
+            f"the rest is in {target}:\n" + "\n".join(unreadable)
         )
     return target

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from segdist.core.errors import DataError, SpecError
 from segdist.core.records import Verdict
+from segdist.core.text import counted
 from segdist.datasets.shards import Dataset
 from segdist.labelling.corrections import Corrections, corrections_uri
 from segdist.labelling.review import back, coco, cvat, label_studio
@@ -101,7 +102,7 @@ def import_review(
 
 def _nothing_taken(file: Path, outcome: back.Outcome, *, images: int) -> str:
     held = "; ".join(outcome.first_skipped) or "no shapes at all"
-    message = f"{file} decides nothing: it names {images} image(s) of the queue, and holds {held}."
+    message = f"{file} decides nothing: it names {counted(images, 'image')} of the queue, and holds {held}."
     if images and not outcome.skipped_shapes:
         return f"{message} If the objects were removed because they are not there: --removed-means-nothing."
     return (

@@ -19,6 +19,7 @@ from segdist.core.records import LabelledImages
 from segdist.core.redaction import redact
 from segdist.core.spec import SweepSpec, digest
 from segdist.core.terminal import say
+from segdist.core.text import counted
 from segdist.datasets.ingest import ingest_key
 from segdist.datasets.shards import Dataset
 from segdist.labelling.corrections import Corrections, corrections_uri
@@ -201,7 +202,7 @@ def _search(
     if not found.is_done:
         tracker.close_orphans(parent)
         raise InterruptedSweepError(
-            f"`{spec.name}` was stopped with {found.done} of {found.total} trials done. "
+            f"`{spec.name}` was stopped with {found.done} of {counted(found.total, 'trial')} done. "
             "The same command goes on with it."
         )
     board = pages.leaderboard(tracker, spec.name, parent_run_id=parent)
@@ -300,8 +301,8 @@ def _check_comparable(spec: SweepSpec, dataset: Dataset) -> None:
         bare = counts.instances - counts.masks if counts else 0
         if counts and bare:
             raise DataError(
-                f"Label policies must be compared on human masks, but in `{split}` {bare} of "
-                f"{counts.instances} objects have none. Annotate them, or take the `label.` keys out of `space`."
+                f"Label policies must be compared on human masks, but in `{split}` there are objects without "
+                f"one: {bare} of {counts.instances}. Annotate them, or take the `label.` keys out of `space`."
             )
 
 
@@ -314,7 +315,7 @@ def _summary(labels: Sequence[LabelSet]) -> dict[str, object]:
 
 def _say_dataset(dataset: Dataset) -> None:
     splits = ", ".join(f"{name} {counts.images}" for name, counts in dataset.manifest.splits.items())
-    say(f"data      {splits} images; classes {', '.join(dataset.manifest.classes)}; {dataset.manifest.content_hash}")
+    say(f"data      images {splits}; classes {', '.join(dataset.manifest.classes)}; {dataset.manifest.content_hash}")
 
 
 def _say_labels(one: LabelSet) -> None:

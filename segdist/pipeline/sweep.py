@@ -13,6 +13,7 @@ from segdist.core import storage
 from segdist.core.errors import BackendError, SegdistError
 from segdist.core.spec import SweepSpec
 from segdist.core.terminal import say
+from segdist.core.text import counted
 from segdist.pipeline.cluster import keep_keys_out_of_logs, slots
 from segdist.pipeline.recording import Recording
 from segdist.pipeline.trial import GROUPS, Job, train_trial
@@ -71,7 +72,7 @@ def _run_all(spec: SweepSpec, job: Job, ray: ModuleType, ledger: Ledger, recordi
         before, retry = search.progress, False
         if before[1]:
             best = "" if search.best is None else f", best {search.best:.3f}"
-            say(f"search    goes on with {search.done} of {search.total} trials done{best}")
+            say(f"search    goes on with {search.done} of {counted(search.total, 'trial')} done{best}")
         try:
             _run(spec, job, ray, search, recording, lease)
         except (ray.exceptions.RayError, ray.tune.TuneError, RuntimeError) as error:
@@ -81,7 +82,8 @@ def _run_all(spec: SweepSpec, job: Job, ray: ModuleType, ledger: Ledger, recordi
             why = cause("".join(traceback.format_exception(error)))
             if breakdowns >= MOST_BREAKDOWNS:
                 raise BackendError(
-                    f"The search of `{spec.name}` broke down {breakdowns} times without an epoch in between: {why}\n"
+                    f"The search of `{spec.name}` broke down {counted(breakdowns, 'time')} without an "
+                    f"epoch in between: {why}\n"
                     "What is done is kept; the same command goes on with it."
                 ) from error
             say(f"search    begins anew from what is recorded: {why}")

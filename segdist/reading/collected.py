@@ -3,6 +3,7 @@
 from collections.abc import Hashable, Iterable
 
 from segdist.core.records import Instance, ReportFinding, Severity
+from segdist.core.text import counted
 from segdist.reading.codes import Noted, finding
 
 MOST_HELD = 1000
@@ -40,7 +41,10 @@ class MissingMasks:
     def close(self) -> None:
         """Tell what was too much to remember."""
         if self._has_masks and self._more:
-            message = f"{self._more} more before the first mask have a box and no mask: they need a pseudo-label"
+            message = (
+                f"{counted(self._more, 'more annotation', 'more annotations')} with a box and no "
+                f"mask before the first mask"
+            )
             self._report(finding("mask-missing", message))
 
     def _tell(self, file: str, image: str, name: str) -> None:

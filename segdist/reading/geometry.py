@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from segdist.core import masks
 from segdist.core.bounded_json import parse_json
 from segdist.core.records import MAX_PIXELS, Box, Rle, Severity
-from segdist.core.text import short
+from segdist.core.text import counted, short
 from segdist.reading.codes import declared
 
 PointXy = tuple[float, float]
@@ -110,7 +110,9 @@ def xywh(values: object, *, repairs: list[str]) -> Box:
     found = numbers(_listed(values, repairs), "bbox", repairs)
     if len(found) != 4:
         raise UnusableAnnotation(
-            "box-malformed", Severity.ERROR, f"bbox must be [x, y, width, height], but has {len(found)} numbers"
+            "box-malformed",
+            Severity.ERROR,
+            f"bbox must be [x, y, width, height], but has {counted(len(found), 'number')}",
         )
     return found[0], found[1], found[2], found[3]
 
@@ -124,7 +126,7 @@ def box_from_xyxy(values: object, *, size_hw: tuple[int, int], repairs: list[str
     found = numbers(values, "a box", repairs)
     if len(found) != 4:
         raise UnusableAnnotation(
-            "box-malformed", Severity.ERROR, f"a box must be [x1, y1, x2, y2], but has {len(found)} numbers"
+            "box-malformed", Severity.ERROR, f"a box must be [x1, y1, x2, y2], but has {counted(len(found), 'number')}"
         )
     x1, y1, x2, y2 = found
     if x2 < x1 or y2 < y1:
@@ -240,7 +242,7 @@ def _from_polygons(segmentation: object, size_hw: tuple[int, int], repairs: list
             "polygon-too-short", Severity.SKIPPED, "a polygon needs at least three points, but has fewer"
         )
     if len(usable) < len(polygons):
-        repairs.append(f"{len(polygons) - len(usable)} part(s) with fewer than three points were left out")
+        repairs.append(f"without {counted(len(polygons) - len(usable), 'part')} of fewer than three points")
     points_P2 = np.concatenate(usable).reshape(-1, 2)
     size_wh = np.array(size_hw[::-1])
     if (points_P2.max(axis=0) < 0).any() or (points_P2.min(axis=0) > size_wh).any():
@@ -285,7 +287,7 @@ def _polygon(part: object, repairs: list[str]) -> NDArray[np.float64]:
         part = [v for point in part for v in point]
     values = numbers(part, "polygon", repairs)
     if len(values) % 2:
-        message = f"a polygon must have x and y for each point, but has {len(values)} numbers"
+        message = f"a polygon must have x and y for each point, but has {counted(len(values), 'number')}"
         raise UnusableAnnotation("polygon-odd-length", Severity.ERROR, message)
     return np.array(values, np.float64)
 

@@ -28,6 +28,7 @@ from segdist.core import masks
 from segdist.core.errors import DataError, SegdistError
 from segdist.core.plugins import ImageHWC
 from segdist.core.records import Instance, Prompt
+from segdist.core.text import counted
 from segdist.reading.examples import decode_image
 from segdist.reading.images import TooLargeError, header_of
 from segdist.reading.outlines import outlines
@@ -249,7 +250,9 @@ async def _within(seconds: float, work: Coroutine[object, None, Result]) -> Resu
     if not done:
         _left_behind.add(task)
         task.add_done_callback(_forget)
-        raise HTTPException(504, f"An answer may take {seconds:g} seconds. Send a smaller image, or try again later.")
+        raise HTTPException(
+            504, f"An answer may take {counted(seconds, 'second')}. Send a smaller image, or try again later."
+        )
     return task.result()
 
 
@@ -374,7 +377,7 @@ def _check_work(asked: Prompt, size_hw: tuple[int, int], limits: Limits) -> None
     objects, pixels = len(asked.boxes_xyxy) or len(asked.points_xy), size_hw[0] * size_hw[1]
     if objects * pixels > OBJECTS_AT_FULL_SIZE * limits.max_pixels:
         most = OBJECTS_AT_FULL_SIZE * limits.max_pixels // pixels
-        raise DataError(f"An image of this size may be asked for {most} objects at once, but got {objects}.")
+        raise DataError(f"An image of this size may be asked for {counted(most, 'object')} at once, but got {objects}.")
 
 
 def _answer(found: Sequence[Instance], output: Form_, size_hw: tuple[int, int], classes: Sequence[str]) -> Response:

@@ -112,7 +112,7 @@ def test_a_kept_split_is_checked_for_leaks_and_its_balance_is_shown(tmp_path: Pa
 def test_validate_writes_a_page_and_a_manifest_and_lists_every_code(export: Path, tmp_path: Path) -> None:
     result = run("validate", export, "--html", tmp_path / "page.html", "--manifest", tmp_path / "manifest.json")
     assert result.exit_code == 0, result.output
-    assert "coco: 5 images, 10 instances, 1 classes" in result.output
+    assert "coco: 5 images, 10 instances, 1 class" in result.output
     assert "<html" in (tmp_path / "page.html").read_text()
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["classes"] == ["crack"]

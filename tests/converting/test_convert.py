@@ -137,11 +137,11 @@ def _shifts(sample: Sample) -> Sample:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (_loses_an_instance, "1 of 5 instances are gone (wall)"),
-        (_renames, "1 of 5 instances are gone (door)"),
-        (_repeats, "1 instances are there that nobody wrote"),
-        (_erodes, "1 of 5 masks are others"),
-        (_shifts, "1 of 5 boxes are others"),
+        (_loses_an_instance, "gone: 1 of 5 instances (wall)"),
+        (_renames, "gone: 1 of 5 instances (door)"),
+        (_repeats, "1 instance is there that nobody wrote"),
+        (_erodes, "changed: 1 of 5 masks"),
+        (_shifts, "moved: 1 of 5 boxes"),
         (lambda sample: replace(sample, split="train"), "it is not there as it was"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 from segdist.core import storage
 from segdist.core.errors import StorageError
 from segdist.core.records import Finding
-from segdist.core.text import NotTextError, Text, decode_text, guess_text, lines
+from segdist.core.text import NotTextError, Text, counted, decode_text, guess_text, lines
 from segdist.reading.text_files import read_text
 
 NAME = "façade\nJoint, große Fuge\n"
@@ -58,3 +58,20 @@ def test_lines_end_as_on_any_system(end: str) -> None:
     assert lines(f"a b{end}{end}c\x0cd{end}") == ["a b", "", "c\x0cd"]
     assert lines(f"a{end}b") == ["a", "b"]
     assert lines("") == []
+
+
+@pytest.mark.parametrize(
+    ("amount", "words", "said"),
+    [
+        (0, ("image",), "0 images"),
+        (1, ("image",), "1 image"),
+        (2000, ("box",), "2,000 boxes"),
+        (3, ("class",), "3 classes"),
+        (1, ("image is", "images are"), "1 image is"),
+        (2, ("image is", "images are"), "2 images are"),
+        (0.5, ("second",), "0.5 seconds"),
+        (1.0, ("second",), "1 second"),
+    ],
+)
+def test_an_amount_agrees_with_what_it_counts(amount: float, words: tuple[str, ...], said: str) -> None:
+    assert counted(amount, *words) == said

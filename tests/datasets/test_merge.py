@@ -59,7 +59,7 @@ def test_identical_images_are_kept_once_with_the_instances_of_both() -> None:
     assert [s.image_id for s in kept] == ["a", "c"]
     assert [i.label for i in kept[0].instances] == ["x", "y", "z"]
     assert [(f.code, f.severity, f.image) for f in findings] == [("duplicate-merged", Severity.REPAIRED, "b")]
-    assert "1 instance(s) added" in findings[0].message
+    assert "1 instance added" in findings[0].message
 
 
 def test_where_identical_images_contradict_each_other_the_first_stays_and_it_is_reported() -> None:

@@ -89,8 +89,8 @@ def test_a_class_that_train_does_not_show_is_named_once() -> None:
     counts = {"train": {"crack": 3}, "val": {"crack": 1, "seam": 2}, "test": {"seam": 1, "joint": 1}}
     found = list(untrained(counts))
     assert [(f.code, f.severity) for f in found] == [("class-untrained", Severity.WARNING)] * 2
-    assert "`joint` are in test" in found[0].message
-    assert "all 3 instance(s) of `seam` are in val and test" in found[1].message
+    assert "`joint` there is nothing in train, but 1 instance in test" in found[0].message
+    assert "of `seam` there is nothing in train, but 3 instances in val and test" in found[1].message
     assert list(untrained({"val": {"crack": 1}})) == []
     assert list(untrained({"train": {}, "val": {"crack": 1}})) == []
 

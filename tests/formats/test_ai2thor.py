@@ -88,7 +88,7 @@ def test_what_is_no_object_is_reported_once_and_read_where_it_has_a_class(tmp_pa
     samples, findings = read(tmp_path)
     assert [len(s.instances) for s in samples] == [1, 1]
     assert [(f.code, f.severity) for f in findings] == [("instance-unlisted", Severity.WARNING)]
-    assert "2 frame(s)" in findings[0].message
+    assert "2 frames" in findings[0].message
     samples, findings = read(tmp_path, classes={"FP1:Ceiling": "ceiling"})
     assert findings == []
     assert {i.label for i in samples[0].instances} == {"Apple", "ceiling"}

@@ -66,7 +66,7 @@ def test_each_trial_gets_every_metric_its_cost_and_pictures_once_and_failures_ar
     trial(tracker, sweep, parent, 3, keeps="damaged")
     evaluate_trials(RAY, tracker, parent, job)
     said = capsys.readouterr().out
-    assert "evaluate  3 trial(s)" in said
+    assert "evaluate  3 trials" in said
     assert "trial 2 has only the metrics of its epochs: it kept no model" in said
     assert "trial 3 has only the metrics of its epochs: WeightsError" in said
     by_run = {t.run_id: t.metrics for t in tracker.trials(parent)}

@@ -78,7 +78,7 @@ def test_every_cell_of_the_notebook_runs_on_a_sweep_that_is_done(
     assert shown(CELLS[0], names) is None
     parent = record_as_done(desk / "first_steps.yaml", desk)
     values = [shown(cell, names) for cell in CELLS[1:]]
-    assert "40 images; classes roof" in capsys.readouterr().out
+    assert "images train 40; classes roof" in capsys.readouterr().out
     assert parent in values, "`run` did nothing twice"
     table = segdist.compare("first_steps")
     assert any(table.equals(value) for value in values if isinstance(value, type(table)))

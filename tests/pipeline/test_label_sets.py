@@ -108,7 +108,7 @@ def test_labels_are_made_for_every_policy_reported_reviewed_and_corrected(
     (out / "ellipse.xml").write_text(ellipse)
     nothing = CliRunner().invoke(app, ["label", "review", "import", str(file), "--file", str(out / "ellipse.xml")])
     assert nothing.exit_code == 2
-    assert "names 1 image(s) of the queue, and holds 1 x ellipse" in " ".join(nothing.output.split())
+    assert "names 1 image of the queue, and holds 1 x ellipse" in " ".join(nothing.output.split())
     first["segmentation"] = {"size": list(size_hw), "counts": drawn.counts.decode()}
     decided["annotations"] = [first]
     (out / "mine.json").write_text(json.dumps(decided))

@@ -240,7 +240,7 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_are_there(
     model: str, photos: Path, tmp_path: Path
 ) -> None:
     (photos / "cut.png").write_bytes((photos / "two.png").read_bytes()[:200])
-    with pytest.raises(DataError, match=r"1 of 4 images cannot be read[\s\S]*cut\.png"):
+    with pytest.raises(DataError, match=r"cannot be read: 1 of 4 images[\s\S]*cut\.png"):
         run(model, [photos], tmp_path / "out")
     assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]) == 3
 
@@ -391,7 +391,7 @@ def test_a_command_that_is_killed_goes_on_where_it_was(model: str, tmp_path: Pat
     assert not (tmp_path / "out" / "predictions.json").exists()
 
     again = subprocess.run(words("out"), capture_output=True, text=True, check=True, env=environment(tmp_path))
-    assert f"{len(before)} of {parts} parts are done already" in again.stderr, whole.stderr
+    assert f"done already: {len(before)} of {parts} parts" in again.stderr, whole.stderr
     for name, stamp in before.items():
         assert (tmp_path / "out" / "parts" / name).stat().st_mtime_ns == stamp, "what is done is not done again"
     contents = [json.loads((tmp_path / out / "predictions.json").read_text()) for out in ("whole", "out")]

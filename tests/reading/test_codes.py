@@ -26,7 +26,7 @@ def test_findings_are_built_in_one_place_that_knows_every_code() -> None:
     assert {file for file, _ in _calls("Finding")} == MAKERS
 
 
-@pytest.mark.parametrize("name", ["finding", "Problem", "_find", "_losses", "_finding", "_skipped"])
+@pytest.mark.parametrize("name", ["finding", "UnusableAnnotation", "_find", "_losses", "_finding", "_skipped"])
 def test_every_code_that_is_written_anywhere_is_declared(name: str) -> None:
     first = [(f, c.args[0]) for f, c in _calls(name) if c.args]
     written = [(f, a.value) for f, a in first if isinstance(a, ast.Constant) and isinstance(a.value, str)]

@@ -57,7 +57,10 @@ def test_each_value_of_a_key_can_be_tried_once_before_the_sampler_chooses() -> N
     ("search", "rule"),
     [
         ({"try_each": "train.lr"}, "must name a key of `space` that has choices"),
-        ({"try_each": "model.family", "trials": 1}, "at least the 2 values of model.family"),
+        (
+            {"try_each": "model.family", "trials": 1},
+            "at least 2, for `search.try_each` tries each value of model.family",
+        ),
     ],
 )
 def test_what_cannot_be_tried_is_refused(search: dict[str, Any], rule: str) -> None:

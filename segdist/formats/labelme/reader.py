@@ -11,7 +11,7 @@ from segdist.core import storage
 from segdist.core.bounded_json import parse_json
 from segdist.core.errors import DataError
 from segdist.core.records import Instance, ReportFinding, Sample
-from segdist.core.text import guess_text, short
+from segdist.core.text import counted, guess_text, short
 from segdist.formats.labelme.shapes import part_of
 from segdist.reading.class_names import ClassNames
 from segdist.reading.codes import finding
@@ -67,7 +67,7 @@ class Format(FolderFormat[Options]):
         missing.close()
         if left := [image for image in files.images if image not in used]:
             shown = ", ".join(left[:4])
-            message = f"{len(left)} image(s) have no JSON file and were not read: {shown}"
+            message = f"without a JSON file, so not read: {counted(len(left), 'image')}: {shown}"
             report(finding("image-unlisted", message, file=files.root))
         report_unread(files, found, report)
 

@@ -10,7 +10,7 @@ import numpy as np
 from segdist.core import masks
 from segdist.core.errors import DataError
 from segdist.core.records import Rle, Severity
-from segdist.core.text import short
+from segdist.core.text import counted, short
 from segdist.reading.drawn.shapes import (
     Part,
     ShapeOptions,
@@ -51,7 +51,11 @@ def part_of(shape: Mapping[str, object], options: ShapeOptions, size_hw: tuple[i
         return drawn_line(points, size_hw, options)
     if kind == "mask" and points:
         return masked(_pasted(shape.get("mask"), points[0], size_hw, repairs))
-    raise without_area(kind) if kind in ("point", "points") else unknown(f"{kind} of {len(points)} point(s)", _KNOWN)
+    raise (
+        without_area(kind)
+        if kind in ("point", "points")
+        else unknown(f"{kind} of {counted(len(points), 'point')}", _KNOWN)
+    )
 
 
 def _points(values: object, repairs: list[str]) -> list[PointXy]:

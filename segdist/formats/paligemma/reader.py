@@ -6,6 +6,7 @@ from typing import Literal
 
 from segdist.core import storage
 from segdist.core.records import Instance, ReportFinding, Sample, Severity
+from segdist.core.text import counted
 from segdist.formats.paligemma.lines import ParsedLine, located, rows, split_in
 from segdist.nets.paligemma.answers import Failure, TokenObject, UnreadPiece, parse
 from segdist.nets.paligemma.locations import Edges, Scale, decode_box
@@ -93,7 +94,7 @@ class _Objects:
         lost = sum(one.codes is not None and not codecs[place] for one, place in found.items())
         if lost:
             message = (
-                f"{lost} mask(s) in <seg> tokens were read as their boxes: name what wrote them in `codec`, the path "
+                f"{counted(lost, 'mask')} in <seg> tokens became boxes: name what wrote them in `codec`, the path "
                 "of vae-oid.npz or of your own, or let a teacher label them"
             )
             self._find("masks-read-as-boxes", Severity.WARNING, message, "")

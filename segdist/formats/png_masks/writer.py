@@ -12,6 +12,7 @@ from segdist.core.errors import DataError
 from segdist.core.plugins import DatasetWriter
 from segdist.core.records import ReportFinding, Rle, Sample
 from segdist.core.spec import Strict
+from segdist.core.text import counted
 from segdist.formats.png_masks.tables import INSTANCES, KINDS, ImageTable, Kinds, Listed, MaskKind, dump_line
 from segdist.reading.label_maps import encode_png, paint
 
@@ -100,7 +101,7 @@ class Writer(DatasetWriter):
         for number, mask, value in sorted(usable, key=lambda item: -item[1].area):
             taken = paint(values_HW, mask, value)
             if taken:
-                message = f"it covers {taken} pixels of a larger object, which lost them"
+                message = f"it covers {counted(taken, 'pixel')} of a larger object, which lost them"
                 self._losses("overlap-dropped", message, sample, number)
         return values_HW
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from segdist.core.errors import DataError
 from segdist.core.records import Instance, ReportFinding, Sample, Severity
-from segdist.core.text import NotTextError, lines
+from segdist.core.text import NotTextError, counted, lines
 from segdist.formats.voc.mask_images import MASK_FOLDERS, MaskImages
 from segdist.formats.voc.xml_file import XmlFile, XmlObject, annotation_of
 from segdist.reading.class_names import ClassNames
@@ -107,7 +107,7 @@ class _Places:
         unlisted = [p for p in self._photos if self._splits and PurePosixPath(p).stem not in self._splits]
         if unlisted:
             message = (
-                f"{len(unlisted)} image(s) are in no list of ImageSets and were not read: {', '.join(unlisted[:4])}"
+                f"in no list of ImageSets, so not read: {counted(len(unlisted), 'image')}: {', '.join(unlisted[:4])}"
             )
             self._report(finding("image-unlisted", message, file=self._files.root))
         for photo in self._photos:

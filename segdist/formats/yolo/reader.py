@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 
 from segdist.core.records import Instance, ReportFinding, Sample, Severity
-from segdist.core.text import NotTextError, lines
+from segdist.core.text import NotTextError, counted, lines
 from segdist.formats.yolo.layout import find_layout
 from segdist.reading.class_names import ClassNames
 from segdist.reading.codes import finding
@@ -170,7 +170,7 @@ def _value(text: str) -> float:
 def _shape_message(count: int) -> str:
     rule = "a line must hold a class and 4 numbers for a box, or at least 3 x, y pairs for a polygon"
     hint = "; a fifth number is a confidence: export truth, or predictions without it" if count == 5 else ""
-    return f"{rule}, but holds {count} numbers{hint}"
+    return f"{rule}, but holds {counted(count, 'number')}{hint}"
 
 
 def _is_in_labels(name: str) -> bool:

@@ -10,6 +10,7 @@ from segdist.converting.losses import Losses
 from segdist.core.plugins import DatasetWriter
 from segdist.core.records import Instance, ReportFinding, Rle, Sample
 from segdist.core.spec import Strict
+from segdist.core.text import counted
 from segdist.reading.codes import finding
 from segdist.reading.outlines import outlines, single_polygon
 
@@ -55,7 +56,7 @@ class Writer(DatasetWriter):
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         (self._folder / "data.yaml").write_text(text, encoding="utf-8")
         if self._boxes and self._polygons:
-            message = f"{self._boxes} box(es) without a mask stand beside polygons; trainers of masks misread them"
+            message = f"{counted(self._boxes, 'box')} without a mask beside polygons; trainers of masks misread them"
             self._report(finding("box-beside-masks", message))
 
     def _line(self, number: int, instance: Instance, sample: Sample) -> str:

@@ -10,6 +10,7 @@ from segdist.core import masks
 from segdist.core.bounded_json import read_json
 from segdist.core.errors import DataError
 from segdist.core.records import Instance, Rle, Sample
+from segdist.core.text import counted
 from segdist.labelling.corrections import Corrections
 from segdist.labelling.overlaps import assigned
 from segdist.labelling.review import coco, cvat, label_studio
@@ -60,7 +61,7 @@ class Outcome:
     def first_skipped(self) -> list[str]:
         """What was passed over, as much of it as a person reads."""
         more = len(self.skipped_shapes) - _MOST_SHOWN
-        return [*self.skipped_shapes[:_MOST_SHOWN], *([f"{more} more"] if more > 0 else [])]
+        return [*self.skipped_shapes[:_MOST_SHOWN], *([counted(more, "more shape")] if more > 0 else [])]
 
 
 def write_queue(folder: Path, tasks: Sequence[Task], dataset_hash: str) -> None:

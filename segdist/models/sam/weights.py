@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from segdist.core.errors import WeightsError
+from segdist.core.text import counted
 from segdist.models.sam import Options, how_to_get
 from segdist.nets import state_dicts
 
@@ -27,7 +28,8 @@ def load(sam: Sam, file: Path, options: Options) -> None:
     )
     if wrong:
         raise WeightsError(
-            f"{file} must hold the weights of `size: {options.size}`, but {len(wrong)} tensors differ, "
+            f"{file} must hold the weights of `size: {options.size}`, but "
+            f"{counted(len(wrong), 'tensor differs', 'tensors differ')}, "
             f"{wrong[0]} for one. {how_to_get(options)}"
         )
     sam.load_state_dict(state)

@@ -20,6 +20,7 @@ from pycocotools import mask as coco_mask
 from segdist.core import masks
 from segdist.core.records import CocoRle, Instance, ReportFinding, Rle, Sample
 from segdist.core.run_lengths import measure
+from segdist.core.text import counted
 from segdist.reading.coco.index import key_of, parse
 from segdist.reading.coco.instances import STALE_BOX, area_fits, instance_of
 from segdist.reading.coco.json_lists import SEPARATORS, Spans
@@ -88,9 +89,8 @@ class CocoChunk:
         for sample, own in zip(self.bare, texts, strict=True):
             found = [quick if (quick := next(plain)) else self._slow(text, sample, report) for text in own]
             if len(found) > MOST_ANNOTATIONS:
-                report(
-                    finding("image-crowded", f"it has {len(found)} annotations", file=self.uri, image=sample.image_id)
-                )
+                message = f"it has {counted(len(found), 'annotation')}"
+                report(finding("image-crowded", message, file=self.uri, image=sample.image_id))
             yield _with(sample, self._once(sample, own, found, report))
 
     def _texts(self) -> list[list[bytes]]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from segdist.core import storage
 from segdist.core.errors import DataError
 from segdist.core.records import ReportFinding
-from segdist.core.text import NotTextError, short
+from segdist.core.text import NotTextError, counted, short
 from segdist.reading.coco.json_lists import SEPARATORS, NotJson, Spans, list_spans
 from segdist.reading.codes import finding
 from segdist.reading.garbage_collection import gc_disabled
@@ -230,10 +230,16 @@ class _Heads:
                 found = plain if plain is not None else [self._image_of(h) for h in self._parsed(block.elements())]
                 self.image[batch * BATCH : batch * BATCH + len(block)] = found
         if self._odd_ids:
-            message = f"{self._odd_ids} annotation(s) write ids as text or decimals; they were matched by value"
+            message = (
+                f"{counted(self._odd_ids, 'annotation writes', 'annotations write')} ids as text "
+                f"or decimals, which were matched by value"
+            )
             self._report(finding("id-type", message, file=self._uri))
         if self._without_area:
-            message = f"{self._without_area} annotation(s) have no `area`; it is counted from masks and boxes"
+            message = (
+                f"{counted(self._without_area, 'annotation has', 'annotations have')} no `area`; "
+                f"it is counted from masks and boxes"
+            )
             self._report(finding("area-missing", message, file=self._uri))
 
     def _plain(self, block: _Block) -> list[int] | None:

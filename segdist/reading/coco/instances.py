@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from segdist.core.records import Box, Instance, ReportFinding, Rle, Severity
-from segdist.core.text import short
+from segdist.core.text import counted, short
 from segdist.reading.class_names import ClassNames
 from segdist.reading.coco.index import key_of
 from segdist.reading.codes import Noted, finding
@@ -164,8 +164,8 @@ def _check_area(area: Any, mask: Rle | None, box_xyxy: Box, repairs: list[str]) 
     except (TypeError, ValueError, OverflowError):
         stated = math.nan
     if not (math.isfinite(stated) and area_fits(stated, pixels, box_xyxy)):
-        counted = f"{pixels} pixels of the mask" if mask else "the box"
-        repairs.append(f"area {area!r:.40} was replaced by that of {counted}")
+        source = f"{counted(pixels, 'pixel')} of the mask" if mask else "the box"
+        repairs.append(f"area {area!r:.40} was replaced by that of {source}")
 
 
 def _score(annotation: Mapping[str, Any], repairs: list[str]) -> float:

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 from segdist.core import masks, registry
 from segdist.core.errors import DataError
 from segdist.core.records import Box, Finding, Instance, Prediction, Rle, Sample, Severity
+from segdist.core.text import counted
 from segdist.reading.coco.index import Key, category_entries, image_entries, key_of
 from segdist.reading.coco.instances import Categories
 from segdist.reading.finding_tally import FindingTally
@@ -210,17 +211,23 @@ def _read(
         if instance is not None:
             found.setdefault(sample.image_id, []).append(instance)
     if problems:
-        _stop(f"{file}: {len(problems)} of {len(listed)} results are wrong", problems)
+        _stop(f"{file}: wrong: {len(problems)} of {counted(len(listed), 'result')}", problems)
     notes = [*noticed.notes()]
     if negative:
-        notes.append(f"{negative} boxes have one negative side: as in COCO's evaluator, they count nowhere")
+        notes.append(
+            f"{counted(negative, 'box has', 'boxes have')} one negative side, which counts nowhere, as "
+            f"in COCO's evaluator"
+        )
     if grouped:
         notes.append(
-            f"{grouped} result(s) are of a category that only groups others: as in COCO's evaluator, they count nowhere"
+            f"{counted(grouped, 'result is', 'results are')} of a category that only groups others, "
+            f"which counts nowhere, as in COCO's evaluator"
         )
     alone = len(listed) - grouped - negative - masked
     if masked and alone:
-        notes.append(f"{alone} of {len(listed)} results are boxes without masks: wrong wherever masks are measured")
+        notes.append(
+            f"boxes without masks: {alone} of {counted(len(listed), 'result')}: wrong wherever masks are measured"
+        )
     return Results(classes, samples, {k: tuple(v) for k, v in found.items()}, masked > 0, tuple(notes))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from segdist.core import masks
 from segdist.core.records import Rle, Severity
+from segdist.core.text import counted
 from segdist.reading.drawn.listed import DrawnImage, Shape, SizeHw
 from segdist.reading.drawn.shapes import (
     Part,
@@ -119,7 +120,9 @@ def _points(element: Element) -> list[PointXy]:
         ) from None
     if len(values) % 2:
         raise UnusableAnnotation(
-            "polygon-odd-length", Severity.ERROR, f"`points` must be x,y;x,y;..., but are {len(values)} numbers"
+            "polygon-odd-length",
+            Severity.ERROR,
+            f"`points` must be x,y;x,y;..., but has {counted(len(values), 'number')}",
         )
     return list(zip(values[::2], values[1::2], strict=True))
 

@@ -14,6 +14,7 @@ from typing import ClassVar, TypeVar
 from segdist.core.errors import DataError
 from segdist.core.records import ReportFinding, Sample, Severity
 from segdist.core.spec import digest
+from segdist.core.text import counted
 from segdist.reading.class_names import ClassNames
 from segdist.reading.codes import finding
 from segdist.reading.collected import Collected, MissingMasks
@@ -154,7 +155,7 @@ class _Reader:
         """Tell what concerns the whole source."""
         self._missing.close()
         if left := [name for name in self._files.images if name not in self._used]:
-            message = f"{len(left)} image(s) are in no annotation file and were not read: {', '.join(left[:4])}"
+            message = f"in no annotation file, so not read: {counted(len(left), 'image')}: {', '.join(left[:4])}"
             self._report(finding("image-unlisted", message, file=self._files.root))
 
     def _matches(self, images: Sequence[DrawnImage], place: str) -> list[Match]:

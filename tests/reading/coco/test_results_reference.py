@@ -304,7 +304,7 @@ def test_what_was_repaired_and_boxes_beside_masks_are_notes(tmp_path: Path) -> N
     ours(tmp_path, truth, [result, {key: value for key, value in result.items() if key != "segmentation"}])
     notes = evaluate_results(tmp_path / "results.json", tmp_path / "truth.json", min_score=0.3)["notes"]
     assert any("repaired[annotation-repaired] x1: the polygon reaches 5 pixels outside" in note for note in notes)
-    assert any("1 of 2 results are boxes without masks" in note for note in notes)
+    assert any("boxes without masks: 1 of 2 results" in note for note in notes)
 
 
 def test_results_of_a_category_that_groups_others_count_nowhere_as_in_pycocotools(tmp_path: Path) -> None:
@@ -317,4 +317,4 @@ def test_results_of_a_category_that_groups_others_count_nowhere_as_in_pycocotool
     values = ours(tmp_path, truth, results)
     assert values["box_ap"] == reference(truth, results, "bbox")["ap"] == 1
     notes = read_results(tmp_path / "results.json", tmp_path / "truth.json").notes
-    assert any("1 result(s) are of a category that only groups others" in note for note in notes)
+    assert any("1 result is of a category that only groups others" in note for note in notes)
