@@ -57,12 +57,12 @@ def count(config: dict[str, Any], job: Job) -> None:
         time.sleep(0.05)
         iou = config["values"]["train.loss.dice"] / 2 * (1 - 0.5**epoch)
         metrics = {"epoch": epoch, "seconds": 0.05, "val/iou": iou}
+        with Path(job.storage_path, f"epochs-{config['number']}").open("a") as record:
+            record.write(f"{epoch}\n")
         checkpoints.note(metrics)
         with TemporaryDirectory() as made:
             (Path(made) / "epoch").write_text(str(epoch))
             uri = checkpoints.save(Path(made), epoch=epoch, score=iou)
-        with Path(job.storage_path, f"epochs-{config['number']}").open("a") as record:
-            record.write(f"{epoch}\n")
         tune.report({**metrics, CHECKPOINT: uri})
 
 
