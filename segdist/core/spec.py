@@ -793,6 +793,9 @@ class SearchSpec(Strict):
     """tpe: Optuna's tree-structured Parzen estimator. gp: a Gaussian process, for few trials that take long. cmaes:
     evolution (CMA-ES), for many trials over numbers. quasi_random: points that fill the space evenly (Sobol). random:
     independent draws. grid: every combination of choices, whole numbers and steps once."""
+    constraints: dict[str, float] = {}
+    """What a trial may at most have, e.g. `{runtime/latency_p50_ms: 50}`: one that has more is shown
+    as infeasible and never wins. Latency is measured in the trial, beside those that run at the same time."""
     startup_trials: Count = 5
     """Random trials before the sampler begins to learn."""
     asha: AshaSpec | None = AshaSpec()

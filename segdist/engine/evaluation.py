@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import nn
 
 from segdist.core.json_values import JsonDict
@@ -25,6 +26,8 @@ DARK, BRIGHT = 0.35, 0.65
 """Mean brightness (Rec. 601 luma, 0..1) below and above which an image counts as dark and bright."""
 PREDICTED = "prediction"
 """Source of labels that are a model's predictions."""
+_TIMED = 20
+"""Images that the latency of a model in training is the median of."""
 _LARGEST = {"small, < 0.25 MP": 0.25e6, "medium, < 1 MP": 1e6, "large, < 4 MP": 4e6}
 
 
@@ -107,6 +110,25 @@ def evaluate_network(
         costs |= runtime.throughput(whole, [first[0]], [first[1]])
         costs |= runtime.flops(whole, *first)
     return replace(result, metrics=result.metrics | costs)
+
+
+def costs_of(folder: Path, rows: Sequence[LabelledImage], evaluate: EvaluateSpec) -> runtime.Values:
+    """Bytes and latency of a model that is being trained; no generator of numbers is moved by it.
+
+    Args:
+        folder: of the model.
+        rows: images to predict one by one; the first `_TIMED` of them.
+        evaluate: how it predicts.
+    """
+    device = Workers.here().device
+    evaluate = evaluate.model_copy(update={"batch_size": 1})
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        network = checkpoint.load(folder, trusted=True, device=device)
+        first = [rows[k] for k in range(min(len(rows), _TIMED))]
+        for _ in predict(network, first[:1], evaluate):
+            pass  # warms up
+        seconds = [prediction.seconds for _, _, prediction in predict(network, first, evaluate)]
+    return runtime.bytes_on_disk(folder) | runtime.latency(seconds)
 
 
 def filled_evaluator(

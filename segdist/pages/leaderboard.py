@@ -51,14 +51,40 @@ class Leaderboard:
 
     @property
     def best(self) -> TrialRecord | None:
-        """Of the trials that ended well the one with the highest score, else of all."""
-        scored = [t for t in self.trials if self.metric in t.metrics]
+        """Of the trials that ended well the one with the highest score, else of all; no constraint is broken by it."""
+        scored = [t for t in self.trials if self.metric in t.metrics and not t.broken]
         return next((t for t in scored if t.status == "FINISHED"), scored[0] if scored else None)
 
     @property
     def baseline(self) -> TrialRecord | None:
         """The untuned trial: the sweep file's own values."""
         return next((t for t in self.trials if t.is_baseline), None)
+
+    @property
+    def nothing_feasible(self) -> str:
+        """That no trial meets the constraints of the search, and by how much the nearest misses; "" where one does."""
+        scored = [t for t in self.trials if self.metric in t.metrics]
+        if not scored or self.best:
+            return ""
+        bounds = self.sweep.spec.get("search", {}).get("constraints", {})
+
+        def missed(trial: TrialRecord) -> tuple[int, float]:
+            """Constraints that are not measured, then by how many of their bounds the others are missed."""
+            known = {name: by for name, by in trial.broken.items() if by is not None}
+            return len(trial.broken) - len(known), sum(
+                by / (abs(bounds.get(name, 0)) or 1) for name, by in known.items()
+            )
+
+        nearest = min(scored, key=missed)
+        return f"No trial meets `search.constraints`. The nearest is trial {nearest.number}: {self.broken(nearest)}."
+
+    def broken(self, trial: TrialRecord) -> str:
+        """The constraints that a trial breaks, in words."""
+        bounds = self.sweep.spec.get("search", {}).get("constraints", {})
+        return ", ".join(
+            f"{name} was not measured" if by is None else f"{name} is {by:.4g} above {bounds.get(name, 0):.6g}"
+            for name, by in trial.broken.items()
+        )
 
     @property
     def found_nothing(self) -> bool:
@@ -109,6 +135,8 @@ class Leaderboard:
 
     def ended(self, trial: TrialRecord) -> str:
         """How a trial ended, in words."""
+        if trial.status == "FINISHED" and trial.broken:
+            return "infeasible"
         if trial.status == "FINISHED" and trial.epochs < planned_epochs(trial):
             return "stopped early"
         return trial.status.lower()
@@ -201,7 +229,7 @@ def conclusions(board: Leaderboard) -> list[str]:
     """The result in sentences: the winner against the untuned trial, and on the test split."""
     best, lines = board.best, []
     if best is None:
-        return ["No trial has a score yet."]
+        return [board.nothing_feasible or "No trial has a score yet."]
     if board.found_nothing:
         return [f"No trial found an object: the highest {board.metric} is {board.score(best):.3f}."]
     gain = board.gain(best)
@@ -211,6 +239,7 @@ def conclusions(board: Leaderboard) -> list[str]:
     lines.append(f"best   trial {best.number}: {board.metric} {board.score(best):.3f}{won}")
     if "test/iou" in best.metrics:
         lines.append(f"test   iou {best.metrics['test/iou']:.3f} {board.test_looks}")
+    lines += [f"infeasible  trial {t.number}: {board.broken(t)}" for t in board.trials if t.broken]
     if "val/mask_ap" in board.columns and (semantic := _semantic(board)):
         which = ", ".join(semantic)
         lines.append(f"note   AP and PQ count objects one by one; {which} gives one region a class and image")

@@ -50,7 +50,7 @@ class Progress:
         """Show an end; of a failure with the line that says why."""
         trial = self._search.ledger[number]
         texts = {"stopped": "stopped early", "failed": f"FAILED: {trial.reason}", "waiting": "waits for the others"}
-        self._line(trial, texts.get(trial.state, "finished"))
+        self._line(trial, texts.get(trial.state, trial.state))
 
     def _line(self, trial: Trial, text: str) -> None:
         if self._live is None:

@@ -1,5 +1,6 @@
 """What MLflow is told while trials run. It shows what the ledger knows: where it is away, the search goes on."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +16,7 @@ from segdist.tracking import Tracker, names
 
 _AFTER_FAILURE = 20
 """Calls that are left out after one that failed: each may wait for a minute, in which no trial is heard."""
+_MEASURED_AGAIN = ("runtime/", "model/bytes")
 
 
 class Recording:
@@ -42,7 +44,7 @@ class Recording:
     def epoch(self, number: int, metrics: Mapping[str, float], *, epoch: int) -> None:
         """Log an epoch."""
         if number in self._run_ids:
-            self._try(number, lambda: self._tracker.log_metrics(self._run_ids[number], metrics, step=epoch))
+            self._try(number, lambda: self._log(self._run_ids[number], metrics, epoch))
 
     def end(self, trial: Trial, *, error: str = "") -> None:
         """Close the run of a trial that ended: with its best model, or with its error.
@@ -74,10 +76,15 @@ class Recording:
                 shown = {step for step, _ in self._tracker.history(run, self._job.metric)}
                 for epoch in trial.epochs:
                     if epoch.epoch not in shown:
-                        self._tracker.log_metrics(run, {**epoch.metrics, "seconds": epoch.seconds}, step=epoch.epoch)
+                        self._log(run, {**epoch.metrics, "seconds": epoch.seconds}, epoch.epoch)
                 self._close(trial)
         self._incomplete.clear()
         self._pause = 0
+
+    def _log(self, run: str, metrics: Mapping[str, float], epoch: int) -> None:
+        """Without what was measured beside other trials: models are timed again when nothing runs beside them."""
+        shown = {name: value for name, value in metrics.items() if not name.startswith(_MEASURED_AGAIN)}
+        self._tracker.log_metrics(run, shown, step=epoch)
 
     def _open(self, trial: Trial) -> str:
         run, number = self._job.run_of(trial.values), trial.number
@@ -103,6 +110,7 @@ class Recording:
             self._tracker.end(run, "FAILED", reason=trial.reason)
         else:
             self._keep_model(trial, run)
+            self._tracker.tag(run, names.BROKEN, json.dumps(trial.broken))
             self._tracker.end(run, "FINISHED")
         self._ledger.change(trial.number, tracked=self._tracker.uri)
 

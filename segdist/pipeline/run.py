@@ -187,6 +187,7 @@ def _job(spec: SweepSpec, folder: str, dataset: Dataset, labels: Sequence[LabelS
         boxes_only=tuple(spec.data.boxes_only),
         storage_path=folder,
         metric=spec.search.metric,
+        is_costed=bool(spec.space and spec.search.constraints),
         labels_of_policy={one.policy.name: one.labels.uri for one in labels} if len(labels) > 1 else {},
     )
 
@@ -206,9 +207,9 @@ def _search(
             "The same command goes on with it."
         )
     board = pages.leaderboard(tracker, spec.name, parent_run_id=parent)
-    best = _winner(board)
+    best = "" if board.nothing_feasible else _winner(board)
     evaluate_trials(ray, tracker, parent, job)
-    if board.found_nothing:
+    if board.found_nothing or not best:
         return ""
     metrics = evaluate_on_test(ray, tracker, best, job)
     if metrics:

@@ -36,6 +36,8 @@ class Job:
     storage_path: str
     """The sweep's own folder: its ledger and checkpoints."""
     metric: str
+    is_costed: bool = False
+    """Whether each trial measures what its model costs, because the search has constraints on that."""
     labels_of_policy: Mapping[str, str] = field(default_factory=dict)
     """Where label policies are searched, the URI of each policy's labels; `labels_uri` is then the first of them."""
 
@@ -83,7 +85,8 @@ def work(run: RunSpec, job: Job, number: int, known: int, report: Callable[[dict
     """
     import torch
 
-    from segdist.engine.fit import fit
+    from segdist.engine.evaluation import costs_of
+    from segdist.engine.fit import MODEL, fit
 
     torch.set_num_threads(max(1, int(run.resources.cpus_per_worker)))
     dataset = Dataset.open(job.dataset_uri)
@@ -92,10 +95,13 @@ def work(run: RunSpec, job: Job, number: int, known: int, report: Callable[[dict
         dataset.reader(split, storage.cache_dir(), labels=labels, hide_masks=split in job.boxes_only)
         for split in ("train", "val")
     )
-    checkpoints, damaged = job.checkpoints(number), list[str]()
+    checkpoints, damaged, costs = job.checkpoints(number), list[str](), dict[str, float]()
 
     def told(metrics: dict[str, float], folder: Path | None) -> None:
         epoch = int(metrics["epoch"])
+        if folder and job.is_costed and not costs:
+            costs.update(costs_of(folder / MODEL, val, run.evaluate))
+        metrics = metrics | costs
         checkpoints.note(metrics)
         saved = checkpoints.save(folder, epoch=epoch, score=metrics.get(job.metric)) if folder else ""
         report({**metrics, CHECKPOINT: saved, **({DAMAGED: "\n".join(damaged)} if damaged else {})})

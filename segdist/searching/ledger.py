@@ -77,8 +77,8 @@ class Trial(Strict):
     """What it goes on from."""
     best: Best | None = None
     """What its model is taken from."""
-    constraints: dict[str, float] = {}
-    """By name, by how much each is broken; 0 or less where it holds."""
+    constraints: dict[str, float | None] = {}
+    """By name, by how much each is broken: 0 or less where it holds, None where it was not measured."""
     starts: int = 0
     """Times it was started or taken up."""
     machine: str = ""
@@ -90,6 +90,11 @@ class Trial(Strict):
     def key(self) -> str:
         """Names the trial within its sweep: one that takes the number of a deleted one is another."""
         return f"{self.number:04d}-{digest(self.values)[:8]}"
+
+    @property
+    def broken(self) -> dict[str, float | None]:
+        """The constraints that do not hold, or are not known to."""
+        return {name: by for name, by in self.constraints.items() if by is None or by > 0}
 
     @property
     def has_ended(self) -> bool:

@@ -96,9 +96,9 @@ class Proposals:
         if running is None:
             return
         states, scores = self._optuna.trial.TrialState, trial.scores(self._metric)
-        broken = {"infeasible": 1.0} if trial.state == "infeasible" and not trial.constraints else trial.constraints
-        for name, by in broken.items():
-            running.set_constraint(name, by)
+        constraints = trial.constraints or ({"infeasible": None} if trial.state == "infeasible" else {})
+        for name, by in constraints.items():
+            running.set_constraint(name, 1.0 if by is None else by)  # what was not measured is not known to hold
         if trial.state in ("finished", "infeasible") and scores:
             self._study.tell(running, self._best(scores))
         else:

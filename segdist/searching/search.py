@@ -9,7 +9,7 @@ from segdist.core.spec import SweepSpec
 from segdist.metrics import lower_is_better
 from segdist.searching.ledger import Best, Epoch, Ledger, Saved, Trial, checkpoints_of
 from segdist.searching.proposals import Proposals
-from segdist.sweepfile.loading import trials_of
+from segdist.sweepfile.loading import COSTS, trials_of
 
 
 class Search:
@@ -31,6 +31,8 @@ class Search:
         for trial in ledger.trials:
             if trial.state == "running" or (retry and trial.state == "failed"):
                 ledger.write(trial.from_latest())
+            elif (judged := self._judged(trial)) != trial:  # the constraints are not those of the start before
+                ledger.write(judged.model_copy(update={"tracked": ""}))
         self._proposals = Proposals(spec, ledger.trials)
         self.total = int(min(trials_of(spec), len(ledger.trials) + self._proposals.left))
         todo = [trial.number for trial in ledger.trials if not trial.has_ended]
@@ -49,8 +51,8 @@ class Search:
 
     @property
     def best(self) -> float | None:
-        """The best score of all epochs of all trials."""
-        scores = [score for trial in self.ledger.trials for score in trial.scores(self.metric)]
+        """The best score of all epochs of all trials that break no constraint, as far as is known."""
+        scores = [score for trial in self.ledger.trials for score in trial.scores(self.metric) if not trial.broken]
         return self.better(*scores) if scores else None
 
     def better(self, *scores: float) -> float:
@@ -121,7 +123,9 @@ class Search:
         self._out.discard(number)
         trial = self.ledger[number]
         if trial.state == "running":
-            trial = self.ledger.change(number, state="finished")
+            trial = trial.model_copy(update={"state": "finished"})
+        trial = self._judged(trial)
+        self.ledger.write(trial)
         if trial.has_ended:
             self._proposals.tell(trial)
         return trial
@@ -141,6 +145,23 @@ class Search:
             trial = trial.from_latest().model_copy(update={"reason": reason})
             self.ledger.write(trial)
         return trial
+
+    def _constraints(self, trial: Trial) -> dict[str, float | None]:
+        """By how much each is broken: by what the model costs, and by the metrics of the epoch it is taken from."""
+        costs = {name: value for e in trial.epochs for name, value in e.metrics.items() if name in COSTS}
+        kept = trial.best.epoch if trial.best else trial.last_epoch
+        known = costs | next((e.metrics for e in trial.epochs if e.epoch == kept), {})
+        bounds = self.spec.search.constraints
+        return {name: known[name] - bound if name in known else None for name, bound in bounds.items()}
+
+    def _judged(self, trial: Trial) -> Trial:
+        """A trial that ended, with whether it keeps the constraints."""
+        if not trial.has_ended or trial.state == "failed" or not self.spec.space:
+            return trial
+        judged = trial.model_copy(update={"constraints": self._constraints(trial)})
+        if trial.state in ("finished", "infeasible"):
+            judged = judged.model_copy(update={"state": "infeasible" if judged.broken else "finished"})
+        return judged
 
     def _suggest(self) -> int:
         number = self.ledger.next_number
@@ -162,14 +183,17 @@ class Search:
         waiting = [trial for trial in self.ledger.trials if self._awaits_others(trial) and not trial.has_ended]
         sign = 1 if self._is_lower_better else -1
         first = {t.number: t.scores(self.metric, until=self._stop.top_after) for t in self.ledger.trials}
-        ranked = sorted((min(sign * s for s in scores), number) for number, scores in first.items() if scores)
-        self._chosen = {number for _, number in ranked[: self._stop.keep]}
+        broken = {t.number: any((by or 0) > 0 for by in self._constraints(t).values()) for t in self.ledger.trials}
+        ranked = sorted((broken[n], min(sign * s for s in scores), n) for n, scores in first.items() if scores)
+        self._chosen = {number for _, _, number in ranked[: self._stop.keep]}
         for trial in waiting:
             if trial.number in self._chosen:
                 self._queue.append(trial.number)
             else:
                 reason = f"not among the best {self._stop.keep} after epoch {self._stop.top_after}"
-                self._proposals.tell(self.ledger.change(trial.number, state="stopped", reason=reason))
+                stopped = self._judged(trial.model_copy(update={"state": "stopped", "reason": reason}))
+                self.ledger.write(stopped)
+                self._proposals.tell(stopped)
 
     def _is_no_worse(self, score: float, than: float) -> bool:
         return score <= than if self._is_lower_better else score >= than

@@ -29,6 +29,10 @@ _TRACKING = ("sqlite:///", "http://", "https://", "databricks", "postgresql", "m
 """How addresses of MLflow begin; of other schemes it would import whatever package answers to them."""
 
 
+COSTS = ("model/parameters", "model/bytes", "runtime/latency_p50_ms", "runtime/latency_p95_ms")
+"""What of a model's cost is known within its trial."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing wrong in a sweep file: the path of keys to it, and the rule it breaks."""
@@ -392,6 +396,14 @@ def _metric_problems(spec: SweepSpec) -> Iterator[Problem]:
         yield Problem(keys, message)
     elif metrics.lower_is_better(value):
         yield Problem(keys, f"the search maximises, but the lower `{spec.search.metric}` the better")
+    bounded = (*COSTS, *(f"val/{name}" for name in spec.evaluate.each_epoch if metrics.lower_is_better(name)))
+    for name in spec.search.constraints:
+        if name not in bounded:
+            message = (
+                f"`{name}` cannot be bounded from above: it is not measured in a trial, or the higher the better. "
+                f"These can: {', '.join(bounded)}; and errors and distances that `evaluate.each_epoch` names"
+            )
+            yield Problem(("search", "constraints", name), message)
 
 
 def prompts_of(model: ModelSpec, family: str | None = None) -> frozenset[str]:

@@ -172,6 +172,7 @@ def _trial(run: "Run") -> TrialRecord:
         best_epoch=best_epoch,
         seconds=last.get(names.TOTAL_SECONDS) or _seconds(run),
         started=run.info.start_time,
+        broken=json.loads(marks.get(names.BROKEN, "{}")),
     )
 
 

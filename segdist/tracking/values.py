@@ -41,6 +41,7 @@ class TrialRecord:
         best_epoch: the epoch in which the search metric was highest; 0 before the first.
         seconds: spent in epochs, over all resumptions; before the first epoch, since its start.
         started: milliseconds since 1970.
+        broken: the constraints of the search that it breaks, and by how much; None where it was not measured.
     """
 
     run_id: str
@@ -55,6 +56,7 @@ class TrialRecord:
     best_epoch: int
     seconds: float
     started: int
+    broken: dict[str, float | None] = field(default_factory=dict)
 
     @property
     def test_metrics(self) -> dict[str, float]:

@@ -40,6 +40,29 @@ def test_the_table_shows_searched_values_the_untuned_trial_and_what_was_won(boar
     assert "test   iou 0.710" in text
 
 
+def test_a_trial_that_breaks_a_constraint_is_infeasible_and_never_wins(board: Leaderboard) -> None:
+    bounds = {"runtime/latency_p50_ms": 50.0, "model/bytes": 1e6}
+    spec = {**board.sweep.spec, "search": {"constraints": bounds}}
+    first, *others = board.trials
+    slow = replace(first, broken={"runtime/latency_p50_ms": 11.25})
+    some = Leaderboard(replace(board.sweep, spec=spec), (slow, *others))
+    assert some.best is others[0]
+    text = printed(some)
+    assert f"best   trial {others[0].number}" in text
+    assert f"infeasible  trial {first.number}: runtime/latency_p50_ms is 11.25 above 50" in text
+    assert as_json(some)["best"] == others[0].run_id
+    assert some.ended(slow) == "infeasible"
+
+    unknown = replace(others[0], broken={"runtime/latency_p50_ms": None, "model/bytes": 5.0})
+    large = replace(others[1], broken={"model/bytes": 2e6})
+    none = Leaderboard(replace(board.sweep, spec=spec), (slow, unknown, large))
+    assert none.winner is None
+    assert not none.found_nothing
+    nearest = f"The nearest is trial {first.number}: runtime/latency_p50_ms is 11.25 above 50."
+    assert f"No trial meets `search.constraints`. {nearest}" in printed(none)
+    assert "latency_p50_ms was not measured" in none.broken(unknown)
+
+
 def test_keys_that_only_some_trials_have_stand_together_and_no_line_is_broken(board: Leaderboard) -> None:
     space = {
         "model.family": {"choices": ["mask2former", "rf_detr"]},

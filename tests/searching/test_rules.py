@@ -144,12 +144,61 @@ def test_what_failed_is_tried_again_by_the_next_start_and_optuna_is_told_how_it_
 
 
 def test_an_infeasible_trial_tells_the_sampler_so(start: Callable[..., Search]) -> None:
-    search = start()
-    finish(search)
-    search.ledger.change(1, state="infeasible", constraints={"memory": 2.5})
-    search.ledger.change(2, state="infeasible")
-    told = start()._proposals._study.trials
-    assert [t.constraints for t in told[:4]] == [{}, {"memory": 2.5}, {"infeasible": 1.0}, {}]
+    search = start(constraints={"model/bytes": 10})
+    for size in (8, 12.5, None, 10):
+        trial = search.next()
+        assert trial
+        search.start(trial.number)
+        cost = {} if size is None else {"model/bytes": size}
+        search.report(trial.number, {"epoch": 1, "val/iou": 0.5, **cost})
+        search.end(trial.number)
+    said = [{"model/bytes": by} for by in (-2.0, 2.5, 1.0, 0.0)]
+    assert [t.constraints for t in search._proposals._study.trials] == said
+    again = start(constraints={"model/bytes": 10})
+    assert [t.constraints for t in again._proposals._study.trials] == said
+    assert [t.state for t in again.ledger.trials] == ["finished", "infeasible", "infeasible", "finished"]
+    assert [t.broken for t in again.ledger.trials] == [{}, {"model/bytes": 2.5}, {"model/bytes": None}, {}]
+
+
+def test_other_bounds_judge_anew_what_ended_and_have_it_recorded_again(start: Callable[..., Search]) -> None:
+    search = start(constraints={"model/bytes": 10}, trials=2)
+    for size, iou in ((8, 0.5), (12, 0.9)):
+        trial = search.next()
+        assert trial
+        search.start(trial.number)
+        search.report(trial.number, {"epoch": 1, "val/iou": iou, "model/bytes": size})
+        search.end(trial.number)
+        search.ledger.change(trial.number, tracked="somewhere")
+    assert search.best == 0.5, "the better one is too large"
+    looser = start(constraints={"model/bytes": 12}, trials=2)
+    assert [(t.state, t.tracked) for t in looser.ledger.trials] == [("finished", ""), ("finished", "")]
+    assert looser.best == 0.9
+    assert [t.state for t in start(trials=2).ledger.trials] == ["finished"] * 2
+    assert [t.state for t in start(constraints={"model/bytes": 5}, trials=2).ledger.trials] == ["infeasible"] * 2
+
+
+def test_a_bound_on_an_error_is_held_by_the_epoch_whose_model_is_kept(start: Callable[..., Search]) -> None:
+    search = start(constraints={"val/hausdorff_95": 3.0}, trials=1)
+    trial = search.next()
+    assert trial
+    search.start(0)
+    for which, (iou, distance) in enumerate([(0.2, 1.0), (0.8, 4.0), (0.3, 2.0)], 1):
+        search.report(0, {"epoch": which, "val/iou": iou, "val/hausdorff_95": distance}, f"c/{which}")
+    assert search.end(0).broken == {"val/hausdorff_95": 1.0}
+
+
+def test_of_the_best_after_one_epoch_those_that_break_no_bound_go_on(start: Callable[..., Search]) -> None:
+    rule = {"stop": {"top_after": 1, "keep": 1}, "constraints": {"model/bytes": 10}, "trials": 3}
+    search = start(**rule)
+    given = [search.next() for _ in range(3)]
+    for trial in filter(None, given):
+        search.start(trial.number)
+        size = 20 if trial.number == 2 else 8
+        assert search.report(trial.number, {"epoch": 1, "val/iou": 0.1 * trial.number, "model/bytes": size})
+        search.end(trial.number)
+    chosen = search.next()
+    assert chosen
+    assert chosen.number == 1
 
 
 def test_a_repeated_epoch_takes_the_place_of_the_first(start: Callable[..., Search]) -> None:

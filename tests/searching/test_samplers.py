@@ -158,6 +158,17 @@ def test_a_grid_that_fits_and_a_library_that_is_missing(tmp_path: Path, monkeypa
         load(file)
 
 
+@pytest.mark.parametrize("name", ["val/iou", "runtime/peak_memory_mb", "val/hausdorff_95", "seconds", "size"])
+def test_what_no_trial_measures_cannot_be_bounded(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "s.yaml"
+    text = SWEEP.format(folder=tmp_path, space="{train.lr: [0.1]}", sampler="random", trials=2)
+    file.write_text(text.replace("sampler:", f"constraints: {{{name}: 3}}, sampler:"))
+    with pytest.raises(SpecError, match="These can: model/parameters, model/bytes, runtime/latency_p50_ms"):
+        load(file)
+    if name.startswith("val/h"):
+        assert load(file, ["evaluate.each_epoch=[iou,hausdorff_95]"]).search.constraints == {name: 3}
+
+
 def test_every_sampler_is_known_by_its_name() -> None:
     names = SearchSpec.model_json_schema()["properties"]["sampler"]["enum"]
     assert sorted(names) == ["cmaes", "gp", "grid", "quasi_random", "random", "tpe"]
