@@ -143,3 +143,24 @@ def test_a_failed_trial_shows_its_error(spec: SweepSpec, job: Job, storage: Path
     assert (found.status, found.reason) == ("FAILED", "ValueError: no")
     text = tracker.download(found.run_id, "error.txt", tmp_path / "out").read_text()
     assert text == "Traceback\nValueError: no"
+
+
+def test_mlflow_knows_which_constraint_a_trial_breaks_and_shows_costs_that_were_measured_alone(
+    storage: Path, tmp_path: Path, job: Job
+) -> None:
+    spec = sweep(trials=2, asha=None, constraints={"runtime/latency_p50_ms": 50})
+    tracker, parent = opened(spec, storage)
+    search = begun(spec, tmp_path / "sweep")
+    recording = Recording(tracker, parent, job, {}, search.ledger)
+    for latency in (40.0, 62.5):
+        trial = search.next()
+        assert trial
+        recording.start(search.start(trial.number))
+        metrics = {"epoch": 1.0, "seconds": 1.0, "val/iou": 0.5, "runtime/latency_p50_ms": latency, "model/bytes": 9.0}
+        search.report(trial.number, metrics)
+        recording.epoch(trial.number, metrics, epoch=1)
+        recording.end(search.end(trial.number))
+    recorded = {t.number: t for t in tracker.trials(parent)}
+    assert [recorded[n].broken for n in range(2)] == [{}, {"runtime/latency_p50_ms": 12.5}]
+    assert [recorded[n].status for n in range(2)] == ["FINISHED", "FINISHED"]
+    assert all(not name.startswith(("runtime/", "model/bytes")) for t in recorded.values() for name in t.metrics)
