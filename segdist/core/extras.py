@@ -14,6 +14,8 @@ _EXTRA_OF = {
     "pi_heif": "heic",
     "prometheus_client": "serve",
     "pydensecrf": "crf",
+    "pytest": "testing",
+    "pytest_timeout": "testing",
     "python_multipart": "serve",
     "rasterio": "geo",
     "s3fs": "s3",

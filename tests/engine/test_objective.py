@@ -15,8 +15,8 @@ from segdist.engine.objective import class_weights, objective_of
 from segdist.models.unet_cbam import FAMILY
 from segdist.nets.collate import certainty, instance_weights, score_maps
 from segdist.reading.examples import make_example
+from segdist.testing.pictures import example
 from tests.engine.drawn import CLASSES, Reports, roofs, tiny_run
-from tests.models.variants import example
 from tests.reading.test_examples import encoded
 
 BOX = masks.from_box((0, 0, 5, 4), size_hw=(10, 10))

@@ -1,22 +1,17 @@
 """Every dataset format keeps the promises of `plugins.DatasetFormat`."""
 
-import io
 import json
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from PIL import Image
-from pydantic import ValidationError
 
 from segdist.converting.convert import convert
 from segdist.core import registry
 from segdist.core.masks import encode
-from segdist.core.plugins import DatasetFormat
-from segdist.core.records import Finding
+from segdist.testing.formats import FormatContract
 
 
 def _coco(folder: Path) -> dict[str, Any]:
@@ -170,69 +165,13 @@ EXAMPLES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "yolo": _yolo,
 }
 """For each format, a way to make a small source: three images, at least one with an instance where it has labels."""
-WITHOUT_LABELS = {"images"}
 
 
-@pytest.fixture(params=registry.names("formats"))
-def source(request: pytest.FixtureRequest, tmp_path: Path) -> DatasetFormat:
-    name = request.param
-    assert name in EXAMPLES, f"add a small example of the format `{name}` to EXAMPLES, so that its contract is tested"
-    module = registry.load("formats", name)
-    made: DatasetFormat = module.Format(module.Options.model_validate(EXAMPLES[name](tmp_path)))
-    return made
+class TestFormats(FormatContract):
+    examples = EXAMPLES
+    without_labels = ("images",)
+    without_folder = ("segdist", "synthetic")
 
 
-def _fail(finding: Finding) -> None:
-    pytest.fail(str(finding))
-
-
-def test_images_have_unique_ids_and_the_size_that_they_decode_to(source: DatasetFormat) -> None:
-    samples = list(source.read(_fail))
-    assert len(samples) == 3
-    assert len({s.image_id for s in samples}) == 3
-    for sample in samples:
-        width, height = Image.open(io.BytesIO(source.image_bytes(sample))).size
-        assert sample.size_hw == (height, width)
-        assert sample.split in ("", "train", "val", "test")
-
-
-def test_masks_have_their_images_size_and_boxes_lie_inside(source: DatasetFormat) -> None:
-    instances = [(s, i) for s in source.read(_fail) for i in s.instances]
-    assert bool(instances) != (type(source).__module__.rpartition(".")[2] in WITHOUT_LABELS)
-    for sample, instance in instances:
-        x1, y1, x2, y2 = instance.box_xyxy
-        assert 0 <= x1 < x2 <= sample.size_hw[1]
-        assert 0 <= y1 < y2 <= sample.size_hw[0]
-        assert instance.label
-        if instance.mask:
-            assert instance.mask.size_hw == sample.size_hw
-            assert instance.mask.area > 0
-
-
-def test_reading_twice_gives_the_same_samples_and_signature(source: DatasetFormat) -> None:
-    assert list(source.read(_fail)) == list(source.read(_fail))
-    assert source.signature() == source.signature()
-
-
-def test_a_reader_works_after_travelling_to_another_process(source: DatasetFormat) -> None:
-    sample = next(iter(source.read(_fail)))
-    assert pickle.loads(pickle.dumps(source)).image_bytes(sample) == source.image_bytes(sample)
-
-
-@pytest.mark.parametrize("name", [n for n in registry.names("formats") if n not in ("segdist", "synthetic")])
-@pytest.mark.parametrize("other_tool", ["scene.geojson", "1.mat"])
-def test_files_that_look_like_other_annotations_are_named(name: str, other_tool: str, tmp_path: Path) -> None:
-    options = EXAMPLES[name](tmp_path)
-    (Path(options["path"]) / other_tool).write_text("{}")
-    module = registry.load("formats", name)
-    findings: list[Finding] = []
-    samples = list(module.Format(module.Options.model_validate(options)).read(findings.append))
-    assert len(samples) == 3
-    (found,) = [f for f in findings if f.file.endswith(other_tool)]
-    assert found.code == "annotations-unread"
-    assert {".geojson": "GeoJSON", ".mat": "MATLAB"}[Path(other_tool).suffix] in found.message
-
-
-def test_an_unknown_option_is_refused(source: DatasetFormat) -> None:
-    with pytest.raises(ValidationError, match="no_such_option"):
-        type(source.options).model_validate({"no_such_option": 1})
+def test_every_format_has_an_example() -> None:
+    assert sorted(EXAMPLES) == registry.names("formats"), "draw a small source, so that the contract is tested"

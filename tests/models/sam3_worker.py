@@ -10,7 +10,8 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from segdist.models.sam3 import FAMILY
-from tests.models.variants import Variant, example
+from segdist.testing.pictures import example
+from segdist.testing.variants import Variant
 
 
 def total(terms: Mapping[str, torch.Tensor], *, only: str = "") -> torch.Tensor:

@@ -12,7 +12,7 @@ from segdist.core.spec import SweepSpec
 from segdist.models.classical import Options
 from segdist.models.classical.network import build
 from segdist.sweepfile.loading import load
-from tests.models.variants import picture
+from segdist.testing.pictures import picture
 
 
 def found(image: np.ndarray, box: tuple[float, float, float, float], method: str = "auto") -> tuple[np.ndarray, float]:

@@ -16,7 +16,7 @@ from segdist.models.oneformer import FAMILY, Options
 from segdist.models.oneformer.network import OneFormer, build, contrastive
 from segdist.models.oneformer.tasks import merged, panoptic, semantic
 from segdist.models.oneformer.text import TextVocabulary, sentences
-from tests.models.variants import CLASSES, example
+from segdist.testing.pictures import CLASSES, example
 
 SIZE = 64
 ONE, EMPTY = example(SIZE), example(SIZE, objects=False)

@@ -23,7 +23,7 @@ from segdist.models.paligemma.tiles import joined, tiles_of
 from segdist.models.paligemma.vocabulary import TokenVocabulary, small_tokenizer
 from segdist.nets.paligemma.answers import Answer, TokenObject, parse
 from segdist.sweepfile.loading import load
-from tests.models.variants import CLASSES, crowded, example, picture
+from segdist.testing.pictures import CLASSES, crowded, example, picture
 
 TEXTS = ["segment disc", "segment bar", " disc", " bar"]
 

@@ -16,7 +16,7 @@ from segdist.models.rf_detr.criterion import DetrCriterion
 from segdist.models.rf_detr.network import RfDetr, build
 from segdist.nets.matching import SURPLUS
 from segdist.nets.set_criterion import Layer, Targets
-from tests.models.variants import CLASSES, example
+from segdist.testing.pictures import CLASSES, example
 
 SIZE = 64
 ONE, EMPTY = example(SIZE), example(SIZE, objects=False)

@@ -16,7 +16,7 @@ from segdist.core.errors import WeightsError
 from segdist.core.records import Prompt, Rle
 from segdist.models.sam import FAMILY, Options, architecture
 from segdist.models.sam.network import SegmentAnything, build
-from tests.models.variants import CLASSES, example, picture, prompt
+from segdist.testing.pictures import CLASSES, example, picture, prompt
 
 
 def options(**values: Any) -> Options:

@@ -16,7 +16,7 @@ from segdist.models.sam2.architecture import check_global_attention
 from segdist.models.sam2.network import Sam2, build
 from segdist.nets.collate import IMAGENET_MEAN, IMAGENET_STD, stack_images
 from segdist.reading.examples import letterbox, restore, scale_boxes
-from tests.models.variants import CLASSES, example, picture, prompt
+from segdist.testing.pictures import CLASSES, example, picture, prompt
 
 
 def network(seed: int = 0, **options: Any) -> Sam2:

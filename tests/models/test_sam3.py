@@ -28,8 +28,8 @@ from segdist.nets.matching import FALLBACKS, Matches
 from segdist.nets.points import ValidPixels
 from segdist.nets.set_criterion import Targets
 from segdist.reading.examples import letterbox, make_example
+from segdist.testing.pictures import CLASSES, example, picture
 from tests.models.sam3_worker import total, work
-from tests.models.variants import CLASSES, example, picture
 
 SIZE = 64
 OF_OBJECTS = ("class", "box", "giou", "mask", "dice", "semantic_dice")

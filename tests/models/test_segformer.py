@@ -19,7 +19,7 @@ from segdist.core.spec import AdapterSpec
 from segdist.models.segformer import FAMILY, Options, check
 from segdist.models.segformer.network import Segformer, build
 from segdist.reading.examples import letterbox
-from tests.models.variants import CLASSES, example, picture
+from segdist.testing.pictures import CLASSES, example, picture
 
 SIZE = 64
 

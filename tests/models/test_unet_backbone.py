@@ -14,7 +14,7 @@ from segdist.core.errors import SpecError, WeightsError
 from segdist.core.plugins import Objective
 from segdist.models.unet_cbam import FAMILY, Options, check
 from segdist.models.unet_cbam.network import build
-from tests.models.variants import CLASSES, example
+from segdist.testing.pictures import CLASSES, example
 
 
 def options(**more: Any) -> Options:

@@ -17,7 +17,7 @@ from segdist.models.yolo import FAMILY, Options, check
 from segdist.models.yolo.criterion import IGNORED, YoloCriterion
 from segdist.models.yolo.network import Yolo, build
 from segdist.models.yolo.quietly import SegmentationModel, v8SegmentationLoss
-from tests.models.variants import CLASSES, crowded, example, picture
+from segdist.testing.pictures import CLASSES, crowded, example, picture
 
 SIZE = 64
 

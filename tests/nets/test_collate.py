@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from segdist.nets.collate import IMAGENET_MEAN, IMAGENET_STD, class_maps, ignored, padded_masks, stack_images
-from tests.models.variants import example
+from segdist.testing.pictures import example
 
 
 def test_images_are_normalised_and_then_padded_with_zeros_as_sam_does() -> None:

@@ -12,7 +12,7 @@ from segdist.core.plugins import SEMANTIC_LOSSES, ModelOptions
 from segdist.core.records import Prompt
 from segdist.losses import cross_entropy
 from segdist.nets.semantic import SemanticSegmenter, regions
-from tests.models.variants import CLASSES, example, picture
+from segdist.testing.pictures import CLASSES, example, picture
 
 SIZE = 64
 

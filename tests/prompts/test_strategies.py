@@ -1,74 +1,16 @@
 """Every prompt strategy: one answer an instance whatever the teacher says, the same prompts for the same seed."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import cv2
 import numpy as np
-import pytest
 
-from segdist.core import masks, registry
-from segdist.core.plugins import Question
-from segdist.core.records import Evidence, Instance, Prompt, Sample
-
-STRATEGIES = registry.names("prompts")
-SIZE_HW = (60, 80)
+from segdist.core import registry
+from segdist.testing.prompts import BOXES, PromptContract, crack, filled, prompts_of, question
 
 
-def crack() -> tuple[np.ndarray, np.ndarray]:
-    """A grey wall with a dark crack, and the crack's mask."""
-    image = np.full((*SIZE_HW, 3), 170, np.uint8)
-    drawn = np.zeros(SIZE_HW, np.uint8)
-    cv2.polylines(drawn, [np.array([[10, 10], [30, 25], [50, 22], [70, 48]])], isClosed=False, color=1, thickness=2)
-    image[drawn > 0] = 60
-    return image, drawn > 0
-
-
-def question(boxes: Sequence[tuple[float, float, float, float]], indices: Sequence[int] | None = None) -> Question:
-    instances = tuple(Instance("ab"[n % 2], None, box) for n, box in enumerate(boxes))
-    image, _ = crack()
-    return Question(Sample("i", "", SIZE_HW, instances), range(len(boxes)) if indices is None else indices, image)
-
-
-def prompts_of(name: str, asked: Question, seed: int = 0, **options: Any) -> list[Prompt]:
-    module: Any = registry.load("prompts", name)
-    found: list[Prompt] = module.prompts(asked, module.Options.model_validate(options), seed)
-    return found
-
-
-BOXES = [(8.0, 8.0, 72.0, 50.0), (2.0, 40.0, 20.0, 58.0), (76.0, 1.0, 80.0, 4.0)]
-
-
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_an_image_without_boxes_is_never_shown_to_the_teacher(name: str) -> None:
-    assert prompts_of(name, question([])) == []
-
-
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_the_same_seed_gives_the_same_prompts(name: str) -> None:
-    assert prompts_of(name, question(BOXES), 3) == prompts_of(name, question(BOXES), 3)
-
-
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_every_index_gets_an_answer_in_order_also_from_a_teacher_that_finds_nothing(name: str) -> None:
-    module: Any = registry.load("prompts", name)
-    asked, options = question(BOXES, [2, 0]), module.Options()
-    prompts = module.prompts(asked, options, 0)
-    for prompt in prompts:
-        assert all(len(p) == len(k) for p, k in zip(prompt.points_xy, prompt.point_is_object, strict=True))
-        if prompt.boxes_xyxy:
-            assert list(prompt.labels) == ["a", "a"]
-    if not hasattr(module, "chosen"):
-        assert all(len(p.boxes_xyxy) == 2 for p in prompts)
-        return
-    nothing: list[list[Instance]] = [[] for _ in prompts]
-    for found in (nothing, [[_filled((76, 1, 80, 4), "a")] for _ in prompts]):
-        chosen = module.chosen(asked, found, options)
-        assert all(len(instances) == 2 for instances in chosen)
-    first, second = chosen[0]
-    assert first.mask is not None
-    assert first.mask.box_xyxy == (76, 1, 80, 4)
-    assert second.mask is None
+class TestStrategies(PromptContract):
+    strategies = registry.names("prompts")
 
 
 def test_jittered_boxes_stay_in_the_image_and_differ_from_each_other() -> None:
@@ -110,9 +52,9 @@ def test_the_grid_keeps_stable_distinct_masks_and_gives_each_to_one_box() -> Non
     assert len(prompt.points_xy) == 16
     assert prompt.points_xy[0] == ((10.0, 7.5),)
     found = [
-        _filled((10, 10, 30, 30), score=0.9),
-        _filled((10, 10, 30, 31), score=0.8),  # nearly the same as the one before
-        _filled((11, 10, 31, 30), score=0.95, stability=0.1),
+        filled((10, 10, 30, 30), score=0.9),
+        filled((10, 10, 30, 31), score=0.8),  # nearly the same as the one before
+        filled((11, 10, 31, 30), score=0.95, stability=0.1),
     ]
     ((first, second),) = module.chosen(asked, [found], options)
     assert first.mask == found[0].mask
@@ -133,14 +75,7 @@ def test_exemplars_are_the_largest_boxes_of_the_class_beside_its_phrase() -> Non
 def test_the_whole_image_is_cut_into_the_boxes() -> None:
     module: Any = registry.load("prompts", "whole_image")
     asked = question(BOXES[:1])
-    everything = _filled((0, 0, 80, 60), "a")
+    everything = filled((0, 0, 80, 60), "a")
     ((cut,),) = module.chosen(asked, [[everything]], module.Options(margin=0.0))
     assert cut.mask is not None
     assert cut.mask.box_xyxy == BOXES[0]
-
-
-def _filled(
-    box: tuple[float, float, float, float], label: str = "?", *, score: float = 0.9, stability: float = 1.0
-) -> Instance:
-    said = Evidence(predicted_iou=score, stability=stability)
-    return Instance(label, masks.from_box(box, size_hw=SIZE_HW), box, score=score, evidence=said)

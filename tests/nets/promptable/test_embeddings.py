@@ -16,7 +16,7 @@ from segdist.core.records import Prompt
 from segdist.core.registry import load, load_network
 from segdist.core.spec import AdapterSpec
 from segdist.nets.promptable.embeddings import EmbeddingCache, embeddings_folder
-from tests.models.variants import CLASSES, example, picture
+from segdist.testing.pictures import CLASSES, example, picture
 
 
 @pytest.fixture(autouse=True)

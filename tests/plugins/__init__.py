@@ -1,0 +1,1 @@
+"""A distribution of somebody else, installed beside ours."""

@@ -1,0 +1,1 @@
+"""What segdist finds here through entry points: `family`, `corners` and `shrunken_box`."""
