@@ -13,7 +13,7 @@ function with `@gathered.gathered`. The decorator says its title, unit, directio
 from segdist.metrics import boundaries, calibration, objects, pixels, precision, skeletons
 from segdist.metrics.consistency import Consistency, Part, Spread, consistency, per_image
 from segdist.metrics.counting import metrics as formulas
-from segdist.metrics.difference import Difference, OneImage, difference
+from segdist.metrics.difference import Difference, OneImage, chances, difference
 from segdist.metrics.evaluator import QUICK, Evaluator, evaluate, family_of, lower_is_better, names, shown_in
 from segdist.metrics.prompted import box_fill, prompted_iou
 from segdist.metrics.shown import Shown
@@ -30,6 +30,7 @@ __all__ = [
     "boundaries",
     "box_fill",
     "calibration",
+    "chances",
     "consistency",
     "difference",
     "evaluate",

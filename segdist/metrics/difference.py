@@ -117,8 +117,7 @@ def difference(
     single = [what.overall(table) for table in tables]
     interval = None
     if len(names) > 1:
-        rng = np.random.default_rng(seed)
-        weights = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples).astype(np.float64)
+        weights = _weights(len(names), seed, resamples)
         a, b = (what.overall(np.tensordot(weights, table, axes=1)) for table in tables)
         interval = _percentiles(a - b)
     images = [OneImage(n, _defined(float(a)), _defined(float(b))) for n, a, b in zip(names, *single, strict=True)]
@@ -134,6 +133,29 @@ def difference(
         else {},
         tuple(sorted(images, key=lambda i: (-sign * i.gain, i.image_id))),
     )
+
+
+def chances(evaluators: Sequence[Evaluator], *, metric: str = "iou", seed: int = 0) -> list[float]:
+    """How likely each of several models is the best: in what share of resamplings of the images it is.
+
+    Args:
+        evaluators: that saw the same images, each with the predictions of another model.
+        metric: a formula over sums.
+        seed: of the resampling.
+    """
+    what = evaluators[0].metric(metric)
+    weights = _weights(len(evaluators[0].seen), seed, RESAMPLES)
+    sign = -1 if what.shown.lower_is_better else 1
+    values = np.array([sign * what.overall(np.tensordot(weights, e.table(what), axes=1)) for e in evaluators])
+    values = np.where(np.isnan(values), -np.inf, values)
+    is_best = values == values.max(axis=0)
+    return [float(share) for share in (is_best / is_best.sum(axis=0)).mean(axis=1)]
+
+
+def _weights(images: int, seed: int, resamples: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """(resamplings, images): how often each image is drawn."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(images, np.full(images, 1 / images), size=resamples).astype(np.float64)
 
 
 def _percentiles(values: Sequence[float] | np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float] | None:

@@ -1,5 +1,6 @@
 """The trials of a sweep in order, in the terminal and for machines."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from io import StringIO
@@ -17,7 +18,7 @@ from segdist.core.terminal import Console, Table
 from segdist.core.text import counted
 from segdist.metrics import Shown
 from segdist.pages.tables import plain_table
-from segdist.tracking import SweepRecord, Tracker, TrialRecord
+from segdist.tracking import SweepRecord, Tracker, TrialRecord, names
 
 COSTS = {
     "runtime/latency_p50_ms": Shown("latency", "ms", digits=1, lower_is_better=True),
@@ -59,6 +60,21 @@ class Leaderboard:
     def baseline(self) -> TrialRecord | None:
         """The untuned trial: the sweep file's own values."""
         return next((t for t in self.trials if t.is_baseline), None)
+
+    @property
+    def standing(self) -> str:
+        """How clearly the best trial is the best, in a sentence; "" where it was not looked at."""
+        found = json.loads(self.sweep.tags.get(names.STANDING, "{}"))
+        if not found or not self.best or found["best"] != self.best.number:
+            return ""
+        close, compared = found["close"], found["compared"]
+        others = "the next best trial" if len(compared) == 1 else f"the next best {len(compared)} trials"
+        which = f"trial{'s' if len(close) > 1 else ''} {', '.join(map(str, close))}"
+        said = f"not distinguishable from {which}" if close else f"better than {others}, beyond chance"
+        return (
+            f"On {found['images']} validation images trial {self.best.number} is {said}; against {others} it is the "
+            f"best in {100 * found['chance']:.0f} % of resamplings. Another seed may change more than other images do."
+        )
 
     @property
     def nothing_feasible(self) -> str:
@@ -237,6 +253,8 @@ def conclusions(board: Leaderboard) -> list[str]:
     if best is not board.baseline and board.score(board.baseline) == 0:
         won = "; the untuned trial found nothing"
     lines.append(f"best   trial {best.number}: {board.metric} {board.score(best):.3f}{won}")
+    if board.standing:
+        lines.append(f"note   {board.standing}")
     if "test/iou" in best.metrics:
         lines.append(f"test   iou {best.metrics['test/iou']:.3f} {board.test_looks}")
     lines += [f"infeasible  trial {t.number}: {board.broken(t)}" for t in board.trials if t.broken]

@@ -1,5 +1,6 @@
 """The main job: ingest, label, search, evaluate, report. Each step does only what is missing."""
 
+import json
 import os
 import shutil
 import time
@@ -12,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from segdist import pages
+from segdist.commands.diff import standing
 from segdist.commands.promote import register_winner
 from segdist.core import storage
 from segdist.core.errors import BackendError, DataError
@@ -23,8 +25,9 @@ from segdist.core.text import counted
 from segdist.datasets.ingest import ingest_key
 from segdist.datasets.shards import Dataset
 from segdist.labelling.corrections import Corrections, corrections_uri
-from segdist.metrics import Evaluator
+from segdist.metrics import Evaluator, formulas
 from segdist.pipeline.cluster import connected
+from segdist.pipeline.evaluate import DONE as EVALUATED
 from segdist.pipeline.evaluate import evaluate_on_test, evaluate_trials, evaluator_on_val
 from segdist.pipeline.importance import importance
 from segdist.pipeline.ingest import ingest
@@ -36,6 +39,8 @@ from segdist.sweepfile.loading import load, trials_of
 from segdist.sweepfile.overrides import as_override
 from segdist.tracking import Tracker, names
 
+NEXT_BEST = 4
+"""Trials that the best one is compared with."""
 DONE = "done.json"
 """In a sweep's folder, once its report is written."""
 
@@ -211,6 +216,7 @@ def _search(
     evaluate_trials(ray, tracker, parent, job)
     if board.found_nothing or not best:
         return ""
+    _compare_with_next(tracker, spec, parent, job)
     metrics = evaluate_on_test(ray, tracker, best, job)
     if metrics:
         say(f"test      iou {metrics['test/iou']:.3f}, dice {metrics['test/dice']:.3f} (the winner alone)")
@@ -224,6 +230,29 @@ def _winner(board: pages.Leaderboard) -> str:
             f"No trial of `{board.sweep.name}` ended with a score in `{board.metric}`: see their metrics in MLflow."
         )
     return board.best.run_id
+
+
+def _compare_with_next(tracker: Tracker, spec: SweepSpec, parent: str, job: Job) -> None:
+    """Record how clearly the best trial is better than the next, where people drew the masks that decide it."""
+    counts = Dataset.open(job.dataset_uri).manifest.splits["val"]
+    if "val" in job.boxes_only or counts.masks < counts.instances:
+        return
+    board = pages.leaderboard(tracker, spec.name, parent_run_id=parent)
+    metric = spec.search.metric.partition("/")[2]
+    evaluated = [t for t in board.trials if t.status == "FINISHED" and not t.broken and EVALUATED in t.metrics]
+    best, others = board.best, evaluated[1 : 1 + NEXT_BEST]
+    if best is None or not others or best is not evaluated[0] or metric not in formulas():
+        return
+    found = standing(tracker, best.run_id, [t.run_id for t in others], metric=metric)
+    close = [t.number for t, one in zip(others, found.differences, strict=True) if one.winner != 1]
+    said = {
+        "best": best.number,
+        "compared": [t.number for t in others],
+        "close": close,
+        "chance": found.chance,
+        "images": len(found.differences[0].images),
+    }
+    tracker.tag(parent, names.STANDING, json.dumps(said))
 
 
 def _register_winner(ray: ModuleType, tracker: Tracker, spec: SweepSpec, parent: str, best: str, job: Job) -> None:

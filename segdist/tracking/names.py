@@ -17,6 +17,7 @@ NUMBER = "segdist.number"
 BASELINE = "segdist.baseline"
 KEPT = "segdist.kept"  # where a trial keeps the models of `train.keep_every`
 BROKEN = "segdist.broken"  # JSON: the constraints of the search that a trial breaks, and by how much
+STANDING = "segdist.standing"  # JSON, on parent runs: how clearly the best trial is the best
 END = "segdist.end"  # why a run ended
 CHAMPION = "segdist.champion"  # on parent runs: whether the winner became the champion, and why
 BEST = "best/"  # in front of a metric: its value in the epoch in which the search metric was highest

@@ -3,10 +3,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
+import pytest
 from rich.console import Console
 
 from segdist.pages import Leaderboard, as_json, print_leaderboard, why_nothing
 from segdist.pages.leaderboard import number
+from segdist.tracking import names
 
 
 def printed(board: Leaderboard) -> str:
@@ -61,6 +63,29 @@ def test_a_trial_that_breaks_a_constraint_is_infeasible_and_never_wins(board: Le
     nearest = f"The nearest is trial {first.number}: runtime/latency_p50_ms is 11.25 above 50."
     assert f"No trial meets `search.constraints`. {nearest}" in printed(none)
     assert "latency_p50_ms was not measured" in none.broken(unknown)
+
+
+@pytest.mark.parametrize(
+    ("close", "said"),
+    [
+        ([], "is better than the next best 2 trials, beyond chance; against"),
+        ([3], "is not distinguishable from trial 3; against"),
+        ([3, 5], "is not distinguishable from trials 3, 5; against"),
+    ],
+)
+def test_how_clearly_the_best_is_the_best_is_said_as_long_as_it_is(
+    board: Leaderboard, close: list[int], said: str
+) -> None:
+    assert board.best
+    found = {"best": board.best.number, "compared": [3, 5], "close": close, "chance": 0.973, "images": 20}
+    tags = {**board.sweep.tags, names.STANDING: json.dumps(found)}
+    shown = replace(board, sweep=replace(board.sweep, tags=tags))
+    assert f"On 20 validation images trial {board.best.number} {said}" in printed(shown)
+    assert "against the next best 2 trials it is the best in 97 % of resamplings" in printed(shown)
+    other = json.dumps({**found, "best": board.best.number + 1})
+    assert replace(board, sweep=replace(board.sweep, tags={names.STANDING: other})).standing == "", (
+        "another one wins now"
+    )
 
 
 def test_keys_that_only_some_trials_have_stand_together_and_no_line_is_broken(board: Leaderboard) -> None:

@@ -1,5 +1,6 @@
 """Every trial's kept model gets the full look once; one that cannot be measured does not cost the sweep."""
 
+import json
 from math import isfinite
 from pathlib import Path
 from types import ModuleType
@@ -8,6 +9,7 @@ from typing import cast
 import pytest
 
 from segdist import pages
+from segdist.commands.diff import diff
 from segdist.core import storage as stores
 from segdist.core.spec import SweepSpec
 from segdist.datasets.shards import read_rows
@@ -15,6 +17,7 @@ from segdist.engine import checkpoint
 from segdist.metrics import lower_is_better, names
 from segdist.pipeline.evaluate import evaluate_on_test, evaluate_trials
 from segdist.pipeline.ingest import ingest
+from segdist.pipeline.run import _compare_with_next
 from segdist.pipeline.trial import Job
 from segdist.tracking import Tracker
 from tests.pipeline.inline import Inline
@@ -85,6 +88,24 @@ def test_each_trial_gets_every_metric_its_cost_and_pictures_once_and_failures_ar
 
     evaluate_trials(RAY, tracker, parent, job)
     assert "trial 1 " not in capsys.readouterr().out, "what is measured is not measured again"
+
+
+def test_the_best_trial_is_compared_with_the_next_by_what_their_evaluation_kept(
+    tracker: Tracker, sweep: SweepSpec
+) -> None:
+    parent, job = start_sweep(tracker, sweep), job_of(sweep)
+    for number in (1, 2, 3):
+        trial(tracker, sweep, parent, number, keeps="model" if number > 1 else "")
+    evaluate_trials(RAY, tracker, parent, job)
+    _compare_with_next(tracker, sweep, parent, job)
+    (tag,) = (v for k, v in tracker.sweep(parent).tags.items() if k == "segdist.standing")
+    found = json.loads(tag)
+    assert (found["best"], found["compared"], found["images"]) == (3, [2], 3), "the first kept no model"
+    runs = {t.number: t.run_id for t in tracker.trials(parent)}
+    alone = diff(runs[3], runs[2], storage=sweep.storage, tracking="embedded", pictures=0).found
+    assert found["close"] == ([] if alone.winner == 1 else [2])
+    assert 0 <= found["chance"] <= 1
+    assert "On 3 validation images trial 3 is" in pages.leaderboard(tracker, sweep.name, parent_run_id=parent).standing
 
 
 def test_scores_tuned_on_validation_images_are_logged_and_kept_with_the_model(
