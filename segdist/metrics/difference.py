@@ -138,6 +138,8 @@ def difference(
 def chances(evaluators: Sequence[Evaluator], *, metric: str = "iou", seed: int = 0) -> list[float]:
     """How likely each of several models is the best: in what share of resamplings of the images it is.
 
+    Those that lead together share a resampling.
+
     Args:
         evaluators: that saw the same images, each with the predictions of another model.
         metric: a formula over sums.
@@ -148,7 +150,7 @@ def chances(evaluators: Sequence[Evaluator], *, metric: str = "iou", seed: int =
     sign = -1 if what.shown.lower_is_better else 1
     values = np.array([sign * what.overall(np.tensordot(weights, e.table(what), axes=1)) for e in evaluators])
     values = np.where(np.isnan(values), -np.inf, values)
-    is_best = values == values.max(axis=0)
+    is_best = values >= values.max(axis=0) - _TIE
     return [float(share) for share in (is_best / is_best.sum(axis=0)).mean(axis=1)]
 
 

@@ -136,7 +136,7 @@ class _Done:
 
 def _asked(spec: SweepSpec) -> dict[str, Any]:
     """What of a question's extent a further start would have to do something about."""
-    return {"trials": trials_of(spec), "tracking": redact(spec.tracking.uri)}
+    return {"trials": trials_of(spec), "tracking": redact(spec.tracking.uri), "constraints": spec.search.constraints}
 
 
 def _done(folder: str, spec: SweepSpec) -> _Done | None:
@@ -145,8 +145,9 @@ def _done(folder: str, spec: SweepSpec) -> _Done | None:
     if not storage.exists(uri):
         return None
     found, asked = _Done(**storage.read_json(uri)), _asked(spec)
-    has_enough = found.asked["trials"] >= asked["trials"]
-    return found if has_enough and found.asked["tracking"] == asked["tracking"] else None
+    known = {"constraints": {}, **found.asked}
+    is_same = all(known[key] == asked[key] for key in ("tracking", "constraints"))
+    return found if is_same and known["trials"] >= asked["trials"] else None
 
 
 def _folder(spec: SweepSpec, fingerprint: str) -> str:
