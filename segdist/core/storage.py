@@ -6,10 +6,11 @@
 import json
 import os
 import re
+import shutil
 import stat
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from operator import attrgetter
@@ -26,6 +27,14 @@ from segdist.core.text import decode_text
 
 MOST_BYTES = 600_000_000
 """Of a file or object that is read as a whole: an image of 178 million pixels in three channels, as it is in memory."""
+SPARE_BYTES = 1_000_000_000
+"""Of a disk that no download may take: other programs need it too."""
+MOST_ENTRIES = 5_000_000
+"""Files and folders below one that is listed: some gigabytes of memory, and less than a minute on a local disk."""
+_KERNEL_FILE_SYSTEMS = frozenset(
+    ("proc", "sysfs", "devtmpfs", "devpts", "cgroup", "cgroup2", "debugfs", "tracefs", "securityfs", "configfs", "bpf")
+)
+_MOUNTS = Path("/proc/self/mounts")
 _NO_FILE = "a pipe, a socket or a device"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 
@@ -188,10 +197,16 @@ def download(uri: str, file: Path) -> None:
     """Copy a file to this machine, piece by piece.
 
     Raises:
-        StorageError: it is missing or cannot be read.
+        StorageError: it is missing, cannot be read, or does not fit on the disk with some space to spare.
     """
     with _explained(uri, "read"):
         filesystem, path = _open_file(uri)
+        size, free = int(filesystem.size(path) or 0), shutil.disk_usage(file.parent).free
+        if size > free - SPARE_BYTES:
+            raise StorageError(
+                f"{uri} must fit on the disk of {file.parent} and leave {SPARE_BYTES:,} bytes, but has {size:,} bytes "
+                f"of {free:,} that are free. Make space, or set SEGDIST_CACHE to a folder on another disk."
+            )
         filesystem.get_file(path, str(file))
 
 
@@ -239,17 +254,26 @@ def find_all(uri: str) -> tuple[list[Entry], Mapping[str, str]]:
 
 
 def _find_all_in_folder(root: str) -> tuple[list[Entry], Mapping[str, str]]:
-    files, others, places = list[Entry](), dict[str, str](), [root]
+    files, others, places, seen = list[Entry](), dict[str, str](), [root], 0
+    if Path(root).resolve() == Path("/"):
+        raise StorageError("A data set must lie in a folder of its own, but got /, the whole machine. Name its folder.")
+    kernel = _kernel_file_systems()
     while places:
         place = places.pop()
+        seen += 1
+        if seen > MOST_ENTRIES:
+            raise StorageError(
+                f"A folder that is searched must hold at most {MOST_ENTRIES:,} files, but {root} holds more. Name the "
+                "folder of the data set itself, or pack its images into archives (.zip, .tar)."
+            )
         try:
-            about = Path(place).stat()
+            about = os.stat(place)  # noqa: PTH116 - quicker
             if stat.S_ISREG(about.st_mode):
                 files.append(Entry(place, about.st_size, str(about.st_mtime)))
             elif not stat.S_ISDIR(about.st_mode):
                 others[place] = f"it is {_NO_FILE}"
-            elif place != root and Path(place).is_symlink():
-                others[place] = "it is a link to a folder, which is not followed"
+            elif place != root and (reason := _why_not_walked(place, kernel)):
+                others[place] = reason
             else:
                 places += (f"{place.rstrip('/')}/{name}" for name in os.listdir(place))  # noqa: PTH208 - quicker
         except FileNotFoundError:
@@ -258,6 +282,21 @@ def _find_all_in_folder(root: str) -> tuple[list[Entry], Mapping[str, str]]:
         except OSError as error:
             others[place] = f"it cannot be read: {error.strerror}"
     return sorted(files, key=attrgetter("uri")), dict(sorted(others.items()))
+
+
+def _why_not_walked(folder: str, kernel: Set[str]) -> str:
+    if Path(folder).is_symlink():
+        return "it is a link to a folder, which is not followed"
+    return "it is a file system of the kernel, which holds no data" if folder in kernel else ""
+
+
+def _kernel_file_systems() -> frozenset[str]:
+    """Where this machine shows its processes and devices as files: some have no end, others do something when read."""
+    try:
+        mounts = [line.split(" ") for line in _MOUNTS.read_text("utf-8", "surrogateescape").splitlines()]
+    except OSError:  # not Linux
+        return frozenset()
+    return frozenset(place for _, place, kind, *_ in mounts if kind in _KERNEL_FILE_SYSTEMS)
 
 
 def check_writable(uri: str) -> None:

@@ -99,7 +99,7 @@ def _inside(place: str, unread: NoteUnread) -> Iterator[Input]:
     if is_archive(place):
         yield from _packed(place, unread)
         return
-    uri = storage.absolute(place).rstrip("/")
+    uri = storage.absolute(place).rstrip("/") or "/"
     if storage.exists(storage.join(uri, MANIFEST)):
         for shard in Dataset.open(uri).shard_uris:
             yield from _rows(shard)

@@ -134,7 +134,7 @@ class Format(DatasetFormat[Options]):
         return storage.read_bytes(sample.image_uri)
 
     def _parts(self) -> list[_Part]:
-        path = self.options.path.rstrip("/")
+        path = self.options.path.rstrip("/") or "/"
         if not storage.exists(path):
             raise DataError(f"There is no {path}. `path` must name a COCO JSON file or a folder that holds one.")
         if [entry.uri for entry in storage.find(path)] == [path]:

@@ -39,7 +39,7 @@ class Format(DatasetFormat[Options]):
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
-        self._path = storage.absolute(options.path).rstrip("/")
+        self._path = storage.absolute(options.path).rstrip("/") or "/"
         self._rows = TableRows()
 
     def signature(self) -> str:

@@ -37,7 +37,7 @@ class Listing:
     """
 
     def __init__(self, place: str) -> None:
-        self.place = place.rstrip("/")
+        self.place = place.rstrip("/") or "/"
         self.root = self.place
         self._heads: dict[str, str] = {}
         self._foreign: list[str] = []
@@ -135,7 +135,8 @@ class FolderFormat(DatasetFormat[FolderOptionsT_co]):
 
     def __init__(self, options: FolderOptionsT_co) -> None:
         # Workers read images by the URIs of samples, from another working directory.
-        super().__init__(options.model_copy(update={"path": storage.absolute(options.path).rstrip("/")}))
+        path = storage.absolute(options.path)
+        super().__init__(options.model_copy(update={"path": path.rstrip("/") or "/"}))
 
     @property
     def place(self) -> str:

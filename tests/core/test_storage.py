@@ -1,6 +1,7 @@
 """Storage: whole files or none, the same calls for a path and for s3://, and errors that name the fix."""
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -219,6 +220,56 @@ def test_pipes_devices_and_links_that_lead_nowhere_or_to_folders_are_named_and_n
         for read in (storage.read_bytes, lambda uri: storage.read_head(uri, 4), lambda uri: storage.read_tail(uri, 4)):
             with pytest.raises(StorageError, match=f"{name} must be a file"):
                 read(str(tmp_path / name))
+
+
+def test_a_folder_is_listed_up_to_a_number_of_files_and_the_whole_machine_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(storage, "MOST_ENTRIES", 4)  # the folder counts too
+    assert len(storage.find(str(tmp_path))) == 3
+    (tmp_path / "d").touch()
+    with pytest.raises(StorageError, match=f"at most 4 files, but {tmp_path} holds more.*Name the folder") as found:
+        storage.find(str(tmp_path))
+    assert "archives" in str(found.value)
+    for root in ("/", "//", "/tmp/..", "file:///"):
+        with pytest.raises(StorageError, match="but got /, the whole machine"):
+            storage.find(root)
+
+
+def test_file_systems_of_the_kernel_are_named_and_not_walked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("proc/1/fd", "shm"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "a.txt").touch()
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"proc {tmp_path}/proc proc rw 0 0\ntmpfs {tmp_path}/shm tmpfs rw 0 0\n")
+    monkeypatch.setattr(storage, "_MOUNTS", mounts)
+    files, others = storage.find_all(str(tmp_path))
+    assert [Path(e.uri).name for e in files] == ["mounts", "a.txt"]
+    assert others == {f"{tmp_path}/proc": "it is a file system of the kernel, which holds no data"}
+
+
+def test_a_download_must_fit_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.zip").write_bytes(b"1" * 100)
+    free = storage.SPARE_BYTES + 99
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(free, 0, free))
+    with pytest.raises(StorageError, match=r"a.zip must fit on the disk.* but has 100 bytes"):
+        storage.download(str(tmp_path / "a.zip"), tmp_path / "b.zip")
+    assert not (tmp_path / "b.zip").exists()
+    free += 1
+    storage.download(str(tmp_path / "a.zip"), tmp_path / "b.zip")
+    assert (tmp_path / "b.zip").stat().st_size == 100
+
+
+def test_the_tail_of_a_file_is_its_end_however_short_it_is(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"12345")
+    (tmp_path / "none").touch()
+    assert storage.read_tail(str(tmp_path / "a"), 2) == b"45"
+    assert storage.read_tail(str(tmp_path / "a"), 9) == b"12345"
+    assert storage.read_tail(str(tmp_path / "none"), 9) == b""
+    with pytest.raises(StorageError, match="Check the path"):
+        storage.read_tail(str(tmp_path / "gone"), 9)
 
 
 def test_a_folder_may_be_deeper_than_python_calls(tmp_path: Path) -> None:

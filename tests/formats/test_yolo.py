@@ -135,6 +135,40 @@ def test_splits_are_those_of_data_yaml_wherever_its_paths_were_meant_to_be(
     assert [f.code for f in findings] == codes
 
 
+@pytest.mark.parametrize("there", ["images", "train/images", "valid/old/images"])
+def test_the_folder_of_all_images_or_of_another_split_never_stands_for_one_that_is_missing(
+    tmp_path: Path, there: str
+) -> None:
+    files = {f"{there}/a.jpg": None, f"{there.replace('images', 'labels')}/a.txt": BOX}
+    text = f"train: {there}\nval: ../valid/images\ntest: /home/me/test.txt\nnames: [crack]\n"
+    samples, findings = read(write(tmp_path, files, yaml=text))
+    assert {s.image_id: s.split for s in samples} == {f"{there}/a.jpg": "train"}
+    assert [f.code for f in findings] == ["split-path-missing"] * 2
+    assert "`../valid/images` or `valid/images`" in findings[0].message
+
+
+@pytest.mark.parametrize(
+    ("text", "splits"),
+    [
+        (
+            "train: /home/me/photos\n",
+            {"photos/a.jpg": "train"},
+        ),  # all that there is to go by
+        ("train: /home/me/photos\nval: photos\n", {"photos/a.jpg": "val"}),
+        ("train: photos\nval: /home/me/photos\n", {"photos/a.jpg": "train"}),
+        ("train: photos\nval: /home/me/all\n", {"photos/a.jpg": "train", "all/valid/b.jpg": "val"}),
+    ],
+)
+def test_an_ending_is_taken_where_no_other_entry_and_no_folder_claims_it(
+    tmp_path: Path, text: str, splits: dict[str, str]
+) -> None:
+    files = {
+        f"{p}.{s}": c for p in ("photos/a", "all/valid/b", "all/train/c") for s, c in (("jpg", None), ("txt", BOX))
+    }
+    samples, _ = read(write(tmp_path, files, yaml=text + "names: [crack]\n"))
+    assert {s.image_id: s.split for s in samples} == splits
+
+
 def test_a_list_of_images_is_a_split_and_folders_of_no_split_are_named(tmp_path: Path) -> None:
     files = {"images/a.jpg": None, "labels/a.txt": BOX, "images/b.jpg": None, "labels/b.txt": BOX, "more/c.jpg": None}
     files["train.txt"] = "./images/a.jpg\n/data/set/images/b.jpg\n"

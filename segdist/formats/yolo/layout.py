@@ -1,6 +1,6 @@
 """Where a YOLO data set keeps what: data.yaml, its splits, the label file of each image."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -100,11 +100,14 @@ def _lines(files: Listing, name: str, report: ReportFinding) -> list[str]:
 
 def _from_yaml(files: Listing, place: str, content: Mapping[str, Any], report: ReportFinding) -> dict[str, str]:
     found: dict[str, str] = {}
-    for key in _KEYS:
-        entries = content.get(key) or []
-        for entry in [entries] if isinstance(entries, str) else entries:
-            for image in _entry(files, place, _slashes(content.get("path") or ""), key, _slashes(entry), report):
-                found.setdefault(image, SPLITS[key])
+    folder, root = str(PurePosixPath(place).parent), _slashes(content.get("path") or "")
+    written = {key: content.get(key) or [] for key in _KEYS}
+    entries = [(k, _slashes(e)) for k, own in written.items() for e in ([own] if isinstance(own, str) else own)]
+    taken = {_joined(folder, root, entry) for _, entry in entries}
+    for key, entry in entries:
+        candidates = dict.fromkeys(_candidates(folder, root, entry, taken))
+        for image in _entry(files, place, root, key, entry, [*candidates], report):
+            found.setdefault(image, SPLITS[key])
     unread = sorted({str(PurePosixPath(n).parent) for n in files.images if n not in found})
     for folder in unread if found else []:
         message = f"data.yaml names no split that holds the images of `{folder}`; they were not read"
@@ -117,33 +120,47 @@ def _slashes(path: object) -> str:
     return str(path).replace("\\", "/")
 
 
-def _entry(files: Listing, place: str, root: str, key: str, entry: str, report: ReportFinding) -> Iterator[str]:
+def _entry(
+    files: Listing, place: str, root: str, key: str, entry: str, candidates: Sequence[str], report: ReportFinding
+) -> Iterator[str]:
     """The images of one entry of data.yaml: a folder or a list of files, found as written or by its ending."""
-    for candidate in _candidates(str(PurePosixPath(place).parent), root, entry):
+    for candidate in candidates:
         images = [n for n in files.images if n.startswith(candidate + "/") or candidate == "."]
+        if candidate != candidates[0]:
+            images = [n for n in images if split_of(n) in (None, SPLITS[key])]
         if candidate in files and candidate.endswith(".txt"):
             images = _listed(files, candidate, key, report)
         if images:
-            if candidate != _joined(str(PurePosixPath(place).parent), root, entry):
+            if candidate != candidates[0]:
                 written = f"{root}/{entry}" if root else entry
                 message = f"`{key}` is written as `{written}`, which is not there; read from `{candidate}`"
                 report(finding("split-path-repaired", message, file=files.uri(place)))
             yield from images
             return
     severity = Severity.ERROR if key == "train" else Severity.WARNING
-    places = dict.fromkeys(_candidates(str(PurePosixPath(place).parent), root, entry))
-    tried = " or ".join(f"`{one}`" for one in places)
+    tried = " or ".join(f"`{one}`" for one in candidates)
     message = f"`{key}: {entry}` names no folder with images: {files.root} has none at {tried}; correct it or remove it"
     report(finding("split-path-missing", message, file=files.uri(place), severity=severity))
 
 
-def _candidates(folder: str, root: str, entry: str) -> Iterator[str]:
-    """Relative folders that an entry may mean: as written, beside data.yaml, and ever shorter endings of it."""
+def _candidates(folder: str, root: str, entry: str, taken: Set[str]) -> Iterator[str]:
+    """Relative folders that an entry may mean: as written, beside data.yaml, and ever shorter endings of it.
+
+    What the endings say of the split stays: of `../valid/images` one is `valid/images`, but not the `images` of all
+    splits; nor is it a folder that another entry names. Training images would be taken for those of validation.
+    """
     yield _joined(folder, root, entry)
-    yield _joined(folder, "", entry)
     parts = [part for part in PurePosixPath(entry).parts if part not in ("..", ".", "/")]
-    for start in range(len(parts)):
-        yield _joined(folder, "", "/".join(parts[start:]))
+    split = _split_of(parts)
+    for ending in [PurePosixPath(entry).parts, *(parts[start:] for start in range(len(parts)))]:
+        candidate = _joined(folder, "", "/".join(ending))
+        if candidate not in taken and _split_of(ending) == split:
+            yield candidate
+
+
+def _split_of(parts: Sequence[str]) -> str | None:
+    """The split that a folder, or the name of a list, stands for."""
+    return split_of("/".join((*parts, "")).replace(".txt/", "/"))
 
 
 def _joined(folder: str, root: str, entry: str) -> str:
