@@ -97,7 +97,7 @@ class Faults:
 
     def __call__(self, one: Finding) -> None:
         """Take a finding."""
-        if one.severity is Severity.ERROR and one.image:
+        if one.severity is Severity.ERROR and one.image and one.code != "image-missing":  # its annotations may be none
             self.wrong.add(one.image)
         self._report(one)
 

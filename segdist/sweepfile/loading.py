@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from segdist import metrics
 from segdist.augment import Recipes
-from segdist.core import registry, renamed_keys, storage
+from segdist.core import extras, registry, renamed_keys, storage
 from segdist.core.bounded_yaml import compose_yaml, yaml_bytes
 from segdist.core.errors import SegdistError, SpecError, did_you_mean
 from segdist.core.json_values import JsonDict
@@ -143,6 +143,7 @@ def _with_recipe(content: dict[str, object]) -> dict[str, object]:
 def _plugin_problems(spec: SweepSpec) -> Iterator[Problem]:
     yield from _place_problems(spec)
     yield from _source_problems(spec)
+    yield from _refine_problems(spec)
     families = [*_family_problems(spec.model, candidates(spec), ("model",)), *_untrainable(spec)]
     yield from families
     if spec.label:
@@ -176,6 +177,17 @@ def _source_problems(spec: SweepSpec) -> Iterator[Problem]:
     for index, source in enumerate(spec.data.sources):
         keys = ("data", "sources", str(index))
         yield from _options_problems("formats", source.format, source.options(), keys, "format")
+
+
+def _refine_problems(spec: SweepSpec) -> Iterator[Problem]:
+    """A library that refining masks needs is asked for before the first trial, not after its last epoch."""
+    key = "evaluate.post.refine"
+    searched = spec.space.get(key)
+    asked = [(tuple(key.split(".")), spec.evaluate.post.refine)]
+    asked += [(("space", key), value) for value in (searched.choices or () if searched else ())]
+    for keys, value in asked:
+        if value == "crf" and (missing := extras.missing("crf")):
+            yield Problem(keys, extras.needs("`refine: crf`", *missing))
 
 
 def _untrainable(spec: SweepSpec) -> Iterator[Problem]:

@@ -1,10 +1,12 @@
 """A sweep file with anything wrong is refused with file, line, key and the nearest right one."""
 
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
 
+from segdist.core import extras
 from segdist.core.errors import SpecError
 from segdist.core.spec import Range
 from segdist.sweepfile.loading import load, schema
@@ -246,3 +248,16 @@ def test_an_extra_that_is_not_installed_is_named_before_anything_starts(
 )
 def test_what_can_never_work_is_refused_by_check(folder: Path, override: str, said: str) -> None:
     assert said in refusal(write(folder, GOOD), override)
+
+
+def test_a_library_that_refining_needs_is_named_before_the_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "pydensecrf" else ModuleSpec(name, None))
+    file = write(folder, GOOD)
+    needed = "`refine: crf` needs the library `pydensecrf`. Install it: pip install 'segdist[crf]'"
+    assert f"evaluate.post.refine: {needed}" in refusal(file, "evaluate.post.refine=crf")
+    assert load(file, ["evaluate.post.refine=guided_filter"])
+    searched = write(folder, GOOD + "  evaluate.post.refine: [none, crf]\n")
+    assert f"space.evaluate.post.refine: {needed}" in refusal(searched)
+    monkeypatch.undo()
+    monkeypatch.setattr(extras, "find_spec", lambda name: ModuleSpec(name, None))
+    assert load(file, ["evaluate.post.refine=crf"])
