@@ -98,6 +98,8 @@ def test_a_name_that_two_have_names_both_distributions(kind: PluginKind, site: P
         ("outside_b", "", "No module named 'outside_b'"),
         ("outside_a", "FAMILIES = []", "must define `FAMILY`"),
         ("outside_a:FAMILY", FAMILY, "must name a module, but is `outside_a:FAMILY`"),
+        ("outside_a [more]", FAMILY, "must name a module, but is `outside_a [more]`"),
+        ("../outside_a", FAMILY, "must name a module, but is `../outside_a`"),
     ],
 )
 def test_a_plug_in_that_cannot_be_imported_names_its_distribution_and_why(
