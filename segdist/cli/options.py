@@ -1,15 +1,20 @@
-"""Options that several commands share, and how their errors reach a user."""
+"""Options that several commands share, and how their errors and their end reach a user."""
 
 import os
+import shlex
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from segdist.core.bounded_yaml import load_yaml
-from segdist.core.errors import SegdistError, SpecError
+from segdist.core.errors import SegdistError, SpecError, did_you_mean
+from segdist.core.interruption import Interrupted, Stops, interruptible
+from segdist.core.redaction import redact
 from segdist.core.storage import default_folder
 from segdist.core.terminal import say
 
@@ -26,16 +31,24 @@ HOME_STORAGE = default_folder()
 
 
 @contextmanager
-def report_user_errors(*, debug: bool = False) -> Iterator[None]:
-    """Turns a user's error into a message on stderr and exit code 2."""
+def report_user_errors(*, debug: bool = False) -> Iterator[Stops]:
+    """Turns a user's error into a message on stderr and exit code 2; a stop into one and the code of its signal."""
     if debug:
         os.environ["SEGDIST_DEBUG"] = "1"
+    stops = Stops()
     try:
-        with files_named():
-            yield
+        with interruptible(stops), files_named():
+            yield stops
     except SegdistError as error:
         show(error, debug=debug)
         raise typer.Exit(2) from None
+    except KeyboardInterrupt as error:
+        stop = error if isinstance(error, Interrupted) else Interrupted()
+        if debug:
+            say("".join(traceback.format_exception(error)), err=True)
+        said = [*getattr(error, "__notes__", ()), "Run the same command again to go on:"]
+        say(f"{stop}. {' '.join(said)}\n  {redact(shlex.join(['segdist', *sys.argv[1:]]))}", err=True)
+        raise typer.Exit(stop.exit_code) from None
 
 
 @contextmanager
@@ -63,10 +76,43 @@ def show(error: SegdistError, *, debug: bool) -> None:
 
 
 def files_and_overrides(words: list[str]) -> tuple[list[str], list[str]]:
-    """The sweep files among the words of a command line, and `key=value` or `~key`, which change their keys."""
-    said = [word for word in words if "=" in word or word.startswith("~")]
+    """The sweep files among the words of a command line, and `key=value` or `~key`, which change keys."""
+    said = [word for word in words if "=" in word or word.startswith("~") or ":~" in word]
     overrides = [word for word in said if not os.path.isfile(word)]  # noqa: PTH113 - `Path` raises for long words
     return [word for word in words if word not in overrides], overrides
+
+
+def overrides_by_file(words: list[str]) -> list[tuple[str, list[str]]]:
+    """The sweep files of a command line in order, each with its overrides: those of all files, then its own.
+
+    `FILE:KEY=VALUE` is for one of them, named by its path, its name, or its name without suffix.
+
+    Raises:
+        SpecError: an override names no file, or one of several.
+    """
+    files, overrides = files_and_overrides(words)
+    owned = [_owned(word, files) for word in overrides]
+    shared = [change for owner, change in owned if not owner]
+    return [(file, shared + [change for owner, change in owned if owner == file]) for file in files]
+
+
+def _owned(word: str, files: list[str]) -> tuple[str, str]:
+    """The file that an override is for alone, or "" for all of them; and the override.
+
+    Raises:
+        SpecError: that is no file of the command line, or more than one.
+    """
+    for name_of in (str, lambda file: Path(file).name, lambda file: Path(file).stem):
+        owners = sorted({file for file in files if word.startswith(f"{name_of(file)}:")})
+        if len(owners) > 1:
+            raise SpecError(f"`{word}` must be for one file, but is for {' and '.join(owners)}: write its whole path.")
+        if owners:
+            return owners[0], word.removeprefix(f"{name_of(owners[0])}:")
+    name, colon, _ = word.partition("=")[0].rpartition(":")
+    if colon:
+        known = did_you_mean(name, {Path(file).name for file in files})
+        raise SpecError(f"`{word}` is for `{name}`, which is no sweep file of this command. {known}")
+    return "", word
 
 
 def tile_size(text: str) -> int | str:

@@ -12,8 +12,8 @@ from segdist.cli.options import (
     Json,
     Storage,
     Tracking,
-    files_and_overrides,
     files_named,
+    overrides_by_file,
     report_user_errors,
     show,
     tile_size,
@@ -27,7 +27,8 @@ app = typer.Typer()
 Sweeps = Annotated[
     list[str],
     typer.Argument(
-        metavar="SWEEP... [KEY=VALUE...]", help="Sweep files, then overrides of their keys; ~KEY removes it."
+        metavar="SWEEP... [[SWEEP:]KEY=VALUE...]",
+        help="Sweep files, then overrides of their keys, of one file's as a.yaml:search.trials=2; ~KEY removes it.",
     ),
 ]
 
@@ -282,23 +283,33 @@ def _sizes(given: dict[str, float | None]) -> dict[str, float]:
 
 
 def _each(arguments: list[str], action: Callable[[str, list[str]], object], *, debug: bool) -> None:
-    """Do one thing for each sweep file; with several, go on after an error and sum up at the end."""
-    files, overrides = files_and_overrides(arguments)
+    """Do one thing for each sweep file; with several, go on after an error, not after a stop, and sum up at the end."""
     outcomes: dict[str, str] = {}
-    with report_user_errors(debug=debug):
-        if not files:
+    with report_user_errors(debug=debug) as stops:
+        asked = overrides_by_file(arguments)
+        if not asked:
             raise SpecError(f"A sweep file must be named, e.g. sweeps/quickstart.yaml, but got {' '.join(arguments)}")
-    for file in files:
-        if len(files) > 1:
-            say(f"== {file}")
+        outcomes |= {file: "not started" for file, _ in asked}
         try:
-            with files_named():
-                action(file, overrides)
-            outcomes[file] = "ok"
-        except SegdistError as error:
-            show(error, debug=debug)
-            outcomes[file] = "failed: " + str(error).splitlines()[0]
-    if len(files) > 1:
-        say("\n".join(["== summary", *(f"{file}  {outcome}" for file, outcome in outcomes.items())]))
+            for file, overrides in asked:
+                stops.check()
+                if len(asked) > 1:
+                    say(f"== {file}")
+                outcomes[file] = "stopped"
+                outcomes[file] = _outcome(action, file, overrides, debug=debug)
+        finally:
+            if len(asked) > 1:
+                say("\n".join(["== summary", *(f"{file}  {outcome}" for file, outcome in outcomes.items())]))
     if any(outcome != "ok" for outcome in outcomes.values()):
         raise typer.Exit(2)
+
+
+def _outcome(action: Callable[[str, list[str]], object], file: str, overrides: list[str], *, debug: bool) -> str:
+    """What became of one sweep file; its error is shown."""
+    try:
+        with files_named():
+            action(file, overrides)
+    except SegdistError as error:
+        show(error, debug=debug)
+        return "failed: " + str(error).splitlines()[0]
+    return "ok"

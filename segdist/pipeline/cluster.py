@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from segdist.core.errors import BackendError
+from segdist.core.interruption import signals_kept
 from segdist.pipeline.backend_lines import raylet_lines_hidden
 from segdist.pipeline.own_cluster import environment, listen_on_loopback, private_session
 
@@ -25,6 +26,7 @@ _SETTINGS = {
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "55",  # the default of 5 s kills the proxy of a busy machine as it starts
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing leaves the machine unasked
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow is the record; no CSV, JSON and TensorBoard copies
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # we ask it to stop
     "TUNE_GLOBAL_CHECKPOINT_S": "1",  # a killed driver forgets at most a second of the search
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",  # one second is meant
 }
@@ -64,7 +66,8 @@ def connected() -> Iterator[ModuleType]:
         yield ray
         return
     with _join_settings(token_mode) if address else _starting() as how:
-        _start(ray, address, how)
+        with signals_kept():
+            _start(ray, address, how)
         try:
             with raylet_lines_hidden():
                 yield ray

@@ -1,16 +1,16 @@
 """The search: Ray Tune runs the trials that the ledger lacks; a search that was killed, widened or moved goes on."""
 
-import os
 import signal
 import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
-from types import ModuleType
+from types import FrameType, ModuleType
 
 from segdist.core import storage
 from segdist.core.errors import BackendError, SegdistError
+from segdist.core.interruption import Interrupted, Stops, interruptible
 from segdist.core.spec import SweepSpec
 from segdist.core.terminal import say
 from segdist.core.text import counted
@@ -40,9 +40,10 @@ def search(
         tags: further tags of every trial.
 
     Returns:
-        What became of the trials; not all of them are done where the search was stopped.
+        What became of the trials.
 
     Raises:
+        Interrupted: the search was stopped; what it had is recorded.
         BackendError: no trial succeeded, the cluster cannot hold one, Tune breaks down again and again, or another
             driver runs this sweep.
     """
@@ -74,7 +75,7 @@ def _run_all(spec: SweepSpec, job: Job, ray: ModuleType, ledger: Ledger, recordi
             best = "" if search.best is None else f", best {search.best:.3f}"
             say(f"search    goes on with {search.done} of {counted(search.total, 'trial')} done{best}")
         try:
-            _run(spec, job, ray, search, recording, lease)
+            stopped_by = _run(spec, job, ray, search, recording, lease)
         except (ray.exceptions.RayError, ray.tune.TuneError, RuntimeError) as error:
             from segdist.pipeline.tune_trials import cause
 
@@ -88,10 +89,13 @@ def _run_all(spec: SweepSpec, job: Job, ray: ModuleType, ledger: Ledger, recordi
                 ) from error
             say(f"search    begins anew from what is recorded: {why}")
         else:
+            if stopped_by:
+                raise Interrupted(stopped_by)
             return search
 
 
-def _run(spec: SweepSpec, job: Job, ray: ModuleType, search: Search, recording: Recording, lease: Lease) -> None:
+def _run(spec: SweepSpec, job: Job, ray: ModuleType, search: Search, recording: Recording, lease: Lease) -> int:
+    """Let Tune run trials; the signal that stopped it, or 0."""
     from ray import tune
 
     from segdist.pipeline.progress import Progress
@@ -126,8 +130,9 @@ def _run(spec: SweepSpec, job: Job, ray: ModuleType, search: Search, recording: 
             ),
         )
         try:
-            with _stopping_gracefully():
+            with _stopping_gracefully() as stops:
                 tuner.fit()
+            return stops.first
         except Exception as error:
             if isinstance(problem.error, SegdistError):
                 raise problem.error from error
@@ -156,16 +161,28 @@ def _driver_resources(spec: SweepSpec) -> dict[str, float]:
 
 
 @contextmanager
-def _stopping_gracefully() -> Iterator[None]:
-    """SIGTERM becomes the signal on which Tune saves and returns; installed after Ray's own handlers.
+def _stopping_gracefully() -> Iterator[Stops]:
+    """Ctrl-C, SIGTERM and SIGHUP become the signal on which Tune saves and returns; a second one does not wait for it.
 
-    Only the main thread may do so; in another, as those of a web server, SIGTERM stays what it was.
+    Only the main thread may catch signals; in another, as those of a web server, they stay what they were.
     """
+    stops = Stops()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield stops
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        is_first = not stops.first
+        try:
+            stops(number, frame)
+        except Interrupted:
+            if not is_first or not callable(signal.getsignal(signal.SIGUSR1)):  # Tune does not listen yet
+                raise
+            signal.raise_signal(signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, signal.SIG_DFL)
     try:
-        yield
+        with interruptible(stop):
+            yield stops
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGUSR1, before)

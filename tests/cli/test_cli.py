@@ -123,3 +123,47 @@ def test_debug_shows_the_traceback_beside_the_message(sweep: Path) -> None:
 def test_no_command_at_all_shows_the_help() -> None:
     process = answer()
     assert "Usage" in process.stdout + process.stderr
+
+
+def test_an_override_may_be_for_one_of_several_files(sweep: Path) -> None:
+    other = sweep.with_name("other.yaml")
+    other.write_text(sweep.read_text())
+    for name in (str(other), "other.yaml", "other"):
+        words = ["check", str(sweep), str(other), "train.epochs=7", f"{name}:train.epochs=3"]
+        found = CliRunner().invoke(app, words)
+        assert found.exit_code == 0, found.output
+        first, second = found.output.split("== ")[1:3]
+        assert "7 epochs" in first
+        assert "3 epochs" in second
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        (
+            "tinny.yaml:train.epochs=3",
+            "`tinny.yaml`, which is no sweep file of this command. Did you mean `tiny.yaml`?",
+        ),
+        ("tinny.yaml:~train.epochs", "no sweep file of this command"),
+        ("tiny:train.epochs=3", "must be for one file, but is for"),
+        ("tiny.yaml:train.epoch=3", "Did you mean `epochs`?"),
+    ],
+)
+def test_an_override_for_no_file_or_for_two_is_an_error_before_anything_starts(
+    sweep: Path, word: str, said: str
+) -> None:
+    (sweep.parent / "b").mkdir()
+    other = sweep.parent / "b" / sweep.name
+    other.write_text(sweep.read_text())
+    files = [str(sweep)] if "epoch=" in word else [str(sweep), str(other)]
+    found = CliRunner().invoke(app, ["check", *files, word])
+    assert found.exit_code == 2
+    assert said in found.output
+    assert "== " not in found.output
+
+
+def test_a_colon_in_a_value_or_an_equals_sign_in_a_file_name_belongs_to_no_prefix(sweep: Path) -> None:
+    strange = sweep.rename(sweep.with_name("lr=1.yaml"))
+    found = CliRunner().invoke(app, ["check", str(strange), "question=a:b", "lr=1.yaml:train.epochs=3"])
+    assert found.exit_code == 0, found.output
+    assert "3 epochs" in found.output

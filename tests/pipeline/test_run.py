@@ -91,8 +91,8 @@ def test_after_driver_and_trial_were_killed_the_same_command_finishes_the_sweep_
     driver = _started(sweep, tmp_path / "log_2", env)
     assert session not in short_folder.iterdir(), "what was left behind goes with the next start"
     driver.terminate()
-    assert driver.wait(60) == 2, (tmp_path / "log_2").read_text()
-    assert "The same command goes on with it" in (tmp_path / "log_2").read_text()
+    assert driver.wait(60) == 128 + signal.SIGTERM, (tmp_path / "log_2").read_text()
+    assert "Run the same command again to go on" in (tmp_path / "log_2").read_text()
     statuses = [t["status"] for t in _trials(segdist, tmp_path / "storage")]
     assert "RUNNING" not in statuses
     assert "KILLED" in statuses

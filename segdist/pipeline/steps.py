@@ -1,0 +1,293 @@
+"""The steps of the main job: ingest, label, search, evaluate, report. Each does only what is missing."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+
+from segdist import pages
+from segdist.commands.diff import standing
+from segdist.commands.promote import register_winner
+from segdist.core import storage
+from segdist.core.errors import BackendError, DataError, SegdistError
+from segdist.core.records import LabelledImages
+from segdist.core.spec import SweepSpec
+from segdist.core.terminal import say
+from segdist.core.text import counted
+from segdist.datasets.shards import Dataset
+from segdist.metrics import Evaluator, formulas
+from segdist.pipeline.cluster import connected
+from segdist.pipeline.evaluate import DONE as EVALUATED
+from segdist.pipeline.evaluate import evaluate_on_test, evaluate_trials, evaluator_on_val
+from segdist.pipeline.importance import importance
+from segdist.pipeline.ingest import ingest
+from segdist.pipeline.label_sets import LabelSet, make_label_sets
+from segdist.pipeline.sweep import search
+from segdist.pipeline.trial import Job
+from segdist.searching import Ledger
+from segdist.sweepfile import label_policies
+from segdist.sweepfile.loading import trials_of
+from segdist.tracking import Tracker, TrialStatus, names
+
+NEXT_BEST = 4
+"""Trials that the best one is compared with."""
+
+
+def do_steps(spec: SweepSpec, file: str, *, kind: str, fingerprint: str, folder: str) -> tuple[str, str]:
+    """Do what of a sweep is missing.
+
+    Args:
+        spec: the sweep.
+        file: where it was read.
+        kind: "sweep", or "train" for a run without search and champion.
+        fingerprint: of its question.
+        folder: its own place in the storage.
+
+    Returns:
+        The id of its run in MLflow, and what was said of its end.
+
+    Raises:
+        Interrupted: somebody stopped it; its notes say what is done.
+        SegdistError: something a user can fix.
+    """
+    done: list[str] = []
+    with _noting(done):
+        tracker = Tracker.for_sweep(spec)
+        tracker.close_abandoned()
+        dataset = ingest(spec)
+        _say_dataset(dataset)
+        _check_learnable(spec, dataset)
+        done.append("data")
+        with connected() as ray:
+            labels = make_label_sets(spec, dataset, say) if spec.label else []
+            for one in labels:
+                _say_labels(one)
+            done += ["labels"] if labels else []
+            parent = _open(tracker, spec, file, kind, fingerprint, dataset, labels)
+            with _closing(tracker, parent):
+                job = _job(spec, folder, dataset, labels)
+                with _counting(done, folder, trials_of(spec)):
+                    search(spec, job, ray, tracker, parent, _tags(dataset, labels))
+                best = _evaluate(ray, tracker, spec, parent, job)
+                done.append("evaluation")
+                if kind == "sweep" and best:
+                    _register_winner(ray, tracker, spec, parent, best, job)
+                _finish(tracker, spec, parent)
+                done.append("report")
+        return parent, _conclude(tracker, spec, parent)
+
+
+@contextmanager
+def _noting(done: Sequence[str]) -> Iterator[None]:
+    """Who stops the steps is told how far they came."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        stop.add_note(f"Done: {', '.join(done)}." if done else "No step was done.")
+        raise
+
+
+@contextmanager
+def _counting(done: list[str], folder: str, total: int) -> Iterator[None]:
+    """Add how many trials are done, whether or not that is all of them."""
+    try:
+        yield
+    finally:
+        ended = sum(trial.has_ended for trial in Ledger(folder).trials)
+        done.append(f"{min(ended, total)} of {counted(total, 'trial')}")
+
+
+def _open(
+    tracker: Tracker,
+    spec: SweepSpec,
+    file: str,
+    kind: str,
+    fingerprint: str,
+    dataset: Dataset,
+    labels: Sequence[LabelSet],
+) -> str:
+    parent = tracker.start_sweep(
+        spec.name,
+        fingerprint,
+        spec_text=spec.model_dump_json(indent=1),
+        spec_file=file,
+        tags={"segdist.kind": kind, "segdist.question": spec.question, "segdist.trials": trials_of(spec)},
+        params={"search.metric": spec.search.metric},
+        dataset=dataset.manifest,
+    )
+    tracker.log_json(parent, _summary(labels), pages.SUMMARY)
+    return parent
+
+
+def _job(spec: SweepSpec, folder: str, dataset: Dataset, labels: Sequence[LabelSet]) -> Job:
+    """What the sweep's trials have in common."""
+    return Job(
+        run=spec.run,
+        dataset_uri=dataset.uri,
+        labels_uri=labels[0].labels.uri if labels else "",
+        boxes_only=tuple(spec.data.boxes_only),
+        storage_path=folder,
+        metric=spec.search.metric,
+        is_costed=bool(spec.space and spec.search.constraints),
+        labels_of_policy={one.policy.name: one.labels.uri for one in labels} if len(labels) > 1 else {},
+    )
+
+
+def _tags(dataset: Dataset, labels: Sequence[LabelSet]) -> dict[str, str]:
+    """What every trial learned from."""
+    tags = {"segdist.dataset": dataset.manifest.content_hash}
+    return tags | ({"segdist.labels": labels[0].labels.manifest.content_hash} if len(labels) == 1 else {})
+
+
+def _evaluate(ray: ModuleType, tracker: Tracker, spec: SweepSpec, parent: str, job: Job) -> str:
+    """Measure the trials, and score the winner on the test split; the winner's run, "" where nothing was found."""
+    board = pages.leaderboard(tracker, spec.name, parent_run_id=parent)
+    best = "" if board.nothing_feasible else _winner(board)
+    evaluate_trials(ray, tracker, parent, job)
+    if board.found_nothing or not best:
+        return ""
+    _compare_with_next(tracker, spec, parent, job)
+    metrics = evaluate_on_test(ray, tracker, best, job)
+    if metrics:
+        say(f"test      iou {metrics['test/iou']:.3f}, dice {metrics['test/dice']:.3f} (the winner alone)")
+    return best
+
+
+def _winner(board: pages.Leaderboard) -> str:
+    """The run of the best trial that kept a model: one that failed after some epochs kept none."""
+    if board.best is None or board.best.status != "FINISHED":
+        raise BackendError(
+            f"No trial of `{board.sweep.name}` ended with a score in `{board.metric}`: see their metrics in MLflow."
+        )
+    return board.best.run_id
+
+
+def _compare_with_next(tracker: Tracker, spec: SweepSpec, parent: str, job: Job) -> None:
+    """Record how clearly the best trial is better than the next, where people drew the masks that decide it."""
+    counts = Dataset.open(job.dataset_uri).manifest.splits["val"]
+    if "val" in job.boxes_only or counts.masks < counts.instances:
+        return
+    board = pages.leaderboard(tracker, spec.name, parent_run_id=parent)
+    metric = spec.search.metric.partition("/")[2]
+    evaluated = [t for t in board.trials if t.status == "FINISHED" and not t.broken and EVALUATED in t.metrics]
+    best, others = board.best, evaluated[1 : 1 + NEXT_BEST]
+    if best is None or not others or best is not evaluated[0] or metric not in formulas():
+        return
+    found = standing(tracker, best.run_id, [t.run_id for t in others], metric=metric)
+    close = [t.number for t, one in zip(others, found.differences, strict=True) if one.winner != 1]
+    said = {
+        "best": best.number,
+        "compared": [t.number for t in others],
+        "close": close,
+        "chance": found.chance,
+        "images": len(found.differences[0].images),
+    }
+    tracker.tag(parent, names.STANDING, json.dumps(said))
+
+
+def _register_winner(ray: ModuleType, tracker: Tracker, spec: SweepSpec, parent: str, best: str, job: Job) -> None:
+    def measure(run_id: str, rows: LabelledImages, metric: str) -> Evaluator:  # noqa: ARG001 - a worker opens the same rows
+        return evaluator_on_val(ray, tracker, run_id, job, metric)
+
+    said = register_winner(tracker, spec, best, measure=measure)
+    tracker.tag(parent, names.CHAMPION, said)
+    for line in said.splitlines():
+        say(f"champion  {line}")
+
+
+def _finish(tracker: Tracker, spec: SweepSpec, parent: str) -> None:
+    board = pages.leaderboard(tracker, spec.name, parent_run_id=parent)
+    tracker.log_json(parent, importance(board), "importance.json")
+    with TemporaryDirectory(prefix="segdist-") as folder:
+        page = pages.write_html(tracker, spec.name, Path(folder) / "report.html", parent_run_id=parent)
+        tracker.log_files(parent, page.parent, "report")
+        where = storage.join(spec.storage, "sweeps", spec.name, "report.html")
+        storage.write_atomic(where, page.read_bytes())
+    say(f"report    {where}")
+
+
+def _conclude(tracker: Tracker, spec: SweepSpec, parent: str) -> str:
+    """Print the leaderboard; where nothing on it is of use, say so and why. What was said comes back as plain text."""
+    board = pages.leaderboard(tracker, spec.name, parent_run_id=parent)
+    pages.print_leaderboard(board)
+    lines = [pages.leaderboard_text(board)]
+    if board.found_nothing:
+        reasons = pages.why_nothing(board, tracker.read_json(parent, pages.SUMMARY))
+        nothing = ["champion  none: a model that finds nothing is of no use. The likeliest reasons:"]
+        nothing += [f"          - {reason}" for reason in reasons]
+        say("\n".join(nothing))
+        lines += nothing
+    return "\n".join(lines)
+
+
+@contextmanager
+def _closing(tracker: Tracker, parent: str) -> Iterator[None]:
+    """End the sweep's run, and what of its trials is still open, as what it was: finished, failed or stopped."""
+    try:
+        yield
+    except BaseException as error:
+        status: TrialStatus = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        with suppress(SegdistError):  # where MLflow is away, the next start closes them
+            tracker.close_orphans(parent)
+            tracker.end(parent, status, reason=(str(error) or type(error).__name__).splitlines()[0])
+        raise
+    tracker.end(parent, "FINISHED")
+
+
+def _check_learnable(spec: SweepSpec, dataset: Dataset) -> None:
+    """There must be something to learn from, and something to be scored on."""
+    for split, purpose in (("train", "learned from"), ("val", "scored on")):
+        counts = dataset.manifest.splits.get(split)
+        if counts is None or not counts.instances:
+            raise DataError(
+                f"The split `{split}` has no object, so nothing can be {purpose}. "
+                f"Annotate some of its images, or give it a larger share in `data.split`."
+            )
+        is_labelled = spec.label is not None and split in spec.label.splits
+        if not is_labelled and (not counts.masks or split in spec.data.boxes_only):
+            raise DataError(
+                f"The split `{split}` has boxes but no masks, so nothing can be {purpose}. "
+                f"Let a teacher draw them: label: {{teacher: {{family: sam}}, splits: [{split}]}}"
+            )
+    _check_comparable(spec, dataset)
+
+
+def _check_comparable(spec: SweepSpec, dataset: Dataset) -> None:
+    """Where label policies are searched, no policy may draw the masks that trials are scored on."""
+    if not label_policies.searched(spec):
+        return
+    for split in ("val", "test"):
+        counts = dataset.manifest.splits.get(split)
+        bare = counts.instances - counts.masks if counts else 0
+        if counts and bare:
+            raise DataError(
+                f"Label policies must be compared on human masks, but in `{split}` there are objects without "
+                f"one: {bare} of {counts.instances}. Annotate them, or take the `label.` keys out of `space`."
+            )
+
+
+def _summary(labels: Sequence[LabelSet]) -> dict[str, object]:
+    """What the report shows beside the runs: how the labels were made and how good they are."""
+    shown = [one.labels.manifest.model_dump(mode="json", exclude={"shards"}) for one in labels]
+    searched = [{"policy": dict(one.policy.values), "labels": m} for one, m in zip(labels, shown, strict=True)]
+    return {"labels": shown[0] if shown else None, "policies": searched if len(shown) > 1 else []}
+
+
+def _say_dataset(dataset: Dataset) -> None:
+    splits = ", ".join(f"{name} {counts.images}" for name, counts in dataset.manifest.splits.items())
+    say(f"data      images {splits}; classes {', '.join(dataset.manifest.classes)}; {dataset.manifest.content_hash}")
+
+
+def _say_labels(one: LabelSet) -> None:
+    quality = one.labels.manifest.details.get("quality")
+    known = (
+        f"mean IoU {quality['iou']:.3f} against hidden masks, box-fill {quality['box_fill_iou']:.3f}; "
+        if quality
+        else ""
+    )
+    which = f"{one.policy.title}: " if one.policy.values else ""
+    say(f"labels    {which}{known}{one.labels.manifest.content_hash}")
+    for warning in pages.label_warnings(one.labels.manifest.details):
+        say(f"warning   {which}{warning}")
