@@ -49,6 +49,8 @@ class Checkpoints:
         Raises:
             StorageError: it cannot be written; those before are still there.
         """
+        if score is not None and not isfinite(score):
+            score = None  # undefined, as where validation has no object: it is the best of nothing
         place = storage.join(self._folder, f"{epoch:05d}")
         storage.remove(place)  # half of it may be there
         sums = {}

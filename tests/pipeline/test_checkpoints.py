@@ -47,6 +47,12 @@ def test_another_process_knows_the_best_of_the_one_before(tmp_path: Path) -> Non
     assert kept(tmp_path / "kept") == ["00002", "00004"]
 
 
+def test_a_score_that_is_undefined_is_the_best_of_nothing(tmp_path: Path) -> None:
+    checkpoints = saved(str(tmp_path / "kept"), tmp_path, 0.5, float("nan"))
+    assert kept(tmp_path / "kept") == ["00001", "00002"]
+    assert state(checkpoints) == "2"
+
+
 def test_nothing_is_the_latest_of_nothing(tmp_path: Path) -> None:
     assert state(Checkpoints(str(tmp_path / "kept"), is_better=operator.ge)) == ""
 
