@@ -97,7 +97,12 @@ class _Done:
 
 def _asked(spec: SweepSpec) -> dict[str, Any]:
     """What of a question's extent a further start would have to do something about."""
-    return {"trials": trials_of(spec), "tracking": redact(spec.tracking.uri), "constraints": spec.search.constraints}
+    return {
+        "trials": trials_of(spec),
+        "tracking": redact(spec.tracking.uri),
+        "constraints": spec.search.constraints,
+        "grid": spec.model_dump(mode="json", include={"space"}) if spec.search.sampler == "grid" else {},
+    }
 
 
 def _done(folder: str, spec: SweepSpec) -> _Done | None:
@@ -106,8 +111,8 @@ def _done(folder: str, spec: SweepSpec) -> _Done | None:
     if not storage.exists(uri):
         return None
     found, asked = _Done(**storage.read_json(uri)), _asked(spec)
-    known = {"constraints": {}, **found.asked}
-    is_same = all(known[key] == asked[key] for key in ("tracking", "constraints"))
+    known = {"constraints": {}, "grid": {}, **found.asked}
+    is_same = {**known, "trials": 0} == {**asked, "trials": 0}
     return found if is_same and known["trials"] >= asked["trials"] else None
 
 

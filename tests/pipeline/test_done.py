@@ -1,0 +1,35 @@
+"""A sweep that came to its end is asked nothing, unless there is something to do for it."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segdist.core import storage
+from segdist.pipeline.run import DONE, _asked, _Done, _done
+from tests.searching.sweeps import sweep
+
+GRID = {"train.lr": [1e-3, 2e-3], "train.loss.dice": [0.5, 1.0]}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "is_done"),
+    [
+        ({"trials": 8}, {"trials": 8}, True),
+        ({"trials": 8}, {"trials": 6}, True),
+        ({"trials": 8}, {"trials": 9}, False),
+        ({"trials": 8}, {"trials": 8, "seed": 3, "concurrency": 1}, True),
+        ({}, {"constraints": {"model/bytes": 1e6}}, False),
+        ({"constraints": {"model/bytes": 1e6}}, {"constraints": {"model/bytes": 2e6}}, False),
+        ({"constraints": {"model/bytes": 1e6}}, {"constraints": {"model/bytes": 1e6}}, True),
+        ({"sampler": "grid", "space": GRID}, {"sampler": "grid", "space": GRID}, True),
+        ({"sampler": "grid", "space": GRID}, {"sampler": "grid", "space": {**GRID, "train.lr": [1e-3, 3e-3]}}, False),
+    ],
+)
+def test_what_makes_a_sweep_that_was_done_go_on(
+    tmp_path: Path, before: dict[str, Any], now: dict[str, Any], is_done: bool
+) -> None:
+    end = _Done("run", _asked(sweep(**before)), "said")
+    storage.write_json(storage.join(str(tmp_path), DONE), asdict(end))
+    assert (_done(str(tmp_path), sweep(**now)) == end) is is_done
