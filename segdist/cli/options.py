@@ -1,6 +1,7 @@
 """Options that several commands share, and how their errors and their end reach a user."""
 
 import os
+import re
 import shlex
 import sys
 import traceback
@@ -53,19 +54,53 @@ def report_user_errors(*, debug: bool = False) -> Iterator[Stops]:
 
 @contextmanager
 def files_named() -> Iterator[None]:
-    """Turns the error of a path that is too long, closed to this user, or on a full disk into a user's.
+    """Turns what the machine does not give into a user's error: a path closed to this user, a full disk, no memory.
 
     Raises:
-        SegdistError: it names the file.
+        SegdistError: it names the file, where one is known.
     """
     try:
         yield
     except OSError as error:
-        if error.filename is None:  # no file is to blame: our own mistake
+        if error.filename is None and not (lack := _lack_of(error)):
+            if error.errno is None:  # no file, no system call: our own mistake
+                raise
+            lack = f"The system refused: {error.strerror or error}. Check the disk of the storage and its mount."
+        if error.filename is None:
+            raise SegdistError(f"{lack}{_DONE_IS_KEPT}") from error
+        fix = _lack_of(error) or f"{error.strerror}. Check the path, its permissions and the disk."
+        raise SegdistError(f"`{error.filename}` cannot be used: {fix}") from error
+    except SegdistError:
+        raise
+    except Exception as error:
+        lack = _lack_of(error)
+        if not lack:
             raise
-        raise SegdistError(
-            f"`{error.filename}` cannot be used: {error.strerror}. Check the path, its permissions and the disk."
-        ) from error
+        raise SegdistError(f"{lack}{_DONE_IS_KEPT}") from error
+
+
+_DONE_IS_KEPT = " What is done is kept: run the same command again."
+_LACKS = {
+    r"No space left on device|Disk quota exceeded|database or disk is full": (
+        "The disk is full. Free some space on the disks of `storage`, of the temporary folder (TMPDIR, RAY_TMPDIR) and "
+        "of SEGDIST_CACHE, or move them to a larger one."
+    ),
+    r"CUDA out of memory": (
+        "The card's memory did not suffice. Lower `train.batch_size` or `model.<family>.image_size`."
+    ),
+    r"Cannot allocate memory|can't allocate memory|MemoryError|OutOfMemoryError": (
+        "The memory of this machine did not suffice. Lower `train.batch_size`, `model.<family>.image_size` or "
+        "`search.concurrency`."
+    ),
+    r"Too many open files": "Too many files are open at once. Allow more: `ulimit -n 65536`.",
+}
+"""What a machine can lack, by the words that systems and libraries have for it, and the fix."""
+
+
+def _lack_of(error: BaseException) -> str:
+    """What the machine lacked, with the fix, where that is what an error says; else ""."""
+    text = f"{type(error).__name__}: {error}"
+    return next((said for words, said in _LACKS.items() if re.search(words, text)), "")
 
 
 def show(error: SegdistError, *, debug: bool) -> None:

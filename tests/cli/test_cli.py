@@ -1,5 +1,6 @@
 """The command line answers at once, and turns what a user got wrong into one message."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from segdist.cli import app
+from segdist.core import storage
+from segdist.pipeline.run import DONE, _asked, _fingerprint, _folder
+from segdist.sweepfile.loading import load
 
 HEAVY = ("torch", "ray", "mlflow", "transformers")
 SWEEP = """\
@@ -167,3 +171,47 @@ def test_a_colon_in_a_value_or_an_equals_sign_in_a_file_name_belongs_to_no_prefi
     found = CliRunner().invoke(app, ["check", str(strange), "question=a:b", "lr=1.yaml:train.epochs=3"])
     assert found.exit_code == 0, found.output
     assert "3 epochs" in found.output
+
+
+def test_what_is_done_is_known_without_anything_heavy(sweep: Path) -> None:
+    spec = load(sweep)
+    folder = _folder(spec, _fingerprint(spec, "sweep"))
+    storage.write_json(f"{folder}/{DONE}", {"run_id": "1f", "asked": _asked(spec), "said": "best   trial 2"})
+    process = answer("run", sweep)
+    assert process.returncode == 0, process.stderr
+    assert "tiny is done: nothing to do." in process.stdout
+    assert "best   trial 2" in process.stdout
+    assert imported(process) == set()
+    assert not (sweep.parent / "storage" / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "disk is full"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk is full"),
+        (OSError(errno.EFBIG, "File too large"), "File too large"),
+        (OSError(errno.EMFILE, "Too many open files"), "ulimit -n"),
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (MemoryError(), "memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "memory"),
+        (RuntimeError("x\npyarrow.lib.ArrowInvalid: [Errno 28] No space left on device"), "disk is full"),
+    ],
+)
+def test_what_the_machine_lacks_is_one_message_wherever_it_happens(
+    sweep: Path, error: Exception, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("segdist.pipeline.run.run_sweep", lacking)
+    found = CliRunner().invoke(app, ["run", str(sweep)])
+    assert found.exit_code == 2, found.output
+    assert said in found.output
+    assert len(found.output.splitlines()) < 8
+
+
+def test_our_own_mistake_keeps_its_traceback(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segdist.pipeline.run.run_sweep", lambda *_: 1 / 0)
+    found = CliRunner().invoke(app, ["run", str(sweep)])
+    assert isinstance(found.exception, ZeroDivisionError)
