@@ -120,7 +120,7 @@ def counted(amount: float, one: str, many: str = "") -> str:
     if amount == 1:
         return f"1 {one}"
     written = f"{amount:,}" if isinstance(amount, int) else f"{amount:g}"
-    return f"{written} {many or one + ('es' if one.endswith(_ENDS_WITH_A_HISS) else 's')}"
+    return f"{written} {many or one + ('es' if one.endswith(_ENDS_WITH_A_HISS) and not one.endswith('epoch') else 's')}"
 
 
 def json_lines(text: str) -> list[str]:
