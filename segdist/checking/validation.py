@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from segdist.core.errors import DataError, StorageError
@@ -14,12 +14,14 @@ from segdist.datasets.checks import open_image
 from segdist.datasets.near_duplicates import DEFAULT_BITS, ImageHash, look, near_pairs
 from segdist.datasets.parallel import ordered_map
 from segdist.datasets.rows import sample_digest
-from segdist.datasets.shards import Manifest, SplitCounts, added_counts, content_hash, count_findings, count_samples
+from segdist.datasets.shards import Manifest, SplitCounts, added_counts, content_hash, count_samples
 from segdist.datasets.split import leaks, untrained
 from segdist.reading.codes import CODES, finding
 from segdist.reading.garbage_collection import gc_disabled
 from segdist.reading.sources import Faults
 
+MOST_LISTED = 10_000
+"""Findings of one code that are listed; the others are counted: a million missing images must not fill the memory."""
 MOST_NEAR = 200
 """Pairs of near-duplicates over splits that are named one by one."""
 
@@ -42,11 +44,12 @@ class Review:
 
     Attributes:
         format_name: the format it was read as.
-        findings: everything there is to say, errors first.
+        findings: what there is to say, errors first; of each code the first `MOST_LISTED`.
         classes: the class names found, in alphabetical order.
         splits: counts of each split.
         rows: one for each usable image.
         licences: that the source states.
+        counts: how many findings there are of each severity and code, listed or not.
     """
 
     format_name: str
@@ -55,6 +58,19 @@ class Review:
     splits: dict[str, SplitCounts] = field(default_factory=dict)
     rows: list[SampleSummary] = field(default_factory=list)
     licences: tuple[str, ...] = ()
+    counts: Counter[tuple[Severity, str]] = field(default_factory=Counter, init=False)
+
+    def __post_init__(self) -> None:
+        first, self.findings = self.findings, []
+        self.take(first)
+
+    def take(self, findings: Iterable[Finding]) -> None:
+        """Count findings, and list them where there are few of their kind."""
+        for one in findings:
+            key = (one.severity, one.code)
+            if self.counts[key] < MOST_LISTED:
+                self.findings.append(one)
+            self.counts[key] += 1
 
     @property
     def images(self) -> int:
@@ -69,14 +85,17 @@ class Review:
     @property
     def ok(self) -> bool:
         """Whether there is no error."""
-        return not any(f.severity is Severity.ERROR for f in self.findings)
+        return not any(severity is Severity.ERROR for severity, _ in self.counts)
 
     def as_json(self) -> JsonDict:
         """What `segdist data validate --json` prints."""
         names = {Severity.ERROR: "errors", Severity.REPAIRED: "repaired"}
         names |= {Severity.SKIPPED: "skipped", Severity.WARNING: "warnings"}
         counts = {"format": self.format_name, "images": self.images, "instances": self.instances}
-        return {**counts, **{k: [_entry(f) for f in self.findings if f.severity is s] for s, k in names.items()}}
+        listed = {k: [_entry(f) for f in self.findings if f.severity is s] for s, k in names.items()}
+        here = Counter((f.severity, f.code) for f in self.findings)
+        more = {code: n for (_, code), n in sorted((self.counts - here).items())}
+        return {**counts, **listed, **({"not_listed": more} if more else {})}
 
     def manifest(self) -> Manifest:
         """The manifest of the data as they are, before they are merged or stored."""
@@ -85,7 +104,10 @@ class Review:
             classes=self.classes,
             splits=self.splits,
             shards=(),
-            findings=count_findings(self.findings),
+            findings={
+                str(s): {code: n for (own, code), n in sorted(self.counts.items()) if own is s}
+                for s in sorted({severity for severity, _ in self.counts})
+            },
             content_hash=content_hash("dataset", self.classes, (row.digest for row in self.rows)),
             licences=tuple(sorted(self.licences)),
             details={"source": self.format_name},
@@ -116,10 +138,12 @@ def review(
         _read(source, found, open_images=open_images)
         found.licences = source.licences()
     except (DataError, StorageError) as error:
-        found.findings.append(finding("source-unreadable", str(error), file=source.place))
-    found.findings += untrained({name: counts.per_class for name, counts in found.splits.items()}, file=source.place)
-    found.findings += _leaks(found.rows, near_bits)
-    found.findings = sorted((_strict(f) if strict else f for f in found.findings), key=_order)
+        found.take([finding("source-unreadable", str(error), file=source.place)])
+    found.take(untrained({name: counts.per_class for name, counts in found.splits.items()}, file=source.place))
+    found.take(_leaks(found.rows, near_bits))
+    if strict:
+        _make_strict(found)
+    found.findings.sort(key=_order)
     return found
 
 
@@ -143,7 +167,7 @@ def _read(source: DatasetFormat, found: Review, *, open_images: bool) -> None:
     unusable: set[str] = set()
 
     def report(one: Finding) -> None:
-        found.findings.append(one)
+        found.take([one])
         if one.code == "image-missing":
             unusable.add(one.image)
 
@@ -157,7 +181,7 @@ def _read(source: DatasetFormat, found: Review, *, open_images: bool) -> None:
     works = map(work, source.chunks(faults))
     labels: Counter[str] = Counter()
     for answer in ordered_map(_look_at, works):
-        found.findings += answer.findings
+        found.take(answer.findings)
         found.rows += answer.rows
         found.splits = added_counts([found.splits, answer.splits])
     for counts in found.splits.values():
@@ -232,8 +256,15 @@ def near_leaks(rows: Sequence[SampleSummary], near_bits: int) -> Iterator[Findin
         )
 
 
-def _strict(one: Finding) -> Finding:
-    return replace(one, severity=Severity.ERROR) if one.severity is Severity.WARNING else one
+def _make_strict(found: Review) -> None:
+    """Make errors of its warnings."""
+    found.findings = [
+        replace(one, severity=Severity.ERROR) if one.severity is Severity.WARNING else one for one in found.findings
+    ]
+    for (severity, code), number in [*found.counts.items()]:
+        if severity is Severity.WARNING:
+            del found.counts[severity, code]
+            found.counts[Severity.ERROR, code] += number
 
 
 _RANK: Mapping[Severity, int] = {s: n for n, s in enumerate(("error", "skipped", "repaired", "warning"))}  # type: ignore[misc]
@@ -274,9 +305,10 @@ def summary_text(found: Review, *, most: int = 5) -> str:
     for one in found.findings:
         by_code.setdefault((one.severity, one.code), []).append(one)
     for (severity, code), members in by_code.items():
-        lines.append(f"{severity}[{code}] x{len(members)}: {CODES[code].meaning if code in CODES else ''}".rstrip(": "))
+        number = found.counts[severity, code]
+        lines.append(f"{severity}[{code}] x{number}: {CODES[code].meaning if code in CODES else ''}".rstrip(": "))
         lines += [f"    {_place(one)}{one.message}" for one in members[:most]]
-        lines += [f"    ... and {len(members) - most} more"] if len(members) > most else []
+        lines += [f"    ... and {number - most} more"] if number > most else []
     return "\n".join([*lines, "no error" if found.ok else "errors: fix them, or leave them out with on_error: skip"])
 
 

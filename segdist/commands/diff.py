@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from segdist.commands.evaluate import rows_of
-from segdist.commands.model import load_model
+from segdist.commands.model import load_model, place_of
 from segdist.core.errors import DataError
 from segdist.core.json_values import JsonDict
 from segdist.core.panels import encode_jpeg, versus
@@ -161,7 +161,7 @@ def _asked(model: str, data: str, split: str, storage: str, tracking: str) -> _S
 
 def _recalled(tracker: Tracker, model: str, split: str) -> _Side:
     """What a trial's model found when its sweep was evaluated."""
-    if Path(model).is_dir():
+    if place_of(model):
         raise DataError(f"{model} is a folder, which keeps no predictions. Name data: segdist diff A B DATA")
     run_id = tracker.run_of(model)
     described = tracker.read_json(run_id, "model/model.json")

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-from segdist.commands.model import model_folder
+from segdist.commands.model import model_folder, place_of
 from segdist.core import extras
 from segdist.core.errors import ExportError, did_you_mean
 from segdist.core.plugins import declaration
@@ -92,7 +92,7 @@ def push(folder: Path, repository: str) -> str:
 
 def origin_of(model: str, storage: str, tracking: str) -> Origin:
     """What MLflow knows of a model; a folder knows nothing."""
-    if Path(model).is_dir():
+    if place_of(model):
         return Origin()
     tracker = Tracker.at(storage, tracking)
     run_id = tracker.run_of(model)

@@ -239,8 +239,7 @@ def model_folder(model: str, storage: str, tracking: str) -> Iterator[tuple[Path
         storage: of the sweep that trained it.
         tracking: its MLflow URI, or "embedded".
     """
-    place = files.absolute(model)
-    if Path(place).is_dir() or "://" in place:
+    if place := place_of(model):
         from segdist.engine import checkpoint
 
         with checkpoint.fetched(place) as folder:
@@ -252,6 +251,12 @@ def model_folder(model: str, storage: str, tracking: str) -> Iterator[tuple[Path
             yield tracker.model_files(model, Path(scratch)), True
         else:
             yield tracker.download(tracker.run_of(model), "model", Path(scratch)), True
+
+
+def place_of(model: str) -> str:
+    """Where the folder lies that a model is named by, as a path or a URI; "" where MLflow knows the name."""
+    place = files.absolute(model)
+    return place if "://" in place or Path(place).is_dir() else ""
 
 
 def is_trusted(folder: str, storage: str) -> bool:

@@ -29,7 +29,7 @@ def write_review_page(uri: str, found: Review, source: DatasetFormat | None) -> 
     """
     chosen = _chosen(found.findings)
     samples = _samples(source, {f.image for f in chosen}) if source else {}
-    by_code = Counter((f.severity, f.code) for f in found.findings)
+    by_code = {key: found.counts[key] for key in dict.fromkeys((f.severity, f.code) for f in found.findings)}
     table = Section(
         "Findings",
         header=("finding", "count"),

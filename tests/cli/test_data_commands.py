@@ -8,6 +8,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
+from segdist.checking import validation
 from segdist.cli.data import app
 from tests.dirty.export import Export
 
@@ -119,3 +120,23 @@ def test_validate_writes_a_page_and_a_manifest_and_lists_every_code(export: Path
     listed = run("validate", "--codes").output
     assert "polygon-crosses-itself" in listed
     assert run("validate").exit_code == 2
+
+
+def test_of_very_many_findings_the_first_are_listed_and_all_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validation, "MOST_LISTED", 7)
+    folder = tmp_path / "export"
+    folder.mkdir()
+    images = [{"id": n, "file_name": f"{n:03}.jpg", "height": 9, "width": 9} for n in range(300)]
+    content = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "crack"}]}
+    (folder / "a.json").write_text(json.dumps(content))
+    result = run("validate", folder, "--html", tmp_path / "page.html", "--manifest", tmp_path / "manifest.json")
+    assert result.exit_code == 2
+    assert "error[image-missing] x300:" in result.output
+    assert "... and 295 more" in result.output
+    assert "annotations-lost" not in result.output, "a missing image without annotations has lost none"
+    assert json.loads((tmp_path / "manifest.json").read_text())["findings"] == {"error": {"image-missing": 300}}
+    assert "300" in (tmp_path / "page.html").read_text()
+    listed = json.loads(run("validate", folder, "--json").output)
+    assert [len(listed["errors"]), listed["not_listed"]] == [7, {"image-missing": 293}]
