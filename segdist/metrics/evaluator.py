@@ -53,6 +53,11 @@ def lower_is_better(name: str) -> bool:
     return how is not None and how.lower_is_better
 
 
+def is_better(score: float, than: float, *, metric: str) -> bool:
+    """Whether a score beats another one; `metric` is named as in MLflow, e.g. `val/iou`."""
+    return score < than if lower_is_better(metric.partition("/")[2]) else score > than
+
+
 @dataclass(frozen=True)
 class CountedImage:
     """What one image adds: the numbers of each counter, and what each metric that does not add up keeps of it."""

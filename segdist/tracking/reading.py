@@ -12,6 +12,7 @@ from segdist.core import renamed_keys
 from segdist.core.errors import BackendError, did_you_mean
 from segdist.core.json_values import JsonDict
 from segdist.datasets.shards import Manifest
+from segdist.metrics import lower_is_better
 from segdist.tracking import names
 from segdist.tracking.encoding import clip, name_of, param_value
 from segdist.tracking.values import DatasetInfo, SweepRecord, TrialRecord
@@ -85,7 +86,8 @@ def trials(client: "MlflowClient", parent_run_id: str, metric: str = "") -> list
     for run in children(client, parent_run_id):
         record = _trial(run)
         first.setdefault(record.trial_key, record)
-    return sorted(first.values(), key=lambda t: -t.metrics.get(metric, -math.inf))
+    sign = 1 if lower_is_better(metric.partition("/")[2]) else -1
+    return sorted(first.values(), key=lambda t: sign * t.metrics.get(metric, sign * math.inf))
 
 
 def trial(client: "MlflowClient", run_id: str, *, where: str) -> tuple[TrialRecord, SweepRecord]:

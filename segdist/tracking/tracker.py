@@ -13,6 +13,7 @@ from segdist.core.registry import distributions
 from segdist.core.spec import SweepSpec
 from segdist.core.text import decode_text
 from segdist.datasets.shards import Manifest
+from segdist.metrics import is_better
 from segdist.tracking import names, reading, registry
 from segdist.tracking.connection import Connection
 from segdist.tracking.encoding import finite, flatten, key, param_text, tag_text
@@ -32,13 +33,13 @@ class Tracker:
     Args:
         uri: an MLflow tracking URI: `sqlite:///FILE`, `http://HOST:PORT`, ...
         artifact_root: a URI for the files of new experiments; "" leaves the place to the MLflow server.
-        metric: the search metric; the epoch in which it is highest is a trial's best.
+        metric: the search metric; the epoch in which it is best is a trial's best.
     """
 
     def __init__(self, uri: str, artifact_root: str = "", *, metric: str = "val/iou") -> None:
         self.metric = metric
         self._connection = Connection(uri, artifact_root)
-        self._progress: dict[str, tuple[float, float]] = {}
+        self._progress: dict[str, tuple[float | None, float]] = {}
 
     @classmethod
     def for_sweep(cls, spec: SweepSpec) -> Self:
@@ -447,7 +448,7 @@ class Tracker:
         best, seconds = self._progress_of(run_id)
         seconds += values.get("seconds", 0.0)
         added = {names.TOTAL_SECONDS: seconds}
-        if values[self.metric] > best:
+        if best is None or is_better(values[self.metric], best, metric=self.metric):
             best = values[self.metric]
             kept = {n: v for n, v in values.items() if n.startswith("val/") or n in (self.metric, "epoch")}
             added |= {names.BEST + n: v for n, v in kept.items()}
@@ -463,12 +464,12 @@ class Tracker:
             for start in range(0, len(metrics), _METRICS_PER_CALL):
                 client.log_batch(run_id, metrics=metrics[start : start + _METRICS_PER_CALL])
 
-    def _progress_of(self, run_id: str) -> tuple[float, float]:
+    def _progress_of(self, run_id: str) -> tuple[float | None, float]:
         if run_id in self._progress:
             return self._progress[run_id]
         with self._connection.client() as client:
             known = client.get_run(run_id).data.metrics
-        return known.get(key(names.BEST + self.metric), float("-inf")), known.get(names.TOTAL_SECONDS, 0.0)
+        return known.get(key(names.BEST + self.metric)), known.get(names.TOTAL_SECONDS, 0.0)
 
 
 def _artifacts_beside(storage: str) -> str:

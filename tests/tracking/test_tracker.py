@@ -164,6 +164,17 @@ def test_trials_come_best_first_and_those_without_a_score_last(tracker: Tracker,
     assert (trials[-1].status, trials[-1].reason) == ("FAILED", "CUDA out of memory")
 
 
+def test_of_a_distance_the_lowest_is_best_of_epochs_and_of_trials(storage: Path, spec: SweepSpec) -> None:
+    tracker = Tracker.at(str(storage), metric="val/hausdorff_95")
+    parent = start_sweep(tracker, spec)
+    for number, first in enumerate((9.0, None, 5.0)):
+        run = start_trial(tracker, parent, number)
+        for epoch, distance in enumerate((first, first - 3, first + 1) if first else (), start=1):
+            tracker.log_metrics(run, {"val/hausdorff_95": distance}, step=epoch)
+    found = [(t.number, t.metrics.get("val/hausdorff_95"), t.best_epoch) for t in tracker.trials(parent)]
+    assert found == [(2, 2.0, 2), (0, 6.0, 2), (1, None, 0)]
+
+
 def test_orphans_are_killed_living_trials_kept_and_second_runs_deleted(tracker: Tracker, spec: SweepSpec) -> None:
     parent = start_sweep(tracker, spec)
     alive, orphan, done = (start_trial(tracker, parent, number) for number in range(3))
