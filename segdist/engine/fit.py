@@ -1,5 +1,6 @@
 """Fitting one model: epochs of steps, a score after each, a checkpoint, a report. Plain torch, no Ray."""
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from segdist.engine.objective import objective_of
 from segdist.engine.predict import score
 from segdist.engine.state import MODEL, PICTURES, TRAINING, Fit
 from segdist.engine.workers import Workers
+from segdist.metrics import lower_is_better
 
 __all__ = ["MODEL", "PICTURES", "TRAINING", "Metrics", "ReportEpoch", "fit"]
 
@@ -49,7 +51,7 @@ def fit(
         kept: folder or prefix for the models of `train.keep_every`; "" keeps none.
 
     A step whose gradient is not finite is skipped and counted; an epoch of nothing but such steps ends the fit with
-    `diverged` 1 and `val/iou` 0, so that a search learns to keep away.
+    `diverged` 1 and the worst values, as `val/iou` 0, so that a search learns to keep away.
 
     Raises:
         SpecError: a phase trains nothing, or a parameter that is to be trained is not used.
@@ -74,10 +76,15 @@ def fit(
             sampler.epoch = epoch
             metrics = train_epoch(state, parallel, batches, images=len(train))
             if metrics["diverged"]:
-                report(metrics | {f"val/{name}": 0.0 for name in run.evaluate.each_epoch}, None)
+                report(metrics | {f"val/{name}": _worst(name) for name in run.evaluate.each_epoch}, None)
                 return network
             _score_and_report(state, metrics, val, report)
     return network
+
+
+def _worst(name: str) -> float:
+    """What no model can score worse than."""
+    return math.inf if lower_is_better(name) else 0.0
 
 
 def _score_and_report(state: Fit, metrics: Metrics, val: LabelledImages, report: ReportEpoch) -> None:

@@ -42,7 +42,7 @@ class Leaderboard:
 
     @property
     def metric(self) -> str:
-        """What the search maximised."""
+        """What the search made as good as it could."""
         return self.sweep.metric
 
     @property
@@ -105,8 +105,16 @@ class Leaderboard:
     @property
     def found_nothing(self) -> bool:
         """Whether trials were scored, and not one of them found anything."""
+        if self.is_lower_better:  # of distances and errors none says so
+            found = [t.metrics["val/iou"] for t in self.trials if "val/iou" in t.metrics]
+            return bool(found) and max(found) <= 0
         best = self.score(self.best)
         return best is not None and best <= 0
+
+    @property
+    def is_lower_better(self) -> bool:
+        """Whether the search metric is an error or a distance."""
+        return metrics.lower_is_better(self.metric.partition("/")[2])
 
     @property
     def winner(self) -> TrialRecord | None:
@@ -145,9 +153,11 @@ class Leaderboard:
         return trial.metrics.get(self.metric) if trial else None
 
     def gain(self, trial: TrialRecord | None) -> float | None:
-        """How much higher a trial scored than the untuned one; None for that one itself, and where it found nothing."""
+        """How much better a trial scored than the untuned one; None for that one itself, and where it found nothing."""
         score, untuned = self.score(trial), self.score(self.baseline)
-        return score - untuned if score is not None and untuned and trial is not self.baseline else None
+        if score is None or not untuned or trial is self.baseline:
+            return None
+        return untuned - score if self.is_lower_better else score - untuned
 
     def ended(self, trial: TrialRecord) -> str:
         """How a trial ended, in words."""
@@ -247,10 +257,10 @@ def conclusions(board: Leaderboard) -> list[str]:
     if best is None:
         return [board.nothing_feasible or "No trial has a score yet."]
     if board.found_nothing:
-        return [f"No trial found an object: the highest {board.metric} is {board.score(best):.3f}."]
+        return [f"No trial found an object: the best {board.metric} is {board.score(best):.3f}."]
     gain = board.gain(best)
     won = "" if gain is None else f", {gain:+.3f} against the untuned trial"
-    if best is not board.baseline and board.score(board.baseline) == 0:
+    if best is not board.baseline and board.score(board.baseline) == 0 and not board.is_lower_better:
         won = "; the untuned trial found nothing"
     lines.append(f"best   trial {best.number}: {board.metric} {board.score(best):.3f}{won}")
     if board.standing:

@@ -23,7 +23,7 @@ def importance(board: Leaderboard) -> dict[str, float]:
     everywhere = [key for key in board.space if all(key in board.values(t) for t in scored)]
     if len(scored) < LEAST_TRIALS or not everywhere or len({board.score(t) for t in scored}) < 2:
         return {}
-    study = optuna.create_study(direction="maximize")
+    study = optuna.create_study(direction="minimize" if board.is_lower_better else "maximize")
     spaces = {key: _distribution(board.space[key]) for key in everywhere}
     for trial in scored:
         chosen = {key: _value(board.space[key], board.values(trial)[key]) for key in everywhere}

@@ -166,7 +166,7 @@ def _scored(board: Leaderboard, scores: Sequence[float], **metrics: float) -> Le
 def test_a_sweep_that_found_nothing_has_no_gain_and_says_why(board: Leaderboard) -> None:
     nothing = _scored(board, [0.0, 0.0, 0.0], **{"predicted/top_score": 0.12})
     text = printed(nothing)
-    assert "No trial found an object: the highest val/iou is 0.000." in text
+    assert "No trial found an object: the best val/iou is 0.000." in text
     assert "gain over" not in text
     assert [nothing.gain(trial) for trial in nothing.trials] == [None] * 3
     labels = {"details": {"quality": {"per_class": {"pothole": {"iou": 0.224, "box_fill_iou": 0.538}}}}}
@@ -194,3 +194,12 @@ def test_a_gain_over_an_untuned_trial_that_found_nothing_is_no_gain(board: Leade
     some = _scored(board, [0.0, 0.4])
     assert some.gain(some.best) is None
     assert "val/iou 0.400; the untuned trial found nothing" in printed(some)
+
+
+def test_of_a_distance_a_lower_one_is_a_gain_and_zero_is_no_failure(board: Leaderboard) -> None:
+    untuned, tuned = _scored(board, [0.4, 0.5]).trials
+    near = replace(tuned, is_baseline=False, metrics={"val/iou": 0.5, "val/hausdorff_95": 0.0})
+    far = replace(untuned, is_baseline=True, metrics={"val/iou": 0.4, "val/hausdorff_95": 8.0})
+    found = Leaderboard(replace(board.sweep, metric="val/hausdorff_95"), (near, far))
+    assert not found.found_nothing
+    assert found.gain(near) == 8.0

@@ -126,7 +126,7 @@ def test_a_sweep_that_learned_nothing_says_so_names_the_reasons_and_registers_no
     answer = segdist("run", sweep, *useless)
     assert answer.returncode == 0, answer.stderr
     assert "warning   labels worse than filled boxes: roof (" in answer.stdout
-    assert "No trial found an object: the highest val/iou is 0.000." in answer.stdout
+    assert "No trial found an object: the best val/iou is 0.000." in answer.stdout
     assert re.search(
         r"champion  none: .*\n.*- labels worse than filled boxes: roof .*\n.*- few steps: \d", answer.stdout
     )
