@@ -12,8 +12,13 @@ RESERVED = ("<loc", "<seg", " ; ", "\n", "\x00")
 """What PaliGemma's answers are made of: a class name that holds it could not be read back."""
 
 
+_UNSEEN = dict.fromkeys(map(ord, "\ufeff\u200b\u2060\u00ad"))
+"""Marks of byte order, blanks of no width and soft hyphens: programs leave them in names, and nobody sees them."""
+
+
 def compared(name: str) -> str:
     """A class name as it is compared: whatever its case, its blanks and the way its accents are written."""
+    name = name.translate(_UNSEEN)
     return " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()).split())
 
 
@@ -40,7 +45,9 @@ class ClassNames:
             file: where, for the finding.
         """
         first = self.spelled(name, file)
-        if (not name.strip() or any(part in name for part in RESERVED)) and name not in self._reported:
+        if (
+            not name.translate(_UNSEEN).strip() or any(part in name for part in RESERVED)
+        ) and name not in self._reported:
             message = f"the class name `{name}` must not be empty or hold any of {RESERVED[:3]}; rename it"
             self._find(name, file, "class-name-reserved", Severity.ERROR, message)
         return first
@@ -48,7 +55,7 @@ class ClassNames:
     def spelled(self, name: str, file: str) -> str:
         """The same without a look at what the name holds, where a format has looked at it before."""
         composed = unicodedata.normalize("NFC", name)
-        first = self._first.setdefault(compared(name), composed.strip())
+        first = self._first.setdefault(compared(name), composed.translate(_UNSEEN).strip())
         if composed != first and name not in self._reported:
             self._find(name, file, "class-name-spelling", Severity.REPAIRED, f"the class `{name}` is read as `{first}`")
         return first

@@ -55,7 +55,7 @@ def find_version(client: "MlflowClient", model: str, *, where: str) -> "ModelVer
     if not (at and which):
         raise BackendError(
             f"A model is named NAME@ALIAS, NAME@VERSION, SWEEP#TRIAL or by its run id, but got `{model}`. "
-            f"Try `{name}@{CHAMPION}`."
+            + ("There is no such folder, or MLflow must know it." if "/" in name else f"Try `{name}@{CHAMPION}`.")
         )
     return _version(client, _registered(client, name, where=where), which)
 
