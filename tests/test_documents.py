@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import segdist
 from segdist.cli import app
-from segdist.cli.options import files_and_overrides
+from segdist.cli.options import files_and_overrides, overrides_by_file
 from segdist.sweepfile.loading import load
 
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
@@ -116,8 +116,7 @@ def test_a_command_that_is_shown_can_be_typed(document: str, words: tuple[str, .
         return
     context = parsed(list(words[1:]))
     given = context.params.get("sweeps") or context.params.get("sweep") or []
-    files, overrides = files_and_overrides(list(given))
-    for file in files:
+    for file, overrides in overrides_by_file(list(given)):
         if "*" not in file:  # tests/sweepfile/test_sweepfile.py loads every one
             load(file, overrides)
 
