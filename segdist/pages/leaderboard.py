@@ -68,7 +68,7 @@ class Leaderboard:
         if not found or not self.best or found["best"] != self.best.number:
             return ""
         close, compared = found["close"], found["compared"]
-        others = "the next best trial" if len(compared) == 1 else f"the next best {len(compared)} trials"
+        others = "the next best trial" if len(compared) == 1 else f"the next best {counted(len(compared), 'trial')}"
         which = f"trial{'s' if len(close) > 1 else ''} {', '.join(map(str, close))}"
         said = f"not distinguishable from {which}" if close else f"better than {others}, beyond chance"
         return (

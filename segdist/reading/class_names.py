@@ -44,13 +44,11 @@ class ClassNames:
             name: as it is written in the source.
             file: where, for the finding.
         """
-        first = self.spelled(name, file)
-        if (
-            not name.translate(_UNSEEN).strip() or any(part in name for part in RESERVED)
-        ) and name not in self._reported:
+        is_usable = compared(name) and not any(part in name for part in RESERVED)
+        if not is_usable and name not in self._reported:
             message = f"the class name `{name}` must not be empty or hold any of {RESERVED[:3]}; rename it"
             self._find(name, file, "class-name-reserved", Severity.ERROR, message)
-        return first
+        return self.spelled(name, file)
 
     def spelled(self, name: str, file: str) -> str:
         """The same without a look at what the name holds, where a format has looked at it before."""
