@@ -80,7 +80,7 @@ def test_labels_are_made_for_every_policy_reported_reviewed_and_corrected(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = answer("label", file)
-    assert "labelling 2/2 shards" in made
+    assert "labelling shard 2/2" in made
     box, jittered = json.loads(answer("label", "report", file, "--json"))
     assert (box["values"], json.loads(jittered["values"]["label.prompt"])["strategy"]) == (
         {"label.prompt": '{"strategy": "box"}'},
