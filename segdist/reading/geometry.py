@@ -247,12 +247,20 @@ def _from_polygons(segmentation: object, size_hw: tuple[int, int], repairs: list
     size_wh = np.array(size_hw[::-1])
     if (points_P2.max(axis=0) < 0).any() or (points_P2.min(axis=0) > size_wh).any():
         raise UnusableAnnotation("polygon-outside", Severity.SKIPPED, "the polygon lies outside the image")
-    if (furthest := max(-points_P2.min(), (points_P2 - size_wh).max())) > 0:
-        repairs.append(f"the polygon reaches {furthest:.2g} pixels outside the image and was cut at its border")
+    note_what_is_cut(points_P2, "polygon", size_hw=size_hw, repairs=repairs)
     try:
         return masks.from_polygons(usable, size_hw=size_hw)
     except ValueError as error:
         raise UnusableAnnotation("polygon-too-large", Severity.ERROR, str(error)) from None
+
+
+def note_what_is_cut(
+    points_P2: NDArray[np.float64], what: str, *, size_hw: tuple[int, int], repairs: list[str]
+) -> None:
+    """Say where a shape that spans these points (x, y) reaches out of its image, whose border cuts it."""
+    furthest = max(-points_P2.min(), (points_P2 - np.array(size_hw[::-1])).max())
+    if furthest > 0:
+        repairs.append(f"the {what} reaches {furthest:.2g} pixels outside the image and was cut at its border")
 
 
 def _polygons(segmentation: object, repairs: list[str]) -> list[NDArray[np.float64]]:

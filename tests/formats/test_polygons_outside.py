@@ -17,6 +17,7 @@ from segdist.core.records import Rle
 from segdist.labelling.review import coco, cvat, label_studio
 from segdist.labelling.review.returned import Returned
 from segdist.reading.coco.results import read_results
+from segdist.reading.drawn.shapes import ShapeOptions, drawn_ellipse, drawn_line
 from segdist.reading.geometry import mask_from_segmentation
 from tests.formats.reading import read_all
 
@@ -207,3 +208,29 @@ def test_reviews_of_every_tool_are_read_alike(tmp_path: Path, polygon: Polygon) 
     found: list[Rle] = [one.mask for one in returned.drawn]
     assert len(found) == 3
     assert all(np.array_equal(masks.decode(rle), drawn(polygon)) for rle in found)
+
+
+@pytest.mark.parametrize("degrees", [0.0, 30.0, 90.0])
+@pytest.mark.parametrize(
+    ("centre", "radii"),
+    [((2.0, 20.0), (6.0, 3.0)), ((8.0, 20.0), (6.0, 3.0)), ((20.0, 20.0), (60.0, 3.0)), ((20.0, 20.0), (1e100, 1e100))],
+)
+def test_an_ellipse_that_its_image_cuts_says_so(centre: Any, radii: Any, degrees: float) -> None:
+    repairs: list[str] = []
+    drawn_ellipse(centre, radii, (40, 40), repairs, degrees)
+    ys, xs = np.mgrid[-200:240, -200:240] + 0.5
+    turn = np.radians(degrees)
+    along = (xs - centre[0]) * np.cos(turn) + (ys - centre[1]) * np.sin(turn)
+    across = (ys - centre[1]) * np.cos(turn) - (xs - centre[0]) * np.sin(turn)
+    covered = (along / radii[0]) ** 2 + (across / radii[1]) ** 2 <= 1
+    leaves = (covered & ((xs < 0) | (xs > 40) | (ys < 0) | (ys > 40))).any()
+    assert bool(repairs) == leaves
+    assert all("ellipse reaches" in repair for repair in repairs)
+
+
+def test_a_line_that_its_image_cuts_says_so_and_one_inside_does_not() -> None:
+    options, repairs = ShapeOptions(line_width=3), list[str]()
+    drawn_line([(3.0, 3.0), (30.0, 30.0)], (40, 40), options, repairs)
+    assert repairs == []
+    drawn_line([(3.0, 3.0), (60.0, 30.0)], (40, 40), options, repairs)
+    assert repairs == ["the line reaches 20 pixels outside the image and was cut at its border"]

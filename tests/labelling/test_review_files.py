@@ -186,7 +186,7 @@ def test_a_figure_shows_the_surroundings_plain_and_with_mask_and_box_and_says_wh
     assert doubts.figure(bare, image, CLASSES).text == "reject, score 0.50, gain 0.013; i/1"
 
 
-@pytest.mark.parametrize(("total", "said"), [(9, "1 of 9 labels"), (1, "1 labels")])
+@pytest.mark.parametrize(("total", "said"), [(9, "1 of 9 labels"), (1, "1 label")])
 def test_the_page_says_how_many_of_all_it_shows(tmp_path: Path, total: int, said: str) -> None:
     image = np.zeros((*SIZE_HW, 3), np.uint8)
     figure = doubts.figure(WITH_MASK, image, CLASSES)

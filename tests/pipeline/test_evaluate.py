@@ -17,7 +17,7 @@ from segdist.engine import checkpoint
 from segdist.metrics import lower_is_better, names
 from segdist.pipeline.evaluate import evaluate_on_test, evaluate_trials
 from segdist.pipeline.ingest import ingest
-from segdist.pipeline.run import _compare_with_next
+from segdist.pipeline.steps import _compare_with_next
 from segdist.pipeline.trial import Job
 from segdist.tracking import Tracker
 from tests.pipeline.inline import Inline

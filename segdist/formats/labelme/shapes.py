@@ -14,7 +14,7 @@ from segdist.core.text import counted, short
 from segdist.reading.drawn.shapes import (
     Part,
     ShapeOptions,
-    circle,
+    drawn_ellipse,
     drawn_line,
     masked,
     polygon,
@@ -46,9 +46,9 @@ def part_of(shape: Mapping[str, object], options: ShapeOptions, size_hw: tuple[i
         return rectangle(points, size_hw, repairs, options)
     if kind == "circle" and len(points) == 2:
         radius = float(np.hypot(points[1][0] - points[0][0], points[1][1] - points[0][1]))
-        return masked(circle(points[0], radius, size_hw=size_hw))
+        return drawn_ellipse(points[0], (radius, radius), size_hw, repairs)
     if kind in ("line", "linestrip"):
-        return drawn_line(points, size_hw, options)
+        return drawn_line(points, size_hw, options, repairs)
     if kind == "mask" and points:
         return masked(_pasted(shape.get("mask"), points[0], size_hw, repairs))
     raise (

@@ -11,10 +11,8 @@ from segdist.reading.drawn.listed import DrawnFormat, DrawnImage, DrawnOptions, 
 from segdist.reading.drawn.shapes import (
     Part,
     ShapeOptions,
-    circle,
+    drawn_ellipse,
     drawn_line,
-    ellipse,
-    masked,
     polygon,
     rectangle,
     unknown,
@@ -95,17 +93,18 @@ def _part(shape: Mapping[str, Any], options: ShapeOptions, size_hw: SizeHw, repa
     kind = shape.get("name")
     if kind in ("polygon", "polyline"):
         points = list(_points(shape, repairs))
-        return polygon(points, size_hw, repairs) if kind == "polygon" else drawn_line(points, size_hw, options)
+        is_closed = kind == "polygon"
+        return polygon(points, size_hw, repairs) if is_closed else drawn_line(points, size_hw, options, repairs)
     if kind == "rect":
         x, y, width, height = _numbers(shape, ("x", "y", "width", "height"), repairs)
         return rectangle([(x, y), (x + width, y + height)], size_hw, repairs, options)
     if kind == "circle":
         x, y, radius = _numbers(shape, ("cx", "cy", "r"), repairs)
-        return masked(circle((x, y), radius, size_hw=size_hw))
+        return drawn_ellipse((x, y), (radius, radius), size_hw, repairs)
     if kind == "ellipse":
         x, y, rx, ry = _numbers(shape, ("cx", "cy", "rx", "ry"), repairs)
         degrees = _numbers({"theta": shape.get("theta") or 0}, ("theta",), repairs)[0]
-        return masked(ellipse((x, y), (rx, ry), degrees, size_hw=size_hw))
+        return drawn_ellipse((x, y), (rx, ry), size_hw, repairs, degrees)
     raise without_area("point") if kind == "point" else unknown(kind, _KNOWN)
 
 

@@ -13,8 +13,8 @@ from segdist.reading.drawn.listed import DrawnImage, Shape, SizeHw
 from segdist.reading.drawn.shapes import (
     Part,
     ShapeOptions,
+    drawn_ellipse,
     drawn_line,
-    ellipse,
     masked,
     polygon,
     rectangle,
@@ -79,9 +79,9 @@ def _part(element: Element, options: ShapeOptions, size_hw: SizeHw, repairs: lis
         return rectangle(turned(corners, ((x1 + x2) / 2, (y1 + y2) / 2), degrees), size_hw, repairs, options, degrees)
     if kind == "ellipse":
         x, y, rx, ry = (_number(element, side) for side in ("cx", "cy", "rx", "ry"))
-        return masked(ellipse((x, y), (rx, ry), _number(element, "rotation", "0"), size_hw=size_hw))
+        return drawn_ellipse((x, y), (rx, ry), size_hw, repairs, _number(element, "rotation", "0"))
     if kind == "polyline":
-        return drawn_line(_points(element), size_hw, options)
+        return drawn_line(_points(element), size_hw, options, repairs)
     raise without_area(kind) if kind in ("points", "skeleton", "tag") else unknown(kind, _KNOWN)
 
 

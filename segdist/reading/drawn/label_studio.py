@@ -12,7 +12,7 @@ from segdist.reading.drawn.listed import DrawnImage, Shape, SizeHw
 from segdist.reading.drawn.shapes import (
     Part,
     ShapeOptions,
-    ellipse,
+    drawn_ellipse,
     masked,
     polygon,
     rectangle,
@@ -131,7 +131,7 @@ def _part(region: Mapping[str, Any], kind: str, options: ShapeOptions, size_hw: 
     if kind == "ellipse":
         x, y, rx, ry, degrees = _numbers(value, ("x", "y", "radiusX", "radiusY", "rotation"), repairs)
         x, y, rx, ry = (v / 100 * side for v, side in zip((x, y, rx, ry), (width, height) * 2, strict=True))
-        return masked(ellipse((x, y), (rx, ry), degrees, size_hw=size_hw))
+        return drawn_ellipse((x, y), (rx, ry), size_hw, repairs, degrees)
     raise without_area(kind) if kind in ("keypoint", "vector") else unknown(kind, _KNOWN)
 
 

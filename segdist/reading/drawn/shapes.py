@@ -10,7 +10,13 @@ from pydantic import Field
 from segdist.core import masks
 from segdist.core.records import Box, Instance, Rle, Severity
 from segdist.core.spec import Strict
-from segdist.reading.geometry import PointXy, UnusableAnnotation, box_from_xyxy, mask_from_segmentation
+from segdist.reading.geometry import (
+    PointXy,
+    UnusableAnnotation,
+    box_from_xyxy,
+    mask_from_segmentation,
+    note_what_is_cut,
+)
 
 Part = tuple[Rle | None, Box]
 """What one shape covers: its mask, None where only the box is known, and its box."""
@@ -94,9 +100,20 @@ def turned(points: Sequence[PointXy], about: PointXy, degrees: float) -> list[Po
     return [(x + (px - x) * cosine - (py - y) * sine, y + (px - x) * sine + (py - y) * cosine) for px, py in points]
 
 
-def circle(centre_xy: PointXy, radius: float, *, size_hw: tuple[int, int]) -> Rle:
-    """The pixels whose centres lie within a circle."""
-    return ellipse(centre_xy, (radius, radius), size_hw=size_hw)
+def drawn_ellipse(
+    centre_xy: PointXy, radii_xy: PointXy, size_hw: tuple[int, int], repairs: list[str], degrees: float = 0.0
+) -> Part:
+    """An ellipse, or a circle whose radii are equal.
+
+    Raises:
+        UnusableAnnotation: it covers no pixel of the image.
+    """
+    found = masked(ellipse(centre_xy, radii_xy, degrees, size_hw=size_hw))
+    ends = turned([(radii_xy[0], 0.0), (0.0, radii_xy[1])], (0.0, 0.0), degrees)
+    reach_2 = np.minimum(np.hypot(*np.array(ends, np.float64)), _ENDLESS)
+    corners_22 = np.array([centre_xy - reach_2, centre_xy + reach_2])
+    note_what_is_cut(corners_22, "ellipse", size_hw=size_hw, repairs=repairs)
+    return found
 
 
 def ellipse(centre_xy: PointXy, radii_xy: PointXy, degrees: float = 0.0, *, size_hw: tuple[int, int]) -> Rle:
@@ -118,7 +135,7 @@ def ellipse(centre_xy: PointXy, radii_xy: PointXy, degrees: float = 0.0, *, size
     return masks.union(parts, size_hw=size_hw)
 
 
-def drawn_line(points: list[PointXy], size_hw: tuple[int, int], options: ShapeOptions) -> Part:
+def drawn_line(points: list[PointXy], size_hw: tuple[int, int], options: ShapeOptions, repairs: list[str]) -> Part:
     """A line of the width that the options give it.
 
     Raises:
@@ -126,7 +143,9 @@ def drawn_line(points: list[PointXy], size_hw: tuple[int, int], options: ShapeOp
     """
     if not options.line_width or len(points) < 2:
         raise without_area("line")
-    return masked(line(points, options.line_width, size_hw=size_hw))
+    found = masked(line(points, options.line_width, size_hw=size_hw))
+    note_what_is_cut(np.array(points, np.float64), "line", size_hw=size_hw, repairs=repairs)
+    return found
 
 
 def line(points_xy: list[PointXy], width: float, *, size_hw: tuple[int, int]) -> Rle:
