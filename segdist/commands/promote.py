@@ -89,7 +89,7 @@ def promote(
         name: the registered model; "" takes the sweep's.
         data: a folder, archive or sweep file to compare on; "" takes the validation split of the data that both
             have in common.
-        metric: to compare by, e.g. iou; "" takes the one that the sweep maximised.
+        metric: to compare by, e.g. iou; "" takes the one that decided the sweep.
         force: move the alias whatever comes out, and also where nothing can be compared.
         storage: of the sweeps.
         tracking: their MLflow URI, or "embedded".

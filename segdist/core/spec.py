@@ -785,7 +785,7 @@ class SearchSpec(Strict):
     """A searched key with `choices`, e.g. `model.family`: the first trials take each of its values once, untuned
     otherwise, so that none is passed over untried."""
     metric: str = "val/iou"
-    """What to maximise, after each epoch and over trials."""
+    """What decides, after each epoch and over trials: the higher the better, or the lower for errors and distances."""
     points: tuple[dict[str, object], ...] = ()
     """Values to try before the sampler chooses, after the file's own, e.g. `- {train.lr: 3e-4}`; searched keys that a
     point leaves out have the file's own values."""

@@ -24,7 +24,7 @@ class Line:
     Attributes:
         trial: its number.
         title: what pointing at it shows.
-        tint: 0 for the lowest score among the trials, 1 for the highest.
+        tint: 0 for the worst score among the trials, 1 for the best.
         kind: "best", "baseline" or "".
         values: (epoch, value) of a curve.
         params: its values on the axes of parallel coordinates.

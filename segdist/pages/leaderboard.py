@@ -52,7 +52,7 @@ class Leaderboard:
 
     @property
     def best(self) -> TrialRecord | None:
-        """Of the trials that ended well the one with the highest score, else of all; no constraint is broken by it."""
+        """Of the trials that ended well the one with the best score, else of all; no constraint is broken by it."""
         scored = [t for t in self.trials if self.metric in t.metrics and not t.broken]
         return next((t for t in scored if t.status == "FINISHED"), scored[0] if scored else None)
 

@@ -103,12 +103,14 @@ def _render(tracker: Tracker, board: Leaderboard) -> str:
 def _lines(board: Leaderboard) -> list[charts.Line]:
     """One line a trial that has a score, without its curve."""
     scored = [(t, score) for t in board.trials if (score := board.score(t)) is not None]
-    low, high = min((s for _, s in scored), default=0.0), max((s for _, s in scored), default=1.0)
+    worst, best = min((s for _, s in scored), default=0.0), max((s for _, s in scored), default=1.0)
+    if board.is_lower_better:
+        worst, best = best, worst
     return [
         charts.Line(
             trial=trial.number,
             title=f"trial {trial.number}{' (untuned)' if trial.is_baseline else ''}: {board.metric} {score:.3f}",
-            tint=(score - low) / ((high - low) or 1.0),
+            tint=(score - worst) / ((best - worst) or 1.0),
             kind="best" if trial is board.winner else "baseline" if trial.is_baseline else "",
             params={**board.values(trial), board.metric: score},
         )
@@ -134,7 +136,8 @@ def _pareto(board: Leaderboard) -> list[tuple[str, Markup]]:
             for trial in board.trials
             if name in trial.metrics and (line := lines.get(trial.number))
         ]
-        found.append((cost.heading, scatter.pareto(points, cost=cost.heading, score=board.metric)))
+        drawn = scatter.pareto(points, cost=cost.heading, score=board.metric, is_lower_better=board.is_lower_better)
+        found.append((cost.heading, drawn))
     return [(title, chart) for title, chart in found if chart]
 
 

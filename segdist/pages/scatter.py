@@ -19,10 +19,10 @@ class Point:
     Attributes:
         trial: its number.
         title: what pointing at it shows.
-        tint: 0 for the lowest score among the trials, 1 for the highest.
+        tint: 0 for the worst score among the trials, 1 for the best.
         kind: "best", "baseline" or "".
         cost: the smaller the better.
-        score: the larger the better.
+        score: of the search metric.
     """
 
     trial: int
@@ -33,22 +33,24 @@ class Point:
     score: float
 
 
-def front(points: Sequence[Point]) -> list[Point]:
+def front(points: Sequence[Point], *, is_lower_better: bool = False) -> list[Point]:
     """The points that no other one beats: none is as cheap and better, or as good and cheaper; cheapest first."""
+    sign = -1 if is_lower_better else 1
     kept: list[Point] = []
-    for point in sorted(points, key=lambda p: (p.cost, -p.score)):
-        if not kept or point.score > kept[-1].score:
+    for point in sorted(points, key=lambda p: (p.cost, -sign * p.score)):
+        if not kept or sign * point.score > sign * kept[-1].score:
             kept.append(point)
     return kept
 
 
-def pareto(points: Sequence[Point], *, cost: str, score: str) -> Markup:
+def pareto(points: Sequence[Point], *, cost: str, score: str, is_lower_better: bool = False) -> Markup:
     """Score over cost, one point a trial, and a line through those that none beats.
 
     Args:
         points: two at least; fewer give nothing.
         cost: name and unit of the costs.
         score: name of the scores.
+        is_lower_better: whether they are errors or distances.
     """
     if len(points) < 2:
         return Markup("")
@@ -61,7 +63,7 @@ def pareto(points: Sequence[Point], *, cost: str, score: str) -> Markup:
     def place(point: Point) -> tuple[float, float]:
         return frame.x(axis.place(point.cost)), frame.y((point.score - ticks[0]) / (ticks[-1] - ticks[0]))
 
-    steps = [place(p) for p in front(points)]
+    steps = [place(p) for p in front(points, is_lower_better=is_lower_better)]
     path = " ".join(f"{'L' if k else 'M'}{x:.1f} {y:.1f}" for k, (x, y) in enumerate(steps))
     parts = [grid(frame, ticks), _costs_axis(frame, axis, cost), Markup('<path class="front" d="{}"/>').format(path)]
     parts += [_dot(p, *place(p)) for p in sorted(points, key=lambda p: (p.kind != "", p.kind == "best", p.tint))]

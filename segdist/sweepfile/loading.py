@@ -406,8 +406,6 @@ def _metric_problems(spec: SweepSpec) -> Iterator[Problem]:
         measured = ", ".join((*spec.evaluate.each_epoch, family))
         message = f"`{spec.search.metric}` is not measured after each epoch. Set evaluate.each_epoch: [{measured}]"
         yield Problem(keys, message)
-    elif metrics.lower_is_better(value):
-        yield Problem(keys, f"the search maximises, but the lower `{spec.search.metric}` the better")
     bounded = (*COSTS, *(f"val/{name}" for name in spec.evaluate.each_epoch if metrics.lower_is_better(name)))
     for name in spec.search.constraints:
         if name not in bounded:

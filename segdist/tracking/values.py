@@ -73,7 +73,7 @@ class SweepRecord:
         name: of the sweep and of the MLflow experiment.
         fingerprint: names this very search; the same is resumed.
         status: how it ended.
-        metric: what the search maximised.
+        metric: what the search was decided by.
         question: what the model is to find.
         spec: the sweep as checked, defaults filled in; JSON values.
         file_name: of the sweep file.

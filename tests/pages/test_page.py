@@ -144,6 +144,7 @@ def test_the_front_holds_the_points_that_no_other_beats() -> None:
     values = [(1.0, 0.5), (2.0, 0.4), (2.0, 0.7), (3.0, 0.7), (4.0, 0.9), (5.0, 0.2)]
     points = [Point(k, "", 0.0, "", cost, score) for k, (cost, score) in enumerate(values)]
     assert [p.trial for p in front(points)] == [0, 2, 4]
+    assert [p.trial for p in front(points, is_lower_better=True)] == [0, 1, 5]
     assert pareto(points[:1], cost="ms", score="iou") == ""
     assert "(log)" in pareto([Point(0, "", 0, "", 1.0, 0.1), Point(1, "", 0, "", 99.0, 0.2)], cost="ms", score="iou")
 

@@ -379,3 +379,14 @@ def test_an_override_that_cannot_be_is_refused(tmp_path: Path, override: str, sa
 )
 def test_a_name_that_names_nothing_or_another_place_is_refused(tmp_path: Path, override: str) -> None:
     assert refusal(write(tmp_path, GOOD), override).startswith("command line: ")
+
+
+def test_a_metric_that_decides_a_search_is_measured_after_each_epoch_whichever_way_is_better(tmp_path: Path) -> None:
+    file = write(tmp_path, GOOD)
+    said = refusal(file, "search.metric=val/hausdorff_95")
+    assert "is not measured after each epoch. Set evaluate.each_epoch: [iou, dice, hausdorff_95]" in said
+    assert "there is no metric `val/hausdorf`. Did you mean `val/hausdorff_95`?" in refusal(
+        file, "search.metric=val/hausdorf"
+    )
+    spec = load(file, ["search.metric=val/hausdorff_95", "evaluate.each_epoch=[iou, dice, hausdorff_95]"])
+    assert spec.search.metric == "val/hausdorff_95"
