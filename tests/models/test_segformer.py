@@ -141,7 +141,7 @@ class TestWeights:
         del state[lost]
         save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
         (tmp_path / "config.json").write_text((folder / "config.json").read_text())
-        with pytest.raises(WeightsError, match="1 tensors are missing or of another shape"):
+        with pytest.raises(WeightsError, match="1 tensor is missing or of another shape"):
             network(weights=str(tmp_path))
 
     def test_pickles_and_other_networks_are_refused_before_anything_is_built(self, tmp_path: Path) -> None:
