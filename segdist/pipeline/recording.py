@@ -38,8 +38,11 @@ class Recording:
         self._was_told = False
 
     def start(self, trial: Trial) -> None:
-        """Open the trial's run, or the one it had before an interruption."""
-        self._try(trial.number, lambda: self._open(trial))
+        """Open the trial's run, or the one it had before an interruption.
+
+        Its driver may have been killed between the ledger and MLflow: what the ledger knows is told first.
+        """
+        self._try(trial.number, lambda: self._add_missing_epochs(trial, self._open(trial)))
 
     def epoch(self, number: int, metrics: Mapping[str, float], *, epoch: int) -> None:
         """Log an epoch."""
@@ -72,11 +75,7 @@ class Recording:
                 self._tracker.discard(record.run_id)  # of a trial whose file was deleted
         for trial in self._ledger.trials:
             if trial.has_ended and trial.tracked != self._tracker.uri:
-                run = self._open(trial)
-                shown = {step for step, _ in self._tracker.history(run, self._job.metric)}
-                for epoch in trial.epochs:
-                    if epoch.epoch not in shown:
-                        self._log(run, {**epoch.metrics, "seconds": epoch.seconds}, epoch.epoch)
+                self._add_missing_epochs(trial, self._open(trial))
                 self._close(trial)
         self._incomplete.clear()
         self._pause = 0
@@ -113,6 +112,14 @@ class Recording:
             self._tracker.tag(run, names.BROKEN, json.dumps(trial.broken))
             self._tracker.end(run, "FINISHED")
         self._ledger.change(trial.number, tracked=self._tracker.uri)
+
+    def _add_missing_epochs(self, trial: Trial, run: str) -> None:
+        if not trial.epochs:
+            return
+        shown = {step for step, _ in self._tracker.history(run, self._job.metric)}
+        for epoch in trial.epochs:
+            if epoch.epoch not in shown:
+                self._log(run, {**epoch.metrics, "seconds": epoch.seconds}, epoch.epoch)
 
     def _keep_model(self, trial: Trial, run: str) -> None:
         """The model and pictures of the best checkpoint; where that is damaged, of the latest."""

@@ -119,6 +119,34 @@ def test_a_server_that_is_away_stops_no_trial_and_is_told_everything_afterwards(
     assert histories == [[1, 2, 3]] * 3
 
 
+def test_an_epoch_that_a_killed_driver_wrote_down_and_did_not_tell_is_told(
+    spec: SweepSpec, job: Job, storage: Path
+) -> None:
+    tracker, run = opened(spec, storage)
+    first = begun(spec, job.storage_path)
+    trial = first.next()
+    assert trial
+    recording = Recording(tracker, run, job, {}, first.ledger)
+    recording.start(first.start(0))
+    for epoch in (1, 2):
+        metrics = {"epoch": float(epoch), "seconds": 1.0, "val/iou": score(trial.values, epoch)}
+        first.report(0, metrics, f"place/{epoch}")
+        if epoch == 1:
+            recording.epoch(0, metrics, epoch=epoch)
+    second = begun(spec, job.storage_path)  # the first is killed here
+    recording = Recording(tracker, run, job, {}, second.ledger)
+    recording.catch_up()
+    assert second.next()
+    recording.start(second.start(0))
+    metrics = {"epoch": 3.0, "seconds": 1.0, "val/iou": score(trial.values, 3)}
+    second.report(0, metrics)
+    recording.epoch(0, metrics, epoch=3)
+    recording.end(second.end(0))
+    (shown_trial,) = tracker.trials(run)
+    assert [step for step, _ in tracker.history(shown_trial.run_id, "val/iou")] == [1, 2, 3]
+    assert shown_trial.seconds == 3.0
+
+
 def test_another_server_is_told_of_all_trials_that_were_done_before(
     spec: SweepSpec, job: Job, storage: Path, empty_storage: Path, tmp_path: Path
 ) -> None:
