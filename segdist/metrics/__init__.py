@@ -14,7 +14,17 @@ from segdist.metrics import boundaries, calibration, objects, pixels, precision,
 from segdist.metrics.consistency import Consistency, Part, Spread, consistency, per_image
 from segdist.metrics.counting import metrics as formulas
 from segdist.metrics.difference import Difference, OneImage, chances, difference
-from segdist.metrics.evaluator import QUICK, Evaluator, evaluate, family_of, is_better, lower_is_better, names, shown_in
+from segdist.metrics.evaluator import (
+    QUICK,
+    Evaluator,
+    evaluate,
+    family_of,
+    is_better,
+    is_minimised,
+    lower_is_better,
+    names,
+    shown_in,
+)
 from segdist.metrics.prompted import box_fill, prompted_iou
 from segdist.metrics.shown import Shown
 
@@ -37,6 +47,7 @@ __all__ = [
     "family_of",
     "formulas",
     "is_better",
+    "is_minimised",
     "lower_is_better",
     "names",
     "objects",

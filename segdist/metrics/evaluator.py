@@ -53,9 +53,14 @@ def lower_is_better(name: str) -> bool:
     return how is not None and how.lower_is_better
 
 
+def is_minimised(metric: str) -> bool:
+    """Whether the lowest value is the best; `metric` is named as in MLflow, e.g. `val/iou`."""
+    return lower_is_better(metric.partition("/")[2])
+
+
 def is_better(score: float, than: float, *, metric: str) -> bool:
-    """Whether a score beats another one; `metric` is named as in MLflow, e.g. `val/iou`."""
-    return score < than if lower_is_better(metric.partition("/")[2]) else score > than
+    """Whether a score beats another one; `metric` is named as in MLflow."""
+    return score < than if is_minimised(metric) else score > than
 
 
 @dataclass(frozen=True)

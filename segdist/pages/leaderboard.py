@@ -114,7 +114,7 @@ class Leaderboard:
     @property
     def is_lower_better(self) -> bool:
         """Whether the search metric is an error or a distance."""
-        return metrics.lower_is_better(self.metric.partition("/")[2])
+        return metrics.is_minimised(self.metric)
 
     @property
     def winner(self) -> TrialRecord | None:

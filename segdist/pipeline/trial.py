@@ -11,7 +11,7 @@ from typing import Any
 from segdist.core import storage
 from segdist.core.spec import RunSpec
 from segdist.datasets.shards import Dataset
-from segdist.metrics import lower_is_better
+from segdist.metrics import is_minimised
 from segdist.pipeline.checkpoints import CHECKPOINT, Checkpoints
 from segdist.pipeline.own_cluster import SESSION
 from segdist.searching.ledger import checkpoints_of
@@ -51,8 +51,8 @@ class Job:
 
     def checkpoints(self, number: int) -> Checkpoints:
         """Where a trial keeps its checkpoints."""
-        lower = lower_is_better(self.metric.partition("/")[2])
-        return Checkpoints(checkpoints_of(self.storage_path, number), is_better=operator.le if lower else operator.ge)
+        at_least = operator.le if is_minimised(self.metric) else operator.ge
+        return Checkpoints(checkpoints_of(self.storage_path, number), is_better=at_least)
 
     def kept(self, run: RunSpec) -> str:
         """Where the models of a trial's `train.keep_every` are kept; "" where none are."""

@@ -6,7 +6,7 @@ from math import inf
 from typing import Any
 
 from segdist.core.spec import SweepSpec, digest
-from segdist.metrics import lower_is_better
+from segdist.metrics import is_minimised
 from segdist.searching.ledger import Trial
 from segdist.searching.space import Space, baseline, can_tell, first_trials
 from segdist.searching.stopping import pruner_of
@@ -31,7 +31,7 @@ class Proposals:
         self._tried = {digest(trial.values): trial.values for trial in trials}
         self._grid = self._untried() if spec.space and spec.search.sampler == "grid" else None
         self._metric = spec.search.metric
-        self._best = min if lower_is_better(self._metric.partition("/")[2]) else max
+        self._best = min if is_minimised(self._metric) else max
         self._running: dict[int, optuna.Trial] = {}
         self._told: dict[int, int] = {}
         self._study = optuna.create_study(

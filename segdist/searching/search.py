@@ -6,7 +6,7 @@ from math import isfinite
 
 from segdist.core import storage
 from segdist.core.spec import SweepSpec
-from segdist.metrics import lower_is_better
+from segdist.metrics import is_minimised
 from segdist.searching.ledger import Best, Epoch, Ledger, Saved, Trial, checkpoints_of
 from segdist.searching.proposals import Proposals
 from segdist.sweepfile.loading import COSTS, trials_of
@@ -24,7 +24,7 @@ class Search:
     def __init__(self, spec: SweepSpec, ledger: Ledger, *, retry: bool = True) -> None:
         self.spec, self.ledger = spec, ledger
         self.metric = spec.search.metric
-        self._is_lower_better = lower_is_better(self.metric.partition("/")[2])
+        self._is_lower_better = is_minimised(self.metric)
         self._stop = spec.search.stop if spec.space and spec.search.stop and spec.search.stop.top_after else None
         self._out: set[int] = set()
         self._chosen: set[int] = set()

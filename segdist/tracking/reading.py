@@ -12,7 +12,7 @@ from segdist.core import renamed_keys
 from segdist.core.errors import BackendError, did_you_mean
 from segdist.core.json_values import JsonDict
 from segdist.datasets.shards import Manifest
-from segdist.metrics import lower_is_better
+from segdist.metrics import is_minimised
 from segdist.tracking import names
 from segdist.tracking.encoding import clip, name_of, param_value
 from segdist.tracking.values import DatasetInfo, SweepRecord, TrialRecord
@@ -86,7 +86,7 @@ def trials(client: "MlflowClient", parent_run_id: str, metric: str = "") -> list
     for run in children(client, parent_run_id):
         record = _trial(run)
         first.setdefault(record.trial_key, record)
-    sign = 1 if lower_is_better(metric.partition("/")[2]) else -1
+    sign = 1 if is_minimised(metric) else -1
     return sorted(first.values(), key=lambda t: sign * t.metrics.get(metric, sign * math.inf))
 
 

@@ -18,36 +18,14 @@ from segdist.core.records import Prompt
 from segdist.core.spec import AdapterSpec
 from segdist.models.mask2former import FAMILY, Options, check
 from segdist.models.mask2former.network import Mask2Former, build
+from tests.nets.rectangles import EMPTY, ONE, SIZE, example
 
 CLASSES = ("roof", "tree")
-SIZE = 64
 
 
 def network(seed: int = 0, **options: Any) -> Mask2Former:
     torch.manual_seed(seed)
     return build(Options.model_validate({**FAMILY.debug, **options}), CLASSES)
-
-
-def example(*, boxes: Mapping[tuple[int, int, int, int], int], size_hw: tuple[int, int] = (SIZE, 48)) -> Example:
-    """Bright rectangles on dark ground: class by (x1, y1, x2, y2)."""
-    masks_NHW = np.zeros((len(boxes), *size_hw), np.bool_)
-    for mask_HW, (x1, y1, x2, y2) in zip(masks_NHW, boxes, strict=True):
-        mask_HW[y1:y2, x1:x2] = True
-    image_HWC = np.full((*size_hw, 3), 40, np.uint8)
-    image_HWC[masks_NHW.any(axis=0)] = 200
-    return Example(
-        image_id="drawn",
-        image_HWC=image_HWC,
-        labels=np.array(list(boxes.values()), np.int64),
-        masks_NHW=masks_NHW,
-        boxes_xyxy=np.array(list(boxes), np.float32).reshape(-1, 4),
-        scores=np.ones(len(boxes), np.float32),
-        ignore_HW=np.zeros(size_hw, np.bool_),
-    )
-
-
-ONE = example(boxes={(8, 8, 32, 40): 0})
-EMPTY = example(boxes={})
 
 
 def weighted(terms: Mapping[str, torch.Tensor]) -> torch.Tensor:
