@@ -31,9 +31,11 @@ class Epoch(Strict):
     epoch: int
     """From 1."""
     metrics: dict[str, float]
-    """Over all classes, by MLflow's names; finite."""
+    """By MLflow's names; finite."""
     seconds: float = 0.0
     """That it took."""
+    at: float = 0.0
+    """When it was told, in seconds since 1970; 0 where that is not known."""
 
 
 class Saved(Strict):

@@ -1,6 +1,7 @@
 """One start of a search: which trials are to run, what is known of them, and when one is stopped or done."""
 
 import platform
+import time
 from collections.abc import Mapping
 from math import isfinite
 
@@ -10,6 +11,8 @@ from segdist.metrics import is_minimised
 from segdist.searching.ledger import Best, Epoch, Ledger, Saved, Trial, checkpoints_of
 from segdist.searching.proposals import Proposals
 from segdist.sweepfile.loading import COSTS, trials_of
+
+_OF_THE_EPOCH = frozenset({"epoch", "seconds"})
 
 
 class Search:
@@ -102,9 +105,10 @@ class Search:
             checkpoint: URI of what was saved after it; "" where nothing was.
         """
         trial, epoch = self.ledger[number], int(metrics["epoch"])
-        overall = {k: float(v) for k, v in metrics.items() if k.count("/") == 1 and isfinite(v)}
-        trial = trial.with_epoch(Epoch(epoch=epoch, metrics=overall, seconds=metrics.get("seconds", 0.0)))
-        score = overall.get(self.metric)
+        measured = {k: float(v) for k, v in metrics.items() if k not in _OF_THE_EPOCH and isfinite(v)}
+        seconds = metrics.get("seconds", 0.0)
+        trial = trial.with_epoch(Epoch(epoch=epoch, metrics=measured, seconds=seconds, at=time.time()))
+        score = measured.get(self.metric)
         if checkpoint:
             trial = trial.model_copy(update={"latest": Saved(uri=checkpoint, epoch=epoch)})
             if score is not None and (trial.best is None or self._is_no_worse(score, trial.best.score)):
