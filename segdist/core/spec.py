@@ -763,7 +763,8 @@ class StopSpec(Strict):
     """From this epoch on, stop a trial whose best is worse than the median of the others at the same epoch."""
     patience: Count | None = None
     """Stop a trial that stays worse than its own best for more than this many epochs; beside `median_after`, only if it
-    is worse than the median too."""
+    is worse than the median too. It goes on while its worst class, or `val/boundary_iou` where `evaluate.each_epoch`
+    names it, gets better."""
 
     @model_validator(mode="after")
     def _is_one_rule(self) -> Self:

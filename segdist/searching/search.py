@@ -10,6 +10,7 @@ from segdist.core.spec import SweepSpec
 from segdist.metrics import is_minimised
 from segdist.searching.ledger import Best, Epoch, Ledger, Saved, Trial, checkpoints_of
 from segdist.searching.proposals import Proposals
+from segdist.searching.stopping import is_guarded
 from segdist.sweepfile.loading import COSTS, trials_of
 
 _OF_THE_EPOCH = frozenset({"epoch", "seconds"})
@@ -113,7 +114,7 @@ class Search:
             trial = trial.model_copy(update={"latest": Saved(uri=checkpoint, epoch=epoch)})
             if score is not None and (trial.best is None or self._is_no_worse(score, trial.best.score)):
                 trial = trial.model_copy(update={"best": Best(uri=checkpoint, epoch=epoch, score=score)})
-        stop = score is not None and self._proposals.report(number, epoch, score)
+        stop = score is not None and self._proposals.report(number, epoch, score) and not is_guarded(trial, self.spec)
         if stop:
             trial = trial.model_copy(update={"state": "stopped", "reason": f"worse than others after epoch {epoch}"})
         elif self._awaits_others(trial):

@@ -4,12 +4,17 @@ So replaying the ledger's epochs replays all there is to know: no rule has a sta
 """
 
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from segdist.core.spec import SweepSpec
+from segdist.metrics import is_minimised
+from segdist.searching.ledger import Epoch, Trial
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
+
+BOUNDARY = "val/boundary_iou"
 
 
 def pruner_of(spec: SweepSpec) -> "BasePruner":
@@ -34,3 +39,29 @@ def pruner_of(spec: SweepSpec) -> "BasePruner":
             warnings.simplefilter("ignore", exceptions.ExperimentalWarning)  # since 2021
             rule = pruners.PatientPruner(rule, stop.patience)
     return rule or pruners.NopPruner()
+
+
+def is_guarded(trial: Trial, spec: SweepSpec) -> bool:
+    """Whether patience holds on for more than the score: the worst class or the boundary was just better than ever.
+
+    What was just so lies in the epochs that `patience` looks at: in them the score was worse than before.
+    """
+    stop, metric = spec.search.stop, spec.search.metric
+    if stop is None or not stop.patience:
+        return False
+    guards = [_guards(epoch, metric) for epoch in trial.epochs if metric in epoch.metrics]
+    before, lately = (_best(part) for part in (guards[: -stop.patience - 1], guards[-stop.patience - 1 :]))
+    return any(lately[name] > best for name, best in before.items() if name in lately)
+
+
+def _guards(epoch: Epoch, metric: str) -> dict[str, float]:
+    """What may still improve, by name: the higher the better."""
+    sign = -1 if is_minimised(metric) else 1
+    of_classes = [sign * value for name, value in epoch.metrics.items() if name.startswith(f"{metric}/")]
+    worst = {"worst class": min(of_classes)} if of_classes else {}
+    return worst | {name: value for name, value in epoch.metrics.items() if name == BOUNDARY}
+
+
+def _best(guards: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = {name for one in guards for name in one}
+    return {name: max(one[name] for one in guards if name in one) for name in names}

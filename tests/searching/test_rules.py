@@ -274,6 +274,45 @@ def test_the_median_rule_and_patience_stop_what_is_no_good(start: Callable[..., 
     assert stopped.index(True) == 3
 
 
+@pytest.mark.parametrize(
+    ("metric", "name", "values", "stopped_after"),
+    [
+        ("val/iou", "val/iou", (), 4),  # of the score alone
+        ("val/iou", "val/iou/crack", (0.1, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5, 0.5), 8),
+        ("val/iou", "val/boundary_iou", (0.1, 0.2, 0.3, 0.3, 0.3, 0.3), 6),
+        ("val/iou", "val/iou/roof", (0.3, 0.4, 0.5, 0.6), 4),  # the better class
+        ("val/iou", "val/boundary_iou/crack", (0.1, 0.2, 0.3, 0.4), 4),
+        ("val/hausdorff_95", "val/hausdorff_95/crack", (9.0, 8.0, 7.0, 6.0, 6.0, 6.0, 6.0), 7),
+        ("val/hausdorff_95", "val/hausdorff_95/crack", (6.0, 7.0, 8.0, 9.0), 4),
+    ],
+)
+def test_patience_holds_on_while_the_worst_class_or_the_boundary_gets_better(
+    tmp_path: Path, metric: str, name: str, values: tuple[float, ...], stopped_after: int
+) -> None:
+    patient = SweepSpec.model_validate(
+        {**spec().model_dump(), "search": {"stop": {"patience": 2}, "trials": 1, "metric": metric}}
+    )
+
+    def falling(epoch: int) -> float:
+        return 0.9 / epoch if metric == "val/iou" else 1.0 * epoch
+
+    verdicts = []
+    for which in range(1, 12):
+        search = Search(patient, Ledger(str(tmp_path)))  # killed after each epoch
+        if not search.ledger.trials:
+            search.next()
+        search.start(0)
+        at_best = {"val/iou": 0.9, "val/hausdorff_95": 1.0}[metric]
+        classes = {f"{metric}/roof": at_best, f"{metric}/crack": 0.1 if metric == "val/iou" else 9.0}
+        measured = {name: values[min(which, len(values)) - 1]} if values else {}
+        told = {"epoch": which, metric: falling(which), **classes, **measured}
+        verdicts.append(search.report(0, told, f"c/{which}"))
+        if verdicts[-1]:
+            break
+    assert len(verdicts) == stopped_after
+    assert verdicts[-1]
+
+
 @pytest.mark.parametrize("rule", [{}, {"top_after": 1, "median_after": 2}])
 def test_a_rule_of_early_stopping_is_one(rule: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="`top_after`"):
