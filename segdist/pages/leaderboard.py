@@ -18,6 +18,7 @@ from segdist.core.terminal import Console, Table
 from segdist.core.text import counted
 from segdist.metrics import Shown
 from segdist.pages.tables import plain_table
+from segdist.searching.cost import Cost
 from segdist.tracking import SweepRecord, Tracker, TrialRecord, names
 
 COSTS = {
@@ -132,6 +133,11 @@ class Leaderboard:
             f"on images that no trial was chosen by, looked at {counted(len(seen), 'time')}: "
             f"trial {others} won an earlier start, and was scored there too"
         )
+
+    @property
+    def cost(self) -> str:
+        """What the trials cost, and how much of it in vain, in words; "" before the search has come to its end."""
+        return str(Cost.from_metrics(self.sweep.metrics))
 
     @property
     def headings(self) -> dict[str, str]:
@@ -254,10 +260,11 @@ def _table(board: Leaderboard) -> Table:
 def conclusions(board: Leaderboard) -> list[str]:
     """The result in sentences: the winner against the untuned trial, and on the test split."""
     best, lines = board.best, []
+    cost = [f"spent  {board.cost}"] if board.cost else []
     if best is None:
-        return [board.nothing_feasible or "No trial has a score yet."]
+        return [board.nothing_feasible or "No trial has a score yet.", *cost]
     if board.found_nothing:
-        return [f"No trial found an object: the best {board.metric} is {board.score(best):.3f}."]
+        return [f"No trial found an object: the best {board.metric} is {board.score(best):.3f}.", *cost]
     gain = board.gain(best)
     won = "" if gain is None else f", {gain:+.3f} against the untuned trial"
     if best is not board.baseline and board.score(board.baseline) == 0 and not board.is_lower_better:
@@ -271,7 +278,7 @@ def conclusions(board: Leaderboard) -> list[str]:
     if "val/mask_ap" in board.columns and (semantic := _semantic(board)):
         which = ", ".join(semantic)
         lines.append(f"note   AP and PQ count objects one by one; {which} gives one region a class and image")
-    return lines
+    return lines + cost
 
 
 def _semantic(board: Leaderboard) -> list[str]:

@@ -91,9 +91,13 @@ def _noting(done: Sequence[str]) -> Iterator[None]:
 
 @contextmanager
 def _counting(done: list[str], folder: str, total: int) -> Iterator[None]:
-    """Add how many trials are done, whether or not that is all of them."""
+    """Add how many trials are done, whether or not that is all of them; of a search that is cut short, say its cost."""
     try:
         yield
+    except BaseException:
+        if cost := str(Ledger(folder).cost):
+            say(f"spent     {cost}")
+        raise
     finally:
         ended = sum(trial.has_ended for trial in Ledger(folder).trials)
         done.append(f"{min(ended, total)} of {counted(total, 'trial')}")

@@ -54,6 +54,7 @@ def search(
         recording.catch_up()
         found = _run_all(spec, job, ray, ledger, recording, lease)
         recording.catch_up()
+        tracker.log_metrics(parent_run_id, ledger.cost.metrics, step=0)
         storage.remove(storage.join(job.storage_path, GROUPS))
     ended = [trial for trial in ledger.trials if trial.has_ended]
     if ended and all(trial.state == "failed" for trial in ended):

@@ -145,6 +145,10 @@ class Ends(_Unsaved, Callback):
             self._recording.interrupt(ended)
         self._progress.ended(trial.config["number"])
 
+    def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
+        """The trial's process died; Tune starts another one."""
+        self._problem.noted(lambda: self._search.release(trial.config["number"]))
+
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         """A trial failed for good."""
         text = error_text(trial)

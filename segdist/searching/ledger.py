@@ -15,12 +15,14 @@ from pydantic import ValidationError
 from segdist.core import storage
 from segdist.core.errors import StorageError
 from segdist.core.spec import Strict, digest
+from segdist.searching.cost import Cost, Held
 
 VERSION: Literal[1] = 1
 State = Literal["waiting", "running", "finished", "stopped", "failed", "infeasible"]
 """waiting: to be taken up, from its checkpoint where it has one. stopped: early, by the search, as it was no good.
 infeasible: it ended, but breaks a constraint."""
 ENDED: tuple[State, ...] = ("finished", "stopped", "failed", "infeasible")
+IN_VAIN: tuple[State, ...] = ("stopped", "failed", "infeasible")
 _READERS = 32
 """Files read at once: in an object store each costs a round trip."""
 
@@ -83,6 +85,12 @@ class Trial(Strict):
     """By name, by how much each is broken: 0 or less where it holds, None where it was not measured."""
     starts: int = 0
     """Times it was started or taken up."""
+    spent: Held = Held()
+    """What it held so far; `cost` says what counts."""
+    of_use: Held = Held()
+    """What of that led to its latest checkpoint."""
+    lost: Held = Held()
+    """What of that is done again."""
     machine: str = ""
     """Where it ran last."""
     tracked: str = ""
@@ -113,6 +121,11 @@ class Trial(Strict):
         """Spent in the epochs that count: what was done again after a crash is counted once."""
         return sum(epoch.seconds for epoch in self.epochs)
 
+    @property
+    def wasted(self) -> Held:
+        """What it held in vain."""
+        return self.spent if self.state in IN_VAIN else self.lost
+
     def scores(self, metric: str, *, until: int | None = None) -> list[float]:
         """Of its epochs, or of those up to one."""
         counted = (e for e in self.epochs if until is None or e.epoch <= until)
@@ -126,7 +139,10 @@ class Trial(Strict):
     def from_latest(self) -> Self:
         """The trial as its latest checkpoint knows it: what it did after it is done again."""
         last = self.latest.epoch if self.latest else 0
-        return self.model_copy(update={"state": "waiting", "epochs": tuple(e for e in self.epochs if e.epoch <= last)})
+        epochs = tuple(e for e in self.epochs if e.epoch <= last)
+        is_cut_short = self.state != "waiting" or len(epochs) < len(self.epochs)
+        lost = self.spent - self.of_use if is_cut_short else self.lost
+        return self.model_copy(update={"state": "waiting", "epochs": epochs, "lost": lost})
 
 
 class Ledger:
@@ -147,6 +163,11 @@ class Ledger:
     def trials(self) -> tuple[Trial, ...]:
         """All of them, by number."""
         return tuple(trial for _, trial in sorted(self._trials.items()))
+
+    @property
+    def cost(self) -> Cost:
+        """Of all trials together."""
+        return Cost.of((trial.spent, trial.wasted) for trial in self._trials.values())
 
     def __getitem__(self, number: int) -> Trial:
         return self._trials[number]

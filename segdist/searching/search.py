@@ -2,12 +2,13 @@
 
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import isfinite
 
 from segdist.core import storage
 from segdist.core.spec import SweepSpec
 from segdist.metrics import is_minimised
+from segdist.searching.cost import Held
 from segdist.searching.ledger import Best, Epoch, Ledger, Saved, Trial, checkpoints_of
 from segdist.searching.proposals import Proposals
 from segdist.searching.stopping import is_guarded
@@ -23,10 +24,17 @@ class Search:
         spec: the sweep; its trials, ranges and early stopping may differ from those of an earlier start.
         ledger: the trials so far.
         retry: whether trials that failed in an earlier start are tried again: their cause may be gone.
+        clock: seconds, from any moment on.
     """
 
-    def __init__(self, spec: SweepSpec, ledger: Ledger, *, retry: bool = True) -> None:
+    def __init__(
+        self, spec: SweepSpec, ledger: Ledger, *, retry: bool = True, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.spec, self.ledger = spec, ledger
+        asked = spec.resources
+        one = Held(cpu_seconds=asked.cpus_per_worker, gpu_seconds=asked.gpus_per_worker)
+        self._held_each_second, self._clock = one * asked.workers, clock
+        self._counted_until: dict[int, float] = {}
         self.metric = spec.search.metric
         self._is_lower_better = is_minimised(self.metric)
         self._stop = spec.search.stop if spec.space and spec.search.stop and spec.search.stop.top_after else None
@@ -94,6 +102,7 @@ class Search:
         trial = self.ledger[number].from_latest()
         changes = {"state": "running", "reason": "", "starts": trial.starts + 1, "tracked": ""}
         trial = trial.model_copy(update={**changes, "machine": platform.node()})
+        self._counted_until[number] = self._clock()
         self.ledger.write(trial)
         return trial
 
@@ -105,13 +114,14 @@ class Search:
             metrics: of the epoch by MLflow's names, with `epoch` and `seconds`.
             checkpoint: URI of what was saved after it; "" where nothing was.
         """
-        trial, epoch = self.ledger[number], int(metrics["epoch"])
+        trial, epoch = self._counted(number), int(metrics["epoch"])
         measured = {k: float(v) for k, v in metrics.items() if k not in _OF_THE_EPOCH and isfinite(v)}
         seconds = metrics.get("seconds", 0.0)
         trial = trial.with_epoch(Epoch(epoch=epoch, metrics=measured, seconds=seconds, at=time.time()))
         score = measured.get(self.metric)
         if checkpoint:
-            trial = trial.model_copy(update={"latest": Saved(uri=checkpoint, epoch=epoch)})
+            of_use = trial.spent - trial.lost
+            trial = trial.model_copy(update={"latest": Saved(uri=checkpoint, epoch=epoch), "of_use": of_use})
             if score is not None and (trial.best is None or self._is_no_worse(score, trial.best.score)):
                 trial = trial.model_copy(update={"best": Best(uri=checkpoint, epoch=epoch, score=score)})
         stop = score is not None and self._proposals.report(number, epoch, score) and not is_guarded(trial, self.spec)
@@ -126,7 +136,7 @@ class Search:
     def end(self, number: int) -> Trial:
         """A trial ran to its end, or was stopped."""
         self._out.discard(number)
-        trial = self.ledger[number]
+        trial = self._counted(number, is_over=True)
         if trial.state == "running":
             trial = trial.model_copy(update={"state": "finished"})
         trial = self._judged(trial)
@@ -138,18 +148,31 @@ class Search:
     def fail(self, number: int, reason: str) -> Trial:
         """A trial failed for good."""
         self._out.discard(number)
-        trial = self.ledger.change(number, state="failed", reason=reason)
+        trial = self._counted(number, is_over=True).model_copy(update={"state": "failed", "reason": reason})
+        self.ledger.write(trial)
         self._proposals.tell(trial)
         return trial
 
     def interrupt(self, number: int, reason: str) -> Trial:
         """A trial that runs is stopped from outside, and taken up by the next start."""
         self._out.discard(number)
-        trial = self.ledger[number]
+        trial = self._counted(number, is_over=True)
         if trial.state == "running":
             trial = trial.from_latest().model_copy(update={"reason": reason})
             self.ledger.write(trial)
         return trial
+
+    def release(self, number: int) -> None:
+        """The process of a trial is gone; what it held is free until the trial starts again."""
+        self.ledger.write(self._counted(number, is_over=True))
+
+    def _counted(self, number: int, *, is_over: bool = False) -> Trial:
+        """A trial, with what it has held since this was asked last."""
+        trial, now = self.ledger[number], self._clock()
+        since = self._counted_until.pop(number, now)
+        if not is_over:
+            self._counted_until[number] = now
+        return trial.model_copy(update={"spent": trial.spent + self._held_each_second * (now - since)})
 
     def _constraints(self, trial: Trial) -> dict[str, float | None]:
         """By how much each is broken: by what the model costs, and by the metrics of the epoch it is taken from."""
