@@ -13,6 +13,7 @@ from segdist.core.records import Instance, Prediction, Sample
 from segdist.core.spec import EvaluateSpec, SweepSpec
 from segdist.datasets.shards import Manifest, SplitCounts
 from segdist.engine.evaluation import EvaluationAccumulator
+from segdist.searching.cost import Cost, Held
 from segdist.tracking import Tracker
 
 CLASSES = ("wall crack", "drywall seam", "<b>roof & trim</b>")
@@ -59,6 +60,8 @@ def fill(tracker: Tracker, storage: Path, *, trials: int = 10) -> str:
     _pictures(tracker, winner.run_id, "pictures_test", quality=0.9, storage=storage)
     _evaluation(tracker, winner.run_id, storage)
     tracker.log_json(parent, {"train.lr": 0.7, "train.weight_decay": 0.2, "model.family": 0.1}, "importance.json")
+    cost = Cost(Held(cpu_seconds=1234.4, gpu_seconds=616.8), Held(cpu_seconds=300, gpu_seconds=154.2))
+    tracker.log_metrics(parent, cost.metrics, step=0)
     tracker.end(parent)
     return parent
 

@@ -40,6 +40,7 @@ def test_the_table_shows_searched_values_the_untuned_trial_and_what_was_won(boar
     assert gain is not None
     assert f"{gain:+.3f} against the untuned trial" in text
     assert "test   iou 0.710" in text
+    assert "spent  617 GPU-seconds, of which 154 (25 %) on trials that were stopped, failed" in text
 
 
 def test_a_trial_that_breaks_a_constraint_is_infeasible_and_never_wins(board: Leaderboard) -> None:

@@ -1,5 +1,6 @@
 import html.parser
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,12 @@ def test_every_tag_is_closed_and_nothing_is_loaded_from_elsewhere(page: Path) ->
     loads = [attrs[name] for _, attrs in found.seen for name in ("src", "href") if name in attrs]
     assert all(str(target).startswith(("data:", "#")) for target in loads)
     assert "url(" not in page.read_text("utf-8")
+
+
+def test_what_the_trials_cost_is_said_once_they_have_ended(page: Path, board: Leaderboard) -> None:
+    assert f"All trials together took {board.cost}." in page.read_text("utf-8")
+    assert board.cost.startswith("617 GPU-seconds, of which 154 (25 %)")
+    assert Leaderboard(replace(board.sweep, metrics={}), board.trials).cost == ""
 
 
 def test_text_of_users_is_text(page: Path) -> None:

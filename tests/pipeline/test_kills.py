@@ -81,7 +81,11 @@ class Killed:
             assert sorted(done) == every
             assert sum(done.values()) <= self.epochs + self.kills
         tracker = Tracker.at(str(self.folder))
-        shown = tracker.trials(tracker.latest_sweep("killed").run_id)
+        sweep = tracker.latest_sweep("killed")
+        spent, wasted = (sweep.metrics[f"{part}/cpu_seconds"] for part in ("spent", "wasted"))
+        assert spent > wasted > 0
+        assert wasted == pytest.approx(sum(trial.lost.cpu_seconds for trial in found))
+        shown = tracker.trials(sweep.run_id)
         assert sorted(t.number for t in shown) == list(range(self.trials))
         assert {t.status for t in shown} == {"FINISHED"}
         for one in shown:

@@ -321,5 +321,6 @@ def test_a_rule_of_early_stopping_is_one(rule: dict[str, int]) -> None:
 
 def _said(search: Search) -> list[Any]:
     """What must not depend on where a search was killed."""
-    volatile: Any = {"starts": True, "machine": True, "tracked": True, "epochs": {"__all__": {"at"}}}
+    cost = {"spent": True, "of_use": True, "lost": True}
+    volatile: Any = {"starts": True, "machine": True, "tracked": True, "epochs": {"__all__": {"at"}}, **cost}
     return [trial.model_dump(exclude=volatile) for trial in search.ledger.trials]
