@@ -1,7 +1,6 @@
 """Options that several commands share, and how their errors and their end reach a user."""
 
 import os
-import re
 import shlex
 import sys
 import traceback
@@ -13,6 +12,7 @@ from typing import Annotated
 import typer
 
 from segdist.core.bounded_yaml import load_yaml
+from segdist.core.causes import cause_of
 from segdist.core.errors import SegdistError, SpecError, did_you_mean
 from segdist.core.interruption import Interrupted, Stops, interruptible
 from segdist.core.redaction import redact
@@ -54,53 +54,29 @@ def report_user_errors(*, debug: bool = False) -> Iterator[Stops]:
 
 @contextmanager
 def files_named() -> Iterator[None]:
-    """Turns what the machine does not give into a user's error: a path closed to this user, a full disk, no memory.
+    """Turns what the machine does not give into a user's error: a path closed to this user, and what `causes` knows.
 
     Raises:
         SegdistError: it names the file, where one is known.
     """
     try:
         yield
-    except OSError as error:
-        if error.filename is None and not (lack := _lack_of(error)):
-            if error.errno is None:  # no file, no system call: our own mistake
-                raise
-            lack = f"The system refused: {error.strerror or error}. Check the disk of the storage and its mount."
-        if error.filename is None:
-            raise SegdistError(f"{lack}{_DONE_IS_KEPT}") from error
-        fix = _lack_of(error) or f"{error.strerror}. Check the path, its permissions and the disk."
-        raise SegdistError(f"`{error.filename}` cannot be used: {fix}") from error
     except SegdistError:
         raise
     except Exception as error:
-        lack = _lack_of(error)
-        if not lack:
+        found = cause_of(error)
+        if isinstance(error, OSError) and error.filename is not None:
+            fix = found or f"{error.strerror}. Check the path, its permissions and the disk."
+            raise SegdistError(f"`{error.filename}` cannot be used: {fix}") from error
+        if found:
+            raise SegdistError(f"{found} {_DONE_IS_KEPT}") from error
+        if not isinstance(error, OSError) or error.errno is None:  # no file, no system call: our own mistake
             raise
-        raise SegdistError(f"{lack}{_DONE_IS_KEPT}") from error
+        refused = f"The system refused: {error.strerror or error}. Check the disk of the storage and its mount."
+        raise SegdistError(f"{refused} {_DONE_IS_KEPT}") from error
 
 
-_DONE_IS_KEPT = " What is done is kept: run the same command again."
-_LACKS = {
-    r"No space left on device|Disk quota exceeded|database or disk is full": (
-        "The disk is full. Free some space on the disks of `storage`, of the temporary folder (TMPDIR, RAY_TMPDIR) and "
-        "of SEGDIST_CACHE, or move them to a larger one."
-    ),
-    r"CUDA out of memory": (
-        "The card's memory did not suffice. Lower `train.batch_size` or `model.<family>.image_size`."
-    ),
-    r"Cannot allocate memory|can't allocate memory|MemoryError|OutOfMemoryError": (
-        "The memory of this machine did not suffice. Lower `train.batch_size`, `model.<family>.image_size` or "
-        "`search.concurrency`."
-    ),
-    r"Too many open files": "Too many files are open at once. Allow more: `ulimit -n 65536`.",
-}
-"""What a machine can lack, by the words that systems and libraries have for it, and the fix."""
-
-
-def _lack_of(error: BaseException) -> str:
-    """What the machine lacked, with the fix, where that is what an error says; else ""."""
-    text = f"{type(error).__name__}: {error}"
-    return next((said for words, said in _LACKS.items() if re.search(words, text)), "")
+_DONE_IS_KEPT = "What is done is kept: run the same command again."
 
 
 def show(error: SegdistError, *, debug: bool) -> None:

@@ -21,6 +21,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from segdist.core import extras
+from segdist.core.causes import cause_of
 from segdist.core.errors import StorageError
 from segdist.core.redaction import holds_credentials, without_credentials
 from segdist.core.text import decode_text
@@ -391,6 +392,8 @@ def _explained(uri: str, verb: str) -> Iterator[None]:
 
 
 def _fix(uri: str, verb: str, error: Exception) -> str:
+    if cause := cause_of(error):
+        return cause.fix
     if isinstance(error, FileNotFoundError) and (is_local(uri) or verb == "read"):
         return "Check the path."
     if not is_local(uri):

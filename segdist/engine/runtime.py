@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from segdist.core.causes import is_out_of_memory
 from segdist.core.plugins import ImageHWC
 from segdist.core.records import Instance, Prompt
 
@@ -57,7 +58,9 @@ def throughput(
         chosen = [k % len(images) for k in range(size)]
         try:
             took = timed(network, [images[k] for k in chosen], [prompts[k] for k in chosen])
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             break
         if size / took <= best:
             break

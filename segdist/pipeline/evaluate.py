@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
+from segdist.core.causes import why
 from segdist.core.storage import cache_dir
 from segdist.core.terminal import say
 from segdist.core.text import counted
@@ -124,7 +125,7 @@ def _evaluations(
         try:
             yield trial, ray.get(ready)
         except ray.exceptions.RayError as error:  # one model that cannot be measured must not cost the sweep
-            yield trial, str(error).strip().splitlines()[-1]
+            yield trial, why(str(error))
 
 
 def _log_val(tracker: Tracker, trial: TrialRecord, found: EvaluationFiles, job: Job) -> None:

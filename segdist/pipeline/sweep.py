@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from types import FrameType, ModuleType
 
 from segdist.core import storage
+from segdist.core.causes import why
 from segdist.core.errors import BackendError, SegdistError
 from segdist.core.interruption import Interrupted, Stops, interruptible
 from segdist.core.spec import SweepSpec
@@ -78,17 +79,15 @@ def _run_all(spec: SweepSpec, job: Job, ray: ModuleType, ledger: Ledger, recordi
         try:
             stopped_by = _run(spec, job, ray, search, recording, lease)
         except (ray.exceptions.RayError, ray.tune.TuneError, RuntimeError) as error:
-            from segdist.pipeline.tune_trials import cause
-
             breakdowns = breakdowns + 1 if search.progress == before else 1
-            why = cause("".join(traceback.format_exception(error)))
+            said = why("".join(traceback.format_exception(error)))
             if breakdowns >= MOST_BREAKDOWNS:
                 raise BackendError(
                     f"The search of `{spec.name}` broke down {counted(breakdowns, 'time')} without an "
-                    f"epoch in between: {why}\n"
+                    f"epoch in between: {said}\n"
                     "What is done is kept; the same command goes on with it."
                 ) from error
-            say(f"search    begins anew from what is recorded: {why}")
+            say(f"search    begins anew from what is recorded: {said}")
         else:
             if stopped_by:
                 raise Interrupted(stopped_by)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segdist.core import registry, storage
+from segdist.core.causes import is_out_of_memory
 from segdist.core.errors import BackendError, SpecError, WeightsError
 from segdist.core.plugins import ChoosingStrategy, ImageHWC, Question, declaration, prompt_strategy
 from segdist.core.records import Instance, Prompt
@@ -132,7 +133,7 @@ class Teacher:
             with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=self._is_half()):
                 found: list[tuple[Instance, ...]] = network.predict(images, prompts)
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             shortage = str(error).partition("\n")[0]
         else:
@@ -242,9 +243,3 @@ def _kind(prompt: Prompt, *, alone: str) -> str:
     if prompt.text or not asked_of(prompt):
         return alone
     return "boxes" if prompt.boxes_xyxy else "points"
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Of a GPU, or of the machine: torch's allocator raises a plain RuntimeError there."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text

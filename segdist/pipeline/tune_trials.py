@@ -1,6 +1,5 @@
 """Ray Tune, told what to run and asked for nothing else: it keeps no state that a start would go on from."""
 
-import re
 import time
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +11,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from segdist.core.causes import why
 from segdist.core.terminal import say
 from segdist.pipeline.checkpoints import CHECKPOINT
 from segdist.pipeline.progress import Progress
@@ -152,7 +152,7 @@ class Ends(_Unsaved, Callback):
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         """A trial failed for good."""
         text = error_text(trial)
-        failed = self._problem.noted(lambda: self._search.fail(trial.config["number"], cause(text)))
+        failed = self._problem.noted(lambda: self._search.fail(trial.config["number"], why(text)))
         self._recording.end(failed, error=text)
         self._progress.ended(trial.config["number"])
 
@@ -168,28 +168,3 @@ def error_text(trial: TuneTrial) -> str:
     """The traceback that ended a trial."""
     file = trial.error_file
     return Path(file).read_text() if file and Path(file).exists() else "no error was recorded"
-
-
-_CAUSES = {
-    r"OutOfMemoryError.*node|node running low on memory|OOM": (
-        "its process was killed because the node{node} ran out of memory. Lower `train.batch_size`, "
-        "`model.<family>.image_size` or `search.concurrency`"
-    ),
-    r"No space left on device": "the disk of the node{node} is full. Free some space",
-    r"CUDA out of memory|torch\.OutOfMemoryError": (
-        "the card's memory did not suffice. Lower `train.batch_size` or `model.<family>.image_size`"
-    ),
-    r"node(?: that)? .*(?:died|dead|removed)|NodeDiedError": "its node{node} is gone",
-    r"ActorDiedError|ActorUnavailableError|WorkerCrashedError|died unexpectedly": "its process died{node}",
-}
-"""What a user needs to know of errors whose own last line does not say it."""
-
-
-def cause(text: str) -> str:
-    """Why something of Ray's failed, in a sentence: the known cause, or the last line of the traceback."""
-    node = re.search(r"(?:IP|ip)[:=]\s*([\d.]+)", text)
-    where = f" {node[1]}" if node else ""
-    for pattern, said in _CAUSES.items():
-        if re.search(pattern, text, re.DOTALL):
-            return said.format(node=where)
-    return text.strip().splitlines()[-1] if text.strip() else "no error was recorded"

@@ -190,7 +190,7 @@ def test_what_is_done_is_known_without_anything_heavy(sweep: Path) -> None:
     [
         (OSError(errno.ENOSPC, "No space left on device"), "disk is full"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk is full"),
-        (OSError(errno.EFBIG, "File too large"), "File too large"),
+        (OSError(errno.EFBIG, "File too large"), "ulimit -f"),
         (OSError(errno.EMFILE, "Too many open files"), "ulimit -n"),
         (OSError(errno.EIO, "Input/output error"), "Input/output error"),
         (MemoryError(), "memory"),

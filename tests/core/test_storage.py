@@ -52,6 +52,22 @@ def test_a_bucket_that_is_not_there_fails_the_check_with_the_fix(s3_bucket: str)
         storage.check_writable("s3://no-such-bucket-here/x")
 
 
+def test_reading_from_a_bucket_that_is_not_there_names_the_bucket_and_not_the_path(s3_bucket: str) -> None:
+    with pytest.raises(StorageError, match="Check its name and AWS_ENDPOINT_URL"):
+        storage.read_bytes("s3://no-such-bucket-here/x")
+
+
+def test_a_disk_that_is_full_is_named_with_the_file(tmp_path: Path) -> None:
+    (tmp_path / "full").symlink_to("/dev/full")
+    with pytest.raises(StorageError, match=r"Cannot write .*full: .*No space left.* Free some space"):
+        storage.upload(_drawn(tmp_path / "file"), str(tmp_path / "full"))
+
+
+def _drawn(file: Path) -> Path:
+    file.write_bytes(bytes(100_000))
+    return file
+
+
 def test_an_endpoint_nobody_answers_at_is_an_error_with_the_fix(
     s3_bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
