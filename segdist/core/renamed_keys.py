@@ -27,6 +27,8 @@ SPLIT: Mapping[str, tuple[str, str, float | None]] = {
 }
 """Keys whose unit changed at 1: that of a fraction, that of pixels, and what switches either off."""
 _SPLIT_NAMES = [(old, new) for old, (*both, _) in SPLIT.items() for new in both]
+LATER: Mapping[str, object] = {"train.ema": None}
+"""Keys that came after 1, with the value that does what was done without them: then they are in no fingerprint."""
 _AUGMENTATIONS = {"tilt": "perspective", "turn": "rotate"}
 VALUES: Mapping[str, Mapping[str, str]] = {
     "evaluate.tta": {"turn": "rotate_180"},
@@ -136,13 +138,28 @@ def current_value(key: str, value: object) -> Any:
     return _revalued(value, names, lambda *_: None)
 
 
+def without_later(content: Mapping[str, object]) -> dict[str, Any]:
+    """Without keys that came later, where they change nothing: what was asked before there were any is the same still.
+
+    Args:
+        content: a whole run or sweep, under the names of today.
+    """
+    copy: dict[str, Any] = _copied(content)
+    for key, as_before in LATER.items():
+        *parents, leaf = key.split(".")
+        node = _at(copy, parents)
+        if isinstance(node, dict) and leaf in node and node[leaf] == as_before:
+            del node[leaf]
+    return copy
+
+
 def as_first_recorded(content: Mapping[str, object]) -> dict[str, Any]:
     """Nested keys and values under their oldest names: fingerprints are made of these, so they outlive a new name.
 
     Args:
         content: a whole run or sweep, under the names of today.
     """
-    copy: dict[str, Any] = _copied(content)
+    copy = without_later(content)
     for old, new in KEYS.items():
         *parents, leaf = new.split(".")
         node = _at(copy, parents)

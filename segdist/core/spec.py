@@ -468,6 +468,9 @@ class TrainSpec(Placed):
     `warmup` and `schedule`."""
     grad_clip: PositiveFloat = 1.0
     """Largest norm of the gradient."""
+    ema: float | None = Field(default=None, gt=0, le=0.5)
+    """Score and keep a moving average of the weights: half of it always comes from the last this share of the steps so
+    far, so that short runs and long ones take the same value (Karras et al. 2024). null: those of the last step."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 autocast on a GPU that has it, float32 elsewhere."""
     adapter: AdapterSpec = AdapterSpec()
@@ -493,6 +496,13 @@ class TrainSpec(Placed):
     init_from: str = ""
     """A model folder or URI whose weights training begins with, e.g. one that `keep_every` kept: of the same family,
     options, adapter and classes; everything else may be other. Empty begins with the family's own weights."""
+
+    @field_validator("ema", mode="before")
+    @classmethod
+    def _is_a_share(cls, ema: object) -> object:
+        if isinstance(ema, int | float) and ema > 0.5:
+            raise ValueError(f"a share of the steps, at most 0.5, must be given and no decay of a step, but got {ema}")
+        return ema
 
     @field_validator("loss")
     @classmethod
@@ -900,7 +910,7 @@ class SweepSpec(RunSpec):
         How far it is searched is no part of it: trials, ranges, sampler, early stopping, concurrency and resources may
         change between two starts, and the second goes on with what the first did.
         """
-        content = self.model_dump(mode="json", exclude=_EXTENT)
+        content = renamed_keys.without_later(self.model_dump(mode="json", exclude=_EXTENT))
         return digest({**content, "metric": self.search.metric, "searched": sorted(self.space)})
 
 

@@ -149,6 +149,8 @@ def _step(state: Fit) -> float:
     if not torch.isfinite(norm):
         state.optimizer.zero_grad(set_to_none=True)  # without gradients the step moves nothing
     state.optimizer.step()
+    if state.averages and torch.isfinite(norm):
+        state.averages.update()
     state.schedule.step()
     state.optimizer.zero_grad(set_to_none=True)
     return float(norm)

@@ -12,6 +12,7 @@ from segdist.core.plugins import declaration
 from segdist.core.records import LabelledImages
 from segdist.core.spec import RunSpec
 from segdist.engine import checkpoint, pictures
+from segdist.engine.averaging import moving
 from segdist.engine.data import loader
 from segdist.engine.epoch import Metrics, train_epoch
 from segdist.engine.objective import objective_of
@@ -53,6 +54,9 @@ def fit(
     A step whose gradient is not finite is skipped and counted; an epoch of nothing but such steps ends the fit with
     `diverged` 1 and the worst values, as `val/iou` 0, so that a search learns to keep away.
 
+    Returns:
+        The network as it was last scored and saved: with `train.ema` the average of its weights.
+
     Raises:
         SpecError: a phase trains nothing, or a parameter that is to be trained is not used.
     """
@@ -77,9 +81,9 @@ def fit(
             metrics = train_epoch(state, parallel, batches, images=len(train))
             if metrics["diverged"]:
                 report(metrics | {f"val/{name}": _worst(name) for name in run.evaluate.each_epoch}, None)
-                return network
+                return state.finished()
             _score_and_report(state, metrics, val, report)
-    return network
+    return state.finished()
 
 
 def _worst(name: str) -> float:
@@ -90,7 +94,9 @@ def _worst(name: str) -> float:
 def _score_and_report(state: Fit, metrics: Metrics, val: LabelledImages, report: ReportEpoch) -> None:
     run, workers = state.run, state.workers
     start = time.perf_counter()
-    values, found = score(state.network, val, run.evaluate, workers=workers)
+    with state.model():
+        workers.share(moving(state.network, ()).values())  # batch norms of each have seen other images
+        values, found = score(state.network, val, run.evaluate, workers=workers)
     metrics |= {f"val/{name}": value for name, value in values.items()}
     metrics["seconds"] += time.perf_counter() - start
     with TemporaryDirectory(prefix="segdist-") as folder:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from segdist.core.errors import SpecError
 from segdist.core.plugins import Family
 from segdist.core.spec import RunSpec
 from segdist.engine import checkpoint
+from segdist.engine.averaging import AveragedWeights, moving, put
 from segdist.engine.schedule import adamw, rates
 from segdist.engine.workers import Workers
 from segdist.nets.segmenter import Segmenter
@@ -40,6 +42,7 @@ class Fit:
         loss_weights: of each term.
         steps_per_epoch: steps of this worker.
         trainable: names of the parameters that some phase trains.
+        averages: the moving average of the weights; None without `train.ema`.
         epoch: epochs done.
         steps: steps of the optimiser done.
         kept: folder or prefix for the models of `train.keep_every`.
@@ -54,6 +57,7 @@ class Fit:
     loss_weights: Mapping[str, float]
     steps_per_epoch: int
     trainable: frozenset[str] = field(init=False)
+    averages: AveragedWeights | None = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
     schedule: torch.optim.lr_scheduler.LRScheduler = field(init=False)
     phase: int = -1
@@ -66,6 +70,15 @@ class Fit:
 
     def __post_init__(self) -> None:
         self.trainable = adapters.trained_names(self.network)
+        self.averages = self._averages()
+
+    def _averages(self, *, steps: int = 0) -> AveragedWeights | None:
+        share = self.run.train.ema
+        return AveragedWeights(self.network, self.trainable, half_life=share, steps=steps) if share else None
+
+    def model(self) -> AbstractContextManager[None]:
+        """Within the block the network is the model that is scored and saved: the averaged one, where weights are."""
+        return self.averages.in_place() if self.averages else nullcontext()
 
     def enter(self, number: int) -> None:
         """Begin a phase, or go on in it: what it trains, and an optimiser and schedule of its own.
@@ -94,14 +107,18 @@ class Fit:
         self.phase, self.gradients_checked = number, False
 
     def save(self, folder: Path) -> None:
-        """Write the model, and what training needs to go on."""
-        checkpoint.save(self.network, folder / MODEL, self.run, self.network.classes, trained=self.trainable)
+        """Write the model, and what training needs to go on: with averages, the weights that it moves too."""
+        with self.model():
+            checkpoint.save(self.network, folder / MODEL, self.run, self.network.classes, trained=self.trainable)
         state = {
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "phase": self.phase,
             "epoch": self.epoch,
         }
+        if self.averages:
+            weights = {name: value.detach() for name, value in moving(self.network, self.trainable).items()}
+            state["averaged"] = {"steps": self.averages.steps, "weights": weights}
         torch.save(state, folder / TRAINING)
 
     def count_step(self) -> None:
@@ -110,7 +127,8 @@ class Fit:
         every = self.run.train.keep_every
         if every and self.kept and self.workers.is_chief and self.steps % every == 0:
             place = storage.join(self.kept, kept_name(self.steps))
-            checkpoint.upload(self.network, place, self.run, self.network.classes, trained=self.trainable)
+            with self.model():
+                checkpoint.upload(self.network, place, self.run, self.network.classes, trained=self.trainable)
 
     def resume(self, folder: Path) -> None:
         """Go on where a checkpoint was written."""
@@ -119,6 +137,15 @@ class Fit:
         self._saved = torch.load(folder / TRAINING, weights_only=True, map_location="cpu")
         self.epoch = self._saved["epoch"]
         self.steps = self.epoch * math.ceil(self.steps_per_epoch / self.run.train.gradient_accumulation_steps)
+        averaged = self._saved.pop("averaged", {"steps": self.steps, "weights": {}})
+        self.averages = self._averages(steps=averaged["steps"])
+        put(averaged["weights"], moving(self.network, self.trainable))
+
+    def finished(self) -> Segmenter:
+        """The network, as the model that it has become."""
+        if self.averages:
+            self.averages.exchange()
+        return self.network
 
     def reseed(self) -> None:
         """Seed dropout and jitter for the epoch: other draws on each worker, the same ones after a resumption."""

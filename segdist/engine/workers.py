@@ -1,5 +1,6 @@
 """The workers that train one model together: who am I, where do I compute, and what do the others say."""
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -45,6 +46,12 @@ class Workers:
         if isinstance(parallel, nn.parallel.DistributedDataParallel):
             return parallel.no_sync()
         return nullcontext()
+
+    def share(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Give every worker the chief's values."""
+        if self.world_size > 1:
+            for tensor in tensors:
+                distributed.broadcast(tensor, src=0)
 
     def gather(self, mine: list[T]) -> list[T]:
         """The lists of all workers, one after the other."""

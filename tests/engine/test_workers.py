@@ -15,11 +15,13 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from segdist.engine.fit import MODEL, TRAINING, fit
 from segdist.engine.predict import score
 from segdist.engine.workers import Workers
-from tests.engine.drawn import CLASSES, Reports, roofs, tiny_run, weights
+from segdist.models.unet_cbam import network as unet
+from tests.engine.drawn import CLASSES, Reports, WithBatchNorm, roofs, tiny_run, weights
 
 TRAIN, VAL = roofs(7), roofs(5, seed=1)
 """Counts that two workers cannot divide."""
-RUN = tiny_run(epochs=2, batch_size=2)
+RUN = tiny_run(epochs=2, batch_size=2, ema=0.3)
+"""With batch norms, whose statistics each worker gathers from its own images, and averages of both."""
 
 
 @dataclass
@@ -38,6 +40,7 @@ class Outcome:
 
 def _work(rank: int, folder: Path) -> Outcome:
     torch.set_num_threads(1)
+    unet.UnetCbam = WithBatchNorm  # type: ignore[assignment,misc]
     steps: list[int] = []
     register_optimizer_step_post_hook(lambda *_: steps.append(1))
     distributed.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from segdist.cli import app
+from segdist.core import renamed_keys
 from segdist.core.errors import SpecError
 from segdist.core.renamed_keys import KEYS, SPLIT, VALUES, RenamedKeyWarning, as_first_recorded, current_values
 from segdist.core.spec import AdapterSpec, EvaluateSpec, RunSpec, SweepSpec
@@ -132,6 +133,26 @@ def test_fingerprints_are_made_of_the_oldest_names_so_that_what_is_done_stays_do
     assert SweepSpec.model_validate(recorded) == SweepSpec.model_validate(today)
     usual = as_first_recorded({"evaluate": EvaluateSpec().model_dump(mode="json")})
     assert usual["evaluate"]["boundary_width"] == 0.02
+
+
+def test_a_key_that_came_later_is_in_no_fingerprint_where_it_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_before = [f"{key}={json.dumps(value)}" for key, value in renamed_keys.LATER.items()]
+    sweep, _ = loaded(write(tmp_path, HEAD), *as_before)
+    assert as_before
+    content = sweep.model_dump(mode="json")
+    for key in renamed_keys.LATER:
+        *parents, leaf = key.split(".")
+        assert leaf in renamed_keys._at(content, parents), "it is a key of a sweep"
+        assert leaf not in renamed_keys._at(renamed_keys.without_later(content), parents)
+    other = sweep.model_copy(update={"train": sweep.train.model_copy(update={"ema": 0.2})})
+    assert other.sweep_fingerprint != sweep.sweep_fingerprint
+    assert other.run.fingerprint != sweep.run.fingerprint
+    was = sweep.sweep_fingerprint, sweep.run.fingerprint
+    monkeypatch.setattr(renamed_keys, "LATER", {})
+    assert sweep.sweep_fingerprint != was[0]
+    assert sweep.run.fingerprint != was[1]
 
 
 def test_old_names_in_files_that_defaults_name_are_warned_of_where_they_stand(tmp_path: Path) -> None:
