@@ -43,6 +43,11 @@ Name = Annotated[str, Field(max_length=1000), AfterValidator(_named)]
 """Of a class or a place: one line, not blank."""
 
 
+def _one_or_more(value: object) -> object:
+    """What may be written without the brackets of a list."""
+    return [value] if isinstance(value, str) else value
+
+
 class Strict(BaseModel):
     """A frozen value that refuses unknown keys."""
 
@@ -800,6 +805,9 @@ class SearchSpec(Strict):
     points: tuple[dict[str, object], ...] = ()
     """Values to try before the sampler chooses, after the file's own, e.g. `- {train.lr: 3e-4}`; searched keys that a
     point leaves out have the file's own values."""
+    warm_start: Annotated[tuple[Name, ...], BeforeValidator(_one_or_more)] = ()
+    """Earlier sweeps to begin from: the `name` of one, which means that started last, its run id, or a list of them.
+    Their best two trials are tried after `points`; where these beat the untuned one, the others are believed too."""
     sampler: Literal["tpe", "gp", "cmaes", "quasi_random", "random", "grid"] = "tpe"
     """tpe: Optuna's tree-structured Parzen estimator. gp: a Gaussian process, for few trials that take long. cmaes:
     evolution (CMA-ES), for many trials over numbers. quasi_random: points that fill the space evenly (Sobol). random:

@@ -26,6 +26,7 @@ from segdist.pipeline.ingest import ingest
 from segdist.pipeline.label_sets import LabelSet, make_label_sets
 from segdist.pipeline.sweep import search
 from segdist.pipeline.trial import Job
+from segdist.pipeline.warm_start import take_warm_start
 from segdist.searching import Ledger
 from segdist.sweepfile import label_policies
 from segdist.sweepfile.loading import trials_of
@@ -56,6 +57,7 @@ def do_steps(spec: SweepSpec, file: str, *, kind: str, fingerprint: str, folder:
     with _noting(done):
         tracker = Tracker.for_sweep(spec)
         tracker.close_abandoned()
+        take_warm_start(tracker, spec, folder=folder, fingerprint=fingerprint)
         dataset = ingest(spec)
         _say_dataset(dataset)
         _check_learnable(spec, dataset)

@@ -1,16 +1,20 @@
 """Optuna behind ask and tell: a study in memory that is made anew from the ledger at each start."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segdist.core.spec import SweepSpec, digest
 from segdist.metrics import is_minimised
 from segdist.searching.ledger import Trial
 from segdist.searching.space import Space, baseline, can_tell, first_trials
 from segdist.searching.stopping import pruner_of
+from segdist.searching.warm_start import Earlier, Prior
 from segdist.sweepfile.grid import points
+
+if TYPE_CHECKING:
+    import optuna
 
 
 class Proposals:
@@ -19,9 +23,10 @@ class Proposals:
     Args:
         spec: the sweep: its space, and how it is searched.
         trials: those of the ledger, by number.
+        earlier: those of other sweeps that it begins from, the best first.
     """
 
-    def __init__(self, spec: SweepSpec, trials: Sequence[Trial]) -> None:
+    def __init__(self, spec: SweepSpec, trials: Sequence[Trial], earlier: Sequence[Earlier] = ()) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # a value outside a narrowed range is meant
@@ -30,6 +35,9 @@ class Proposals:
         self._first = first_trials(spec) if spec.space else [{}]
         self._tried = {digest(trial.values): trial.values for trial in trials}
         self._grid = self._untried() if spec.space and spec.search.sampler == "grid" else None
+        self._prior = Prior(spec, earlier)
+        self._scores: dict[str, float] = {}
+        self._untuned = digest(next((t.values for t in trials if t.is_baseline), self._first[0]))
         self._metric = spec.search.metric
         self._best = min if is_minimised(self._metric) else max
         self._running: dict[int, optuna.Trial] = {}
@@ -48,22 +56,49 @@ class Proposals:
         return inf if self._grid is None else sum(1 for _ in self._untried())
 
     def ask(self, number: int) -> dict[str, Any]:
-        """The values of a new trial: first those of `search.try_each` and `search.points`, then the sampler's."""
+        """The values of a new trial: first those listed, see `_listed`, then the sampler's."""
         given = next(self._listed(number), None)
         if given is None and self._grid is not None:
             given = next(self._grid, None)
-        if given is None:
-            from segdist.searching.samplers import sampler_for  # it imports Optuna
-
-            self._study.sampler = sampler_for(self._spec, number)
-        else:
-            self._study.enqueue_trial(given)
-        trial = self._study.ask()
-        self._space(trial)
+        trial = self._drawn(number) if given is None else self._enter(self._study, given)
         self._running[number] = trial
         values = dict(trial.params)
         self._tried[digest(values)] = values
         return values
+
+    def _drawn(self, number: int) -> "optuna.Trial":
+        """The sampler's choice."""
+        from segdist.searching.samplers import sampler_for  # it imports Optuna
+
+        study = self._with_earlier() or self._study
+        study.sampler = sampler_for(self._spec, number)
+        trial = study.ask()
+        self._space(trial)
+        return trial if study is self._study else self._enter(self._study, trial.params)
+
+    def _with_earlier(self) -> "optuna.Study | None":
+        """A study of this search's trials and of the earlier ones that it may believe; None where there are none."""
+        if self._spec.search.constraints:
+            return None  # whether earlier trials keep them is not known
+        believed = list(self._prior.believed(self._scores, self._untuned))
+        if not believed:
+            return None
+        study = self._optuna.create_study(
+            direction=self._study.direction, sampler=self._optuna.samplers.RandomSampler()
+        )
+        for values, score in believed:
+            study.tell(self._enter(study, values), score)
+        study.add_trials(self._study.get_trials(deepcopy=False))
+        return study
+
+    def _enter(self, study: "optuna.Study", values: Mapping[str, object]) -> "optuna.Trial":
+        """A running trial of a study, with these values; one outside a range that became narrower is still evidence."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Fixed parameter .* out of range", category=UserWarning)
+            study.enqueue_trial(dict(values))
+            trial = study.ask()
+            self._space(trial)
+        return trial
 
     def _listed(self, number: int) -> Iterator[dict[str, object]]:
         """What comes before the sampler and was not tried yet."""
@@ -73,6 +108,7 @@ class Proposals:
             values = baseline(self._spec, point)
             if not any(all(one.get(key) == values[key] for key in point) for one in self._tried.values()):
                 yield values
+        yield from (values for values in self._prior.first if digest(values) not in self._tried)
 
     def _untried(self) -> Iterator[dict[str, object]]:
         """The points of a grid that were not tried."""
@@ -92,10 +128,12 @@ class Proposals:
 
     def tell(self, trial: Trial) -> None:
         """How a trial ended: with the score of its best epoch, whose model is kept."""
+        states, scores = self._optuna.trial.TrialState, trial.scores(self._metric)
+        if scores and trial.state != "failed":
+            self._scores[digest(trial.values)] = self._best(scores)
         running = self._running.pop(trial.number, None)
         if running is None:
             return
-        states, scores = self._optuna.trial.TrialState, trial.scores(self._metric)
         constraints = trial.constraints or ({"infeasible": None} if trial.state == "infeasible" else {})
         for name, by in constraints.items():
             running.set_constraint(name, 1.0 if by is None else by)  # what was not measured is not known to hold
@@ -106,18 +144,10 @@ class Proposals:
             self._study.tell(running, state=states.PRUNED if is_evidence else states.FAIL)
 
     def _replay(self, trial: Trial) -> None:
-        """Everything that a trial of the ledger told, as if it told it now; one that is to go on stays running.
-
-        A value outside a range that became narrower is still evidence.
-        """
+        """Everything that a trial of the ledger told, as if it told it now; one that is to go on stays running."""
         if not can_tell(self._space.ranges, trial.values):
             return  # other keys, or a choice that is gone: it runs to its end, and the sampler is not told
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Fixed parameter .* out of range", category=UserWarning)
-            self._study.enqueue_trial(trial.values)
-            running = self._study.ask()
-            self._space(running)
-        self._running[trial.number] = running
+        self._running[trial.number] = self._enter(self._study, trial.values)
         for epoch in trial.epochs:
             if self._metric in epoch.metrics:
                 self.report(trial.number, epoch.epoch, epoch.metrics[self._metric])

@@ -8,6 +8,7 @@ from math import isfinite
 from segdist.core import storage
 from segdist.core.spec import SweepSpec
 from segdist.metrics import is_minimised
+from segdist.searching import warm_start
 from segdist.searching.cost import Held
 from segdist.searching.ledger import Best, Epoch, Ledger, Saved, Trial, checkpoints_of
 from segdist.searching.proposals import Proposals
@@ -45,7 +46,8 @@ class Search:
                 ledger.write(trial.from_latest())
             elif (judged := self._judged(trial)) != trial:  # the constraints are not those of the start before
                 ledger.write(judged.model_copy(update={"tracked": ""}))
-        self._proposals = Proposals(spec, ledger.trials)
+        taken = warm_start.read(ledger.folder) if spec.search.warm_start and spec.space else None
+        self._proposals = Proposals(spec, ledger.trials, taken.trials if taken else ())
         self.total = int(min(trials_of(spec), len(ledger.trials) + self._proposals.left))
         todo = [trial.number for trial in ledger.trials if not trial.has_ended]
         todo = todo[: max(self.total - self.done, 0)]

@@ -52,6 +52,20 @@ def first_trials(spec: SweepSpec) -> list[dict[str, object]]:
     return [first, *(trial for trial in others if trial != first)]
 
 
+def nearest_trial(spec: SweepSpec, values: Mapping[str, object]) -> dict[str, object] | None:
+    """The trial that comes nearest to one of another sweep; None where one of its choices is gone.
+
+    Keys that are new have the file's own value, numbers outside a range the nearest in it.
+    """
+    fixed: dict[str, object] = {}
+    for key, value in values.items():
+        known = [choice for choice in spec.space[key].choices if label_policies.encoded(choice) == value]
+        if spec.space[key].choices and not known:
+            return None
+        fixed[key] = known[0] if known else value
+    return baseline(spec, fixed)
+
+
 def can_tell(ranges: Mapping[str, Range], values: Mapping[str, object]) -> bool:
     """Whether these values say something about a space: they are of each key that applies, and each choice is one.
 

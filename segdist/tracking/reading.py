@@ -25,9 +25,12 @@ _PAGE = 1000
 _OVERFLOW = 1e308  # SQL stores keep infinity as the largest double
 
 
-def latest_sweep(client: "MlflowClient", name: str, *, where: str) -> SweepRecord:
+def latest_sweep(client: "MlflowClient", name: str, *, where: str, other_than: str = "") -> SweepRecord:
     """The sweep of a name that was started or resumed last; a single trial only where nothing was searched."""
-    runs = _sweep_runs(client, name)
+    known = _sweep_runs(client, name)
+    runs = [run for run in known if not other_than or run.data.tags[names.FINGERPRINT] != other_than]
+    if known and not runs:
+        raise BackendError(f"There is no sweep `{name}` in MLflow at {where} but this very one.")
     if not runs:
         raise BackendError(f"There is no sweep `{name}` in MLflow at {where}. {_known_sweeps(client, name)}")
     searches = [run for run in runs if run.data.tags.get(names.KIND) == "sweep"]

@@ -272,14 +272,14 @@ class Tracker:
 
     # Reading
 
-    def latest_sweep(self, name: str) -> SweepRecord:
-        """The sweep of a name that was started last.
+    def latest_sweep(self, name: str, *, other_than: str = "") -> SweepRecord:
+        """The sweep of a name that was started last; not that of the fingerprint `other_than`.
 
         Raises:
             BackendError: there is no sweep of this name.
         """
         with self._connection.client() as client:
-            return reading.latest_sweep(client, name, where=self.uri)
+            return reading.latest_sweep(client, name, where=self.uri, other_than=other_than)
 
     def find_sweep(self, name: str, fingerprint: str) -> SweepRecord | None:
         """The sweep of a fingerprint, if it was started before."""
