@@ -462,6 +462,9 @@ class TrainSpec(Placed):
     """Peak learning rate of AdamW."""
     encoder_lr_factor: float = Field(default=1.0, gt=0, le=1)
     """Learning rate of the encoder relative to `lr`."""
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """Learning rate of each block of the encoder relative to that of the block after it, e.g. 0.75; what comes before
+    the first has the least (BEiT, Bao et al. 2022). Beside `encoder_lr_factor` both count. 1: all have one."""
     weight_decay: float = Field(default=0.01, ge=0)
     """Decoupled weight decay; not applied to biases and norms."""
     warmup: float = Field(default=0.05, ge=0, lt=1)

@@ -1,12 +1,14 @@
 """The optimiser and its learning rate."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from inspect import unwrap
 
 import torch
 from torch import nn
 
+from segdist.adapters.freezing import blocks_of
+from segdist.core.errors import SpecError
 from segdist.core.spec import PhaseSpec
 
 
@@ -24,31 +26,65 @@ class AdamW(torch.optim.AdamW):
     step = torch.no_grad()(unwrap(torch.optim.AdamW.step))
 
 
-def adamw(network: nn.Module, phase: PhaseSpec, *, weight_decay: float, encoder: Iterable[str]) -> AdamW:
-    """AdamW (Loshchilov & Hutter 2019) over what is trained; no decay on vectors, a smaller rate for the encoder.
+def adamw(
+    network: nn.Module,
+    phase: PhaseSpec,
+    *,
+    weight_decay: float,
+    encoder: Iterable[str],
+    layer_decay: float = 1.0,
+    blocks: Sequence[str] = (),
+) -> AdamW:
+    """AdamW (Loshchilov & Hutter 2019) over what is trained; no decay on vectors, smaller rates in the encoder.
 
     Args:
         network: its parameters with `requires_grad` are trained.
         phase: the rates.
         weight_decay: relative to the rate.
         encoder: name prefixes of the modules that get `encoder_lr_factor`.
+        layer_decay: rate of a block of the encoder relative to that of the block after it.
+        blocks: the blocks, as `Family.encoder_blocks` names them.
+
+    Raises:
+        SpecError: rates are to fall from block to block, but the encoder has none.
     """
     prefixes = tuple(encoder)
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    below = _layers_below(network, prefixes, blocks) if layer_decay < 1 else {}
+    groups: dict[tuple[bool, int, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            in_encoder = name.startswith(prefixes)
-            groups.setdefault((in_encoder, parameter.ndim > 1), []).append(parameter)
+            kind = name.startswith(prefixes), below.get(name, 0), parameter.ndim > 1
+            groups.setdefault(kind, []).append(parameter)
     return AdamW(
         [
             {
                 "params": parameters,
-                "lr": phase.lr * (phase.encoder_lr_factor if in_encoder else 1.0),
+                "lr": phase.lr * (phase.encoder_lr_factor if in_encoder else 1.0) * layer_decay**depth,
                 "weight_decay": weight_decay if decays else 0.0,
             }
-            for (in_encoder, decays), parameters in groups.items()
+            for (in_encoder, depth, decays), parameters in groups.items()
         ]
     )
+
+
+def _layers_below(network: nn.Module, encoder: tuple[str, ...], patterns: Sequence[str]) -> dict[str, int]:
+    """How many layers each parameter of the encoder lies below the head: 1 in its last block (Bao et al. 2022, BEiT).
+
+    What comes before the first block, as embeddings, is a layer of its own; what comes after a block goes with it.
+    """
+    blocks = blocks_of(network, patterns)
+    if not blocks:
+        raise SpecError(
+            "`train.layer_decay` must be 1 for an encoder without blocks that segdist knows; "
+            "use `train.encoder_lr_factor`"
+        )
+    below, here = {}, len(blocks) + 1
+    for name, _ in network.named_parameters():  # in the order in which the layers were made
+        if name.startswith(encoder):
+            above = (len(blocks) - k for k, block in enumerate(blocks) if name.startswith(f"{block}."))
+            here = next(above, here)
+            below[name] = here
+    return below
 
 
 def rates(optimizer: torch.optim.Optimizer, phase: PhaseSpec, *, steps: int) -> torch.optim.lr_scheduler.LambdaLR:

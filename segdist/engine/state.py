@@ -97,7 +97,12 @@ class Fit:
             )
         steps = math.ceil(self.steps_per_epoch / self.run.train.gradient_accumulation_steps) * phase.epochs
         self.optimizer = adamw(
-            self.network, phase, weight_decay=self.run.train.weight_decay, encoder=self.family.encoder
+            self.network,
+            phase,
+            weight_decay=self.run.train.weight_decay,
+            encoder=self.family.encoder,
+            layer_decay=self.run.train.layer_decay,
+            blocks=self.family.encoder_blocks,
         )
         self.schedule = rates(self.optimizer, phase, steps=steps)
         if self._saved.get("phase") == number:

@@ -26,6 +26,7 @@ def problems(spec: SweepSpec, families: Mapping[str, Family]) -> Iterator[KeyPro
     yield from _losses(spec, families)
     yield from _adapters(spec, families)
     yield from _phases(spec)
+    yield from _layer_decay(spec, families)
     yield from _noise(spec, families)
 
 
@@ -40,6 +41,17 @@ def _noise(spec: SweepSpec, families: Mapping[str, Family]) -> Iterator[KeyProbl
                 continue
             if key not in family.noise:
                 yield keys, f"`{name}` does not support `train.noise.{key}`. It supports: {', '.join(family.noise)}."
+
+
+def _layer_decay(spec: SweepSpec, families: Mapping[str, Family]) -> Iterator[KeyProblem]:
+    """Rates that fall from block to block, where a family names no blocks."""
+    searched = spec.space.get("train.layer_decay")
+    keys = ("space", "train.layer_decay") if searched else ("train", "layer_decay")
+    if not searched and spec.train.layer_decay == 1:
+        return
+    for name, family in families.items():
+        if not family.encoder_blocks and not (searched and searched.when.get("model.family", name) != name):
+            yield keys, f"`{name}` names no blocks of its encoder. Use `train.encoder_lr_factor`."
 
 
 def _losses(spec: SweepSpec, families: Mapping[str, Family]) -> Iterator[KeyProblem]:

@@ -16,9 +16,10 @@ from segdist import adapters
 from segdist.adapters import quantised
 from segdist.core.plugins import Batch, Example
 from segdist.core.records import Prompt
-from segdist.core.spec import AdapterSpec, RunSpec
+from segdist.core.spec import AdapterSpec, PhaseSpec, RunSpec
 from segdist.engine import checkpoint
 from segdist.engine.fit import fit
+from segdist.engine.schedule import adamw
 from segdist.engine.workers import Workers
 from segdist.formats.synthetic import Format, Options
 from segdist.nets.segmenter import Segmenter
@@ -62,6 +63,22 @@ class TrainingContract(FamilyTests):
         assert sorted(reached - trained) == []
 
     @pytest.mark.slow
+    def test_rates_rise_from_the_encoders_first_layers_to_its_last(self, debug: Variant) -> None:
+        """What `train.layer_decay` does, wherever a family names its encoder's blocks."""
+        family = debug.declared
+        if not family.encoder_blocks:
+            pytest.skip("names no blocks")
+        network, phase = debug.build(0), PhaseSpec(epochs=1, lr=1.0)
+        optimizer = adamw(
+            network, phase, weight_decay=0.0, encoder=family.encoder, layer_decay=0.5, blocks=family.encoder_blocks
+        )
+        rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+        trained = [(name, rates[id(p)]) for name, p in network.named_parameters() if p.requires_grad]
+        encoder = [rate for name, rate in trained if name.startswith(family.encoder)]
+        assert encoder == sorted(encoder), "in the order of the network"
+        assert max(encoder) == 0.5
+        assert {rate for name, rate in trained if not name.startswith(family.encoder)} == {1.0}
+
     def test_adapters_begin_with_the_outputs_of_the_base(self, debug: Variant) -> None:
         image, _ = picture()
         if debug.takes_boxes:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from segdist.core.errors import SpecError
 from segdist.core.spec import PhaseSpec
 from segdist.engine.schedule import AdamW, adamw, rates
 
@@ -30,6 +31,35 @@ def test_the_encoder_gets_its_own_rate_and_vectors_no_decay() -> None:
     assert by_parameter[id(network.head.weight)]["weight_decay"] == 0.3
     assert by_parameter[id(network.head.bias)]["weight_decay"] == 0.0
     assert id(network.frozen.weight) not in by_parameter
+
+
+class Blocks(nn.Module):
+    """Embeddings, three blocks with a layer between two of them, and what an encoder ends with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        names = ("embed", "blocks_0", "down", "blocks_1", "blocks_2", "norm")
+        self.encoder = nn.ModuleDict({name: nn.Linear(2, 2) for name in names})
+        self.head = nn.Linear(2, 2)
+
+
+def test_rates_fall_from_block_to_block_down_to_the_embeddings() -> None:
+    network, phase = Blocks(), PhaseSpec(epochs=1, lr=0.1, encoder_lr_factor=0.5)
+    optimizer = adamw(
+        network, phase, weight_decay=0.3, encoder=("encoder.",), layer_decay=0.8, blocks=("encoder.blocks_*",)
+    )
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    found = {name.removeprefix("encoder."): rates[id(p)] for name, p in network.named_parameters()}
+    below = {"embed": 4, "blocks_0": 3, "down": 3, "blocks_1": 2, "blocks_2": 1, "norm": 1}
+    expected = {name: 0.1 * 0.5 * 0.8**depth for name, depth in below.items()} | {"head": 0.1}
+    assert found == {f"{n}.{k}": pytest.approx(rate) for n, rate in expected.items() for k in ("weight", "bias")}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 14
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.3}
+
+
+def test_rates_cannot_fall_in_an_encoder_without_blocks() -> None:
+    with pytest.raises(SpecError, match=r"`train\.layer_decay` must be 1 for an encoder without blocks"):
+        adamw(Tiny(), PhaseSpec(epochs=1, lr=0.1), weight_decay=0, encoder=("encoder.",), layer_decay=0.9)
 
 
 def rates_of(phase: PhaseSpec, *, steps: int = 20) -> list[float]:
