@@ -1,21 +1,33 @@
-"""What MLflow is told while trials run. It shows what the ledger knows: where it is away, the search goes on."""
+"""What MLflow is told while trials run. It shows what the ledger knows, told by a thread that no trial waits for.
+
+Nothing is queued but the numbers of the trials of which there is news: what the news is stands in the ledger, on the
+disk. So a server may be away for as long as it likes, and what a killed driver did not tell, the next one tells.
+"""
 
 import json
-from collections.abc import Mapping
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from segdist.core.errors import SegdistError, StorageError
 from segdist.core.terminal import say
+from segdist.core.text import counted
 from segdist.engine.fit import MODEL, PICTURES
 from segdist.pipeline.checkpoints import fetch
 from segdist.pipeline.trial import Job
 from segdist.searching import Ledger, Trial
-from segdist.tracking import Tracker, names
+from segdist.tracking import Measured, Tracker, names
 
-_AFTER_FAILURE = 20
-"""Calls that are left out after one that failed: each may wait for a minute, in which no trial is heard."""
+_LONGEST_PAUSE = 60.0
+"""Seconds between two tries, while MLflow is away."""
+_PATIENCE = 3600.0
+"""Seconds that a search which has ended waits for an MLflow that is away."""
+_PATIENCE_WHEN_STOPPED = 10.0
+"""The same, of a search that was stopped: the next start tells what is left."""
+_MANY = 20
 _MEASURED_AGAIN = ("runtime/", "model/bytes")
 
 
@@ -27,44 +39,63 @@ class Recording:
         parent_run_id: the sweep's run.
         job: what the trials have in common.
         tags: further tags of every trial's run, such as the label policy.
-        ledger: what is recorded.
+        ledger: what is recorded; read by the thread, written by its owner alone.
     """
 
     def __init__(self, tracker: Tracker, parent_run_id: str, job: Job, tags: Mapping[str, str], ledger: Ledger) -> None:
         self._tracker, self._parent, self._job, self._tags, self._ledger = tracker, parent_run_id, job, tags, ledger
-        self._run_ids: dict[int, str] = {}
-        self._incomplete: set[int] = set()
-        self._pause = 0
-        self._was_told = False
+        self._news: dict[int, None] = {}
+        self._change = threading.Condition()
+        self._is_ending = False
+        self._is_given_up = threading.Event()
+        self._errors: dict[int, str] = {}
+        self._runs: dict[int, _Run] = {}
+        self._told = deque[int]()
+        self._failure: BaseException | None = None
 
-    def start(self, trial: Trial) -> None:
-        """Open the trial's run, or the one it had before an interruption.
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Tell MLflow, in the background, what `changed` says there is; at the end, what is left to tell.
 
-        Its driver may have been killed between the ledger and MLflow: what the ledger knows is told first.
+        Where MLflow does not come back in time, the rest is left to `catch_up`.
         """
-        self._try(trial.number, lambda: self._add_missing_epochs(trial, self._open(trial)))
+        thread = threading.Thread(target=self._work, name="recording", daemon=True)
+        self._is_ending = False
+        self._is_given_up.clear()
+        thread.start()
+        patience = _PATIENCE_WHEN_STOPPED
+        try:
+            yield
+            patience = _PATIENCE
+        finally:
+            with self._change:
+                self._is_ending = True
+                self._change.notify()
+                left = len(self._news)
+            if left > _MANY:
+                say(f"tracking  MLflow is told of {counted(left, 'more trial')}")
+            thread.join(patience)
+            self._is_given_up.set()
+            self._mark_told()
+        if self._failure:
+            raise self._failure
 
-    def epoch(self, number: int, metrics: Mapping[str, float], *, epoch: int) -> None:
-        """Log an epoch."""
-        if number in self._run_ids:
-            self._try(number, lambda: self._log(self._run_ids[number], metrics, epoch))
+    def changed(self, number: int, *, error: str = "") -> None:
+        """There is news of a trial in the ledger. Never waits for MLflow, and never fails because of it.
 
-    def end(self, trial: Trial, *, error: str = "") -> None:
-        """Close the run of a trial that ended: with its best model, or with its error.
-
-        What could not be recorded before is left to `catch_up`.
+        Args:
+            number: of the trial.
+            error: the traceback that ended it.
         """
-        if trial.number not in self._incomplete:
-            self._try(trial.number, lambda: self._close(trial, error=error))
-
-    def interrupt(self, trial: Trial) -> None:
-        """Mark a trial that was stopped before its end; running the sweep again goes on with it."""
-        run = self._run_ids.get(trial.number)
-        if run:
-            self._try(trial.number, lambda: self._tracker.end(run, "KILLED", reason=trial.reason))
+        self._mark_told()
+        if error:
+            self._errors[number] = error
+        with self._change:
+            self._news[number] = None
+            self._change.notify()
 
     def catch_up(self) -> None:
-        """Record what the ledger knows and MLflow does not: after an outage, a crash, or a move to another server.
+        """Tell MLflow now what it does not know: after an outage, a crash, or a move to another server.
 
         Raises:
             SegdistError: MLflow is still away.
@@ -75,53 +106,102 @@ class Recording:
                 self._tracker.discard(record.run_id)  # of a trial whose file was deleted
         for trial in self._ledger.trials:
             if trial.has_ended and trial.tracked != self._tracker.uri:
-                self._add_missing_epochs(trial, self._open(trial))
-                self._close(trial)
-        self._incomplete.clear()
-        self._pause = 0
+                self._tell(trial.number)
+        self._news.clear()
+        self._mark_told()
 
-    def _log(self, run: str, metrics: Mapping[str, float], epoch: int) -> None:
-        """Without what was measured beside other trials: models are timed again when nothing runs beside them."""
-        shown = {name: value for name, value in metrics.items() if not name.startswith(_MEASURED_AGAIN)}
-        self._tracker.log_metrics(run, shown, step=epoch)
+    def _work(self) -> None:
+        """Tell the news until there is an end of it; what could not be told again and again."""
+        pause = 0.0
+        while (number := self._next()) is not None:
+            try:
+                self._tell(number)
+                pause = 0.0
+            except SegdistError as error:
+                if not pause:
+                    say(f"tracking  {str(error).splitlines()[0]} Trials go on; MLflow is told when it answers again.")
+                with self._change:
+                    self._news.setdefault(number)
+                pause = min(max(2 * pause, 1.0), _LONGEST_PAUSE)
+                if self._is_given_up.wait(pause):
+                    return
+            except BaseException as error:  # noqa: BLE001 - raised where somebody sees it
+                self._failure = error
+                return
 
-    def _open(self, trial: Trial) -> str:
-        run, number = self._job.run_of(trial.values), trial.number
-        self._run_ids[number] = self._tracker.start_trial(
+    def _next(self) -> int | None:
+        """The trial whose news is the oldest; None for the end."""
+        with self._change:
+            self._change.wait_for(lambda: self._news or self._is_ending)
+            number = next(iter(self._news), None)
+            if number is not None:
+                del self._news[number]
+            return number
+
+    def _mark_told(self) -> None:
+        """Note in the ledger which ended trials are told; from the ledger's own thread."""
+        while self._told:
+            trial = self._ledger[self._told.popleft()]
+            if trial.has_ended:
+                self._ledger.change(trial.number, tracked=self._tracker.uri)
+
+    def _tell(self, number: int) -> None:
+        """Make the trial's run show what the ledger knows of it now."""
+        trial = self._ledger[number]
+        if not trial.starts:
+            return
+        run = self._runs.get(number)
+        if run is None or run.starts != trial.starts:
+            run = self._runs[number] = self._open(trial)
+        self._tell_epochs(trial, run)
+        if trial.has_ended:
+            self._close(trial, run.run_id)
+            self._told.append(number)
+            del self._runs[number]
+        elif trial.state == "waiting":
+            self._tracker.end(run.run_id, "KILLED", reason=trial.reason)
+
+    def _open(self, trial: Trial) -> "_Run":
+        values, number = self._job.run_of(trial.values), trial.number
+        run_id = self._tracker.start_trial(
             self._parent,
             trial.key,
             number=number,
-            params={**run.model_dump(mode="json"), **trial.values},
+            params={**values.model_dump(mode="json"), **trial.values},
             tags={
                 **self._tags,
-                "segdist.run_fingerprint": run.fingerprint,
+                "segdist.run_fingerprint": values.fingerprint,
                 "segdist.label_set": self._job.labels_for(trial.values).rpartition("/")[2],
                 "segdist.baseline": trial.is_baseline,
-                **({names.KEPT: self._job.kept(run)} if run.train.keep_every else {}),
+                **({names.KEPT: self._job.kept(values)} if values.train.keep_every else {}),
             },
         )
-        return self._run_ids[number]
+        return _Run(run_id, trial.starts, dict(self._tracker.history(run_id, self._job.metric)))
 
-    def _close(self, trial: Trial, *, error: str = "") -> None:
-        run = self._run_ids[trial.number]
-        if trial.state == "failed":
-            self._tracker.log_text(run, error or trial.reason, "error.txt")
-            self._tracker.end(run, "FAILED", reason=trial.reason)
-        else:
-            self._keep_model(trial, run)
-            self._tracker.tag(run, names.BROKEN, json.dumps(trial.broken))
-            self._tracker.end(run, "FINISHED")
-        self._ledger.change(trial.number, tracked=self._tracker.uri)
-
-    def _add_missing_epochs(self, trial: Trial, run: str) -> None:
-        if not trial.epochs:
+    def _tell_epochs(self, trial: Trial, run: "_Run") -> None:
+        """Those that the run does not show, or shows as they were before they were done again."""
+        metric = self._job.metric
+        new = {e.epoch for e in trial.epochs if run.shown.get(e.epoch, _NEVER) != e.metrics.get(metric)}
+        if not new:
             return
-        shown = {step for step, _ in self._tracker.history(run, self._job.metric)}
-        for epoch in trial.epochs:
-            if epoch.epoch not in shown:
-                self._log(run, {**epoch.metrics, "seconds": epoch.seconds}, epoch.epoch)
+        epochs = [Measured(e.epoch, self._shown(e.metrics), e.seconds, e.at) for e in trial.epochs]
+        self._tracker.log_epochs(run.run_id, epochs, new=new, again=bool(new & run.shown.keys()))
+        run.shown |= {e.epoch: e.metrics.get(metric) for e in trial.epochs}
 
-    def _keep_model(self, trial: Trial, run: str) -> None:
+    @staticmethod
+    def _shown(metrics: Mapping[str, float]) -> dict[str, float]:
+        """Without what was measured beside other trials: models are timed again when nothing runs beside them."""
+        return {name: value for name, value in metrics.items() if not name.startswith(_MEASURED_AGAIN)}
+
+    def _close(self, trial: Trial, run_id: str) -> None:
+        if trial.state == "failed":
+            self._tracker.log_text(run_id, self._errors.pop(trial.number, trial.reason), "error.txt")
+            self._tracker.end(run_id, "FAILED", reason=trial.reason)
+        else:
+            self._keep_model(trial, run_id)
+            self._tracker.end(run_id, "FINISHED", tags={names.BROKEN: json.dumps(trial.broken)})
+
+    def _keep_model(self, trial: Trial, run_id: str) -> None:
         """The model and pictures of the best checkpoint; where that is damaged, of the latest."""
         places = dict.fromkeys(saved.uri for saved in (trial.best, trial.latest) if saved)
         with TemporaryDirectory(prefix="segdist-") as folder:
@@ -134,20 +214,15 @@ class Recording:
                     continue
                 for part in (MODEL, PICTURES):
                     if (files / part).is_dir():
-                        self._tracker.log_files(run, files / part, part)
+                        self._tracker.log_files(run_id, files / part, part)
                 return
 
-    def _try(self, number: int, write: Any) -> None:
-        """Write, or leave it to `catch_up`; trials do not wait for a server that does not answer."""
-        if self._pause:
-            self._pause -= 1
-            self._incomplete.add(number)
-            return
-        try:
-            write()
-        except SegdistError as error:
-            self._pause = _AFTER_FAILURE
-            self._incomplete.add(number)
-            if not self._was_told:
-                self._was_told = True
-                say(f"tracking  {str(error).splitlines()[0]} The search goes on; MLflow is told when it answers again.")
+
+class _Run:
+    """The run of a trial that runs, and the search metric of the epochs that it shows."""
+
+    def __init__(self, run_id: str, starts: int, shown: dict[int, float | None]) -> None:
+        self.run_id, self.starts, self.shown = run_id, starts, shown
+
+
+_NEVER = object()

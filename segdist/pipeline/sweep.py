@@ -53,7 +53,8 @@ def search(
         ledger = Ledger(job.storage_path)
         recording = Recording(tracker, parent_run_id, job, tags, ledger)
         recording.catch_up()
-        found = _run_all(spec, job, ray, ledger, recording, lease)
+        with recording.running():
+            found = _run_all(spec, job, ray, ledger, recording, lease)
         recording.catch_up()
         tracker.log_metrics(parent_run_id, ledger.cost.metrics, step=0)
         storage.remove(storage.join(job.storage_path, GROUPS))

@@ -114,10 +114,8 @@ class Verdicts(_Unsaved, FIFOScheduler):
         if result.get(DAMAGED):
             say(f"trial {number:<3} {result[DAMAGED]}")
         numbers = {k: float(v) for k, v in result.items() if isinstance(v, int | float) and k not in _NO_SCORES}
-        is_new = numbers["epoch"] > self._search.ledger[number].last_epoch
         stop = self._search.report(number, numbers, result.get(CHECKPOINT, ""))
-        if is_new:
-            self._recording.epoch(number, numbers, epoch=int(numbers["epoch"]))
+        self._recording.changed(number)
         self._progress.epoch(number)
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
 
@@ -134,15 +132,13 @@ class Ends(_Unsaved, Callback):
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         """A trial begins, or goes on."""
-        self._problem.noted(lambda: self._recording.start(self._search.start(trial.config["number"])))
+        self._problem.noted(lambda: self._search.start(trial.config["number"]))
+        self._recording.changed(trial.config["number"])
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         """A trial ran to its end, or was stopped."""
-        ended = self._problem.noted(lambda: self._search.end(trial.config["number"]))
-        if ended.has_ended:
-            self._recording.end(ended)
-        else:
-            self._recording.interrupt(ended)
+        self._problem.noted(lambda: self._search.end(trial.config["number"]))
+        self._recording.changed(trial.config["number"])
         self._progress.ended(trial.config["number"])
 
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
@@ -152,15 +148,16 @@ class Ends(_Unsaved, Callback):
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         """A trial failed for good."""
         text = error_text(trial)
-        failed = self._problem.noted(lambda: self._search.fail(trial.config["number"], why(text)))
-        self._recording.end(failed, error=text)
+        self._problem.noted(lambda: self._search.fail(trial.config["number"], why(text)))
+        self._recording.changed(trial.config["number"], error=text)
         self._progress.ended(trial.config["number"])
 
     def on_experiment_end(self, trials: list[TuneTrial], **info: object) -> None:
         """Trials that are still open were interrupted; running the sweep again goes on with them."""
         for trial in self._search.ledger.trials:
             if trial.state == "running":
-                self._recording.interrupt(self._problem.noted(partial(self._search.interrupt, trial.number, _STOPPED)))
+                self._problem.noted(partial(self._search.interrupt, trial.number, _STOPPED))
+                self._recording.changed(trial.number)
         self._progress.stop()
 
 

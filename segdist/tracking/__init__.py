@@ -6,6 +6,6 @@ with explicit ids: no global run, no autolog, so that several sweeps and process
 
 from segdist.tracking import names
 from segdist.tracking.tracker import Tracker
-from segdist.tracking.values import DatasetInfo, SweepRecord, TrialRecord, TrialStatus
+from segdist.tracking.values import DatasetInfo, Measured, SweepRecord, TrialRecord, TrialStatus
 
-__all__ = ["DatasetInfo", "SweepRecord", "Tracker", "TrialRecord", "TrialStatus", "names"]
+__all__ = ["DatasetInfo", "Measured", "SweepRecord", "Tracker", "TrialRecord", "TrialStatus", "names"]

@@ -1,8 +1,9 @@
 """Sweeps and trials as MLflow runs: written by one driver, found again after any crash, read for the report."""
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
 
 from segdist.core import drivers, provenance
@@ -17,11 +18,11 @@ from segdist.metrics import is_better
 from segdist.tracking import names, reading, registry
 from segdist.tracking.connection import Connection
 from segdist.tracking.encoding import finite, flatten, key, param_text, tag_text
-from segdist.tracking.values import SweepRecord, TrialRecord, TrialStatus
+from segdist.tracking.values import Measured, SweepRecord, TrialRecord, TrialStatus
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput
+    from mlflow.entities import DatasetInput, Metric, Run, RunTag
 
 _PARAMS_PER_CALL = 100  # MLflow's limit
 _METRICS_PER_CALL = 1000
@@ -39,7 +40,7 @@ class Tracker:
     def __init__(self, uri: str, artifact_root: str = "", *, metric: str = "val/iou") -> None:
         self.metric = metric
         self._connection = Connection(uri, artifact_root)
-        self._progress: dict[str, tuple[float | None, float]] = {}
+        self._parents: dict[str, Run] = {}
 
     @classmethod
     def for_sweep(cls, spec: SweepSpec) -> Self:
@@ -112,8 +113,9 @@ class Tracker:
         marks = {**names.of_sweep(self.metric, file, environment, time.time_ns() // 1_000_000), **tags}
         with self._connection.client() as client:
             same = {names.FINGERPRINT: fingerprint}
-            run_id, _ = self._find_or_create(client, self._experiment(client, name), same, run_name=name)
-            self._describe(client, run_id, marks, params)
+            run, is_new = self._find_or_create(client, self._experiment(client, name), same, run_name=name)
+            run_id = str(run.info.run_id)
+            self._describe(client, run_id, marks, params, is_new=is_new)
             self._log_inputs(client, run_id, [reading.dataset_input(name, dataset)])
             client.log_text(run_id, redact(spec_text), "sweep/spec.json")
             client.log_dict(run_id, environment.as_dict(), "sweep/environment.json")
@@ -185,13 +187,14 @@ class Tracker:
         """
         same = {names.PARENT: parent_run_id, names.TRIAL: trial_key}
         with self._connection.client() as client:
-            parent = client.get_run(parent_run_id)
-            run_id, is_new = self._find_or_create(client, parent.info.experiment_id, same, run_name=trial_key)
-            marks = {names.END: "", names.NUMBER: number, **tags}
-            if is_new:
-                client.update_run(run_id, name=f"{parent.info.run_name}-{number:03d}")
+            parent = self._parents.get(parent_run_id) or client.get_run(parent_run_id)
+            self._parents[parent_run_id] = parent
+            name = f"{parent.info.run_name}-{number:03d}"
+            run, is_new = self._find_or_create(client, parent.info.experiment_id, same, run_name=name)
+            run_id = str(run.info.run_id)
+            if not run.inputs or not run.inputs.dataset_inputs:  # its driver may have been killed before it had them
                 self._log_inputs(client, run_id, parent.inputs.dataset_inputs if parent.inputs else [])
-            self._describe(client, run_id, marks, params)
+            self._describe(client, run_id, {names.END: "", names.NUMBER: number, **tags}, params, is_new=is_new)
         return run_id
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, object], *, step: int) -> None:
@@ -199,27 +202,61 @@ class Tracker:
 
         Args:
             run_id: of a sweep or trial.
-            metrics: by name. With the search metric among them they are those of an epoch: when it is the highest so
-                far, all `val/` values are kept as `best/val/...` too, because MLflow itself shows the last value
-                only; `seconds`, the length of the epoch, is added up as `total_seconds`.
-            step: the epoch, counted from 1.
+            metrics: by name.
+            step: where they stand on the axis of charts: the epoch, counted from 1.
         """
-        values = finite(metrics)
-        if self.metric in values:
-            values = self._with_progress(run_id, {**values, "epoch": float(step)})
-        self._log(run_id, values, step=step)
+        self._log(run_id, _points(finite(metrics), step=step, at=0.0))
 
-    def end(self, run_id: str, status: TrialStatus = "FINISHED", *, reason: str = "") -> None:
+    def log_epochs(
+        self, run_id: str, epochs: Iterable[Measured], *, new: Container[int] | None = None, again: bool = False
+    ) -> None:
+        """Record the epochs of a trial, in as few requests as MLflow allows.
+
+        Of the epoch in which the search metric is best, all `val/` values are kept as `best/val/...` too, because
+        MLflow itself shows the last value only; the seconds are added up as `total_seconds`.
+
+        Args:
+            run_id: of a trial.
+            epochs: all that count, from the first on.
+            new: those that MLflow does not have; None for all of them.
+            again: whether it had others in their place, whose best need not be the best any more.
+        """
+        best: dict[str, float] = {}
+        points: list[Metric] = []
+        seconds = 0.0
+        for one in epochs:
+            seconds += one.seconds
+            values = {**finite(one.metrics), "epoch": float(one.epoch), "seconds": one.seconds}
+            score, before = values.get(self.metric), best.get(names.BEST + self.metric)
+            is_best = score is not None and (before is None or is_better(score, before, metric=self.metric))
+            if is_best:
+                kept = {n: v for n, v in values.items() if n.startswith("val/") or n in (self.metric, "epoch")}
+                best = {names.BEST + n: v for n, v in kept.items()}
+            if new is None or one.epoch in new:
+                shown = {**values, names.TOTAL_SECONDS: seconds, **(best if is_best or again else {})}
+                points += _points(shown, step=one.epoch, at=one.at)
+        self._log(run_id, points)
+
+    def end(
+        self,
+        run_id: str,
+        status: TrialStatus = "FINISHED",
+        *,
+        reason: str = "",
+        tags: Mapping[str, object] = MappingProxyType({}),
+    ) -> None:
         """End a run.
 
         Args:
             run_id: of a sweep or trial.
             status: how it ended; a trial that early stopping ended is FINISHED.
             reason: why, in a few words, e.g. the first line of an error.
+            tags: what else is to be known of its end.
         """
+        marks = {**tags, **({names.END: reason} if reason else {})}
         with self._connection.writing() as client:
-            if reason:
-                client.set_tag(run_id, names.END, tag_text(reason))
+            if marks:
+                client.log_batch(run_id, tags=_tags(marks))
             client.set_terminated(run_id, status)
 
     def tag(self, run_id: str, name: str, value: object) -> None:
@@ -387,8 +424,8 @@ class Tracker:
     # Helpers
 
     def __getstate__(self) -> dict[str, object]:
-        """What another process needs; the progress of trials is read again there."""
-        return {**self.__dict__, "_progress": {}}
+        """What another process needs; sweeps are looked up again there."""
+        return {**self.__dict__, "_parents": {}}
 
     def _experiment(self, client: "MlflowClient", name: str) -> str:
         with self._connection.exclusive():
@@ -404,31 +441,37 @@ class Tracker:
 
     def _find_or_create(
         self, client: "MlflowClient", experiment_id: str, same: Mapping[str, str], *, run_name: str
-    ) -> tuple[str, bool]:
-        """The first run with these tags, and whether it is new."""
+    ) -> tuple["Run", bool]:
+        """The first run with these tags, marked as running, or a new one; and whether it is new."""
         condition = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in same.items())
         with self._connection.exclusive():
             found = client.search_runs(
                 [experiment_id], condition, max_results=1, order_by=["attributes.start_time ASC"]
             )
             if not found:
-                return str(client.create_run(experiment_id, tags=dict(same), run_name=run_name).info.run_id), True
-        client.update_run(found[0].info.run_id, status="RUNNING")
-        return str(found[0].info.run_id), False
+                return client.create_run(experiment_id, tags=dict(same), run_name=run_name), True
+        client.update_run(found[0].info.run_id, status="RUNNING", name=run_name)
+        return found[0], False
 
     def _describe(
-        self, client: "MlflowClient", run_id: str, marks: Mapping[str, object], params: Mapping[str, object]
+        self,
+        client: "MlflowClient",
+        run_id: str,
+        marks: Mapping[str, object],
+        params: Mapping[str, object],
+        *,
+        is_new: bool,
     ) -> None:
         """Tags are set anew, parameters once: MLflow refuses to change one, and a resumed run keeps its own."""
-        from mlflow.entities import Param, RunTag
+        from mlflow.entities import Param
 
         new = {key(name): param_text(value) for name, value in flatten(redact_all(params)).items()}
         with self._connection.exclusive():  # another driver may be describing the same run
-            known = client.get_run(run_id).data.params
+            known = {} if is_new else client.get_run(run_id).data.params
             missing = [Param(name, text) for name, text in new.items() if name not in known]
-            for start in range(0, len(missing), _PARAMS_PER_CALL):
+            client.log_batch(run_id, params=missing[:_PARAMS_PER_CALL], tags=_tags(marks))
+            for start in range(_PARAMS_PER_CALL, len(missing), _PARAMS_PER_CALL):
                 client.log_batch(run_id, params=missing[start : start + _PARAMS_PER_CALL])
-            client.log_batch(run_id, tags=[RunTag(key(name), tag_text(value)) for name, value in marks.items()])
 
     def _log_inputs(self, client: "MlflowClient", run_id: str, inputs: "list[DatasetInput]") -> None:
         """MLflow looks for a data set and then adds it; of two drivers that add one at once, it refuses the second.
@@ -443,33 +486,24 @@ class Tracker:
             except MlflowException:
                 client.log_inputs(run_id, datasets=inputs)
 
-    def _with_progress(self, run_id: str, values: dict[str, float]) -> dict[str, float]:
-        """The values of an epoch, with the best so far and the time so far."""
-        best, seconds = self._progress_of(run_id)
-        seconds += values.get("seconds", 0.0)
-        added = {names.TOTAL_SECONDS: seconds}
-        if best is None or is_better(values[self.metric], best, metric=self.metric):
-            best = values[self.metric]
-            kept = {n: v for n, v in values.items() if n.startswith("val/") or n in (self.metric, "epoch")}
-            added |= {names.BEST + n: v for n, v in kept.items()}
-        self._progress[run_id] = best, seconds
-        return values | added
-
-    def _log(self, run_id: str, values: Mapping[str, float], *, step: int) -> None:
-        from mlflow.entities import Metric
-
-        now = time.time_ns() // 1_000_000
-        metrics = [Metric(key(name), value, now, step) for name, value in values.items()]
+    def _log(self, run_id: str, points: "Sequence[Metric]") -> None:
         with self._connection.writing() as client:
-            for start in range(0, len(metrics), _METRICS_PER_CALL):
-                client.log_batch(run_id, metrics=metrics[start : start + _METRICS_PER_CALL])
+            for start in range(0, len(points), _METRICS_PER_CALL):
+                client.log_batch(run_id, metrics=points[start : start + _METRICS_PER_CALL])
 
-    def _progress_of(self, run_id: str) -> tuple[float | None, float]:
-        if run_id in self._progress:
-            return self._progress[run_id]
-        with self._connection.client() as client:
-            known = client.get_run(run_id).data.metrics
-        return known.get(key(names.BEST + self.metric)), known.get(names.TOTAL_SECONDS, 0.0)
+
+def _points(values: Mapping[str, float], *, step: int, at: float) -> "list[Metric]":
+    """As MLflow takes them; a time of 0 is now."""
+    from mlflow.entities import Metric
+
+    moment = round(1000 * (at or time.time()))
+    return [Metric(key(name), value, moment, step) for name, value in values.items()]
+
+
+def _tags(marks: Mapping[str, object]) -> "list[RunTag]":
+    from mlflow.entities import RunTag
+
+    return [RunTag(key(name), tag_text(value)) for name, value in marks.items()]
 
 
 def _artifacts_beside(storage: str) -> str:

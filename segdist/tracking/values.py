@@ -1,5 +1,6 @@
 """What goes into MLflow and comes out of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -7,6 +8,23 @@ from segdist.core.json_values import JsonDict
 
 TrialStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 """RUNNING, or how a run ended: by itself, by an error, or stopped (early stopping counts as FINISHED)."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured after one epoch of a trial.
+
+    Attributes:
+        epoch: counted from 1.
+        metrics: by name; those that are not finite are left out.
+        seconds: that the epoch took.
+        at: when it ended, in seconds since 1970; 0 for now. Told again with the same time it stays one point.
+    """
+
+    epoch: int
+    metrics: Mapping[str, object]
+    seconds: float = 0.0
+    at: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from segdist.core.spec import EvaluateSpec, SweepSpec
 from segdist.datasets.shards import Manifest, SplitCounts
 from segdist.engine.evaluation import EvaluationAccumulator
 from segdist.searching.cost import Cost, Held
-from segdist.tracking import Tracker
+from segdist.tracking import Measured, Tracker
 
 CLASSES = ("wall crack", "drywall seam", "<b>roof & trim</b>")
 SPACE = {
@@ -82,11 +82,14 @@ def _trial(tracker: Tracker, parent: str, spec: SweepSpec, number: int, trials: 
         return math.nan
     top = 0.55 if number == 0 else 0.78 - 0.25 * abs(math.log10(values["train.lr"]) + 3)
     epochs = EPOCHS if number < trials / 2 else int(rng.integers(2, EPOCHS + 1))
+    measured = []
     for epoch in range(1, epochs + 1):
         iou = top * (1 - math.exp(-epoch / 2)) + float(rng.normal(0, 0.01))
         per_class = {f"val/iou/{name}": max(iou - 0.1 * k, 0) for k, name in enumerate(CLASSES)}
-        loss = {"train/loss": 1.4 * math.exp(-epoch * top / 2), "seconds": 3.2}
-        tracker.log_metrics(run, {"val/iou": iou, "val/dice": iou + 0.1, **per_class, **loss}, step=epoch)
+        loss = {"train/loss": 1.4 * math.exp(-epoch * top / 2)}
+        metrics = {"val/iou": iou, "val/dice": iou + 0.1, **per_class, **loss}
+        measured.append(Measured(epoch, metrics, 3.2, 1.8e9 + epoch))
+    tracker.log_epochs(run, measured)
     _pictures(tracker, run, "pictures", quality=top, storage=storage)
     costs = {"runtime/latency_p50_ms": 8.0 + 3 * number, "model/bytes": 2e6 * (1 + number % 4), "val/mask_ap": top / 2}
     tracker.log_metrics(run, costs, step=epochs)

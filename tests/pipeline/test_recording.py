@@ -1,18 +1,24 @@
 """MLflow shows what the ledger knows: each trial once, also after MLflow was away, and after a move to another one."""
 
 import shutil
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from segdist.core.errors import BackendError
+from segdist.core.interruption import Interrupted
 from segdist.core.spec import SweepSpec
 from segdist.datasets.shards import Manifest
+from segdist.pipeline import recording as recording_module
 from segdist.pipeline.recording import Recording
 from segdist.pipeline.trial import Job
-from segdist.searching import Ledger, Search
+from segdist.searching import Ledger, Search, Trial
 from segdist.tracking import Tracker
 from tests.searching.sweeps import begun, score, sweep
 from tests.tracking.conftest import empty_storage, storage
@@ -45,41 +51,59 @@ def opened(spec: SweepSpec, folder: Path) -> tuple[Tracker, str]:
 def do(search: Search, recording: Recording, *, epochs: int = 3) -> Iterator[int]:
     """Run all trials as Tune's loop does."""
     while trial := search.next():
-        recording.start(search.start(trial.number))
+        search.start(trial.number)
+        recording.changed(trial.number)
         for epoch in range(1, epochs + 1):
-            metrics = {"epoch": float(epoch), "seconds": 1.0, "val/iou": score(trial.values, epoch)}
-            search.report(trial.number, metrics, _checkpoint(search, trial.number, epoch))
-            recording.epoch(trial.number, metrics, epoch=epoch)
+            report(search, recording, trial, epoch)
             yield trial.number
-        recording.end(search.end(trial.number))
+        search.end(trial.number)
+        recording.changed(trial.number)
 
 
-def _checkpoint(search: Search, number: int, epoch: int) -> str:
-    return ""
+def report(search: Search, recording: Recording, trial: Trial, epoch: int, checkpoint: str = "") -> None:
+    iou = score(trial.values, epoch)
+    metrics = {"epoch": float(epoch), "seconds": 1.0, "val/iou": iou, "val/iou/roof": iou / 2}
+    search.report(trial.number, metrics, checkpoint)
+    recording.changed(trial.number)
 
 
 class Away(Tracker):
-    """A server that answers only while `is_there`."""
+    """A server that answers only while `is_there`; what it is told last may be stored and its answer lost."""
 
-    is_there = True
+    is_there = threading.Event()
+    loses_answers = 0
     asked = 0
 
     def start_trial(self, *given: Any, **more: Any) -> str:
         self._ask()
         return super().start_trial(*given, **more)
 
-    def log_metrics(self, *given: Any, **more: Any) -> None:
+    def log_epochs(self, *given: Any, **more: Any) -> None:
         self._ask()
-        super().log_metrics(*given, **more)
-
-    def end(self, *given: Any, **more: Any) -> None:
-        self._ask()
-        super().end(*given, **more)
+        super().log_epochs(*given, **more)
+        if self.loses_answers:
+            type(self).loses_answers -= 1
+            raise BackendError("MLflow at http://nowhere: the answer did not come.")
 
     def _ask(self) -> None:
         type(self).asked += 1
-        if not self.is_there:
+        if not self.is_there.is_set():
             raise BackendError("MLflow at http://nowhere does not answer.")
+
+
+class Hanging(Tracker):
+    """A server that takes what it is told and answers when `is_released`."""
+
+    is_released = threading.Event()
+
+    def start_trial(self, *given: Any, **more: Any) -> str:
+        self.is_released.wait(60)
+        return super().start_trial(*given, **more)
+
+
+def _do_and_stop(search: Search, recording: Recording) -> None:
+    assert list(do(search, recording))
+    raise Interrupted(signal.SIGTERM)
 
 
 def shown(tracker: Tracker, run: str) -> list[tuple[int, str, int, float]]:
@@ -90,33 +114,95 @@ def shown(tracker: Tracker, run: str) -> list[tuple[int, str, int, float]]:
 def test_mlflow_shows_each_trial_once_as_the_ledger_knows_it(spec: SweepSpec, job: Job, storage: Path) -> None:
     tracker, run = opened(spec, storage)
     search = begun(spec, job.storage_path)
-    assert list(do(search, Recording(tracker, run, job, {}, search.ledger)))
+    recording = Recording(tracker, run, job, {}, search.ledger)
+    with recording.running():
+        assert list(do(search, recording))
     expected = [(t.number, "FINISHED", 3, score(t.values, 3)) for t in search.ledger.trials]
     assert shown(tracker, run) == expected
     assert [t.is_baseline for t in sorted(tracker.trials(run), key=lambda t: t.number)] == [True, False, False]
     assert {t.tracked for t in search.ledger.trials} == {tracker.uri}
+    assert {t.metrics["val/iou/roof"] / t.metrics["val/iou"] for t in tracker.trials(run)} == {0.5}
 
 
-def test_a_server_that_is_away_stops_no_trial_and_is_told_everything_afterwards(
+def test_a_server_that_is_away_stops_no_trial_and_is_told_everything_when_it_is_back(
     spec: SweepSpec, job: Job, storage: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(recording_module, "_LONGEST_PAUSE", 0.05)
     tracker, run = opened(spec, storage)
     away = Away.at(str(storage))
+    Away.is_there.clear()
     search = begun(spec, job.storage_path)
     recording = Recording(away, run, job, {}, search.ledger)
-    for step, _ in enumerate(do(search, recording)):
-        monkeypatch.setattr(Away, "is_there", step < 4)  # in the middle of the second trial
-    assert search.is_done
-    said = capsys.readouterr().out
-    assert said.count("tracking  MLflow at http://nowhere does not answer.") == 1
-    assert Away.asked < 15, "it is not asked for every epoch whether it is there again"
-    with pytest.raises(BackendError):
-        recording.catch_up()
-    monkeypatch.setattr(Away, "is_there", True)
-    recording.catch_up()
+    with recording.running():
+        assert list(do(search, recording))  # to the end, whether or not MLflow is there
+        assert search.is_done
+        while not Away.asked:
+            time.sleep(0.01)
+        assert shown(tracker, run) == []
+        Away.is_there.set()
     assert shown(tracker, run) == [(t.number, "FINISHED", 3, score(t.values, 3)) for t in search.ledger.trials]
     histories = [[step for step, _ in tracker.history(t.run_id, "val/iou")] for t in tracker.trials(run)]
     assert histories == [[1, 2, 3]] * 3
+    assert capsys.readouterr().out.count("tracking  MLflow at http://nowhere does not answer.") >= 1
+
+
+def test_a_server_that_hangs_keeps_no_trial_waiting_and_none_that_stops_the_search(
+    spec: SweepSpec, job: Job, storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording_module, "_PATIENCE_WHEN_STOPPED", 0.1)
+    tracker, run = opened(spec, storage)
+    hanging = Hanging.at(str(storage))
+    Hanging.is_released.clear()
+    search = begun(spec, job.storage_path)
+    recording = Recording(hanging, run, job, {}, search.ledger)
+    with pytest.raises(Interrupted), recording.running():
+        _do_and_stop(search, recording)
+    assert shown(tracker, run) == []
+    Hanging.is_released.set()
+    Recording(tracker, run, job, {}, Ledger(job.storage_path)).catch_up()
+    assert shown(tracker, run) == [(t.number, "FINISHED", 3, score(t.values, 3)) for t in search.ledger.trials]
+
+
+def test_what_mlflow_stored_without_its_answer_coming_is_stored_once(
+    spec: SweepSpec, job: Job, storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording_module, "_LONGEST_PAUSE", 0.01)
+    tracker, run = opened(spec, storage)
+    away = Away.at(str(storage))
+    Away.is_there.set()
+    monkeypatch.setattr(Away, "loses_answers", 2)
+    search = begun(spec, job.storage_path)
+    recording = Recording(away, run, job, {}, search.ledger)
+    with recording.running():
+        assert list(do(search, recording))
+    assert Away.loses_answers == 0
+    client = MlflowClient(tracker.uri)
+    for trial in tracker.trials(run):
+        assert [p.step for p in client.get_metric_history(trial.run_id, "val/iou")] == [1, 2, 3]
+        assert trial.seconds == 3.0
+
+
+def test_epochs_that_were_done_again_are_shown_as_they_are_now(spec: SweepSpec, job: Job, storage: Path) -> None:
+    tracker, run = opened(spec, storage)
+    search = begun(spec, job.storage_path)
+    recording = Recording(tracker, run, job, {}, search.ledger)
+    assert search.next()
+    search.start(0)
+    with recording.running():
+        for epoch, iou in ((1, 0.5), (2, 0.9), (3, 0.1)):
+            search.report(0, {"epoch": epoch, "seconds": 1.0, "val/iou": iou}, f"place/{epoch}" if epoch < 2 else "")
+            recording.changed(0)
+    search.interrupt(0, "its loss was not finite")
+    search.start(0)
+    with recording.running():
+        for epoch, iou in ((2, 0.6), (3, 0.7)):
+            search.report(0, {"epoch": epoch, "seconds": 1.0, "val/iou": iou})
+            recording.changed(0)
+        search.end(0)
+        recording.changed(0)
+    (found,) = tracker.trials(run)
+    assert tracker.history(found.run_id, "val/iou") == [(1, 0.5), (2, 0.6), (3, 0.7)]
+    assert (found.metrics["val/iou"], found.best_epoch, found.seconds, found.status) == (0.7, 3, 3.0, "FINISHED")
 
 
 def test_an_epoch_that_a_killed_driver_wrote_down_and_did_not_tell_is_told(
@@ -126,22 +212,20 @@ def test_an_epoch_that_a_killed_driver_wrote_down_and_did_not_tell_is_told(
     first = begun(spec, job.storage_path)
     trial = first.next()
     assert trial
+    first.start(0)
     recording = Recording(tracker, run, job, {}, first.ledger)
-    recording.start(first.start(0))
-    for epoch in (1, 2):
-        metrics = {"epoch": float(epoch), "seconds": 1.0, "val/iou": score(trial.values, epoch)}
-        first.report(0, metrics, f"place/{epoch}")
-        if epoch == 1:
-            recording.epoch(0, metrics, epoch=epoch)
+    with recording.running():
+        report(first, recording, trial, 1, "place/1")
+    report(first, recording, trial, 2, "place/2")
     second = begun(spec, job.storage_path)  # the first is killed here
     recording = Recording(tracker, run, job, {}, second.ledger)
     recording.catch_up()
     assert second.next()
-    recording.start(second.start(0))
-    metrics = {"epoch": 3.0, "seconds": 1.0, "val/iou": score(trial.values, 3)}
-    second.report(0, metrics)
-    recording.epoch(0, metrics, epoch=3)
-    recording.end(second.end(0))
+    second.start(0)
+    with recording.running():
+        report(second, recording, trial, 3)
+        second.end(0)
+        recording.changed(0)
     (shown_trial,) = tracker.trials(run)
     assert [step for step, _ in tracker.history(shown_trial.run_id, "val/iou")] == [1, 2, 3]
     assert shown_trial.seconds == 3.0
@@ -152,7 +236,9 @@ def test_another_server_is_told_of_all_trials_that_were_done_before(
 ) -> None:
     first, run = opened(spec, storage)
     search = begun(spec, job.storage_path)
-    list(do(search, Recording(first, run, job, {}, search.ledger)))
+    recording = Recording(first, run, job, {}, search.ledger)
+    with recording.running():
+        list(do(search, recording))
     second, other = opened(spec, Path(shutil.copytree(empty_storage, tmp_path / "second")))
     Recording(second, other, job, {}, Ledger(job.storage_path)).catch_up()
     assert shown(second, other) == shown(first, run)
@@ -165,8 +251,10 @@ def test_a_failed_trial_shows_its_error(spec: SweepSpec, job: Job, storage: Path
     recording = Recording(tracker, run, job, {}, search.ledger)
     trial = search.next()
     assert trial
-    recording.start(search.start(0))
-    recording.end(search.fail(0, "ValueError: no"), error="Traceback\nValueError: no")
+    search.start(0)
+    search.fail(0, "ValueError: no")
+    with recording.running():
+        recording.changed(0, error="Traceback\nValueError: no")
     (found,) = tracker.trials(run)
     assert (found.status, found.reason) == ("FAILED", "ValueError: no")
     text = tracker.download(found.run_id, "error.txt", tmp_path / "out").read_text()
@@ -183,11 +271,11 @@ def test_mlflow_knows_which_constraint_a_trial_breaks_and_shows_costs_that_were_
     for latency in (40.0, 62.5):
         trial = search.next()
         assert trial
-        recording.start(search.start(trial.number))
+        search.start(trial.number)
         metrics = {"epoch": 1.0, "seconds": 1.0, "val/iou": 0.5, "runtime/latency_p50_ms": latency, "model/bytes": 9.0}
         search.report(trial.number, metrics)
-        recording.epoch(trial.number, metrics, epoch=1)
-        recording.end(search.end(trial.number))
+        search.end(trial.number)
+    recording.catch_up()
     recorded = {t.number: t for t in tracker.trials(parent)}
     assert [recorded[n].broken for n in range(2)] == [{}, {"runtime/latency_p50_ms": 12.5}]
     assert [recorded[n].status for n in range(2)] == ["FINISHED", "FINISHED"]

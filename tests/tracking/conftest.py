@@ -9,7 +9,7 @@ import pytest
 
 from segdist.core.spec import SweepSpec
 from segdist.datasets.shards import Manifest, SplitCounts
-from segdist.tracking import Tracker
+from segdist.tracking import Measured, Tracker
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +62,11 @@ def start_sweep(tracker: Tracker, spec: SweepSpec, file: str = "sweeps/cracks.ya
 def start_trial(tracker: Tracker, parent: str, number: int = 0, params: Mapping[str, Any] | None = None) -> str:
     tags = {"segdist.baseline": str(number == 0)}
     return tracker.start_trial(parent, f"key-{number}", number=number, params=params or {"train.lr": 1e-3}, tags=tags)
+
+
+def log_epochs(tracker: Tracker, run: str, *epochs: Mapping[str, object], seconds: float = 2.0) -> None:
+    """What the epochs of a trial measured, the first to the last."""
+    tracker.log_epochs(run, [Measured(epoch, one, seconds) for epoch, one in enumerate(epochs, start=1)])
 
 
 def counts(images: int) -> SplitCounts:

@@ -16,8 +16,8 @@ from mlflow.exceptions import MlflowException
 from segdist.core.drivers import is_gone, this_driver
 from segdist.core.errors import BackendError
 from segdist.core.spec import SweepSpec
-from segdist.tracking import Tracker, names
-from tests.tracking.conftest import DATASET, start_sweep, start_trial
+from segdist.tracking import Measured, Tracker, names
+from tests.tracking.conftest import DATASET, log_epochs, start_sweep, start_trial
 
 
 def client(tracker: Tracker) -> MlflowClient:
@@ -116,10 +116,9 @@ def test_classes_that_differ_in_one_foreign_character_are_two_metrics(tracker: T
 def test_a_record_shows_the_best_epoch_and_mlflow_the_last_one_too(tracker: Tracker, spec: SweepSpec) -> None:
     parent = start_sweep(tracker, spec)
     run = start_trial(tracker, parent)
-    for epoch, iou in enumerate((0.2, 0.6, 0.4), start=1):
-        tracker.log_metrics(
-            run, {"val/iou": iou, "val/dice": iou + 0.1, "train/loss": 1 / epoch, "seconds": 5.0}, step=epoch
-        )
+    scores = enumerate((0.2, 0.6, 0.4), start=1)
+    epochs = [{"val/iou": iou, "val/dice": iou + 0.1, "train/loss": 1 / epoch} for epoch, iou in scores]
+    log_epochs(tracker, run, *epochs, seconds=5.0)
     (trial,) = tracker.trials(parent)
     assert trial.metrics["val/iou"] == 0.6
     assert trial.metrics["val/dice"] == pytest.approx(0.7)
@@ -132,12 +131,12 @@ def test_a_record_shows_the_best_epoch_and_mlflow_the_last_one_too(tracker: Trac
 def test_the_best_survives_a_resumption_and_a_repeated_epoch_counts_once(tracker: Tracker, spec: SweepSpec) -> None:
     parent = start_sweep(tracker, spec)
     run = start_trial(tracker, parent)
-    tracker.log_metrics(run, {"val/iou": 0.6, "seconds": 2}, step=1)
-    tracker.log_metrics(run, {"val/iou": 0.3, "seconds": 2}, step=2)
+    log_epochs(tracker, run, {"val/iou": 0.6}, {"val/iou": 0.3})
     resumed = pickle.loads(pickle.dumps(tracker))
-    resumed.log_metrics(run, {"val/iou": 0.5, "seconds": 3}, step=2)
+    first = Measured(1, {"val/iou": 0.6}, 2.0)
+    resumed.log_epochs(run, [first, Measured(2, {"val/iou": 0.5}, 3.0)], new={2})
     (trial,) = resumed.trials(parent)
-    assert (trial.metrics["val/iou"], trial.best_epoch, trial.seconds) == (0.6, 1, 7.0)
+    assert (trial.metrics["val/iou"], trial.best_epoch, trial.seconds) == (0.6, 1, 5.0)
     assert resumed.history(run, "val/iou") == [(1, 0.6), (2, 0.5)]
 
 
@@ -169,8 +168,8 @@ def test_of_a_distance_the_lowest_is_best_of_epochs_and_of_trials(storage: Path,
     parent = start_sweep(tracker, spec)
     for number, first in enumerate((9.0, None, 5.0)):
         run = start_trial(tracker, parent, number)
-        for epoch, distance in enumerate((first, first - 3, first + 1) if first else (), start=1):
-            tracker.log_metrics(run, {"val/hausdorff_95": distance}, step=epoch)
+        distances = (first, first - 3, first + 1) if first else ()
+        log_epochs(tracker, run, *({"val/hausdorff_95": distance} for distance in distances))
     found = [(t.number, t.metrics.get("val/hausdorff_95"), t.best_epoch) for t in tracker.trials(parent)]
     assert found == [(2, 2.0, 2), (0, 6.0, 2), (1, None, 0)]
 
