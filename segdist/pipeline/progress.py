@@ -2,12 +2,17 @@
 
 import time
 from collections.abc import Sequence
+from shutil import get_terminal_size
 
 from rich.live import Live
 from rich.text import Text
 
 from segdist.core.terminal import Table, live, say
+from segdist.core.text import counted
 from segdist.searching import Search, Trial
+
+_AROUND = 8
+"""Lines of the terminal that hold no trial: the table's head and foot, and what was said last."""
 
 
 class Progress:
@@ -23,7 +28,7 @@ class Progress:
     def __init__(self, search: Search, *, metric: str, epochs: int, searched: Sequence[str]) -> None:
         self._search, self._metric, self._epochs = search, metric, epochs
         self._searched = tuple(searched)
-        self._done_before = self._epochs_done()
+        self._done_before = search.epochs_done(epochs)
         self._started = time.monotonic()
         self._live: Live | None = None
 
@@ -63,15 +68,12 @@ class Progress:
 
     def _time_left(self) -> str:
         """From the epochs that this start has done so far, counting a trial that ended early as whole."""
-        done = self._epochs_done()
+        done = self._search.epochs_done(self._epochs)
         elapsed = time.monotonic() - self._started
         if done <= self._done_before:
             return "time left ?"
         left = elapsed / (done - self._done_before) * max(self._search.total * self._epochs - done, 0)
         return f"left {int(left) // 60}:{int(left) % 60:02d}"
-
-    def _epochs_done(self) -> int:
-        return sum(self._epochs if t.has_ended else len(t.epochs) for t in self._search.ledger.trials)
 
     def _values(self, trial: Trial) -> str:
         shown = {key: trial.values[key] for key in self._searched if key in trial.values}
@@ -84,7 +86,10 @@ class Progress:
         table = Table(title=self._summary(), title_justify="left", expand=False)
         for column in ("trial", "status", "epoch", self._metric, "best", "values"):
             table.add_column(column, justify="right" if column in ("trial", "epoch", self._metric, "best") else "left")
-        for trial in self._search.ledger.trials:
+        shown = self._rows()
+        if more := len(self._search.ledger) - len(shown):
+            table.caption, table.caption_justify = f"and {counted(more, 'trial')} more", "left"
+        for trial in shown:
             scores = trial.scores(self._metric)
             best = self._search.better(*scores) if scores else None
             table.add_row(
@@ -94,6 +99,13 @@ class Progress:
                 f"{scores[-1]:.3f}" if scores else "",
                 "" if best is None else f"{best:.3f}",
                 Text(self._values(trial)),
-                style="bold green" if best is not None and best == self._search.best else None,
+                style="bold green" if trial.number == self._search.leader else None,
             )
         return table
+
+    def _rows(self) -> list[Trial]:
+        """As many trials as the terminal holds: the leader, those that did not end, and the latest."""
+        leader = self._search.leader
+        ranked = sorted(self._search.ledger.trials, key=lambda t: (t.number != leader, t.has_ended, -t.number))
+        room = max(get_terminal_size().lines - _AROUND, 4)
+        return sorted(ranked[:room], key=lambda t: t.number)

@@ -5,7 +5,7 @@ the ledger, MLflow shows what the ledger knows; none of them is asked what was d
 `sweep.json`: the sweep as it was last started, and whether it is done.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Any, Literal, Self
@@ -157,12 +157,22 @@ class Ledger:
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
-        self._trials = {trial.number: trial for trial in self._read()}
+        self._trials = {trial.number: trial for trial in sorted(self._read(), key=lambda trial: trial.number)}
+        self._listener: Callable[[Trial], object] = lambda _: None
 
     @property
     def trials(self) -> tuple[Trial, ...]:
         """All of them, by number."""
-        return tuple(trial for _, trial in sorted(self._trials.items()))
+        return tuple(self._trials.values())
+
+    def __len__(self) -> int:
+        return len(self._trials)
+
+    def listen(self, listener: Callable[[Trial], object]) -> None:
+        """Who is told each trial: all of them now, and from now on each that is written; the last who asked, alone."""
+        self._listener = listener
+        for trial in self._trials.values():
+            listener(trial)
 
     @property
     def cost(self) -> Cost:
@@ -184,7 +194,11 @@ class Ledger:
             StorageError: it cannot be written.
         """
         storage.write_atomic(self._uri(trial.number), trial.model_dump_json().encode())
+        is_new = trial.number not in self._trials
         self._trials[trial.number] = trial
+        if is_new:  # it may have the number of one that somebody deleted
+            self._trials = dict(sorted(self._trials.items()))
+        self._listener(trial)
 
     def change(self, number: int, **changes: object) -> Trial:
         """Write some fields of a trial anew."""

@@ -13,6 +13,7 @@ from segdist.searching.cost import Held
 from segdist.searching.ledger import Best, Epoch, Ledger, Saved, Trial, checkpoints_of
 from segdist.searching.proposals import Proposals
 from segdist.searching.stopping import is_guarded
+from segdist.searching.tally import Tally
 from segdist.sweepfile.loading import COSTS, trials_of
 
 _OF_THE_EPOCH = frozenset({"epoch", "seconds"})
@@ -38,6 +39,8 @@ class Search:
         self._counted_until: dict[int, float] = {}
         self.metric = spec.search.metric
         self._is_lower_better = is_minimised(self.metric)
+        self._tally = Tally(self.metric)
+        ledger.listen(self._tally.note)
         self._stop = spec.search.stop if spec.space and spec.search.stop and spec.search.stop.top_after else None
         self._out: set[int] = set()
         self._chosen: set[int] = set()
@@ -56,7 +59,7 @@ class Search:
     @property
     def done(self) -> int:
         """Trials that ended, in whatever way."""
-        return sum(trial.has_ended for trial in self.ledger.trials)
+        return self._tally.done
 
     @property
     def is_done(self) -> bool:
@@ -66,17 +69,25 @@ class Search:
     @property
     def best(self) -> float | None:
         """The best score of all epochs of all trials that break no constraint, as far as is known."""
-        scores = [score for trial in self.ledger.trials for score in trial.scores(self.metric) if not trial.broken]
-        return self.better(*scores) if scores else None
+        return self._tally.best
+
+    @property
+    def leader(self) -> int | None:
+        """The trial with that score; None before there is one."""
+        return self._tally.leader
 
     def better(self, *scores: float) -> float:
         """The best of some scores."""
-        return min(scores) if self._is_lower_better else max(scores)
+        return self._tally.better(*scores)
 
     @property
     def progress(self) -> tuple[int, int]:
         """Trials that ended, and epochs that were recorded: what tells whether a start came any further."""
-        return self.done, sum(len(trial.epochs) for trial in self.ledger.trials)
+        return self._tally.done, self._tally.epochs
+
+    def epochs_done(self, of_each: int) -> int:
+        """Epochs that need not be run any more, where a trial has so many: all of one that ended, even early."""
+        return self._tally.done * of_each + self._tally.open_epochs
 
     @property
     def is_waiting(self) -> bool:
@@ -89,7 +100,7 @@ class Search:
         Raises:
             StorageError: the ledger cannot be written.
         """
-        if not self._queue and len(self.ledger.trials) < self.total:
+        if not self._queue and len(self.ledger) < self.total:
             self._queue.append(self._suggest())
         if not self._queue and self._stop and not self._out:
             self._choose()

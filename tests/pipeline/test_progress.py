@@ -105,3 +105,20 @@ def test_the_table_of_a_terminal_shows_the_same_numbers(tmp_path: Path) -> None:
     rows = [line.replace("│", " ").split() for line in console.export_text().splitlines() if "running" in line]
     assert [row[:3] for row in rows] == [["0", "running", "0/4"], ["1", "running", "3/4"]]
     assert rows[1][3:] == ["0.625", "0.750", "lr=0.1"]
+
+
+def test_the_table_of_many_trials_fits_the_terminal_with_the_best_and_those_that_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LINES", "20")
+    search, progress = searched(tmp_path, trials=30)
+    for number in range(30):
+        begin(search)
+        report(search, progress, number, epoch=4, iou=0.9 if number == 3 else 0.1)
+        if number != 5:
+            end(search, progress, number)
+    out = io.StringIO()
+    Console(file=out, width=120).print(progress._table())
+    assert len(lines := out.getvalue().splitlines()) < 20
+    assert [int(found[1]) for line in lines if (found := re.match(r"│ *(\d+) │", line))] == [3, 5, *range(20, 30)]
+    assert "and 18 trials more" in lines[-1]

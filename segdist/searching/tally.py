@@ -1,0 +1,58 @@
+"""What all trials of a sweep come to, kept up with each write: asking takes as long after thousands as after two."""
+
+from dataclasses import dataclass
+
+from segdist.metrics import is_minimised
+from segdist.searching.ledger import Trial
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one trial adds."""
+
+    has_ended: bool = False
+    epochs: int = 0
+    best: float | None = None
+
+
+class Tally:
+    """Of the trials that `note` was told, each as it was told last.
+
+    Args:
+        metric: the search metric.
+
+    Attributes:
+        done: trials that ended, in whatever way.
+        epochs: of all trials.
+        open_epochs: of those that did not end.
+        leader: the trial with the best score of all that break no constraint, as far as is known; None before there
+            is one.
+    """
+
+    def __init__(self, metric: str) -> None:
+        self.metric, self._better = metric, min if is_minimised(metric) else max
+        self.done = self.epochs = self.open_epochs = 0
+        self.leader: int | None = None
+        self._parts: dict[int, _Part] = {}
+
+    @property
+    def best(self) -> float | None:
+        """The leader's score."""
+        return None if self.leader is None else self._parts[self.leader].best
+
+    def better(self, *scores: float) -> float:
+        """The best of some scores."""
+        return self._better(scores)
+
+    def note(self, trial: Trial) -> None:
+        """A trial as it is now."""
+        before = self._parts.get(trial.number, _Part())
+        scores = () if trial.broken else trial.scores(self.metric)
+        now = _Part(trial.has_ended, len(trial.epochs), self._better(scores) if scores else None)
+        self._parts[trial.number] = now
+        self.done += now.has_ended - before.has_ended
+        self.epochs += now.epochs - before.epochs
+        self.open_epochs += now.epochs * (not now.has_ended) - before.epochs * (not before.has_ended)
+        if now.best != before.best:
+            known = {number: part.best for number, part in self._parts.items() if part.best is not None}
+            self.leader = self._better(known, key=known.__getitem__) if known else None
