@@ -447,6 +447,9 @@ Recipe = Annotated[str | tuple[str, ...], BeforeValidator(_listed)]
 """Augmentations by name: one recipe or step, or several in order."""
 
 
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+
 class TrainSpec(Placed):
     """How a model is fitted."""
 
@@ -479,8 +482,10 @@ class TrainSpec(Placed):
     ema: float | None = Field(default=None, gt=0, le=0.5)
     """Score and keep a moving average of the weights: half of it always comes from the last this share of the steps so
     far, so that short runs and long ones take the same value (Karras et al. 2024). null: those of the last step."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto: bfloat16 autocast on a GPU that has it, float32 elsewhere."""
+    precision: Precision = "auto"
+    """What the network trains and is scored in after each epoch. auto: on a GPU bfloat16, or float16 where the card has
+    no bfloat16; float32 elsewhere. float16 scales the loss, and skips steps that do not fit. With float32 a GPU
+    multiplies in float32 too, else in TF32."""
     adapter: AdapterSpec = AdapterSpec()
     """What of the model is trained."""
     loss: dict[str, float] = {}

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Protocol
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 from segdist import adapters
 from segdist.core.errors import SpecError
 from segdist.core.plugins import Batch
+from segdist.engine.precision import autocast
 from segdist.engine.state import Fit
 
 Metrics = dict[str, float]
@@ -62,7 +63,7 @@ def _all_steps(state: Fit, parallel: nn.Module, batches: Batches) -> Metrics:
     for batch, share, moves in in_groups(batches, steps_per_update):
         with nullcontext() if moves else state.workers.unsynchronised(parallel):
             terms = _losses(state, parallel, batch)
-            torch.autograd.backward(terms["loss"] * share)
+            torch.autograd.backward(state.scaler.scale(terms["loss"] * share))
         if not state.gradients_checked:
             _check_gradients(state)
         for name, value in terms.items():
@@ -80,7 +81,7 @@ def _all_steps(state: Fit, parallel: nn.Module, batches: Batches) -> Metrics:
     metrics["train/skipped_steps"] = float(len(norms) - len(finite))
     metrics["train/lr"] = max(float(rate) for rate in state.schedule.get_last_lr())
     metrics["train/phase"] = state.phase + 1.0
-    metrics["diverged"] = float(not finite)
+    metrics["diverged"] = float(not finite and not state.finds_its_scale)
     metrics["first_step_at"] = state.first_step_at
     return metrics | _counts(state)
 
@@ -106,7 +107,7 @@ def in_groups(batches: Batches, steps_per_update: int) -> Iterator[tuple[Batch, 
 
 
 def _losses(state: Fit, parallel: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
-    with _autocast(state):
+    with autocast(state.run.train.precision, state.workers.device):
         terms: dict[str, torch.Tensor] = parallel(_to(batch, state.workers.device))
     weighted = [state.loss_weights[name] * value for name, value in terms.items()]
     balance = adapters.balance_loss(state.network)
@@ -144,24 +145,18 @@ def _check_gradients(state: Fit) -> None:
 
 def _step(state: Fit) -> float:
     """Move the parameters once; the norm of the gradient before clipping."""
+    state.scaler.unscale_(state.optimizer)
     parameters = [p for p in state.network.parameters() if p.requires_grad]
     norm = torch.nn.utils.clip_grad_norm_(parameters, state.run.train.grad_clip)
     if not torch.isfinite(norm):
         state.optimizer.zero_grad(set_to_none=True)  # without gradients the step moves nothing
     state.optimizer.step()
+    state.scaler.update()
     if state.averages and torch.isfinite(norm):
         state.averages.update()
     state.schedule.step()
     state.optimizer.zero_grad(set_to_none=True)
     return float(norm)
-
-
-def _autocast(state: Fit) -> AbstractContextManager[object]:
-    precision = state.run.train.precision
-    on_gpu = state.workers.device.type == "cuda"
-    if precision == "bfloat16" or (precision == "auto" and on_gpu and torch.cuda.is_bf16_supported()):
-        return torch.autocast(state.workers.device.type, torch.bfloat16)
-    return nullcontext()
 
 
 def _to(batch: Batch, device: torch.device) -> Batch:

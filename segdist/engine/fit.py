@@ -16,6 +16,7 @@ from segdist.engine.averaging import moving
 from segdist.engine.data import loader
 from segdist.engine.epoch import Metrics, train_epoch
 from segdist.engine.objective import objective_of
+from segdist.engine.precision import autocast, set_matrix_products
 from segdist.engine.predict import score
 from segdist.engine.state import MODEL, PICTURES, TRAINING, Fit
 from segdist.engine.workers import Workers
@@ -61,6 +62,7 @@ def fit(
         SpecError: a phase trains nothing, or a parameter that is to be trained is not used.
     """
     workers = workers or Workers.here()
+    set_matrix_products(run.train.precision, workers.device)
     network = checkpoint.build(run.model, classes, adapter=run.train.adapter, seed=run.seed).to(workers.device)
     if run.train.init_from and not resume:
         checkpoint.init_from(network, run.train.init_from, run.model, classes)
@@ -94,7 +96,7 @@ def _worst(name: str) -> float:
 def _score_and_report(state: Fit, metrics: Metrics, val: LabelledImages, report: ReportEpoch) -> None:
     run, workers = state.run, state.workers
     start = time.perf_counter()
-    with state.model():
+    with state.model(), autocast(run.train.precision, workers.device):
         workers.share(moving(state.network, ()).values())  # batch norms of each have seen other images
         values, found = score(state.network, val, run.evaluate, workers=workers)
     metrics |= {f"val/{name}": value for name, value in values.items()}

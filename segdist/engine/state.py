@@ -17,6 +17,7 @@ from segdist.core.plugins import Family
 from segdist.core.spec import RunSpec
 from segdist.engine import checkpoint
 from segdist.engine.averaging import AveragedWeights, moving, put
+from segdist.engine.precision import scaler_for
 from segdist.engine.schedule import adamw, rates
 from segdist.engine.workers import Workers
 from segdist.nets.segmenter import Segmenter
@@ -43,6 +44,7 @@ class Fit:
         steps_per_epoch: steps of this worker.
         trainable: names of the parameters that some phase trains.
         averages: the moving average of the weights; None without `train.ema`.
+        scaler: of the loss; does nothing but in float16.
         epoch: epochs done.
         steps: steps of the optimiser done.
         kept: folder or prefix for the models of `train.keep_every`.
@@ -58,6 +60,7 @@ class Fit:
     steps_per_epoch: int
     trainable: frozenset[str] = field(init=False)
     averages: AveragedWeights | None = field(init=False)
+    scaler: torch.amp.GradScaler = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
     schedule: torch.optim.lr_scheduler.LRScheduler = field(init=False)
     phase: int = -1
@@ -71,6 +74,12 @@ class Fit:
     def __post_init__(self) -> None:
         self.trainable = adapters.trained_names(self.network)
         self.averages = self._averages()
+        self.scaler = scaler_for(self.run.train.precision, self.workers.device)
+
+    @property
+    def finds_its_scale(self) -> bool:
+        """Whether a step that is not finite may be one that a smaller scale mends: it halves with each."""
+        return self.scaler.is_enabled() and self.scaler.get_scale() >= 1
 
     def _averages(self, *, steps: int = 0) -> AveragedWeights | None:
         share = self.run.train.ema
@@ -118,6 +127,7 @@ class Fit:
         state = {
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "phase": self.phase,
             "epoch": self.epoch,
         }
@@ -142,6 +152,8 @@ class Fit:
         self._saved = torch.load(folder / TRAINING, weights_only=True, map_location="cpu")
         self.epoch = self._saved["epoch"]
         self.steps = self.epoch * math.ceil(self.steps_per_epoch / self.run.train.gradient_accumulation_steps)
+        if self._saved.get("scaler"):
+            self.scaler.load_state_dict(self._saved["scaler"])
         averaged = self._saved.pop("averaged", {"steps": self.steps, "weights": {}})
         self.averages = self._averages(steps=averaged["steps"])
         put(averaged["weights"], moving(self.network, self.trainable))

@@ -64,7 +64,7 @@ class SemanticSegmenter(Traceable):
 
     def outputs(self, pixels_B3SS: Tensor) -> tuple[Tensor]:
         """Probabilities (B, K, S, S), background first."""
-        return (self._enlarged_logits(pixels_B3SS).softmax(1),)
+        return (self._enlarged_logits(pixels_B3SS).float().softmax(1),)
 
     def found(self, outputs: Sequence[Tensor], images: Sequence[ImageHWC]) -> list[tuple[Instance, ...]]:
         """One instance a class and image."""

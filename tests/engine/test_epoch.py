@@ -289,22 +289,29 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 @pytest.mark.parametrize(
     ("precision", "device", "gpu_knows_it", "expected"),
     [
-        ("bfloat16", "cpu", False, True),
-        ("bfloat16", "meta", False, True),
-        ("float32", "cuda", True, False),
-        ("float32", "cpu", True, False),
-        ("auto", "cpu", True, False),
-        ("auto", "cuda", False, False),
-        ("auto", "cuda", True, True),
+        ("bfloat16", "cpu", False, torch.bfloat16),
+        ("bfloat16", "meta", False, torch.bfloat16),
+        ("float32", "cuda", True, None),
+        ("float32", "cpu", True, None),
+        ("auto", "cpu", True, None),
+        ("float16", "cpu", True, torch.float16),
+        ("auto", "cuda", True, torch.bfloat16),
     ],
 )
 def test_the_precision_asked_for_is_that_of_the_run_and_the_device(
-    precision: str, device: str, expected: bool, gpu_knows_it: bool, asked: list[Any], monkeypatch: pytest.MonkeyPatch
+    precision: str,
+    device: str,
+    expected: torch.dtype | None,
+    gpu_knows_it: bool,
+    asked: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: gpu_knows_it)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation: gpu_knows_it or including_emulation
+    )
     monkeypatch.setattr(torch.Tensor, "to", lambda self, *_, **__: self)  # this machine need not have the device
     epoch_of(state_of(TwoTerms(), workers=Workers(device=torch.device(device)), precision=precision), BATCHES[:1])
-    assert asked == ([(device, torch.bfloat16)] if expected else [])
+    assert asked == ([(device, expected)] if expected else [])
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float32"])
