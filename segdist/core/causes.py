@@ -182,6 +182,7 @@ _TABLE = (
         "process",
         (
             r"Actor(?:Died|Unavailable)Error",
+            r"actor \w+ is unavailable",
             r"WorkerCrashedError",
             r"OwnerDiedError",
             r"ObjectLostError",

@@ -51,6 +51,12 @@ class Progress:
         score = trial.epochs[-1].metrics.get(self._metric, float("nan"))
         self._line(trial, f"epoch {trial.epochs[-1].epoch:>3}/{self._epochs}  {self._metric} {score:.3f}")
 
+    def taken_up(self, number: int) -> None:
+        """Say why a trial begins anew, from its latest checkpoint."""
+        trial = self._search.ledger[number]
+        place = f"goes on after epoch {trial.last_epoch}" if trial.last_epoch else "begins again"
+        say(f"trial {number:<3} {place}: {trial.reason}")
+
     def ended(self, number: int) -> None:
         """Show an end; of a failure with the line that says why."""
         trial = self._search.ledger[number]

@@ -10,7 +10,7 @@ from types import FrameType, ModuleType
 
 from segdist.core import storage
 from segdist.core.causes import why
-from segdist.core.errors import BackendError, SegdistError
+from segdist.core.errors import BackendError
 from segdist.core.interruption import Interrupted, Stops, interruptible
 from segdist.core.spec import SweepSpec
 from segdist.core.terminal import say
@@ -79,7 +79,9 @@ def _run_all(spec: SweepSpec, job: Job, ray: ModuleType, ledger: Ledger, recordi
             say(f"search    goes on with {search.done} of {counted(search.total, 'trial')} done{best}")
         try:
             stopped_by = _run(spec, job, ray, search, recording, lease)
-        except (ray.exceptions.RayError, ray.tune.TuneError, RuntimeError) as error:
+        except Exception as error:
+            if not _is_of_ray(error):
+                raise
             breakdowns = breakdowns + 1 if search.progress == before else 1
             said = why("".join(traceback.format_exception(error)))
             if breakdowns >= MOST_BREAKDOWNS:
@@ -95,12 +97,18 @@ def _run_all(spec: SweepSpec, job: Job, ray: ModuleType, ledger: Ledger, recordi
             return search
 
 
+def _is_of_ray(error: Exception) -> bool:
+    """Whether it was raised by Ray's code: it has errors of all classes, and none of them is the end of a sweep."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).partition(".")[0] == "ray"
+
+
 def _run(spec: SweepSpec, job: Job, ray: ModuleType, search: Search, recording: Recording, lease: Lease) -> int:
     """Let Tune run trials; the signal that stopped it, or 0."""
     from ray import tune
 
     from segdist.pipeline.progress import Progress
-    from segdist.pipeline.tune_trials import Ends, Problem, Suggestions, Verdicts
+    from segdist.pipeline.tune_trials import Ends, Problem, Suggestions, Verdicts, broken_down_alone
 
     problem = Problem()
     progress = Progress(search, metric=job.metric, epochs=epochs_of(spec), searched=list(spec.space))
@@ -110,13 +118,15 @@ def _run(spec: SweepSpec, job: Job, ray: ModuleType, search: Search, recording: 
         lease.check()
         return _concurrency(spec, ray)
 
+    suggestions = Suggestions(search, room, problem)
+    ends = Ends(search, recording, progress, problem, suggestions, max_failures=spec.resources.max_failures)
     _concurrency(spec, ray)  # what can never fit is refused here
     with TemporaryDirectory(prefix="segdist-tune-") as scratch:  # Tune's own files: nobody reads them again
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
                 num_samples=-1,  # until there is nothing left to suggest
-                search_alg=Suggestions(search, room, problem),
+                search_alg=suggestions,
                 scheduler=Verdicts(search, recording, progress, problem),
                 # A reused process starts the next trial without importing torch again.
                 reuse_actors=spec.resources.workers == 1,
@@ -126,16 +136,15 @@ def _run(spec: SweepSpec, job: Job, ray: ModuleType, search: Search, recording: 
                 storage_path=scratch,
                 verbose=0,
                 progress_reporter=tune.CLIReporter(),  # silent; the one for notebooks clears the cell
-                callbacks=[Ends(search, recording, progress, problem)],
-                failure_config=tune.FailureConfig(max_failures=spec.resources.max_failures),
+                callbacks=[ends],
             ),
         )
         try:
-            with _stopping_gracefully() as stops:
+            with _stopping_gracefully() as stops, broken_down_alone():
                 tuner.fit()
             return stops.first
         except Exception as error:
-            if isinstance(problem.error, SegdistError):
+            if problem.error:
                 raise problem.error from error
             raise
         finally:

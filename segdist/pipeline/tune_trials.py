@@ -1,18 +1,24 @@
 """Ray Tune, told what to run and asked for nothing else: it keeps no state that a start would go on from."""
 
+import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from segdist.core.causes import why
+from segdist.core.causes import cause_of, why
 from segdist.core.terminal import say
+from segdist.core.text import counted
 from segdist.pipeline.checkpoints import CHECKPOINT
 from segdist.pipeline.progress import Progress
 from segdist.pipeline.recording import Recording
@@ -74,19 +80,28 @@ class Suggestions(_Unsaved, Searcher):
         super().__init__(metric="epoch", mode="max")  # Tune wants names; nobody asks for them
         self._search, self._slots, self._problem = search, slots, problem
         self._running: set[str] = set()
-        self._counted, self._room = float("-inf"), 0
+        self._counted, self._room, self._most = float("-inf"), 0, sys.maxsize
 
     def suggest(self, trial_id: str) -> Any:
         """The configuration of the next trial; None for none now."""
         if time.monotonic() - self._counted > _SLOTS_FOR:
             self._counted, self._room = time.monotonic(), self._slots()
-        if len(self._running) >= self._room:
+        if len(self._running) >= min(self._room, self._most):
             return None
         trial = self._problem.noted(self._search.next)
         if trial is None:
             return None if self._search.is_waiting else Searcher.FINISHED
         self._running.add(trial_id)
         return {"number": trial.number, "values": trial.values, "known": trial.from_latest().last_epoch}
+
+    def let_less_run(self) -> bool:
+        """Fewer trials at once from now on, since memory does not hold those; False where no other one runs."""
+        if not self._running:
+            return False
+        if len(self._running) < self._most:
+            self._most = len(self._running)
+            say(f"search    memory does not hold that much: from now on {counted(self._most, 'trial')} at once")
+        return True
 
     def on_trial_complete(self, trial_id: str, result: object = None, error: bool = False) -> None:  # noqa: FBT001, FBT002 - Tune's
         """There is room for another one."""
@@ -121,10 +136,31 @@ class Verdicts(_Unsaved, FIFOScheduler):
 
 
 class Ends(_Unsaved, Callback):
-    """Tells when trials start and end."""
+    """Tells when trials start and end, and has those whose process broke down taken up again.
 
-    def __init__(self, search: Search, recording: Recording, progress: Progress, problem: Problem) -> None:
+    Args:
+        search: is told first.
+        recording: is told then.
+        progress: is told last.
+        problem: where errors are kept.
+        suggestions: starts fewer trials at once where memory does not hold as many.
+        max_failures: times that a trial is taken up.
+    """
+
+    def __init__(
+        self,
+        search: Search,
+        recording: Recording,
+        progress: Progress,
+        problem: Problem,
+        suggestions: Suggestions,
+        *,
+        max_failures: int,
+    ) -> None:
         self._search, self._recording, self._progress, self._problem = search, recording, progress, problem
+        self._suggestions, self._max_failures = suggestions, max_failures
+        self._started: set[int] = set()
+        self._failures = Counter[int]()
 
     def setup(self, **info: object) -> None:
         """Start the table, where there is a terminal to draw it in."""
@@ -132,25 +168,41 @@ class Ends(_Unsaved, Callback):
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         """A trial begins, or goes on."""
+        self._started.add(trial.config["number"])
         self._problem.noted(lambda: self._search.start(trial.config["number"]))
         self._recording.changed(trial.config["number"])
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         """A trial ran to its end, or was stopped."""
+        self._started.discard(trial.config["number"])
         self._problem.noted(lambda: self._search.end(trial.config["number"]))
         self._recording.changed(trial.config["number"])
         self._progress.ended(trial.config["number"])
 
-    def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
-        """The trial's process died; Tune starts another one."""
-        self._problem.noted(lambda: self._search.release(trial.config["number"]))
-
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
-        """A trial failed for good."""
-        text = error_text(trial)
-        self._problem.noted(lambda: self._search.fail(trial.config["number"], why(text)))
-        self._recording.changed(trial.config["number"], error=text)
-        self._progress.ended(trial.config["number"])
+        """A trial broke down: it is taken up again, or has failed for good."""
+        number, text = trial.config["number"], error_text(trial)
+        if number not in self._started:  # its process died before it began
+            self.on_trial_start(iteration, trials, trial)
+        self._started.discard(number)
+        if self._search.ledger[number].state != "running":  # it had done its part
+            self.on_trial_complete(iteration, trials, trial)
+        elif self._may_go_on(number, text):
+            self._problem.noted(lambda: self._search.again(number, why(text)))
+            self._recording.changed(number)
+            self._progress.taken_up(number)
+        else:
+            self._problem.noted(lambda: self._search.fail(number, why(text)))
+            self._recording.changed(number, error=text)
+            self._progress.ended(number)
+
+    def _may_go_on(self, number: int, text: str) -> bool:
+        """Whether a trial is taken up again; one that had to go since others took the memory has not failed."""
+        cause = cause_of(text)
+        if cause and cause.kind == "killed for memory" and self._suggestions.let_less_run():
+            return True
+        self._failures[number] += 1
+        return self._failures[number] <= self._max_failures
 
     def on_experiment_end(self, trials: list[TuneTrial], **info: object) -> None:
         """Trials that are still open were interrupted; running the sweep again goes on with them."""
@@ -159,6 +211,27 @@ class Ends(_Unsaved, Callback):
                 self._problem.noted(partial(self._search.interrupt, trial.number, _STOPPED))
                 self._recording.changed(trial.number)
         self._progress.stop()
+
+
+@contextmanager
+def broken_down_alone() -> Iterator[None]:
+    """What ends one trial's process ends no other's.
+
+    Ray's actor manager knows of two errors that a process may meet. At any other, as when Ray's memory monitor ended it
+    or its node is gone, it ends the whole experiment.
+    """
+    known = RayActorManager._actor_task_failed
+
+    def failed(manager: RayActorManager, tracked_actor_task: object, exception: Exception) -> None:
+        if isinstance(exception, RayError) and not isinstance(exception, RayActorError | RayTaskError):
+            exception = RayActorError(error_msg=f"{type(exception).__name__}: {exception}")
+        known(manager, tracked_actor_task, exception)
+
+    RayActorManager._actor_task_failed = failed
+    try:
+        yield
+    finally:
+        RayActorManager._actor_task_failed = known
 
 
 def error_text(trial: TuneTrial) -> str:

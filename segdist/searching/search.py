@@ -91,8 +91,8 @@ class Search:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether `next` may give a trial later, when those that run have reported."""
-        return self._stop is not None and bool(self._out)
+        """Whether `next` may give a trial later: those that run may be awaited, or break down."""
+        return bool(self._out)
 
     def next(self) -> Trial | None:
         """The next trial to run: one that waits, or a new one, which is in the ledger before it starts; None for none.
@@ -175,9 +175,11 @@ class Search:
             self.ledger.write(trial)
         return trial
 
-    def release(self, number: int) -> None:
-        """The process of a trial is gone; what it held is free until the trial starts again."""
-        self.ledger.write(self._counted(number, is_over=True))
+    def again(self, number: int, reason: str) -> Trial:
+        """The process of a trial is gone: `next` gives the trial again, from its latest checkpoint."""
+        trial = self.interrupt(number, reason)
+        self._queue.insert(0, number)
+        return trial
 
     def _counted(self, number: int, *, is_over: bool = False) -> Trial:
         """A trial, with what it has held since this was asked last."""

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from segdist.searching import Ledger
@@ -51,16 +53,18 @@ class Killed:
         self.kills += code == -signal.SIGKILL
         return code
 
-    def worker(self, driver: subprocess.Popen[bytes]) -> int:
+    def worker(self, driver: subprocess.Popen[bytes], title: str = "ray::ImplicitFunc.train") -> int:
         """A process in which a trial runs; 0 where the search ends before there is one."""
         while driver.poll() is None:
-            if found := processes(self.root, "ray::ImplicitFunc.train"):
+            if found := processes(self.root, title):
                 return found[0]
             time.sleep(0.05)
         return 0
 
-    def kill_worker(self, driver: subprocess.Popen[bytes], *, after: float = 0.0) -> None:
-        victim = self.worker(driver)
+    def kill_worker(
+        self, driver: subprocess.Popen[bytes], title: str = "ray::ImplicitFunc.train", *, after: float = 0.0
+    ) -> None:
+        victim = self.worker(driver, title)
         time.sleep(after)
         with suppress(ProcessLookupError):
             if victim:
@@ -102,6 +106,30 @@ def test_killed_between_two_writes_and_by_its_worker_it_ends_whole(tmp_path: Pat
     assert search.finish(driver) == 0, search.log.read_text()
     assert search.kills == 3
     assert "done 4 4" in search.log.read_text()
+    search.assert_whole()
+
+
+@pytest.mark.slow
+def test_a_trial_whose_process_is_killed_as_it_is_made_or_for_memory_is_taken_up_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
+    monkeypatch.setenv("RAY_memory_usage_threshold", f"{psutil.virtual_memory().percent / 100 + 0.15:.2f}")
+    search = Killed(tmp_path, trials=4, epochs=6)
+    hungry = search.folder / "sweep" / "hungry-1-3"
+    hungry.parent.mkdir()
+    hungry.touch()
+    driver = search.start()
+    search.kill_worker(driver, "ray::ImplicitFunc")
+    assert search.finish(driver) == 0, search.log.read_text()
+    said = search.log.read_text()
+    assert not hungry.exists()
+    assert "begins again: A process died on this machine. Somebody killed it" in said
+    assert re.search(
+        r"trial 1   goes on after epoch 2: A process was killed because this machine ran out of memory", said
+    )
+    assert "Traceback" not in said
+    search.kills += 4  # Ray's monitor takes as many trials as it finds right
     search.assert_whole()
 
 

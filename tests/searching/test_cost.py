@@ -80,7 +80,7 @@ def test_what_is_done_twice_is_wasted_once_for_each_time_that_it_was_lost(tmp_pa
     epoch(search, number, clock, 1, takes=10)
     epoch(search, number, clock, 2, takes=10, saved=False)
     clock.now += 3
-    search.release(number)  # its process died three seconds into epoch 3
+    search.again(number, "its process died")  # its process died three seconds into epoch 3
     clock.now += 60  # until there is another one
     search.start(number)
     assert search.ledger[number].wasted == Held(cpu_seconds=13)
