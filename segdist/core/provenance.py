@@ -28,6 +28,7 @@ class Environment:
         packages: installed versions of the libraries that decide results.
         git_commit: commit of the repository that holds the sweep file; "" outside a repository.
         git_dirty: whether tracked files differed from that commit.
+        git_branch: that was checked out; "" for none.
     """
 
     python: str
@@ -36,6 +37,7 @@ class Environment:
     packages: dict[str, str]
     git_commit: str
     git_dirty: bool
+    git_branch: str = ""
 
     def as_dict(self) -> dict[str, object]:
         """The same as plain JSON values."""
@@ -57,6 +59,7 @@ def environment(folder: Path, *, plugins: Sequence[str] = ()) -> Environment:
         packages={name: found for name in (*_LIBRARIES, *plugins) if (found := _version(name))},
         git_commit=commit,
         git_dirty=bool(commit and _git(folder, "status", "--porcelain", "--untracked-files=no")),
+        git_branch=_git(folder, "branch", "--show-current"),
     )
 
 

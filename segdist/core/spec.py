@@ -840,6 +840,9 @@ class TrackingSpec(Strict):
 
     uri: Name = "embedded"
     """An MLflow tracking URI, or `embedded`: SQLite and artifacts inside the storage folder."""
+    all_params: bool = False
+    """Whether a trial's run has every key as a parameter, not only those that are searched or differ from the default;
+    `run.yaml` among its artifacts has all of them either way."""
 
 
 _EXTENT: Any = {

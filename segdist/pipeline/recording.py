@@ -6,20 +6,28 @@ disk. So a server may be away for as long as it likes, and what a killed driver 
 
 import json
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import yaml
+
 from segdist.core.errors import SegdistError, StorageError
+from segdist.core.spec import RunSpec
 from segdist.core.terminal import say
 from segdist.core.text import counted
 from segdist.engine.fit import MODEL, PICTURES
+from segdist.metrics import is_minimised
 from segdist.pipeline.checkpoints import fetch
 from segdist.pipeline.trial import Job
 from segdist.searching import Ledger, Trial
 from segdist.tracking import Measured, Tracker, names
+from segdist.tracking.encoding import flatten
+from segdist.tracking.notes import differing
 
 _LONGEST_PAUSE = 60.0
 """Seconds between two tries, while MLflow is away."""
@@ -28,6 +36,12 @@ _PATIENCE = 3600.0
 _PATIENCE_WHEN_STOPPED = 10.0
 """The same, of a search that was stopped: the next start tells what is left."""
 _MANY = 20
+_SUMMED_UP_EVERY = 5.0
+"""Seconds, at the least, between two points of the sweep's own charts."""
+_ENDED = "trials/ended"
+_ALWAYS = ("model.family", "train.lr", "train.batch_size", "train.epochs", "seed")
+_MOST_PARAMS = 40
+"""More than that, and those that were searched are not found among them."""
 _MEASURED_AGAIN = ("runtime/", "model/bytes")
 
 
@@ -40,10 +54,22 @@ class Recording:
         job: what the trials have in common.
         tags: further tags of every trial's run, such as the label policy.
         ledger: what is recorded; read by the thread, written by its owner alone.
+        all_params: whether runs have every key as a parameter.
     """
 
-    def __init__(self, tracker: Tracker, parent_run_id: str, job: Job, tags: Mapping[str, str], ledger: Ledger) -> None:
+    def __init__(
+        self,
+        tracker: Tracker,
+        parent_run_id: str,
+        job: Job,
+        tags: Mapping[str, str],
+        ledger: Ledger,
+        *,
+        all_params: bool = False,
+    ) -> None:
         self._tracker, self._parent, self._job, self._tags, self._ledger = tracker, parent_run_id, job, tags, ledger
+        self._all_params = all_params
+        self._summed_up = float("-inf")
         self._news: dict[int, None] = {}
         self._change = threading.Condition()
         self._is_ending = False
@@ -109,6 +135,7 @@ class Recording:
                 self._tell(trial.number)
         self._news.clear()
         self._mark_told()
+        self._sum_up()
 
     def _work(self) -> None:
         """Tell the news until there is an end of it; what could not be told again and again."""
@@ -116,6 +143,8 @@ class Recording:
         while (number := self._next()) is not None:
             try:
                 self._tell(number)
+                if time.monotonic() - self._summed_up > _SUMMED_UP_EVERY:
+                    self._sum_up()
                 pause = 0.0
             except SegdistError as error:
                 if not pause:
@@ -161,13 +190,25 @@ class Recording:
         elif trial.state == "waiting":
             self._tracker.end(run.run_id, "KILLED", reason=trial.reason)
 
+    def _sum_up(self) -> None:
+        """How far the sweep has come, on its own run: the best so far and what it cost, over the trials that ended."""
+        self._summed_up = time.monotonic()
+        metric, trials = self._job.metric, self._ledger.trials
+        ended = sum(trial.has_ended for trial in trials)
+        scores = [score for trial in trials if not trial.broken for score in trial.scores(metric)]
+        best = {names.BEST + metric: (min if is_minimised(metric) else max)(scores)} if scores else {}
+        self._tracker.log_metrics(self._parent, {_ENDED: ended, **best, **self._ledger.cost.metrics}, step=ended)
+
     def _open(self, trial: Trial) -> "_Run":
         values, number = self._job.run_of(trial.values), trial.number
+        family = trial.values.get("model.family", values.model.family)
+        searched = {key: value for key, value in trial.values.items() if key != "model.family"}
         run_id = self._tracker.start_trial(
             self._parent,
             trial.key,
             number=number,
-            params={**values.model_dump(mode="json"), **trial.values},
+            params=_params(values, trial.values, all_of_them=self._all_params),
+            title=f"{family} {'untuned' if trial.is_baseline else differing(searched)}",
             tags={
                 **self._tags,
                 "segdist.run_fingerprint": values.fingerprint,
@@ -176,6 +217,7 @@ class Recording:
                 **({names.KEPT: self._job.kept(values)} if values.train.keep_every else {}),
             },
         )
+        self._tracker.log_text(run_id, yaml.safe_dump(values.model_dump(mode="json"), sort_keys=False), "run.yaml")
         return _Run(run_id, trial.starts, dict(self._tracker.history(run_id, self._job.metric)))
 
     def _tell_epochs(self, trial: Trial, run: "_Run") -> None:
@@ -226,3 +268,15 @@ class _Run:
 
 
 _NEVER = object()
+
+
+def _params(run: RunSpec, searched: Mapping[str, object], *, all_of_them: bool) -> dict[str, object]:
+    """What trials are compared by: what is searched, what is always asked for, and what differs from the default."""
+    every = flatten(run.model_dump(mode="json"))
+    if all_of_them:
+        return {**every, **searched}
+    chosen = flatten(run.model_dump(mode="json", exclude_defaults=True))
+    of_others = {k for k in chosen if k.startswith("model.") and not k.startswith(f"model.{run.model.family}.")}
+    shown = {**searched, **{key: every[key] for key in _ALWAYS}, **chosen}
+    of_others -= {*searched, *_ALWAYS}
+    return dict(islice(((key, value) for key, value in shown.items() if key not in of_others), _MOST_PARAMS))

@@ -51,12 +51,11 @@ def search(
     keep_keys_out_of_logs()
     with leased(job.storage_path, spec.name) as lease:
         ledger = Ledger(job.storage_path)
-        recording = Recording(tracker, parent_run_id, job, tags, ledger)
+        recording = Recording(tracker, parent_run_id, job, tags, ledger, all_params=spec.tracking.all_params)
         recording.catch_up()
         with recording.running():
             found = _run_all(spec, job, ray, ledger, recording, lease)
         recording.catch_up()
-        tracker.log_metrics(parent_run_id, ledger.cost.metrics, step=0)
         storage.remove(storage.join(job.storage_path, GROUPS))
     ended = [trial for trial in ledger.trials if trial.has_ended]
     if ended and all(trial.state == "failed" for trial in ended):

@@ -1,5 +1,6 @@
 """Names of the tags and metrics by which segdist finds its runs in MLflow."""
 
+import getpass
 from pathlib import Path
 
 from segdist.core import provenance
@@ -21,6 +22,10 @@ STANDING = "segdist.standing"  # JSON, on parent runs: how clearly the best tria
 END = "segdist.end"  # why a run ended
 CHAMPION = "segdist.champion"  # on parent runs: whether the winner became the champion, and why
 BEST = "best/"  # in front of a metric: its value in the epoch in which the search metric was highest
+NOTE = "mlflow.note.content"  # Markdown, on the page of an experiment or run
+EXPERIMENT_KIND = "mlflow.experimentKind"  # which of MLflow's pages an experiment gets
+TRAINING = "custom_model_development"
+SHARED = ("mlflow.user", "mlflow.source.", "segdist.git_dirty")  # what trials have from their sweep
 TOTAL_SECONDS = "total_seconds"  # spent in epochs, over all resumptions
 
 
@@ -42,7 +47,9 @@ def of_sweep(metric: str, file: Path, environment: provenance.Environment, start
         DRIVER: this_driver(),
         "segdist.command": provenance.command_line(),
         "segdist.git_dirty": environment.git_dirty,
+        "mlflow.user": getpass.getuser(),
         "mlflow.source.name": file.name,
         "mlflow.source.type": "LOCAL",
         "mlflow.source.git.commit": environment.git_commit,
+        "mlflow.source.git.branch": environment.git_branch,
     }

@@ -15,7 +15,7 @@ from segdist.core.spec import SweepSpec
 from segdist.core.text import decode_text
 from segdist.datasets.shards import Manifest
 from segdist.metrics import is_better
-from segdist.tracking import names, reading, registry
+from segdist.tracking import names, notes, reading, registry
 from segdist.tracking.connection import Connection
 from segdist.tracking.encoding import finite, flatten, key, param_text, tag_text
 from segdist.tracking.values import Measured, SweepRecord, TrialRecord, TrialStatus
@@ -111,9 +111,12 @@ class Tracker:
         file = Path(spec_file).absolute()
         environment = provenance.environment(file.parent, plugins=distributions())
         marks = {**names.of_sweep(self.metric, file, environment, time.time_ns() // 1_000_000), **tags}
+        question, command = str(tags.get(names.QUESTION, "")), provenance.command_line()
+        marks[names.NOTE] = notes.of_sweep(question, self.metric, command, dataset.content_hash)
         with self._connection.client() as client:
             same = {names.FINGERPRINT: fingerprint}
-            run, is_new = self._find_or_create(client, self._experiment(client, name), same, run_name=name)
+            experiment = self._experiment(client, name, question)
+            run, is_new = self._find_or_create(client, experiment, same, run_name=name)
             run_id = str(run.info.run_id)
             self._describe(client, run_id, marks, params, is_new=is_new)
             self._log_inputs(client, run_id, [reading.dataset_input(name, dataset)])
@@ -172,6 +175,7 @@ class Tracker:
         number: int,
         params: Mapping[str, object],
         tags: Mapping[str, object],
+        title: str = "",
     ) -> str:
         """The run of a trial: found by its key when it is resumed, or created with the sweep's data set.
 
@@ -181,6 +185,7 @@ class Tracker:
             number: its place in the order of the search, from 0.
             params: all values that decide what it learns, nested or with dotted keys; what was logged before stays.
             tags: further tags; `segdist.baseline: True` marks the untuned run.
+            title: what tells it from the others, in a few words.
 
         Returns:
             The run id.
@@ -189,12 +194,14 @@ class Tracker:
         with self._connection.client() as client:
             parent = self._parents.get(parent_run_id) or client.get_run(parent_run_id)
             self._parents[parent_run_id] = parent
-            name = f"{parent.info.run_name}-{number:03d}"
+            name = notes.name_of_trial(parent.info.run_name, number, title)
+            shared = {n: value for n, value in parent.data.tags.items() if n.startswith(names.SHARED)}
+            marks = {**shared, names.NOTE: notes.of_trial(title or name, self.metric), names.END: "", **tags}
             run, is_new = self._find_or_create(client, parent.info.experiment_id, same, run_name=name)
             run_id = str(run.info.run_id)
             if not run.inputs or not run.inputs.dataset_inputs:  # its driver may have been killed before it had them
                 self._log_inputs(client, run_id, parent.inputs.dataset_inputs if parent.inputs else [])
-            self._describe(client, run_id, {names.END: "", names.NUMBER: number, **tags}, params, is_new=is_new)
+            self._describe(client, run_id, {**marks, names.NUMBER: number}, params, is_new=is_new)
         return run_id
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, object], *, step: int) -> None:
@@ -427,11 +434,18 @@ class Tracker:
         """What another process needs; sweeps are looked up again there."""
         return {**self.__dict__, "_parents": {}}
 
-    def _experiment(self, client: "MlflowClient", name: str) -> str:
+    def _experiment(self, client: "MlflowClient", name: str, question: str) -> str:
+        note = tag_text(notes.of_experiment(name, question))
+        tags = {names.EXPERIMENT_KIND: names.TRAINING, names.NOTE: note}
         with self._connection.exclusive():
             found = client.get_experiment_by_name(name)
             if found is None:
-                return str(client.create_experiment(name, artifact_location=self._connection.artifact_root or None))
+                root = self._connection.artifact_root or None
+                return str(client.create_experiment(name, artifact_location=root, tags=tags))
+            if found.lifecycle_stage == "active":
+                for tag, value in tags.items():
+                    if found.tags.get(tag) != value:
+                        client.set_experiment_tag(found.experiment_id, tag, value)
         if found.lifecycle_stage != "active":
             raise BackendError(
                 f"The MLflow experiment `{name}` was deleted. Restore it (mlflow experiments restore "

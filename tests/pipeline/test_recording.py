@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from mlflow import MlflowClient
 
 from segdist.core.errors import BackendError
 from segdist.core.interruption import Interrupted
-from segdist.core.spec import SweepSpec
+from segdist.core.spec import RunSpec, SweepSpec
 from segdist.datasets.shards import Manifest
 from segdist.pipeline import recording as recording_module
 from segdist.pipeline.recording import Recording
@@ -280,3 +281,45 @@ def test_mlflow_knows_which_constraint_a_trial_breaks_and_shows_costs_that_were_
     assert [recorded[n].broken for n in range(2)] == [{}, {"runtime/latency_p50_ms": 12.5}]
     assert [recorded[n].status for n in range(2)] == ["FINISHED", "FINISHED"]
     assert all(not name.startswith(("runtime/", "model/bytes")) for t in recorded.values() for name in t.metrics)
+
+
+def test_runs_have_few_parameters_the_searched_first_and_all_of_them_in_a_file(
+    spec: SweepSpec, job: Job, storage: Path, tmp_path: Path
+) -> None:
+    tracker, parent = opened(spec, storage)
+    search = begun(spec, job.storage_path)
+    recording = Recording(tracker, parent, job, {}, search.ledger)
+    with recording.running():
+        assert list(do(search, recording, epochs=1))
+    client = MlflowClient(tracker.uri)
+    trials = sorted(tracker.trials(parent), key=lambda t: t.number)
+    assert len(trials) == 3
+    for trial, known in zip(trials, search.ledger.trials, strict=True):
+        run = client.get_run(trial.run_id)
+        assert len(run.data.params) <= 40
+        assert {key: trial.params[key] for key in known.values} == known.values
+        assert trial.params["train.epochs"] == job.run.train.epochs
+        assert "train.betas" not in run.data.params
+        whole = yaml.safe_load(tracker.download(trial.run_id, "run.yaml", tmp_path / trial.run_id).read_text())
+        assert RunSpec.model_validate(whole) == job.run_of(known.values)
+        assert run.data.tags["mlflow.user"] == client.get_run(parent).data.tags["mlflow.user"]
+        assert "run.yaml" in run.data.tags["mlflow.note.content"]
+    said = [client.get_run(t.run_id).info.run_name for t in trials]
+    lr = search.ledger[1].values["train.lr"]
+    assert said[0] == "s-000 unet_cbam untuned"
+    assert said[1].startswith("s-001 unet_cbam ")
+    assert f"lr={lr:.1e}".replace("e-0", "e-") in said[1] or f"lr={lr:.3g}" in said[1]
+
+
+def test_the_run_of_the_sweep_shows_how_far_it_came(spec: SweepSpec, job: Job, storage: Path) -> None:
+    tracker, parent = opened(spec, storage)
+    search = begun(spec, job.storage_path)
+    recording = Recording(tracker, parent, job, {}, search.ledger)
+    with recording.running():
+        assert list(do(search, recording))
+    recording.catch_up()
+    shown = tracker.sweep(parent).metrics
+    assert shown["trials/ended"] == 3
+    assert shown["best/val/iou"] == max(score(t.values, 3) for t in search.ledger.trials)
+    experiment = MlflowClient(tracker.uri).get_experiment_by_name("s")
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
