@@ -447,6 +447,21 @@ Recipe = Annotated[str | tuple[str, ...], BeforeValidator(_listed)]
 """Augmentations by name: one recipe or step, or several in order."""
 
 
+Weight = Annotated[float, Field(gt=0, le=1e6)]
+
+
+class SamplingSpec(Strict):
+    """How often an epoch shows an image: in proportion to the product of these weights, which are 1 where not given."""
+
+    classes: Literal["equal", "inverse_sqrt", "inverse"] | dict[Name, Weight] = "equal"
+    """Of the images that show a class; of several classes the largest counts. inverse_sqrt: one over the root of the
+    share of images that show it (Gupta et al. 2019). inverse: one over the share. Or a weight for each class."""
+    groups: dict[str, Weight] = {}
+    """Of the images of a source with this `group`."""
+    labels: dict[Literal["human", "teacher"], Weight] = {}
+    """Of the images whose labels come from people, or from a teacher."""
+
+
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -501,6 +516,8 @@ class TrainSpec(Placed):
     """Other augmentations for images that show a class; of several, the first class named here counts."""
     augment_groups: dict[str, Recipe] = {}
     """Other augmentations for the images of a source with this `group`; they go before those by class."""
+    sampling: SamplingSpec | None = None
+    """How often an epoch shows each image; null shows all of them once. An epoch stays as long as it is."""
     checkpoint_every: Count = 1
     """Epochs between checkpoints: the most a crashed trial has to do again."""
     keep_every: Count | None = None

@@ -12,10 +12,12 @@ from segdist.augment import Recipes
 from segdist.core.plugins import Batch, Example
 from segdist.core.records import LabelledImages, Sample
 from segdist.core.spec import RunSpec
+from segdist.engine.sampling import Weights, epoch_order, image_weights
 from segdist.nets.segmenter import Segmenter
 from segdist.reading.examples import make_example
 
 EpochIndex = tuple[int, int]
+"""An epoch, and an image as `epoch_order` calls it."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Examples(Dataset[Example]):
     def __getitem__(self, where: EpochIndex) -> Example:
         epoch, index = where
         rng = np.random.default_rng((self.seed, epoch, index))
-        sample, image_bytes = self.rows[index]
+        sample, image_bytes = self.rows[index % len(self.rows)]
         return self._example(sample, image_bytes, rng, augment=self.recipes.of(sample), donor=lambda: self._donor(rng))
 
     def _donor(self, rng: np.random.Generator) -> Example:
@@ -54,18 +56,24 @@ class Examples(Dataset[Example]):
 
 
 class EpochBatches(Sampler[list[EpochIndex]]):
-    """Batches of one epoch for one worker; every worker gets the same number, so that none waits for another."""
+    """Batches of one epoch for one worker; every worker gets the same number, so that none waits for another.
+
+    Attributes:
+        epoch: chooses the order.
+        weights: (N,) how often each image is to be drawn; None draws each once.
+    """
 
     def __init__(self, count: int, *, batch_size: int, seed: int, rank: int, world_size: int) -> None:
         self._count, self._batch_size, self._seed = count, batch_size, seed
         self._rank, self._world_size = rank, world_size
         self.epoch = 0
+        self.weights: Weights | None = None
 
     def __len__(self) -> int:
         return math.ceil(self._share / self._batch_size)
 
     def __iter__(self) -> Iterator[list[EpochIndex]]:
-        order = np.random.default_rng((self._seed, self.epoch)).permutation(self._count)
+        order = epoch_order(self._count, np.random.default_rng((self._seed, self.epoch)), self.weights)
         whole = np.resize(order, self._share * self._world_size)  # a few images twice rather than workers out of step
         mine = [(self.epoch, int(i)) for i in whole[self._rank :: self._world_size]]
         yield from (mine[i : i + self._batch_size] for i in range(0, len(mine), self._batch_size))
@@ -80,6 +88,8 @@ def loader(
 ) -> tuple[DataLoader[Batch], EpochBatches]:
     """Batches of collated examples, and the sampler whose `epoch` chooses their order."""
     batches = EpochBatches(len(rows), batch_size=run.train.batch_size, seed=run.seed, rank=rank, world_size=world_size)
+    if run.train.sampling:
+        batches.weights = image_weights(run.train.sampling, rows, network.classes)
     recipes = Recipes(run.train.augment, run.train.augment_classes, run.train.augment_groups)
     recipes.check(network.classes)
     examples = Examples(
