@@ -59,6 +59,23 @@ def check(sweeps: Sweeps, debug: Debug = False) -> None:
 
 
 @app.command()
+def plan(sweeps: Sweeps, as_json: Json = False, debug: Debug = False) -> None:
+    """Check sweep files, do a few steps of each, and predict time, memory, cost and disk; refuse what cannot fit."""
+
+    def action(file: str, overrides: list[str]) -> None:
+        from segdist.commands.plan import describe
+        from segdist.pipeline.plan import plan_sweep, text_of
+
+        spec, planned = plan_sweep(file, overrides)
+        if as_json:
+            say_json(planned.model_dump(mode="json"))
+        else:
+            say(f"{describe(spec)}\n{text_of(planned)}")
+
+    _each(sweeps, action, debug=debug)
+
+
+@app.command()
 def train(
     sweeps: Sweeps,
     save: Annotated[Path | None, typer.Option(help="Also write the model folder here.")] = None,

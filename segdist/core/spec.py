@@ -669,6 +669,9 @@ class ResourceSpec(Strict):
     """CPUs each worker reserves."""
     gpus_per_worker: float = Field(default=0.0, ge=0, le=10_000)
     """GPUs each worker reserves; a fraction shares a card between trials."""
+    price_per_hour: PositiveFloat | None = None
+    """What an hour of a node costs, in any currency: machines are billed from start to end, idle or not. Where nodes
+    cost differently, their mean; of a cluster that others use too, the share that is yours."""
     max_failures: int = Field(default=2, ge=0, le=1_000_000)
     """Times a crashed trial is resumed from its last checkpoint."""
 

@@ -57,7 +57,7 @@ def build(root: str, data: DataSpec, spread: RunOnItems) -> Dataset:
     """
     findings: list[Finding] = []
     sources = open_sources(data)
-    pairs = _read(data, sources, findings)
+    pairs = read(data, sources, findings)
     seen = _opened(root, data, pairs, findings, spread)
     if data.on_error == "stop":
         try:
@@ -82,7 +82,7 @@ def build(root: str, data: DataSpec, spread: RunOnItems) -> Dataset:
     return dataset
 
 
-def _read(data: DataSpec, sources: Sequence[DatasetFormat], findings: list[Finding]) -> list[Numbered]:
+def read(data: DataSpec, sources: Sequence[DatasetFormat], findings: list[Finding]) -> list[Numbered]:
     """The samples of all sources under the names of the data set."""
     pairs = list(read_sources(data, sources, findings.append))
     if data.on_error == "stop":
@@ -163,7 +163,7 @@ def _open(packed: bytes) -> str:
     findings: list[Finding] = []
     images = {}
     for number, sample in work.pairs:
-        content = _fetched(sources[number], sample, findings)
+        content = fetched(sources[number], sample, findings)
         if content is None:
             continue
         checked = open_image(sample, content)
@@ -182,7 +182,8 @@ def _open(packed: bytes) -> str:
     return json.dumps(answer)
 
 
-def _fetched(source: DatasetFormat, sample: Sample, findings: list[Finding]) -> bytes | None:
+def fetched(source: DatasetFormat, sample: Sample, findings: list[Finding]) -> bytes | None:
+    """The encoded image of a sample; None, with a finding, where it cannot be read."""
     try:
         return source.image_bytes(sample)
     except (StorageError, DataError) as error:
@@ -232,7 +233,7 @@ def _write(packed: bytes) -> str:
     findings: list[Finding] = []
     rows: list[tuple[Sample, bytes | None]] = []
     for number, sample in work.pairs:
-        content = _fetched(sources[number], sample, findings)
+        content = fetched(sources[number], sample, findings)
         if content is None:
             continue
         upright = check_image(sample, content)[0] if sample.image_id in work.turned else sample

@@ -108,7 +108,7 @@ def in_groups(batches: Batches, steps_per_update: int) -> Iterator[tuple[Batch, 
 
 def _losses(state: Fit, parallel: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
     with autocast(state.run.train.precision, state.workers.device):
-        terms: dict[str, torch.Tensor] = parallel(_to(batch, state.workers.device))
+        terms: dict[str, torch.Tensor] = parallel(moved(batch, state.workers.device))
     weighted = [state.loss_weights[name] * value for name, value in terms.items()]
     balance = adapters.balance_loss(state.network)
     if balance is not None:
@@ -159,7 +159,7 @@ def _step(state: Fit) -> float:
     return float(norm)
 
 
-def _to(batch: Batch, device: torch.device) -> Batch:
+def moved(batch: Batch, device: torch.device) -> Batch:
     """The batch with its tensors, and lists of tensors, on the device."""
 
     def move(value: object) -> object:

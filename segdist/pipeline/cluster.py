@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -13,6 +13,7 @@ from segdist.core.errors import BackendError
 from segdist.core.interruption import signals_kept
 from segdist.pipeline.backend_lines import raylet_lines_hidden
 from segdist.pipeline.own_cluster import environment, listen_on_loopback, private_session
+from segdist.pipeline.packing import DRIVER_CPUS, Need, Node, fitting, nodes_of
 
 # Read by Ray when it is imported or when a session starts.
 _SETTINGS = {
@@ -33,6 +34,8 @@ _SETTINGS = {
 _STARTS = 3
 """Attempts to start a cluster on this machine: Ray's raylet ends itself where its agents, which import much, are not up
 within 15 seconds, and no setting says otherwise; beside other work they can need more."""
+_MOST_SHOWN = 4
+"""Nodes that an error of one screen lists."""
 _PREEMPTION = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 _HOOK = "segdist.pipeline.cluster.begin_in_own_cluster"
 _STORAGE_KEYS = {
@@ -251,17 +254,31 @@ def keep_keys_out_of_logs() -> None:
     class_cache.ENV_VARS_TO_PROPAGATE.difference_update(_STORAGE_KEYS)
 
 
-def slots(ray: ModuleType, *, cpus: float, gpus: float) -> int:
-    """How many holders of these resources fit the cluster at once.
+def slots(ray: ModuleType, *, cpus: float, gpus: float, workers: int = 1) -> int:
+    """How many holders of these resources fit the cluster at once; see `holders`.
 
     Raises:
         BackendError: not even one fits.
     """
-    total = ray.cluster_resources()
-    fits = [int(total.get(kind, 0) / need + 1e-6) for kind, need in (("CPU", cpus), ("GPU", gpus)) if need > 0]
-    if min(fits, default=1) < 1:
-        raise BackendError(
-            f"A trial asks for {cpus:g} CPUs and {gpus:g} GPUs, but the cluster has {total.get('CPU', 0):g} and "
-            f"{total.get('GPU', 0):g}. Lower `resources.workers`, `cpus_per_worker` or `gpus_per_worker`."
+    return holders(nodes_of(ray), Need(cpus, gpus, workers=workers))
+
+
+def holders(nodes: Sequence[Node], need: Need) -> int:
+    """How many trials run at once, each node and each card packed for itself.
+
+    Raises:
+        BackendError: not even one fits.
+    """
+    fits = fitting(nodes, need)
+    if fits < 1:
+        each = f"{need.cpus:g} CPUs{f', {need.gpus:g} GPUs' if need.gpus else ''}"
+        each += f" and {need.memory / 1e9:.1f} GB" if need.memory else ""
+        has = "; ".join(f"{n.cpus:g} CPUs, {n.gpus:g} GPUs, {n.memory / 1e9:.1f} GB" for n in nodes[:_MOST_SHOWN])
+        group = (
+            f"{need.workers} workers of {each} each, and {DRIVER_CPUS:g} CPU for itself" if need.workers > 1 else each
         )
-    return min(fits, default=1)
+        raise BackendError(
+            f"A trial asks for {group}, but the nodes have: {has or 'nothing, for none is alive'}. Lower "
+            "`resources.workers`, `cpus_per_worker` or `gpus_per_worker`."
+        )
+    return fits

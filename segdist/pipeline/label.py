@@ -61,7 +61,7 @@ def label(
         WeightsError: its weights are missing.
     """
     policy = policy_of(spec)
-    trained_uri = _checked_teacher(spec, policy)
+    trained_uri = checked_teacher(spec, policy)
     root = _root(spec, dataset, trained_uri, limit)
     if storage.exists(storage.join(root, MANIFEST)):
         made = Dataset.open(root)
@@ -74,7 +74,7 @@ def label(
 
 def label_root(spec: SweepSpec, dataset: Dataset, limit: int = 0) -> str:
     """The folder that holds the labels of a sweep, or will."""
-    return _root(spec, dataset, _checked_teacher(spec, policy_of(spec)), limit)
+    return _root(spec, dataset, checked_teacher(spec, policy_of(spec)), limit)
 
 
 def policy_of(spec: SweepSpec) -> LabelSpec:
@@ -157,7 +157,7 @@ def _root(spec: SweepSpec, dataset: Dataset, trained_uri: str, limit: int) -> st
     return storage.join(storage.absolute(spec.storage), "labels", name)
 
 
-def _checked_teacher(spec: SweepSpec, policy: LabelSpec) -> str:
+def checked_teacher(spec: SweepSpec, policy: LabelSpec) -> str:
     """The URI of a trained teacher's model, "" for one of a family; its prompts are what it understands."""
     if policy.teacher.family:
         _check_prompts(policy, policy.teacher, policy.teacher.family)

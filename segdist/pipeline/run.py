@@ -116,6 +116,11 @@ def _done(folder: str, spec: SweepSpec) -> _Done | None:
     return found if is_same and known["trials"] >= asked["trials"] else None
 
 
+def folder_of(spec: SweepSpec, kind: str = "sweep") -> str:
+    """The folder of a sweep, or of a single training ("train"), whether or not it was started."""
+    return _folder(spec, _fingerprint(spec, kind))
+
+
 def _folder(spec: SweepSpec, fingerprint: str) -> str:
     """The sweep's own place in the storage."""
     return storage.join(storage.absolute(spec.storage), "sweeps", spec.name, fingerprint)

@@ -155,8 +155,9 @@ def _concurrency(spec: SweepSpec, ray: ModuleType) -> int:
     resources = spec.resources
     fits = slots(
         ray,
-        cpus=resources.workers * resources.cpus_per_worker,
-        gpus=resources.workers * resources.gpus_per_worker,
+        cpus=resources.cpus_per_worker,
+        gpus=resources.gpus_per_worker,
+        workers=resources.workers,
     )
     return fits if spec.search.concurrency == "auto" else min(fits, spec.search.concurrency)
 

@@ -1,0 +1,291 @@
+"""What a run takes, by doing a little of it: a few real steps, a score, a checkpoint, an evaluation, in this process.
+
+To be called in a process of its own: what that needed at most is then what the run needs.
+"""
+
+import gc
+import json
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from segdist import adapters
+from segdist.core.causes import is_out_of_memory
+from segdist.core.errors import SegdistError
+from segdist.core.plugins import declaration
+from segdist.core.records import LabelledImage
+from segdist.core.spec import Range, RunSpec
+from segdist.engine import checkpoint
+from segdist.engine.data import loader
+from segdist.engine.epoch import Metrics, moved
+from segdist.engine.evaluation import EvaluationAccumulator, evaluate_network
+from segdist.engine.fit import MODEL, PICTURES, fit
+from segdist.engine.objective import objective_of
+from segdist.engine.precision import autocast
+from segdist.engine.predict import predict
+from segdist.engine.workers import Workers
+
+_ENOUGH_SECONDS = 3.0
+"""Of steps after the first epoch, which warms up: more are not timed."""
+_EPOCHS, _BATCHES = 6, 2
+_MATTERS = 1.02
+"""A key matters where the heaviest of its values weighs this many times the lightest."""
+_STATES = 4
+"""Numbers that a trained parameter takes: itself, its gradient, and two of AdamW's."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to probe.
+
+    Attributes:
+        run: the run with a family's own values.
+        sizes: searched keys that may change what a run takes, each after those its `when` names.
+        draws: other points of the space, to be timed.
+        largest: the largest point where it is known; None has it looked for among `sizes`.
+        classes: the class names in order.
+        train: labelled images, as many as are at hand.
+        val: the same.
+    """
+
+    run: RunSpec
+    sizes: Mapping[str, Range]
+    draws: Sequence[Mapping[str, object]]
+    largest: Mapping[str, object] | None
+    classes: tuple[str, ...]
+    train: Sequence[LabelledImage]
+    val: Sequence[LabelledImage]
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a run takes at one point of the space.
+
+    Attributes:
+        point: the searched values it differs in from the family's own.
+        batch: images of a step.
+        setup_seconds: until the first step could begin.
+        step_seconds: of a batch, loading it included.
+        score_seconds: of an image of the validation split, after an epoch.
+        save_seconds: of a checkpoint and its pictures.
+        evaluate_seconds: of an image in the evaluation after the search.
+        timing_seconds: that the same evaluation takes to time the model.
+        memory: most bytes while it trained: resident on a CPU, allocated on a card.
+        resident: most resident bytes of the process, also beside a card.
+        evaluation_memory: the same as `memory`, while it was evaluated.
+        checkpoint_bytes: of a checkpoint with its pictures.
+        model_bytes: of the model alone.
+        picture_bytes: of the pictures alone.
+        evaluation_bytes: of what the evaluation writes about an image.
+    """
+
+    point: Mapping[str, object]
+    batch: int
+    setup_seconds: float
+    step_seconds: float
+    score_seconds: float
+    save_seconds: float
+    evaluate_seconds: float
+    timing_seconds: float
+    memory: int
+    resident: int
+    evaluation_memory: int
+    checkpoint_bytes: int
+    model_bytes: int
+    picture_bytes: int
+    evaluation_bytes: float
+
+
+class _EnoughError(Exception):
+    """The fit has shown what it was started for."""
+
+
+def probe(request: Request, tell: Callable[[str, object], None]) -> None:
+    """Measure a run at its own point, at the draws, and at the largest point of its space.
+
+    Args:
+        request: what to probe.
+        tell: takes what begins (`at`) and what was found (`cards`, `own`, `draw`, `matters`, `largest`).
+    """
+    tell("cards", [torch.cuda.get_device_properties(k).total_memory for k in range(torch.cuda.device_count())])
+    if request.largest is None:
+        tell("at", {})
+        tell("own", asdict(_taken(request, {})))
+        for point in request.draws:
+            tell("at", point)
+            tell("draw", asdict(_taken(request, point)))
+        largest, matters = _largest(request, tell)
+        tell("matters", matters)
+    else:
+        largest = dict(request.largest)
+    if largest or request.largest is not None:
+        tell("at", largest)
+        tell("largest", asdict(_taken(request, largest)))
+
+
+def _taken(request: Request, point: Mapping[str, object]) -> Taken:
+    run = request.run.override({"train.epochs": _EPOCHS, "train.phases": [], "train.keep_every": None, **point})
+    run = run.override({"train.checkpoint_every": 1})
+    train = _repeated(request.train, _BATCHES * run.train.batch_size)
+    val = _repeated(request.val, min(run.evaluate.batch_size, 2 * len(request.val)))
+    found: list[Taken] = []
+    epochs: list[tuple[float, float, float]] = []
+    began = last = time.perf_counter()
+    _forget_peak()
+
+    def report(metrics: Metrics, folder: Path | None) -> None:
+        nonlocal last
+        if folder is None:  # it diverged: nothing was saved, and nothing more is to be seen
+            raise SegdistError(f"The loss is not finite in the first steps at {dict(point)}: lower `train.lr`.")
+        training = len(train) / metrics["train/images_per_second"]
+        saving = time.perf_counter() - last - metrics["seconds"]
+        epochs.append((training, metrics["seconds"] - training, saving))
+        last = time.perf_counter()
+        done = epochs[1:]
+        if not done or (sum(seconds for seconds, _, _ in done) < _ENOUGH_SECONDS and len(epochs) < _EPOCHS):
+            return
+        memory, resident = peak_memory(), _resident()
+        seconds = [sum(column) / len(done) for column in zip(*done, strict=True)]
+        _forget_peak()
+        evaluated = _evaluated(run, folder, val)
+        found.append(
+            Taken(
+                point=dict(point),
+                batch=run.train.batch_size,
+                setup_seconds=max(0.0, last - began - sum(map(sum, epochs)) + epochs[0][2]),
+                step_seconds=seconds[0] / math.ceil(len(train) / run.train.batch_size),
+                score_seconds=seconds[1] / len(val),
+                save_seconds=seconds[2],
+                memory=memory,
+                resident=resident,
+                evaluation_memory=peak_memory(),
+                checkpoint_bytes=_bytes_of(folder),
+                model_bytes=_bytes_of(folder / MODEL),
+                picture_bytes=_bytes_of(folder / PICTURES),
+                **evaluated,
+            )
+        )
+        raise _EnoughError
+
+    with suppress(_EnoughError):
+        fit(run, request.classes, train=train, val=val, report=report)
+    gc.collect()
+    return found[0]
+
+
+def _evaluated(run: RunSpec, folder: Path, val: Sequence[LabelledImage]) -> dict[str, float]:
+    """What the evaluation of a kept model takes: of each image, and to time the model."""
+    network = checkpoint.load(folder / MODEL, trusted=True, device=Workers.here().device)
+    start = time.perf_counter()
+    evaluate_network(network, val[:1], run.evaluate)
+    once, start = time.perf_counter() - start, time.perf_counter()
+    found = EvaluationAccumulator(network.classes, run.evaluate)
+    for sample, image, prediction in predict(network, val, run.evaluate.model_copy(update={"batch_size": 1})):
+        found.add(sample, image, prediction)
+    report = found.result()
+    each = (time.perf_counter() - start) / len(val)
+    place = folder / "evaluation"
+    report.write(place, "val", val)
+    return {
+        "evaluate_seconds": each,
+        "timing_seconds": max(0.0, once - 2 * each),  # it warms up with one more
+        "evaluation_bytes": _bytes_of(place) / len(val),
+    }
+
+
+def _largest(request: Request, tell: Callable[[str, object], None]) -> tuple[dict[str, object], list[str]]:
+    """The heaviest point: key after key the value at which a forward pass keeps most; and the keys that matter."""
+    chosen: dict[str, object] = {}
+    matters: list[str] = []
+    for key, searched in request.sizes.items():
+        known = {**_own(request), **chosen}
+        if not all(known.get(name) == value for name, value in searched.when.items()):
+            continue
+        weights: dict[object, float] = {}
+        for value in searched.choices or (searched.low, searched.high):
+            text = json.dumps(list(value)) if isinstance(value, list | tuple) else value
+            tell("at", {**chosen, key: text})
+            weights[text] = _weight(request, {**chosen, key: text})
+        heaviest = max(weights, key=weights.__getitem__)
+        if weights[heaviest] > _MATTERS * min(weights.values()):
+            chosen[key] = heaviest
+            matters.append(key)
+    own = _own(request)
+    return {key: value for key, value in chosen.items() if value != own.get(key)}, matters
+
+
+def _own(request: Request) -> dict[str, object]:
+    """The run's own values of the keys that other keys' `when` may name."""
+    content = request.run.model_dump(mode="json")
+    found: dict[str, object] = {}
+    for key in {*request.sizes, "model.family"}:
+        node: object = content
+        for name in key.split("."):
+            node = node.get(name) if isinstance(node, dict) else None
+        found[key] = node
+    return found
+
+
+def _weight(request: Request, point: Mapping[str, object]) -> float:
+    """Bytes that a training step holds: the states of the parameters, and what the forward pass keeps for the backward.
+
+    Infinite where the memory did not suffice.
+    """
+    try:
+        run = request.run.override(point)
+        workers = Workers.here()
+        network = checkpoint.build(run.model, request.classes, adapter=run.train.adapter, seed=run.seed)
+        network = network.to(workers.device).train()
+        rows = _repeated(request.train, run.train.batch_size)
+        network.objective = objective_of(run, declaration(run.model.family), rows, request.classes)
+        batches, _ = loader(network, rows, run, rank=0, world_size=1, pin_memory=False)
+        kept: dict[int, int] = {}
+
+        def note(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        batch = moved(next(iter(batches)), workers.device)
+        for parameter in network.parameters():
+            kept[parameter.untyped_storage().data_ptr()] = 0  # counted below
+        precision = autocast(run.train.precision, workers.device)
+        with precision, torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            terms = network(batch)
+        weight = sum(kept.values()) + 4 * adapters.parameters(network)
+        del terms
+        return float(weight + 4 * (_STATES - 1) * adapters.trained_parameters(network))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return math.inf
+
+
+def _repeated(rows: Sequence[LabelledImage], count: int) -> list[LabelledImage]:
+    return [rows[k % len(rows)] for k in range(max(1, count))]
+
+
+def _bytes_of(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _forget_peak() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory() -> int:
+    """Most bytes so far: allocated on a card, or resident where there is none."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _resident()
+
+
+def _resident() -> int:
+    """Most bytes that were resident since the process began."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,460 @@
+"""What a sweep will take: trials and how many at once, time, memory, money, disk; by doing a little of it.
+
+Each family trains, scores, saves and evaluates a few steps on images of the sweep, in a process of its own; the search
+is played with its own rules; the rest is arithmetic. What was predicted is kept in the sweep's folder, and its report
+compares it with the truth.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from math import ceil
+from pathlib import Path
+
+from segdist.core import masks, storage
+from segdist.core.errors import SpecError, StorageError
+from segdist.core.records import Instance, LabelledImage, Sample
+from segdist.core.spec import Strict, SweepSpec
+from segdist.core.terminal import say
+from segdist.core.text import counted
+from segdist.datasets.excerpt import Excerpt, excerpt
+from segdist.engine.probe import Request, Taken
+from segdist.pipeline.cluster import connected, holders
+from segdist.pipeline.label import checked_teacher, policy_of
+from segdist.pipeline.label_rows import LabelJob
+from segdist.pipeline.packing import Need, Node, fitting, memory_here, nodes_of, this_machine
+from segdist.pipeline.probing import Answer, Taught, TeacherRequest, ask
+from segdist.pipeline.run import folder_of
+from segdist.searching.forecast import Forecast, Pace, forecast
+from segdist.searching.space import baseline
+from segdist.sweepfile import label_policies
+from segdist.sweepfile.grid import conditions_first
+from segdist.sweepfile.loading import candidates, load
+
+PLAN = "plan.json"
+"""In a sweep's folder."""
+_IMAGES = 12
+"""Of each split that are looked at."""
+_DRAWS = 2
+"""Other points of the space at which each family is timed."""
+_SIZES = ("model.", "train.batch_size", "train.adapter.", "train.precision")
+"""How keys begin that may change the memory and the time of a step."""
+_USABLE = 0.95
+"""Share of a node's memory, and of a card's, that trials may have: at this, Ray begins to end them."""
+_BESIDE = 1.5e9
+"""Bytes that Ray, the driver and MLflow have beside the trials."""
+_STARTS = 22.0
+"""Seconds for what every sweep does once: Ray starts, MLflow's tables are made, the report is written."""
+_EACH_TRIAL = 1.0
+"""Seconds between the end of a trial and the first step of the next, in a process that is there already."""
+_PROCESS = 6.0
+"""Seconds until a process of Ray's has imported what training needs."""
+_RAY_DATA = 9.0
+"""Seconds until Ray Data has its first worker."""
+_ROW_BYTES = 300
+"""Of a labelled image without its masks."""
+_DATABASE = 1_400_000
+"""Bytes of MLflow's own database, embedded."""
+_CHECKPOINTS = 1.5
+"""Of a trial that are left: its latest and its best, which may be the same."""
+_REPORT_BYTES = 10e6
+"""Of pictures of trials, at most, in a report."""
+_RANKED = 10
+"""Pictures of a trial's worst, median and best images."""
+
+
+class FamilyPlan(Strict):
+    """What one family takes."""
+
+    family: str
+    own: Taken
+    """At the file's own values."""
+    timed: tuple[Taken, ...]
+    """At points of the space, to tell the time of an average trial."""
+    largest: Taken
+    """At the largest point of the space."""
+    matters: tuple[str, ...]
+    """Searched keys that change what a step holds."""
+    batch: int
+    """Images of a step at the largest point that fit: fewer than `train.batch_size` where that did not."""
+    asked: int
+    """`train.batch_size` there."""
+    lack: str = ""
+    """Why the whole batch did not fit."""
+
+
+class Plan(Strict):
+    """What a sweep is predicted to take."""
+
+    sweep: str
+    trials: int
+    epochs: tuple[float, ...]
+    """For each epoch, how many trials come to its end."""
+    images: dict[str, int]
+    nodes: tuple[str, ...]
+    at_once: int
+    families: tuple[FamilyPlan, ...]
+    seconds: dict[str, float]
+    """Of the wall clock, by step."""
+    trial_seconds: float
+    """Of the longest trial that runs to its end."""
+    cpu_hours: float
+    gpu_hours: float
+    money: float | None
+    peak_memory: int
+    """Bytes of the trial that needs most."""
+    disk: dict[str, float]
+    """Bytes, by what they hold."""
+    uploaded: dict[str, float]
+    """Bytes that leave this machine, by where they go."""
+
+    @property
+    def wall_seconds(self) -> float:
+        """From the start to the report."""
+        return sum(self.seconds.values())
+
+    @property
+    def disk_bytes(self) -> float:
+        """When the sweep is done."""
+        return sum(self.disk.values())
+
+
+def plan_sweep(file: str, overrides: Sequence[str]) -> tuple[SweepSpec, Plan]:
+    """Predict what a sweep takes, and keep that in the sweep's folder.
+
+    Args:
+        file: the sweep file.
+        overrides: `key=value`.
+
+    Raises:
+        SegdistError: the sweep cannot fit, with what would; or it cannot be run at all.
+    """
+    spec = load(file, overrides)
+    storage.check_writable(spec.storage)
+    plan = _planned(spec, excerpt(spec, images=_IMAGES))
+    storage.write_json(storage.join(folder_of(spec, "sweep"), PLAN), plan.model_dump(mode="json"))
+    return spec, plan
+
+
+def _planned(spec: SweepSpec, data: Excerpt) -> Plan:
+    say(f"probing   {', '.join(candidates(spec))}: a few steps on images of the sweep", err=True)
+    most_bytes = _USABLE * memory_here() - _BESIDE
+    teacher, rows = _taught(spec, data, most_bytes)
+    found = [_family(spec, family, data, rows, most_bytes) for family in candidates(spec)]
+    families, nodes = [one for one, _ in found], _nodes(len(found[0][1]))
+    need = _need(spec, families, found[0][1])
+    at_once = _at_once(spec, nodes, need)
+    paces = {one.family: _pace(one, data, need.workers) for one in families}
+    played = forecast(spec, at_once=at_once, pace=lambda values: paces[_family_of(spec, values)])
+    seconds = {
+        "start": _STARTS,
+        "data": 2 * data.open_seconds * sum(data.images.values()),
+        "labels": _label_seconds(spec, data, teacher, nodes),
+        "search": _PROCESS + played.seconds,
+        "evaluation": _evaluation_seconds(data, families, played, fitting(nodes, replace(need, workers=1))),
+    }
+    disk = _disk(spec, data, rows, families, played)
+    hours, price = played.trial_seconds / 3600 * need.workers, spec.resources.price_per_hour
+    plan = Plan(
+        sweep=spec.name,
+        trials=played.trials,
+        epochs=played.reached,
+        images=data.images,
+        nodes=tuple(_described(node) for node in nodes),
+        at_once=at_once,
+        families=tuple(families),
+        seconds=seconds,
+        trial_seconds=played.longest,
+        cpu_hours=hours * need.cpus,
+        gpu_hours=hours * need.gpus,
+        money=None if price is None else price * len(nodes) * sum(seconds.values()) / 3600,
+        peak_memory=max(max(one.largest.memory, one.own.memory) for one in families),
+        disk=disk,
+        uploaded=_uploaded(spec, disk),
+    )
+    _check_disk(spec, plan)
+    return plan
+
+
+def _taught(spec: SweepSpec, data: Excerpt, most_bytes: float) -> tuple[Taught | None, dict[str, list[LabelledImage]]]:
+    """What a teacher takes, and the images as trials will see them: where it has drawn no mask, with a filled box."""
+    if spec.label is None:
+        return None, {name: _with_masks(of) for name, of in data.rows.items()}
+    policy = next(label_policies.policies(spec)).spec
+    job = LabelJob(
+        policy_of(policy), data.classes, tuple(spec.data.boxes_only), "plan", checked_teacher(policy, policy_of(policy))
+    )
+    shown = [(replace(sample, split=name), content) for name, of in data.rows.items() for sample, content in of]
+    answer = ask(TeacherRequest(job, shown, job.label.cpus_per_actor), most_bytes=most_bytes)
+    if answer.lack:
+        raise SpecError(f"The teacher does not fit this machine: {answer.lack}. Name a smaller one (`label.teacher`).")
+    labelled = {name: [row for row in answer.labelled if row[0].split == name] for name in data.rows}
+    return answer.taught, {name: _with_masks(of) for name, of in labelled.items()}
+
+
+def _with_masks(rows: Sequence[LabelledImage]) -> list[LabelledImage]:
+    return [(replace(s, instances=tuple(_masked(i, s) for i in s.instances)), content) for s, content in rows]
+
+
+def _masked(instance: Instance, sample: Sample) -> Instance:
+    if instance.mask is not None:
+        return instance
+    return replace(instance, mask=masks.from_box(instance.box_xyxy, size_hw=sample.size_hw))
+
+
+def _family(
+    spec: SweepSpec, family: str, data: Excerpt, rows: Mapping[str, list[LabelledImage]], most_bytes: float
+) -> tuple[FamilyPlan, list[float]]:
+    """What a family takes, and the memory of each card of this machine.
+
+    Raises:
+        SpecError: not even one image at once fits at its largest point.
+    """
+    own_values = baseline(spec, {"model.family": family} if "model.family" in spec.space else {}) if spec.space else {}
+    request = Request(
+        run=spec.run.override(label_policies.run_values(own_values)),
+        sizes={key: spec.space[key] for key in conditions_first(spec.space) if key.startswith(_SIZES)},
+        draws=(),
+        largest=None,
+        classes=data.classes,
+        train=rows["train"],
+        val=rows.get("val") or rows["train"],
+    )
+    request = replace(request, sizes={k: r for k, r in request.sizes.items() if k != "model.family"})
+    first = answer = ask(request, most_bytes=most_bytes)
+    asked = batch = request.run.override(first.at).train.batch_size
+    while answer.lack:
+        batch //= 2
+        if not batch:
+            raise SpecError(_too_large(family, first))
+        answer = ask(replace(request, largest={**first.at, "train.batch_size": batch}), most_bytes=most_bytes)
+    largest = answer.largest or answer.own
+    assert largest is not None
+    own = first.own or largest
+    found = FamilyPlan(
+        family=family,
+        own=own,
+        timed=(own, *first.draws),
+        largest=largest,
+        matters=first.matters,
+        batch=batch,
+        asked=asked,
+        lack=first.lack,
+    )
+    return found, first.cards
+
+
+def _too_large(family: str, answer: Answer) -> str:
+    where = ", ".join(f"{key}={value}" for key, value in answer.at.items()) or "the values of the file"
+    fits = f" What fits: the values of the file, with {gigabytes(answer.own.memory)}." if answer.own else ""
+    keys = ", ".join(f"`{key}`" for key in answer.at) or f"`model.{family}.image_size`"
+    return f"`{family}` must fit with at least one image a step, but with {where} {answer.lack}.{fits} Lower {keys}."
+
+
+def _nodes(cards: int) -> list[Node]:
+    """The machines that trials will run on."""
+    if not os.environ.get("RAY_ADDRESS"):
+        return [this_machine(gpus=cards)]
+    with connected() as ray:
+        return nodes_of(ray)
+
+
+def _need(spec: SweepSpec, families: Sequence[FamilyPlan], cards: Sequence[float]) -> Need:
+    """What a trial reserves, and has to have.
+
+    Raises:
+        SpecError: a card's share is smaller than what a trial needs of it.
+    """
+    asked = spec.resources
+    if asked.gpus_per_worker and cards:
+        share = _USABLE * min(cards) * min(1.0, asked.gpus_per_worker)
+        for one in families:
+            if one.largest.memory > share:
+                raise SpecError(
+                    f"`{one.family}` needs {gigabytes(one.largest.memory)} of a card, but `resources.gpus_per_worker: "
+                    f"{asked.gpus_per_worker:g}` is {gigabytes(share)} of it. Raise that to "
+                    f"{min(1.0, ceil(100 * one.largest.memory / _USABLE / min(cards)) / 100):g}."
+                )
+    resident = max(max(one.largest.resident, one.own.resident) for one in families)
+    return Need(asked.cpus_per_worker, asked.gpus_per_worker, resident, asked.workers)
+
+
+def _at_once(spec: SweepSpec, nodes: Sequence[Node], need: Need) -> int:
+    """Trials at the same time.
+
+    Raises:
+        BackendError: not even one fits.
+    """
+    usable = [replace(node, memory=max(0.0, _USABLE * node.memory - _BESIDE)) for node in nodes]
+    fits = holders(usable, need)
+    return fits if spec.search.concurrency == "auto" else min(fits, spec.search.concurrency)
+
+
+def _family_of(spec: SweepSpec, values: Mapping[str, object]) -> str:
+    return str(values.get("model.family", spec.model.family))
+
+
+def _pace(one: FamilyPlan, data: Excerpt, workers: int) -> Pace:
+    """Of a trial of a family, on average over the points at which it was timed."""
+    each = [
+        (data.images["train"] * taken.step_seconds / taken.batch + data.images.get("val", 0) * taken.score_seconds)
+        / workers
+        + taken.save_seconds
+        for taken in one.timed
+    ]
+    return Pace(_EACH_TRIAL + one.own.setup_seconds, sum(each) / len(each))
+
+
+def _label_seconds(spec: SweepSpec, data: Excerpt, teacher: Taught | None, nodes: Sequence[Node]) -> float:
+    if spec.label is None or teacher is None:
+        return 0.0
+    images = sum(data.images.get(name, 0) for name in spec.label.splits if _is_asked(spec, name, data.rows))
+    label = spec.label
+    many = fitting(nodes, Need(max(1.0, label.cpus_per_actor), label.gpus_per_actor))
+    units = sum(ceil(data.images.get(name, 0) / label.images_per_shard) for name in label.splits)
+    actors = max(1, min(units, many if label.actors == "auto" else label.actors))
+    policies = sum(1 for _ in label_policies.policies(spec))
+    return policies * (_RAY_DATA + teacher.setup_seconds + images * teacher.image_seconds / actors)
+
+
+def _is_asked(spec: SweepSpec, split: str, rows: Mapping[str, Sequence[LabelledImage]]) -> bool:
+    """Whether the teacher has something to draw in a split."""
+    bare = any(instance.mask is None for sample, _ in rows.get(split, ()) for instance in sample.instances)
+    return bare or split in spec.data.boxes_only
+
+
+def _evaluation_seconds(data: Excerpt, families: Sequence[FamilyPlan], played: Forecast, at_once: int) -> float:
+    each = [
+        _PROCESS + one.own.timing_seconds + data.images.get("val", 0) * one.own.evaluate_seconds for one in families
+    ]
+    test = max(_PROCESS + data.images.get("test", 0) * one.own.evaluate_seconds for one in families)
+    return ceil(played.trials / max(1, at_once)) * sum(each) / len(each) + test * ("test" in data.images)
+
+
+def _disk(
+    spec: SweepSpec,
+    data: Excerpt,
+    rows: Mapping[str, list[LabelledImage]],
+    families: Sequence[FamilyPlan],
+    played: Forecast,
+) -> dict[str, float]:
+    def mean(of: Sequence[float]) -> float:
+        return sum(of) / len(of)
+
+    def picture(one: FamilyPlan) -> float:
+        return one.own.picture_bytes / max(1, spec.evaluate.pictures)
+
+    shown = [sample for of in rows.values() for sample, _ in of]
+    label_bytes = mean([float(sum(len(i.mask.counts) if i.mask else 0 for i in s.instances)) for s in shown])
+    sets = sum(1 for _ in label_policies.policies(spec)) if spec.label else 0
+    images, kept = sum(data.images.values()), data.images.get("val", 0)
+    model = mean(
+        [
+            one.own.model_bytes + one.own.picture_bytes + _RANKED * picture(one) + kept * one.own.evaluation_bytes
+            for one in families
+        ]
+    )
+    shown_of_all = played.trials * mean([float(one.own.picture_bytes) for one in families])
+    shown_of_best = max((_RANKED + spec.evaluate.pictures) * picture(one) for one in families)
+    return {
+        "data": data.shard_bytes,
+        "labels": sets * images * (label_bytes + _ROW_BYTES),
+        "checkpoints": _CHECKPOINTS * played.trials * mean([float(one.own.checkpoint_bytes) for one in families]),
+        "models": played.trials * model + _DATABASE,
+        "report": 2 * 4 / 3 * (min(_REPORT_BYTES, shown_of_all) + shown_of_best),  # in base64, in two places
+    }
+
+
+def _uploaded(spec: SweepSpec, disk: Mapping[str, float]) -> dict[str, float]:
+    """What leaves this machine."""
+    tracked, stored = ("models", "report"), ("data", "labels", "checkpoints", "report")
+    found = {}
+    if "://" in spec.tracking.uri and not spec.tracking.uri.startswith("sqlite"):
+        found[spec.tracking.uri] = sum(disk[name] for name in tracked)
+    if not storage.is_local(spec.storage):
+        embedded = ("models",) if spec.tracking.uri == "embedded" else ()
+        found[spec.storage] = sum(disk[name] for name in (*stored, *embedded))
+    return found
+
+
+def _check_disk(spec: SweepSpec, plan: Plan) -> None:
+    """Refuse what the disk of the storage cannot hold.
+
+    Raises:
+        StorageError: it cannot.
+    """
+    if not storage.is_local(spec.storage):
+        return
+    free = free_bytes(spec.storage)
+    once = plan.disk["data"] + plan.disk["labels"]
+    if plan.disk_bytes > free - storage.SPARE_BYTES:
+        each = (plan.disk_bytes - once) / max(1, plan.trials)
+        fits = int((free - storage.SPARE_BYTES - once) / each) if each else 0
+        what = f"`search.trials: {fits}` would fit" if fits > 0 else "Not even one trial would fit"
+        raise StorageError(
+            f"{spec.storage} must hold {gigabytes(plan.disk_bytes)} when the sweep is done and leave "
+            f"{gigabytes(storage.SPARE_BYTES)}, but its disk has {gigabytes(free)} free. {what}: make space, or name "
+            "another `storage`."
+        )
+
+
+def _described(node: Node) -> str:
+    cards = f", {counted(node.gpus, 'card')}" if node.gpus else ""
+    return f"{node.name}: {counted(node.cpus, 'CPU')}{cards}, {gigabytes(node.memory)}"
+
+
+def free_bytes(uri: str) -> int:
+    """Free bytes of the disk that a local folder is on, or will be."""
+    folder = Path(storage.absolute(uri))
+    return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
+
+
+def gigabytes(size: float) -> str:
+    """A number of bytes for people."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def text_of(plan: Plan) -> str:
+    """The plan for people, below what `segdist check` says of the sweep."""
+    last = len(plan.epochs)
+    steps = [e for e in range(1, last) if round(plan.epochs[e]) != round(plan.epochs[e - 1])]
+    rungs = [f"{plan.epochs[e - 1]:.0f} to epoch {e}" for e in (*steps, last)]
+    lines = [
+        f"  images    {', '.join(f'{name} {count}' for name, count in plan.images.items())}",
+        f"  trials    {counted(plan.trials, 'trial')}: {', '.join(rungs)}",
+        f"  at once   {counted(plan.at_once, 'trial')} on {'; '.join(plan.nodes)}",
+        *(line for one in plan.families for line in _family_lines(one)),
+        f"  time      {clock(plan.wall_seconds)}: "
+        + ", ".join(f"{k} {clock(v)}" for k, v in plan.seconds.items() if v),
+        f"  costs     {plan.cpu_hours:.2f} CPU-hours"
+        + (f", {plan.gpu_hours:.2f} GPU-hours" if plan.gpu_hours else "")
+        + (f", {plan.money:.2f} at `resources.price_per_hour`" if plan.money is not None else ""),
+        f"  disk      {gigabytes(plan.disk_bytes)}: "
+        + ", ".join(f"{k} {gigabytes(v)}" for k, v in plan.disk.items() if v),
+        "            not counted: a copy of the data in each node's SEGDIST_CACHE",
+        "  uploaded  " + ("; ".join(f"{gigabytes(v)} to {k}" for k, v in plan.uploaded.items()) or "nothing"),
+    ]
+    return "\n".join(lines)
+
+
+def _family_lines(one: FamilyPlan) -> Iterator[str]:
+    at = ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in one.largest.point.items())
+    yield (
+        f"  {one.family:<9} {gigabytes(one.own.memory)}, {1000 * one.own.step_seconds:.0f} ms a step of "
+        f"{one.own.batch}, "
+        f"{1000 * one.own.score_seconds:.0f} ms an image scored"
+    )
+    if at:
+        yield (
+            f"            largest point ({at}): {gigabytes(one.largest.memory)}, "
+            f"{1000 * one.largest.step_seconds:.0f} ms a step"
+        )
+    if one.lack:
+        yield f"            a step of {one.asked} does not fit ({one.lack}): one of {one.batch} does"

@@ -1,0 +1,159 @@
+"""A plan says what a sweep takes, keeps that beside it, and refuses what cannot fit with what would."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segdist.core import storage
+from segdist.core.errors import DataError, SpecError, StorageError
+from segdist.engine.probe import Request, Taken
+from segdist.pipeline import plan as planning
+from segdist.pipeline.packing import Node
+from segdist.pipeline.plan import PLAN, Plan, clock, plan_sweep, text_of
+from segdist.pipeline.probing import Answer, TeacherRequest, ask
+from segdist.pipeline.run import folder_of
+from tests.engine.drawn import CLASSES, roofs, tiny_run
+
+GB = 1_000_000_000
+
+
+def taken(point: dict[str, Any], *, batch: int = 8, memory: float = 2.0) -> Taken:
+    """What a family took, in round numbers."""
+    return Taken(
+        point=point,
+        batch=batch,
+        setup_seconds=1.0,
+        step_seconds=0.5,
+        score_seconds=0.1,
+        save_seconds=0.2,
+        evaluate_seconds=0.3,
+        timing_seconds=2.0,
+        memory=int(memory * GB),
+        resident=int(memory * GB),
+        evaluation_memory=GB,
+        checkpoint_bytes=30_000_000,
+        model_bytes=10_000_000,
+        picture_bytes=200_000,
+        evaluation_bytes=1000.0,
+    )
+
+
+class Machine:
+    """A machine of a certain size, on which probes answer at once."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, *, gigabytes: float = 16, cards: tuple[float, ...] = ()
+    ) -> None:
+        self.asked: list[dict[str, object]] = []
+        self.cards = [card * GB for card in cards]
+        self.each_image = 0.25
+        monkeypatch.setattr(planning, "ask", self)
+        monkeypatch.setattr(planning, "memory_here", lambda: int(gigabytes * GB))
+        monkeypatch.setattr(planning, "this_machine", lambda gpus: Node("here", 4, gpus, gigabytes * GB))
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+    def __call__(self, request: Request | TeacherRequest, *, most_bytes: float) -> Answer:
+        assert isinstance(request, Request)
+        point: dict[str, object] = {"train.batch_size": 8} if request.largest is None else dict(request.largest)
+        self.asked.append(point)
+        batch = int(str(point["train.batch_size"]))
+        needed = self.each_image * batch
+        answer = Answer(cards=self.cards, at=point)
+        if request.largest is None:
+            answer.own = taken({}, batch=2, memory=0.5)
+        if needed * GB > most_bytes:
+            answer.lack = f"it needs more than {most_bytes / GB:.1f} GB"
+        else:
+            answer.matters, answer.largest = ("train.batch_size",), taken(point, batch=batch, memory=needed)
+        return answer
+
+
+def test_a_plan_of_a_sweep_is_kept_in_its_folder_and_starts_no_trial(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Machine(monkeypatch)
+    spec, plan = plan_sweep(str(sweep), ["resources.price_per_hour=3.6"])
+    assert plan.trials == 3
+    assert plan.at_once == 4
+    assert plan.images == {"train": 17, "val": 4, "test": 3}
+    epochs = 17 * 0.5 / 2 + 4 * 0.1 + 0.2
+    assert plan.trial_seconds == pytest.approx(planning._EACH_TRIAL + 1.0 + 6 * epochs)
+    assert plan.money == pytest.approx(plan.wall_seconds * 3.6 / 3600)
+    assert plan.peak_memory == 2 * GB
+    assert plan.disk["checkpoints"] == planning._CHECKPOINTS * 3 * 30_000_000
+    kept = storage.read_json(storage.join(folder_of(spec), PLAN))
+    assert Plan.model_validate(kept) == plan
+    assert {entry.uri.rpartition("/")[2] for entry in storage.find(spec.storage)} == {PLAN}
+    text = text_of(plan)
+    assert "3 trials: 3 to epoch 2" in text
+    assert "largest point (batch_size=8): 2.00 GB" in text
+    assert re.search(rf"time +{clock(plan.wall_seconds)}: start", text)
+
+
+def test_memory_decides_how_many_trials_run_at_once(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Machine(monkeypatch, gigabytes=7)
+    assert plan_sweep(str(sweep), [])[1].at_once == 2  # 95 % of seven, less what Ray has, is 5.15
+
+
+def test_a_step_that_does_not_fit_is_halved_until_it_does(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, gigabytes=3)
+    plan = plan_sweep(str(sweep), [])[1]
+    assert [point["train.batch_size"] for point in machine.asked] == [8, 4]
+    assert (plan.families[0].asked, plan.families[0].batch) == (8, 4)
+    assert "a step of 8 does not fit (it needs more than 1.4 GB): one of 4 does" in text_of(plan)
+
+
+def test_a_point_that_fits_with_no_image_is_refused_with_what_fits(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(monkeypatch, gigabytes=3)
+    machine.each_image = 2.0
+    with pytest.raises(
+        SpecError, match=r"batch_size=8 it needs more than.*What fits: the values of the file.*0\.50 GB"
+    ):
+        plan_sweep(str(sweep), [])
+    assert not storage.find(str(sweep.parent / "storage")), "nothing was kept"
+
+
+def test_a_share_of_a_card_that_is_too_small_is_refused_with_one_that_is_not(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Machine(monkeypatch, cards=(4, 4))
+    with pytest.raises(SpecError, match=r"2\.00 GB of a card.*gpus_per_worker: 0\.4.*1\.52 GB.*Raise that to 0\.53"):
+        plan_sweep(str(sweep), ["resources.gpus_per_worker=0.4"])
+    assert plan_sweep(str(sweep), ["resources.gpus_per_worker=0.6"])[1].at_once == 2
+
+
+def test_a_disk_that_is_too_small_is_refused_with_how_many_trials_fit(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Machine(monkeypatch)
+    monkeypatch.setattr(planning, "free_bytes", lambda _: storage.SPARE_BYTES + 140_000_000)
+    with pytest.raises(StorageError, match=r"`search\.trials: 2` would fit"):
+        plan_sweep(str(sweep), [])
+
+
+def test_data_that_are_not_there_are_said_before_anything_is_probed(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(monkeypatch)
+    with pytest.raises(DataError):
+        plan_sweep(str(sweep), ["data.sources=[{format: coco, path: /nowhere/a.json}]"])
+    assert not machine.asked
+
+
+def test_a_probe_that_takes_more_memory_than_it_may_is_ended() -> None:
+    request = Request(tiny_run(), {}, (), None, CLASSES, roofs(2), roofs(2))
+    assert "it needs more than 0.0 GB" in ask(request, most_bytes=20e6).lack
+
+
+@pytest.mark.slow  # imports torch in two processes: 20 seconds
+def test_the_command_probes_really_and_prints_json(sweep: Path, segdist: Any) -> None:
+    done = segdist("plan", sweep, "--json")
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["families"][0]["own"]["memory"] > 5e7
+    assert plan["families"][0]["own"]["step_seconds"] > 0

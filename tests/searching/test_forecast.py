@@ -1,0 +1,59 @@
+"""A search that is played in advance keeps the rules of the search."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from segdist.searching.forecast import Pace, forecast
+from tests.searching.sweeps import sweep
+
+
+def even(values: Mapping[str, Any]) -> Pace:
+    return Pace(setup=2.0, epoch=1.0)
+
+
+def test_without_early_stopping_every_trial_comes_to_its_end() -> None:
+    played = forecast(sweep(trials=6, asha=None), at_once=2, pace=even)
+    assert played.trials == 6
+    assert played.reached == (6.0,) * 9
+    assert played.longest == 11.0
+    assert played.trial_seconds == 66.0
+    assert played.seconds == 33.0
+
+
+def test_of_many_trials_about_one_in_three_survives_each_rung() -> None:
+    played = forecast(sweep(trials=90, asha={"grace_epochs": 2, "reduction_factor": 3}), at_once=1, pace=even)
+    assert played.reached[:2] == (90.0, 90.0)
+    assert played.reached[2] == played.reached[5]
+    assert 24 < played.reached[2] < 42
+    assert 8 < played.reached[8] < 20
+    assert played.seconds == pytest.approx(90 * 2 + sum(played.reached))
+
+
+def test_the_best_after_one_epoch_go_on_alone() -> None:
+    played = forecast(sweep(trials=8, stop={"top_after": 1, "keep": 3}), at_once=2, pace=even)
+    assert played.reached == (8.0, *(3.0,) * 8)
+
+
+def test_an_error_is_better_when_lower() -> None:
+    high, low = (
+        forecast(sweep(trials=30, metric=name), at_once=1, pace=even) for name in ("val/iou", "val/hausdorff_95")
+    )
+    assert high.reached == low.reached
+
+
+def test_a_grid_comes_to_its_end_and_trials_may_differ_in_length_and_pace() -> None:
+    space = {"train.lr": [1e-3, 2e-3], "train.loss.dice": [0.5], "train.epochs": [2, 4]}
+    grid = sweep(space=space, sampler="grid", trials=50, asha=None)
+    played = forecast(grid, at_once=1, pace=lambda values: Pace(0.0, 1.0 if values["train.lr"] == 1e-3 else 2.0))
+    assert played.trials == 4
+    assert played.reached == (4.0, 4.0, 2.0, 2.0)
+    assert played.trial_seconds == (2 + 4) * (1 + 2)
+
+
+def test_of_very_many_trials_some_are_played_and_the_others_are_told_from_them() -> None:
+    played = forecast(sweep(trials=4000, asha=None), at_once=4, pace=even)
+    assert played.trials == 4000
+    assert played.reached == (4000.0,) * 9
+    assert played.seconds == pytest.approx(4000 * 11 / 4)
