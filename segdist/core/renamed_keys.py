@@ -13,7 +13,6 @@ from typing import Any
 
 KEYS: Mapping[str, str] = {
     "label.most_actors": "label.max_actors",
-    "train.accumulate": "train.gradient_accumulation_steps",
     "train.adapter.beside": "train.adapter.modules_to_save",
     "train.start": "train.init_from",
 }
@@ -37,6 +36,8 @@ VALUES: Mapping[str, Mapping[str, str]] = {
     "train.augment_groups": _AUGMENTATIONS,
 }
 """New names of values, by key."""
+_FACTORS = ("train.accumulate", "train.gradient_accumulation_steps")
+"""Keys that `train.batch_size`, then of one worker and pass, was multiplied by, as by `resources.workers`."""
 ReportOldName = Callable[[tuple[str, ...], str], None]
 """Takes the path of an old name, and what it is called now, in words."""
 _REFERENCE = re.compile(r"\$\{(\.*)([\w.]+)\}")
@@ -71,6 +72,7 @@ def current(
     """
     copy: dict[str, Any] = _copied(content)
     prefix = f"{under}." if under else ""
+    _multiply_batch(copy, prefix, report)
     for old in (name for name in (*KEYS, *SPLIT) if name.startswith(prefix)):
         *parents, leaf = old.removeprefix(prefix).split(".")
         node = _at(copy, parents)
@@ -98,6 +100,11 @@ def current_values(values: Mapping[str, object]) -> dict[str, Any]:
         ValueError: an old name stands beside its new one.
     """
     found: dict[str, Any] = {}
+    factors = [key for key in _FACTORS if key in values]
+    if factors:
+        size = _whole_batch(factors[0], values[factors[0]], values.get("train.batch_size"))
+        values = {key: value for key, value in values.items() if key not in factors}
+        values = values if size is None else {**values, "train.batch_size": size}
     for key, value in values.items():
         new = current_key(key, [value])
         if new in found or (new != key and new in values):
@@ -139,7 +146,7 @@ def current_value(key: str, value: object) -> Any:
 
 
 def without_later(content: Mapping[str, object]) -> dict[str, Any]:
-    """Without keys that came later, where they change nothing: what was asked before there were any is the same still.
+    """Without keys that came later, where they change nothing, with one that went: what was asked before is the same.
 
     Args:
         content: a whole run or sweep, under the names of today.
@@ -150,6 +157,9 @@ def without_later(content: Mapping[str, object]) -> dict[str, Any]:
         node = _at(copy, parents)
         if isinstance(node, dict) and leaf in node and node[leaf] == as_before:
             del node[leaf]
+    train = copy.get("train")
+    if isinstance(train, dict) and "batch_size" in train:
+        train["gradient_accumulation_steps"] = 1  # a key that there was, without which the batch is a step's
     return copy
 
 
@@ -165,6 +175,8 @@ def as_first_recorded(content: Mapping[str, object]) -> dict[str, Any]:
         node = _at(copy, parents)
         if isinstance(node, dict) and leaf in node:
             node[old.rpartition(".")[2]] = node.pop(leaf)
+    if isinstance(train := copy.get("train"), dict) and "gradient_accumulation_steps" in train:
+        train["accumulate"] = train.pop("gradient_accumulation_steps")
     for old, (*both, off) in SPLIT.items():
         *parents, leaf = old.split(".")
         node = _at(copy, parents)
@@ -182,6 +194,40 @@ def as_first_recorded(content: Mapping[str, object]) -> dict[str, Any]:
     if isinstance(copy.get("space"), dict):
         copy["space"] = {_first_key(key): _first_range(key, range_) for key, range_ in copy["space"].items()}
     return copy
+
+
+def _multiply_batch(copy: dict[str, object], prefix: str, report: ReportOldName) -> None:
+    """Make the batch of a worker and pass that of a step, where a key says that it is the former."""
+    for old in _FACTORS:
+        *parents, leaf = old.removeprefix(prefix).split(".")
+        node = _at(copy, parents)
+        if not old.startswith(prefix) or not isinstance(node, dict) or leaf not in node:
+            continue
+        before, workers = node.get("batch_size"), _at(copy, ("resources", "workers")) or 1
+        size = _whole_batch(old, node[leaf], before if workers == 1 or before is None else before * workers)
+        del node[leaf]
+        if size is not None:
+            node["batch_size"] = size
+            resources = copy.get("resources", {})
+            if not prefix and isinstance(resources, dict):
+                copy["resources"] = {"micro_batch": before, **resources}
+        report((*parents, leaf), f"`{old}` is part of `train.batch_size` now, the images of a step of the optimiser")
+
+
+def _whole_batch(old: str, factor: object, batch: object) -> int | None:
+    """Images of a step; None where the batch size is not given and stays what it is.
+
+    Raises:
+        ValueError: the numbers are not there to be multiplied.
+    """
+    if batch is None and factor == 1:
+        return None
+    if isinstance(factor, bool) or not isinstance(factor, int) or factor < 1 or not isinstance(batch, int):
+        raise ValueError(
+            f"`{old}` is gone: write `train.batch_size` for the images of a step of the optimiser, over all workers "
+            "and passes, and `resources.micro_batch` for those that a worker computes at once"
+        )
+    return batch * factor
 
 
 def _first_key(key: str) -> str:

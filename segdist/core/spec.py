@@ -473,9 +473,7 @@ class TrainSpec(Placed):
     epochs: Count = 10
     """Passes over the training split; with `phases`, theirs count instead."""
     batch_size: int = Field(default=8, gt=0, le=4096)
-    """Images per worker and step."""
-    gradient_accumulation_steps: Count = 1
-    """Steps whose gradients are added before the optimiser moves."""
+    """Images per step of the optimiser, over all workers; how they are computed is `resources.micro_batch`."""
     lr: PositiveFloat = 1e-3
     """Peak learning rate of AdamW."""
     encoder_lr_factor: float = Field(default=1.0, gt=0, le=1)
@@ -672,6 +670,10 @@ class ResourceSpec(Strict):
     price_per_hour: PositiveFloat | None = None
     """What an hour of a node costs, in any currency: machines are billed from start to end, idle or not. Where nodes
     cost differently, their mean; of a cluster that others use too, the share that is yours."""
+    micro_batch: Count | None = None
+    """Images of one worker's forward pass; gradients are added up until a step has `train.batch_size` images. Fewer
+    need less memory and change nothing else, but that batch norms see micro-batches; null: all of the worker's share.
+    """
     max_failures: int = Field(default=2, ge=0, le=1_000_000)
     """Times a crashed trial is resumed from its last checkpoint."""
 
@@ -691,6 +693,15 @@ class RunSpec(Placed):
     """What it runs on."""
     seed: Seed = 0
     """Seed of weights, order and augmentation."""
+
+    @model_validator(mode="after")
+    def _every_worker_has_an_image(self) -> Self:
+        if self.train.batch_size < self.resources.workers:
+            raise ValueError(
+                "`train.batch_size` is over all workers and must be at least `resources.workers`, but got "
+                f"{self.train.batch_size} for {self.resources.workers} workers"
+            )
+        return self
 
     @property
     def fingerprint(self) -> str:

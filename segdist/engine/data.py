@@ -56,38 +56,61 @@ class Examples(Dataset[Example]):
 
 
 class EpochBatches(Sampler[list[EpochIndex]]):
-    """Batches of one epoch for one worker; every worker gets the same number, so that none waits for another.
+    """Micro-batches of one epoch for one worker.
+
+    A step of the optimiser takes the next `batch_size` images of the epoch's order, whoever computes them and in how
+    many passes: each worker its share of them, in micro-batches. For a last, smaller batch there may be fewer images
+    than workers: one that has none is given another's, which does not count, so that no worker waits for it.
+
+    Args:
+        count: images.
+        batch_size: images of a step, over all workers.
+        micro_batch: images of a worker and pass.
+        seed: of the order.
+        rank: this worker.
+        world_size: workers.
 
     Attributes:
         epoch: chooses the order.
         weights: (N,) how often each image is to be drawn; None draws each once.
     """
 
-    def __init__(self, count: int, *, batch_size: int, seed: int, rank: int, world_size: int) -> None:
-        self._count, self._batch_size, self._seed = count, batch_size, seed
+    def __init__(self, count: int, *, batch_size: int, micro_batch: int, seed: int, rank: int, world_size: int) -> None:
+        self._count, self._batch_size, self._micro_batch, self._seed = count, batch_size, micro_batch, seed
         self._rank, self._world_size = rank, world_size
         self.epoch = 0
         self.weights: Weights | None = None
 
     def __len__(self) -> int:
-        return math.ceil(self._share / self._batch_size)
+        return sum(map(len, self.steps))
 
     def __iter__(self) -> Iterator[list[EpochIndex]]:
         order = epoch_order(self._count, np.random.default_rng((self._seed, self.epoch)), self.weights)
-        whole = np.resize(order, self._share * self._world_size)  # a few images twice rather than workers out of step
-        mine = [(self.epoch, int(i)) for i in whole[self._rank :: self._world_size]]
-        yield from (mine[i : i + self._batch_size] for i in range(0, len(mine), self._batch_size))
+        for start in range(0, self._count, self._batch_size):
+            step = order[start : start + self._batch_size]
+            mine = [(self.epoch, int(i)) for i in step[self._rank :: self._world_size]] or [(self.epoch, int(step[0]))]
+            yield from (mine[i : i + self._micro_batch] for i in range(0, len(mine), self._micro_batch))
 
     @property
-    def _share(self) -> int:
-        return math.ceil(self._count / self._world_size)
+    def steps(self) -> list[list[int]]:
+        """For each step of the optimiser, the images that count in each of this worker's micro-batches."""
+        sizes = [min(self._batch_size, self._count - start) for start in range(0, self._count, self._batch_size)]
+        shares = [len(range(self._rank, size, self._world_size)) for size in sizes]
+        return [[min(self._micro_batch, n - k) for k in range(0, n, self._micro_batch)] or [0] for n in shares]
 
 
 def loader(
     network: Segmenter, rows: LabelledImages, run: RunSpec, *, rank: int, world_size: int, pin_memory: bool
 ) -> tuple[DataLoader[Batch], EpochBatches]:
-    """Batches of collated examples, and the sampler whose `epoch` chooses their order."""
-    batches = EpochBatches(len(rows), batch_size=run.train.batch_size, seed=run.seed, rank=rank, world_size=world_size)
+    """Micro-batches of collated examples, and the sampler whose `epoch` chooses their order."""
+    batches = EpochBatches(
+        len(rows),
+        batch_size=run.train.batch_size,
+        micro_batch=run.resources.micro_batch or math.ceil(run.train.batch_size / world_size),
+        seed=run.seed,
+        rank=rank,
+        world_size=world_size,
+    )
     if run.train.sampling:
         batches.weights = image_weights(run.train.sampling, rows, network.classes)
     recipes = Recipes(run.train.augment, run.train.augment_classes, run.train.augment_groups)

@@ -2,9 +2,9 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import Protocol
+from itertools import islice
 
 import torch
 from torch import nn
@@ -13,28 +13,23 @@ from segdist import adapters
 from segdist.core.errors import SpecError
 from segdist.core.plugins import Batch
 from segdist.engine.precision import autocast
+from segdist.engine.shares import Share, shares
 from segdist.engine.state import Fit
 
 Metrics = dict[str, float]
+_BALANCE = "balance"
 
 
-class Batches(Protocol):
-    """The batches of an epoch, as a loader gives them."""
-
-    def __len__(self) -> int:
-        """How many there are."""
-
-    def __iter__(self) -> Iterator[Batch]:
-        """One after the other."""
-
-
-def train_epoch(state: Fit, parallel: nn.Module, batches: Batches, *, images: int) -> Metrics:
+def train_epoch(
+    state: Fit, parallel: nn.Module, batches: Iterable[Batch], *, steps: Sequence[Sequence[int]], images: int
+) -> Metrics:
     """Train on every batch once; what was measured, by the names of MLflow.
 
     Args:
         state: moved on by an epoch.
         parallel: its network, wrapped for data-parallel training.
         batches: of this worker.
+        steps: for each step of the optimiser, the images that count in each of this worker's batches.
         images: of all workers.
 
     Raises:
@@ -42,7 +37,7 @@ def train_epoch(state: Fit, parallel: nn.Module, batches: Batches, *, images: in
     """
     state.reseed()
     start = time.perf_counter()
-    metrics = _all_steps(state, parallel, batches)
+    metrics = _all_steps(state, parallel, iter(batches), steps)
     seconds = time.perf_counter() - start
     state.epoch += 1
     sizes = {
@@ -54,24 +49,19 @@ def train_epoch(state: Fit, parallel: nn.Module, batches: Batches, *, images: in
     return metrics | sizes | progress
 
 
-def _all_steps(state: Fit, parallel: nn.Module, batches: Batches) -> Metrics:
+def _all_steps(state: Fit, parallel: nn.Module, batches: Iterator[Batch], steps: Sequence[Sequence[int]]) -> Metrics:
     """One pass over the training split; means of the loss terms, the gradient norm and the last learning rate."""
     _train_mode(parallel)
     values: dict[str, list[float]] = {}
     norms: list[float] = []
-    steps_per_update = state.run.train.gradient_accumulation_steps
-    for batch, share, moves in in_groups(batches, steps_per_update):
-        with nullcontext() if moves else state.workers.unsynchronised(parallel):
-            terms = _losses(state, parallel, batch)
-            torch.autograd.backward(state.scaler.scale(terms["loss"] * share))
+    for counts in steps:
+        for name, value in _add_gradients(state, parallel, list(islice(batches, len(counts))), counts).items():
+            values.setdefault(name, []).append(value)
         if not state.gradients_checked:
             _check_gradients(state)
-        for name, value in terms.items():
-            values.setdefault(name, []).append(float(value.detach()))
-        if moves:
-            norms.append(_step(state))
-            state.count_step()
-            state.first_step_at = state.first_step_at or time.time()
+        norms.append(_step(state))
+        state.count_step()
+        state.first_step_at = state.first_step_at or time.time()
     metrics: Metrics = {
         f"train/{'loss' if name == 'loss' else f'loss/{name}'}": state.workers.mean(_finite_mean(steps))
         for name, steps in values.items()
@@ -97,23 +87,29 @@ def _finite_mean(values: list[float]) -> float:
     return sum(finite) / len(finite) if finite else math.nan
 
 
-def in_groups(batches: Batches, steps_per_update: int) -> Iterator[tuple[Batch, float, bool]]:
-    """Batches, each with its share of its group's step, and whether the optimiser moves after it."""
-    last = len(batches)
-    in_last_group = last % steps_per_update or steps_per_update
-    for number, batch in enumerate(batches, start=1):
-        size = in_last_group if number > last - in_last_group else steps_per_update
-        yield batch, 1 / size, number % steps_per_update == 0 or number == last
+def _add_gradients(state: Fit, parallel: nn.Module, step: Sequence[Batch], counts: Sequence[int]) -> Metrics:
+    """Add up the gradients of one step of the optimiser; its loss terms, as a mean over the workers."""
+    terms: Metrics = {}
+    of_batches = shares(state.network, step, counts, workers=state.workers)
+    for number, (batch, share) in enumerate(zip(step, of_batches, strict=True), start=1):
+        with nullcontext() if number == len(step) else state.workers.unsynchronised(parallel):
+            found = _losses(state, parallel, batch, share)
+            torch.autograd.backward(state.scaler.scale(found["loss"]))
+        for name, value in found.items():
+            terms[name] = terms.get(name, 0.0) + float(value.detach())
+    return terms
 
 
-def _losses(state: Fit, parallel: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+def _losses(state: Fit, parallel: nn.Module, batch: Batch, share: Share) -> dict[str, torch.Tensor]:
+    """The loss and its terms, each the batch's part of the step's."""
     with autocast(state.run.train.precision, state.workers.device):
         terms: dict[str, torch.Tensor] = parallel(moved(batch, state.workers.device))
-    weighted = [state.loss_weights[name] * value for name, value in terms.items()]
+    terms, weights = dict(terms), {**state.loss_weights, _BALANCE: 1.0}
     balance = adapters.balance_loss(state.network)
     if balance is not None:
-        terms, weighted = {**terms, "balance": balance}, [*weighted, balance]
-    return {**terms, "loss": torch.stack([w.float() for w in weighted]).sum()}
+        terms[_BALANCE] = balance
+    terms = {name: value * share(name) for name, value in terms.items()}
+    return {**terms, "loss": torch.stack([(weights[name] * value).float() for name, value in terms.items()]).sum()}
 
 
 def _train_mode(network: nn.Module) -> None:

@@ -72,7 +72,7 @@ def fit(
     batches, sampler = loader(
         network, train, run, rank=workers.rank, world_size=workers.world_size, pin_memory=workers.device.type == "cuda"
     )
-    state = Fit(run, network, family, workers, objective.weights, steps_per_epoch=len(sampler), kept=kept)
+    state = Fit(run, network, family, workers, objective.weights, steps_per_epoch=len(sampler.steps), kept=kept)
     if resume:
         state.resume(resume)
     for number, epochs in state.remaining():
@@ -80,7 +80,7 @@ def fit(
         parallel = workers.parallel(network)  # anew, because it knows only what is trained when it is made
         for epoch in epochs:
             sampler.epoch = epoch
-            metrics = train_epoch(state, parallel, batches, images=len(train))
+            metrics = train_epoch(state, parallel, batches, steps=sampler.steps, images=len(train))
             if metrics["diverged"]:
                 report(metrics | {f"val/{name}": _worst(name) for name in run.evaluate.each_epoch}, None)
                 return state.finished()

@@ -1,6 +1,5 @@
 """The state of one fit: the model, what moves it, how far it came; its phases and its checkpoints."""
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -41,7 +40,7 @@ class Fit:
         family: what the model's family declares.
         workers: this process's place among the workers.
         loss_weights: of each term.
-        steps_per_epoch: steps of this worker.
+        steps_per_epoch: steps of the optimiser.
         trainable: names of the parameters that some phase trains.
         averages: the moving average of the weights; None without `train.ema`.
         scaler: of the loss; does nothing but in float16.
@@ -104,7 +103,6 @@ class Fit:
                 f"`train.phases.{number}` must train something, but it freezes the encoder, and "
                 f"`train.adapter.kind: {self.run.train.adapter.kind}` trains nothing beside it"
             )
-        steps = math.ceil(self.steps_per_epoch / self.run.train.gradient_accumulation_steps) * phase.epochs
         self.optimizer = adamw(
             self.network,
             phase,
@@ -113,7 +111,7 @@ class Fit:
             layer_decay=self.run.train.layer_decay,
             blocks=self.family.encoder_blocks,
         )
-        self.schedule = rates(self.optimizer, phase, steps=steps)
+        self.schedule = rates(self.optimizer, phase, steps=self.steps_per_epoch * phase.epochs)
         if self._saved.get("phase") == number:
             self.optimizer.load_state_dict(self._saved["optimizer"])
             self.schedule.load_state_dict(self._saved["schedule"])
@@ -151,7 +149,7 @@ class Fit:
         checkpoint.restore(self.network, model, frozen_digest=checkpoint.describe(model).frozen_digest)
         self._saved = torch.load(folder / TRAINING, weights_only=True, map_location="cpu")
         self.epoch = self._saved["epoch"]
-        self.steps = self.epoch * math.ceil(self.steps_per_epoch / self.run.train.gradient_accumulation_steps)
+        self.steps = self.epoch * self.steps_per_epoch
         if self._saved.get("scaler"):
             self.scaler.load_state_dict(self._saved["scaler"])
         averaged = self._saved.pop("averaged", {"steps": self.steps, "weights": {}})

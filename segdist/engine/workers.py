@@ -61,6 +61,14 @@ class Workers:
         distributed.all_gather_object(parts, mine)
         return [item for part in parts for item in part]
 
+    def totals(self, values: list[float]) -> list[float]:
+        """The sums of numbers over the workers, each of which gives as many."""
+        if self.world_size == 1:
+            return values
+        summed = torch.tensor(values, dtype=torch.float64, device=self.device)
+        distributed.all_reduce(summed)
+        return [float(value) for value in summed]
+
     def mean(self, value: float) -> float:
         """The mean of a number over the workers."""
         values = self.gather([value])

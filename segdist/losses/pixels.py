@@ -64,10 +64,10 @@ def focal(
 def class_dice(
     logits_BKHW: Tensor, target_BHW: Tensor, *, ignore_BHW: Tensor, weight_BHW: Tensor | None = None
 ) -> Tensor:
-    """Mean `dice` of the classes that occur in the batch, background left out, each over all images at once.
+    """Mean `dice` over images and the classes that they show, background left out.
 
-    A class that does not occur adds nothing here: its Dice loss is 1 whatever small probability is left, and with
-    small batches the rare classes would be unlearned at most steps. Cross-entropy sees its false positives.
+    A class that an image does not show adds nothing here: its Dice loss is 1 whatever small probability is left, and
+    the rare classes would be unlearned at most steps. Cross-entropy sees its false positives.
 
     Args:
         logits_BKHW: one logit a class, background first.
@@ -75,11 +75,10 @@ def class_dice(
         ignore_BHW: True where a pixel is ignored.
         weight_BHW: how much each pixel counts; None counts them equally.
     """
-    probabilities_KBHW, target_KBHW, ignore_KBHW, occurs_K = _by_class(logits_BKHW, target_BHW, ignore_BHW)
-    values_K = dice(
-        probabilities_KBHW, target_KBHW, ignore_NHW=ignore_KBHW, weight_NHW=_expanded(weight_BHW, target_KBHW)
-    )
-    return mean_or_zero(values_K[occurs_K], graph=probabilities_KBHW)
+    probabilities_NHW, target_NHW, ignore_NHW, shown_N = _by_class(logits_BKHW, target_BHW, ignore_BHW)
+    weight_NHW = None if weight_BHW is None else _by_image(weight_BHW, like_NHW=target_NHW)
+    values_N = dice(probabilities_NHW, target_NHW, ignore_NHW=ignore_NHW, weight_NHW=weight_NHW)
+    return mean_or_zero(values_N[shown_N], graph=probabilities_NHW)
 
 
 def class_tversky(
@@ -91,7 +90,7 @@ def class_tversky(
     beta: float = 0.7,
     weight_BHW: Tensor | None = None,
 ) -> Tensor:
-    """Mean `tversky` of the classes that occur in the batch, background left out, each over all images at once.
+    """Mean `tversky` over images and the classes that they show, background left out.
 
     Args:
         logits_BKHW: one logit a class, background first.
@@ -101,27 +100,29 @@ def class_tversky(
         beta: what a false negative costs.
         weight_BHW: how much each pixel counts; None counts them equally.
     """
-    probabilities_KBHW, target_KBHW, ignore_KBHW, occurs_K = _by_class(logits_BKHW, target_BHW, ignore_BHW)
-    weight_KBHW = _expanded(weight_BHW, target_KBHW)
-    values_K = tversky(
-        probabilities_KBHW, target_KBHW, ignore_NHW=ignore_KBHW, alpha=alpha, beta=beta, weight_NHW=weight_KBHW
+    probabilities_NHW, target_NHW, ignore_NHW, shown_N = _by_class(logits_BKHW, target_BHW, ignore_BHW)
+    weight_NHW = None if weight_BHW is None else _by_image(weight_BHW, like_NHW=target_NHW)
+    values_N = tversky(
+        probabilities_NHW, target_NHW, ignore_NHW=ignore_NHW, alpha=alpha, beta=beta, weight_NHW=weight_NHW
     )
-    return mean_or_zero(values_K[occurs_K], graph=probabilities_KBHW)
+    return mean_or_zero(values_N[shown_N], graph=probabilities_NHW)
 
 
 def class_lovasz(logits_BKHW: Tensor, target_BHW: Tensor, *, ignore_BHW: Tensor) -> Tensor:
     """Lovász-Softmax: the Jaccard loss of the classes that occur, made smooth (Berman et al. 2018, eq. 11 and 12).
+
+    A mean over images and the classes that they show, as their code has it with `per_image`.
 
     Args:
         logits_BKHW: one logit a class; background is a class like the others.
         target_BHW: class index of each pixel, int64.
         ignore_BHW: True where a pixel is ignored.
     """
-    probabilities_KP = logits_BKHW.float().softmax(1).transpose(0, 1).flatten(1)
-    truth_KP = torch.stack([(target_BHW == k).flatten() for k in range(logits_BKHW.shape[1])])
-    ignore_KP = ignore_BHW.flatten().expand_as(truth_KP)
-    values_K = lovasz_jaccard((truth_KP.float() - probabilities_KP).abs(), truth_KP, ignore_NP=ignore_KP)
-    return mean_or_zero(values_K[(truth_KP & ~ignore_KP).any(1)], graph=probabilities_KP)
+    probabilities_NP = logits_BKHW.float().softmax(1).flatten(0, 1).flatten(1)
+    truth_NP = torch.stack([target_BHW == k for k in range(logits_BKHW.shape[1])], dim=1).flatten(0, 1).flatten(1)
+    ignore_NP = ignore_BHW[:, None].expand_as(logits_BKHW).flatten(0, 1).flatten(1)
+    values_N = lovasz_jaccard((truth_NP.float() - probabilities_NP).abs(), truth_NP, ignore_NP=ignore_NP)
+    return mean_or_zero(values_N[(truth_NP & ~ignore_NP).any(1)], graph=probabilities_NP)
 
 
 def class_boundary(logits_BKHW: Tensor, distance_BCHW: Tensor, *, ignore_BHW: Tensor) -> Tensor:
@@ -180,15 +181,16 @@ def _one_vs_rest(logits_BKHW: Tensor) -> Tensor:
 
 
 def _by_class(logits_BKHW: Tensor, target_BHW: Tensor, ignore_BHW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Probabilities, truth and ignored pixels of each class but background, and whether it occurs."""
-    probabilities_KBHW = logits_BKHW.float().softmax(1)[:, 1:].transpose(0, 1)
-    target_KBHW = torch.stack([target_BHW == k for k in range(1, logits_BKHW.shape[1])])
-    ignore_KBHW = ignore_BHW.expand_as(target_KBHW)
-    return probabilities_KBHW, target_KBHW, ignore_KBHW, (target_KBHW & ~ignore_KBHW).flatten(1).any(1)
+    """Of each image and each class but background: probabilities, truth, ignored pixels, and whether it is shown."""
+    probabilities_NHW = logits_BKHW.float().softmax(1)[:, 1:].flatten(0, 1)
+    target_NHW = torch.stack([target_BHW == k for k in range(1, logits_BKHW.shape[1])], dim=1).flatten(0, 1)
+    ignore_NHW = _by_image(ignore_BHW, like_NHW=target_NHW)
+    return probabilities_NHW, target_NHW, ignore_NHW, (target_NHW & ~ignore_NHW).flatten(1).any(1)
 
 
-def _expanded(weight_BHW: Tensor | None, target_KBHW: Tensor) -> Tensor | None:
-    return None if weight_BHW is None else weight_BHW.expand_as(target_KBHW)
+def _by_image(pixels_BHW: Tensor, *, like_NHW: Tensor) -> Tensor:
+    """(N, H, W) for each image and class what is given for each image."""
+    return pixels_BHW.repeat_interleave(len(like_NHW) // len(pixels_BHW), dim=0)
 
 
 def _weights(target_BHW: Tensor, weight_BHW: Tensor | None, class_weights_K: Tensor | None) -> Tensor | None:

@@ -1,7 +1,8 @@
 """What the network of a model family is: the base class that the engine trains, and asks for predictions."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -9,6 +10,19 @@ from segdist.core.plugins import Batch, Example, ImageHWC, ModelOptions, Objecti
 from segdist.core.records import Instance, Prompt
 from segdist.nets.collate import IMAGENET_MEAN, IMAGENET_STD, ChannelValues, stack_images
 from segdist.reading.examples import letterbox
+
+
+@dataclass(frozen=True)
+class Divisor:
+    """What the sum of a loss term is divided by: how much of it a batch holds, and the least it is divided by."""
+
+    amount: float
+    least: float = 0.0
+
+    @property
+    def value(self) -> float:
+        """The divisor itself."""
+        return max(self.amount, self.least)
 
 
 class Segmenter(nn.Module, ABC):
@@ -41,6 +55,13 @@ class Segmenter(nn.Module, ABC):
 
         All of `Family.losses`; a term that `objective.wants` not may be left out.
         """
+
+    def divisors(self, batch: Batch) -> Mapping[str, Divisor]:  # noqa: ARG002 - of other families
+        """By what `forward` divides its terms for a collated batch, e.g. objects; others are means over images.
+
+        With it the gradient of a step does not depend on how many batches its images come in.
+        """
+        return {}
 
     @abstractmethod
     def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:

@@ -18,7 +18,7 @@ from segdist.core.masks import instances_from_classes
 from segdist.core.plugins import Batch, Example, ImageHWC
 from segdist.core.records import Instance
 from segdist.nets.collate import certainty, class_maps, ignored, stack_images
-from segdist.nets.segmenter import Traceable
+from segdist.nets.segmenter import Divisor, Traceable
 from segdist.reading.examples import most_likely
 
 BACKGROUND = "background"
@@ -61,6 +61,17 @@ class SemanticSegmenter(Traceable):
         """The loss terms of a batch: those that have a weight, and those that cost next to nothing."""
         terms = self._terms(self._enlarged_logits(batch["images"]), batch)
         return {name: term() for name, term in terms.items() if name in _ALWAYS or self.objective.wants(name)}
+
+    def divisors(self, batch: Batch) -> dict[str, Divisor]:
+        """The weight of the pixels that count, or the pairs of an image and a class that it shows."""
+        target_BSS, seen_BSS = batch["target"], ~batch["ignore"]
+        weight_BSS = seen_BSS.float() * batch.get("weight", 1)
+        if self.objective.class_weights:
+            weight_BSS = weight_BSS * torch.tensor(self.objective.class_weights)[target_BSS]
+        shown_K = [int(((target_BSS == k) & seen_BSS).flatten(1).any(1).sum()) for k in range(len(self.classes) + 1)]
+        pixels, pairs = Divisor(float(weight_BSS.sum(dtype=torch.float64))), Divisor(sum(shown_K[1:]))
+        by_class = dict.fromkeys(("dice", "tversky", "edge"), pairs)
+        return {"cross_entropy": pixels, "focal": pixels, **by_class, "lovasz": Divisor(sum(shown_K))}
 
     def outputs(self, pixels_B3SS: Tensor) -> tuple[Tensor]:
         """Probabilities (B, K, S, S), background first."""

@@ -31,6 +31,7 @@ from segdist.nets.matching import (
     softmax_class_cost,
 )
 from segdist.nets.points import ValidPixels, mask_losses, share_on, weighted_mean
+from segdist.nets.segmenter import Divisor
 
 IGNORE_INDEX = -100
 """The class of a query that is neither right nor wrong."""
@@ -150,6 +151,22 @@ class SetCriterion(ABC, Generic[LayerT]):
         ]
         return {name: torch.stack([t[name] for t in terms if name in t]).mean() for name in terms[-1]}
 
+    def divisors(self, targets: Targets, *, num_queries: int) -> dict[str, Divisor]:
+        """By what the terms of objects are divided; those of classes are the family's.
+
+        Args:
+            targets: what is true.
+            num_queries: of a group; where there are more objects, those that get none are not known before.
+        """
+        found = Divisor(sum(self._found_weight(targets, num_queries)), self.least_weight)
+        return dict.fromkeys(("box", "giou", "mask", "dice"), found)
+
+    @staticmethod
+    def _found_weight(targets: Targets, num_queries: int) -> list[float]:
+        """For each row, how much its objects that get a query count."""
+        weights = targets.weights or [torch.ones(n) for n in targets.counts]
+        return [float(w.sum()) * min(1.0, num_queries / max(len(w), 1)) for w in weights]
+
     @abstractmethod
     def num_points(self, layer: LayerT) -> int:
         """Points of each mask on which costs and losses are computed."""
@@ -255,6 +272,12 @@ class MaskFormerCriterion(SetCriterion):
     def num_points(self, layer: Layer) -> int:  # noqa: ARG002 - one number for all
         """The same of every layer."""
         return self._num_points
+
+    def divisors(self, targets: Targets, *, num_queries: int) -> dict[str, Divisor]:
+        """As of every criterion; that of classes counts all queries: which lie on crowds is not known before."""
+        idle = sum(num_queries - min(n, num_queries) for n in targets.counts)
+        weight = sum(self._found_weight(targets, num_queries)) + self.no_object_weight * idle
+        return {**super().divisors(targets, num_queries=num_queries), "class": Divisor(weight)}
 
     def class_cost(self, logits_QC: Tensor, labels_N: Tensor) -> Tensor:
         """(Q, N) minus the probability of each object's class."""

@@ -2,11 +2,13 @@
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from segdist.core.spec import AdapterSpec, PhaseSpec, RunSpec
 from segdist.engine import checkpoint
 from segdist.engine.fit import fit
 from segdist.engine.schedule import adamw
+from segdist.engine.shares import shares
 from segdist.engine.workers import Workers
 from segdist.formats.synthetic import Format, Options
 from segdist.nets.segmenter import Segmenter
@@ -44,6 +47,9 @@ STEPS = (
 class TrainingContract(FamilyTests):
     """What the engine's loop may rely on."""
 
+    bound_to_batches: ClassVar[Mapping[str, Collection[str]]] = {}
+    """By family, terms that depend on which images a batch holds, as one that compares images does."""
+
     @pytest.fixture
     def four_bits(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Bitsandbytes computes on a CPU as well, slowly: enough to see that the layers fit."""
@@ -62,7 +68,26 @@ class TrainingContract(FamilyTests):
         assert sorted(trained - reached) == []
         assert sorted(reached - trained) == []
 
-    @pytest.mark.slow
+    def test_the_terms_of_a_batch_are_those_of_its_parts_by_their_shares(
+        self, debug: Variant, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By what `divisors` says, so that neither micro-batches nor workers change what is learned."""
+        monkeypatch.setattr(torch, "rand", _even)
+        size, network = debug.options.image_size, debug.build().eval()  # no dropout; batch norms see single images
+        seen = [example(size), example(size, objects=False), example(size, standing=True), _half_ignored(size)]
+        with torch.inference_mode():
+            torch.manual_seed(0)  # modes may choose prompts
+            whole = {name: float(value) for name, value in network(network.collate(seen)).items()}
+            torch.manual_seed(0)
+            parts = [network.collate(part) for part in (seen[:1], seen[1:])]
+            found = dict.fromkeys(whole, 0.0)
+            for part, share in zip(parts, shares(network, parts, [1, 3], workers=Workers()), strict=True):
+                for name, value in network(part).items():
+                    found[name] += share(name) * float(value)
+        assert whole
+        for name in whole.keys() - set(self.bound_to_batches.get(debug.family, ())):
+            assert found[name] == pytest.approx(whole[name], rel=1e-3, abs=1e-6), name
+
     def test_rates_rise_from_the_encoders_first_layers_to_its_last(self, debug: Variant) -> None:
         """What `train.layer_decay` does, wherever a family names its encoder's blocks."""
         family = debug.declared
@@ -79,6 +104,7 @@ class TrainingContract(FamilyTests):
         assert max(encoder) == 0.5
         assert {rate for name, rate in trained if not name.startswith(family.encoder)} == {1.0}
 
+    @pytest.mark.slow
     def test_adapters_begin_with_the_outputs_of_the_base(self, debug: Variant) -> None:
         image, _ = picture()
         if debug.takes_boxes:
@@ -178,6 +204,19 @@ class TrainingContract(FamilyTests):
         seconds = time.process_time() - start
         _LOG.info("%s: IoU %.3f after %d epochs, %.0f CPU-s", debug, max(scores), len(scores), seconds)
         assert max(scores) >= 0.9
+
+
+def _even(*size: int, device: torch.device | None = None) -> torch.Tensor:
+    """Numbers from 0 to 1 evenly apart, the same in each row: chance does not hide what a batch changes."""
+    return torch.linspace(0, 1 - 1e-6, size[-1], device=device).expand(*size).clone()
+
+
+def _half_ignored(image_size: int) -> Example:
+    """The picture with its left half ignored."""
+    shown = example(image_size)
+    ignore_HW = shown.ignore_HW.copy()
+    ignore_HW[:, : ignore_HW.shape[1] // 2] = True
+    return replace(shown, ignore_HW=ignore_HW)
 
 
 def adapted(variant: Variant, kind: str, *, seed: int = 0) -> Segmenter:

@@ -155,8 +155,8 @@ def _params(run: "Run") -> JsonDict:
     """Under the names of today; where a run was resumed under new ones, those it has from then."""
     params = {name_of(key): param_value(text) for key, text in run.data.params.items()}
     old = {key: value for key, value in params.items() if renamed_keys.current_key(key, [value]) != key}
-    new = {key: renamed_keys.current_value(key, value) for key, value in params.items() if key not in old}
-    return renamed_keys.current_values(old) | new
+    new = {key: value for key, value in params.items() if key not in old}
+    return renamed_keys.current_values(old) | renamed_keys.current_values(new)
 
 
 def _trial(run: "Run") -> TrialRecord:

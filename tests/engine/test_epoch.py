@@ -15,10 +15,10 @@ from torch import nn
 from segdist.adapters.conv_lora import BALANCE_WEIGHT, ConvLora
 from segdist.core.errors import SpecError
 from segdist.core.plugins import Batch, declaration
-from segdist.engine.epoch import Metrics, in_groups, train_epoch
+from segdist.engine.epoch import Metrics, train_epoch
 from segdist.engine.state import Fit
 from segdist.engine.workers import Workers
-from segdist.nets.segmenter import Segmenter
+from segdist.nets.segmenter import Divisor, Segmenter
 from tests.engine.drawn import tiny_run
 from tests.stand_in import StandIn
 
@@ -69,8 +69,13 @@ def state_of(network: Segmenter, *, rate: float = 0.1, workers: Workers | None =
     return state
 
 
-def epoch_of(state: Fit, batches: Sequence[Batch] = BATCHES, *, images: int = 7) -> Metrics:
-    return train_epoch(state, state.network, batches, images=images)
+def epoch_of(
+    state: Fit, batches: Sequence[Batch] = BATCHES, *, images: int = 7, passes: int = 1, counts: Sequence[int] = ()
+) -> Metrics:
+    """An epoch whose steps have so many batches, with so many images each."""
+    held = [*counts] or [2] * len(batches)
+    steps = [held[first : first + passes] for first in range(0, len(batches), passes)]
+    return train_epoch(state, state.network, batches, steps=steps, images=images)
 
 
 def weights_of(network: nn.Module) -> dict[str, float]:
@@ -78,17 +83,19 @@ def weights_of(network: nn.Module) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("clip", [1.0, 1e9])
-@pytest.mark.parametrize("accumulate", [1, 2, 3])
-def test_an_epoch_does_and_reports_what_its_formulas_say(accumulate: int, clip: float) -> None:
-    state = state_of(TwoTerms(), gradient_accumulation_steps=accumulate, grad_clip=clip)
-    found = epoch_of(state)
+@pytest.mark.parametrize("counts", [(2, 2, 2), (4, 2, 1)])
+@pytest.mark.parametrize("passes", [1, 2, 3])
+def test_an_epoch_does_and_reports_what_its_formulas_say(passes: int, counts: tuple[int, ...], clip: float) -> None:
+    state = state_of(TwoTerms(), grad_clip=clip)
+    found = epoch_of(state, passes=passes, counts=counts)
 
     at, norms = np.array([*START.values()]), []
     terms: list[list[float]] = []
-    for first in range(0, 3, accumulate):
-        group = np.array([[float(v) for v in batch.values()] for batch in BATCHES[first : first + accumulate]])
-        terms += (at * group).tolist()
-        gradient = (group * [*SHARES.values()]).mean(axis=0)
+    for first in range(0, 3, passes):
+        group = np.array([[float(v) for v in batch.values()] for batch in BATCHES[first : first + passes]])
+        step = np.average(group, axis=0, weights=counts[first : first + passes])
+        terms.append((at * step).tolist())
+        gradient = step * [*SHARES.values()]
         norms.append(float(np.linalg.norm(gradient)))
         at = at - 0.1 * gradient * min(1.0, clip / norms[-1])
     left, right = np.mean(terms, axis=0)
@@ -132,26 +139,46 @@ def test_the_largest_of_several_rates_is_reported() -> None:
     assert epoch_of(state)["train/lr"] == 0.2
 
 
-@pytest.mark.parametrize("count", range(1, 8))
-@pytest.mark.parametrize("accumulate", [1, 2, 3, 4])
-def test_batches_move_the_weights_by_groups_whose_shares_are_one(count: int, accumulate: int) -> None:
-    batches: list[Batch] = [{"number": torch.tensor(n)} for n in range(count)]
-    given = list(in_groups(batches, accumulate))
-    assert [batch for batch, _, _ in given] == batches
-    groups: list[list[float]] = [[]]
-    for _, share, moves in given:
-        groups[-1].append(share)
-        groups += [[]] if moves else []
-    *groups, after = groups
-    assert not after
-    assert [len(g) for g in groups] == [min(accumulate, count - k) for k in range(0, count, accumulate)]
-    assert all(g == [1 / len(g)] * len(g) for g in groups)
+def test_a_batch_that_does_not_count_moves_nothing() -> None:
+    """A worker without an image in a last, smaller batch is given another's."""
+    state = state_of(TwoTerms())
+    epoch_of(state, BATCHES[:2], passes=2, counts=(2, 0))
+    alone = state_of(TwoTerms())
+    epoch_of(alone, BATCHES[:1])
+    assert weights_of(state.network) == weights_of(alone.network)
+
+
+def test_a_term_counts_by_what_its_family_divides_it_by_and_the_others_by_images() -> None:
+    class Divided(TwoTerms):
+        def divisors(self, batch: Batch) -> dict[str, Divisor]:
+            return {"left": Divisor(float(batch["objects"]), least=1)}
+
+    objects = (3, 0)
+    batches: list[Batch] = [{**b, "objects": torch.tensor(n)} for b, n in zip(BATCHES, objects, strict=False)]
+    state = state_of(Divided())
+    found = epoch_of(state, batches, passes=2, counts=(1, 3))
+    # Sums of 3 and of 0 objects, divided by 3 and by at least 1; together by 3.
+    left, right = (3 * float(BATCHES[0]["left"]) + 1 * float(BATCHES[1]["left"])) / 3, (2 + 3 * -4) / 4
+    assert found["train/loss/left"] == pytest.approx(START["left"] * left)
+    assert found["train/loss/right"] == pytest.approx(START["right"] * right)
+    moved = [START["left"] - 0.1 * SHARES["left"] * left, START["right"] - 0.1 * SHARES["right"] * right]
+    assert [*weights_of(state.network).values()] == pytest.approx(moved)
+
+
+def test_a_term_of_which_a_step_holds_nothing_is_zero() -> None:
+    class Empty(TwoTerms):
+        def divisors(self, batch: Batch) -> dict[str, Divisor]:
+            return {"left": Divisor(0)}
+
+    found = epoch_of(state_of(Empty()), passes=3)
+    assert found["train/loss/left"] == 0
+    assert found["train/loss"] == pytest.approx(SHARES["right"] * found["train/loss/right"])
 
 
 def test_gradients_are_averaged_over_workers_only_where_the_weights_move() -> None:
     workers = Watched()
-    state = state_of(TwoTerms(), workers=workers, gradient_accumulation_steps=2)
-    epoch_of(state)
+    state = state_of(TwoTerms(), workers=workers)
+    epoch_of(state, passes=2)
     assert workers.left == [state.network], "the first of three batches; the second and the third move the weights"
 
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from segdist.core.spec import RunSpec
-from segdist.engine.epoch import in_groups
 from segdist.engine.fit import fit
 from segdist.models.unet_cbam import Options
 from segdist.models.unet_cbam.network import UnetCbam
@@ -126,13 +125,13 @@ def test_one_step_that_is_not_finite_is_skipped_and_counted(monkeypatch: pytest.
     assert all(np.isfinite(v).all() for v in values.values())
 
 
-def test_two_accumulated_batches_move_the_weights_as_one_of_twice_the_size() -> None:
-    """Cross-entropy alone, because Dice of two halves is not the Dice of the whole."""
-    run = tiny_run(epochs=2, loss={"dice": 0.0}, augment=[], lr=1e-3, warmup=0.0)
+@pytest.mark.parametrize("micro_batch", [1, 2, 3])
+def test_micro_batches_move_the_weights_as_the_whole_batch_does(micro_batch: int) -> None:
+    run = tiny_run(epochs=2, loss={"focal": 0.5, "lovasz": 0.5, "boundary": 0.01, "edge": 0.5}, lr=1e-3, warmup=0.0)
     reports = Reports(), Reports(), Reports()
     start = weights(fit(run.override({"train.lr": 1e-30}), CLASSES, train=TRAIN, val=VAL, report=reports[2]))
     whole = fitted(run, reports[0])
-    halves = fitted(run.override({"train.batch_size": 2, "train.gradient_accumulation_steps": 2}), reports[1])
+    halves = fitted(run.override({"resources.micro_batch": micro_batch}), reports[1])
     # Adam turns rounding in a gradient near zero into a whole step of that one value, so the move as a whole counts.
     apart = sum(float(((whole[n] - halves[n]) ** 2).sum()) for n in whole)
     moved = sum(float(((whole[n] - start[n]) ** 2).sum()) for n in whole)
@@ -140,20 +139,6 @@ def test_two_accumulated_batches_move_the_weights_as_one_of_twice_the_size() -> 
     for one, two in zip(reports[0].metrics, reports[1].metrics, strict=True):
         for name in ("train/loss", "train/grad_norm", "train/lr"):
             assert two[name] == pytest.approx(one[name], rel=1e-3), name
-
-
-def test_the_last_smaller_group_of_accumulated_batches_weighs_its_own_size() -> None:
-    """Three batches by twos: the third is a group of its own and moves the weights as a whole batch does."""
-    run = tiny_run(epochs=1, batch_size=2, loss={"dice": 0.0}, augment=[], warmup=0.0, schedule="constant")
-    lone = Reports()
-    fitted(run.override({"train.gradient_accumulation_steps": 2}), lone, train=TRAIN[:2])
-    alone = Reports()
-    fitted(run, alone, train=TRAIN[:2])
-    assert lone.metrics[0]["train/grad_norm"] == pytest.approx(alone.metrics[0]["train/grad_norm"], rel=1e-5)
-
-    shares = [(share, moves) for _, share, moves in in_groups([{}] * 5, 2)]
-    assert shares == [(0.5, False), (0.5, True), (0.5, False), (0.5, True), (1.0, True)]
-    assert [share for _, share, _ in in_groups([{}] * 5, 3)] == [pytest.approx(1 / 3)] * 3 + [0.5, 0.5]
 
 
 def test_a_loss_weight_of_zero_switches_a_term_off() -> None:

@@ -68,13 +68,13 @@ def test_the_scale_of_float16_is_seen_neither_in_the_gradient_nor_in_the_weights
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_step_that_does_not_fit_halves_the_scale_and_moves_nothing(accumulate: int) -> None:
     network = TwoTerms()
-    state = state_of(network, precision="float16", ema=0.1, gradient_accumulation_steps=accumulate)
+    state = state_of(network, precision="float16", ema=0.1)
     epoch_of(state)
     before, averaged = weights_of(network), state.averages
     assert averaged is not None
     steps = averaged.steps
     lost = [{"left": torch.tensor(math.inf), "right": torch.tensor(1.0)}] * accumulate
-    found = epoch_of(state, lost)
+    found = epoch_of(state, lost, passes=accumulate)
     assert weights_of(network) == before
     assert state.scaler.get_scale() == 2**15
     assert averaged.steps == steps

@@ -61,7 +61,7 @@ def test_without_weights_the_order_is_the_one_it_was() -> None:
 
 def test_workers_share_what_one_process_would_draw() -> None:
     def drawn(rank: int, world_size: int, epoch: int) -> list[int]:
-        batches = EpochBatches(8, batch_size=2, seed=3, rank=rank, world_size=world_size)
+        batches = EpochBatches(8, batch_size=2, micro_batch=1, seed=3, rank=rank, world_size=world_size)
         batches.epoch, batches.weights = epoch, WEIGHTS
         return [index for batch in batches for _, index in batch]
 

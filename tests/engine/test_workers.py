@@ -12,6 +12,7 @@ import torch
 from torch import distributed
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from segdist.core.spec import RunSpec
 from segdist.engine.fit import MODEL, TRAINING, fit
 from segdist.engine.predict import score
 from segdist.engine.workers import Workers
@@ -22,6 +23,8 @@ TRAIN, VAL = roofs(7), roofs(5, seed=1)
 """Counts that two workers cannot divide."""
 RUN = tiny_run(epochs=2, batch_size=2, ema=0.3)
 """With batch norms, whose statistics each worker gathers from its own images, and averages of both."""
+ALIKE = tiny_run(epochs=2, batch_size=3, lr=1e-3, warmup=0.0).override({"resources.micro_batch": 1})
+"""Without batch norms: the same whoever computes it."""
 
 
 @dataclass
@@ -38,9 +41,10 @@ class Outcome:
     """The score of its weights by one process on all images."""
 
 
-def _work(rank: int, folder: Path) -> Outcome:
+def _work(rank: int, folder: Path, run: RunSpec) -> Outcome:
     torch.set_num_threads(1)
-    unet.UnetCbam = WithBatchNorm  # type: ignore[assignment,misc]
+    if run == RUN:
+        unet.UnetCbam = WithBatchNorm  # type: ignore[assignment,misc]
     steps: list[int] = []
     register_optimizer_step_post_hook(lambda *_: steps.append(1))
     distributed.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
@@ -48,9 +52,9 @@ def _work(rank: int, folder: Path) -> Outcome:
         workers = Workers.here()
         assert (workers.rank, workers.world_size, workers.is_chief) == (rank, 2, rank == 0)
         reports = Reports(folder)
-        network: Any = fit(RUN, CLASSES, train=TRAIN, val=VAL, report=reports, workers=workers)
+        network: Any = fit(run, CLASSES, train=TRAIN, val=VAL, report=reports, workers=workers)
         noise = float(torch.rand(()))
-        alone, _ = score(network, VAL, RUN.evaluate, workers=Workers())
+        alone, _ = score(network, VAL, run.evaluate, workers=Workers())
         return Outcome(weights(network), reports.metrics, reports.saved, len(steps), noise, alone)
     finally:
         distributed.destroy_process_group()
@@ -62,9 +66,12 @@ Group = tuple[Path, list[Outcome]]
 @pytest.fixture(scope="module")
 def group(tmp_path_factory: pytest.TempPathFactory) -> Group:
     """The folder of the checkpoints, and what two workers came to."""
-    folder = tmp_path_factory.mktemp("workers")
+    return together(RUN, tmp_path_factory.mktemp("workers"))
+
+
+def together(run: RunSpec, folder: Path) -> Group:
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as processes:
-        return folder, list(processes.map(_work, range(2), [folder] * 2))
+        return folder, list(processes.map(_work, range(2), [folder] * 2, [run] * 2))
 
 
 def test_both_workers_end_with_the_same_weights(group: Group) -> None:
@@ -73,9 +80,26 @@ def test_both_workers_end_with_the_same_weights(group: Group) -> None:
 
 
 def test_both_workers_take_the_same_number_of_steps_though_the_images_do_not_divide(group: Group) -> None:
-    """Seven images are four for each worker, two batches an epoch."""
+    """Seven images by twos are four steps an epoch; of the last one's only image the second worker has none."""
     _, outcomes = group
-    assert [o.steps for o in outcomes] == [4, 4]
+    assert [o.steps for o in outcomes] == [8, 8]
+
+
+def test_one_process_alone_learns_the_same_as_two_workers_together(tmp_path: Path) -> None:
+    _, (first, _) = together(ALIKE, tmp_path)
+    start: Any = fit(ALIKE.override({"train.lr": 1e-30}), CLASSES, train=TRAIN, val=VAL, report=Reports())
+    before = weights(start)
+    for micro_batch in (None, 1):
+        alone = Reports()
+        run = ALIKE.override({"resources.micro_batch": micro_batch})
+        whole: Any = fit(run, CLASSES, train=TRAIN, val=VAL, report=alone)
+        # Adam turns rounding in a gradient near zero into a whole step of that one value: the move as a whole counts.
+        expected = weights(whole)
+        apart = sum(float(((expected[n] - first.weights[n]) ** 2).sum()) for n in expected)
+        assert apart < 1e-3 * sum(float(((expected[n] - before[n]) ** 2).sum()) for n in expected)
+        for one, two in zip(alone.metrics, first.metrics, strict=True):
+            for name in ("train/loss", "train/loss/dice", "train/grad_norm", "train/lr"):
+                assert two[name] == pytest.approx(one[name], rel=1e-3), name
 
 
 def test_the_gathered_score_is_that_of_one_process_on_all_images(group: Group) -> None:

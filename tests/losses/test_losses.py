@@ -68,15 +68,19 @@ def test_dice_is_the_formula_of_v_net() -> None:
     np.testing.assert_allclose(dice(a, b, ignore_NHW=c).numpy(), expected, rtol=1e-5)
 
 
-def test_class_dice_is_the_mean_over_the_classes_that_occur_without_background(scene: Scene) -> None:
+def test_class_dice_is_the_mean_over_images_and_their_classes_without_background(scene: Scene) -> None:
     logits, target, ignore = scene
     target[target == K - 1] = 0  # the last class is nowhere
     target[:, 0, 0], ignore[:, 0, 0] = K - 1, True  # but where nothing counts
     p = softmax(logits) * ~ignore[:, None]
     values = []
-    for k in range(1, K - 1):
-        g = (target == k) & ~ignore
-        values.append(1 - (2 * (p[:, k] * g).sum() + 1) / ((p[:, k] ** 2).sum() + g.sum() + 1))
+    target[0][target[0] == 1] = 0  # of two images one does not show the first class
+    for p_KHW, target_HW, ignore_HW in zip(p, target, ignore, strict=True):
+        for k in range(1, K - 1):
+            g = (target_HW == k) & ~ignore_HW
+            if g.any():
+                values.append(1 - (2 * (p_KHW[k] * g).sum() + 1) / ((p_KHW[k] ** 2).sum() + g.sum() + 1))
+    assert len(values) == len(target) * (K - 2) - 1
     a, b, c = tensors(logits, target, ignore)
     assert float(class_dice(a, b, ignore_BHW=c)) == pytest.approx(np.mean(values), rel=1e-5)
 

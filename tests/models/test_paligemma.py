@@ -298,7 +298,7 @@ def test_a_sweep_that_names_the_family_begins_with_its_recipe(tmp_path: Path) ->
     text = "name: p\ndata: {sources: [{format: synthetic, count: 2}]}\nmodel: {family: paligemma, paligemma: "
     file.write_text(text + "{weights: random, image_size: 64}}\n")
     spec = load(file)
-    assert (spec.seed, spec.train.lr, spec.train.batch_size, spec.train.gradient_accumulation_steps) == (42, 5e-5, 2, 8)
+    assert (spec.seed, spec.train.lr, spec.train.batch_size, spec.resources.micro_batch) == (42, 5e-5, 16, 2)
     assert spec.train.adapter == AdapterSpec(kind="lora", rank=8, alpha=16, dropout=0.05)
     other = load(file, ["train.lr=1e-3", "train.adapter.kind=full", "seed=1"])
     assert (other.seed, other.train.lr, other.train.adapter.kind) == (1, 1e-3, "full")

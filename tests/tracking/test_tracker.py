@@ -338,18 +338,25 @@ def test_a_sweep_that_was_recorded_under_old_names_is_read_under_new_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     content = spec.model_dump(mode="json")
-    content["train"]["accumulate"] = content["train"].pop("gradient_accumulation_steps") + 1
-    content["space"]["train.accumulate"] = {"choices": [1, 2]}
+    content["train"]["start"] = content["train"].pop("init_from") + "a"
+    content["train"]["accumulate"] = 2
+    content["space"]["train.start"] = {"choices": ["a", "b"]}
     monkeypatch.setattr(SweepSpec, "model_dump_json", lambda _: json.dumps(content))
     parent = start_sweep(tracker, spec)
-    params = {"train.accumulate": 2, "evaluate.post.min_area": 9.0, "train.augment": ["turn"], "train.lr": 0.1}
+    params = {
+        "train.batch_size": 4,
+        "train.accumulate": 2,
+        "evaluate.post.min_area": 9.0,
+        "train.augment": ["turn"],
+        "train.lr": 0.1,
+    }
     start_trial(tracker, parent, params=params)
     recorded = tracker.latest_sweep("cracks").spec
-    assert recorded["train"]["gradient_accumulation_steps"] == 2
-    assert recorded["space"]["train.gradient_accumulation_steps"] == {"choices": [1, 2]}
+    assert (recorded["train"]["init_from"], recorded["train"]["batch_size"]) == ("a", 2 * spec.train.batch_size)
+    assert recorded["space"]["train.init_from"] == {"choices": ["a", "b"]}
     (trial,) = tracker.trials(parent)
     assert trial.params == {
-        "train.gradient_accumulation_steps": 2,
+        "train.batch_size": 8,
         "evaluate.post.min_area_pixels": 9.0,
         "evaluate.post.min_area_fraction": 0.0,
         "train.augment": ["rotate"],

@@ -18,7 +18,7 @@ from segdist.models.mask2former import Options
 from segdist.models.mask2former.architecture import load
 from segdist.nets.collate import stack_images
 from segdist.nets.queries import instances_of_queries, object_targets, without_empty
-from segdist.nets.segmenter import Traceable
+from segdist.nets.segmenter import Divisor, Traceable
 from segdist.nets.set_criterion import Layer, MaskFormerCriterion, Targets
 
 
@@ -60,6 +60,10 @@ class Mask2Former(Traceable):
         layers = [_layer(auxiliary) for auxiliary in output.auxiliary_logits]
         with torch.autocast(batch["pixels_B3SS"].device.type, enabled=False):  # sums over thousands of points
             return self.criterion([*layers, _layer(output)], targets)
+
+    def divisors(self, batch: Batch) -> dict[str, Divisor]:
+        """Those of the criterion."""
+        return self.criterion.divisors(Targets.of(batch), num_queries=self.model.config.num_queries)
 
     def outputs(self, pixels_B3SS: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the last layer: classes with "no object" last (B, Q, C + 1), and masks (B, Q, h, w)."""

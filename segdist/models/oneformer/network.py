@@ -24,7 +24,7 @@ from segdist.models.oneformer.tasks import merged, panoptic, semantic
 from segdist.models.oneformer.text import TASKS, sentences
 from segdist.nets.collate import stack_images
 from segdist.nets.queries import instances_of_queries, object_targets, without_empty
-from segdist.nets.segmenter import Traceable
+from segdist.nets.segmenter import Divisor, Traceable
 from segdist.nets.set_criterion import Layer, MaskFormerCriterion, Targets
 
 _MOST_CERTAIN = 100.0
@@ -90,6 +90,10 @@ class OneFormer(Traceable):
                     output.transformer_decoder_contrastive_queries.float(), texts_BQE.float(), self.logit_scale
                 ),
             }
+
+    def divisors(self, batch: Batch) -> dict[str, Divisor]:
+        """Those of the criterion. `contrastive` compares the images of a batch, so it depends on how many they are."""
+        return self.criterion.divisors(Targets.of(batch), num_queries=self.model.config.num_queries)
 
     def outputs(self, pixels_B3SS: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the last layer for `task`: classes with "no object" last (B, Q, C + 1), and masks (B, Q, h, w)."""

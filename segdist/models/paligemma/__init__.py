@@ -27,8 +27,8 @@ RECIPE: dict[str, object] = {
     "train.adapter.alpha": 16.0,
     "train.adapter.dropout": 0.05,
     "train.lr": 5e-5,
-    "train.batch_size": 2,
-    "train.gradient_accumulation_steps": 8,
+    "train.batch_size": 16,
+    "resources.micro_batch": 2,
     "train.weight_decay": 0.01,
     "train.warmup": 0.03,
 }

@@ -24,7 +24,7 @@ from segdist.nets.paligemma.answers import TokenObject, in_order, write
 from segdist.nets.paligemma.codec_files import open_codec
 from segdist.nets.paligemma.objects import to_instances, to_objects
 from segdist.nets.paligemma.prompts import questions
-from segdist.nets.segmenter import Segmenter
+from segdist.nets.segmenter import Divisor, Segmenter
 from segdist.reading.examples import letterbox, pad
 
 _HALF = (127.5, 127.5, 127.5)
@@ -93,6 +93,11 @@ class PaliGemma(Segmenter):
         each = cross_entropy(logits.float(), batch["ids_RL"][:, 1:][is_target_RL], reduction="none")
         weights = batch["weight_R"][:, None].expand_as(is_target_RL)[is_target_RL]
         return {"text": (each * weights).sum() / weights.sum()}
+
+    def divisors(self, batch: Batch) -> dict[str, Divisor]:
+        """The weight of the tokens of answers."""
+        of_rows_R = batch["is_answer_RL"][:, 1:].sum(1)
+        return {"text": Divisor(float((of_rows_R * batch["weight_R"]).sum()))}
 
     def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:  # noqa: ARG002 - asks its own
         """Instances of each image, in the order of its tiles and of the classes, each from top to bottom."""

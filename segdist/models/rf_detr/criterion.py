@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from segdist.nets.matching import Matches, focal_class_cost
+from segdist.nets.segmenter import Divisor
 from segdist.nets.set_criterion import Layer, SetCriterion, Targets, corners, joined, of_queries, paired_boxes
 
 _ALPHA, _GAMMA = 0.25, 2.0
@@ -39,6 +40,11 @@ class DetrCriterion(SetCriterion):
         assert layer.masks_BQhw is not None
         height, width = layer.masks_BQhw.shape[-2:]
         return int(max(height, height * width // self.points_ratio))
+
+    def divisors(self, targets: Targets, *, num_queries: int) -> dict[str, Divisor]:
+        """As of every criterion; classes are divided by the objects too, of which there is one at least."""
+        objects = sum(self._found_weight(targets, num_queries))
+        return {**super().divisors(targets, num_queries=num_queries), "class": Divisor(objects, least=1)}
 
     def class_cost(self, logits_QC: Tensor, labels_N: Tensor) -> Tensor:
         """(Q, N) by the focal loss."""

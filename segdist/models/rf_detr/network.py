@@ -19,7 +19,7 @@ from segdist.models.rf_detr.architecture import load
 from segdist.models.rf_detr.criterion import DetrCriterion
 from segdist.nets.collate import centred_boxes, stack_images
 from segdist.nets.queries import instances_of_queries, object_targets, without_empty
-from segdist.nets.segmenter import Segmenter
+from segdist.nets.segmenter import Divisor, Segmenter
 from segdist.nets.set_criterion import Layer, Targets
 from segdist.reading.examples import letterbox
 
@@ -53,6 +53,10 @@ class RfDetr(Segmenter):
         layers = self._layers(batch["pixels_B3SS"])
         with torch.autocast(batch["pixels_B3SS"].device.type, enabled=False):  # sums over thousands of points
             return self.criterion(layers, Targets.of(batch))
+
+    def divisors(self, batch: Batch) -> dict[str, Divisor]:
+        """Those of the criterion."""
+        return self.criterion.divisors(Targets.of(batch), num_queries=self.model.config.num_queries)
 
     def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:  # noqa: ARG002 - understands none
         """Instances of each image, best first: at most 100, each scored at least 0.05."""

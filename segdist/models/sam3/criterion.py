@@ -21,6 +21,7 @@ from torchvision.ops import sigmoid_focal_loss
 from segdist import losses
 from segdist.nets.matching import Matches, focal_class_cost
 from segdist.nets.points import ValidPixels, spread
+from segdist.nets.segmenter import Divisor
 from segdist.nets.set_criterion import Layer, SetCriterion, Targets, joined, of_queries
 
 _LOG = logging.getLogger(__name__)
@@ -87,6 +88,17 @@ class Sam3Criterion(SetCriterion[Sam3Layer]):
     def num_points(self, layer: Sam3Layer) -> int:  # noqa: ARG002 - only the last layer has masks
         """One number."""
         return self._num_points
+
+    def divisors(self, targets: Targets, *, num_queries: int) -> dict[str, Divisor]:
+        """As of every criterion; then objects, questions, pixels that teach, and questions that have an answer."""
+        objects = Divisor(sum(self._found_weight(targets, num_queries)), self.least_weight)
+        return {
+            **super().divisors(targets, num_queries=num_queries),
+            "class": objects,
+            "presence": Divisor(len(targets.counts)),
+            "semantic": Divisor(int(targets.of_rows(targets.valid_BHW).sum())),
+            "semantic_dice": Divisor(sum(bool(m.any()) for m in targets.masks)),
+        }
 
     def class_cost(self, logits_QC: Tensor, labels_N: Tensor) -> Tensor:
         """(Q, N) by the focal loss."""

@@ -36,7 +36,7 @@ from segdist.nets.collate import (
     stack_images,
 )
 from segdist.nets.queries import instances_of_queries, without_empty
-from segdist.nets.segmenter import Segmenter
+from segdist.nets.segmenter import Divisor, Segmenter
 from segdist.nets.set_criterion import Targets
 from segdist.reading.examples import letterbox, scale_boxes
 
@@ -103,6 +103,10 @@ class Sam3(Segmenter):
         predicted = self._answers(seen, batch["image_B"], batch["class_P"], (self.ids_KT, self.there_KT))
         with torch.autocast(batch["pixels_B3SS"].device.type, enabled=False):  # sums over thousands of points
             return self.criterion.terms(predicted, Targets.of(batch))
+
+    def divisors(self, batch: Batch) -> dict[str, Divisor]:
+        """Those of the criterion."""
+        return self.criterion.divisors(Targets.of(batch), num_queries=self.model.config.detr_decoder_config.num_queries)
 
     def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:
         """Instances of each image, best first: at most 100 a class, scored at least 0.05 (query times presence).

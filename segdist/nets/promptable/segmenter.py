@@ -21,6 +21,7 @@ from segdist.nets.promptable.criterion import class_loss, mask_losses
 from segdist.nets.promptable.embeddings import Features
 from segdist.nets.promptable.network import PromptableNetwork
 from segdist.nets.promptable.shown import PromptBatch, centres, exact, on_object, training_prompts
+from segdist.nets.segmenter import Divisor
 from segdist.reading.examples import letterbox, restore, scale_boxes, scaled_size
 
 PROMPTS_AT_ONCE = 64
@@ -75,6 +76,13 @@ class Promptable(PromptableNetwork):
         if self.options.prompt != "everything":
             return {**terms, "class": terms["iou"] * 0}
         return {**terms, "class": class_loss(self.class_head(decoded.tokens_NMC), labels_N)}
+
+    def divisors(self, batch: Batch) -> dict[str, Divisor]:
+        """The weight of prompts on objects, of all prompts, and their number."""
+        weights_N, labels_N = batch["weights"], batch["labels"]
+        on_objects = Divisor(float(weights_N[labels_N < len(self.classes)].sum()))
+        every, number = Divisor(float(weights_N.sum())), Divisor(len(labels_N))
+        return {"focal": on_objects, "dice": on_objects, "iou": every, "class": number}
 
     def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:
         """One instance a prompt, in order; with `prompt: class` one a class found, with `everything` one an object."""
