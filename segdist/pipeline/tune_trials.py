@@ -44,6 +44,9 @@ _NO_SCORES = frozenset(
 )
 """Numbers about the process and Tune's own, not about what was learned."""
 
+_OF_TUNE = frozenset({"trial_id", "done", "epoch"})
+"""What Tune needs of a result after the verdict; `epoch` because it asks for the metric of its searcher."""
+
 
 class Problem:
     """The first error of our own inside Tune's loop: Tune would wrap it in text."""
@@ -171,6 +174,13 @@ class Ends(_Unsaved, Callback):
         self._started.add(trial.config["number"])
         self._problem.noted(lambda: self._search.start(trial.config["number"]))
         self._recording.changed(trial.config["number"])
+
+    def on_trial_result(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: object
+    ) -> None:
+        """The ledger has the epoch. Tune would keep means of every number, of every trial until the last has ended."""
+        for name in result.keys() - _OF_TUNE:
+            del result[name]
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         """A trial ran to its end, or was stopped."""

@@ -4,6 +4,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from math import isfinite
+from sys import intern
 
 from segdist.core import storage
 from segdist.core.spec import SweepSpec
@@ -128,7 +129,8 @@ class Search:
             checkpoint: URI of what was saved after it; "" where nothing was.
         """
         trial, epoch = self._counted(number), int(metrics["epoch"])
-        measured = {k: float(v) for k, v in metrics.items() if k not in _OF_THE_EPOCH and isfinite(v)}
+        # Each report brings names of its own, and the ledger keeps them all: one copy does.
+        measured = {intern(k): float(v) for k, v in metrics.items() if k not in _OF_THE_EPOCH and isfinite(v)}
         seconds = metrics.get("seconds", 0.0)
         trial = trial.with_epoch(Epoch(epoch=epoch, metrics=measured, seconds=seconds, at=time.time()))
         score = measured.get(self.metric)
