@@ -841,6 +841,10 @@ class SearchSpec(Strict):
     otherwise, so that none is passed over untried."""
     metric: str = "val/iou"
     """What decides, after each epoch and over trials: the higher the better, or the lower for errors and distances."""
+    objectives: tuple[str, ...] = ()
+    """Further measures to be good at, e.g. `[runtime/latency_p50_ms, model/bytes]`: the sampler looks for trials that
+    no other beats at `metric` and all of these, and the leaderboard marks them. `metric` alone decides epochs, early
+    stopping and the winner."""
     points: tuple[dict[str, object], ...] = ()
     """Values to try before the sampler chooses, after the file's own, e.g. `- {train.lr: 3e-4}`; searched keys that a
     point leaves out have the file's own values."""
@@ -864,6 +868,13 @@ class SearchSpec(Strict):
     """Trials at once; auto takes as many as the resources hold."""
     seed: Seed = 0
     """Seed of the sampler."""
+
+    @model_validator(mode="after")
+    def _objectives_differ(self) -> Self:
+        named = [self.metric, *self.objectives]
+        if twice := [name for name in named if named.count(name) > 1]:
+            raise ValueError(f"`objectives` must be others than `metric`, each once, but {twice[0]} stands twice")
+        return self
 
 
 class TrackingSpec(Strict):

@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from io import StringIO
 
 from rich.console import Console as RichConsole
@@ -17,8 +18,11 @@ from segdist.core.spec import Range
 from segdist.core.terminal import Console, Table
 from segdist.core.text import counted
 from segdist.metrics import Shown
+from segdist.metrics.evaluator import shown
+from segdist.pages.front import unbeaten
 from segdist.pages.tables import plain_table
 from segdist.searching.cost import Cost
+from segdist.sweepfile.objectives import is_minimised
 from segdist.tracking import SweepRecord, Tracker, TrialRecord, names
 
 COSTS = {
@@ -27,11 +31,20 @@ COSTS = {
     "model/bytes": Shown("size", "MB", digits=2, lower_is_better=True, factor=1e-6),
 }
 """What a model takes, in the order of its columns."""
+_P95 = {"runtime/latency_p95_ms": Shown("latency P95", "ms", digits=1, lower_is_better=True)}
 
 
 def compared_by() -> dict[str, Shown]:
     """What families are compared by, in this order; the page can show every other measure too."""
     return {f"val/{name}": how for name, how in metrics.shown_in("leaderboard").items()} | COSTS
+
+
+def shown_as(objective: str) -> Shown:
+    """How an objective is shown, named as in MLflow; one of a class has its name in the title."""
+    _, _, name = objective.partition("/")
+    _, _, of_class = name.partition("/")
+    how = (COSTS | _P95).get(objective) or shown(name) or Shown(objective)
+    return replace(how, title=f"{how.title} {of_class}") if of_class else how
 
 
 @dataclass(frozen=True)
@@ -56,6 +69,35 @@ class Leaderboard:
         """Of the trials that ended well the one with the best score, else of all; no constraint is broken by it."""
         scored = [t for t in self.trials if self.metric in t.metrics and not t.broken]
         return next((t for t in scored if t.status == "FINISHED"), scored[0] if scored else None)
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """What the search made as good as it could: its metric, and what stands beside it."""
+        return (self.metric, *self.sweep.spec.get("search", {}).get("objectives", ()))
+
+    @cached_property
+    def front(self) -> tuple[TrialRecord, ...]:
+        """The trials that no other one beats at all objectives; none where there is but one objective.
+
+        They ended, break no constraint, and all objectives were measured of them.
+        """
+        names = self.objectives
+        known = [t for t in self.trials if t.status == "FINISHED" and not t.broken and t.metrics.keys() >= {*names}]
+        signs = {name: 1 if is_minimised(name) else -1 for name in names}
+        on_front = unbeaten([[sign * t.metrics[name] for name, sign in signs.items()] for t in known])
+        return tuple(t for t, is_on in zip(known, on_front, strict=True) if is_on and len(names) > 1)
+
+    @property
+    def front_in_words(self) -> str:
+        """Which trials are on the front; "" where there is but one objective."""
+        if len(self.objectives) < 2:
+            return ""
+        measures = ", ".join((self.metric, *(shown_as(name).heading for name in self.objectives[1:])))
+        if front := self.front:
+            which = ", ".join(str(t.number) for t in front)
+            return f"trial{'s' if len(front) > 1 else ''} {which}: beaten by no other at {measures} at once"
+        never = [name for name in self.objectives if not any(name in t.metrics for t in self.trials)]
+        return f"none: {' and '.join(never) if never else 'all objectives at once'} was measured of no trial"
 
     @property
     def baseline(self) -> TrialRecord | None:
@@ -152,7 +194,8 @@ class Leaderboard:
     def columns(self) -> dict[str, Shown]:
         """What trials are compared by in addition to the search metric: what was measured of at least one of them."""
         known = {name for trial in self.trials for name in trial.metrics}
-        return {name: c for name, c in compared_by().items() if name in known and name != self.metric}
+        columns = compared_by() | {name: shown_as(name) for name in self.objectives}
+        return {name: c for name, c in columns.items() if name in known and name != self.metric}
 
     def score(self, trial: TrialRecord | None) -> float | None:
         """The search metric of a trial, in its best epoch."""
@@ -214,7 +257,8 @@ def as_json(board: Leaderboard) -> JsonDict:
         for trial in board.trials
     ]
     best = board.best.run_id if board.best else None
-    return {"sweep": board.sweep.name, "parent_run_id": board.sweep.run_id, "trials": trials, "best": best}
+    front = {"front": [trial.run_id for trial in board.front]} if len(board.objectives) > 1 else {}
+    return {"sweep": board.sweep.name, "parent_run_id": board.sweep.run_id, "trials": trials, "best": best, **front}
 
 
 def print_leaderboard(board: Leaderboard, console: RichConsole | None = None) -> None:
@@ -270,6 +314,8 @@ def conclusions(board: Leaderboard) -> list[str]:
     if best is not board.baseline and board.score(board.baseline) == 0 and not board.is_lower_better:
         won = "; the untuned trial found nothing"
     lines.append(f"best   trial {best.number}: {board.metric} {board.score(best):.3f}{won}")
+    if board.front_in_words:
+        lines.append(f"front  {board.front_in_words}")
     if board.standing:
         lines.append(f"note   {board.standing}")
     if "test/iou" in best.metrics:
@@ -301,7 +347,7 @@ def _cells(board: Leaderboard, trial: TrialRecord) -> list[str]:
     """What came of a trial."""
     gain = board.gain(trial)
     return [
-        f"{trial.number}{' untuned' if trial.is_baseline else ''}",
+        f"{trial.number}{' untuned' if trial.is_baseline else ''}{' front' if trial in board.front else ''}",
         board.ended(trial),
         _score(board.score(trial)),
         "" if gain is None else f"{gain:+.3f}",

@@ -14,12 +14,13 @@ from segdist.core.panels import colour
 from segdist.pages import charts, scatter
 from segdist.pages.diagnosis import why_nothing
 from segdist.pages.labels import label_sets
-from segdist.pages.leaderboard import COSTS, Leaderboard, leaderboard
+from segdist.pages.leaderboard import Leaderboard, leaderboard, shown_as
 from segdist.pages.rendering import render, score
+from segdist.sweepfile.objectives import is_minimised
 from segdist.tracking import Tracker, TrialRecord
 
 _DRAWN_OVER = ("runtime/latency_p50_ms", "model/bytes")
-"""The costs that the score is drawn over."""
+"""The costs that the score is drawn over in every sweep."""
 RANKED, INDEX, IMPORTANCE = ("pictures_ranked", "pictures_telling"), "index.json", "importance.json"
 """Files of a run; older runs have their ranked pictures under the second name."""
 PICTURES, TEST_PICTURES, SUMMARY = "pictures", "pictures_test", "summary.json"
@@ -119,25 +120,32 @@ def _lines(board: Leaderboard) -> list[charts.Line]:
 
 
 def _pareto(board: Leaderboard) -> list[tuple[str, Markup]]:
-    """The score over each cost that was measured."""
+    """The score over each further objective and each cost that was measured."""
     lines = {line.trial: line for line in _lines(board)}
     found = []
-    for name in _DRAWN_OVER:
-        cost = COSTS[name]
+    for name in dict.fromkeys((*board.objectives[1:], *_DRAWN_OVER)):
+        shown, is_more_better = shown_as(name), not is_minimised(name)
         points = [
             scatter.Point(
                 line.trial,
-                f"{line.title}, {cost.heading} {cost.text(trial.metrics[name])}",
+                f"{line.title}, {shown.heading} {shown.text(trial.metrics[name])}",
                 line.tint,
                 line.kind,
-                cost=trial.metrics[name] * cost.factor,
+                cost=trial.metrics[name] * shown.factor,
                 score=trial.metrics[board.metric],
+                is_unbeaten=trial in board.front,
             )
             for trial in board.trials
             if name in trial.metrics and (line := lines.get(trial.number))
         ]
-        drawn = scatter.pareto(points, cost=cost.heading, score=board.metric, is_lower_better=board.is_lower_better)
-        found.append((cost.heading, drawn))
+        drawn = scatter.pareto(
+            points,
+            cost=shown.heading,
+            score=board.metric,
+            is_lower_better=board.is_lower_better,
+            is_more_better=is_more_better,
+        )
+        found.append((shown.heading + (" (to the right is better)" if is_more_better else ""), drawn))
     return [(title, chart) for title, chart in found if chart]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from segdist.pages.charts import Frame, grid, nice, svg
+from segdist.pages.front import unbeaten
 
 _LOG_FROM = 20.0
 """Ratio of the largest to the smallest cost from which on their axis is logarithmic."""
@@ -23,6 +24,7 @@ class Point:
         kind: "best", "baseline" or "".
         cost: the smaller the better.
         score: of the search metric.
+        is_unbeaten: whether no other trial beats it at all objectives of the search, which may be more than these.
     """
 
     trial: int
@@ -31,26 +33,27 @@ class Point:
     kind: str
     cost: float
     score: float
+    is_unbeaten: bool = False
 
 
-def front(points: Sequence[Point], *, is_lower_better: bool = False) -> list[Point]:
-    """The points that no other one beats: none is as cheap and better, or as good and cheaper; cheapest first."""
-    sign = -1 if is_lower_better else 1
-    kept: list[Point] = []
-    for point in sorted(points, key=lambda p: (p.cost, -sign * p.score)):
-        if not kept or sign * point.score > sign * kept[-1].score:
-            kept.append(point)
-    return kept
+def front(points: Sequence[Point], *, is_lower_better: bool = False, is_more_better: bool = False) -> list[Point]:
+    """The points that no other one beats: none is as cheap and better, or as good and cheaper; lowest cost first."""
+    signs = (-1 if is_more_better else 1), (1 if is_lower_better else -1)
+    on_front = unbeaten([(signs[0] * p.cost, signs[1] * p.score) for p in points])
+    return sorted((p for p, is_on in zip(points, on_front, strict=True) if is_on), key=lambda p: p.cost)
 
 
-def pareto(points: Sequence[Point], *, cost: str, score: str, is_lower_better: bool = False) -> Markup:
+def pareto(
+    points: Sequence[Point], *, cost: str, score: str, is_lower_better: bool = False, is_more_better: bool = False
+) -> Markup:
     """Score over cost, one point a trial, and a line through those that none beats.
 
     Args:
         points: two at least; fewer give nothing.
         cost: name and unit of the costs.
         score: name of the scores.
-        is_lower_better: whether they are errors or distances.
+        is_lower_better: whether the scores are errors or distances.
+        is_more_better: whether the costs are none, but another score.
     """
     if len(points) < 2:
         return Markup("")
@@ -63,7 +66,8 @@ def pareto(points: Sequence[Point], *, cost: str, score: str, is_lower_better: b
     def place(point: Point) -> tuple[float, float]:
         return frame.x(axis.place(point.cost)), frame.y((point.score - ticks[0]) / (ticks[-1] - ticks[0]))
 
-    steps = [place(p) for p in front(points, is_lower_better=is_lower_better)]
+    kept = front(points, is_lower_better=is_lower_better, is_more_better=is_more_better)
+    steps = [place(p) for p in kept]
     path = " ".join(f"{'L' if k else 'M'}{x:.1f} {y:.1f}" for k, (x, y) in enumerate(steps))
     parts = [grid(frame, ticks), _costs_axis(frame, axis, cost), Markup('<path class="front" d="{}"/>').format(path)]
     parts += [_dot(p, *place(p)) for p in sorted(points, key=lambda p: (p.kind != "", p.kind == "best", p.tint))]
@@ -108,11 +112,12 @@ def _costs_axis(frame: Frame, axis: _Costs, title: str) -> Markup:
 
 def _dot(point: Point, x: float, y: float) -> Markup:
     return Markup(
-        '<g class="line dot {kind}" data-trial="{trial}" style="--t:{tint}"><title>{title}</title>'
+        '<g class="line dot {kind}{ring}" data-trial="{trial}" style="--t:{tint}"><title>{title}</title>'
         '<circle class="hit" cx="{x}" cy="{y}" r="12"/><circle cx="{x}" cy="{y}" r="{r}"/>'
         '<text class="tick" x="{tx}" y="{ty}">{trial}</text></g>'
     ).format(
         kind=point.kind,
+        ring=" unbeaten" if point.is_unbeaten else "",
         trial=point.trial,
         tint=f"{point.tint:.3f}",
         title=point.title,

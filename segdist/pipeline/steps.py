@@ -11,7 +11,7 @@ from segdist import pages
 from segdist.commands.diff import standing
 from segdist.commands.promote import register_winner
 from segdist.core import storage
-from segdist.core.errors import BackendError, DataError, SegdistError
+from segdist.core.errors import BackendError, DataError, SegdistError, did_you_mean
 from segdist.core.records import LabelledImages
 from segdist.core.spec import SweepSpec
 from segdist.core.terminal import say
@@ -30,6 +30,7 @@ from segdist.pipeline.warm_start import take_warm_start
 from segdist.searching import Ledger
 from segdist.sweepfile import label_policies
 from segdist.sweepfile.loading import trials_of
+from segdist.sweepfile.objectives import COSTS, needs_costs, objectives_of
 from segdist.tracking import Tracker, TrialStatus, names
 
 NEXT_BEST = 4
@@ -136,7 +137,7 @@ def _job(spec: SweepSpec, folder: str, dataset: Dataset, labels: Sequence[LabelS
         boxes_only=tuple(spec.data.boxes_only),
         storage_path=folder,
         metric=spec.search.metric,
-        is_costed=bool(spec.space and spec.search.constraints),
+        is_costed=needs_costs(spec),
         labels_of_policy={one.policy.name: one.labels.uri for one in labels} if len(labels) > 1 else {},
     )
 
@@ -258,6 +259,19 @@ def _check_learnable(spec: SweepSpec, dataset: Dataset) -> None:
                 f"Let a teacher draw them: label: {{teacher: {{family: sam}}, splits: [{split}]}}"
             )
     _check_comparable(spec, dataset)
+    _check_measured(spec, dataset)
+
+
+def _check_measured(spec: SweepSpec, dataset: Dataset) -> None:
+    """What is measured of a class can be, for there is such a class."""
+    for name in objectives_of(spec):
+        of_class = name.split("/", 2)[2:]
+        known = dataset.manifest.classes
+        if of_class and name not in COSTS and of_class[0] not in known:
+            raise DataError(
+                f"`{name}` is measured of no trial, for there is no class `{of_class[0]}`. "
+                f"{did_you_mean(of_class[0], known)}"
+            )
 
 
 def _check_comparable(spec: SweepSpec, dataset: Dataset) -> None:

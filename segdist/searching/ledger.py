@@ -16,6 +16,7 @@ from segdist.core import storage
 from segdist.core.errors import StorageError
 from segdist.core.spec import Strict, digest
 from segdist.searching.cost import Cost, Held
+from segdist.sweepfile.objectives import COSTS
 
 VERSION: Literal[1] = 1
 State = Literal["waiting", "running", "finished", "stopped", "failed", "infeasible"]
@@ -125,6 +126,13 @@ class Trial(Strict):
     def wasted(self) -> Held:
         """What it held in vain."""
         return self.spent if self.state in IN_VAIN else self.lost
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """What is known of its model: the metrics of the epoch it is taken from, and what it costs, from any epoch."""
+        kept = self.best.epoch if self.best else self.last_epoch
+        costs = {name: value for e in self.epochs for name, value in e.metrics.items() if name in COSTS}
+        return costs | next((e.metrics for e in self.epochs if e.epoch == kept), {})
 
     def scores(self, metric: str, *, until: int | None = None) -> list[float]:
         """Of its epochs, or of those up to one."""

@@ -2,19 +2,28 @@
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
 
 from segdist.core.spec import SweepSpec, digest
-from segdist.metrics import is_minimised
 from segdist.searching.ledger import Trial
 from segdist.searching.space import Space, baseline, can_tell, first_trials
 from segdist.searching.stopping import pruner_of
 from segdist.searching.warm_start import Earlier, Prior
 from segdist.sweepfile.grid import points
+from segdist.sweepfile.objectives import is_minimised, objectives_of
 
 if TYPE_CHECKING:
     import optuna
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A trial in the study that proposes, and in that which stops trials early; mostly these are one."""
+
+    proposed: "optuna.Trial"
+    judged: "optuna.Trial"
 
 
 class Proposals:
@@ -40,13 +49,13 @@ class Proposals:
         self._untuned = digest(next((t.values for t in trials if t.is_baseline), self._first[0]))
         self._metric = spec.search.metric
         self._best = min if is_minimised(self._metric) else max
-        self._running: dict[int, optuna.Trial] = {}
+        self._objectives = objectives_of(spec)
+        self._running: dict[int, _Running] = {}
         self._told: dict[int, int] = {}
-        self._study = optuna.create_study(
-            direction="minimize" if self._best is min else "maximize",
-            sampler=optuna.samplers.RandomSampler(),  # what is replayed has its values
-            pruner=pruner_of(spec),
-        )
+        self._study = self._made(self._objectives)
+        self._judging = self._study
+        if spec.search.objectives:  # of several Optuna stops no trial
+            self._judging = self._made((self._metric,))
         for trial in trials:
             self._replay(trial)
 
@@ -61,7 +70,7 @@ class Proposals:
         if given is None and self._grid is not None:
             given = next(self._grid, None)
         trial = self._drawn(number) if given is None else self._enter(self._study, given)
-        self._running[number] = trial
+        self._run(number, trial)
         values = dict(trial.params)
         self._tried[digest(values)] = values
         return values
@@ -78,14 +87,12 @@ class Proposals:
 
     def _with_earlier(self) -> "optuna.Study | None":
         """A study of this search's trials and of the earlier ones that it may believe; None where there are none."""
-        if self._spec.search.constraints:
-            return None  # whether earlier trials keep them is not known
+        if self._spec.search.constraints or self._spec.search.objectives:
+            return None  # of these the earlier trials may not know
         believed = list(self._prior.believed(self._scores, self._untuned))
         if not believed:
             return None
-        study = self._optuna.create_study(
-            direction=self._study.direction, sampler=self._optuna.samplers.RandomSampler()
-        )
+        study = self._made(self._objectives)
         for values, score in believed:
             study.tell(self._enter(study, values), score)
         study.add_trials(self._study.get_trials(deepcopy=False))
@@ -119,12 +126,12 @@ class Proposals:
 
         One that is told again, after a crash, changes nothing.
         """
-        trial = self._running.get(number)
-        if trial is None or epoch <= self._told.get(number, 0):
+        running = self._running.get(number)
+        if running is None or epoch <= self._told.get(number, 0):
             return False
         self._told[number] = epoch
-        trial.report(score, epoch)
-        return bool(trial.should_prune())
+        running.judged.report(score, epoch)
+        return bool(running.judged.should_prune())
 
     def tell(self, trial: Trial) -> None:
         """How a trial ended: with the score of its best epoch, whose model is kept."""
@@ -136,18 +143,40 @@ class Proposals:
             return
         constraints = trial.constraints or ({"infeasible": None} if trial.state == "infeasible" else {})
         for name, by in constraints.items():
-            running.set_constraint(name, 1.0 if by is None else by)  # what was not measured is not known to hold
+            running.proposed.set_constraint(name, 1.0 if by is None else by)  # what was not measured may not hold
         if trial.state in ("finished", "infeasible") and scores:
-            self._study.tell(running, self._best(scores))
+            self._judging.tell(running.judged, self._best(scores))
         else:
             is_evidence = trial.state in ("stopped", "infeasible")
-            self._study.tell(running, state=states.PRUNED if is_evidence else states.FAIL)
+            self._judging.tell(running.judged, state=states.PRUNED if is_evidence else states.FAIL)
+        if running.proposed is not running.judged:
+            values = self._values(trial)
+            self._study.tell(running.proposed, values, state=None if values else states.FAIL)
+
+    def _values(self, trial: Trial) -> list[float] | None:
+        """Of all objectives; one that was stopped counts with what it had reached. None where not all are known."""
+        known = dict(trial.measured)
+        if scores := trial.scores(self._metric):
+            known[self._metric] = self._best(scores)
+        is_evidence = trial.state != "failed" and known.keys() >= set(self._objectives)
+        return [known[name] for name in self._objectives] if is_evidence else None
+
+    def _made(self, objectives: Sequence[str]) -> "optuna.Study":
+        return self._optuna.create_study(
+            directions=["minimize" if is_minimised(name) else "maximize" for name in objectives],
+            sampler=self._optuna.samplers.RandomSampler(),  # what is replayed has its values
+            pruner=pruner_of(self._spec),
+        )
+
+    def _run(self, number: int, proposed: "optuna.Trial") -> None:
+        judged = proposed if self._judging is self._study else self._judging.ask()
+        self._running[number] = _Running(proposed, judged)
 
     def _replay(self, trial: Trial) -> None:
         """Everything that a trial of the ledger told, as if it told it now; one that is to go on stays running."""
         if not can_tell(self._space.ranges, trial.values):
             return  # other keys, or a choice that is gone: it runs to its end, and the sampler is not told
-        self._running[trial.number] = self._enter(self._study, trial.values)
+        self._run(trial.number, self._enter(self._study, trial.values))
         for epoch in trial.epochs:
             if self._metric in epoch.metrics:
                 self.report(trial.number, epoch.epoch, epoch.metrics[self._metric])

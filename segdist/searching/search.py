@@ -15,7 +15,7 @@ from segdist.searching.ledger import Best, Epoch, Ledger, Saved, Trial, checkpoi
 from segdist.searching.proposals import Proposals
 from segdist.searching.stopping import is_guarded
 from segdist.searching.tally import Tally
-from segdist.sweepfile.loading import COSTS, trials_of
+from segdist.sweepfile.loading import trials_of
 
 _OF_THE_EPOCH = frozenset({"epoch", "seconds"})
 
@@ -192,11 +192,8 @@ class Search:
         return trial.model_copy(update={"spent": trial.spent + self._held_each_second * (now - since)})
 
     def _constraints(self, trial: Trial) -> dict[str, float | None]:
-        """By how much each is broken: by what the model costs, and by the metrics of the epoch it is taken from."""
-        costs = {name: value for e in trial.epochs for name, value in e.metrics.items() if name in COSTS}
-        kept = trial.best.epoch if trial.best else trial.last_epoch
-        known = costs | next((e.metrics for e in trial.epochs if e.epoch == kept), {})
-        bounds = self.spec.search.constraints
+        """By how much each is broken."""
+        known, bounds = trial.measured, self.spec.search.constraints
         return {name: known[name] - bound if name in known else None for name, bound in bounds.items()}
 
     def _judged(self, trial: Trial) -> Trial:

@@ -23,14 +23,11 @@ from segdist.core.plugins import declaration, prompt_strategy
 from segdist.core.spec import ModelSpec, PhaseSpec, Range, RunSpec, SweepSpec, TrainSpec
 from segdist.sweepfile import grid, label_policies, train_checks
 from segdist.sweepfile.composition import NotAllowedError, compose, opened
+from segdist.sweepfile.objectives import COSTS
 from segdist.sweepfile.train_checks import Keys
 
 _TRACKING = ("sqlite:///", "http://", "https://", "databricks", "postgresql", "mysql", "mssql")
 """How addresses of MLflow begin; of other schemes it would import whatever package answers to them."""
-
-
-COSTS = ("model/parameters", "model/bytes", "runtime/latency_p50_ms", "runtime/latency_p95_ms")
-"""What of a model's cost is known within its trial."""
 
 
 @dataclass(frozen=True)
@@ -332,6 +329,10 @@ def _space_problems(spec: SweepSpec) -> Iterator[Problem]:
 def _sampler_problems(spec: SweepSpec) -> Iterator[Problem]:
     where = ("search", "sampler")
     if spec.search.sampler == "cmaes":
+        if spec.search.objectives:
+            yield Problem(
+                where, "`cmaes` knows one objective alone. Take `tpe` or `gp`, or leave out `search.objectives`"
+            )
         try:
             registry.check_extra("`search.sampler: cmaes`", "cmaes")
         except SpecError as error:
@@ -397,15 +398,9 @@ def _metric_problems(spec: SweepSpec) -> Iterator[Problem]:
             yield Problem(
                 ("evaluate", "each_epoch"), f"there is no metric `{name}`. {did_you_mean(name, metrics.names())}"
             )
-    split, _, value = spec.search.metric.partition("/")
-    family, keys = metrics.family_of(value), ("search", "metric")
-    if split != "val" or not family:
-        known = [f"val/{name}" for name in metrics.names()]
-        yield Problem(keys, f"there is no metric `{spec.search.metric}`. {did_you_mean(spec.search.metric, known)}")
-    elif family not in spec.evaluate.each_epoch:
-        measured = ", ".join((*spec.evaluate.each_epoch, family))
-        message = f"`{spec.search.metric}` is not measured after each epoch. Set evaluate.each_epoch: [{measured}]"
-        yield Problem(keys, message)
+    for keys, name in [(("search", "metric"), spec.search.metric), *_further_objectives(spec)]:
+        if problem := _objective_problem(spec, name):
+            yield Problem(keys, problem)
     bounded = (*COSTS, *(f"val/{name}" for name in spec.evaluate.each_epoch if metrics.lower_is_better(name)))
     for name in spec.search.constraints:
         if name not in bounded:
@@ -414,6 +409,26 @@ def _metric_problems(spec: SweepSpec) -> Iterator[Problem]:
                 f"These can: {', '.join(bounded)}; and errors and distances that `evaluate.each_epoch` names"
             )
             yield Problem(("search", "constraints", name), message)
+
+
+def _further_objectives(spec: SweepSpec) -> Iterator[tuple[Keys, str]]:
+    """Those that trials must measure, with their place."""
+    for index, name in enumerate(spec.search.objectives):
+        if name not in COSTS:
+            yield ("search", "objectives", str(index)), name
+
+
+def _objective_problem(spec: SweepSpec, name: str) -> str:
+    """Why no trial would measure this after each epoch; "" where each does."""
+    split, _, value = name.partition("/")
+    family = metrics.family_of(value)
+    if split != "val" or not family:
+        known = [*(f"val/{metric}" for metric in metrics.names()), *(COSTS if name != spec.search.metric else ())]
+        return f"there is no metric `{name}`. {did_you_mean(name, known)}"
+    if family not in spec.evaluate.each_epoch:
+        measured = ", ".join((*spec.evaluate.each_epoch, family))
+        return f"`{name}` is not measured after each epoch. Set evaluate.each_epoch: [{measured}]"
+    return ""
 
 
 def prompts_of(model: ModelSpec, family: str | None = None) -> frozenset[str]:

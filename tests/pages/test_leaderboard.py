@@ -66,6 +66,34 @@ def test_a_trial_that_breaks_a_constraint_is_infeasible_and_never_wins(board: Le
     assert "latency_p50_ms was not measured" in none.broken(unknown)
 
 
+def test_of_several_objectives_the_trials_that_none_beats_are_on_the_front(board: Leaderboard) -> None:
+    assert not board.front
+    assert "front" not in printed(board)
+    measured = {  # number: score, bytes
+        0: (0.5, 1e6), 1: (0.9, 8e6), 2: (0.8, 8e6), 3: (0.7, 2e6), 4: (0.4, 1e6), 5: (0.95, 1e6), 6: (0.99, 1e5),
+    }  # fmt: skip
+    trials = [
+        replace(
+            board.trials[0],
+            number=number,
+            metrics={"val/iou": score, "model/bytes": size},
+            broken={"model/bytes": 1.0} if number == 5 else {},
+            status="KILLED" if number == 6 else "FINISHED",
+        )
+        for number, (score, size) in measured.items()
+    ]
+    unknown = replace(trials[0], number=7, metrics={"val/iou": 0.97})
+    sweep = replace(board.sweep, spec={**board.sweep.spec, "search": {"objectives": ["model/bytes"]}})
+    some = Leaderboard(sweep, (*trials, unknown))
+    assert [t.number for t in some.front] == [0, 1, 3]
+    assert "front  trials 0, 1, 3: beaten by no other at val/iou, size MB at once" in printed(some)
+    rows = [line.split()[:3] for line in printed(some).splitlines() if " front" in line and line.split()[0].isdigit()]
+    assert {row[0] for row in rows} == {"0", "1", "3"}
+    assert as_json(some)["front"] == [some.trials[0].run_id] * 3
+    none = Leaderboard(sweep, (unknown,))
+    assert "front  none: model/bytes was measured of no trial" in printed(none)
+
+
 @pytest.mark.parametrize(
     ("close", "said"),
     [

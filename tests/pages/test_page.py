@@ -3,10 +3,13 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import optuna
 import pytest
 
 from segdist.core.spec import SweepSpec
 from segdist.pages import Leaderboard, leaderboard, report, write_html
+from segdist.pages.front import unbeaten
 from segdist.pages.labels import label_sets
 from segdist.pages.scatter import Point, front, pareto
 from segdist.tracking import Tracker
@@ -154,6 +157,65 @@ def test_the_front_holds_the_points_that_no_other_beats() -> None:
     assert [p.trial for p in front(points, is_lower_better=True)] == [0, 1, 5]
     assert pareto(points[:1], cost="ms", score="iou") == ""
     assert "(log)" in pareto([Point(0, "", 0, "", 1.0, 0.1), Point(1, "", 0, "", 99.0, 0.2)], cost="ms", score="iou")
+
+
+def test_the_front_of_any_number_of_objectives_is_that_of_brute_force_and_of_optuna() -> None:
+    rng = np.random.default_rng(0)
+    checked = 0
+    for count, objectives in [(1, 1), (1, 3), (40, 1), (40, 2), (60, 3), (30, 4)]:
+        losses = rng.integers(0, 6, (count, objectives)).astype(float)  # with equal ones, and equal in some
+        expected = [
+            not any(
+                all(x <= y for x, y in zip(a, b, strict=True)) and any(x < y for x, y in zip(a, b, strict=True))
+                for a in losses
+            )
+            for b in losses
+        ]
+        found = unbeaten(losses.tolist())
+        assert found == expected
+        study = optuna.create_study(directions=["minimize"] * objectives)
+        study.add_trials([optuna.create_trial(values=list(one)) for one in losses])
+        if objectives > 1:  # of one, Optuna gives the first of equals
+            assert {t.number for t in study.best_trials} == {k for k, is_on in enumerate(found) if is_on}
+            checked += 1
+    assert checked == 4
+    assert unbeaten([]) == []
+
+
+def test_where_more_of_both_is_better_the_line_of_a_chart_says_so() -> None:
+    values = [(1.0, 0.5), (2.0, 0.4), (2.0, 0.7), (3.0, 0.6), (4.0, 0.2)]
+    points = [Point(k, "", 0.0, "", cost, score) for k, (cost, score) in enumerate(values)]
+    assert [p.trial for p in front(points, is_more_better=True)] == [2, 3, 4]
+    assert [p.trial for p in front(points, is_lower_better=True, is_more_better=True)] == [4]
+
+
+def test_the_report_of_several_objectives_marks_the_front_and_draws_each(filled: Tracker, board: Leaderboard) -> None:
+    objectives = ["val/dice", "model/parameters", "runtime/latency_p95_ms"]
+    sweep = replace(board.sweep, spec={**board.sweep.spec, "search": {"objectives": objectives}})
+    trials = tuple(
+        replace(
+            t,
+            metrics={name: value for name, value in t.metrics.items() if name != objectives[2]}
+            | {"model/parameters": 1e6 * (1 + t.number), "val/dice": 0.4 + 0.01 * t.number},
+        )
+        for t in board.trials
+    )
+    text = report._render(filled, Leaderboard(sweep, trials))
+    assert "none: runtime/latency_p95_ms was measured of no trial" in text
+    assert "unbeaten" not in re.sub(r"(?s)<style>.*?</style>", "", text)
+    trials = tuple(replace(t, metrics={**t.metrics, "runtime/latency_p95_ms": 10.0 + t.number}) for t in trials)
+    some = Leaderboard(sweep, trials)
+    text = report._render(filled, some)
+    assert len(some.front) > 1
+    marked = {
+        int(n) for n in re.findall(r'<td data-v="(\d+)">\d+(?:<span.*?</span>)*<span class="mark">front</span>', text)
+    }
+    assert marked == {t.number for t in some.front}
+    ringed = {int(n) for n in re.findall(r'unbeaten" data-trial="(\d+)"', text)}
+    assert ringed == marked
+    assert "val/iou over Dice (to the right is better)" in text
+    assert "val/iou over latency P95 ms" in text
+    assert "beaten by no other at val/iou, Dice, parameters M, latency P95 ms at once" in text
 
 
 @pytest.mark.parametrize("scored", [False, True])

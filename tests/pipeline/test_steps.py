@@ -1,13 +1,17 @@
 """What the steps of the main job say when they are cut short."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from segdist.core.errors import BackendError
+from segdist.core.errors import BackendError, DataError
+from segdist.datasets.shards import Dataset
 from segdist.pipeline import steps
 from segdist.searching import Ledger, Trial
 from segdist.searching.cost import Held
+from tests.searching.sweeps import sweep
+from tests.tracking.conftest import DATASET
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, BackendError])
@@ -21,3 +25,21 @@ def test_a_search_that_is_cut_short_says_what_it_cost_and_how_far_it_came(
         raise error("cut short")
     assert done == ["2 of 3 trials"]
     assert "spent     120 CPU-seconds, of which 30 (25 %)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("search", "said"),
+    [
+        ({"metric": "val/iou/crak"}, "no class `crak`. Did you mean `crack`"),
+        ({"objectives": ["model/bytes", "val/dice/seams"]}, "`val/dice/seams` is measured of no trial"),
+        ({"metric": "val/iou/crack", "objectives": ["model/bytes", "val/dice/seam"]}, ""),
+    ],
+)
+def test_what_is_searched_for_is_of_a_class_that_there_is(search: dict[str, Any], said: str) -> None:
+    dataset = Dataset("unread", DATASET)
+    if not said:
+        steps._check_learnable(sweep(**search), dataset)
+        return
+    with pytest.raises(DataError) as error:
+        steps._check_learnable(sweep(**search), dataset)
+    assert said in str(error.value)
