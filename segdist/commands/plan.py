@@ -7,6 +7,7 @@ from segdist.core.spec import Range, SweepSpec
 from segdist.core.text import counted
 from segdist.reading.sources import open_sources
 from segdist.sweepfile.loading import candidates, epochs_of, trials_of
+from segdist.tracking import Tracker
 
 
 def describe(spec: SweepSpec) -> str:
@@ -23,6 +24,7 @@ def describe(spec: SweepSpec) -> str:
         f"  scored    {spec.search.metric}, prompts: {spec.evaluate.prompts}",
         f"  storage   {spec.storage}",
         f"  tracking  {spec.tracking.uri}",
+        *([f"  WARNING   {risk}"] if (risk := Tracker.for_sweep(spec).risk) else []),
     ]
     return "\n".join(lines)
 

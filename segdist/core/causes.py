@@ -242,7 +242,7 @@ _TABLE = (
     ),
     _Known(
         "tracking away",
-        (r"API request to \S+ failed with exception", r"API request to endpoint \S+ failed with error code 50\d"),
+        (r"API request to \S+ failed with exception", r"API request to endpoint \S+ failed with error code 50[234]"),
         "The MLflow server does not answer.",
         "Start it again, or check `tracking.uri` and the network.",
     ),
@@ -254,14 +254,15 @@ _TABLE = (
     ),
     _Known(
         "database",
-        (
-            r"database is locked",
-            r"unable to open database file",
-            r"database disk image is malformed",
-            r"file is not a database",
-        ),
-        "MLflow's database cannot be used from {place}.",
+        (r"database is locked", r"unable to open database file"),
+        "MLflow's database cannot be opened for writing on {place}.",
         "Let no other program hold it, and keep it on a disk of this machine: set `tracking.uri`.",
+    ),
+    _Known(
+        "database",
+        (r"database disk image is malformed",),
+        "MLflow's database is damaged.",
+        "Restore it from a backup, or set `tracking.uri` to another: what the sweep knows of its trials is told to it.",
     ),
     _Known(
         "storage away",

@@ -35,7 +35,14 @@ MOST_ENTRIES = 5_000_000
 _KERNEL_FILE_SYSTEMS = frozenset(
     ("proc", "sysfs", "devtmpfs", "devpts", "cgroup", "cgroup2", "debugfs", "tracefs", "securityfs", "configfs", "bpf")
 )
+_NETWORK_FILE_SYSTEMS = frozenset(
+    ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs", "glusterfs", "orangefs",
+     "pvfs2", "ncpfs", "coda", "vboxsf", "drvfs", "davfs", "acfs")
+)  # fmt: skip
+_LOCAL_FUSE = frozenset(("fuse.fuse-overlayfs", "fuse.gocryptfs", "fuse.encfs", "fuse.bindfs", "fuse.ntfs-3g"))
 _MOUNTS = Path("/proc/self/mounts")
+_ESCAPED = re.compile(r"\\([0-7]{3})")
+"""A blank, tab, newline or backslash in the list of mounts."""
 _NO_FILE = "a pipe, a socket or a device"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 
@@ -293,11 +300,25 @@ def _why_not_walked(folder: str, kernel: Set[str]) -> str:
 
 def _kernel_file_systems() -> frozenset[str]:
     """Where this machine shows its processes and devices as files: some have no end, others do something when read."""
+    return frozenset(place for place, kind in _mounts().items() if kind in _KERNEL_FILE_SYSTEMS)
+
+
+def network_file_system(path: Path) -> str:
+    """What kind of network disk a path is on, such as `nfs4`; "" for a disk of this machine, or where nobody knows."""
+    mounts, place = _mounts(), path.absolute().resolve()
+    kind = next((mounts[str(folder)] for folder in (place, *place.parents) if str(folder) in mounts), "")
+    is_fuse = kind.startswith("fuse.") and kind not in _LOCAL_FUSE
+    return kind if is_fuse or kind in _NETWORK_FILE_SYSTEMS else ""
+
+
+def _mounts() -> dict[str, str]:
+    """What is mounted where, and of which kind; of several at one place the last, which hides the others."""
     try:
-        mounts = [line.split(" ") for line in _MOUNTS.read_text("utf-8", "surrogateescape").splitlines()]
+        lines = _MOUNTS.read_text("utf-8", "surrogateescape").splitlines()
     except OSError:  # not Linux
-        return frozenset()
-    return frozenset(place for _, place, kind, *_ in mounts if kind in _KERNEL_FILE_SYSTEMS)
+        return {}
+    found = (line.split(" ") for line in lines)
+    return {_ESCAPED.sub(lambda code: chr(int(code[1], 8)), place): kind for _, place, kind, *_ in found}
 
 
 def check_writable(uri: str) -> None:

@@ -57,6 +57,8 @@ def do_steps(spec: SweepSpec, file: str, *, kind: str, fingerprint: str, folder:
     done: list[str] = []
     with _noting(done):
         tracker = Tracker.for_sweep(spec)
+        if tracker.risk:
+            say(f"warning   {tracker.risk}")
         tracker.close_abandoned()
         take_warm_start(tracker, spec, folder=folder, fingerprint=fingerprint)
         dataset = ingest(spec)

@@ -7,13 +7,16 @@ import logging
 import os
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from segdist.core.errors import BackendError, StorageError
+from segdist.core.causes import cause_of
+from segdist.core.errors import BackendError, SegdistError, StorageError
 from segdist.core.redaction import holds_credentials, redact, without_credentials
+from segdist.core.storage import network_file_system
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -51,9 +54,12 @@ class Connection:
         try:
             yield self._client
         except _refusals() as error:
-            raise BackendError(f"MLflow at {self.shown} refused: {_first_line(error)}") from error
+            raise self._lacking(error) or BackendError(
+                f"MLflow at {self.shown} refused: {_first_line(error)}"
+            ) from error
         except OSError as error:  # artifacts are plain files in the embedded mode
-            raise StorageError(f"MLflow's files under {self.artifact_root} cannot be used: {error}") from error
+            fix = cause_of(error) or "Check their folder."
+            raise StorageError(f"MLflow's files under {self.artifact_root} cannot be used: {error}. {fix}") from error
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -80,6 +86,16 @@ class Connection:
         return redact(self.uri)
 
     @property
+    def risk(self) -> str:
+        """What is to be known of the place of the database; "" where nothing is."""
+        kind = network_file_system(self._file) if self._file else ""
+        return kind and (
+            f"MLflow's database {self._file} is on a network disk ({kind}), where SQLite's locks may not hold: several "
+            "writers can damage it. Set tracking.uri to an MLflow server (`http://HOST:PORT`), or to `sqlite:///FILE` "
+            "on a disk of this machine."
+        )
+
+    @property
     def _file(self) -> Path | None:
         return Path(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:///") else None
 
@@ -90,9 +106,21 @@ class Connection:
 
         try:
             with self.exclusive():  # two processes must not both create the tables
+                if self._file and not self._file.stat().st_size:
+                    _create(self._file)
                 return _connected(MlflowClient(tracking_uri=self.uri, registry_uri=self.uri))
         except _refusals() as error:
-            raise BackendError(f"{self.shown} is no usable MLflow address: {_first_line(error)} {_FIX}") from error
+            raise self._lacking(error) or BackendError(
+                f"{self.shown} is no usable MLflow address: {_first_line(error)} {_FIX}"
+            ) from error
+
+    def _lacking(self, error: Exception) -> SegdistError | None:
+        """What the machine or the network does not give, where it is that and no refusal of MLflow's."""
+        if not (cause := cause_of(error)):
+            return None
+        if self._file:
+            return StorageError(f"MLflow's database {self._file} cannot be used: {cause}")
+        return BackendError(f"MLflow at {self.shown} cannot be used: {cause}")
 
     def _check(self) -> None:
         if holds_credentials(self.uri):
@@ -136,6 +164,19 @@ def _writable(file: Path) -> None:
             f"MLflow's database {file} cannot be written ({error.strerror}). Set storage or tracking.uri to a "
             f"place you may write to."
         ) from error
+
+
+def _create(file: Path) -> None:
+    """A new database, there whole or not at all: MLflow's migrations cannot go on where they were cut short."""
+    from mlflow import MlflowClient
+
+    part = file.with_name(f".{file.name}.{uuid.uuid4().hex}.part")
+    try:
+        _connected(MlflowClient(tracking_uri=f"sqlite:///{part}"))
+        part.replace(file)
+    finally:
+        for left in file.parent.glob(f".{file.name}.*.part*"):  # SQLite's journal, too, and what a killed process left
+            left.unlink()
 
 
 def _connected(client: "MlflowClient") -> "MlflowClient":

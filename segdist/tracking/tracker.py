@@ -71,6 +71,11 @@ class Tracker:
         """The MLflow tracking URI, for `mlflow ui --backend-store-uri`; without credentials."""
         return self._connection.shown
 
+    @property
+    def risk(self) -> str:
+        """What is to be known of the place of MLflow's database; "" where nothing is."""
+        return self._connection.risk
+
     def check(self) -> None:
         """Connect now, so that a wrong address is an error before anything is computed.
 

@@ -266,6 +266,38 @@ def test_file_systems_of_the_kernel_are_named_and_not_walked(tmp_path: Path, mon
     assert others == {f"{tmp_path}/proc": "it is a file system of the kernel, which holds no data"}
 
 
+@pytest.mark.parametrize(
+    ("mounted", "kind"),
+    [
+        ("ext4", ""),
+        ("overlay", ""),
+        ("fuse.fuse-overlayfs", ""),
+        ("fuseblk", ""),
+        ("nfs4", "nfs4"),
+        ("cifs", "cifs"),
+        ("9p", "9p"),
+        ("lustre", "lustre"),
+        ("fuse.sshfs", "fuse.sshfs"),
+        ("fuse.mount-s3", "fuse.mount-s3"),
+    ],
+)
+def test_a_path_on_a_network_disk_is_known_also_behind_a_link_and_before_it_is_there(
+    tmp_path: Path, mounted: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share, mounts = tmp_path / "of all", tmp_path / "mounts"
+    share.mkdir()
+    (tmp_path / "link").symlink_to(share)
+    named = str(share).replace(" ", "\\040")
+    mounts.write_text(f"/dev/a / ext4 rw 0 0\nserver:/x {named} {mounted} rw 0 0\n/dev/b {named}/local ext4 rw 0 0\n")
+    monkeypatch.setattr(storage, "_MOUNTS", mounts)
+    for path in (share, share / "new" / "mlflow.db", tmp_path / "link" / "mlflow.db"):
+        assert storage.network_file_system(path) == kind
+    assert storage.network_file_system(share / "local" / "mlflow.db") == ""
+    assert storage.network_file_system(tmp_path / "of all else") == ""
+    monkeypatch.setattr(storage, "_MOUNTS", tmp_path / "nowhere")
+    assert storage.network_file_system(share) == ""
+
+
 def test_a_download_must_fit_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.zip").write_bytes(b"1" * 100)
     free = storage.SPARE_BYTES + 99

@@ -10,10 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
+from segdist.core import storage
 from segdist.core.errors import BackendError, StorageError
 from segdist.core.spec import SweepSpec
-from segdist.tracking import Tracker
+from segdist.tracking import Tracker, connection
+from segdist.tracking.connection import Connection
 from tests.tracking.conftest import DATASET, start_sweep, start_trial
 
 
@@ -139,3 +144,61 @@ def test_everything_works_through_a_server(server: str, spec: SweepSpec, tmp_pat
     sweep = tracker.latest_sweep("cracks")
     assert sweep.dataset is not None
     assert sweep.dataset.digest == DATASET.content_hash
+
+
+@pytest.mark.parametrize("uri", ["embedded", "sqlite:///{folder}/own.db", "http://127.0.0.1:1"])
+def test_a_database_on_a_network_disk_is_warned_of_with_the_fix(
+    tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"server:/x {tmp_path} nfs4 rw 0 0\n")
+    monkeypatch.setattr(storage, "_MOUNTS", mounts)
+    risk = Tracker.at(str(tmp_path), uri.format(folder=tmp_path)).risk
+    assert bool(risk) is not uri.startswith("http")
+    if risk:
+        assert f"{tmp_path}/" in risk
+        assert "nfs4" in risk
+        assert "Set tracking.uri to an MLflow server" in risk
+    mounts.write_text("/dev/a / ext4 rw 0 0\n")
+    assert not Tracker.at(str(tmp_path), uri.format(folder=tmp_path)).risk
+
+
+def test_a_database_whose_making_was_cut_short_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut(client: MlflowClient) -> MlflowClient:
+        connected(client)
+        raise SQLAlchemyError("(sqlite3.OperationalError) database or disk is full")
+
+    connected = connection._connected
+    monkeypatch.setattr(connection, "_connected", cut)
+    with pytest.raises(StorageError, match="Free some space"):
+        Tracker.at(str(tmp_path)).check()
+    assert [f.name for f in tmp_path.iterdir() if f.stat().st_size] == []
+    monkeypatch.undo()
+    Tracker.at(str(tmp_path)).check()
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["mlflow.db", "mlflow.db.lock"]
+
+
+@pytest.mark.parametrize(
+    ("said", "fix"),
+    [
+        ("(sqlite3.OperationalError) database or disk is full", "Free some space"),
+        ("(sqlite3.OperationalError) database is locked", "Let no other program hold it"),
+        ("(sqlite3.OperationalError) attempt to write a readonly database", "Mount it for writing"),
+        ("(sqlite3.DatabaseError) database disk image is malformed", "Restore it from a backup"),
+    ],
+)
+def test_what_a_database_lacks_is_told_with_its_file_and_the_fix(tmp_path: Path, said: str, fix: str) -> None:
+    database = Connection(f"sqlite:///{tmp_path}/mlflow.db", str(tmp_path))
+    with pytest.raises(StorageError, match=f"mlflow.db cannot be used: .*{fix}"), database.client():
+        raise SQLAlchemyError(f"{said}\n[SQL: INSERT INTO x]\n(Background on this error at: https://...)")
+
+
+def test_a_server_that_went_away_is_told_with_its_address_and_the_fix() -> None:
+    server = Connection("http://127.0.0.1:5000", "")
+    server._client = MlflowClient("http://127.0.0.1:5000")  # it answered once
+    gone = MlflowException("API request to http://127.0.0.1:5000/api/x failed with exception HTTPConnectionPool(...)")
+    with (
+        pytest.raises(BackendError, match="5000 cannot be used: The MLflow server does not answer"),
+        server.client(),
+    ):
+        raise gone
