@@ -17,6 +17,9 @@ from segdist.sweepfile.objectives import is_minimised, objectives_of
 if TYPE_CHECKING:
     import optuna
 
+_DRAWS = 20
+"""Times that a sampler is asked for one trial while it gives what was tried already; the later ones are by chance."""
+
 
 @dataclass(frozen=True)
 class _Running:
@@ -76,13 +79,25 @@ class Proposals:
         return values
 
     def _drawn(self, number: int) -> "optuna.Trial":
-        """The sampler's choice."""
+        """The sampler's choice among what was not tried: the same values, with the same seed, would tell nothing new.
+
+        Until one is found, those that were drawn count as running, so that TPE and a Gaussian process keep away.
+        """
         from segdist.searching.samplers import sampler_for  # it imports Optuna
 
         study = self._with_earlier() or self._study
-        study.sampler = sampler_for(self._spec, number)
-        trial = study.ask()
-        self._space(trial)
+        known: list[optuna.Trial] = []
+        for draw in range(_DRAWS):
+            study.sampler = sampler_for(self._spec, number, draw)
+            trial = study.ask()
+            self._space(trial)
+            if digest(trial.params) not in self._tried:
+                break
+            known.append(trial)
+        else:
+            known.pop()  # hardly anything is left: better a trial again than none
+        for one in known:
+            study.tell(one, state=self._optuna.trial.TrialState.FAIL)
         return trial if study is self._study else self._enter(self._study, trial.params)
 
     def _with_earlier(self) -> "optuna.Study | None":

@@ -27,13 +27,23 @@ if TYPE_CHECKING:
 Values = dict[str, object]
 Space = dict[str, BaseDistribution]
 Number = FloatDistribution | IntDistribution
+_LEARNED_DRAWS = 10
+"""After as many refused proposals for one trial, chance decides."""
 
 
-def sampler_for(spec: SweepSpec, number: int) -> samplers.BaseSampler:
-    """The sampler that proposes one trial; a grid has none."""
+def sampler_for(spec: SweepSpec, number: int, draw: int = 0) -> samplers.BaseSampler:
+    """The sampler that proposes one trial; a grid has none.
+
+    Args:
+        spec: the sweep.
+        number: of the trial.
+        draw: how many proposals for it were refused; after some of them, chance decides.
+    """
     search = spec.search
-    seed = int(np.random.SeedSequence([search.seed, number]).generate_state(1)[0])
+    seed = int(np.random.SeedSequence([search.seed, number, *([draw] if draw else [])]).generate_state(1)[0])
     chance = samplers.RandomSampler(seed=seed)
+    if draw > _LEARNED_DRAWS:
+        return chance
     if search.sampler == "quasi_random":
         return Sobol(conditions_first(spec.space), seed=search.seed, number=number)
     if search.sampler == "cmaes":

@@ -51,6 +51,19 @@ def test_a_grid_goes_on_where_its_values_became_more(tmp_path: Path) -> None:
     assert {t.values["train.loss.dice"] for t in Ledger(str(tmp_path)).trials[POINTS:]} == {2.0}
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "random", "quasi_random", "cmaes", "gp"])
+def test_no_sampler_tries_the_same_values_twice_while_others_are_left(tmp_path: Path, sampler: str) -> None:
+    few = {"train.lr": [1e-3, 2e-3], "train.loss.dice": [0.5, 1.0, 1.5, 2.0]}
+    spec = sweep(space=few, sampler=sampler, trials=8, asha=None)
+    run(begun(spec, tmp_path / "whole"))
+    whole = [trial.values for trial in Ledger(str(tmp_path / "whole")).trials]
+    assert len({tuple(sorted(values.items())) for values in whole}) == 8
+    for most in (6, 1, 100):
+        run(begun(spec, tmp_path / "parts"), most=most)
+    assert [trial.values for trial in Ledger(str(tmp_path / "parts")).trials] == whole
+    assert run(begun(sweep(space=few, sampler=sampler, trials=9, asha=None), tmp_path / "whole")) == [8]
+
+
 def test_listed_points_come_before_the_sampler_and_those_that_are_listed_later_before_it_goes_on(
     tmp_path: Path,
 ) -> None:
