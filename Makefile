@@ -35,11 +35,12 @@ lint: setup
 	$(BIN)/mypy
 
 bench: setup
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --group bench
 	$(BIN)/python -m benchmarks
 
 # The pins that CI and `make setup` install: names and versions only, so that no registry is named.
 pins: setup
-	$(BIN)/uv pip compile --quiet --python $(BIN)/python --all-extras --group dev --no-emit-index-url --no-header --no-annotate pyproject.toml -o constraints.txt
+	$(BIN)/uv pip compile --quiet --python $(BIN)/python --all-extras --group dev --group bench --no-emit-index-url --no-header --no-annotate pyproject.toml -o constraints.txt
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

