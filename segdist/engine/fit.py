@@ -16,9 +16,10 @@ from segdist.engine.averaging import moving
 from segdist.engine.data import loader
 from segdist.engine.epoch import Metrics, train_epoch
 from segdist.engine.objective import objective_of
+from segdist.engine.parts import MODEL, PICTURES, TRAINING
 from segdist.engine.precision import autocast, set_matrix_products
 from segdist.engine.predict import score
-from segdist.engine.state import MODEL, PICTURES, TRAINING, Fit
+from segdist.engine.state import Fit
 from segdist.engine.workers import Workers
 from segdist.metrics import lower_is_better
 

@@ -16,13 +16,11 @@ from segdist.core.plugins import Family
 from segdist.core.spec import RunSpec
 from segdist.engine import checkpoint
 from segdist.engine.averaging import AveragedWeights, moving, put
+from segdist.engine.parts import MODEL, TRAINING
 from segdist.engine.precision import scaler_for
 from segdist.engine.schedule import adamw, rates
 from segdist.engine.workers import Workers
 from segdist.nets.segmenter import Segmenter
-
-MODEL, PICTURES, TRAINING = "model", "pictures", "training.pt"
-"""What a checkpoint folder holds: the model, its validation panels, and what training needs to go on."""
 
 
 def kept_name(step: int) -> str:

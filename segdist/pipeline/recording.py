@@ -20,7 +20,7 @@ from segdist.core.errors import SegdistError, StorageError
 from segdist.core.spec import RunSpec
 from segdist.core.terminal import say
 from segdist.core.text import counted
-from segdist.engine.fit import MODEL, PICTURES
+from segdist.engine.parts import MODEL, PICTURES
 from segdist.metrics import is_minimised
 from segdist.pipeline.checkpoints import fetch
 from segdist.pipeline.trial import Job

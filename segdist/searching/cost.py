@@ -44,10 +44,8 @@ class Cost(NamedTuple):
     @classmethod
     def of(cls, each: Iterable[tuple[Held, Held]]) -> Self:
         """The sum of what was spent and wasted on each trial."""
-        spent, wasted = Held(), Held()
-        for one, in_vain in each:
-            spent, wasted = spent + one, wasted + in_vain
-        return cls(spent, wasted)
+        both = list(each)
+        return cls(_sum(one for one, _ in both), _sum(in_vain for _, in_vain in both))
 
     @classmethod
     def from_metrics(cls, metrics: Mapping[str, float]) -> Self:
@@ -70,3 +68,8 @@ class Cost(NamedTuple):
             f"{spent:,.0f} {_KINDS[kind]}, of which {wasted:,.0f} ({100 * wasted / spent:.0f} %) on trials that were "
             "stopped, failed or infeasible, and on work done twice"
         )
+
+
+def _sum(held: Iterable[Held]) -> Held:
+    numbers = [(one.cpu_seconds, one.gpu_seconds) for one in held]
+    return Held(cpu_seconds=sum(cpu for cpu, _ in numbers), gpu_seconds=sum(gpu for _, gpu in numbers))

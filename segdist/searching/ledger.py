@@ -185,7 +185,7 @@ class Ledger:
     @property
     def cost(self) -> Cost:
         """Of all trials together."""
-        return Cost.of((trial.spent, trial.wasted) for trial in self._trials.values())
+        return Cost.of((trial.spent, trial.wasted) for trial in self.trials)
 
     def __getitem__(self, number: int) -> Trial:
         return self._trials[number]

@@ -1,5 +1,7 @@
 """What the steps of the main job say when they are cut short."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,3 +45,10 @@ def test_what_is_searched_for_is_of_a_class_that_there_is(search: dict[str, Any]
     with pytest.raises(DataError) as error:
         steps._check_learnable(sweep(**search), dataset)
     assert said in str(error.value)
+
+
+def test_who_drives_a_sweep_needs_no_torch_and_ray_and_mlflow_only_when_they_are_called() -> None:
+    heavy = ("torch", "ray", "mlflow", "optuna")
+    code = f"import sys, segdist.pipeline.steps; print(*[m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

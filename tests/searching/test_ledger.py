@@ -1,6 +1,8 @@
 """The ledger keeps each trial in a file of its own, whole, and names what is damaged."""
 
 import json
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from segdist.core import storage
 from segdist.core.errors import StorageError
 from segdist.searching import Epoch, Ledger, Saved, Trial
+from segdist.searching.cost import Held
 
 
 def test_a_trial_is_read_back_as_it_was_written(tmp_path: Path) -> None:
@@ -80,3 +83,29 @@ def test_a_file_says_what_people_look_for(tmp_path: Path) -> None:
     assert content["version"] == 1
     assert (content["number"], content["is_baseline"], content["values"]) == (0, True, {"train.lr": 0.1})
     assert (content["state"], content["reason"]) == ("failed", "x")
+
+
+def test_the_ledger_may_be_read_in_one_thread_while_another_writes_it(tmp_path: Path) -> None:
+    ledger, errors = Ledger(str(tmp_path)), list[Exception]()
+    is_done = threading.Event()
+
+    def read() -> None:
+        try:
+            while not is_done.is_set():
+                assert ledger.cost.spent.cpu_seconds <= len(ledger.trials)
+        except Exception as error:  # noqa: BLE001 - whatever it is
+            errors.append(error)
+
+    reader = threading.Thread(target=read)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        reader.start()
+        for number in range(300):
+            ledger.write(Trial(number=number, values={}, spent=Held(cpu_seconds=1)))
+    finally:
+        is_done.set()
+        reader.join()
+        sys.setswitchinterval(before)
+    assert errors == []
+    assert ledger.cost.spent == Held(cpu_seconds=300)
