@@ -26,7 +26,12 @@ SPLIT: Mapping[str, tuple[str, str, float | None]] = {
 }
 """Keys whose unit changed at 1: that of a fraction, that of pixels, and what switches either off."""
 _SPLIT_NAMES = [(old, new) for old, (*both, _) in SPLIT.items() for new in both]
-LATER: Mapping[str, object] = {"train.ema": None, "train.layer_decay": 1.0, "train.sampling": None}
+LATER: Mapping[str, object] = {
+    "train.ema": None,
+    "train.layer_decay": 1.0,
+    "train.sampling": None,
+    "train.compile": False,
+}
 """Keys that came after 1, with the value that does what was done without them: then they are in no fingerprint."""
 _AUGMENTATIONS = {"tilt": "perspective", "turn": "rotate"}
 VALUES: Mapping[str, Mapping[str, str]] = {

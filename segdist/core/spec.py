@@ -499,6 +499,9 @@ class TrainSpec(Placed):
     """What the network trains and is scored in after each epoch. auto: on a GPU bfloat16, or float16 where the card has
     no bfloat16; float32 elsewhere. float16 scales the loss, and skips steps that do not fit. With float32 a GPU
     multiplies in float32 too, else in TF32."""
+    compile: bool = False
+    """Compile the training step (torch.compile): the first steps take minutes, the others are quicker. Needs triton on
+    a GPU, a C++ compiler on a CPU."""
     adapter: AdapterSpec = AdapterSpec()
     """What of the model is trained."""
     loss: dict[str, float] = {}

@@ -124,7 +124,8 @@ def loader(
         ignore_band=run.train.noise.ignore_band,
         soft_band=run.train.noise.soft_band,
     )
-    decoders = max(0, int(run.resources.cpus_per_worker) - 1)  # one CPU trains, the others decode
+    cpus = int(run.resources.cpus_per_worker)
+    decoders = max(1, cpus) if pin_memory else max(0, cpus - 1)  # a GPU trains beside all CPUs, a CPU beside the others
     return (
         DataLoader(
             examples,  # type: ignore[arg-type]  # collating turns examples into batches

@@ -13,6 +13,7 @@ from segdist.core.records import LabelledImages
 from segdist.core.spec import RunSpec
 from segdist.engine import checkpoint, pictures
 from segdist.engine.averaging import moving
+from segdist.engine.compiling import compile_in_place
 from segdist.engine.data import loader
 from segdist.engine.epoch import Metrics, train_epoch
 from segdist.engine.objective import objective_of
@@ -60,7 +61,7 @@ def fit(
         The network as it was last scored and saved: with `train.ema` the average of its weights.
 
     Raises:
-        SpecError: a phase trains nothing, or a parameter that is to be trained is not used.
+        SpecError: a phase trains nothing, a parameter that is to be trained is not used, or there is no compiler.
     """
     workers = workers or Workers.here()
     set_matrix_products(run.train.precision, workers.device)
@@ -68,6 +69,8 @@ def fit(
     if run.train.init_from and not resume:
         checkpoint.init_from(network, run.train.init_from, run.model, classes)
     family = declaration(run.model.family)
+    if run.train.compile:
+        compile_in_place(network, workers.device)
     objective = objective_of(run, family, train, classes)
     network.objective = objective
     batches, sampler = loader(
@@ -78,7 +81,10 @@ def fit(
         state.resume(resume)
     for number, epochs in state.remaining():
         state.enter(number)
-        parallel = workers.parallel(network)  # anew, because it knows only what is trained when it is made
+        network.prepare_collating()
+        parallel = workers.parallel(
+            network, finds_unused=bool(family.sometimes_unused)
+        )  # anew, because it knows only what is trained when it is made
         for epoch in epochs:
             sampler.epoch = epoch
             metrics = train_epoch(state, parallel, batches, steps=sampler.steps, images=len(train))

@@ -6,8 +6,9 @@ from itertools import islice
 import numpy as np
 import torch
 
-from segdist.core.plugins import Batch, Example, declaration
+from segdist.core.plugins import Example, declaration
 from segdist.core.records import LabelledImage
+from segdist.nets.collate import on_device
 from segdist.nets.segmenter import Segmenter
 from segdist.reading.examples import make_example
 
@@ -31,7 +32,7 @@ def mean_loss(network: Segmenter, rows: Sequence[LabelledImage], *, family: str,
         torch.manual_seed(_SEED)
         waiting = iter(rows)
         while batch := list(islice(waiting, batch_size)):
-            terms = network(_moved(network.collate([_example(network, row) for row in batch]), device))
+            terms = network(on_device(network.collate([_example(network, row) for row in batch]), device))
             total += len(batch) * sum(weights[name] * float(value) for name, value in terms.items())
     return {"loss": total / len(rows)} if len(rows) else {}
 
@@ -41,7 +42,3 @@ def _example(network: Segmenter, row: LabelledImage) -> Example:
     size = network.options.image_size
     rng = np.random.default_rng(_SEED)
     return make_example(sample, image_bytes, classes=network.classes, image_size=size, rng=rng)
-
-
-def _moved(batch: Batch, device: torch.device) -> Batch:
-    return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}

@@ -32,13 +32,17 @@ class Workers:
         """Whether this worker saves and reports for all."""
         return self.rank == 0
 
-    def parallel(self, network: nn.Module) -> nn.Module:
-        """The model with gradients averaged over the workers."""
+    def parallel(self, network: nn.Module, *, finds_unused: bool = False) -> nn.Module:
+        """The model with gradients averaged over the workers.
+
+        Args:
+            network: knows what it trains.
+            finds_unused: whether a step may leave parameters unused; looking for them costs a walk over the graph.
+        """
         if self.world_size == 1:
             return network
         ids = [self.device.index] if self.device.type == "cuda" else None
-        # A class absent from every image of a worker's batch leaves its head without a gradient in that step.
-        return nn.parallel.DistributedDataParallel(network, device_ids=ids, find_unused_parameters=True)
+        return nn.parallel.DistributedDataParallel(network, device_ids=ids, find_unused_parameters=finds_unused)
 
     @staticmethod
     def unsynchronised(parallel: nn.Module) -> AbstractContextManager[None]:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segdist.core.plugins import Example, ImageHWC
+from segdist.core.plugins import Batch, Example, ImageHWC
 from segdist.core.spec import NoiseSpec
 from segdist.reading.examples import pad
 
@@ -119,3 +119,16 @@ def _paint(map_HW: NDArray[np.generic], example: Example, values: NDArray[Any]) 
     height, width = example.ignore_HW.shape
     for n in np.argsort(-example.masks_NHW.sum(axis=(1, 2)), kind="stable"):
         map_HW[:height, :width][example.masks_NHW[n]] = values[n]
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors, and those in lists, tuples and mappings inside it, on the device."""
+
+    def move(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.to(device, non_blocking=True)
+        if isinstance(value, dict):
+            return {name: move(one) for name, one in value.items()}
+        return type(value)(map(move, value)) if type(value) in (list, tuple) else value
+
+    return {name: move(value) for name, value in batch.items()}

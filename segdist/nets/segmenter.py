@@ -70,6 +70,13 @@ class Segmenter(nn.Module, ABC):
         With boxes, exactly one instance a box comes back, in order, with the box's label.
         """
 
+    def prepare_collating(self) -> None:
+        """Called before batches are made, and anew when other parts of the network are trained.
+
+        `collate` runs in other processes, forked from one that may have a GPU: what it needs to know of the weights is
+        to be found out here.
+        """
+
     @property
     def region_classes(self) -> tuple[str, ...]:
         """Classes that come as one region an image, whose objects are not separated; none by default.

@@ -272,7 +272,7 @@ def _work(rank: int, folder: Path, variants: Collection[Variant]) -> dict[str, s
         workers = Workers.here()
         for variant in variants:
             network = variant.build().train()
-            parallel = workers.parallel(network)
+            parallel = workers.parallel(network, finds_unused=bool(variant.declared.sometimes_unused))
             optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=1e-4)
             for step in STEPS:
                 optimizer.zero_grad(set_to_none=True)

@@ -66,6 +66,12 @@ class PromptableNetwork(Traceable):
         """Where the network computes."""
         return next(self.parameters()).device
 
+    def prepare_collating(self) -> None:
+        """Cached embeddings are named by the weights, which may have been trained since."""
+        self._cache = None
+        if self._uses_cache():
+            self._opened_cache()
+
     def images_of(self, images: Sequence[ImageHWC]) -> Batch:
         """The images that have to be encoded, and cached embeddings of the others."""
         mean, std = self.colours

@@ -9,12 +9,14 @@ import pyarrow as pa
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from segdist import adapters
 from segdist.core.errors import SpecError, StorageError
 from segdist.core.records import Prompt
 from segdist.core.registry import load, load_network
 from segdist.core.spec import AdapterSpec
+from segdist.nets.promptable import embeddings
 from segdist.nets.promptable.embeddings import EmbeddingCache, embeddings_folder
 from segdist.testing.pictures import CLASSES, example, picture
 
@@ -77,6 +79,34 @@ def test_predictions_read_what_training_kept() -> None:
         first, second = (network.predict([image], [Prompt()])[0] for _ in range(2))
     assert [i.mask for i in first] == [i.mask for i in second]
     assert calls == [1]
+
+
+def test_the_encoders_weights_are_read_in_the_process_that_trains_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process forked from it to load images cannot ask its GPU for them."""
+    here, digest = os.getpid(), embeddings._digest
+
+    def asked(encoder: Any) -> str:
+        assert os.getpid() == here
+        return digest(encoder)
+
+    monkeypatch.setattr(embeddings, "_digest", asked)
+    network = decoder_only("sam", "cache").train()
+    network.prepare_collating()
+    shown = [example(64)] * 2
+    batches = DataLoader(shown, batch_size=2, collate_fn=network.collate, num_workers=1)  # type: ignore[arg-type,var-annotated]
+    for _ in range(2):
+        assert sum(map(len, (b["keys"] for b in batches))) == 2
+
+
+def test_an_encoder_that_was_trained_in_between_has_other_embeddings() -> None:
+    network = decoder_only("sam", "cache").train()
+    network.prepare_collating()
+    network(network.collate([example(64)]))
+    assert network.collate([example(64)])["missing"] == []
+    with torch.no_grad():
+        next(network.encoder_modules[0].parameters()).add_(1.0)
+    network.prepare_collating()
+    assert network.collate([example(64)])["missing"] == [0]
 
 
 def test_a_trained_encoder_is_refused_and_the_message_says_what_to_set() -> None:
