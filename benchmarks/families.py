@@ -23,6 +23,7 @@ from segdist.core.plugins import Family, declaration
 from segdist.core.spec import AdapterSpec
 from segdist.engine.runtime import Values, peak_memory
 from segdist.formats.synthetic import Format, Options
+from segdist.nets.collate import on_device
 from segdist.reading.examples import make_example
 
 REAL: tuple[tuple[str, Mapping[str, Any]], ...] = (
@@ -122,7 +123,7 @@ def _steps(network: Any, family: Family, batch_size: int, device: torch.device) 
     batches, taken = [], []
     for _ in range(WARM_UP + STEPS):
         start = now()
-        batch = {k: _moved(v, device) for k, v in network.collate(examples).items()}
+        batch = on_device(network.collate(examples), device)
         batches.append(now() - start)
         start = now()
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
@@ -136,12 +137,6 @@ def _steps(network: Any, family: Family, batch_size: int, device: torch.device) 
             torch.cuda.synchronize()
         taken.append(now() - start)
     return statistics.median(batches[WARM_UP:]), statistics.median(taken[WARM_UP:])
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.to(device)
-    return [_moved(v, device) for v in value] if isinstance(value, list) else value
 
 
 def _examples(network: Any, count: int) -> list[Any]:

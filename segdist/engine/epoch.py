@@ -15,6 +15,7 @@ from segdist.core.plugins import Batch
 from segdist.engine.precision import autocast
 from segdist.engine.shares import Share, shares
 from segdist.engine.state import Fit
+from segdist.nets.collate import on_device
 
 Metrics = dict[str, float]
 _BALANCE = "balance"
@@ -52,19 +53,19 @@ def train_epoch(
 def _all_steps(state: Fit, parallel: nn.Module, batches: Iterator[Batch], steps: Sequence[Sequence[int]]) -> Metrics:
     """One pass over the training split; means of the loss terms, the gradient norm and the last learning rate."""
     _train_mode(parallel)
-    values: dict[str, list[float]] = {}
+    values: dict[str, list[torch.Tensor]] = {}
     norms: list[float] = []
     for counts in steps:
         for name, value in _add_gradients(state, parallel, list(islice(batches, len(counts))), counts).items():
-            values.setdefault(name, []).append(value)
+            values.setdefault(name, []).append(value)  # stays on the device: to read it is to wait for it
         if not state.gradients_checked:
             _check_gradients(state)
         norms.append(_step(state))
         state.count_step()
         state.first_step_at = state.first_step_at or time.time()
     metrics: Metrics = {
-        f"train/{'loss' if name == 'loss' else f'loss/{name}'}": state.workers.mean(_finite_mean(steps))
-        for name, steps in values.items()
+        f"train/{'loss' if name == 'loss' else f'loss/{name}'}": state.workers.mean(_finite_mean(of_steps))
+        for name, of_steps in ((name, torch.stack(one).tolist()) for name, one in values.items())
     }
     finite = [n for n in norms if math.isfinite(n)]
     metrics["train/grad_norm"] = _finite_mean(norms)
@@ -87,23 +88,25 @@ def _finite_mean(values: list[float]) -> float:
     return sum(finite) / len(finite) if finite else math.nan
 
 
-def _add_gradients(state: Fit, parallel: nn.Module, step: Sequence[Batch], counts: Sequence[int]) -> Metrics:
+def _add_gradients(
+    state: Fit, parallel: nn.Module, step: Sequence[Batch], counts: Sequence[int]
+) -> dict[str, torch.Tensor]:
     """Add up the gradients of one step of the optimiser; its loss terms, as a mean over the workers."""
-    terms: Metrics = {}
+    terms: dict[str, torch.Tensor] = {}
     of_batches = shares(state.network, step, counts, workers=state.workers)
     for number, (batch, share) in enumerate(zip(step, of_batches, strict=True), start=1):
         with nullcontext() if number == len(step) else state.workers.unsynchronised(parallel):
             found = _losses(state, parallel, batch, share)
             torch.autograd.backward(state.scaler.scale(found["loss"]))
         for name, value in found.items():
-            terms[name] = terms.get(name, 0.0) + float(value.detach())
+            terms[name] = value.detach().float() + terms.get(name, 0.0)
     return terms
 
 
 def _losses(state: Fit, parallel: nn.Module, batch: Batch, share: Share) -> dict[str, torch.Tensor]:
     """The loss and its terms, each the batch's part of the step's."""
     with autocast(state.run.train.precision, state.workers.device):
-        terms: dict[str, torch.Tensor] = parallel(moved(batch, state.workers.device))
+        terms: dict[str, torch.Tensor] = parallel(on_device(batch, state.workers.device))
     terms, weights = dict(terms), {**state.loss_weights, _BALANCE: 1.0}
     balance = adapters.balance_loss(state.network)
     if balance is not None:
@@ -143,24 +146,14 @@ def _step(state: Fit) -> float:
     """Move the parameters once; the norm of the gradient before clipping."""
     state.scaler.unscale_(state.optimizer)
     parameters = [p for p in state.network.parameters() if p.requires_grad]
-    norm = torch.nn.utils.clip_grad_norm_(parameters, state.run.train.grad_clip)
-    if not torch.isfinite(norm):
+    norm = float(torch.nn.utils.clip_grad_norm_(parameters, state.run.train.grad_clip))  # the one wait of a step
+    moves = math.isfinite(norm)
+    if not moves:
         state.optimizer.zero_grad(set_to_none=True)  # without gradients the step moves nothing
     state.optimizer.step()
     state.scaler.update()
-    if state.averages and torch.isfinite(norm):
+    if state.averages and moves:
         state.averages.update()
     state.schedule.step()
     state.optimizer.zero_grad(set_to_none=True)
-    return float(norm)
-
-
-def moved(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors, and lists of tensors, on the device."""
-
-    def move(value: object) -> object:
-        if isinstance(value, torch.Tensor):
-            return value.to(device, non_blocking=True)
-        return [move(v) for v in value] if isinstance(value, list) else value
-
-    return {name: move(value) for name, value in batch.items()}
+    return norm

@@ -24,17 +24,20 @@ from segdist.core.records import LabelledImage
 from segdist.core.spec import Range, RunSpec
 from segdist.engine import checkpoint
 from segdist.engine.data import loader
-from segdist.engine.epoch import Metrics, moved
+from segdist.engine.epoch import Metrics
 from segdist.engine.evaluation import EvaluationAccumulator, evaluate_network
 from segdist.engine.fit import MODEL, PICTURES, fit
 from segdist.engine.objective import objective_of
 from segdist.engine.precision import autocast
 from segdist.engine.predict import predict
 from segdist.engine.workers import Workers
+from segdist.nets.collate import on_device
 
 _ENOUGH_SECONDS = 3.0
 """Of steps after the first epoch, which warms up: more are not timed."""
 _EPOCHS, _BATCHES = 6, 2
+_ALL_ALIKE: dict[str, object] = {"train.sampling": None}
+"""A few images need not show all classes and groups that have weights."""
 _MATTERS = 1.02
 """A key matters where the heaviest of its values weighs this many times the lightest."""
 _STATES = 4
@@ -132,7 +135,7 @@ def probe(request: Request, tell: Callable[[str, object], None]) -> None:
 
 def _taken(request: Request, point: Mapping[str, object]) -> Taken:
     run = request.run.override({"train.epochs": _EPOCHS, "train.phases": [], "train.keep_every": None, **point})
-    run = run.override({"train.checkpoint_every": 1})
+    run = run.override({"train.checkpoint_every": 1, **_ALL_ALIKE})
     train = _repeated(request.train, _BATCHES * run.train.batch_size)
     val = _repeated(request.val, min(run.evaluate.batch_size, 2 * len(request.val)))
     found: list[Taken] = []
@@ -239,7 +242,7 @@ def _weight(request: Request, point: Mapping[str, object]) -> float:
     Infinite where the memory did not suffice.
     """
     try:
-        run = request.run.override(point)
+        run = request.run.override(point).override(_ALL_ALIKE)
         workers = Workers.here()
         network = checkpoint.build(run.model, request.classes, adapter=run.train.adapter, seed=run.seed)
         network = network.to(workers.device).train()
@@ -253,7 +256,7 @@ def _weight(request: Request, point: Mapping[str, object]) -> float:
             kept[storage.data_ptr()] = storage.nbytes()
             return tensor
 
-        batch = moved(next(iter(batches)), workers.device)
+        batch = on_device(next(iter(batches)), workers.device)
         for parameter in network.parameters():
             kept[parameter.untyped_storage().data_ptr()] = 0  # counted below
         precision = autocast(run.train.precision, workers.device)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from segdist.adapters.conv_lora import BALANCE_WEIGHT, ConvLora
 from segdist.core.errors import SpecError
@@ -123,6 +124,28 @@ def test_names_sizes_and_times_of_an_epoch() -> None:
     sizes = [found[f"model/{name}"] for name in ("parameters", "trained_parameters", "adapter_bytes")]
     assert sizes == [2, 1, 4]
     assert [found[f"train/{name}"] for name in ("phase", "lr")] == [1, 0.1]
+
+
+class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch says no types
+    """Counts values that are read from tensors: each waits until a GPU has computed it."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("train", [{}, {"ema": 0.1}, {"precision": "bfloat16"}], ids=str)
+def test_a_step_waits_for_one_number_however_many_terms_and_passes_it_has(train: dict[str, Any]) -> None:
+    def reads(steps: int, passes: int) -> int:
+        state = state_of(TwoTerms(), **train)
+        with Reads() as mode:  # type: ignore[no-untyped-call]
+            epoch_of(state, BATCHES[:1] * steps * passes, passes=passes)
+        return mode.count
+
+    assert reads(6, 1) - reads(2, 1) == 4
+    assert reads(6, 3) - reads(2, 3) == 4
 
 
 def test_the_first_step_of_all_epochs_has_its_time_kept() -> None:
