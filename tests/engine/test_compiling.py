@@ -25,6 +25,7 @@ except SpecError as error:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # a minute of the CPU, however long it must share it
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
 def test_a_compiled_fit_learns_the_same_under_the_same_names(tmp_path: Path) -> None:
     rows = roofs(4)
