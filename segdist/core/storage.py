@@ -3,19 +3,22 @@
 `s3://` honours `AWS_ENDPOINT_URL` and the usual credentials.
 """
 
+import functools
+import itertools
 import json
 import os
 import re
 import shutil
 import stat
 import tempfile
+import time
 import uuid
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -24,6 +27,7 @@ from segdist.core import extras
 from segdist.core.causes import cause_of
 from segdist.core.errors import StorageError
 from segdist.core.redaction import holds_credentials, without_credentials
+from segdist.core.terminal import say
 from segdist.core.text import decode_text
 
 MOST_BYTES = 600_000_000
@@ -44,6 +48,13 @@ _MOUNTS = Path("/proc/self/mounts")
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 """A blank, tab, newline or backslash in the list of mounts."""
 _NO_FILE = "a pipe, a socket or a device"
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+PATIENCE = 120.0
+"""Seconds that an object store may be away in the middle of something."""
+_PAUSES = (1.0, 2.0, 4.0, 8.0)
+"""Seconds between two tries; the last again and again."""
+_answered = set[str]()
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 
 
@@ -134,6 +145,38 @@ def within(uri: str, root: str) -> bool:
     return ".." not in uri.split("/") and f"{uri.rstrip('/')}/".startswith(f"{root.rstrip('/')}/")
 
 
+def _patient(call: Callable[Concatenate[str, _P], _R]) -> Callable[Concatenate[str, _P], _R]:
+    """An object store that answered this process before, and is away, is waited for: it may be starting again."""
+
+    @functools.wraps(call)
+    def patiently(uri: str, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        until = time.monotonic() + PATIENCE
+        for pause in itertools.chain(_PAUSES, itertools.repeat(_PAUSES[-1])):
+            try:
+                found = call(uri, *args, **kwargs)
+            except StorageError as error:
+                cause = cause_of(error)
+                is_away = cause is not None and cause.kind in ("storage away", "name")
+                if is_local(uri) or not is_away or _place(uri) not in _answered or time.monotonic() + pause > until:
+                    raise
+                if pause == _PAUSES[0]:
+                    say(f"storage   {_place(uri)} does not answer; waiting for it, {PATIENCE:.0f} s at most", err=True)
+                time.sleep(pause)
+            else:
+                _answered.add(_place(uri))
+                return found
+        raise AssertionError  # the pauses have no end
+
+    return patiently
+
+
+def _place(uri: str) -> str:
+    """The bucket with its scheme, and where it is."""
+    bucket, endpoint = "/".join(uri.split("/", 3)[:3]), os.environ.get("AWS_ENDPOINT_URL")
+    return f"{bucket} at {endpoint}" if endpoint else bucket
+
+
+@_patient
 def exists(uri: str) -> bool:
     """Whether there is a file or folder."""
     with _explained(uri, "read"):
@@ -141,6 +184,7 @@ def exists(uri: str) -> bool:
         return bool(filesystem.exists(path))
 
 
+@_patient
 def read_bytes(uri: str) -> bytes:
     """The content of a file.
 
@@ -165,6 +209,7 @@ def read_text(uri: str) -> str:
     return decode_text(read_bytes(uri), uri, error=StorageError)
 
 
+@_patient
 def read_head(uri: str, size: int) -> bytes:
     """The first bytes of a file, at most `size`: enough for the header of an image.
 
@@ -176,6 +221,7 @@ def read_head(uri: str, size: int) -> bytes:
         return bytes(filesystem.cat_file(path, start=0, end=size))
 
 
+@_patient
 def read_tail(uri: str, size: int) -> bytes:
     """The last bytes of a file, at most `size`: what some formats put behind the pixels.
 
@@ -187,6 +233,7 @@ def read_tail(uri: str, size: int) -> bytes:
         return bytes(filesystem.cat_file(path, start=max(filesystem.size(path) - size, 0)))
 
 
+@_patient
 def write_atomic(uri: str, content: bytes) -> None:
     """Write a file so that readers see the old content or the new, never a part.
 
@@ -201,6 +248,7 @@ def write_atomic(uri: str, content: bytes) -> None:
             filesystem.pipe_file(path, content)  # an object appears when its upload completes
 
 
+@_patient
 def download(uri: str, file: Path) -> None:
     """Copy a file to this machine, piece by piece.
 
@@ -224,6 +272,11 @@ def upload(file: Path, uri: str) -> None:
     Raises:
         StorageError: it cannot be written.
     """
+    _put(uri, file)
+
+
+@_patient
+def _put(uri: str, file: Path) -> None:
     with _explained(uri, "write"):
         filesystem, path = _open(uri)
         if is_local(uri):
@@ -231,6 +284,7 @@ def upload(file: Path, uri: str) -> None:
         filesystem.put_file(str(file), path)
 
 
+@_patient
 def remove(uri: str) -> None:
     """Delete a file, or a folder with everything in it; nothing happens where there is none."""
     with _explained(uri, "write"):
@@ -244,6 +298,7 @@ def find(uri: str, *, suffix: str = "") -> list[Entry]:
     return [entry for entry in find_all(uri)[0] if entry.uri.endswith(suffix)]
 
 
+@_patient
 def find_all(uri: str) -> tuple[list[Entry], Mapping[str, str]]:
     """What `find` gives, and what else is there that is no file that can be read, by its URI, each with the reason.
 

@@ -16,7 +16,9 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from segdist.core.causes import cause_of, why
+from segdist.core.causes import Kind, cause_of, why
+from segdist.core.errors import StorageError
+from segdist.core.storage import absolute
 from segdist.core.terminal import say
 from segdist.core.text import counted
 from segdist.pipeline.checkpoints import CHECKPOINT
@@ -27,6 +29,9 @@ from segdist.searching import Search
 
 _SLOTS_FOR = 5.0
 """Seconds that the cluster's size is remembered: nodes that are added later raise the concurrency."""
+_OF_STORAGE: frozenset[Kind] = frozenset(
+    ("disk", "read only", "broken disk", "storage away", "credentials", "bucket", "clock", "name")
+)
 _STOPPED = "stopped; runs on when the sweep does"
 _NO_SCORES = frozenset(
     {
@@ -201,10 +206,21 @@ class Ends(_Unsaved, Callback):
             self._problem.noted(lambda: self._search.again(number, why(text)))
             self._recording.changed(number)
             self._progress.taken_up(number)
+        elif self._is_for_all(text):
+            self._problem.noted(partial(self._give_up, number, why(text)))
         else:
             self._problem.noted(lambda: self._search.fail(number, why(text)))
             self._recording.changed(number, error=text)
             self._progress.ended(number)
+
+    def _is_for_all(self, text: str) -> bool:
+        """Whether a trial ended for what ends the others, too: a storage that is full, away, or closed."""
+        cause = cause_of(text)
+        return cause is not None and cause.kind in _OF_STORAGE and absolute(self._search.spec.storage) in why(text)
+
+    def _give_up(self, number: int, reason: str) -> None:
+        self._search.interrupt(number, reason)
+        raise StorageError(f"{reason}\nWhat is done is kept; the same command goes on with it.")
 
     def _may_go_on(self, number: int, text: str) -> bool:
         """Whether a trial is taken up again; one that had to go since others took the memory has not failed."""

@@ -104,6 +104,9 @@ class Connection:
         _silence_logs()
         from mlflow import MlflowClient
 
+        if not os.environ.get("SEGDIST_DEBUG"):  # it logs what it raises, with a hundred lines of traceback
+            logging.getLogger("mlflow").setLevel(logging.CRITICAL)
+            logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         try:
             with self.exclusive():  # two processes must not both create the tables
                 if self._file and not self._file.stat().st_size:

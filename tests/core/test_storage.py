@@ -52,6 +52,41 @@ def test_a_bucket_that_is_not_there_fails_the_check_with_the_fix(s3_bucket: str)
         storage.check_writable("s3://no-such-bucket-here/x")
 
 
+def test_an_object_store_that_is_away_for_a_moment_is_waited_for(
+    s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri, file = f"{s3_bucket}/away/x", tmp_path / "x"
+    file.write_bytes(b"1")
+    there, pauses = os.environ["AWS_ENDPOINT_URL"], list[float]()
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr(storage, "_place", lambda _: there)
+
+    def wait(seconds: float) -> None:
+        pauses.append(seconds)
+        os.environ["AWS_ENDPOINT_URL"] = there
+
+    monkeypatch.setattr("segdist.core.storage.time.sleep", wait)
+    storage.upload(file, uri)
+    calls: list[Callable[[], object]] = [
+        lambda: storage.upload(file, uri),
+        lambda: storage.write_atomic(uri, b"1"),
+        lambda: storage.find(uri),
+        lambda: storage.exists(uri),
+        lambda: storage.read_bytes(uri),
+        lambda: storage.download(uri, file),
+        lambda: storage.remove(uri),
+    ]
+    for call in calls:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+        call()
+    assert pauses == [1.0] * len(calls)
+    assert "does not answer; waiting for it" in capsys.readouterr().err
+    monkeypatch.setattr(storage, "PATIENCE", 0.5)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    with pytest.raises(StorageError, match="Check AWS_ENDPOINT_URL"):
+        storage.remove(uri)
+
+
 def test_reading_from_a_bucket_that_is_not_there_names_the_bucket_and_not_the_path(s3_bucket: str) -> None:
     with pytest.raises(StorageError, match="Check its name and AWS_ENDPOINT_URL"):
         storage.read_bytes("s3://no-such-bucket-here/x")
