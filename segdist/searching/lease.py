@@ -9,11 +9,14 @@ from contextlib import contextmanager
 from segdist.core import storage
 from segdist.core.drivers import is_gone, this_driver
 from segdist.core.errors import BackendError, StorageError
+from segdist.core.terminal import say
 
 BEAT = 20.0
 """Seconds after which a driver says again that it is there."""
 EXPIRES = 150.0
 """Seconds without a beat after which a driver of another machine counts as gone."""
+WATCH = 2 * BEAT
+"""Seconds in which it would show that its clock is another, by a new beat."""
 
 
 class Lease:
@@ -64,15 +67,31 @@ class Lease:
 
     def _refuse_other(self) -> None:
         holder = self._holder()
-        mark, beat = str(holder.get("driver", "")), holder.get("beat", 0.0)
-        silent = time.time() - beat if isinstance(beat, float) else EXPIRES
-        if mark in ("", self._mine) or is_gone(mark) or silent >= EXPIRES:
+        mark, beat = str(holder.get("driver", "")), holder.get("beat")
+        if mark in ("", self._mine) or not isinstance(beat, float) or is_gone(mark):
             return
-        driver = json.loads(mark)
-        raise BackendError(
-            f"`{self._name}` is being run by process {driver['pid']} on {driver['host']}, which was there "
-            f"{max(silent, 0):.0f} s ago. Stop it; if it is gone already, start again in {EXPIRES - silent:.0f} s."
-        )
+        driver, silent = json.loads(mark), time.time() - beat
+        who = f"`{self._name}` is being run by process {driver['pid']} on {driver['host']}"
+        if abs(silent) < EXPIRES:
+            raise BackendError(
+                f"{who}, which was there {max(silent, 0):.0f} s ago. Stop it; if it is gone already, start again in "
+                f"{EXPIRES - silent:.0f} s."
+            )
+        if self._is_alive(holder, driver["host"]):
+            raise BackendError(
+                f"{who}. Stop it first; and set the clocks of the two machines, which differ by {abs(silent):.0f} s."
+            )
+
+    def _is_alive(self, holder: dict[str, object], host: str) -> bool:
+        """Whether a driver gives another beat, though its last one is old by the clock of this machine, or to come."""
+        say(f"search    a driver on {host} left its mark; looking for {WATCH:.0f} s whether it is still there")
+        until = time.monotonic() + WATCH
+        while time.monotonic() < until:
+            time.sleep(WATCH / 40)
+            now = self._holder()
+            if now != holder:
+                return now.get("driver") == holder["driver"]
+        return False
 
     def _write(self) -> None:
         storage.write_json(self._uri, {"driver": self._mine, "beat": time.time()})
