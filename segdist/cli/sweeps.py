@@ -1,5 +1,6 @@
 """Commands that take sweep files, and those that score and compare. What is heavy is imported by the command."""
 
+import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -97,10 +98,11 @@ def compare(
     storage: Storage = HOME_STORAGE,
     tracking: Tracking = "embedded",
     as_json: Json = False,
+    in_browser: Annotated[bool, typer.Option("--open", help="Open MLflow's charts of it in a browser.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Print the leaderboard of a sweep, best trial first."""
-    from segdist.commands.compare import board_of
+    """Print the leaderboard of a sweep, best trial first, and where MLflow shows it."""
+    from segdist.commands.compare import board_of, pages_of
     from segdist.pages import as_json as to_json
     from segdist.pages import print_leaderboard
 
@@ -110,6 +112,10 @@ def compare(
             say_json(to_json(board))
         else:
             print_leaderboard(board)
+            shown = pages_of(board, storage=storage, tracking=tracking)
+            say(str(shown))
+            if in_browser:
+                webbrowser.open(shown.links["charts"])
 
 
 @app.command()

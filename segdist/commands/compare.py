@@ -1,5 +1,6 @@
 """`segdist compare`: the leaderboard of a sweep; in Python a table of pandas."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from segdist.core.storage import default_folder
@@ -24,6 +25,40 @@ def board_of(name: str, *, storage: str = "", tracking: str = "embedded") -> Lea
     tracker = Tracker.at(storage or default_folder(), tracking)
     tracker.close_abandoned()
     return leaderboard(tracker, name)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Where MLflow's own pages show a sweep."""
+
+    links: dict[str, str]
+    """Addresses, by what they show."""
+    command: str
+    """That has to run for it; "" where a server does."""
+
+    def __str__(self) -> str:
+        """Lines for people."""
+        lines = [f"mlflow    start `{self.command}`, then open:"] if self.command else []
+        return "\n".join(lines + [f"{name:<9} {link}" for name, link in self.links.items()])
+
+
+def pages_of(board: Leaderboard, *, storage: str = "", tracking: str = "embedded") -> Shown:
+    """Where MLflow's own pages show the sweep of a leaderboard.
+
+    Args:
+        board: of the sweep.
+        storage: its folder; "" for `SEGDIST_STORAGE`, else `~/segdist`.
+        tracking: its MLflow URI, or "embedded".
+    """
+    tracker = Tracker.at(storage or default_folder(), tracking, metric=board.metric)
+    return shown_by(tracker, board.sweep.run_id, board.best.run_id if board.best else "")
+
+
+def shown_by(tracker: Tracker, parent_run_id: str, winner: str = "") -> Shown:
+    """The same of a sweep's run, and the run of its winner."""
+    is_served = tracker.uri.startswith("http")
+    command = "" if is_served else f"mlflow ui --backend-store-uri {tracker.uri} --host 127.0.0.1"
+    return Shown(tracker.links(parent_run_id, winner), command)
 
 
 def compare(name: str, *, storage: str = "", tracking: str = "embedded") -> "pd.DataFrame":

@@ -20,10 +20,10 @@ from segdist.core.storage import cache_dir
 from segdist.core.terminal import say
 from segdist.core.text import counted
 from segdist.datasets.shards import Dataset
-from segdist.metrics import Evaluator, family_of
+from segdist.metrics import Evaluator, family_of, is_minimised
 from segdist.pipeline.cluster import slots
 from segdist.pipeline.trial import Job
-from segdist.tracking import Tracker, TrialRecord
+from segdist.tracking import Tracker, TrialRecord, names
 
 DONE = "runtime/latency_p50_ms"
 """The metric by which an evaluated trial is known."""
@@ -53,7 +53,9 @@ def evaluate_trials(ray: ModuleType, tracker: Tracker, parent_run_id: str, job: 
         parent_run_id: the sweep's run.
         job: what its trials have in common.
     """
-    waiting = [t for t in tracker.trials(parent_run_id) if t.status == "FINISHED" and DONE not in t.metrics]
+    trials = tracker.trials(parent_run_id)
+    untuned = next((t.metrics[job.metric] for t in trials if t.is_baseline and job.metric in t.metrics), None)
+    waiting = [t for t in trials if t.status == "FINISHED" and DONE not in t.metrics]
     if not waiting:
         return
     resources = job.run.resources
@@ -61,7 +63,7 @@ def evaluate_trials(ray: ModuleType, tracker: Tracker, parent_run_id: str, job: 
     say(f"evaluate  {counted(len(waiting), 'trial')} on the validation split")
     for trial, found in _evaluations(ray, tracker, waiting, job, most):
         if isinstance(found, EvaluationFiles):
-            _log_val(tracker, trial, found, job)
+            _log_val(tracker, trial, found, job, untuned)
         else:
             say(f"trial {trial.number} has only the metrics of its epochs: {found}")
 
@@ -128,13 +130,16 @@ def _evaluations(
             yield trial, why(str(error))
 
 
-def _log_val(tracker: Tracker, trial: TrialRecord, found: EvaluationFiles, job: Job) -> None:
+def _log_val(tracker: Tracker, trial: TrialRecord, found: EvaluationFiles, job: Job, untuned: float | None) -> None:
     for files, place in ((found.evaluation, EVALUATION), (found.ranked, RANKED), (found.description, "model")):
         with _written(files) as folder:
             tracker.log_files(trial.run_id, folder, place)
     each_epoch = set(job.run.evaluate.each_epoch)  # these are there, and belong to the history of the search
     new = {name: value for name, value in found.metrics.items() if family_of(name) not in each_epoch}
     named = {f"val/{name}" if family_of(name) else name: value for name, value in new.items()}
+    if untuned is not None and job.metric in trial.metrics:
+        higher = trial.metrics[job.metric] - untuned
+        named[names.GAIN] = -higher if is_minimised(job.metric) else higher
     tracker.log_metrics(trial.run_id, named, step=trial.best_epoch)
 
 

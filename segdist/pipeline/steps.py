@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from types import ModuleType
 
 from segdist import pages
+from segdist.commands.compare import shown_by
 from segdist.commands.diff import standing
 from segdist.commands.promote import register_winner
 from segdist.core import storage
@@ -126,6 +127,7 @@ def _open(
         params={"search.metric": spec.search.metric},
         dataset=dataset.manifest,
     )
+    tracker.save_view(parent, searched=list(spec.space))
     tracker.log_json(parent, _summary(labels), pages.SUMMARY)
     return parent
 
@@ -228,6 +230,9 @@ def _conclude(tracker: Tracker, spec: SweepSpec, parent: str) -> str:
         nothing += [f"          - {reason}" for reason in reasons]
         say("\n".join(nothing))
         lines += nothing
+    shown = str(shown_by(tracker, parent, board.best.run_id if board.best else ""))
+    say(shown)
+    lines.append(shown)
     return "\n".join(lines)
 
 

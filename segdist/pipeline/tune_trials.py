@@ -53,6 +53,10 @@ _OF_TUNE = frozenset({"trial_id", "done", "epoch"})
 """What Tune needs of a result after the verdict; `epoch` because it asks for the metric of its searcher."""
 
 
+def _is_score(name: str) -> bool:
+    return name not in _NO_SCORES and not name.startswith("config/")
+
+
 class Problem:
     """The first error of our own inside Tune's loop: Tune would wrap it in text."""
 
@@ -136,7 +140,7 @@ class Verdicts(_Unsaved, FIFOScheduler):
     def _judge(self, number: int, result: dict[str, Any]) -> str:
         if result.get(DAMAGED):
             say(f"trial {number:<3} {result[DAMAGED]}")
-        numbers = {k: float(v) for k, v in result.items() if isinstance(v, int | float) and k not in _NO_SCORES}
+        numbers = {k: float(v) for k, v in result.items() if isinstance(v, int | float) and _is_score(k)}
         stop = self._search.report(number, numbers, result.get(CHECKPOINT, ""))
         self._recording.changed(number)
         self._progress.epoch(number)

@@ -15,7 +15,7 @@ from segdist.core.spec import SweepSpec
 from segdist.core.text import decode_text
 from segdist.datasets.shards import Manifest
 from segdist.metrics import is_better
-from segdist.tracking import names, notes, reading, registry
+from segdist.tracking import names, notes, reading, registry, views
 from segdist.tracking.connection import Connection
 from segdist.tracking.encoding import finite, flatten, key, param_text, tag_text
 from segdist.tracking.values import Measured, SweepRecord, TrialRecord, TrialStatus
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput, Metric, Run, RunTag
 
+LOCAL_PAGE = "http://127.0.0.1:5000"
+"""Where `mlflow ui` listens when it is told nothing else."""
 _PARAMS_PER_CALL = 100  # MLflow's limit
 _METRICS_PER_CALL = 1000
 
@@ -75,6 +77,11 @@ class Tracker:
     def risk(self) -> str:
         """What is to be known of the place of MLflow's database; "" where nothing is."""
         return self._connection.risk
+
+    @property
+    def page(self) -> str:
+        """Where MLflow's pages are: the server itself, or where `mlflow ui` shows a database."""
+        return self.uri if self.uri.startswith("http") else LOCAL_PAGE
 
     def check(self) -> None:
         """Connect now, so that a wrong address is an error before anything is computed.
@@ -130,6 +137,30 @@ class Tracker:
             if file.is_file():
                 client.log_text(run_id, redact(decode_text(file.read_bytes(), str(file))), "sweep/file.yaml")
         return run_id
+
+    def save_view(self, parent_run_id: str, *, searched: Sequence[str], pictures: Sequence[str] = ()) -> None:
+        """Keep a view of a sweep for MLflow's own pages, which `links` opens.
+
+        Args:
+            parent_run_id: of the sweep.
+            searched: its searched keys.
+            pictures: keys of the pictures that its trials log.
+        """
+        state = views.of_sweep(parent_run_id, self.metric, searched, pictures)
+        tag = views.TAG + views.key_of(parent_run_id)
+        with self._connection.writing() as client:
+            client.set_experiment_tag(client.get_run(parent_run_id).info.experiment_id, tag, views.encoded(state))
+
+    def links(self, parent_run_id: str, winner: str = "") -> dict[str, str]:
+        """Where a sweep is shown on MLflow's pages: its `charts`, `trials`, its own page, its `winner`.
+
+        Args:
+            parent_run_id: of the sweep.
+            winner: the run of its best trial; "" for none.
+        """
+        with self._connection.client() as client:
+            experiment = str(client.get_run(parent_run_id).info.experiment_id)
+        return views.links(self.page, experiment, parent_run_id, winner)
 
     def close_abandoned(self) -> list[str]:
         """Mark sweeps KILLED, with their trials, whose driver was killed on this host; those of other hosts stay.

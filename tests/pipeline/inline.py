@@ -15,6 +15,10 @@ class Inline:
         RayError = RayError
 
     @staticmethod
+    def nodes() -> list[dict[str, object]]:
+        return [{"Alive": True, "NodeManagerAddress": "127.0.0.1", "Resources": {"CPU": 2.0}}]
+
+    @staticmethod
     def cluster_resources() -> dict[str, float]:
         return {"CPU": 2.0}
 

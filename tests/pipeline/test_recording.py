@@ -322,4 +322,5 @@ def test_the_run_of_the_sweep_shows_how_far_it_came(spec: SweepSpec, job: Job, s
     assert shown["trials/ended"] == 3
     assert shown["best/val/iou"] == max(score(t.values, 3) for t in search.ledger.trials)
     experiment = MlflowClient(tracker.uri).get_experiment_by_name("s")
+    assert experiment
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
