@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from segdist.core.errors import DataError, StorageError
-from segdist.core.spec import Range, SweepSpec
+from segdist.core.spec import Range, SearchSpec, SweepSpec
 from segdist.core.text import counted
 from segdist.reading.sources import open_sources
 from segdist.sweepfile.loading import candidates, epochs_of, trials_of
@@ -12,6 +12,7 @@ from segdist.tracking import Tracker
 
 def describe(spec: SweepSpec) -> str:
     """The plan of a checked sweep; data that are not there yet are named, not refused: they may be on the cluster."""
+    beside = " and ".join(spec.search.objectives)
     lines = [
         f"{spec.name}: {spec.question}" if spec.question else spec.name,
         f"  data      {'; '.join(_source(s.format, s.options()) for s in spec.data.sources)}",
@@ -21,7 +22,8 @@ def describe(spec: SweepSpec) -> str:
         f"  search    {_search(spec)}",
         *(f"    {key:<28} {_range(range_)}" for key, range_ in spec.space.items()),
         f"  resources {_resources(spec)}",
-        f"  scored    {spec.search.metric}, prompts: {spec.evaluate.prompts}",
+        f"  scored    {', beside '.join(filter(None, (spec.search.metric, beside)))}, prompts: {spec.evaluate.prompts}",
+        *(f"    at most {bound:g} {name}" for name, bound in spec.search.constraints.items()),
         f"  storage   {spec.storage}",
         f"  tracking  {spec.tracking.uri}",
         *([f"  WARNING   {risk}"] if (risk := Tracker.for_sweep(spec).risk) else []),
@@ -51,11 +53,23 @@ def _labels(spec: SweepSpec) -> str:
 
 
 def _search(spec: SweepSpec) -> str:
-    early = f"ASHA after {counted(spec.search.asha.grace_epochs, 'epoch')}" if spec.search.asha else "no early stopping"
+    search = spec.search
+    begins = f", begins from {', '.join(search.warm_start)}" if search.warm_start else ""
     return (
         f"{counted(trials_of(spec), 'trial')} of up to {counted(epochs_of(spec), 'epoch')}, "
-        f"{spec.search.sampler}, {early}"
+        f"{search.sampler}, {_early(search)}{begins}"
     )
+
+
+def _early(search: SearchSpec) -> str:
+    if stop := search.stop:
+        rules = [
+            (stop.top_after, f"the best {stop.keep} go on after {counted(stop.top_after or 0, 'epoch')}"),
+            (stop.median_after, f"median rule after {counted(stop.median_after or 0, 'epoch')}"),
+            (stop.patience, f"patience of {counted(stop.patience or 0, 'epoch')}"),
+        ]
+        return ", ".join(said for asked, said in rules if asked)
+    return f"ASHA after {counted(search.asha.grace_epochs, 'epoch')}" if search.asha else "no early stopping"
 
 
 def _range(range_: Range) -> str:

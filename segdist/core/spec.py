@@ -844,7 +844,7 @@ class SearchSpec(Strict):
     otherwise, so that none is passed over untried."""
     metric: str = "val/iou"
     """What decides, after each epoch and over trials: the higher the better, or the lower for errors and distances."""
-    objectives: tuple[str, ...] = ()
+    objectives: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = ()
     """Further measures to be good at, e.g. `[runtime/latency_p50_ms, model/bytes]`: the sampler looks for trials that
     no other beats at `metric` and all of these, and the leaderboard marks them. `metric` alone decides epochs, early
     stopping and the winner."""

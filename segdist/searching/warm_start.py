@@ -6,7 +6,6 @@ not, nothing more is taken: the data or the question differ. `benchmarks/warm_st
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -31,7 +30,7 @@ class Earlier(Strict):
     sweep: str
     """Its name, for people."""
     number: int
-    values: dict[str, Any]
+    values: dict[str, object]
     """Of the keys that are searched now."""
 
 
@@ -75,9 +74,9 @@ def merged(sweeps: Sequence[Sequence[Earlier]]) -> tuple[Earlier, ...]:
     return tuple(trials[k * len(trials) // taken] for k in range(taken))
 
 
-def values_among(ranges: Mapping[str, Range], params: Mapping[str, object]) -> dict[str, Any]:
+def values_among(ranges: Mapping[str, Range], params: Mapping[str, object]) -> dict[str, object]:
     """The values of the searched keys among all parameters of a trial, in whichever sweep it ran."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for key in conditions_first(ranges):
         value = encoded(params.get(key))
         if key in params and ranges[key].applies(found) and (ranges[key].choices or _is_number(value)):
@@ -96,14 +95,14 @@ class Prior:
     def __init__(self, spec: SweepSpec, trials: Iterable[Earlier]) -> None:
         self._spec = spec
         self._metric = spec.search.metric
-        self._ranked: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+        self._ranked: dict[str, tuple[dict[str, object], dict[str, object]]] = {}
         for trial in trials:
             near = nearest_trial(spec, trial.values)
             if near:  # else one of its choices is gone since it was taken
                 self._ranked.setdefault(digest(near), (near, trial.values))
         self.first = [near for near, _ in self._ranked.values()][:TRIED_FIRST]
 
-    def believed(self, scores: Mapping[str, float], untuned: str) -> Iterator[tuple[dict[str, Any], float]]:
+    def believed(self, scores: Mapping[str, float], untuned: str) -> Iterator[tuple[dict[str, object], float]]:
         """Values and scores to tell the sampler.
 
         Args:

@@ -4,6 +4,7 @@ Composition is Hydra's (`defaults` lists, config groups, `key=value` overrides),
 sets; validation is pydantic's, by `spec` and by the options of the plug-ins the file names.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
@@ -28,6 +29,8 @@ from segdist.sweepfile.train_checks import Keys
 
 _TRACKING = ("sqlite:///", "http://", "https://", "databricks", "postgresql", "mysql", "mssql")
 """How addresses of MLflow begin; of other schemes it would import whatever package answers to them."""
+_NAMED_FIRST = re.compile(r"`([a-z_.]+)(?:\[(\d+)\])?(?:: [^`]*)?`")
+"""The key that a rule about several keys begins with, which is where people are shown the line."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,9 @@ def problems_of(error: ValidationError, model: type[BaseModel], under: Keys = ()
         elif detail["type"] == "missing":
             message = f"`{keys[-1]}` is missing"
         else:
-            message = f"{detail['msg'].removeprefix('Value error, ')}"
+            message = detail["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
+            if isinstance(detail["input"], Mapping | BaseModel) and (named := _NAMED_FIRST.match(message)):
+                keys += (*named[1].split("."), *filter(None, (named[2],)))
             if not isinstance(detail["input"], Mapping | BaseModel) and "but got" not in message:
                 message += f", but got {detail['input']!r}"
         yield Problem(under + keys, message)

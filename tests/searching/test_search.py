@@ -10,6 +10,8 @@ from segdist.searching.proposals import Proposals
 from segdist.searching.space import baseline
 from tests.searching.sweeps import begun, run, score, sweep
 
+SLOW = pytest.mark.slow
+
 
 def test_numbers_are_unique_and_the_first_trial_alone_is_the_baseline_over_any_number_of_starts(tmp_path: Path) -> None:
     spec = sweep(trials=5)
@@ -34,6 +36,34 @@ def test_starts_in_between_change_no_value_and_no_verdict(tmp_path: Path, sample
         (t.state, [e.metrics for e in t.epochs]) for t in parts
     ]
     assert {t.state for t in whole} == {"finished", "stopped"}
+
+
+FAMILIES = {
+    "model.family": ["unet_cbam", "sam"],
+    "model.unet_cbam.width": {"low": 8, "high": 16, "when": {"model.family": "unet_cbam"}},
+    "train.adapter.kind": {"choices": ["full", "lora"], "when": {"model.family": "sam"}},
+    "train.adapter.rank": {"low": 2, "high": 8, "when": {"train.adapter.kind": "lora"}},
+}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "quasi_random", "cmaes", pytest.param("gp", marks=SLOW)])
+def test_starts_in_between_change_nothing_where_keys_exist_for_some_families_alone(
+    tmp_path: Path, sampler: str
+) -> None:
+    points = [{"model.family": "sam", "train.adapter.kind": "lora", "train.adapter.rank": 4}]
+    spec = sweep(space=FAMILIES, sampler=sampler, trials=14, seed=2, asha=None, points=points)
+    run(begun(spec, tmp_path / "whole"), epochs=1)
+    for most in (1, 1, 4, 100):
+        run(begun(spec, tmp_path / "parts"), most=most, epochs=1)
+    whole, parts = (Ledger(str(tmp_path / name)).trials for name in ("whole", "parts"))
+    assert [t.values for t in whole] == [t.values for t in parts]
+    assert whole[1].values == {**points[0], "train.lr": 1e-3, "train.loss.dice": 1.0}
+    assert len({t.values["model.family"] for t in whole}) == 2
+    for trial in whole:
+        applying = {key for key, range_ in spec.space.items() if range_.applies(trial.values)}
+        assert trial.values.keys() == applying
+    told = begun(spec, tmp_path / "parts")._proposals._study.trials
+    assert [t.params for t in told] == [t.values for t in whole]
 
 
 def test_a_trial_that_was_killed_goes_on_from_its_checkpoint_under_its_number(tmp_path: Path) -> None:

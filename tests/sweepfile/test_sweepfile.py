@@ -99,6 +99,26 @@ def test_a_mistake_is_named_with_line_and_fix(folder: Path, old: str, new: str, 
     assert said in message
 
 
+@pytest.mark.parametrize(
+    ("search", "key", "said"),
+    [
+        ("points: [{train.lr: 5e-4}, {train.lr: 5}]", "search.points.1", "train.lr cannot be 5"),
+        ("try_each: train.lr", "search.try_each", "must name a key of `space` that has choices"),
+        ("{objectives: [val/iou]}", "search.objectives", "each once, but val/iou stands twice"),
+        ("warm_start: 3", "search.warm_start", "should be a list, but got 3"),
+        ("{trials: 2, points: [{train.lr: 1e-3}, {train.lr: 5e-4}]}", "search.trials", "must be at least 3"),
+    ],
+)
+def test_a_rule_about_several_keys_is_named_with_the_line_of_the_first(
+    folder: Path, search: str, key: str, said: str
+) -> None:
+    text = search if search.startswith("{") else f"{{{search}}}"
+    file = write(folder, GOOD.replace("  - search: few\n", "") + f"search:\n  {text}\n")
+    message = refusal(file)
+    assert message.startswith(f"{file}:15: {key}: ")
+    assert said in message
+
+
 def test_every_mistake_is_named_at_once(folder: Path) -> None:
     file = write(folder, GOOD.replace("  lr: 1e-3", "  lrr: 1\n  batchsize: 2"))
     assert len(refusal(file).splitlines()) == 2
