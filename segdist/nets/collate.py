@@ -129,6 +129,8 @@ def on_device(batch: Batch, device: torch.device) -> Batch:
             return value.to(device, non_blocking=True)
         if isinstance(value, dict):
             return {name: move(one) for name, one in value.items()}
-        return type(value)(map(move, value)) if type(value) in (list, tuple) else value
+        if isinstance(value, tuple) and hasattr(value, "_make"):  # named
+            return type(value)(*map(move, value))
+        return type(value)(map(move, value)) if isinstance(value, list | tuple) else value
 
     return {name: move(value) for name, value in batch.items()}

@@ -2,7 +2,10 @@
 
 import pytest
 
-from segdist.engine.data import EpochBatches, EpochIndex
+from segdist.engine.data import EpochBatches, EpochIndex, loader
+from segdist.models.unet_cbam import Options
+from segdist.models.unet_cbam.network import UnetCbam
+from tests.engine.drawn import CLASSES, roofs, tiny_run
 
 
 def batches_of(
@@ -55,3 +58,15 @@ def test_no_micro_batch_is_larger_than_it_may_be_and_a_worker_without_an_image_g
 def test_the_order_changes_with_the_epoch_and_repeats_with_the_seed() -> None:
     assert images_of(batches_of(20)) == images_of(batches_of(20))
     assert images_of(batches_of(20)) != images_of(batches_of(20, epoch=1))
+
+
+@pytest.mark.parametrize(
+    ("cpus", "on_gpu", "processes"), [(1, False, 0), (1, True, 1), (0.5, True, 1), (2, False, 1), (2, True, 2)]
+)
+def test_images_are_decoded_beside_training_and_beside_a_gpu_also_on_one_cpu(
+    cpus: float, on_gpu: bool, processes: int
+) -> None:
+    run = tiny_run().override({"resources.cpus_per_worker": cpus})
+    network = UnetCbam(Options(image_size=32, width=8, depth=2), CLASSES)
+    batches, _ = loader(network, roofs(1), run, rank=0, world_size=1, pin_memory=on_gpu)
+    assert batches.num_workers == processes

@@ -1,11 +1,20 @@
 """Stacking examples: normalisation, padding, overlaps."""
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from segdist.nets.collate import IMAGENET_MEAN, IMAGENET_STD, class_maps, ignored, padded_masks, stack_images
+from segdist.nets.collate import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    class_maps,
+    ignored,
+    on_device,
+    padded_masks,
+    stack_images,
+)
 from segdist.testing.pictures import example
 
 
@@ -40,3 +49,23 @@ def test_an_image_without_objects_gives_background_and_no_masks() -> None:
     assert not class_maps([bare], 64).any()
     assert padded_masks(bare, 64).shape == (0, 64, 64)
     assert padded_masks(bare, 64).dtype == torch.bool
+
+
+class Pair(NamedTuple):
+    """As a family may have in a batch."""
+
+    boxes: torch.Tensor
+    name: str
+
+
+def test_a_batch_goes_to_the_device_with_all_that_is_inside_it() -> None:
+    one = torch.ones(1)
+    batch = {"a": one, "list": [one, [one]], "tuple": (one, "b"), "pair": Pair(one, "c"), "map": {"d": {"e": one}}}
+    found = on_device(batch, torch.device("meta"))
+    tensors = [
+        *(found["a"], found["list"][0], found["list"][1][0], found["tuple"][0], found["pair"].boxes),
+        found["map"]["d"]["e"],
+    ]
+    assert [t.device.type for t in tensors] == ["meta"] * 6
+    assert (found["tuple"][1], found["pair"].name, type(found["pair"])) == ("b", "c", Pair)
+    assert one.device.type == "cpu"
