@@ -1,12 +1,146 @@
-"""Ray Tune is told what to run, and asked for nothing else."""
+"""A trial whose process broke down is taken up, has failed, or ends the search, as its end deserves."""
 
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from segdist.pipeline.tune_trials import Ends, Problem
+import pytest
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError
+
+from segdist.core import storage
+from segdist.core.errors import StorageError
+from segdist.core.spec import SweepSpec
+from segdist.pipeline.progress import Progress
+from segdist.pipeline.tune_trials import Ends, Problem, Suggestions, broken_down_alone
+from segdist.searching import Ledger, Search
+from tests.searching.sweeps import sweep
+
+FOR_MEMORY = "Failure # 1\nOutOfMemoryError: 1 worker(s) were killed due to the node running low on memory."
+DIED = "Failure # 1\nThe actor died unexpectedly before finishing this task.\n\tip: 10.0.0.7"
 
 
-def test_tune_keeps_nothing_of_a_result_but_what_it_asks_for_itself() -> None:
-    unused: Any = None
-    result = {"trial_id": "a", "done": False, "epoch": 3, "val/iou": 0.5, "time_total_s": 1.0, "checkpoint": "x"}
-    Ends(unused, unused, unused, Problem(), unused, max_failures=0).on_trial_result(1, [], unused, result=result)
-    assert result == {"trial_id": "a", "done": False, "epoch": 3}
+@dataclass
+class Told:
+    """Stands for MLflow's recording: which trials there was news of."""
+
+    news: list[tuple[int, str]] = field(default_factory=list)
+
+    def changed(self, number: int, *, error: str = "") -> None:
+        self.news.append((number, error))
+
+
+@dataclass
+class OfTune:
+    """A trial as Tune has it."""
+
+    config: dict[str, Any]
+    error_file: str
+
+
+class Running:
+    """A search whose trials run in nobody's process."""
+
+    def __init__(self, spec: SweepSpec, folder: Path, *, max_failures: int = 2) -> None:
+        self.search, self.problem, self.told = Search(spec, Ledger(str(folder))), Problem(), Told()
+        self.suggestions, self._folder = Suggestions(self.search, lambda: 3, self.problem), folder
+        progress = Progress(self.search, metric="val/iou", epochs=3, searched=[])
+        told: Any = self.told
+        self.ends = Ends(self.search, told, progress, self.problem, self.suggestions, max_failures=max_failures)
+
+    def suggest(self, *names: str) -> list[int]:
+        return [found["number"] for name in names if isinstance(found := self.suggestions.suggest(name), dict)]
+
+    def start(self, number: int) -> None:
+        self.ends.on_trial_start(0, [], self._trial(number))
+
+    def break_down(self, name: str, number: int, text: str) -> str:
+        """What becomes of a trial, in the order in which Tune tells."""
+        (self._folder / "error.txt").write_text(text)
+        self.suggestions.on_trial_complete(name, error=True)
+        self.ends.on_trial_error(0, [], self._trial(number))
+        return self.search.ledger[number].state
+
+    def _trial(self, number: int) -> Any:
+        return OfTune({"number": number}, str(self._folder / "error.txt"))
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Running:
+    return Running(sweep(trials=4, asha=None), tmp_path)
+
+
+def test_a_trial_is_taken_up_as_often_as_the_sweep_says_and_told_why(
+    running: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for state in ("waiting", "waiting", "failed"):
+        assert running.suggest("a") == [0]
+        running.start(0)
+        assert running.break_down("a", 0, DIED) == state
+    assert capsys.readouterr().out.count("trial 0   begins again: A process died on the node 10.0.0.7.") == 2
+    assert running.search.ledger[0].reason.startswith("A process died on the node 10.0.0.7.")
+    assert running.told.news[-1] == (0, DIED)
+    assert running.suggest("b") == [1]
+
+
+def test_a_trial_whose_process_died_before_it_began_is_taken_up_too(running: Running) -> None:
+    running.suggest("a")
+    assert running.break_down("a", 0, DIED) == "waiting"
+    assert running.search.ledger[0].starts == 1
+    assert running.suggest("b") == [0]
+
+
+def test_one_that_had_to_go_for_the_memory_of_others_has_not_failed_and_fewer_run_from_then_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running = Running(sweep(trials=4, asha=None), tmp_path, max_failures=0)
+    assert running.suggest("a", "b", "c", "d") == [0, 1, 2]
+    for number in range(3):
+        running.start(number)
+    assert running.break_down("c", 2, FOR_MEMORY) == "waiting"
+    assert running.suggest("d") == [], "memory holds two"
+    assert running.break_down("b", 1, FOR_MEMORY) == "waiting"
+    assert running.suggest("d") == [], "memory holds one"
+    assert running.break_down("a", 0, FOR_MEMORY) == "failed", "alone, it is its own fault"
+    assert "from now on 2 trials at once" in (said := capsys.readouterr().out)
+    assert "from now on 1 trial at once" in said
+    assert running.suggest("d", "e") == [1], "and the others have their turn, one by one"
+
+
+def test_what_had_done_its_part_before_its_process_died_has_ended(running: Running) -> None:
+    running.suggest("a")
+    running.start(0)
+    running.search.ledger.change(0, state="stopped")
+    assert running.break_down("a", 0, DIED) == "stopped"
+    assert not running.search.is_waiting
+
+
+@pytest.mark.parametrize("lack", ["[Errno 28] No space left on device", "Could not connect to the endpoint URL"])
+def test_a_storage_that_no_trial_can_write_to_ends_the_search_and_fails_none(tmp_path: Path, lack: str) -> None:
+    spec = sweep(trials=4, asha=None).model_copy(update={"storage": str(tmp_path / "full")})
+    running = Running(spec, tmp_path, max_failures=0)
+    running.suggest("a")
+    running.start(0)
+    place = storage.join(storage.absolute(spec.storage), "sweeps/s/checkpoints/0000")
+    text = f"ray::train() (ip=10.0.0.7)\nsegdist.core.errors.StorageError: Cannot write {place}: {lack}. Fix it."
+    with pytest.raises(StorageError, match=r"Cannot write .*\nWhat is done is kept; the same command goes on with it"):
+        running.break_down("a", 0, text)
+    assert isinstance(running.problem.error, StorageError)
+    assert running.search.ledger[0].state == "waiting"
+
+
+def test_what_rays_memory_monitor_does_to_one_trial_is_that_trials_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = RayActorManager._actor_task_failed
+    met = list[Exception]()
+    monkeypatch.setattr(RayActorManager, "_actor_task_failed", lambda *_, **__: met.append(_[2]))
+    with broken_down_alone():
+        manager = RayActorManager.__new__(RayActorManager)
+        manager._actor_task_failed(
+            tracked_actor_task=None, exception=OutOfMemoryError("the node running low on memory")
+        )
+        manager._actor_task_failed(tracked_actor_task=None, exception=ValueError("ours"))
+    assert isinstance(met[0], RayActorError)
+    assert str(met[0]) == "OutOfMemoryError: the node running low on memory"
+    assert isinstance(met[1], ValueError)
+    monkeypatch.undo()
+    assert RayActorManager._actor_task_failed is known
