@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 
 import yaml
 
+from segdist.core import storage
 from segdist.core.errors import SegdistError, StorageError
 from segdist.core.spec import RunSpec
 from segdist.core.terminal import say
@@ -36,6 +37,8 @@ _PATIENCE = 3600.0
 _PATIENCE_WHEN_STOPPED = 10.0
 """The same, of a search that was stopped: the next start tells what is left."""
 _MANY = 20
+PICTURES_SHOWN = 4
+"""Validation images in MLflow's image grid: each is kept after 1, 2, 4, 8, ... epochs."""
 _SUMMED_UP_EVERY = 5.0
 """Seconds, at the least, between two points of the sweep's own charts."""
 _ENDED = "trials/ended"
@@ -183,6 +186,7 @@ class Recording:
         if run is None or run.starts != trial.starts:
             run = self._runs[number] = self._open(trial)
         self._tell_epochs(trial, run)
+        self._show_pictures(trial, run)
         if trial.has_ended:
             self._close(trial, run.run_id)
             self._told.append(number)
@@ -218,7 +222,8 @@ class Recording:
             },
         )
         self._tracker.log_text(run_id, yaml.safe_dump(values.model_dump(mode="json"), sort_keys=False), "run.yaml")
-        return _Run(run_id, trial.starts, dict(self._tracker.history(run_id, self._job.metric)))
+        shown: dict[int, float | None] = {**dict(self._tracker.history(run_id, self._job.metric))}
+        return _Run(run_id, trial.starts, shown, pictured=max(shown, default=0))
 
     def _tell_epochs(self, trial: Trial, run: "_Run") -> None:
         """Those that the run does not show, or shows as they were before they were done again."""
@@ -229,6 +234,20 @@ class Recording:
         epochs = [Measured(e.epoch, self._shown(e.metrics), e.seconds, e.at) for e in trial.epochs]
         self._tracker.log_epochs(run.run_id, epochs, new=new, again=bool(new & run.shown.keys()))
         run.shown |= {e.epoch: e.metrics.get(metric) for e in trial.epochs}
+
+    def _show_pictures(self, trial: Trial, run: "_Run") -> None:
+        """The same validation images after 1, 2, 4, 8, ... epochs and after the best one, as far as they are kept."""
+        saved = trial.best if trial.has_ended else trial.latest
+        if saved is None or not (trial.has_ended or saved.epoch >= 2 * run.pictured):
+            return
+        try:
+            kept = storage.find(storage.join(saved.uri, PICTURES), suffix=".jpg")
+            first = sorted(entry.uri for entry in kept)[:PICTURES_SHOWN]
+            pictures = {picture_key(number): storage.read_bytes(uri) for number, uri in enumerate(first)}
+        except StorageError:  # the trial went on, and its checkpoint gave way to the next
+            return
+        self._tracker.log_pictures(run.run_id, pictures, step=saved.epoch)
+        run.pictured = saved.epoch
 
     @staticmethod
     def _shown(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -260,11 +279,16 @@ class Recording:
                 return
 
 
-class _Run:
-    """The run of a trial that runs, and the search metric of the epochs that it shows."""
+def picture_key(number: int) -> str:
+    """Under which all trials show the same validation image."""
+    return f"validation/{number:03d}"
 
-    def __init__(self, run_id: str, starts: int, shown: dict[int, float | None]) -> None:
-        self.run_id, self.starts, self.shown = run_id, starts, shown
+
+class _Run:
+    """The run of a trial that runs, the search metric of the epochs that it shows, and the last one with pictures."""
+
+    def __init__(self, run_id: str, starts: int, shown: dict[int, float | None], *, pictured: int) -> None:
+        self.run_id, self.starts, self.shown, self.pictured = run_id, starts, shown, pictured
 
 
 _NEVER = object()

@@ -25,6 +25,7 @@ from segdist.pipeline.evaluate import evaluate_on_test, evaluate_trials, evaluat
 from segdist.pipeline.importance import importance
 from segdist.pipeline.ingest import ingest
 from segdist.pipeline.label_sets import LabelSet, make_label_sets
+from segdist.pipeline.recording import PICTURES_SHOWN, picture_key
 from segdist.pipeline.sweep import search
 from segdist.pipeline.trial import Job
 from segdist.pipeline.warm_start import take_warm_start
@@ -127,7 +128,8 @@ def _open(
         params={"search.metric": spec.search.metric},
         dataset=dataset.manifest,
     )
-    tracker.save_view(parent, searched=list(spec.space))
+    pictures = [picture_key(number) for number in range(min(PICTURES_SHOWN, spec.evaluate.pictures))]
+    tracker.save_view(parent, searched=list(spec.space), pictures=pictures)
     tracker.log_json(parent, _summary(labels), pages.SUMMARY)
     return parent
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
 
+from PIL import Image
+
 from segdist.core import drivers, provenance
 from segdist.core.errors import BackendError, StorageError
 from segdist.core.json_values import JsonDict
@@ -15,6 +17,7 @@ from segdist.core.spec import SweepSpec
 from segdist.core.text import decode_text
 from segdist.datasets.shards import Manifest
 from segdist.metrics import is_better
+from segdist.reading.examples import decode_image
 from segdist.tracking import names, notes, reading, registry, views
 from segdist.tracking.connection import Connection
 from segdist.tracking.encoding import finite, flatten, key, param_text, tag_text
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 
 LOCAL_PAGE = "http://127.0.0.1:5000"
 """Where `mlflow ui` listens when it is told nothing else."""
+_PICTURE_WIDTH = 720
+"""Pixels; MLflow keeps PNG, of which a photograph has two bytes a pixel."""
 _PARAMS_PER_CALL = 100  # MLflow's limit
 _METRICS_PER_CALL = 1000
 
@@ -318,6 +323,20 @@ class Tracker:
         """Keep every file of a folder under a path of the run."""
         with self._connection.client() as client:
             client.log_artifacts(run_id, str(folder), artifact_path)
+
+    def log_pictures(self, run_id: str, pictures: Mapping[str, bytes], *, step: int) -> None:
+        """Show pictures in MLflow's image grid, where those of one name stand side by side over runs and steps.
+
+        Args:
+            run_id: of a trial.
+            pictures: files as bytes, by name: letters, digits, `_`, `-`, `.`, `/` and blanks.
+            step: the epoch, counted from 1.
+        """
+        with self._connection.client() as client:
+            for name, content in pictures.items():
+                image = Image.fromarray(decode_image(content, name=name))
+                image.thumbnail((_PICTURE_WIDTH, _PICTURE_WIDTH))
+                client.log_image(run_id, image, key=name, step=step)
 
     def log_json(self, run_id: str, content: Mapping[str, object], artifact_path: str) -> None:
         """Keep JSON values as a file of the run."""

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from mlflow import MlflowClient
 
 from segdist.core.errors import BackendError
 from segdist.core.interruption import Interrupted
+from segdist.core.panels import encode_jpeg
 from segdist.core.spec import RunSpec, SweepSpec
 from segdist.datasets.shards import Manifest
 from segdist.pipeline import recording as recording_module
@@ -324,3 +326,32 @@ def test_the_run_of_the_sweep_shows_how_far_it_came(spec: SweepSpec, job: Job, s
     experiment = MlflowClient(tracker.uri).get_experiment_by_name("s")
     assert experiment
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_mlflow_shows_the_same_pictures_of_every_trial_over_epochs_and_not_too_many(
+    spec: SweepSpec, job: Job, storage: Path, tmp_path: Path
+) -> None:
+    tracker, parent = opened(spec, storage)
+    search = begun(spec, job.storage_path)
+    recording = Recording(tracker, parent, job, {}, search.ledger)
+    trial = search.next()
+    assert trial
+    search.start(0)
+    for epoch in range(1, 10):
+        folder = tmp_path / "checkpoint" / f"{epoch:05d}" / "pictures"
+        folder.mkdir(parents=True)
+        for number in range(6):
+            panel = np.full((40, 2000, 3), 20 * epoch, np.uint8)
+            (folder / f"{number:03d}.jpg").write_bytes(encode_jpeg(panel))
+        report(search, recording, trial, epoch, folder.parent.as_uri())
+        recording._tell(0)  # as the thread does, after every epoch
+    (found,) = tracker.trials(parent)
+    client = MlflowClient(tracker.uri)
+    files = [Path(one.path).name.split("+") for one in client.list_artifacts(found.run_id, "images")]
+    whole = [(name, int(step)) for name, _, step, *rest in files if rest[-1].endswith("png")]
+    steps = sorted({step for _, step in whole})
+    assert steps == [1, 2, 4, 8]
+    assert len(whole) == 4 * len(steps)
+    assert {name for name, _ in whole} == {f"validation~{number:03d}" for number in range(4)}
+    assert client.get_run(found.run_id).data.tags["mlflow.loggedImages"] == "True"
+    assert max(one.file_size or 0 for one in client.list_artifacts(found.run_id, "images")) < 300_000
