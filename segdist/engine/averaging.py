@@ -1,7 +1,7 @@
 """Weights averaged over the steps of training: what is scored, saved and exported where `train.ema` says so."""
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -39,6 +39,12 @@ class AveragedWeights:
         decay = (1 - 1 / self.steps) ** self._power
         average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]  # torch says no types
         average([*self._averages.values()], [*self._moving.values()], self.steps)
+
+    @torch.no_grad()
+    def settle(self, names: Iterable[str]) -> None:
+        """Leave what was averaged of some weights behind: they stay as they are, and so does what was made of them."""
+        for name in names:
+            self._averages[name].copy_(self._moving[name])
 
     def exchange(self) -> None:
         """Put the averages into the network, and keep what was there; once more puts it back. Nothing is copied."""

@@ -101,6 +101,8 @@ class Fit:
                 f"`train.phases.{number}` must train something, but it freezes the encoder, and "
                 f"`train.adapter.kind: {self.run.train.adapter.kind}` trains nothing beside it"
             )
+        if self.averages:
+            self.averages.settle(self.trainable - adapters.trained_names(self.network))
         self.optimizer = adamw(
             self.network,
             phase,

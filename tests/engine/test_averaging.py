@@ -158,6 +158,21 @@ def test_a_fit_with_averages_resumed_ends_with_the_same_bits(
     )
 
 
+def test_what_a_phase_freezes_is_in_the_model_as_the_phase_sees_it(tmp_path: Path) -> None:
+    """So that what is kept of a frozen encoder, as its embeddings, is of the encoder that is scored."""
+    phases = [{"epochs": 1, "lr": 3e-3}, {"epochs": 1, "lr": 3e-3, "freeze": "encoder"}]
+    run = tiny_run(ema=0.5, phases=phases)
+    found = weights(fit(run, CLASSES, train=TRAIN, val=VAL, report=Reports(tmp_path)))
+    frozen = torch.load(tmp_path / "1" / TRAINING, weights_only=True)["averaged"]["weights"]
+    encoder = [name for name in found if name.startswith("encoder.")]
+    assert encoder
+    assert not [name for name in encoder if not np.array_equal(found[name], frozen[name].numpy())]
+    first = weights(checkpoint.load(tmp_path / "1" / MODEL))
+    assert any(not np.array_equal(found[name], first[name]) for name in encoder), "then it was an average"
+    rest = fit(run, CLASSES, train=TRAIN, val=VAL, report=Reports(), resume=tmp_path / "1")
+    assert not [name for name, value in weights(rest).items() if not np.array_equal(value, found[name])]
+
+
 def test_a_checkpoint_from_before_there_were_averages_is_gone_on_with(tmp_path: Path) -> None:
     run = tiny_run(epochs=2, ema=None)
     fit(run, CLASSES, train=TRAIN, val=VAL, report=Reports(tmp_path))
