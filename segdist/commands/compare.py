@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from segdist.core.storage import default_folder
 from segdist.pages.leaderboard import Leaderboard, leaderboard
-from segdist.tracking import Tracker
+from segdist.tracking import Tracker, TrialRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,7 +66,9 @@ def compare(name: str, *, storage: str = "", tracking: str = "embedded") -> "pd.
 
     Columns: `trial` (its number, as in `load_model("NAME#NUMBER")`), `status`, the metric of the search, `gain` over
     the untuned trial, what else the leaderboard compares by (`val/dice`, `runtime/latency_p50_ms`, ...), `epochs`,
-    `seconds`, a column for each key that was searched, and `run_id`. What a trial has not is missing (NaN, None).
+    `seconds`, a column for each key that was searched, and `run_id`. Where the best trials were trained again with
+    other seeds (`search.confirm`), also `mean`, `std` and `seeds`, and the `chance` to be the best of them. What a
+    trial has not is missing (NaN, None).
 
     Args:
         name: of the sweep; the one started last counts.
@@ -84,6 +86,7 @@ def compare(name: str, *, storage: str = "", tracking: str = "embedded") -> "pd.
             "trial": trial.number,
             "status": board.ended(trial),
             board.metric: board.score(trial),
+            **_confirmed(board, trial),
             "gain": board.gain(trial),
             **{measure: trial.metrics.get(measure) for measure in board.columns},
             "epochs": trial.epochs,
@@ -93,5 +96,16 @@ def compare(name: str, *, storage: str = "", tracking: str = "embedded") -> "pd.
         }
         for trial in board.trials
     ]
-    columns = ["trial", "status", board.metric, "gain", *board.columns, "epochs", "seconds", *board.space, "run_id"]
-    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys([board.metric, "gain", *board.columns], float))
+    seeds = list(_CONFIRMED) if board.confirmed else []
+    measured = [board.metric, *seeds, "gain", *board.columns]
+    columns = ["trial", "status", *measured, "epochs", "seconds", *board.space, "run_id"]
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(measured, float))
+
+
+_CONFIRMED = ("mean", "std", "seeds", "chance")
+
+
+def _confirmed(board: Leaderboard, trial: TrialRecord) -> dict[str, float | None]:
+    found = board.confirmed_by(trial)
+    values = (found.mean, found.spread, len(found.models), board.chance(trial)) if found else (None,) * 4
+    return dict(zip(_CONFIRMED, values, strict=True))

@@ -17,7 +17,7 @@ from segdist.core.storage import cache_dir
 from segdist.datasets.build import on_all_cores
 from segdist.datasets.ingest import find_or_build
 from segdist.datasets.shards import read_rows
-from segdist.metrics import Difference, OneImage, chances, difference
+from segdist.metrics import Difference, OneImage, Ranking, difference, ranking
 from segdist.reading.examples import decode_image
 from segdist.tracking import Tracker
 
@@ -101,31 +101,19 @@ def diff(
     return Comparison(first, second, len(a.rows), tuple(notes), found, shown["won"], shown["lost"])
 
 
-@dataclass(frozen=True)
-class Standing:
-    """The best trial beside others, on the images that it was chosen by; another seed may change what images do not.
-
-    Attributes:
-        differences: to each of the others, in their order.
-        chance: the share of resamplings of the images in which the best is the best of them all.
-    """
-
-    differences: tuple[Difference, ...]
-    chance: float
-
-
-def standing(tracker: Tracker, best: str, others: Sequence[str], *, metric: str) -> Standing:
-    """Compare a sweep's best trial with others by the predictions that its evaluation kept of the validation images.
+def standing(tracker: Tracker, configurations: Sequence[Sequence[str]], *, metric: str) -> Ranking:
+    """Compare configurations of a sweep by the predictions that their evaluation kept of the validation images.
 
     Args:
         tracker: where the sweep is recorded.
-        best: its run.
-        others: the runs of one or more others.
+        configurations: of each the runs of its seeds, the best configuration first.
         metric: a metric that is a formula over sums.
+
+    Raises:
+        DataError: a run kept no predictions.
     """
-    first, *rest = (_recalled(tracker, run, "val").filled_evaluator(metric) for run in (best, *others))
-    differences = tuple(difference(first, other, metric=metric) for other in rest)
-    return Standing(differences, chances([first, *rest], metric=metric)[0])
+    filled = [[_recalled(tracker, run, "val").filled_evaluator(metric) for run in runs] for runs in configurations]
+    return ranking(filled, metric=metric)
 
 
 @dataclass(frozen=True)

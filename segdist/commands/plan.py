@@ -54,10 +54,12 @@ def _labels(spec: SweepSpec) -> str:
 
 def _search(spec: SweepSpec) -> str:
     search = spec.search
+    confirm = search.confirm
+    again = f"; the best {confirm.trials} again with {counted(confirm.seeds, 'more seed')} each" if confirm else ""
     begins = f", begins from {', '.join(search.warm_start)}" if search.warm_start else ""
     return (
         f"{counted(trials_of(spec), 'trial')} of up to {counted(epochs_of(spec), 'epoch')}, "
-        f"{search.sampler}, {_early(search)}{begins}"
+        f"{search.sampler}, {_early(search)}{begins}{again}"
     )
 
 

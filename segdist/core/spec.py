@@ -834,6 +834,15 @@ class StopSpec(Strict):
         return self
 
 
+class ConfirmSpec(Strict):
+    """Training the best trials again with other seeds, so that no lucky one wins."""
+
+    trials: Count = 3
+    """The best trials, whose values are trained again, each to its last epoch; never more than the search has."""
+    seeds: Count = 2
+    """Trainings of each, beside its own."""
+
+
 class SearchSpec(Strict):
     """How the space is searched."""
 
@@ -867,6 +876,9 @@ class SearchSpec(Strict):
     """Early stopping; null lets every trial finish."""
     stop: StopSpec | None = None
     """Another rule of early stopping, in the place of `asha`."""
+    confirm: ConfirmSpec | None = None
+    """After the search, train the best trials again with fresh seeds: the best mean over seeds wins, and images and
+    seeds together say how surely. They are no part of `trials`; null lets the best single trial win."""
     concurrency: Count | Literal["auto"] = "auto"
     """Trials at once; auto takes as many as the resources hold."""
     seed: Seed = 0
@@ -948,7 +960,22 @@ class SweepSpec(RunSpec):
                 f"`search.trials` must be at least {len(choices)}, for `search.try_each` tries each value of {key}, "
                 f"but got {self.search.trials}"
             )
+        self._check_confirm()
         return self
+
+    def _check_confirm(self) -> None:
+        confirm = self.search.confirm
+        if confirm is None:
+            return
+        if not self.space:
+            raise ValueError("`search.confirm` compares trials, but `space` is empty. Set `search.confirm: null`")
+        if "seed" in self.space:
+            raise ValueError("`search.confirm` trains with seeds of its own, so `space` must not hold `seed`")
+        if confirm.trials > self.search.trials:
+            raise ValueError(
+                f"`search.confirm.trials` must be at most `search.trials`, but got {confirm.trials} of "
+                f"{self.search.trials}"
+            )
 
     def _check_point(self, number: int, point: Mapping[str, object]) -> None:
         for key, value in point.items():

@@ -13,7 +13,7 @@ function with `@gathered.gathered`. The decorator says its title, unit, directio
 from segdist.metrics import boundaries, calibration, objects, pixels, precision, skeletons
 from segdist.metrics.consistency import Consistency, Part, Spread, consistency, per_image
 from segdist.metrics.counting import metrics as formulas
-from segdist.metrics.difference import Difference, OneImage, chances, difference
+from segdist.metrics.difference import Difference, OneImage, difference
 from segdist.metrics.evaluator import (
     QUICK,
     Evaluator,
@@ -26,6 +26,7 @@ from segdist.metrics.evaluator import (
     shown_in,
 )
 from segdist.metrics.prompted import box_fill, prompted_iou
+from segdist.metrics.ranking import Ranking, ranking
 from segdist.metrics.shown import Shown
 
 __all__ = [
@@ -35,12 +36,12 @@ __all__ = [
     "Evaluator",
     "OneImage",
     "Part",
+    "Ranking",
     "Shown",
     "Spread",
     "boundaries",
     "box_fill",
     "calibration",
-    "chances",
     "consistency",
     "difference",
     "evaluate",
@@ -55,6 +56,7 @@ __all__ = [
     "pixels",
     "precision",
     "prompted_iou",
+    "ranking",
     "shown_in",
     "skeletons",
 ]

@@ -10,7 +10,8 @@ from segdist.core.json_values import JsonDict
 from segdist.metrics.consistency import RESAMPLES
 from segdist.metrics.evaluator import Evaluator
 
-_TIE = 1e-9
+TIE = 1e-9
+"""Values that differ by less are equal."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,12 @@ class Difference:
     @property
     def won(self) -> tuple[OneImage, ...]:
         """Images on which the first is better, the clearest at the top."""
-        return tuple(i for i in self.images if self._sign * i.gain > _TIE)
+        return tuple(i for i in self.images if self._sign * i.gain > TIE)
 
     @property
     def lost(self) -> tuple[OneImage, ...]:
         """Images on which the second is better, the clearest at the top."""
-        return tuple(i for i in reversed(self.images) if self._sign * i.gain < -_TIE)
+        return tuple(i for i in reversed(self.images) if self._sign * i.gain < -TIE)
 
     @property
     def winner(self) -> int:
@@ -117,9 +118,9 @@ def difference(
     single = [what.overall(table) for table in tables]
     interval = None
     if len(names) > 1:
-        weights = _weights(len(names), seed, resamples)
+        weights = image_weights(len(names), np.random.default_rng(seed), resamples)
         a, b = (what.overall(np.tensordot(weights, table, axes=1)) for table in tables)
-        interval = _percentiles(a - b)
+        interval = percentiles(a - b)
     images = [OneImage(n, _defined(float(a)), _defined(float(b))) for n, a, b in zip(names, *single, strict=True)]
     sign = -1 if what.shown.lower_is_better else 1
     return Difference(
@@ -135,32 +136,15 @@ def difference(
     )
 
 
-def chances(evaluators: Sequence[Evaluator], *, metric: str = "iou", seed: int = 0) -> list[float]:
-    """How likely each of several models is the best: in what share of resamplings of the images it is.
-
-    Those that lead together share a resampling.
-
-    Args:
-        evaluators: that saw the same images, each with the predictions of another model.
-        metric: a formula over sums.
-        seed: of the resampling.
-    """
-    what = evaluators[0].metric(metric)
-    weights = _weights(len(evaluators[0].seen), seed, RESAMPLES)
-    sign = -1 if what.shown.lower_is_better else 1
-    values = np.array([sign * what.overall(np.tensordot(weights, e.table(what), axes=1)) for e in evaluators])
-    values = np.where(np.isnan(values), -np.inf, values)
-    is_best = values >= values.max(axis=0) - _TIE
-    return [float(share) for share in (is_best / is_best.sum(axis=0)).mean(axis=1)]
-
-
-def _weights(images: int, seed: int, resamples: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+def image_weights(
+    images: int, rng: np.random.Generator, resamples: int
+) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
     """(resamplings, images): how often each image is drawn."""
-    rng = np.random.default_rng(seed)
     return rng.multinomial(images, np.full(images, 1 / images), size=resamples).astype(np.float64)
 
 
-def _percentiles(values: Sequence[float] | np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float] | None:
+def percentiles(values: Sequence[float] | np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float] | None:
+    """What 95 of 100 values lie between, those undefined left out; None where all are."""
     defined = np.asarray(values)[~np.isnan(values)]
     if not defined.size:
         return None

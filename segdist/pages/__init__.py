@@ -1,5 +1,6 @@
 """Every HTML page, with what terminals show of the same: what a sweep found, and what is in a data set."""
 
+from segdist.pages.confirmed import Standing
 from segdist.pages.diagnosis import why_nothing
 from segdist.pages.differences import print_diff, write_diff
 from segdist.pages.evaluation import print_checkpoints, print_evaluation
@@ -11,6 +12,7 @@ from segdist.pages.study import print_study, write_study
 __all__ = [
     "SUMMARY",
     "Leaderboard",
+    "Standing",
     "as_json",
     "label_warnings",
     "leaderboard",

@@ -19,6 +19,7 @@ from segdist.core.terminal import Console, Table
 from segdist.core.text import counted
 from segdist.metrics import Shown
 from segdist.metrics.evaluator import shown
+from segdist.pages.confirmed import Confirmed, Standing
 from segdist.pages.front import unbeaten
 from segdist.pages.tables import plain_table
 from segdist.searching.cost import Cost
@@ -49,10 +50,17 @@ def shown_as(objective: str) -> Shown:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """A sweep and its trials, best first."""
+    """A sweep and its trials.
+
+    Attributes:
+        sweep: the sweep.
+        trials: of its search, best first.
+        repeats: the trials that train some of them again with other seeds.
+    """
 
     sweep: SweepRecord
     trials: tuple[TrialRecord, ...]
+    repeats: tuple[TrialRecord, ...] = ()
 
     @property
     def metric(self) -> str:
@@ -66,9 +74,48 @@ class Leaderboard:
 
     @property
     def best(self) -> TrialRecord | None:
-        """Of the trials that ended well the one with the best score, else of all; no constraint is broken by it."""
+        """The best model: of the confirmed trial with the best mean, else of the trial with the best score.
+
+        Without confirmed ones, those that ended well come before others. No constraint is broken by it.
+        """
+        if self.confirmed:
+            return self.confirmed[0].model
         scored = [t for t in self.trials if self.metric in t.metrics and not t.broken]
         return next((t for t in scored if t.status == "FINISHED"), scored[0] if scored else None)
+
+    @property
+    def leader(self) -> TrialRecord | None:
+        """The trial of the search whose values the best model has: itself, or the one that it repeats."""
+        return self.confirmed[0].trial if self.confirmed else self.best
+
+    @cached_property
+    def confirmed(self) -> tuple[Confirmed, ...]:
+        """The trials that were trained again with other seeds, all of them well; best mean first."""
+        whole = [one for one in self._repeated if one.is_whole]
+        return tuple(sorted(whole, key=lambda one: one.mean, reverse=not self.is_lower_better))
+
+    @property
+    def unconfirmed(self) -> tuple[Confirmed, ...]:
+        """Those of which a repeat failed or breaks a constraint: none of them wins where another one is confirmed."""
+        return tuple(one for one in self._repeated if not one.is_whole)
+
+    @property
+    def _repeated(self) -> list[Confirmed]:
+        numbers = json.loads(self.sweep.tags.get(names.CONFIRMED, "[]"))
+        return [self._with_repeats(trial) for trial in self.trials if trial.number in numbers]
+
+    def _with_repeats(self, trial: TrialRecord) -> Confirmed:
+        repeats = [r for r in self.repeats if r.repeats == trial.trial_key]
+        well = [r for r in repeats if r.status == "FINISHED" and not r.broken and self.metric in r.metrics]
+        lost = [r for r in repeats if r.status in ("FINISHED", "FAILED") and r not in well]
+        own = [trial] if self.ended(trial) == "finished" else []
+        models = sorted([*own, *well], key=lambda t: t.metrics[self.metric], reverse=not self.is_lower_better)
+        return Confirmed(trial, tuple(models), tuple(lost), tuple(t.metrics[self.metric] for t in models))
+
+    def confirmed_by(self, trial: TrialRecord | None) -> Confirmed | None:
+        """What is known of a trial's values, or of those that it repeats, with other seeds; None where nothing is."""
+        key = trial and (trial.repeats or trial.trial_key)
+        return next((one for one in self.confirmed if one.trial.trial_key == key), None)
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -104,20 +151,54 @@ class Leaderboard:
         """The untuned trial: the sweep file's own values."""
         return next((t for t in self.trials if t.is_baseline), None)
 
+    @cached_property
+    def compared(self) -> Standing | None:
+        """How clearly the best trial is the best, as it was recorded; None where that was not looked at."""
+        found = Standing.of(self.sweep.tags.get(names.STANDING, ""))
+        if found is None or self.leader is None or found.best != self.leader.number:
+            return None
+        return found if found.chances.keys() == {one.trial.number for one in self.confirmed} else None
+
+    def chance(self, trial: TrialRecord) -> float | None:
+        """How likely a confirmed trial is the best of them; None where that is not known."""
+        return self.compared.chances.get(trial.number) if self.compared else None
+
+    def gap(self, trial: TrialRecord) -> tuple[float, float] | None:
+        """What the winner's mean is better by than that of a confirmed trial, in 95 of 100 resamplings."""
+        return self.compared.gaps.get(trial.number) if self.compared else None
+
     @property
     def standing(self) -> str:
         """How clearly the best trial is the best, in a sentence; "" where it was not looked at."""
-        found = json.loads(self.sweep.tags.get(names.STANDING, "{}"))
-        if not found or not self.best or found["best"] != self.best.number:
+        found = self.compared
+        if found is None:
             return ""
-        close, compared = found["close"], found["compared"]
-        others = "the next best trial" if len(compared) == 1 else f"the next best {counted(len(compared), 'trial')}"
-        which = f"trial{'s' if len(close) > 1 else ''} {', '.join(map(str, close))}"
-        said = f"not distinguishable from {which}" if close else f"better than {others}, beyond chance"
+        which = f"trial{'s' if len(found.close) > 1 else ''} {', '.join(map(str, found.close))}"
+        images, chance = f"On {found.images} validation images", f"{100 * found.chance:.0f} % of resamplings"
+        if self.confirmed:
+            said = f"not distinguishable from {which}" if found.close else "better than the others, beyond chance"
+            trainings, trials = sum(len(one.models) for one in self.confirmed), len(self.confirmed)
+            return (
+                f"{images} and {trainings} trainings trial {found.best} is {said}; of the {trials} trials that were "
+                f"trained again it is the best in {chance} over images and seeds."
+            )
+        others = len(found.compared)
+        next_best = "the next best trial" if others == 1 else f"the next best {counted(others, 'trial')}"
+        said = f"not distinguishable from {which}" if found.close else f"better than {next_best}, beyond chance"
         return (
-            f"On {found['images']} validation images trial {self.best.number} is {said}; against {others} it is the "
-            f"best in {100 * found['chance']:.0f} % of resamplings. Another seed may change more than other images do."
+            f"{images} trial {found.best} is {said}; against {next_best} it is the best in {chance}. Another seed may "
+            "change more than other images do."
         )
+
+    @property
+    def not_confirmed(self) -> list[str]:
+        """Of each trial that could not be trained again well: why, in a sentence."""
+        return [
+            f"Trial {one.trial.number} is not confirmed: with another seed, as trial {repeat.number}, it "
+            + (f"breaks a constraint ({self.broken(repeat)})." if repeat.broken else "failed" + _because(repeat.reason))
+            for one in self.unconfirmed
+            for repeat in one.lost
+        ]
 
     @property
     def nothing_feasible(self) -> str:
@@ -167,7 +248,7 @@ class Leaderboard:
     @property
     def test_looks(self) -> str:
         """How often this sweep looked at the test split, in words; "" where it never did."""
-        seen = [trial for trial in self.trials if trial.test_metrics]
+        seen = [trial for trial in (*self.trials, *self.repeats) if trial.test_metrics]
         if len(seen) < 2:
             return "on images that no trial was chosen by, looked at once" if seen else ""
         others = ", ".join(str(trial.number) for trial in seen if trial is not self.best)
@@ -201,12 +282,17 @@ class Leaderboard:
         """The search metric of a trial, in its best epoch."""
         return trial.metrics.get(self.metric) if trial else None
 
+    def worth(self, trial: TrialRecord | None) -> float | None:
+        """What a trial's values are worth: the mean over seeds where they were tried with several, else its score."""
+        confirmed = self.confirmed_by(trial)
+        return confirmed.mean if confirmed else self.score(trial)
+
     def gain(self, trial: TrialRecord | None) -> float | None:
-        """How much better a trial scored than the untuned one; None for that one itself, and where it found nothing."""
-        score, untuned = self.score(trial), self.score(self.baseline)
-        if score is None or not untuned or trial is self.baseline:
+        """How much more a trial is worth than the untuned one; None for that one itself, and where it found nothing."""
+        worth, untuned = self.worth(trial), self.worth(self.baseline)
+        if worth is None or not untuned or trial is self.baseline:
             return None
-        return untuned - score if self.is_lower_better else score - untuned
+        return untuned - worth if self.is_lower_better else worth - untuned
 
     def ended(self, trial: TrialRecord) -> str:
         """How a trial ended, in words."""
@@ -215,6 +301,10 @@ class Leaderboard:
         if trial.status == "FINISHED" and trial.epochs < planned_epochs(trial):
             return "stopped early"
         return trial.status.lower()
+
+
+def _because(reason: str) -> str:
+    return f": {reason.rstrip('.')}." if reason else "."
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:
@@ -241,11 +331,19 @@ def leaderboard(tracker: Tracker, name: str, *, parent_run_id: str = "") -> Lead
         BackendError: there is no such sweep.
     """
     sweep = tracker.sweep(parent_run_id) if parent_run_id else tracker.latest_sweep(name)
-    return Leaderboard(sweep, tuple(tracker.trials(sweep.run_id)))
+    every = tracker.trials(sweep.run_id)
+    searched, repeats = (tuple(t for t in every if bool(t.repeats) is known) for known in (False, True))
+    board = Leaderboard(sweep, searched, repeats)
+    first = [one.trial for one in board.confirmed]
+    return replace(board, trials=(*first, *(trial for trial in searched if trial not in first)))
 
 
 def as_json(board: Leaderboard) -> JsonDict:
-    """The leaderboard as JSON values: no NaN, best trial first, `best` its run id or null."""
+    """The leaderboard as JSON values: no NaN, best trial first, `best` the run id of the best model or null.
+
+    `confirmed` are the trials that were trained again with other seeds, best mean first: `chance` to be the best of
+    them, and `behind_by`, the interval of what the first is better by; null where that is not known.
+    """
     trials = [
         {
             "run_id": trial.run_id,
@@ -258,7 +356,26 @@ def as_json(board: Leaderboard) -> JsonDict:
     ]
     best = board.best.run_id if board.best else None
     front = {"front": [trial.run_id for trial in board.front]} if len(board.objectives) > 1 else {}
-    return {"sweep": board.sweep.name, "parent_run_id": board.sweep.run_id, "trials": trials, "best": best, **front}
+    confirmed = [
+        {
+            "trial": one.trial.number,
+            "run_id": one.trial.run_id,
+            "mean": one.mean,
+            "std": one.spread,
+            "seeds": [{"trial": t.number, "run_id": t.run_id, "score": board.score(t)} for t in one.models],
+            "chance": board.chance(one.trial),
+            "behind_by": board.gap(one.trial),
+        }
+        for one in board.confirmed
+    ]
+    return {
+        "sweep": board.sweep.name,
+        "parent_run_id": board.sweep.run_id,
+        "trials": trials,
+        "best": best,
+        **front,
+        "confirmed": confirmed,
+    }
 
 
 def print_leaderboard(board: Leaderboard, console: RichConsole | None = None) -> None:
@@ -280,7 +397,8 @@ def leaderboard_text(board: Leaderboard) -> str:
 def _table(board: Leaderboard) -> Table:
     """A row a trial. Keys that every trial has are columns; those that only some have stand together in the last."""
     measures = (column.heading for column in board.columns.values())
-    table = plain_table("trial", *map(escape, ("status", board.metric, "gain", *measures, "epochs", "seconds")))
+    seeds = ("mean over seeds", "P(best)") if board.confirmed else ()
+    table = plain_table("trial", *map(escape, ("status", board.metric, *seeds, "gain", *measures, "epochs", "seconds")))
     table.columns[1].justify = "left"
     for column in table.columns:
         column.no_wrap = True
@@ -291,7 +409,7 @@ def _table(board: Leaderboard) -> Table:
     if sometimes:
         table.add_column("further")
     for trial in board.trials:
-        style = "bold green" if trial is board.best else "dim" if board.score(trial) is None else ""
+        style = "bold green" if trial is board.leader else "dim" if board.score(trial) is None else ""
         values = board.values(trial)
         cells = [*_cells(board, trial), *(number(values.get(key)) for key in always)]
         if sometimes:
@@ -311,13 +429,19 @@ def conclusions(board: Leaderboard) -> list[str]:
         return [f"No trial found an object: the best {board.metric} is {board.score(best):.3f}.", *cost]
     gain = board.gain(best)
     won = "" if gain is None else f", {gain:+.3f} against the untuned trial"
-    if best is not board.baseline and board.score(board.baseline) == 0 and not board.is_lower_better:
+    if board.leader is not board.baseline and board.score(board.baseline) == 0 and not board.is_lower_better:
         won = "; the untuned trial found nothing"
-    lines.append(f"best   trial {best.number}: {board.metric} {board.score(best):.3f}{won}")
+    if confirmed := board.confirmed_by(best):
+        lines.append(
+            f"best   trial {confirmed.trial.number}: {board.metric} {confirmed.text} over "
+            f"{counted(len(confirmed.models), 'seed')}{won}"
+        )
+        lines.append(f"model  trial {best.number}, its best seed: {board.metric} {board.score(best):.3f}")
+    else:
+        lines.append(f"best   trial {best.number}: {board.metric} {board.score(best):.3f}{won}")
     if board.front_in_words:
         lines.append(f"front  {board.front_in_words}")
-    if board.standing:
-        lines.append(f"note   {board.standing}")
+    lines += [f"note   {said}" for said in (board.standing, *board.not_confirmed) if said]
     if "test/iou" in best.metrics:
         lines.append(f"test   iou {best.metrics['test/iou']:.3f} {board.test_looks}")
     lines += [f"infeasible  trial {t.number}: {board.broken(t)}" for t in board.trials if t.broken]
@@ -345,11 +469,16 @@ def number(value: object) -> str:
 
 def _cells(board: Leaderboard, trial: TrialRecord) -> list[str]:
     """What came of a trial."""
-    gain = board.gain(trial)
+    gain, confirmed, chance = board.gain(trial), board.confirmed_by(trial), board.chance(trial)
+    seeds = [
+        f"{confirmed.text} ({len(confirmed.models)})" if confirmed else "",
+        "" if chance is None else f"{100 * chance:.0f} %",
+    ]
     return [
         f"{trial.number}{' untuned' if trial.is_baseline else ''}{' front' if trial in board.front else ''}",
         board.ended(trial),
         _score(board.score(trial)),
+        *(seeds if board.confirmed else []),
         "" if gain is None else f"{gain:+.3f}",
         *(column.text(trial.metrics.get(name)) for name, column in board.columns.items()),
         str(trial.epochs),

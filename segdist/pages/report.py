@@ -112,7 +112,7 @@ def _lines(board: Leaderboard) -> list[charts.Line]:
             trial=trial.number,
             title=f"trial {trial.number}{' (untuned)' if trial.is_baseline else ''}: {board.metric} {score:.3f}",
             tint=(score - worst) / ((best - worst) or 1.0),
-            kind="best" if trial is board.winner else "baseline" if trial.is_baseline else "",
+            kind="best" if board.winner and trial is board.leader else "baseline" if trial.is_baseline else "",
             params={**board.values(trial), board.metric: score},
         )
         for trial, score in scored
@@ -250,7 +250,8 @@ def _galleries(tracker: Tracker, board: Leaderboard) -> tuple[list[Gallery], int
     found: list[Gallery] = []
     omitted, room = 0, _PICTURE_BYTES
     wanted = [(board.winner, TEST_PICTURES, "winner on the test split")] if board.winner else []
-    wanted += [(t, PICTURES, _gallery_title(board, t)) for t in board.trials]
+    shown = board.trials if board.winner in (None, *board.trials) else (board.winner, *board.trials)
+    wanted += [(t, PICTURES, _gallery_title(board, t)) for t in shown if t is not None]
     for trial, folder, title in wanted:
         pictures = _pictures(tracker, trial, folder)
         size = sum(map(len, pictures))

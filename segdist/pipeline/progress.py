@@ -70,7 +70,8 @@ class Progress:
     def _summary(self) -> str:
         best = self._search.best
         said = "best ?" if best is None else f"best {best:.3f}"
-        return f"{said}  done {self._search.done}/{self._search.total}  {self._time_left()}"
+        repeats = "repeats {}/{}  ".format(*self._search.repeats) if self._search.repeats[1] else ""
+        return f"{said}  done {self._search.done}/{self._search.total}  {repeats}{self._time_left()}"
 
     def _time_left(self) -> str:
         """From the epochs that this start has done so far, counting a trial that ended early as whole."""
@@ -78,10 +79,13 @@ class Progress:
         elapsed = time.monotonic() - self._started
         if done <= self._done_before:
             return "time left ?"
-        left = elapsed / (done - self._done_before) * max(self._search.total * self._epochs - done, 0)
+        trials = self._search.total + self._search.repeats[1]
+        left = elapsed / (done - self._done_before) * max(trials * self._epochs - done, 0)
         return f"left {int(left) // 60}:{int(left) % 60:02d}"
 
     def _values(self, trial: Trial) -> str:
+        if trial.repeats:
+            return f"repeats trial {int(trial.repeats.partition('-')[0])}, seed {trial.seed}"
         shown = {key: trial.values[key] for key in self._searched if key in trial.values}
         return " ".join(
             f"{k.rpartition('.')[2]}={v:.3g}" if isinstance(v, float) else f"{k.rpartition('.')[2]}={v}"

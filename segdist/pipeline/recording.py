@@ -195,29 +195,30 @@ class Recording:
             self._tracker.end(run.run_id, "KILLED", reason=trial.reason)
 
     def _sum_up(self) -> None:
-        """How far the sweep has come, on its own run: the best so far and what it cost, over the trials that ended."""
+        """How far the search has come, on the sweep's own run: the best so far and what all trials cost."""
         self._summed_up = time.monotonic()
-        metric, trials = self._job.metric, self._ledger.trials
+        metric, trials = self._job.metric, self._ledger.searched
         ended = sum(trial.has_ended for trial in trials)
         scores = [score for trial in trials if not trial.broken for score in trial.scores(metric)]
         best = {names.BEST + metric: (min if is_minimised(metric) else max)(scores)} if scores else {}
         self._tracker.log_metrics(self._parent, {_ENDED: ended, **best, **self._ledger.cost.metrics}, step=ended)
 
     def _open(self, trial: Trial) -> "_Run":
-        values, number = self._job.run_of(trial.values), trial.number
+        values, number = self._job.run_of(trial.settings), trial.number
         family = trial.values.get("model.family", values.model.family)
-        searched = {key: value for key, value in trial.values.items() if key != "model.family"}
+        searched = {key: value for key, value in trial.settings.items() if key != "model.family"}
         run_id = self._tracker.start_trial(
             self._parent,
             trial.key,
             number=number,
-            params=_params(values, trial.values, all_of_them=self._all_params),
+            params=_params(values, trial.settings, all_of_them=self._all_params),
             title=f"{family} {'untuned' if trial.is_baseline else differing(searched)}",
             tags={
                 **self._tags,
                 "segdist.run_fingerprint": values.fingerprint,
                 "segdist.label_set": self._job.labels_for(trial.values).rpartition("/")[2],
                 "segdist.baseline": trial.is_baseline,
+                **({names.REPEATS: trial.repeats} if trial.repeats else {}),
                 **({names.KEPT: self._job.kept(values)} if values.train.keep_every else {}),
             },
         )

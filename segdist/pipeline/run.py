@@ -102,6 +102,7 @@ def _asked(spec: SweepSpec) -> dict[str, Any]:
         "tracking": redact(spec.tracking.uri),
         "constraints": spec.search.constraints,
         "objectives": list(spec.search.objectives),
+        "confirm": spec.search.confirm.model_dump() if spec.search.confirm and spec.space else None,
         "grid": spec.model_dump(mode="json", include={"space"}) if spec.search.sampler == "grid" else {},
     }
 
@@ -112,7 +113,7 @@ def _done(folder: str, spec: SweepSpec) -> _Done | None:
     if not storage.exists(uri):
         return None
     found, asked = _Done(**storage.read_json(uri)), _asked(spec)
-    known = {"constraints": {}, "objectives": [], "grid": {}, **found.asked}
+    known = {"constraints": {}, "objectives": [], "confirm": None, "grid": {}, **found.asked}
     is_same = {**known, "trials": 0} == {**asked, "trials": 0}
     return found if is_same and known["trials"] >= asked["trials"] else None
 

@@ -76,7 +76,8 @@ def do_steps(spec: SweepSpec, file: str, *, kind: str, fingerprint: str, folder:
             with _closing(tracker, parent):
                 job = _job(spec, folder, dataset, labels)
                 with _counting(done, folder, trials_of(spec)):
-                    search(spec, job, ray, tracker, parent, _tags(dataset, labels))
+                    found = search(spec, job, ray, tracker, parent, _tags(dataset, labels))
+                tracker.tag(parent, names.CONFIRMED, json.dumps(found.confirmed))
                 best = _evaluate(ray, tracker, spec, parent, job)
                 done.append("evaluation")
                 if kind == "sweep" and best:
@@ -106,8 +107,10 @@ def _counting(done: list[str], folder: str, total: int) -> Iterator[None]:
             say(f"spent     {cost}")
         raise
     finally:
-        ended = sum(trial.has_ended for trial in Ledger(folder).trials)
-        done.append(f"{min(ended, total)} of {counted(total, 'trial')}")
+        ledger = Ledger(folder)
+        ended, again = (sum(t.has_ended for t in trials) for trials in (ledger.searched, ledger.repeats))
+        repeats = f" and {again} of {counted(len(ledger.repeats), 'repeat')}" if ledger.repeats else ""
+        done.append(f"{min(ended, total)} of {counted(total, 'trial')}{repeats}")
 
 
 def _open(
@@ -179,25 +182,37 @@ def _winner(board: pages.Leaderboard) -> str:
 
 def _compare_with_next(tracker: Tracker, spec: SweepSpec, parent: str, job: Job) -> None:
     """Record how clearly the best trial is better than the next, where people drew the masks that decide it."""
+    found = _standing(tracker, spec, parent, job)
+    tracker.tag(parent, names.STANDING, found.text if found else "")
+
+
+def _standing(tracker: Tracker, spec: SweepSpec, parent: str, job: Job) -> pages.Standing | None:
+    """The best trial beside the other confirmed ones; without any, beside the next best; None where nothing tells."""
     counts = Dataset.open(job.dataset_uri).manifest.splits["val"]
-    if "val" in job.boxes_only or counts.masks < counts.instances:
-        return
-    board = pages.leaderboard(tracker, spec.name, parent_run_id=parent)
     metric = spec.search.metric.partition("/")[2]
-    evaluated = [t for t in board.trials if t.status == "FINISHED" and not t.broken and EVALUATED in t.metrics]
-    best, others = board.best, evaluated[1 : 1 + NEXT_BEST]
-    if best is None or not others or best is not evaluated[0] or metric not in formulas():
-        return
-    found = standing(tracker, best.run_id, [t.run_id for t in others], metric=metric)
-    close = [t.number for t, one in zip(others, found.differences, strict=True) if one.winner != 1]
-    said = {
-        "best": best.number,
-        "compared": [t.number for t in others],
-        "close": close,
-        "chance": found.chance,
-        "images": len(found.differences[0].images),
-    }
-    tracker.tag(parent, names.STANDING, json.dumps(said))
+    if "val" in job.boxes_only or counts.masks < counts.instances or metric not in formulas():
+        return None
+    board = pages.leaderboard(tracker, spec.name, parent_run_id=parent)
+    compared = {one.trial.number: one.models for one in board.confirmed}
+    if not compared:
+        fit = [t for t in board.trials if t.status == "FINISHED" and not t.broken and EVALUATED in t.metrics]
+        compared = {t.number: (t,) for t in fit[: 1 + NEXT_BEST]}
+    if len(compared) < 2 or board.leader is None or board.leader.number != next(iter(compared)):
+        return None
+    if unseen := [t.number for models in compared.values() for t in models if EVALUATED not in t.metrics]:
+        say(f"compare   not done: trial {unseen[0]} was not evaluated")
+        return None
+    found = standing(tracker, [[t.run_id for t in models] for models in compared.values()], metric=metric)
+    first, *others = compared
+    return pages.Standing(
+        best=first,
+        compared=tuple(others),
+        close=tuple(others[place - 1] for place in found.close),
+        chance=found.chances[0],
+        images=counts.images,
+        chances=dict(zip(compared, found.chances, strict=True)) if board.confirmed else {},
+        gaps=dict(zip(others, found.gaps, strict=True)) if board.confirmed else {},
+    )
 
 
 def _register_winner(ray: ModuleType, tracker: Tracker, spec: SweepSpec, parent: str, best: str, job: Job) -> None:

@@ -57,7 +57,7 @@ def search(
             found = _run_all(spec, job, ray, ledger, recording, lease)
         recording.catch_up()
         storage.remove(storage.join(job.storage_path, GROUPS))
-    ended = [trial for trial in ledger.trials if trial.has_ended]
+    ended = [trial for trial in ledger.searched if trial.has_ended]
     if ended and all(trial.state == "failed" for trial in ended):
         raise BackendError(
             f"No trial of `{spec.name}` succeeded: {ended[0].reason}\nThe whole error is in MLflow (error.txt)."
@@ -75,7 +75,9 @@ def _run_all(spec: SweepSpec, job: Job, ray: ModuleType, ledger: Ledger, recordi
         before, retry = search.progress, False
         if before[1]:
             best = "" if search.best is None else f", best {search.best:.3f}"
-            say(f"search    goes on with {search.done} of {counted(search.total, 'trial')} done{best}")
+            ended, wanted = search.repeats
+            repeats = f" and {ended} of {counted(wanted, 'repeat')}" if wanted else ""
+            say(f"search    goes on with {search.done} of {counted(search.total, 'trial')}{repeats} done{best}")
         try:
             stopped_by = _run(spec, job, ray, search, recording, lease)
         except Exception as error:

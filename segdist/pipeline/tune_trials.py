@@ -104,7 +104,7 @@ class Suggestions(_Unsaved, Searcher):
         if trial is None:
             return None if self._search.is_waiting else Searcher.FINISHED
         self._running.add(trial_id)
-        return {"number": trial.number, "values": trial.values, "known": trial.from_latest().last_epoch}
+        return {"number": trial.number, "values": trial.settings, "known": trial.from_latest().last_epoch}
 
     def let_less_run(self) -> bool:
         """Fewer trials at once from now on, since memory does not hold those; False where no other one runs."""

@@ -53,10 +53,10 @@ def _taken(tracker: Tracker, spec: SweepSpec, sweep: SweepRecord) -> list[Earlie
             f"`search.warm_start: {sweep.name}` must be a sweep that searched keys which this one searches too, but "
             f"it searched {', '.join(sorted(searched)) or 'nothing'}, and this one {', '.join(sorted(spec.space))}."
         )
-    trials = tracker.trials(sweep.run_id, spec.search.metric)
+    trials = _searched(tracker, sweep, spec.search.metric)
     metric = next((m for m in (spec.search.metric, sweep.metric) if any(m in t.metrics for t in trials)), sweep.metric)
     if metric != spec.search.metric:
-        trials = tracker.trials(sweep.run_id, metric)
+        trials = _searched(tracker, sweep, metric)
     left_out: Counter[str] = Counter()
     taken = list(_usable(spec, sweep, trials, metric, left_out))
     without = ", ".join(f"{n} {why}" for why, n in left_out.items())
@@ -72,6 +72,11 @@ def _taken(tracker: Tracker, spec: SweepSpec, sweep: SweepRecord) -> list[Earlie
         + (f"; searched there and not here: {', '.join(gone)}" if gone else "")
     )
     return taken
+
+
+def _searched(tracker: Tracker, sweep: SweepRecord, metric: str) -> list[TrialRecord]:
+    """The trials of its search; those that train one of them again say nothing about other values."""
+    return [trial for trial in tracker.trials(sweep.run_id, metric) if not trial.repeats]
 
 
 def _usable(

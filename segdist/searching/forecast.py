@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import numpy as np
 
@@ -72,59 +73,83 @@ def forecast(spec: SweepSpec, *, at_once: int, pace: Callable[[Mapping[str, obje
         }
     )
     plays = [_play(spec.model_copy(update={"search": search}), at_once, pace, seed) for seed in range(_PLAYS)]
-    share = total / search.trials if plays[0].trials == search.trials else 1.0
+    searched = plays[0].searched.trials
+    share = total / search.trials if searched == search.trials else 1.0
 
-    def mean(values: list[float]) -> float:
-        return share * sum(values) / len(values)
+    def mean(value: Callable[[Forecast], float]) -> float:
+        """Of the search, as large as it is, and of the repeats, which are not more in a larger one."""
+        return sum(share * value(play.searched) + value(play.repeated) for play in plays) / len(plays)
 
-    epochs = max(len(play.reached) for play in plays)
+    epochs = max(len(part.reached) for play in plays for part in play)
     return Forecast(
-        seconds=mean([play.seconds for play in plays]),
-        trial_seconds=mean([play.trial_seconds for play in plays]),
-        reached=tuple(mean([dict(enumerate(play.reached)).get(e, 0.0) for play in plays]) for e in range(epochs)),
-        longest=max(play.longest for play in plays),
-        trials=round(plays[0].trials * share),
+        seconds=mean(lambda part: part.seconds),
+        trial_seconds=mean(lambda part: part.trial_seconds),
+        reached=tuple(mean(lambda part, e=e: dict(enumerate(part.reached)).get(e, 0.0)) for e in range(epochs)),  # type: ignore[misc]
+        longest=max(part.longest for play in plays for part in play),
+        trials=round(mean(lambda part: part.trials)),
     )
+
+
+class _Play(NamedTuple):
+    """What a play took: first the search, then the training of its best trials again."""
+
+    searched: Forecast
+    repeated: Forecast
 
 
 class _Unwritten(Ledger):
     """A ledger that is forgotten."""
 
-    def write(self, trial: Trial) -> None:
-        """Keep it in memory."""
-        self._trials[trial.number] = trial
+    def _save(self, trial: Trial) -> None:
+        """Nowhere."""
 
 
-def _play(spec: SweepSpec, at_once: int, pace: Callable[[Mapping[str, object]], Pace], seed: int) -> Forecast:
+def _play(spec: SweepSpec, at_once: int, pace: Callable[[Mapping[str, object]], Pace], seed: int) -> _Play:
     sign = -1 if is_minimised(spec.search.metric) else 1
-    quality = np.random.default_rng(seed).random(_MOST_PLAYED)
-    reached: Counter[int] = Counter()
-    now = busy = longest = 0.0
+    seeds = spec.search.confirm.seeds if spec.search.confirm else 0
+    quality = np.random.default_rng(seed).random(_MOST_PLAYED * (1 + seeds))
+    reached: tuple[Counter[int], Counter[int]] = (Counter(), Counter())
+    until, busy, longest = [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]
+    now = 0.0
     running: list[tuple[float, int, int]] = []
     with TemporaryDirectory(prefix="segdist-") as folder:
         search = Search(spec, _Unwritten(folder))
         while True:
             while len(running) < at_once and (trial := search.next()):
                 search.start(trial.number)
-                took = pace(trial.values)
+                part, took = bool(trial.repeats), pace(trial.values)
                 first = trial.from_latest().last_epoch + 1
                 heapq.heappush(running, (now + took.setup + took.epoch, trial.number, first))
-                busy += took.setup + took.epoch
-                longest = max(longest, took.setup + took.epoch * _epochs(spec, trial))
+                busy[part] += took.setup + took.epoch
+                longest[part] = max(longest[part], took.setup + took.epoch * _epochs(spec, trial))
             if not running:
                 break
             now, number, epoch = heapq.heappop(running)
-            reached[epoch] += 1
+            part = bool(search.ledger[number].repeats)
+            until[part] = now
+            reached[part][epoch] += 1
             score = sign * (quality[number] + epoch * 1e-6)
             stop = search.report(number, {"epoch": epoch, spec.search.metric: score}, checkpoint="played")
             if stop or epoch >= _epochs(spec, search.ledger[number]):
                 search.end(number)
                 continue
             each = pace(search.ledger[number].values).epoch
-            busy += each
+            busy[part] += each
             heapq.heappush(running, (now + each, number, epoch + 1))
-        trials = len(search.ledger.trials)
-    return Forecast(now, busy, tuple(reached[e] for e in range(1, max(reached) + 1)), longest, trials)
+        trials = len(search.ledger.searched), len(search.ledger.repeats)
+    seconds = until[0], max(until[1] - until[0], 0.0)
+    return _Play(
+        *(
+            Forecast(
+                seconds=seconds[part],
+                trial_seconds=busy[part],
+                reached=tuple(reached[part][e] for e in range(1, max(reached[part], default=0) + 1)),
+                longest=longest[part],
+                trials=trials[part],
+            )
+            for part in (0, 1)
+        )
+    )
 
 
 def _epochs(spec: SweepSpec, trial: Trial) -> int:

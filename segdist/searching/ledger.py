@@ -72,6 +72,8 @@ class Trial(Strict):
     """Whether they are the sweep file's own."""
     seed: int = 0
     """Of its weights, order and augmentation."""
+    repeats: str = ""
+    """Key of the trial of the search whose values it learns with another seed; "" for one of the search itself."""
     state: State = "waiting"
     """What became of it."""
     reason: str = ""
@@ -100,7 +102,12 @@ class Trial(Strict):
     @property
     def key(self) -> str:
         """Names the trial within its sweep: one that takes the number of a deleted one is another."""
-        return f"{self.number:04d}-{digest(self.values)[:8]}"
+        return f"{self.number:04d}-{digest(self.settings)[:8]}"
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What it changes of the sweep file: its values, and its seed where that is its own."""
+        return {**self.values, "seed": self.seed} if self.repeats else self.values
 
     @property
     def broken(self) -> dict[str, float | None]:
@@ -187,6 +194,16 @@ class Ledger:
         """Of all trials together."""
         return Cost.of((trial.spent, trial.wasted) for trial in self.trials)
 
+    @property
+    def searched(self) -> tuple[Trial, ...]:
+        """Those of the search."""
+        return tuple(trial for trial in self.trials if not trial.repeats)
+
+    @property
+    def repeats(self) -> tuple[Trial, ...]:
+        """Those that train one of the search again."""
+        return tuple(trial for trial in self.trials if trial.repeats)
+
     def __getitem__(self, number: int) -> Trial:
         return self._trials[number]
 
@@ -201,7 +218,7 @@ class Ledger:
         Raises:
             StorageError: it cannot be written.
         """
-        storage.write_atomic(self._uri(trial.number), trial.model_dump_json().encode())
+        self._save(trial)
         is_new = trial.number not in self._trials
         self._trials[trial.number] = trial
         if is_new:  # it may have the number of one that somebody deleted
@@ -213,6 +230,9 @@ class Ledger:
         trial = self._trials[number].model_copy(update=changes)
         self.write(trial)
         return trial
+
+    def _save(self, trial: Trial) -> None:
+        storage.write_atomic(self._uri(trial.number), trial.model_dump_json().encode())
 
     def _uri(self, number: int) -> str:
         return storage.join(self.folder, "trials", f"{number:04d}.json")

@@ -34,7 +34,7 @@ class Proposals:
 
     Args:
         spec: the sweep: its space, and how it is searched.
-        trials: those of the ledger, by number.
+        trials: those of the search in the ledger, by number.
         earlier: those of other sweeps that it begins from, the best first.
     """
 
@@ -53,6 +53,7 @@ class Proposals:
         self._metric = spec.search.metric
         self._best = min if is_minimised(self._metric) else max
         self._objectives = objectives_of(spec)
+        self._numbers = {trial.number for trial in trials}
         self._running: dict[int, _Running] = {}
         self._told: dict[int, int] = {}
         self._study = self._made(self._objectives)
@@ -69,16 +70,18 @@ class Proposals:
 
     def ask(self, number: int) -> dict[str, Any]:
         """The values of a new trial: first those listed, see `_listed`, then the sampler's."""
-        given = next(self._listed(number), None)
+        place = sum(known < number for known in self._numbers)  # others than those of the search have numbers too
+        given = next(self._listed(place), None)
         if given is None and self._grid is not None:
             given = next(self._grid, None)
-        trial = self._drawn(number) if given is None else self._enter(self._study, given)
+        trial = self._drawn(place) if given is None else self._enter(self._study, given)
+        self._numbers.add(number)
         self._run(number, trial)
         values = dict(trial.params)
         self._tried[digest(values)] = values
         return values
 
-    def _drawn(self, number: int) -> "optuna.Trial":
+    def _drawn(self, place: int) -> "optuna.Trial":
         """The sampler's choice among what was not tried: the same values, with the same seed, would tell nothing new.
 
         Until one is found, those that were drawn count as running, so that TPE and a Gaussian process keep away.
@@ -88,7 +91,7 @@ class Proposals:
         study = self._with_earlier() or self._study
         known: list[optuna.Trial] = []
         for draw in range(_DRAWS):
-            study.sampler = sampler_for(self._spec, number, draw)
+            study.sampler = sampler_for(self._spec, place, draw)
             trial = study.ask()
             self._space(trial)
             if digest(trial.params) not in self._tried:
@@ -122,10 +125,10 @@ class Proposals:
             self._space(trial)
         return trial
 
-    def _listed(self, number: int) -> Iterator[dict[str, object]]:
+    def _listed(self, place: int) -> Iterator[dict[str, object]]:
         """What comes before the sampler and was not tried yet."""
-        if number < len(self._first):
-            yield self._first[number]
+        if place < len(self._first):
+            yield self._first[place]
         for point in self._spec.search.points:
             values = baseline(self._spec, point)
             if not any(all(one.get(key) == values[key] for key in point) for one in self._tried.values()):

@@ -13,6 +13,7 @@ from segdist.searching import warm_start
 from segdist.searching.cost import Held
 from segdist.searching.ledger import Best, Epoch, Ledger, Saved, Trial, checkpoints_of
 from segdist.searching.proposals import Proposals
+from segdist.searching.repeats import confirmed, planned
 from segdist.searching.stopping import is_guarded
 from segdist.searching.tally import Tally
 from segdist.sweepfile.loading import trials_of
@@ -51,25 +52,40 @@ class Search:
             elif (judged := self._judged(trial)) != trial:  # the constraints are not those of the start before
                 ledger.write(judged.model_copy(update={"tracked": ""}))
         taken = warm_start.read(ledger.folder) if spec.search.warm_start and spec.space else None
-        self._proposals = Proposals(spec, ledger.trials, taken.trials if taken else ())
-        self.total = int(min(trials_of(spec), len(ledger.trials) + self._proposals.left))
-        todo = [trial.number for trial in ledger.trials if not trial.has_ended]
+        self._proposals = Proposals(spec, ledger.searched, taken.trials if taken else ())
+        self.total = int(min(trials_of(spec), self._tally.searched + self._proposals.left))
+        todo = [trial.number for trial in ledger.searched if not trial.has_ended]
         todo = todo[: max(self.total - self.done, 0)]
         self._queue = [number for number in todo if not self._awaits_others(ledger[number])]
+        self._is_repeating = False
 
     @property
     def done(self) -> int:
-        """Trials that ended, in whatever way."""
+        """Trials of the search that ended, in whatever way."""
         return self._tally.done
 
     @property
     def is_done(self) -> bool:
         """Whether there is nothing left to run."""
-        return self.done >= self.total
+        return self.done >= self.total and self.repeats[0] >= self.repeats[1]
+
+    @property
+    def repeats(self) -> tuple[int, int]:
+        """Trainings of the best trials with other seeds: those that ended, and those that there are to be at most."""
+        confirm = self.spec.search.confirm if self.spec.space else None
+        if confirm is None or self.done < self.total:
+            return 0, confirm.seeds * min(confirm.trials, self.total) if confirm else 0
+        wanted = [self._repeat_of(trial, seed) for trial, seed in planned(self.spec, self.ledger.searched)]
+        return sum(repeat is not None and repeat.has_ended for repeat in wanted), len(wanted)
+
+    @property
+    def confirmed(self) -> list[int]:
+        """Numbers of the trials that were trained again with every seed, the best trial first."""
+        return confirmed(self.spec, self.ledger.searched, self.ledger.repeats)
 
     @property
     def best(self) -> float | None:
-        """The best score of all epochs of all trials that break no constraint, as far as is known."""
+        """The best score of all epochs of the search's trials that break no constraint, as far as is known."""
         return self._tally.best
 
     @property
@@ -84,11 +100,11 @@ class Search:
     @property
     def progress(self) -> tuple[int, int]:
         """Trials that ended, and epochs that were recorded: what tells whether a start came any further."""
-        return self._tally.done, self._tally.epochs
+        return self._tally.done + self._tally.repeated, self._tally.epochs
 
     def epochs_done(self, of_each: int) -> int:
         """Epochs that need not be run any more, where a trial has so many: all of one that ended, even early."""
-        return self._tally.done * of_each + self._tally.open_epochs
+        return (self._tally.done + self._tally.repeated) * of_each + self._tally.open_epochs
 
     @property
     def is_waiting(self) -> bool:
@@ -101,10 +117,12 @@ class Search:
         Raises:
             StorageError: the ledger cannot be written.
         """
-        if not self._queue and len(self.ledger) < self.total:
+        if not self._queue and self._tally.searched < self.total:
             self._queue.append(self._suggest())
         if not self._queue and self._stop and not self._out:
             self._choose()
+        if not self._queue and not self._out and self.done >= self.total and not self._is_repeating:
+            self._repeat_best()
         if not self._queue:
             return None
         number = self._queue.pop(0)
@@ -215,17 +233,17 @@ class Search:
 
     def _awaits_others(self, trial: Trial) -> bool:
         """Whether a trial has had its first epochs, after which only the best go on."""
-        if self._stop is None or self._stop.top_after is None or trial.number in self._chosen:
+        if self._stop is None or self._stop.top_after is None or trial.number in self._chosen or trial.repeats:
             return False
         return trial.last_epoch >= self._stop.top_after
 
     def _choose(self) -> None:
         """Every trial has had its first epochs: the best go on, the others are stopped."""
         assert self._stop is not None
-        waiting = [trial for trial in self.ledger.trials if self._awaits_others(trial) and not trial.has_ended]
+        waiting = [trial for trial in self.ledger.searched if self._awaits_others(trial) and not trial.has_ended]
         sign = 1 if self._is_lower_better else -1
-        first = {t.number: t.scores(self.metric, until=self._stop.top_after) for t in self.ledger.trials}
-        broken = {t.number: any((by or 0) > 0 for by in self._constraints(t).values()) for t in self.ledger.trials}
+        first = {t.number: t.scores(self.metric, until=self._stop.top_after) for t in self.ledger.searched}
+        broken = {t.number: any((by or 0) > 0 for by in self._constraints(t).values()) for t in self.ledger.searched}
         ranked = sorted((broken[n], min(sign * s for s in scores), n) for n, scores in first.items() if scores)
         self._chosen = {number for _, _, number in ranked[: self._stop.keep]}
         for trial in waiting:
@@ -236,6 +254,22 @@ class Search:
                 stopped = self._judged(trial.model_copy(update={"state": "stopped", "reason": reason}))
                 self.ledger.write(stopped)
                 self._proposals.tell(stopped)
+
+    def _repeat_best(self) -> None:
+        """The search has come to its end: its best trials are trained again, those repeats that ended excepted."""
+        self._is_repeating = True
+        for trial, seed in planned(self.spec, self.ledger.searched):
+            repeat = self._repeat_of(trial, seed)
+            if repeat is None:
+                number = self.ledger.trials[-1].number + 1
+                storage.remove(checkpoints_of(self.ledger.folder, number))
+                repeat = Trial(number=number, values=trial.values, seed=seed, repeats=trial.key)
+                self.ledger.write(repeat)
+            if not repeat.has_ended:
+                self._queue.append(repeat.number)
+
+    def _repeat_of(self, trial: Trial, seed: int) -> Trial | None:
+        return next((t for t in self.ledger.repeats if (t.repeats, t.seed) == (trial.key, seed)), None)
 
     def _is_no_worse(self, score: float, than: float) -> bool:
         return score <= than if self._is_lower_better else score >= than

@@ -22,16 +22,18 @@ class Tally:
         metric: the search metric.
 
     Attributes:
-        done: trials that ended, in whatever way.
+        searched: trials of the search.
+        done: trials of the search that ended, in whatever way.
+        repeated: repeats that ended.
         epochs: of all trials.
         open_epochs: of those that did not end.
-        leader: the trial with the best score of all that break no constraint, as far as is known; None before there
-            is one.
+        leader: the search's trial with the best score of all that break no constraint, as far as is known; None before
+            there is one.
     """
 
     def __init__(self, metric: str) -> None:
         self.metric, self._better = metric, min if is_minimised(metric) else max
-        self.done = self.epochs = self.open_epochs = 0
+        self.searched = self.done = self.repeated = self.epochs = self.open_epochs = 0
         self.leader: int | None = None
         self._parts: dict[int, _Part] = {}
 
@@ -46,11 +48,17 @@ class Tally:
 
     def note(self, trial: Trial) -> None:
         """A trial as it is now."""
-        before = self._parts.get(trial.number, _Part())
-        scores = () if trial.broken else trial.scores(self.metric)
+        is_repeat = bool(trial.repeats)
+        before = self._parts.get(trial.number)
+        if before is None:
+            before = _Part()
+            self.searched += not is_repeat
+        scores = () if trial.broken or is_repeat else trial.scores(self.metric)
         now = _Part(trial.has_ended, len(trial.epochs), self._better(scores) if scores else None)
         self._parts[trial.number] = now
-        self.done += now.has_ended - before.has_ended
+        ended = now.has_ended - before.has_ended
+        self.done += ended * (not is_repeat)
+        self.repeated += ended * is_repeat
         self.epochs += now.epochs - before.epochs
         self.open_epochs += now.epochs * (not now.has_ended) - before.epochs * (not before.has_ended)
         if now.best != before.best:

@@ -178,6 +178,7 @@ def _trial(run: "Run") -> TrialRecord:
         seconds=last.get(names.TOTAL_SECONDS) or _seconds(run),
         started=run.info.start_time,
         broken=json.loads(marks.get(names.BROKEN, "{}")),
+        repeats=marks.get(names.REPEATS, ""),
     )
 
 

@@ -60,6 +60,7 @@ class TrialRecord:
         seconds: spent in epochs, over all resumptions; before the first epoch, since its start.
         started: milliseconds since 1970.
         broken: the constraints of the search that it breaks, and by how much; None where it was not measured.
+        repeats: key of the trial of the search that it trains again with another seed; "" for one of the search.
     """
 
     run_id: str
@@ -75,6 +76,7 @@ class TrialRecord:
     seconds: float
     started: int
     broken: dict[str, float | None] = field(default_factory=dict)
+    repeats: str = ""
 
     @property
     def test_metrics(self) -> dict[str, float]:

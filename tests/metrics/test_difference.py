@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from segdist.core.records import Prediction, Sample
-from segdist.metrics import Evaluator, chances, difference, per_image
+from segdist.metrics import Evaluator, difference, per_image
 from segdist.metrics.difference import Difference
 from tests.metrics.drawn import CLASSES, generated
 
@@ -55,30 +55,6 @@ def test_the_interval_is_the_paired_bootstrap_of_numpy() -> None:
                 values.append(np.nanmean(common / (true + guess - common)))
         gaps.append(values[0] - values[1])
     assert ours.interval == pytest.approx(tuple(np.percentile(gaps, (2.5, 97.5))), abs=1e-12)
-
-
-def test_the_chance_to_be_best_is_the_share_of_resamplings_in_which_a_model_leads() -> None:
-    samples, predictions = generated(5, images=12, crowds=False)
-    worse = generated(5, images=12, crowds=False, shake=6)[1]
-    pairs = list(zip(predictions, worse, strict=True))
-    mixed = [[pair[(k + first) % 3 == 0] for k, pair in enumerate(pairs)] for first in range(3)]
-    models = [filled_evaluator(samples, found) for found in mixed]  # each is better on other images
-    tables = [model.table(model.metric("iou")) for model in models]
-    wins = np.zeros(3)
-    for row in np.random.default_rng(0).multinomial(12, np.full(12, 1 / 12), size=1000):
-        chosen = np.repeat(np.arange(12), row)
-        values = []
-        for table in tables:
-            true, guess, common = table[chosen].sum(axis=0).T
-            with np.errstate(invalid="ignore"):
-                values.append(np.nanmean(common / (true + guess - common)))
-        leads = np.isclose(values, max(values), rtol=0, atol=1e-12)
-        wins += leads / leads.sum()
-    assert np.count_nonzero(wins) > 1
-    assert chances(models) == pytest.approx(wins / 1000, abs=1e-9)
-    same = filled_evaluator(samples, predictions)
-    assert chances([same, same]) == [0.5, 0.5]
-    assert chances([filled_evaluator(samples, perfect(samples)), same]) == [1.0, 0.0]
 
 
 def test_images_are_won_and_lost_by_their_own_values(found: Difference) -> None:

@@ -19,7 +19,7 @@ def printed(board: Leaderboard) -> str:
 
 def test_json_has_the_promised_shape_best_first_and_no_nan(board: Leaderboard) -> None:
     content = json.loads(json.dumps(as_json(board), allow_nan=False))
-    assert list(content) == ["sweep", "parent_run_id", "trials", "best"]
+    assert list(content) == ["sweep", "parent_run_id", "trials", "best", "confirmed"]
     assert all(list(t) == ["run_id", "status", "params", "metrics", "seconds"] for t in content["trials"])
     scores = [t["metrics"]["val/iou"] for t in content["trials"] if "val/iou" in t["metrics"]]
     assert scores == sorted(scores, reverse=True)

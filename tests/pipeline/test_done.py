@@ -27,6 +27,10 @@ GRID = {"train.lr": [1e-3, 2e-3], "train.loss.dice": [0.5, 1.0]}
         ({"objectives": ["model/bytes"]}, {"objectives": ["model/bytes"]}, True),
         ({"objectives": ["model/bytes"]}, {}, False),
         ({}, {"warm_start": "walls"}, True),
+        ({}, {"confirm": {"trials": 2}}, False),
+        ({"confirm": {"trials": 2}}, {"confirm": {"trials": 2, "seeds": 3}}, False),
+        ({"confirm": {"trials": 2}}, {"confirm": {"trials": 2, "seeds": 2}}, True),
+        ({"confirm": {"trials": 2}}, {}, False),
         ({"sampler": "grid", "space": GRID}, {"sampler": "grid", "space": GRID}, True),
         ({"sampler": "grid", "space": GRID}, {"sampler": "grid", "space": {**GRID, "train.lr": [1e-3, 3e-3]}}, False),
     ],
@@ -37,3 +41,10 @@ def test_what_makes_a_sweep_that_was_done_go_on(
     end = _Done("run", _asked(sweep(**before)), "said")
     storage.write_json(storage.join(str(tmp_path), DONE), asdict(end))
     assert (_done(str(tmp_path), sweep(**now)) == end) is is_done
+
+
+def test_the_end_of_a_sweep_that_was_done_before_trials_were_trained_again_still_counts(tmp_path: Path) -> None:
+    asked = {key: value for key, value in _asked(sweep()).items() if key != "confirm"}
+    storage.write_json(storage.join(str(tmp_path), DONE), asdict(_Done("run", asked, "said")))
+    assert _done(str(tmp_path), sweep())
+    assert not _done(str(tmp_path), sweep(confirm={"trials": 2}))

@@ -9,17 +9,18 @@ from typing import cast
 import pytest
 
 from segdist import pages
-from segdist.commands.diff import diff
+from segdist.commands.diff import diff, standing
 from segdist.core import storage as stores
 from segdist.core.spec import SweepSpec
 from segdist.datasets.shards import read_rows
 from segdist.engine import checkpoint
-from segdist.metrics import lower_is_better, names
+from segdist.metrics import lower_is_better
+from segdist.metrics import names as metric_names
 from segdist.pipeline.evaluate import evaluate_on_test, evaluate_trials
 from segdist.pipeline.ingest import ingest
 from segdist.pipeline.steps import _compare_with_next
 from segdist.pipeline.trial import Job
-from segdist.tracking import Tracker
+from segdist.tracking import Tracker, names
 from tests.pipeline.inline import Inline
 from tests.tracking.conftest import empty_storage, start_sweep, start_trial, storage, tracker
 
@@ -74,7 +75,7 @@ def test_each_trial_gets_every_metric_its_cost_and_pictures_once_and_failures_ar
     assert "trial 3 has only the metrics of its epochs: WeightsError" in said
     by_run = {t.run_id: t.metrics for t in tracker.trials(parent)}
     measured = by_run.pop(good)
-    known = {n for n in names() if f"val/{n}" in measured}
+    known = {n for n in metric_names() if f"val/{n}" in measured}
     assert known >= {"boundary_iou", "mask_ap", "box_ap", "panoptic_quality", "cldice"}
     assert measured["val/iou"] == pytest.approx(0.1), "the search's own history is not overwritten"
     assert {"runtime/latency_p50_ms", "runtime/gflops", "model/bytes", "runtime/best_batch"} <= measured.keys()
@@ -106,6 +107,32 @@ def test_the_best_trial_is_compared_with_the_next_by_what_their_evaluation_kept(
     assert found["close"] == ([] if alone.winner == 1 else [2])
     assert 0 <= found["chance"] <= 1
     assert "On 3 validation images trial 3 is" in pages.leaderboard(tracker, sweep.name, parent_run_id=parent).standing
+
+
+def test_trials_that_were_trained_again_are_compared_over_images_and_seeds(tracker: Tracker, sweep: SweepSpec) -> None:
+    parent, job = start_sweep(tracker, sweep), job_of(sweep)
+    runs = {number: trial(tracker, sweep, parent, number) for number in range(1, 5)}
+    for repeat, of in ((3, 1), (4, 2)):
+        tracker.tag(runs[repeat], names.REPEATS, f"key-{of}")
+    tracker.tag(parent, names.CONFIRMED, "[1, 2]")
+    evaluate_trials(RAY, tracker, parent, job)
+    _compare_with_next(tracker, sweep, parent, job)
+    board = pages.leaderboard(tracker, sweep.name, parent_run_id=parent)
+    assert [t.number for t in board.trials] == [2, 1], "repeats are no trials of the search"
+    found = board.compared
+    assert found
+    assert (found.best, found.compared, found.images) == (2, (1,), 3)
+    alone = standing(tracker, [[runs[n] for n in (4, 2)], [runs[n] for n in (3, 1)]], metric="iou")
+    assert found.chances == {2: alone.chances[0], 1: alone.chances[1]}
+    assert found.gaps == {1: alone.gaps[0]}
+    assert found.close == ((1,) if alone.close else ())
+    assert board.best
+    assert board.best.run_id == runs[4]
+    assert "On 3 validation images and 4 trainings trial 2 is" in board.standing
+
+    assert evaluate_on_test(RAY, tracker, board.best.run_id, job)
+    again = pages.leaderboard(tracker, sweep.name, parent_run_id=parent)
+    assert again.test_looks.endswith("looked at once")
 
 
 def test_scores_tuned_on_validation_images_are_logged_and_kept_with_the_model(

@@ -355,3 +355,25 @@ def test_mlflow_shows_the_same_pictures_of_every_trial_over_epochs_and_not_too_m
     assert {name for name, _ in whole} == {f"validation~{number:03d}" for number in range(4)}
     assert client.get_run(found.run_id).data.tags["mlflow.loggedImages"] == "True"
     assert max(one.file_size or 0 for one in client.list_artifacts(found.run_id, "images")) < 300_000
+
+
+def test_a_repeat_is_a_run_of_its_own_that_names_its_trial_and_shows_its_seed(storage: Path, tmp_path: Path) -> None:
+    spec = sweep(trials=2, asha=None, confirm={"trials": 1, "seeds": 2})
+    folder = str(tmp_path / "sweep")
+    job = Job(run=spec.run, dataset_uri="", labels_uri="", boxes_only=(), storage_path=folder, metric="val/iou")
+    tracker, parent = opened(spec, storage)
+    search = begun(spec, folder)
+    recording = Recording(tracker, parent, job, {}, search.ledger)
+    with recording.running():
+        assert list(do(search, recording))
+    recorded = {t.number: t for t in tracker.trials(parent)}
+    assert sorted(recorded) == [0, 1, 2, 3]
+    best = recorded[search.confirmed[0]]
+    assert [recorded[n].repeats for n in range(4)] == ["", "", best.trial_key, best.trial_key]
+    assert [recorded[n].params.get("seed", 0) for n in range(4)] == [t.seed for t in search.ledger.trials]
+    assert all(recorded[n].params["train.lr"] == best.params["train.lr"] for n in (2, 3))
+    assert tracker.run_of("s#3") == recorded[3].run_id
+    assert len({t.params.get("seed", 0) for t in recorded.values()}) == 3
+    assert tracker.sweep(parent).metrics["trials/ended"] == 2
+    Recording(tracker, parent, job, {}, Ledger(folder)).catch_up()
+    assert len(tracker.trials(parent)) == 4
