@@ -152,7 +152,10 @@ class Proposals:
         return bool(running.judged.should_prune())
 
     def tell(self, trial: Trial) -> None:
-        """How a trial ended: with the score of its best epoch, whose model is kept."""
+        """How a trial ended: with the score of its best epoch, whose model is kept.
+
+        One that ended without any, as where distances are infinite since nothing was found, is worse than all others.
+        """
         states, scores = self._optuna.trial.TrialState, trial.scores(self._metric)
         if scores and trial.state != "failed":
             self._scores[digest(trial.values)] = self._best(scores)
@@ -165,11 +168,13 @@ class Proposals:
         if trial.state in ("finished", "infeasible") and scores:
             self._judging.tell(running.judged, self._best(scores))
         else:
-            is_evidence = trial.state in ("stopped", "infeasible")
-            self._judging.tell(running.judged, state=states.PRUNED if is_evidence else states.FAIL)
+            self._judging.tell(running.judged, state=states.FAIL if trial.state == "failed" else states.PRUNED)
         if running.proposed is not running.judged:
             values = self._values(trial)
-            self._study.tell(running.proposed, values, state=None if values else states.FAIL)
+            is_worst = trial.state != "failed" and (not scores or _diverged(trial))
+            self._study.tell(
+                running.proposed, values, state=None if values else states.PRUNED if is_worst else states.FAIL
+            )
 
     def _values(self, trial: Trial) -> list[float] | None:
         """Of all objectives; one that was stopped counts with what it had reached. None where not all are known."""
@@ -200,3 +205,7 @@ class Proposals:
                 self.report(trial.number, epoch.epoch, epoch.metrics[self._metric])
         if trial.has_ended:
             self.tell(trial)
+
+
+def _diverged(trial: Trial) -> bool:
+    return bool(trial.epochs and trial.epochs[-1].metrics.get("diverged"))

@@ -30,7 +30,7 @@ def latest_sweep(client: "MlflowClient", name: str, *, where: str, other_than: s
     known = _sweep_runs(client, name)
     runs = [run for run in known if not other_than or run.data.tags[names.FINGERPRINT] != other_than]
     if known and not runs:
-        raise BackendError(f"There is no sweep `{name}` in MLflow at {where} but this very one.")
+        raise BackendError(f"There is no sweep `{name}` in MLflow at {where} but this very one. Name an earlier one.")
     if not runs:
         raise BackendError(f"There is no sweep `{name}` in MLflow at {where}. {_known_sweeps(client, name)}")
     searches = [run for run in runs if run.data.tags.get(names.KIND) == "sweep"]

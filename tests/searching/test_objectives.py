@@ -91,6 +91,18 @@ def test_a_trial_of_which_an_objective_is_not_known_tells_the_sampler_nothing(tm
     assert search.best == max(s for t in search.ledger.trials for s in t.scores("val/iou")), "the metric alone decides"
 
 
+def test_a_trial_that_diverged_before_its_model_was_measured_tells_the_sampler_to_keep_away(tmp_path: Path) -> None:
+    search = begun(costly(trials=6, asha=None, startup_trials=2), tmp_path)
+    trial = search.next()
+    assert trial
+    search.start(trial.number)
+    search.report(trial.number, {"epoch": 1, "val/iou": 0.0, "diverged": 1.0})
+    search.end(trial.number)
+    run(search)
+    assert [state for state, _ in told(search)] == [STATES.PRUNED] + [STATES.COMPLETE] * 5
+    assert told(begun(costly(trials=6, asha=None), tmp_path)) == told(search)
+
+
 def test_objectives_may_come_and_go_between_two_starts(tmp_path: Path) -> None:
     run(begun(sweep(space=WIDTH, trials=4, asha=None), tmp_path))
     run(begun(costly("model/bytes", trials=6, asha=None), tmp_path))

@@ -178,6 +178,21 @@ def test_a_metric_that_is_an_error_is_minimised(tmp_path: Path) -> None:
     assert Proposals(spec, search.ledger.trials)._study.best_value == 3.0
 
 
+def test_a_trial_that_found_nothing_to_measure_a_distance_to_is_evidence_and_one_that_failed_is_none(
+    tmp_path: Path,
+) -> None:
+    spec = sweep(trials=2, metric="val/hausdorff_95", asha=None)
+    search = begun(spec, tmp_path)
+    for number in range(2):
+        search.next()
+        search.start(number)
+        search.report(number, {"epoch": 1, "val/hausdorff_95": float("inf")})
+    search.end(0)
+    search.fail(1, "no memory")
+    told = Proposals(spec, search.ledger.trials)._study.trials
+    assert [t.state for t in told] == [optuna.trial.TrialState.PRUNED, optuna.trial.TrialState.FAIL]
+
+
 def test_a_sweep_without_a_space_is_one_trial(tmp_path: Path) -> None:
     spec = sweep().model_copy(update={"space": {}})
     search = begun(spec.model_copy(update={"search": spec.search.model_copy(update={"trials": 1})}), tmp_path)
