@@ -719,6 +719,19 @@ class RunSpec(Placed):
         content["model"] = {"family": self.model.family, "options": self.model.family_options()}
         return digest(content)
 
+    @property
+    def micro_batch(self) -> int:
+        """Images of a worker's forward pass."""
+        share = -(-self.train.batch_size // self.resources.workers)
+        return min(self.resources.micro_batch or share, share)
+
+    def with_micro_batch(self, images: int) -> Self:
+        """The same training with so many images at once; what is evaluated at once becomes less in proportion."""
+        resources = self.resources.model_copy(update={"micro_batch": images})
+        at_once = max(1, self.evaluate.batch_size * images // self.micro_batch)
+        evaluate = self.evaluate.model_copy(update={"batch_size": min(at_once, self.evaluate.batch_size)})
+        return self.model_copy(update={"resources": resources, "evaluate": evaluate})
+
     def override(self, values: Mapping[str, object]) -> Self:
         """This run with other values for dotted keys, e.g. `{"train.lr": 3e-4, "model.sam.size": "tiny"}`.
 

@@ -23,6 +23,7 @@ from segdist.pages.confirmed import Confirmed, Standing
 from segdist.pages.front import unbeaten
 from segdist.pages.tables import plain_table
 from segdist.searching.cost import Cost
+from segdist.searching.ledger import MEMORY
 from segdist.sweepfile.objectives import is_minimised
 from segdist.tracking import SweepRecord, Tracker, TrialRecord, names
 
@@ -222,7 +223,11 @@ class Leaderboard:
         """The constraints that a trial breaks, in words."""
         bounds = self.sweep.spec.get("search", {}).get("constraints", {})
         return ", ".join(
-            f"{name} was not measured" if by is None else f"{name} is {by:.4g} above {bounds.get(name, 0):.6g}"
+            "memory does not hold one image at a time"
+            if name == MEMORY
+            else f"{name} was not measured"
+            if by is None
+            else f"{name} is {by:.4g} above {bounds.get(name, 0):.6g}"
             for name, by in trial.broken.items()
         )
 
@@ -445,6 +450,8 @@ def conclusions(board: Leaderboard) -> list[str]:
     if "test/iou" in best.metrics:
         lines.append(f"test   iou {best.metrics['test/iou']:.3f} {board.test_looks}")
     lines += [f"infeasible  trial {t.number}: {board.broken(t)}" for t in board.trials if t.broken]
+    less = [t for t in board.trials if t.micro_batch and not t.broken]
+    lines += [f"memory  trial {t.number}: {counted(t.micro_batch, 'image')} at once, in steps as asked" for t in less]
     if "val/mask_ap" in board.columns and (semantic := _semantic(board)):
         which = ", ".join(semantic)
         lines.append(f"note   AP and PQ count objects one by one; {which} gives one region a class and image")

@@ -27,6 +27,7 @@ from segdist.pipeline.packing import Need, Node, fitting, memory_here, nodes_of,
 from segdist.pipeline.probing import Answer, Taught, TeacherRequest, ask
 from segdist.pipeline.run import folder_of
 from segdist.searching.forecast import Forecast, Pace, forecast
+from segdist.searching.memory import SIZES
 from segdist.searching.space import baseline
 from segdist.sweepfile import label_policies
 from segdist.sweepfile.grid import conditions_first
@@ -38,8 +39,6 @@ _IMAGES = 12
 """Of each split that are looked at."""
 _DRAWS = 2
 """Other points of the space at which each family is timed."""
-_SIZES = ("model.", "train.batch_size", "train.adapter.", "train.precision")
-"""How keys begin that may change the memory and the time of a step."""
 _USABLE = 0.95
 """Share of a node's memory, and of a card's, that trials may have: at this, Ray begins to end them."""
 _BESIDE = 1.5e9
@@ -214,7 +213,7 @@ def _family(
     own_values = baseline(spec, {"model.family": family} if "model.family" in spec.space else {}) if spec.space else {}
     request = Request(
         run=spec.run.override(label_policies.run_values(own_values)),
-        sizes={key: spec.space[key] for key in conditions_first(spec.space) if key.startswith(_SIZES)},
+        sizes={key: spec.space[key] for key in conditions_first(spec.space) if key.startswith(SIZES)},
         draws=(),
         largest=None,
         classes=data.classes,

@@ -261,7 +261,8 @@ class Recording:
             self._tracker.end(run_id, "FAILED", reason=trial.reason)
         else:
             self._keep_model(trial, run_id)
-            self._tracker.end(run_id, "FINISHED", tags={names.BROKEN: json.dumps(trial.broken)})
+            held = {names.MICRO_BATCH: str(trial.micro_batch)} if trial.micro_batch else {}
+            self._tracker.end(run_id, "FINISHED", tags={names.BROKEN: json.dumps(trial.broken), **held})
 
     def _keep_model(self, trial: Trial, run_id: str) -> None:
         """The model and pictures of the best checkpoint; where that is damaged, of the latest."""

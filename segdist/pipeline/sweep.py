@@ -58,7 +58,7 @@ def search(
         recording.catch_up()
         storage.remove(storage.join(job.storage_path, GROUPS))
     ended = [trial for trial in ledger.searched if trial.has_ended]
-    if ended and all(trial.state == "failed" for trial in ended):
+    if ended and all(trial.state == "failed" or trial.too_large for trial in ended):
         raise BackendError(
             f"No trial of `{spec.name}` succeeded: {ended[0].reason}\nThe whole error is in MLflow (error.txt)."
         )

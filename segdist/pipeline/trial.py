@@ -63,6 +63,8 @@ def train_trial(config: dict[str, Any], job: Job) -> None:
     """The function Ray Tune runs: the job's run with the searched `values` of the trial `number` in `config`."""
     number, known, values = int(config["number"]), int(config["known"]), config["values"]
     run = job.run_of(values)
+    if config["micro_batch"]:
+        run = run.with_micro_batch(config["micro_batch"])
     job = replace(job, labels_uri=job.labels_for(values))
     if run.resources.workers > 1:
         _train_in_group(run, job, number, known)
@@ -145,8 +147,7 @@ def _train_in_group(run: RunSpec, job: Job, number: int, known: int) -> None:
             name=f"{number:04d}-{uuid.uuid4().hex[:8]}",  # by a name it knows, Train would find a state of its own
             storage_path=path,
             storage_filesystem=filesystem,
-            callbacks=[TuneReportCallback()],
-            failure_config=train.FailureConfig(max_failures=run.resources.max_failures),
+            callbacks=[TuneReportCallback()],  # a group that breaks down is taken up by the driver, which knows why
         ),
     ).fit()
 

@@ -1,5 +1,6 @@
 """Ray Tune, told what to run and asked for nothing else: it keeps no state that a start would go on from."""
 
+import re
 import sys
 import time
 from collections import Counter
@@ -25,7 +26,7 @@ from segdist.pipeline.checkpoints import CHECKPOINT
 from segdist.pipeline.progress import Progress
 from segdist.pipeline.recording import Recording
 from segdist.pipeline.trial import DAMAGED
-from segdist.searching import Search
+from segdist.searching import Search, Trial
 
 _SLOTS_FOR = 5.0
 """Seconds that the cluster's size is remembered: nodes that are added later raise the concurrency."""
@@ -33,6 +34,8 @@ _OF_STORAGE: frozenset[Kind] = frozenset(
     ("disk", "read only", "broken disk", "storage away", "credentials", "bucket", "clock", "name")
 )
 _STOPPED = "stopped; runs on when the sweep does"
+_MEMORY = ("memory", "card memory", "killed for memory")
+"""Kinds of causes that half as many images at once may mend."""
 _NO_SCORES = frozenset(
     {
         "first_step_at",
@@ -104,7 +107,8 @@ class Suggestions(_Unsaved, Searcher):
         if trial is None:
             return None if self._search.is_waiting else Searcher.FINISHED
         self._running.add(trial_id)
-        return {"number": trial.number, "values": trial.settings, "known": trial.from_latest().last_epoch}
+        known = trial.from_latest().last_epoch
+        return {"number": trial.number, "values": trial.settings, "known": known, "micro_batch": trial.micro_batch}
 
     def let_less_run(self) -> bool:
         """Fewer trials at once from now on, since memory does not hold those; False where no other one runs."""
@@ -172,6 +176,8 @@ class Ends(_Unsaved, Callback):
         self._search, self._recording, self._progress, self._problem = search, recording, progress, problem
         self._suggestions, self._max_failures = suggestions, max_failures
         self._started: set[int] = set()
+        self._kills: dict[int, int] = {}
+        self._died_at: dict[int, int] = {}
         self._failures = Counter[int]()
 
     def setup(self, **info: object) -> None:
@@ -181,6 +187,7 @@ class Ends(_Unsaved, Callback):
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         """A trial begins, or goes on."""
         self._started.add(trial.config["number"])
+        self._kills[trial.config["number"]] = kernel_kills()
         self._problem.noted(lambda: self._search.start(trial.config["number"]))
         self._recording.changed(trial.config["number"])
 
@@ -203,13 +210,16 @@ class Ends(_Unsaved, Callback):
         number, text = trial.config["number"], error_text(trial)
         if number not in self._started:  # its process died before it began
             self.on_trial_start(iteration, trials, trial)
+        kind = self._kind(number, text)
         self._started.discard(number)
         if self._search.ledger[number].state != "running":  # it had done its part
             self.on_trial_complete(iteration, trials, trial)
-        elif self._may_go_on(number, text):
-            self._problem.noted(lambda: self._search.again(number, why(text)))
-            self._recording.changed(number)
-            self._progress.taken_up(number)
+        elif kind == "killed for memory" and self._suggestions.let_less_run():
+            self._taken_up(self._problem.noted(lambda: self._search.again(number, why(text))))
+        elif kind in _MEMORY:
+            self._taken_up(self._problem.noted(lambda: self._search.out_of_memory(number, why(text))), error=text)
+        elif self._may_go_on(number):
+            self._taken_up(self._problem.noted(lambda: self._search.again(number, why(text))))
         elif self._is_for_all(text):
             self._problem.noted(partial(self._give_up, number, why(text)))
         else:
@@ -226,11 +236,32 @@ class Ends(_Unsaved, Callback):
         self._search.interrupt(number, reason)
         raise StorageError(f"{reason}\nWhat is done is kept; the same command goes on with it.")
 
-    def _may_go_on(self, number: int, text: str) -> bool:
-        """Whether a trial is taken up again; one that had to go since others took the memory has not failed."""
+    def _taken_up(self, trial: Trial, *, error: str = "") -> None:
+        """Tell of a trial that waits to be taken up again, or has ended because memory does not hold it."""
+        self._recording.changed(trial.number, error=error if trial.has_ended else "")
+        if trial.has_ended:
+            self._progress.ended(trial.number)
+        else:
+            self._progress.taken_up(trial.number)
+
+    def _kind(self, number: int, text: str) -> str:
+        """The kind of cause that ended a trial's process.
+
+        Of one that the kernel ended nobody but the kernel knows why. A second end at the same epoch is taken for one
+        of memory, as long as less can be held at once.
+        """
         cause = cause_of(text)
-        if cause and cause.kind == "killed for memory" and self._suggestions.let_less_run():
-            return True
+        if cause is None or cause.kind != "process":
+            return cause.kind if cause else ""
+        if kernel_kills() > self._kills.get(number, 0):
+            return "killed for memory"
+        trial = self._search.ledger[number]
+        is_second = self._died_at.get(number) == trial.last_epoch
+        self._died_at[number] = trial.last_epoch
+        return "memory" if is_second and self._search.micro_batch(trial) > 1 else "process"
+
+    def _may_go_on(self, number: int) -> bool:
+        """Whether a trial that broke down is taken up again."""
         self._failures[number] += 1
         return self._failures[number] <= self._max_failures
 
@@ -262,6 +293,16 @@ def broken_down_alone() -> Iterator[None]:
         yield
     finally:
         RayActorManager._actor_task_failed = known
+
+
+def kernel_kills() -> int:
+    """Processes that the kernel of this machine has ended for memory since it started; 0 where it does not say."""
+    try:
+        counts = Path("/proc/vmstat").read_text()
+    except OSError:
+        return 0
+    found = re.search(r"^oom_kill (\d+)$", counts, re.MULTILINE)
+    return int(found[1]) if found else 0
 
 
 def error_text(trial: TuneTrial) -> str:

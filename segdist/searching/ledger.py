@@ -21,9 +21,11 @@ from segdist.sweepfile.objectives import COSTS
 VERSION: Literal[1] = 1
 State = Literal["waiting", "running", "finished", "stopped", "failed", "infeasible"]
 """waiting: to be taken up, from its checkpoint where it has one. stopped: early, by the search, as it was no good.
-infeasible: it ended, but breaks a constraint."""
+infeasible: it ended, but breaks a constraint, or memory does not hold it."""
 ENDED: tuple[State, ...] = ("finished", "stopped", "failed", "infeasible")
 IN_VAIN: tuple[State, ...] = ("stopped", "failed", "infeasible")
+MEMORY = "memory"
+"""The constraint that a trial breaks which memory does not hold."""
 _READERS = 32
 """Files read at once: in an object store each costs a round trip."""
 
@@ -86,6 +88,10 @@ class Trial(Strict):
     """What its model is taken from."""
     constraints: dict[str, float | None] = {}
     """By name, by how much each is broken: 0 or less where it holds, None where it was not measured."""
+    micro_batch: int | None = None
+    """Images of a worker's forward pass, where the run's own were too many; `resources.micro_batch` otherwise."""
+    too_large: bool = False
+    """Whether memory did not hold one image at a time."""
     starts: int = 0
     """Times it was started or taken up."""
     spent: Held = Held()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from segdist.core.spec import SweepSpec, digest
 from segdist.searching.ledger import Trial
+from segdist.searching.memory import Sizes
 from segdist.searching.space import Space, baseline, can_tell, first_trials
 from segdist.searching.stopping import pruner_of
 from segdist.searching.warm_start import Earlier, Prior
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     import optuna
 
 _DRAWS = 20
-"""Times that a sampler is asked for one trial while it gives what was tried already; the later ones are by chance."""
+"""Times that a sampler is asked for one trial while it gives what was tried already or memory is not likely to hold;
+the later ones are by chance."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Proposals:
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # a value outside a narrowed range is meant
         self._optuna, self._spec = optuna, spec
         self._space = Space(dict(spec.space))
+        self._sizes = Sizes(spec.space)
         self._first = first_trials(spec) if spec.space else [{}]
         self._tried = {digest(trial.values): trial.values for trial in trials}
         self._grid = self._untried() if spec.space and spec.search.sampler == "grid" else None
@@ -94,7 +97,7 @@ class Proposals:
             study.sampler = sampler_for(self._spec, place, draw)
             trial = study.ask()
             self._space(trial)
-            if digest(trial.params) not in self._tried:
+            if digest(trial.params) not in self._tried and not self._sizes.is_too_large(trial.params):
                 break
             known.append(trial)
         else:
@@ -157,6 +160,7 @@ class Proposals:
         One that ended without any, as where distances are infinite since nothing was found, is worse than all others.
         """
         states, scores = self._optuna.trial.TrialState, trial.scores(self._metric)
+        self._sizes.note(trial)
         if scores and trial.state != "failed":
             self._scores[digest(trial.values)] = self._best(scores)
         running = self._running.pop(trial.number, None)

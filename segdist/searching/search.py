@@ -8,14 +8,16 @@ from sys import intern
 
 from segdist.core import storage
 from segdist.core.spec import SweepSpec
+from segdist.core.text import counted
 from segdist.metrics import is_minimised
-from segdist.searching import warm_start
+from segdist.searching import memory, warm_start
 from segdist.searching.cost import Held
-from segdist.searching.ledger import Best, Epoch, Ledger, Saved, Trial, checkpoints_of
+from segdist.searching.ledger import MEMORY, Best, Epoch, Ledger, Saved, Trial, checkpoints_of
 from segdist.searching.proposals import Proposals
 from segdist.searching.repeats import confirmed, planned
 from segdist.searching.stopping import is_guarded
 from segdist.searching.tally import Tally
+from segdist.sweepfile.label_policies import run_values
 from segdist.sweepfile.loading import trials_of
 
 _OF_THE_EPOCH = frozenset({"epoch", "seconds"})
@@ -127,7 +129,10 @@ class Search:
             return None
         number = self._queue.pop(0)
         self._out.add(number)
-        return self.ledger[number]
+        trial = self.ledger[number]
+        if trial.micro_batch is None and (known := memory.micro_batch_like(trial, self.ledger.trials)):
+            return self.ledger.change(number, micro_batch=known)
+        return trial
 
     def start(self, number: int) -> Trial:
         """A trial begins, or goes on from its latest checkpoint."""
@@ -201,6 +206,27 @@ class Search:
         self._queue.insert(0, number)
         return trial
 
+    def out_of_memory(self, number: int, reason: str) -> Trial:
+        """Memory did not hold a trial: `next` gives it with half the images at once, and with one it is infeasible.
+
+        The step, the schedule and what was done since the latest checkpoint stay what they are.
+        """
+        held = self.micro_batch(self.ledger[number])
+        if held > 1:
+            self.again(number, f"with {counted(held, 'image')} at once: {reason}")
+            return self.ledger.change(number, micro_batch=(held + 1) // 2)
+        self._out.discard(number)
+        changes = {"state": "infeasible", "too_large": True, "micro_batch": 1}
+        trial = self._counted(number, is_over=True).model_copy(update=changes)
+        trial = self._judged(trial.model_copy(update={"reason": f"with one image at a time: {reason}"}))
+        self.ledger.write(trial)
+        self._proposals.tell(trial)
+        return trial
+
+    def micro_batch(self, trial: Trial) -> int:
+        """Images of a worker's forward pass."""
+        return trial.micro_batch or self.spec.run.override(run_values(trial.settings)).micro_batch
+
     def _counted(self, number: int, *, is_over: bool = False) -> Trial:
         """A trial, with what it has held since this was asked last."""
         trial, now = self.ledger[number], self._clock()
@@ -212,7 +238,8 @@ class Search:
     def _constraints(self, trial: Trial) -> dict[str, float | None]:
         """By how much each is broken."""
         known, bounds = trial.measured, self.spec.search.constraints
-        return {name: known[name] - bound if name in known else None for name, bound in bounds.items()}
+        held = {MEMORY: 1.0} if trial.too_large else {}
+        return held | {name: known[name] - bound if name in known else None for name, bound in bounds.items()}
 
     def _judged(self, trial: Trial) -> Trial:
         """A trial that ended, with whether it keeps the constraints."""

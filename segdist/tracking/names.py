@@ -20,6 +20,7 @@ REPEATS = "segdist.repeats"  # key of the trial that another one trains again wi
 CONFIRMED = "segdist.confirmed"  # JSON, on parent runs: numbers of the trials that were trained again
 KEPT = "segdist.kept"  # where a trial keeps the models of `train.keep_every`
 BROKEN = "segdist.broken"  # JSON: the constraints of the search that a trial breaks, and by how much
+MICRO_BATCH = "segdist.micro_batch"  # images at once to which memory brought a trial down
 STANDING = "segdist.standing"  # JSON, on parent runs: how clearly the best trial is the best
 END = "segdist.end"  # why a run ended
 CHAMPION = "segdist.champion"  # on parent runs: whether the winner became the champion, and why

@@ -179,6 +179,7 @@ def _trial(run: "Run") -> TrialRecord:
         started=run.info.start_time,
         broken=json.loads(marks.get(names.BROKEN, "{}")),
         repeats=marks.get(names.REPEATS, ""),
+        micro_batch=int(marks.get(names.MICRO_BATCH, "0")),
     )
 
 

@@ -61,6 +61,7 @@ class TrialRecord:
         started: milliseconds since 1970.
         broken: the constraints of the search that it breaks, and by how much; None where it was not measured.
         repeats: key of the trial of the search that it trains again with another seed; "" for one of the search.
+        micro_batch: images at once to which memory brought it down; 0 where it did not.
     """
 
     run_id: str
@@ -77,6 +78,7 @@ class TrialRecord:
     started: int
     broken: dict[str, float | None] = field(default_factory=dict)
     repeats: str = ""
+    micro_batch: int = 0
 
     @property
     def test_metrics(self) -> dict[str, float]:

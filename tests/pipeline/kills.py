@@ -55,6 +55,8 @@ def count(config: dict[str, Any], job: Job) -> None:
                 tune.report(one)
     for epoch in range(done + 1, job.run.train.epochs + 1):
         time.sleep(0.05)
+        if epoch > 2:
+            _fit(Path(job.storage_path), config)
         _eat(Path(job.storage_path, f"hungry-{config['number']}-{epoch}"))
         iou = config["values"]["train.loss.dice"] / 2 * (1 - 0.5**epoch)
         metrics = {"epoch": epoch, "seconds": 0.05, "val/iou": iou}
@@ -65,6 +67,20 @@ def count(config: dict[str, Any], job: Job) -> None:
             (Path(made) / "epoch").write_text(str(epoch))
             uri = checkpoints.save(Path(made), epoch=epoch, score=iou)
         tune.report({**metrics, CHECKPOINT: uri})
+
+
+def _fit(folder: Path, config: dict[str, Any]) -> None:
+    """Where a mark says how many images fit, run out of memory with more: on a card, or by the kernel's hand."""
+    at_once, card, node = (
+        config["micro_batch"] or 8,
+        *(folder / f"{kind}-{config['number']}" for kind in ("card", "node")),
+    )
+    if card.exists() and at_once > int(card.read_text()):
+        import torch
+
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+    if node.exists() and at_once > int(node.read_text()):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _eat(mark: Path) -> None:

@@ -134,6 +134,30 @@ def test_a_trial_whose_process_is_killed_as_it_is_made_or_for_memory_is_taken_up
 
 
 @pytest.mark.slow
+def test_trials_that_memory_does_not_hold_go_on_with_half_the_images_at_once_and_none_has_failed(
+    tmp_path: Path,
+) -> None:
+    search = Killed(tmp_path, trials=4, epochs=5)
+    folder = search.folder / "sweep"
+    folder.mkdir()
+    for name, fitting in (("card-1", 2), ("node-2", 1), ("card-3", 0)):
+        (folder / name).write_text(str(fitting))
+    assert search.finish(search.start()) == 0, search.log.read_text()
+    said, trials = search.log.read_text(), Ledger(str(folder)).trials
+    assert "trial 1   goes on after epoch 2: with 8 images at once: The card's memory" in said
+    assert "Traceback" not in said
+    assert [t.state for t in trials] == ["finished", "finished", "finished", "infeasible"]
+    assert [t.micro_batch for t in trials[1:]] == [2, 1, 1]
+    assert [[e.epoch for e in t.epochs] for t in trials] == [[1, 2, 3, 4, 5]] * 3 + [[1, 2]]
+    assert trials[3].reason.startswith("with one image at a time: The card's memory did not suffice")
+    tracker = Tracker.at(str(search.folder))
+    shown = {t.number: t for t in tracker.trials(tracker.latest_sweep("killed").run_id)}
+    assert {t.status for t in shown.values()} == {"FINISHED"}
+    assert [shown[n].micro_batch for n in range(4)] == [0, 2, 1, 1]
+    assert shown[3].broken == {"memory": 1.0}
+
+
+@pytest.mark.slow
 def test_twenty_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
     search, chance, driver_kills = Killed(tmp_path, trials=12, epochs=60), random.Random(0), 0
     while search.kills < 20:

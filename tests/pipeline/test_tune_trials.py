@@ -11,6 +11,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError
 from segdist.core import storage
 from segdist.core.errors import StorageError
 from segdist.core.spec import SweepSpec
+from segdist.pipeline import tune_trials
 from segdist.pipeline.progress import Progress
 from segdist.pipeline.tune_trials import Ends, Problem, Suggestions, broken_down_alone
 from segdist.searching import Ledger, Search
@@ -73,11 +74,17 @@ def running(tmp_path: Path) -> Running:
 def test_a_trial_is_taken_up_as_often_as_the_sweep_says_and_told_why(
     running: Running, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for state in ("waiting", "waiting", "failed"):
+    """From the second time on with half the images at once, for the kernel tells nobody why it ends a process."""
+    held = []
+    for state in ("waiting", "waiting", "waiting", "waiting", "waiting", "failed"):
         assert running.suggest("a") == [0]
+        held.append(running.search.ledger[0].micro_batch)
         running.start(0)
         assert running.break_down("a", 0, DIED) == state
-    assert capsys.readouterr().out.count("trial 0   begins again: A process died on the node 10.0.0.7.") == 2
+    assert held == [None, None, 4, 2, 1, 1]
+    said = capsys.readouterr().out
+    assert said.count("trial 0   begins again: A process died on the node 10.0.0.7.") == 2
+    assert "trial 0   begins again: with 8 images at once: A process died on the node 10.0.0.7." in said
     assert running.search.ledger[0].reason.startswith("A process died on the node 10.0.0.7.")
     assert running.told.news[-1] == (0, DIED)
     assert running.suggest("b") == [1]
@@ -101,7 +108,12 @@ def test_one_that_had_to_go_for_the_memory_of_others_has_not_failed_and_fewer_ru
     assert running.suggest("d") == [], "memory holds two"
     assert running.break_down("b", 1, FOR_MEMORY) == "waiting"
     assert running.suggest("d") == [], "memory holds one"
-    assert running.break_down("a", 0, FOR_MEMORY) == "failed", "alone, it is its own fault"
+    for micro_batch in (4, 2, 1):
+        assert running.break_down("a", 0, FOR_MEMORY) == "waiting", "alone, it is too large itself"
+        assert running.search.ledger[0].micro_batch == micro_batch
+        assert running.suggest("a") == [0]
+        running.start(0)
+    assert running.break_down("a", 0, FOR_MEMORY) == "infeasible"
     assert "from now on 2 trials at once" in (said := capsys.readouterr().out)
     assert "from now on 1 trial at once" in said
     assert running.suggest("d", "e") == [1], "and the others have their turn, one by one"
@@ -144,3 +156,22 @@ def test_what_rays_memory_monitor_does_to_one_trial_is_that_trials_alone(monkeyp
     assert isinstance(met[1], ValueError)
     monkeypatch.undo()
     assert RayActorManager._actor_task_failed is known
+
+
+@pytest.mark.parametrize("text", ["torch.OutOfMemoryError: CUDA out of memory.", "MemoryError", DIED])
+def test_one_that_memory_does_not_hold_goes_on_with_half_the_images_at_once_and_ends_as_infeasible(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """Of a process that died the kernel's count tells that it was for memory."""
+    kills = iter(range(99))
+    monkeypatch.setattr(tune_trials, "kernel_kills", lambda: next(kills))
+    running = Running(sweep(trials=4, asha=None), tmp_path, max_failures=0)
+    held = []
+    for state in ("waiting", "waiting", "waiting", "infeasible"):
+        assert running.suggest("a") == [0]
+        running.start(0)
+        held.append(running.search.micro_batch(running.search.ledger[0]))
+        assert running.break_down("a", 0, text) == state
+    assert held == [8, 4, 2, 1]
+    assert running.told.news[-1] == (0, text)
+    assert running.suggest("b") == [1]
