@@ -64,7 +64,7 @@ def of_sweep(parent_run_id: str, metric: str, searched: Sequence[str], pictures:
         _chart("PARALLEL", "scores", selectedParams=[key(p) for p in params], selectedMetrics=[key(best)]),
         _chart("SCATTER", "scores", xaxis=_measure(LATENCY), yaxis=_measure(best)),
         _chart("LINE", "loss", metricKey=LOSS, selectedMetricKeys=[LOSS], **_LINE),
-        *(_chart("IMAGE", "images", imageKeys=[picture], step=0, showRunParams=True) for picture in pictures),
+        *(_chart("IMAGE", "images", imageKeys=[picture], step=1, showRunParams=False) for picture in pictures),
     ]
     return {
         "searchFilter": f"tags.`{names.PARENT}` = '{parent_run_id}'",
