@@ -41,6 +41,19 @@ class StorageError(SegdistError):
     """A path or bucket cannot be read or written."""
 
 
+class DivergedError(SegdistError):
+    """A loss became infinite or no number.
+
+    Attributes:
+        images: ids of those in the batch.
+        halvings: times that the learning rate had been halved.
+    """
+
+    def __init__(self, message: str, *, images: tuple[str, ...] = (), halvings: int = 0) -> None:
+        super().__init__(message)
+        self.images, self.halvings = images, halvings
+
+
 class ExportError(SegdistError):
     """A model cannot be written in the form that was asked for."""
 

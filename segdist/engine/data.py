@@ -84,6 +84,12 @@ class EpochBatches(Sampler[list[EpochIndex]]):
     def __len__(self) -> int:
         return sum(map(len, self.steps))
 
+    def images_of(self, step: int) -> list[int]:
+        """The images of a step of the epoch, on all workers."""
+        order = epoch_order(self._count, np.random.default_rng((self._seed, self.epoch)), self.weights)
+        taken = order[step * self._batch_size : (step + 1) * self._batch_size]
+        return [int(index) % self._count for index in taken]
+
     def __iter__(self) -> Iterator[list[EpochIndex]]:
         order = epoch_order(self._count, np.random.default_rng((self._seed, self.epoch)), self.weights)
         for start in range(0, self._count, self._batch_size):

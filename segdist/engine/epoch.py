@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import islice
 
@@ -16,6 +16,20 @@ from segdist.engine.precision import autocast
 from segdist.engine.shares import Share, shares
 from segdist.engine.state import Fit
 from segdist.nets.collate import on_device
+
+
+class LossNotFiniteError(Exception):
+    """The loss of a step is infinite or no number; where it is caught it is known of which images.
+
+    Args:
+        step: its number in the epoch, from 0.
+        terms: names of those that are not finite.
+    """
+
+    def __init__(self, step: int, terms: Sequence[str]) -> None:
+        super().__init__(step, terms)
+        self.step, self.terms = step, terms
+
 
 Metrics = dict[str, float]
 _BALANCE = "balance"
@@ -55,12 +69,13 @@ def _all_steps(state: Fit, parallel: nn.Module, batches: Iterator[Batch], steps:
     _train_mode(parallel)
     values: dict[str, list[torch.Tensor]] = {}
     norms: list[float] = []
-    for counts in steps:
-        for name, value in _add_gradients(state, parallel, list(islice(batches, len(counts))), counts).items():
+    for number, counts in enumerate(steps):
+        terms = _add_gradients(state, parallel, list(islice(batches, len(counts))), counts)
+        for name, value in terms.items():
             values.setdefault(name, []).append(value)  # stays on the device: to read it is to wait for it
         if not state.gradients_checked:
             _check_gradients(state)
-        norms.append(_step(state))
+        norms.append(_step(state, number, terms))
         state.count_step()
         state.first_step_at = state.first_step_at or time.time()
     metrics: Metrics = {
@@ -142,13 +157,25 @@ def _check_gradients(state: Fit) -> None:
     state.gradients_checked = True
 
 
-def _step(state: Fit) -> float:
-    """Move the parameters once; the norm of the gradient before clipping."""
+def _check_loss(state: Fit, number: int, terms: Mapping[str, torch.Tensor]) -> None:
+    wrong = [name for name, value in terms.items() if not torch.isfinite(value)]
+    wrong = sorted(set(state.workers.gather(wrong)))
+    if wrong and not state.finds_its_scale:
+        raise LossNotFiniteError(number, wrong)
+
+
+def _step(state: Fit, number: int, terms: Mapping[str, torch.Tensor]) -> float:
+    """Move the parameters once; the norm of the gradient before clipping.
+
+    Raises:
+        LossNotFiniteError: the loss is not, on any worker, and nothing moved; all workers raise it.
+    """
     state.scaler.unscale_(state.optimizer)
     parameters = [p for p in state.network.parameters() if p.requires_grad]
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, state.run.train.grad_clip))  # the one wait of a step
     moves = math.isfinite(norm)
     if not moves:
+        _check_loss(state, number, terms)  # on all workers, whose gradients are averaged
         state.optimizer.zero_grad(set_to_none=True)  # without gradients the step moves nothing
     state.optimizer.step()
     state.scaler.update()

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 
 from torch import nn
 
+from segdist.core.errors import DivergedError
 from segdist.core.plugins import declaration
 from segdist.core.records import LabelledImages
 from segdist.core.spec import RunSpec
@@ -15,7 +16,7 @@ from segdist.engine import checkpoint, pictures
 from segdist.engine.averaging import moving
 from segdist.engine.compiling import compile_in_place
 from segdist.engine.data import loader
-from segdist.engine.epoch import Metrics, train_epoch
+from segdist.engine.epoch import LossNotFiniteError, Metrics, train_epoch
 from segdist.engine.objective import objective_of
 from segdist.engine.parts import MODEL, PICTURES, TRAINING
 from segdist.engine.precision import autocast, set_matrix_products
@@ -40,6 +41,7 @@ def fit(
     workers: Workers | None = None,
     resume: Path | None = None,
     kept: str = "",
+    halvings: int = 0,
 ) -> nn.Module:
     """Train a model on `train`, score it on `val` after every epoch, and report.
 
@@ -53,6 +55,7 @@ def fit(
         workers: this process's place among the data-parallel workers.
         resume: a checkpoint folder to go on from.
         kept: folder or prefix for the models of `train.keep_every`; "" keeps none.
+        halvings: times that the learning rate is halved, where the checkpoint's is not halved as often already.
 
     A step whose gradient is not finite is skipped and counted; an epoch of nothing but such steps ends the fit with
     `diverged` 1 and the worst values, as `val/iou` 0, so that a search learns to keep away.
@@ -62,6 +65,7 @@ def fit(
 
     Raises:
         SpecError: a phase trains nothing, a parameter that is to be trained is not used, or there is no compiler.
+        DivergedError: the loss of a step is infinite or no number, on any worker; no worker has taken the step.
     """
     workers = workers or Workers.here()
     set_matrix_products(run.train.precision, workers.device)
@@ -76,7 +80,16 @@ def fit(
     batches, sampler = loader(
         network, train, run, rank=workers.rank, world_size=workers.world_size, pin_memory=workers.device.type == "cuda"
     )
-    state = Fit(run, network, family, workers, objective.weights, steps_per_epoch=len(sampler.steps), kept=kept)
+    state = Fit(
+        run,
+        network,
+        family,
+        workers,
+        objective.weights,
+        steps_per_epoch=len(sampler.steps),
+        kept=kept,
+        halvings=halvings,
+    )
     if resume:
         state.resume(resume)
     for number, epochs in state.remaining():
@@ -87,12 +100,27 @@ def fit(
         )  # anew, because it knows only what is trained when it is made
         for epoch in epochs:
             sampler.epoch = epoch
-            metrics = train_epoch(state, parallel, batches, steps=sampler.steps, images=len(train))
+            try:
+                metrics = train_epoch(state, parallel, batches, steps=sampler.steps, images=len(train))
+            except LossNotFiniteError as error:
+                images = tuple(train[index][0].image_id for index in sampler.images_of(error.step))
+                raise _diverged(state, error, images) from error
             if metrics["diverged"]:
                 report(metrics | {f"val/{name}": _worst(name) for name in run.evaluate.each_epoch}, None)
                 return state.finished()
             _score_and_report(state, metrics, val, report)
     return state.finished()
+
+
+def _diverged(state: Fit, error: LossNotFiniteError, images: tuple[str, ...]) -> DivergedError:
+    named = ", ".join(images[:5]) + (f" and {len(images) - 5} more" if len(images) > 5 else "")
+    return DivergedError(
+        f"The loss must be finite, but of step {error.step + 1} of epoch {state.epoch + 1} it is not "
+        f"({', '.join(error.terms)}), in the batch of {named}. Lower `train.lr`, lengthen `train.warmup`, or look at "
+        "these images and their masks.",
+        images=images,
+        halvings=state.halvings,
+    )
 
 
 def _worst(name: str) -> float:

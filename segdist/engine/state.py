@@ -42,6 +42,7 @@ class Fit:
         trainable: names of the parameters that some phase trains.
         averages: the moving average of the weights; None without `train.ema`.
         scaler: of the loss; does nothing but in float16.
+        halvings: times that the learning rate was halved, because the loss was not finite.
         epoch: epochs done.
         steps: steps of the optimiser done.
         kept: folder or prefix for the models of `train.keep_every`.
@@ -60,6 +61,7 @@ class Fit:
     scaler: torch.amp.GradScaler = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
     schedule: torch.optim.lr_scheduler.LRScheduler = field(init=False)
+    halvings: int = 0
     phase: int = -1
     epoch: int = 0
     steps: int = 0
@@ -111,12 +113,21 @@ class Fit:
             layer_decay=self.run.train.layer_decay,
             blocks=self.family.encoder_blocks,
         )
-        self.schedule = rates(self.optimizer, phase, steps=self.steps_per_epoch * phase.epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] /= 2**self.halvings
+        self.schedule = schedule = rates(self.optimizer, phase, steps=self.steps_per_epoch * phase.epochs)
         if self._saved.get("phase") == number:
-            self.optimizer.load_state_dict(self._saved["optimizer"])
-            self.schedule.load_state_dict(self._saved["schedule"])
+            self._go_on_in_phase(schedule)
         self._saved = {}
         self.phase, self.gradients_checked = number, False
+
+    def _go_on_in_phase(self, schedule: torch.optim.lr_scheduler.LambdaLR) -> None:
+        """Take up optimiser and schedule where they were saved, at the rates of now, which may have been halved."""
+        peaks = list(schedule.base_lrs)
+        self.optimizer.load_state_dict(self._saved["optimizer"])
+        schedule.load_state_dict({**self._saved["schedule"], "base_lrs": peaks})
+        for group, peak, factor in zip(self.optimizer.param_groups, peaks, schedule.lr_lambdas, strict=True):
+            group["initial_lr"], group["lr"] = peak, peak * factor(schedule.last_epoch)
 
     def save(self, folder: Path) -> None:
         """Write the model, and what training needs to go on: with averages, the weights that it moves too."""
@@ -126,6 +137,7 @@ class Fit:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "halvings": self.halvings,
             "phase": self.phase,
             "epoch": self.epoch,
         }
@@ -149,6 +161,7 @@ class Fit:
         checkpoint.restore(self.network, model, frozen_digest=checkpoint.describe(model).frozen_digest)
         self._saved = torch.load(folder / TRAINING, weights_only=True, map_location="cpu")
         self.epoch = self._saved["epoch"]
+        self.halvings = max(self.halvings, self._saved.get("halvings", 0))
         self.steps = self.epoch * self.steps_per_epoch
         if self._saved.get("scaler"):
             self.scaler.load_state_dict(self._saved["scaler"])

@@ -77,7 +77,7 @@ class Checkpoints:
         Args:
             report: told of each that is damaged; the one before it is taken instead.
         """
-        places = self._places()
+        self._history, places = [], self._places()
         for place in places:
             about = storage.read_json(storage.join(place, MARKER))
             score = about.get("score")

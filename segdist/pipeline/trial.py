@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segdist.core import storage
+from segdist.core.errors import DivergedError
 from segdist.core.spec import RunSpec
 from segdist.datasets.shards import Dataset
 from segdist.metrics import is_minimised
@@ -19,6 +20,11 @@ from segdist.sweepfile.label_policies import policy_name, run_values
 
 DAMAGED = "damaged_checkpoints"
 """Under which an epoch's report says which checkpoints could not be read."""
+
+LOST = "not_finite.json"
+"""Beside a trial's checkpoints: the images of the batch whose loss was not finite."""
+MOST_HALVINGS = 2
+"""Times that a trial goes on with half the rate after a loss that was not finite."""
 
 GROUPS = "groups"
 """Where Ray Train keeps what it needs to start a worker group again; gone when the search ends."""
@@ -100,7 +106,9 @@ def work(run: RunSpec, job: Job, number: int, known: int, report: Callable[[dict
     checkpoints, damaged, costs = job.checkpoints(number), list[str](), dict[str, float]()
 
     def told(metrics: dict[str, float], folder: Path | None) -> None:
+        nonlocal known
         epoch = int(metrics["epoch"])
+        known = max(known, epoch)
         if folder and job.is_costed and not costs:
             costs.update(costs_of(folder / MODEL, val, run.evaluate))
         metrics = metrics | costs
@@ -109,19 +117,36 @@ def work(run: RunSpec, job: Job, number: int, known: int, report: Callable[[dict
         report({**metrics, CHECKPOINT: saved, **({DAMAGED: "\n".join(damaged)} if damaged else {})})
         damaged.clear()
 
-    with checkpoints.latest(damaged.append) as resume:
-        for one in checkpoints.reported():
-            if one["epoch"] > known:
-                report(one)
-        fit(
-            run,
-            dataset.manifest.classes,
-            train=train,
-            val=val,
-            resume=resume,
-            kept=job.kept(run),
-            report=told,
-        )
+    halvings = 0
+    while True:
+        with checkpoints.latest(damaged.append) as resume:
+            for one in checkpoints.reported():
+                if one["epoch"] > known:
+                    report(one)
+                    known = one["epoch"]
+            try:
+                fit(
+                    run,
+                    dataset.manifest.classes,
+                    train=train,
+                    val=val,
+                    resume=resume,
+                    kept=job.kept(run),
+                    report=told,
+                    halvings=halvings,
+                )
+            except DivergedError as error:
+                halvings = error.halvings + 1
+                place = storage.join(checkpoints_of(job.storage_path, number), LOST)
+                storage.write_json(place, {"error": str(error), "images": error.images, "halvings": error.halvings})
+                if halvings > MOST_HALVINGS:
+                    raise DivergedError(
+                        f"{error} It went on {MOST_HALVINGS} times from its checkpoint with half the rate. "
+                        f"All images of the batch: {place}"
+                    ) from error
+                damaged.append(f"goes on from its checkpoint with half the learning rate: {error}")
+            else:
+                return
 
 
 def _train_in_group(run: RunSpec, job: Job, number: int, known: int) -> None:

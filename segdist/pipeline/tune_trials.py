@@ -18,7 +18,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from segdist.core.causes import Kind, cause_of, why
-from segdist.core.errors import StorageError
+from segdist.core.errors import DivergedError, StorageError
 from segdist.core.storage import absolute
 from segdist.core.terminal import say
 from segdist.core.text import counted
@@ -218,7 +218,7 @@ class Ends(_Unsaved, Callback):
             self._taken_up(self._problem.noted(lambda: self._search.again(number, why(text))))
         elif kind in _MEMORY:
             self._taken_up(self._problem.noted(lambda: self._search.out_of_memory(number, why(text))), error=text)
-        elif self._may_go_on(number):
+        elif self._may_go_on(number, text):
             self._taken_up(self._problem.noted(lambda: self._search.again(number, why(text))))
         elif self._is_for_all(text):
             self._problem.noted(partial(self._give_up, number, why(text)))
@@ -260,10 +260,10 @@ class Ends(_Unsaved, Callback):
         self._died_at[number] = trial.last_epoch
         return "memory" if is_second and self._search.micro_batch(trial) > 1 else "process"
 
-    def _may_go_on(self, number: int) -> bool:
-        """Whether a trial that broke down is taken up again."""
+    def _may_go_on(self, number: int, text: str) -> bool:
+        """Whether a trial that broke down is taken up again; one whose loss is not finite has been, inside."""
         self._failures[number] += 1
-        return self._failures[number] <= self._max_failures
+        return self._failures[number] <= self._max_failures and DivergedError.__name__ not in text
 
     def on_experiment_end(self, trials: list[TuneTrial], **info: object) -> None:
         """Trials that are still open were interrupted; running the sweep again goes on with them."""

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from segdist.adapters.conv_lora import BALANCE_WEIGHT, ConvLora
 from segdist.core.errors import SpecError
 from segdist.core.plugins import Batch, declaration
-from segdist.engine.epoch import Metrics, train_epoch
+from segdist.engine.epoch import LossNotFiniteError, Metrics, train_epoch
 from segdist.engine.state import Fit
 from segdist.engine.workers import Workers
 from segdist.nets.segmenter import Divisor, Segmenter
@@ -30,7 +30,10 @@ BATCHES: list[Batch] = [{"left": torch.tensor(a), "right": torch.tensor(b)} for 
 
 
 class TwoTerms(StandIn):
-    """A term is its weight times what the batch says; a batch that says nothing of one leaves it out."""
+    """A term is its weight times what the batch says; a batch that says nothing of one leaves it out.
+
+    The gradients of one that `breaks` are not finite, though its terms are.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +43,11 @@ class TwoTerms(StandIn):
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Keeps what it was given, with the precision and the mode it was given in."""
         self.seen.append((batch, torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu"), self.training))
-        return {name: weight * batch[name].cpu() for name, weight in self.weights.items() if name in batch}
+        terms = {name: weight * batch[name].cpu() for name, weight in self.weights.items() if name in batch}
+        if batch.get("breaks"):
+            for term in terms.values():
+                term.register_hook(lambda gradient: gradient * math.inf)
+        return terms
 
 
 @dataclass(frozen=True)
@@ -206,7 +213,7 @@ def test_gradients_are_averaged_over_workers_only_where_the_weights_move() -> No
 
 
 def test_what_is_not_finite_counts_in_no_mean() -> None:
-    lost: Batch = {"left": torch.tensor(math.inf), "right": torch.tensor(2.0)}
+    lost: Batch = {**BATCHES[0], "breaks": True}
     state = state_of(TwoTerms(), rate=1e-9)
     found = epoch_of(state, [BATCHES[0], lost, BATCHES[0]])
     assert found["train/loss/left"] == pytest.approx(2)
@@ -218,7 +225,21 @@ def test_what_is_not_finite_counts_in_no_mean() -> None:
     nothing = epoch_of(state, [lost, lost])
     assert (nothing["train/skipped_steps"], nothing["diverged"]) == (2, 1)
     assert math.isnan(nothing["train/grad_norm"])
-    assert math.isnan(nothing["train/loss/left"])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("passes", [1, 2])
+def test_a_loss_that_is_not_finite_is_said_with_its_step_and_terms_before_anything_moves(
+    value: float, passes: int
+) -> None:
+    state = state_of(TwoTerms())
+    batches = [*BATCHES[:passes], *BATCHES[: passes - 1], {"left": torch.tensor(1.0), "right": torch.tensor(value)}]
+    with pytest.raises(LossNotFiniteError) as caught:
+        epoch_of(state, batches, passes=passes)
+    assert (caught.value.step, caught.value.terms) == (1, ["loss", "right"])
+    alone = state_of(TwoTerms())
+    epoch_of(alone, BATCHES[:passes], passes=passes)
+    assert weights_of(state.network) == weights_of(alone.network)
 
 
 def test_neither_momentum_nor_decay_moves_the_weights_in_a_step_that_is_skipped() -> None:
@@ -227,7 +248,7 @@ def test_neither_momentum_nor_decay_moves_the_weights_in_a_step_that_is_skipped(
     state.schedule = torch.optim.lr_scheduler.ConstantLR(state.optimizer, factor=1.0)
     epoch_of(state, BATCHES)
     before = weights_of(state.network)
-    epoch_of(state, [{"left": torch.tensor(math.nan), "right": torch.tensor(1.0)}])
+    epoch_of(state, [{**BATCHES[0], "breaks": True}])
     assert weights_of(state.network) == before
     assert before != START
 

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from segdist.core.errors import DivergedError
 from segdist.core.spec import RunSpec
-from segdist.engine.fit import fit
+from segdist.engine.data import loader
+from segdist.engine.fit import TRAINING, fit
 from segdist.models.unet_cbam import Options
 from segdist.models.unet_cbam.network import UnetCbam
 from tests.engine.drawn import CLASSES, Reports, Rows, roofs, tiny_run, weights
@@ -94,10 +96,16 @@ def test_every_epoch_reports_its_metrics_by_name(tmp_path: Path) -> None:
     assert len(list((tmp_path / "3" / "pictures").iterdir())) == 1
 
 
-def test_a_loss_that_is_not_finite_ends_the_fit_without_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+def broken(term: torch.Tensor) -> torch.Tensor:
+    """A finite value whose gradient is not."""
+    term.register_hook(lambda gradient: gradient * float("inf"))  # type: ignore[no-untyped-call]
+    return term
+
+
+def test_gradients_that_are_never_finite_end_the_fit_without_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     forward = UnetCbam.forward
     monkeypatch.setattr(
-        UnetCbam, "forward", lambda self, batch: {k: v * float("nan") for k, v in forward(self, batch).items()}
+        UnetCbam, "forward", lambda self, batch: {k: broken(v) for k, v in forward(self, batch).items()}
     )
     reports = Reports()
     values = fitted(tiny_run(epochs=3), reports)
@@ -109,12 +117,12 @@ def test_a_loss_that_is_not_finite_ends_the_fit_without_a_checkpoint(monkeypatch
     assert all(np.isfinite(v).all() for v in values.values()), "no step was taken"
 
 
-def test_one_step_that_is_not_finite_is_skipped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_step_whose_gradient_is_not_finite_is_skipped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     forward, calls = UnetCbam.forward, []
 
     def sometimes(self: UnetCbam, batch: Any) -> dict[str, torch.Tensor]:
         calls.append(1)
-        return {k: v * (float("inf") if len(calls) == 1 else 1.0) for k, v in forward(self, batch).items()}
+        return {k: broken(v) if len(calls) == 1 else v for k, v in forward(self, batch).items()}
 
     monkeypatch.setattr(UnetCbam, "forward", sometimes)
     reports = Reports()
@@ -123,6 +131,45 @@ def test_one_step_that_is_not_finite_is_skipped_and_counted(monkeypatch: pytest.
     assert reports.metrics[0]["diverged"] == 0
     assert reports.saved == [True]
     assert all(np.isfinite(v).all() for v in values.values())
+
+
+def test_a_loss_that_is_not_finite_ends_the_fit_with_the_images_of_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward, seen = UnetCbam.forward, list[Any]()
+
+    def lost_in_the_fourth(self: UnetCbam, batch: Any) -> dict[str, torch.Tensor]:
+        seen.append(batch)
+        return {k: v * (float("nan") if len(seen) == 4 else 1.0) for k, v in forward(self, batch).items()}
+
+    monkeypatch.setattr(UnetCbam, "forward", lost_in_the_fourth)
+    reports = Reports()
+    run = tiny_run(epochs=3, batch_size=4, augment=[]).override({"resources.micro_batch": 2})
+    with pytest.raises(
+        DivergedError, match="of step 2 of epoch 1 it is not \\(cross_entropy, dice, focal, loss"
+    ) as caught:
+        fitted(run, reports)
+    assert not reports.metrics
+    shown = {image.tobytes() for batch in seen[2:4] for image in batch["images"].numpy()}
+    network = UnetCbam(Options(image_size=32, width=8, depth=2), CLASSES)
+    named = [row for row in TRAIN if row[0].image_id in caught.value.images]
+    alone, _ = loader(network, named, run, rank=0, world_size=1, pin_memory=False)
+    assert {image.tobytes() for batch in alone for image in batch["images"].numpy()} == shown
+    assert all(name in str(caught.value) for name in caught.value.images)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_a_resumed_fit_goes_on_at_the_rate_that_is_asked_for_now(schedule: str, tmp_path: Path) -> None:
+    run = tiny_run(epochs=4, schedule=schedule, checkpoint_every=2, encoder_lr_factor=0.5)
+    whole, same, half, slower = (Reports(folder) for folder in (tmp_path, None, tmp_path / "half", None))
+    fitted(run, whole)
+    fitted(run, same, resume=tmp_path / "2")
+    (tmp_path / "half").mkdir()
+    fit(run, CLASSES, train=TRAIN, val=VAL, report=half, resume=tmp_path / "2", halvings=1)
+    fitted(run.override({"train.lr": run.train.lr / 4}), slower, resume=tmp_path / "2")
+    rates = [m["train/lr"] for m in whole.metrics[2:]]
+    assert [m["train/lr"] for m in same.metrics] == rates
+    assert [m["train/lr"] for m in half.metrics] == pytest.approx([rate / 2 for rate in rates])
+    assert [m["train/lr"] for m in slower.metrics] == pytest.approx([rate / 4 for rate in rates])
+    assert torch.load(tmp_path / "half" / "4" / TRAINING, weights_only=True)["halvings"] == 1
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 3])

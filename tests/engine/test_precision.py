@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from segdist.core.spec import Precision
+from segdist.engine.epoch import LossNotFiniteError
 from segdist.engine.fit import TRAINING, fit
 from segdist.engine.precision import dtype_of, set_matrix_products
 from segdist.engine.predict import score
@@ -84,7 +85,9 @@ def test_a_step_that_does_not_fit_halves_the_scale_and_moves_nothing(accumulate:
 def test_a_loss_that_no_scale_mends_is_one_that_diverged() -> None:
     state = state_of(TwoTerms(), precision="float16")
     lost = [{"left": torch.tensor(math.nan), "right": torch.tensor(1.0)}]
-    assert [epoch_of(state, lost)["diverged"] for _ in range(18)] == [0] * 16 + [1] * 2
+    assert [epoch_of(state, lost)["diverged"] for _ in range(17)] == [0] * 16 + [1]
+    with pytest.raises(LossNotFiniteError):
+        epoch_of(state, lost)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

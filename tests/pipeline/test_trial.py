@@ -1,15 +1,21 @@
 """What a trial measures of its own model changes nothing of what it learns."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from segdist.core.errors import DivergedError
 from segdist.core.spec import SweepSpec
+from segdist.engine import epoch
 from segdist.pipeline.checkpoints import CHECKPOINT
 from segdist.pipeline.ingest import ingest
-from segdist.pipeline.trial import Job, work
+from segdist.pipeline.trial import DAMAGED, LOST, Job, work
 
 COSTS = {"model/bytes", "runtime/latency_p50_ms", "runtime/latency_p95_ms"}
+STEPS, RATE = 2, 1e-3
+"""Of an epoch; of the optimiser."""
 TIMES = ("second", "first_step_at", CHECKPOINT)
 
 
@@ -20,7 +26,7 @@ def learned(folder: Path, name: str, *, is_costed: bool, stop_after: int = 0) ->
             "storage": str(folder),
             "data": {"sources": [{"format": "synthetic", "scene": "roofs", "count": 12, "size": 32}]},
             "model": {"family": "unet_cbam", "unet_cbam": {"image_size": 32, "width": 8, "depth": 1}},
-            "train": {"epochs": 3, "batch_size": 4},
+            "train": {"epochs": 3, "batch_size": 4, "lr": RATE, "warmup": 0.0, "schedule": "constant"},
             "evaluate": {"pictures": 0},
         }
     )
@@ -58,3 +64,44 @@ def test_a_trial_that_is_costed_learns_what_one_that_is_not_does_also_over_a_res
             assert same.keys() >= COSTS
         assert not COSTS & one.keys()
     assert costed[0]["model/bytes"] > 4 * costed[0]["model/parameters"]
+
+
+@pytest.mark.parametrize(
+    ("lost", "rates"),
+    [((STEPS + 1,), [1, 0.5, 0.5]), ((1, 2), [0.25, 0.25, 0.25]), ((2 * STEPS, 4 * STEPS), [1, 0.5, 0.25])],
+)
+def test_a_trial_whose_loss_is_not_finite_goes_on_from_its_checkpoint_with_half_the_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: tuple[int, ...], rates: list[float]
+) -> None:
+    """Steps of these numbers, counted over all tries, are lost."""
+    monkeypatch.setenv("SEGDIST_CACHE", str(tmp_path / "cache"))
+    breaks_at(monkeypatch, lost)
+    found = learned(tmp_path, "trial", is_costed=False)
+    assert [m["epoch"] for m in found] == [1, 2, 3]
+    assert [m["train/lr"] / RATE for m in found] == pytest.approx(rates)
+    said = "\n".join(str(m.get(DAMAGED, "")) for m in found)
+    assert said.count("goes on from its checkpoint with half the learning rate: The loss must be finite") == len(lost)
+
+
+def test_a_loss_that_is_never_finite_fails_a_trial_after_two_halvings_with_the_images_of_its_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEGDIST_CACHE", str(tmp_path / "cache"))
+    breaks_at(monkeypatch, range(4, 100))
+    with pytest.raises(DivergedError, match="It went on 2 times from its checkpoint with half the rate") as caught:
+        learned(tmp_path, "trial", is_costed=False)
+    place = tmp_path / "trial" / "checkpoints" / "0000" / LOST
+    assert str(place) in str(caught.value)
+    saved = json.loads(place.read_text())
+    assert (len(saved["images"]), saved["halvings"]) == (4, 2)
+
+
+def breaks_at(monkeypatch: pytest.MonkeyPatch, lost: Any) -> None:
+    """Makes the loss of some steps no number, counted from 1 over all tries."""
+    losses, count = epoch._losses, [0]
+
+    def broken(*given: Any) -> Any:
+        count[0] += 1
+        return {k: v * (float("nan") if count[0] in lost else 1) for k, v in losses(*given).items()}
+
+    monkeypatch.setattr(epoch, "_losses", broken)
