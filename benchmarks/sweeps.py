@@ -5,6 +5,7 @@ or compute for a minute with what surrounds that in a true trial: importing torc
 """
 
 import os
+import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -49,10 +50,10 @@ class Course:
     """When the search was over: MLflow knew all."""
     driver_cpu: float = 0.0
     """Seconds, of the driver alone."""
-    first_step: float = 0.0
-    """When the first epoch of all began."""
-    trained: float = 0.0
-    """Seconds of training and evaluating, over all trials."""
+    first_steps: list[float] = field(default_factory=list)
+    """When the first epoch of each trial began, in that order."""
+    trained: list[float] = field(default_factory=list)
+    """Seconds of training and evaluating of each, in the same order."""
     restart: float = 0.0
     """Seconds until a search that goes on from the ledger has its next trial."""
 
@@ -74,12 +75,14 @@ def main() -> None:
         _print_many(name, found)
     found = _alone(compute_a_minute, sampler="random", trials=LONG, epochs=EPOCHS, is_told=True)
     cores = os.cpu_count() or 1
-    running, whole = found.ended[-1] - found.first_step, found.over - found.began
-    share, of_all = (1 - found.trained / (cores * seconds) for seconds in (running, whole))
+    turns = zip(found.trained, found.first_steps, found.first_steps[cores:], strict=False)
+    share = statistics.median(1 - trained / (following - began) for trained, began, following in turns)
+    whole = found.over - found.began
     print(
         f"{LONG} trials of {EPOCHS * EPOCH_SECONDS:.0f} s on {cores} cores: {share:.1%} of the cores' time is neither "
-        f"training nor evaluating, from the first step on ({_verdict(f'< {OVERHEAD:.0%}', met=share < OVERHEAD)})"
-        f"; {of_all:.1%} from `ray.init` to the end, {whole - running:.1f} s more; the driver took "
+        f"training nor evaluating, at full concurrency ({_verdict(f'< {OVERHEAD:.0%}', met=share < OVERHEAD)}); first "
+        f"steps {', '.join(f'{at - found.began:.1f}' for at in found.first_steps[:cores])} s after `ray.init`, "
+        f"{1 - sum(found.trained) / (cores * whole):.1%} of all until the end; the driver took "
         f"{found.driver_cpu:.1f} CPU-seconds"
     )
 
@@ -142,9 +145,8 @@ def measure(
         sweep.search(spec, Job(spec.run, "", "", (), place, "val/iou"), ray, tracker, parent, {})
         course.over = time.time()
     course.driver_cpu = time.process_time() - cpu
-    done = Ledger(place).trials
-    course.trained = sum(trial.seconds for trial in done)
-    course.first_step = min(trial.epochs[0].at - trial.epochs[0].seconds for trial in done)
+    begun = sorted((trial.epochs[0].at - trial.epochs[0].seconds, trial.seconds) for trial in Ledger(place).trials)
+    course.first_steps, course.trained = [at for at, _ in begun], [seconds for _, seconds in begun]
     began = time.perf_counter()
     assert Search(_spec(folder, sampler=sampler, trials=trials + 1, epochs=epochs), Ledger(place)).next()
     course.restart = time.perf_counter() - began
