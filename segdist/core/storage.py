@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 import tempfile
 import time
 import uuid
@@ -460,7 +461,7 @@ def _replace_file(file: Path, content: bytes) -> None:
 @contextmanager
 def _explained(uri: str, verb: str) -> Iterator[None]:
     """Turn the errors of file systems into one that names the place and the fix."""
-    expected: tuple[type[Exception], ...] = (OSError, *_boto_errors())
+    expected: tuple[type[Exception], ...] = (OSError, *object_store_errors())
     try:
         yield
     except expected as error:
@@ -479,10 +480,11 @@ def _fix(uri: str, verb: str, error: Exception) -> str:
     return "Check its permissions."
 
 
-def _boto_errors() -> tuple[type[Exception], ...]:
-    """What the S3 client raises for a wrong endpoint or missing credentials; nothing where it is not installed."""
+def object_store_errors() -> tuple[type[Exception], ...]:
+    """What S3 clients raise for a wrong endpoint or missing credentials; nothing where none is installed."""
     try:
         from botocore.exceptions import BotoCoreError, ClientError
     except ImportError:
         return ()
-    return (BotoCoreError, ClientError)
+    boto3 = sys.modules.get("boto3.exceptions")  # MLflow's client; slow to import, and s3fs does without
+    return (BotoCoreError, ClientError, *([boto3.Boto3Error] if boto3 else []))

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from segdist.core.causes import cause_of
 from segdist.core.errors import BackendError, SegdistError, StorageError
 from segdist.core.redaction import holds_credentials, redact, without_credentials
-from segdist.core.storage import network_file_system
+from segdist.core.storage import network_file_system, object_store_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -57,7 +57,9 @@ class Connection:
             raise self._lacking(error) or BackendError(
                 f"MLflow at {self.shown} refused: {_first_line(error)}"
             ) from error
-        except OSError as error:  # artifacts are plain files in the embedded mode
+        except Exception as error:
+            if not isinstance(error, (OSError, *object_store_errors())):  # of artifacts, which MLflow writes itself
+                raise
             fix = cause_of(error) or "Check their folder."
             raise StorageError(f"MLflow's files under {self.artifact_root} cannot be used: {error}. {fix}") from error
 

@@ -1,3 +1,4 @@
+import errno
 import http.server
 import os
 import pickle
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from boto3.exceptions import S3UploadFailedError
+from botocore.exceptions import EndpointConnectionError
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
@@ -191,6 +194,21 @@ def test_what_a_database_lacks_is_told_with_its_file_and_the_fix(tmp_path: Path,
     database = Connection(f"sqlite:///{tmp_path}/mlflow.db", str(tmp_path))
     with pytest.raises(StorageError, match=f"mlflow.db cannot be used: .*{fix}"), database.client():
         raise SQLAlchemyError(f"{said}\n[SQL: INSERT INTO x]\n(Background on this error at: https://...)")
+
+
+@pytest.mark.parametrize(
+    ("error", "fix"),
+    [
+        (EndpointConnectionError(endpoint_url="http://127.0.0.1:1/x"), "The object store does not answer"),
+        (S3UploadFailedError("Failed to upload x: An error occurred (AccessDenied)"), "Set AWS_PROFILE"),
+        (OSError(errno.ENOSPC, "No space left on device"), "Free some space"),
+        (PermissionError(errno.EACCES, "Permission denied"), "Check their folder"),
+    ],
+)
+def test_what_artifacts_lack_is_told_with_their_place_and_the_fix(tmp_path: Path, error: Exception, fix: str) -> None:
+    database = Connection(f"sqlite:///{tmp_path}/mlflow.db", "s3://bucket/x")
+    with pytest.raises(StorageError, match=f"files under s3://bucket/x cannot be used: .*{fix}"), database.client():
+        raise error
 
 
 def test_a_server_that_went_away_is_told_with_its_address_and_the_fix() -> None:
