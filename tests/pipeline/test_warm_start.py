@@ -24,6 +24,7 @@ TRIALS: list[dict[str, Any]] = [
     {"lr": 4e-3, "val/iou": 0.9, "status": "FAILED"},
     {"lr": 5e-3, "val/iou": 0.95, "broken": True},
     {"lr": 6e-3},
+    {"lr": 3e-3, "val/iou": 0.99, "repeats": "key-2"},  # with another seed, a lucky one
 ]
 
 
@@ -42,7 +43,8 @@ def recorded(tracker: Tracker, trials: list[dict[str, Any]], *, fingerprint: str
     )
     for number, one in enumerate(trials):
         params = {**spec.run.model_dump(mode="json"), "train.lr": one["lr"], "train.loss.dice": one.get("dice", 1.5)}
-        run = tracker.start_trial(parent, f"key-{number}", number=number, params=params, tags={})
+        tags = {names.REPEATS: one["repeats"]} if "repeats" in one else {}
+        run = tracker.start_trial(parent, f"key-{number}", number=number, params=params, tags=tags)
         scores = {name: value for name, value in one.items() if name.startswith("val/")}
         if scores:
             tracker.log_metrics(run, scores, step=1)
@@ -127,7 +129,7 @@ def test_the_name_of_this_sweep_means_the_one_before_it(tracker: Tracker, tmp_pa
         (TRIALS, "wals", {}, "There is no sweep `wals` in MLflow at .* Did you mean `walls`"),
         (TRIALS, "f" * 32, {}, "not found"),
         ([], "walls", {}, "of its 0 trials none is: none was started. Run it, or name another one"),
-        (TRIALS[3:], "walls", {}, "of its 3 trials none is: 1 infeasible, 2 without a score"),
+        (TRIALS[3:6], "walls", {}, "of its 3 trials none is: 1 infeasible, 2 without a score"),
         (TRIALS, "walls", {"space": {"train.epochs": [3]}}, "it searched train.epochs, and this one train.loss.dice"),
         (TRIALS, "walls", {"space": {}}, "it searched nothing, and this one"),
     ],
