@@ -156,7 +156,7 @@ def without_later(content: Mapping[str, object]) -> dict[str, Any]:
     Args:
         content: a whole run or sweep, under the names of today.
     """
-    copy: dict[str, Any] = _copied(content)
+    copy: dict[str, object] = _copied(content)
     for key, as_before in LATER.items():
         *parents, leaf = key.split(".")
         node = _at(copy, parents)

@@ -3,7 +3,7 @@
 Shapes: B images of S x S pixels, C channels, N masks of one image.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -124,13 +124,15 @@ def _paint(map_HW: NDArray[np.generic], example: Example, values: NDArray[Any]) 
 def on_device(batch: Batch, device: torch.device) -> Batch:
     """The batch with its tensors, and those in lists, tuples and mappings inside it, on the device."""
 
-    def move(value: Any) -> Any:
+    def move(value: object) -> object:
         if isinstance(value, Tensor):
             return value.to(device, non_blocking=True)
         if isinstance(value, dict):
             return {name: move(one) for name, one in value.items()}
-        if isinstance(value, tuple) and hasattr(value, "_make"):  # named
-            return type(value)(*map(move, value))
-        return type(value)(map(move, value)) if isinstance(value, list | tuple) else value
+        if not isinstance(value, list | tuple):
+            return value
+        make: Callable[..., object] = type(value)
+        is_named = hasattr(value, "_make")
+        return make(*map(move, value)) if is_named else make(map(move, value))
 
     return {name: move(value) for name, value in batch.items()}

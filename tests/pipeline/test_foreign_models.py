@@ -89,7 +89,7 @@ def test_what_was_exported_needs_nobody_s_trust(folder: Path, tmp_path: Path) ->
 
 
 def test_a_teacher_from_elsewhere_is_not_copied_into_the_storage_folder(folder: Path, tmp_path: Path) -> None:
-    from segdist.pipeline.label import _checked_teacher
+    from segdist.pipeline.label import checked_teacher
 
     (tmp_path / "sweep.yaml").write_text(
         f"name: x\nstorage: {tmp_path}/storage\ndata: {{sources: [{{format: synthetic, scene: roofs}}]}}\n"
@@ -98,10 +98,10 @@ def test_a_teacher_from_elsewhere_is_not_copied_into_the_storage_folder(folder: 
     spec = load_sweep(str(tmp_path / "sweep.yaml"))
     assert spec.label is not None
     with pytest.raises(WeightsError, match="A model folder from elsewhere"):
-        _checked_teacher(spec, spec.label)
+        checked_teacher(spec, spec.label)
     assert not (tmp_path / "storage" / "teachers").exists()
     own = spec.model_copy(update={"storage": str(tmp_path / "mine")})
-    assert _checked_teacher(own, spec.label).startswith(str(tmp_path / "mine" / "teachers"))
+    assert checked_teacher(own, spec.label).startswith(str(tmp_path / "mine" / "teachers"))
 
 
 def test_links_and_dots_do_not_make_a_place_the_storage_folder(tmp_path: Path) -> None:
