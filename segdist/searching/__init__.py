@@ -1,4 +1,4 @@
-"""The state of a sweep, without Ray: the ledger of its trials, what Optuna proposes next, and what is stopped."""
+"""The state of a sweep, without Ray: its ledger, what its trials cost, what Optuna proposes next, what is stopped."""
 
 from segdist.searching.ledger import Best, Epoch, Ledger, Saved, Trial
 from segdist.searching.search import Search
