@@ -65,7 +65,8 @@ def plan(sweeps: Sweeps, as_json: Json = False, debug: Debug = False) -> None:
 
     def action(file: str, overrides: list[str]) -> None:
         from segdist.commands.plan import describe
-        from segdist.pipeline.plan import plan_sweep, text_of
+        from segdist.pipeline.plan import plan_sweep
+        from segdist.pipeline.planned import text_of
 
         spec, planned = plan_sweep(file, overrides)
         if as_json:

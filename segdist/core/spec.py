@@ -856,6 +856,27 @@ class ConfirmSpec(Strict):
     """Trainings of each, beside its own."""
 
 
+class BudgetSpec(Strict):
+    """What a sweep may take, over all its starts; `search.trials` bounds the trials beside it.
+
+    When some of it is spent, trials that run end with their models kept, no further one starts that would not end
+    within the rest, and the sweep evaluates, reports and ends. A later start with a larger budget goes on.
+    """
+
+    hours: PositiveFloat | None = None
+    """Of the wall clock, from start to end of each start; the evaluation after the search comes on top."""
+    gpu_hours: PositiveFloat | None = None
+    """GPUs times the hours for which trials hold them."""
+    money: PositiveFloat | None = None
+    """In the currency of `resources.price_per_hour`."""
+
+    @model_validator(mode="after")
+    def _bounds_something(self) -> Self:
+        if not self.model_dump(exclude_none=True):
+            raise ValueError("a budget needs one of `hours`, `gpu_hours` and `money`")
+        return self
+
+
 class SearchSpec(Strict):
     """How the space is searched."""
 
@@ -885,6 +906,8 @@ class SearchSpec(Strict):
     as infeasible and never wins. Latency is measured in the trial, beside those that run at the same time."""
     startup_trials: Count = 5
     """Random trials before the sampler begins to learn."""
+    budget: BudgetSpec | None = None
+    """What all trials together may take, e.g. `{hours: 8, money: 50}`; null bounds nothing but `trials`."""
     asha: AshaSpec | None = AshaSpec()
     """Early stopping; null lets every trial finish."""
     stop: StopSpec | None = None
@@ -953,6 +976,21 @@ class SweepSpec(RunSpec):
     """What is searched: dotted keys and their ranges."""
     search: SearchSpec = SearchSpec()
     """How it is searched."""
+
+    @model_validator(mode="after")
+    def _budget_can_be_counted(self) -> Self:
+        budget = self.search.budget
+        if budget and budget.money is not None and self.resources.price_per_hour is None:
+            raise ValueError(
+                f"`search.budget.money: {budget.money:g}` needs `resources.price_per_hour`, what an hour of a node "
+                "costs; set it, or bound `search.budget.hours` instead"
+            )
+        if budget and budget.gpu_hours is not None and not self.resources.gpus_per_worker:
+            raise ValueError(
+                f"`search.budget.gpu_hours: {budget.gpu_hours:g}` bounds nothing where trials hold no GPU "
+                "(`resources.gpus_per_worker: 0`); bound `search.budget.hours` instead"
+            )
+        return self
 
     @model_validator(mode="after")
     def _each_can_be_tried(self) -> Self:

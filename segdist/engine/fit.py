@@ -12,7 +12,7 @@ from segdist.core.errors import DivergedError
 from segdist.core.plugins import declaration
 from segdist.core.records import LabelledImages
 from segdist.core.spec import RunSpec
-from segdist.engine import checkpoint, pictures
+from segdist.engine import checkpoint, pictures, runtime
 from segdist.engine.averaging import moving
 from segdist.engine.compiling import compile_in_place
 from segdist.engine.data import loader
@@ -25,8 +25,10 @@ from segdist.engine.state import Fit
 from segdist.engine.workers import Workers
 from segdist.metrics import lower_is_better
 
-__all__ = ["MODEL", "PICTURES", "TRAINING", "Metrics", "ReportEpoch", "fit"]
+__all__ = ["MODEL", "PEAK", "PICTURES", "TRAINING", "Metrics", "ReportEpoch", "fit"]
 
+PEAK = "train/peak_memory_mb"
+"""The most memory so far, in units of 1e6 bytes: of the process, or what torch had on a card."""
 ReportEpoch = Callable[[Metrics, Path | None], None]
 """Takes the metrics of an epoch and, where one was saved, the checkpoint folder (gone after the call)."""
 
@@ -136,6 +138,7 @@ def _score_and_report(state: Fit, metrics: Metrics, val: LabelledImages, report:
         values, found = score(state.network, val, run.evaluate, workers=workers)
     metrics |= {f"val/{name}": value for name, value in values.items()}
     metrics["seconds"] += time.perf_counter() - start
+    metrics[PEAK] = runtime.peak_bytes() / 1e6
     with TemporaryDirectory(prefix="segdist-") as folder:
         saved = _saves(run, state.epoch) and workers.is_chief
         if saved:

@@ -6,8 +6,6 @@ To be called in a process of its own: what that needed at most is then what the 
 import gc
 import json
 import math
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -22,7 +20,7 @@ from segdist.core.errors import SegdistError
 from segdist.core.plugins import declaration
 from segdist.core.records import LabelledImage
 from segdist.core.spec import Range, RunSpec
-from segdist.engine import checkpoint
+from segdist.engine import checkpoint, runtime
 from segdist.engine.data import loader
 from segdist.engine.epoch import Metrics
 from segdist.engine.evaluation import EvaluationAccumulator, evaluate_network
@@ -73,7 +71,7 @@ class Taken:
 
     Attributes:
         point: the searched values it differs in from the family's own.
-        batch: images of a step.
+        batch: images of a worker's step.
         setup_seconds: until the first step could begin.
         step_seconds: of a batch, loading it included.
         score_seconds: of an image of the validation split, after an epoch.
@@ -135,13 +133,12 @@ def probe(request: Request, tell: Callable[[str, object], None]) -> None:
 
 def _taken(request: Request, point: Mapping[str, object]) -> Taken:
     run = request.run.override({"train.epochs": _EPOCHS, "train.phases": [], "train.keep_every": None, **point})
-    run = run.override({"train.checkpoint_every": 1, **_ALL_ALIKE})
+    run = _of_one_worker(run.override({"train.checkpoint_every": 1}))
     train = _repeated(request.train, _BATCHES * run.train.batch_size)
     val = _repeated(request.val, min(run.evaluate.batch_size, 2 * len(request.val)))
     found: list[Taken] = []
     epochs: list[tuple[float, float, float]] = []
     began = last = time.perf_counter()
-    _forget_peak()
 
     def report(metrics: Metrics, folder: Path | None) -> None:
         nonlocal last
@@ -154,9 +151,9 @@ def _taken(request: Request, point: Mapping[str, object]) -> Taken:
         done = epochs[1:]
         if not done or (sum(seconds for seconds, _, _ in done) < _ENOUGH_SECONDS and len(epochs) < _EPOCHS):
             return
-        memory, resident = peak_memory(), _resident()
+        memory, resident = runtime.peak_bytes(), runtime.resident_peak_bytes()
         seconds = [sum(column) / len(done) for column in zip(*done, strict=True)]
-        _forget_peak()
+        runtime.forget_peak()
         evaluated = _evaluated(run, folder, val)
         found.append(
             Taken(
@@ -168,7 +165,7 @@ def _taken(request: Request, point: Mapping[str, object]) -> Taken:
                 save_seconds=seconds[2],
                 memory=memory,
                 resident=resident,
-                evaluation_memory=peak_memory(),
+                evaluation_memory=runtime.peak_bytes(),
                 checkpoint_bytes=_bytes_of(folder),
                 model_bytes=_bytes_of(folder / MODEL),
                 picture_bytes=_bytes_of(folder / PICTURES),
@@ -181,6 +178,12 @@ def _taken(request: Request, point: Mapping[str, object]) -> Taken:
         fit(run, request.classes, train=train, val=val, report=report)
     gc.collect()
     return found[0]
+
+
+def _of_one_worker(run: RunSpec) -> RunSpec:
+    """A worker's share of a step, on its own, with images that are all alike."""
+    share = math.ceil(run.train.batch_size / run.resources.workers)
+    return run.override({"train.batch_size": share, "resources.workers": 1, **_ALL_ALIKE})
 
 
 def _evaluated(run: RunSpec, folder: Path, val: Sequence[LabelledImage]) -> dict[str, float]:
@@ -242,7 +245,7 @@ def _weight(request: Request, point: Mapping[str, object]) -> float:
     Infinite where the memory did not suffice.
     """
     try:
-        run = request.run.override(point).override(_ALL_ALIKE)
+        run = _of_one_worker(request.run.override(point))
         workers = Workers.here()
         network = checkpoint.build(run.model, request.classes, adapter=run.train.adapter, seed=run.seed)
         network = network.to(workers.device).train()
@@ -277,18 +280,3 @@ def _repeated(rows: Sequence[LabelledImage], count: int) -> list[LabelledImage]:
 
 def _bytes_of(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
-def _forget_peak() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-
-
-def peak_memory() -> int:
-    """Most bytes so far: allocated on a card, or resident where there is none."""
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _resident()
-
-
-def _resident() -> int:
-    """Most bytes that were resident since the process began."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

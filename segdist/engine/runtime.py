@@ -1,9 +1,11 @@
 """What a model costs: seconds an image, images a second, memory, arithmetic, bytes on disk."""
 
 import gc
+import resource
+import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -30,6 +32,7 @@ class Model(Protocol):
 
 
 LARGEST_BATCH = 32
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def latency(seconds: Sequence[float]) -> Values:
@@ -108,36 +111,37 @@ def bytes_on_disk(folder: Path) -> Values:
 
 @contextmanager
 def peak_memory(values: Values) -> Iterator[None]:
-    """Writes `runtime/peak_memory_mb`, in units of 1e6 bytes: what the block needed at most.
+    """Writes `runtime/peak_memory_mb`, in units of 1e6 bytes: what the process had at most during the block.
 
-    On a GPU all that torch had allocated there. On a CPU the rise of the process's resident memory; nothing is
-    written where the system does not let it be measured.
+    On a GPU all that torch had allocated there. On a CPU its resident memory, with the interpreter, libraries and
+    weights: what a machine must have to run it.
     """
     gc.collect()
+    forget_peak()
+    yield
+    values["runtime/peak_memory_mb"] = peak_bytes() / 1e6
+
+
+def forget_peak() -> None:
+    """Let `peak_bytes` begin anew; where the system forbids that, it tells what the process ever had."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-        yield
-        values["runtime/peak_memory_mb"] = torch.cuda.max_memory_allocated() / 1e6
-        return
-    before = _resident(reset=True)
-    yield
-    after = _resident()
-    if before is not None and after is not None:
-        values["runtime/peak_memory_mb"] = max(after - before, 0) / 1e6
+    with suppress(OSError):  # not Linux, or a container that does not let it be written
+        _CLEAR.write_text("5")
 
 
-def _resident(*, reset: bool = False) -> int | None:
-    """Bytes: the highest resident memory of this process since the last reset; with a reset, the present one."""
-    status = Path("/proc/self/status")
-    if not status.exists():  # not Linux
-        return None
-    if reset:
-        try:
-            Path("/proc/self/clear_refs").write_text("5")
-        except OSError:  # some containers forbid it
-            return None
-    line = next((row for row in status.read_text().splitlines() if row.startswith("VmHWM")), None)
-    return int(line.split()[1]) * 1024 if line else None
+def peak_bytes() -> int:
+    """The most since `forget_peak`: allocated by torch on a GPU; where there is none, resident."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resident_peak_bytes()
+
+
+def resident_peak_bytes() -> int:
+    """The most resident memory of this process since `forget_peak`."""
+    if _STATUS.exists():
+        line = next((row for row in _STATUS.read_text().splitlines() if row.startswith("VmHWM")), None)
+        if line:
+            return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _wait() -> None:

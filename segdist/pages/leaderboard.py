@@ -268,6 +268,11 @@ class Leaderboard:
         return str(Cost.from_metrics(self.sweep.metrics))
 
     @property
+    def budget(self) -> str:
+        """What of the sweep's budget is spent, in words; "" where it has none."""
+        return self.sweep.tags.get(names.BUDGET, "")
+
+    @property
     def headings(self) -> dict[str, str]:
         """A short name for each searched key."""
         return short_names(self.space)
@@ -428,6 +433,7 @@ def conclusions(board: Leaderboard) -> list[str]:
     """The result in sentences: the winner against the untuned trial, and on the test split."""
     best, lines = board.best, []
     cost = [f"spent  {board.cost}"] if board.cost else []
+    cost += [f"budget {board.budget}"] if board.budget else []
     if best is None:
         return [board.nothing_feasible or "No trial has a score yet.", *cost]
     if board.found_nothing:

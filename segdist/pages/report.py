@@ -15,6 +15,7 @@ from segdist.pages import charts, scatter
 from segdist.pages.diagnosis import why_nothing
 from segdist.pages.labels import label_sets
 from segdist.pages.leaderboard import Leaderboard, leaderboard, shown_as
+from segdist.pages.plan import PLAN, plan_rows
 from segdist.pages.rendering import render, score
 from segdist.sweepfile.objectives import is_minimised
 from segdist.tracking import Tracker, TrialRecord
@@ -52,8 +53,9 @@ def write_html(tracker: Tracker, name: str, path: Path, *, parent_run_id: str = 
 
     Everything comes from MLflow: runs and metric histories; of each trial the panels under `pictures/`; of the winner
     those of the test split under `pictures_test/`, its worst, median and best ones under `pictures_ranked/`, and
-    `evaluation/val.json`; of the sweep's run its data set input, the shares of searched keys in `importance.json`, and
-    `summary.json`: `{"labels": manifest of the pseudo-labels or null, "policies": [{"policy": values, "labels":
+    `evaluation/val.json`; of the sweep's run its data set input, the shares of searched keys in `importance.json`,
+    what was predicted in `plan.json`, and `summary.json`:
+    `{"labels": manifest of the pseudo-labels or null, "policies": [{"policy": values, "labels":
     manifest}]}`, whose `details` may hold `quality`.
 
     Args:
@@ -97,6 +99,7 @@ def _render(tracker: Tracker, board: Leaderboard) -> str:
         digest=dataset.digest if dataset else "",
         labels=summary.get("labels"),
         label_sets=label_sets(summary),
+        plan=plan_rows(tracker.read_json(board.sweep.run_id, PLAN)),
         uri=tracker.uri,
     )
 

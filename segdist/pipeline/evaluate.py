@@ -27,6 +27,8 @@ from segdist.tracking import Tracker, TrialRecord, names
 
 DONE = "runtime/latency_p50_ms"
 """The metric by which an evaluated trial is known."""
+_EVALUATED, _TESTED = "evaluated/epoch", "evaluated/test_epoch"
+"""The epoch whose model was evaluated, and looked at on the test split; older runs do not say."""
 EVALUATION, RANKED = "evaluation", "pictures_ranked"
 """Where a run keeps numbers and predictions of each image, and the worst, median and best images."""
 Files = dict[str, bytes]
@@ -55,7 +57,7 @@ def evaluate_trials(ray: ModuleType, tracker: Tracker, parent_run_id: str, job: 
     """
     trials = tracker.trials(parent_run_id)
     untuned = next((t.metrics[job.metric] for t in trials if t.is_baseline and job.metric in t.metrics), None)
-    waiting = [t for t in trials if t.status == "FINISHED" and DONE not in t.metrics]
+    waiting = [t for t in trials if t.status == "FINISHED" and not _is_evaluated(t)]
     if not waiting:
         return
     resources = job.run.resources
@@ -82,14 +84,14 @@ def evaluate_on_test(ray: ModuleType, tracker: Tracker, run_id: str, job: Job) -
     if not Dataset.open(job.dataset_uri).manifest.splits.get("test"):
         return {}
     record, _ = tracker.trial(run_id)
-    if record.test_metrics:
+    if record.test_metrics and record.metrics.get(_TESTED, record.best_epoch) == record.best_epoch:
         return record.test_metrics
     found: EvaluationFiles = ray.get(_submit(ray, _packed(tracker, run_id), job, "test"))
     metrics = {f"test/{name}": value for name, value in found.metrics.items() if family_of(name)}
     for files, place in ((found.pictures, "pictures_test"), (found.evaluation, EVALUATION)):
         with _written(files) as folder:
             tracker.log_files(run_id, folder, place)
-    tracker.log_metrics(run_id, metrics, step=0)  # last: they say that all of it is there
+    tracker.log_metrics(run_id, metrics | {_TESTED: record.best_epoch}, step=0)  # last: all of it is there
     return metrics
 
 
@@ -140,7 +142,12 @@ def _log_val(tracker: Tracker, trial: TrialRecord, found: EvaluationFiles, job: 
     if untuned is not None and job.metric in trial.metrics:
         higher = trial.metrics[job.metric] - untuned
         named[names.GAIN] = -higher if is_minimised(job.metric) else higher
-    tracker.log_metrics(trial.run_id, named, step=trial.best_epoch)
+    tracker.log_metrics(trial.run_id, named | {_EVALUATED: trial.best_epoch}, step=trial.best_epoch)
+
+
+def _is_evaluated(trial: TrialRecord) -> bool:
+    """Whether the model that a trial has now was; one that went on in a later start may have a better one."""
+    return DONE in trial.metrics and trial.metrics.get(_EVALUATED, trial.best_epoch) == trial.best_epoch
 
 
 def _packed(tracker: Tracker, run_id: str) -> Files:

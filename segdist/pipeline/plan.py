@@ -7,7 +7,7 @@ compares it with the truth.
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
@@ -15,30 +15,32 @@ from pathlib import Path
 from segdist.core import masks, storage
 from segdist.core.errors import SpecError, StorageError
 from segdist.core.records import Instance, LabelledImage, Sample
-from segdist.core.spec import Strict, SweepSpec
+from segdist.core.spec import SearchSpec, SweepSpec
 from segdist.core.terminal import say
 from segdist.core.text import counted
 from segdist.datasets.excerpt import Excerpt, excerpt
-from segdist.engine.probe import Request, Taken
+from segdist.engine.probe import Request
 from segdist.pipeline.cluster import connected, holders
 from segdist.pipeline.label import checked_teacher, policy_of
 from segdist.pipeline.label_rows import LabelJob
 from segdist.pipeline.packing import Need, Node, fitting, memory_here, nodes_of, this_machine
+from segdist.pipeline.planned import PLAN, FamilyPlan, Plan, gigabytes
 from segdist.pipeline.probing import Answer, Taught, TeacherRequest, ask
 from segdist.pipeline.run import folder_of
+from segdist.searching.budget import Budget, Still
 from segdist.searching.forecast import Forecast, Pace, forecast
 from segdist.searching.memory import SIZES
+from segdist.searching.proposals import Proposals
 from segdist.searching.space import baseline
 from segdist.sweepfile import label_policies
 from segdist.sweepfile.grid import conditions_first
-from segdist.sweepfile.loading import candidates, load
+from segdist.sweepfile.loading import candidates, epochs_of, load
 
-PLAN = "plan.json"
-"""In a sweep's folder."""
 _IMAGES = 12
 """Of each split that are looked at."""
-_DRAWS = 2
-"""Other points of the space at which each family is timed."""
+_DRAWS, _TRIES = 2, 20
+"""Other points of the space at which each family is timed, and how many are drawn to find them."""
+_MICRO_BATCH = "resources.micro_batch"
 _USABLE = 0.95
 """Share of a node's memory, and of a card's, that trials may have: at this, Ray begins to end them."""
 _BESIDE = 1.5e9
@@ -53,70 +55,12 @@ _RAY_DATA = 9.0
 """Seconds until Ray Data has its first worker."""
 _ROW_BYTES = 300
 """Of a labelled image without its masks."""
-_DATABASE = 1_400_000
-"""Bytes of MLflow's own database, embedded."""
 _CHECKPOINTS = 1.5
 """Of a trial that are left: its latest and its best, which may be the same."""
 _REPORT_BYTES = 10e6
 """Of pictures of trials, at most, in a report."""
 _RANKED = 10
 """Pictures of a trial's worst, median and best images."""
-
-
-class FamilyPlan(Strict):
-    """What one family takes."""
-
-    family: str
-    own: Taken
-    """At the file's own values."""
-    timed: tuple[Taken, ...]
-    """At points of the space, to tell the time of an average trial."""
-    largest: Taken
-    """At the largest point of the space."""
-    matters: tuple[str, ...]
-    """Searched keys that change what a step holds."""
-    batch: int
-    """Images of a step at the largest point that fit: fewer than `train.batch_size` where that did not."""
-    asked: int
-    """`train.batch_size` there."""
-    lack: str = ""
-    """Why the whole batch did not fit."""
-
-
-class Plan(Strict):
-    """What a sweep is predicted to take."""
-
-    sweep: str
-    trials: int
-    epochs: tuple[float, ...]
-    """For each epoch, how many trials come to its end."""
-    images: dict[str, int]
-    nodes: tuple[str, ...]
-    at_once: int
-    families: tuple[FamilyPlan, ...]
-    seconds: dict[str, float]
-    """Of the wall clock, by step."""
-    trial_seconds: float
-    """Of the longest trial that runs to its end."""
-    cpu_hours: float
-    gpu_hours: float
-    money: float | None
-    peak_memory: int
-    """Bytes of the trial that needs most."""
-    disk: dict[str, float]
-    """Bytes, by what they hold."""
-    uploaded: dict[str, float]
-    """Bytes that leave this machine, by where they go."""
-
-    @property
-    def wall_seconds(self) -> float:
-        """From the start to the report."""
-        return sum(self.seconds.values())
-
-    @property
-    def disk_bytes(self) -> float:
-        """When the sweep is done."""
-        return sum(self.disk.values())
 
 
 def plan_sweep(file: str, overrides: Sequence[str]) -> tuple[SweepSpec, Plan]:
@@ -145,11 +89,22 @@ def _planned(spec: SweepSpec, data: Excerpt) -> Plan:
     need = _need(spec, families, found[0][1])
     at_once = _at_once(spec, nodes, need)
     paces = {one.family: _pace(one, data, need.workers) for one in families}
-    played = forecast(spec, at_once=at_once, pace=lambda values: paces[_family_of(spec, values)])
+    longest = max(pace.setup + pace.epoch * epochs_of(spec) for pace in paces.values())
+    if spec.search.budget:
+        Budget(spec, Still(len(nodes))).check(longest)
     seconds = {
         "start": _STARTS,
         "data": 2 * data.open_seconds * sum(data.images.values()),
         "labels": _label_seconds(spec, data, teacher, nodes),
+    }
+    played = forecast(
+        spec,
+        at_once=at_once,
+        pace=lambda values: paces[_family_of(spec, values)],
+        begun=sum(seconds.values()),
+        nodes=len(nodes),
+    )
+    seconds |= {
         "search": _PROCESS + played.seconds,
         "evaluation": _evaluation_seconds(data, families, played, fitting(nodes, replace(need, workers=1))),
     }
@@ -164,7 +119,7 @@ def _planned(spec: SweepSpec, data: Excerpt) -> Plan:
         at_once=at_once,
         families=tuple(families),
         seconds=seconds,
-        trial_seconds=played.longest,
+        trial_seconds=longest,
         cpu_hours=hours * need.cpus,
         gpu_hours=hours * need.gpus,
         money=None if price is None else price * len(nodes) * sum(seconds.values()) / 3600,
@@ -211,25 +166,28 @@ def _family(
         SpecError: not even one image at once fits at its largest point.
     """
     own_values = baseline(spec, {"model.family": family} if "model.family" in spec.space else {}) if spec.space else {}
+    searched = (key for key in conditions_first(spec.space) if key.startswith(SIZES) and key != "model.family")
+    sizes = {key: spec.space[key] for key in searched}
     request = Request(
         run=spec.run.override(label_policies.run_values(own_values)),
-        sizes={key: spec.space[key] for key in conditions_first(spec.space) if key.startswith(SIZES)},
-        draws=(),
+        sizes=sizes,
+        draws=_draws(spec, family, sizes),
         largest=None,
         classes=data.classes,
         train=rows["train"],
         val=rows.get("val") or rows["train"],
     )
-    request = replace(request, sizes={k: r for k, r in request.sizes.items() if k != "model.family"})
     first = answer = ask(request, most_bytes=most_bytes)
-    asked = batch = request.run.override(first.at).train.batch_size
+    run = request.run.override(first.at)
+    asked = micro_batch = run.resources.micro_batch or ceil(run.train.batch_size / run.resources.workers)
     while answer.lack:
-        batch //= 2
-        if not batch:
+        micro_batch //= 2
+        if not micro_batch:
             raise SpecError(_too_large(family, first))
-        answer = ask(replace(request, largest={**first.at, "train.batch_size": batch}), most_bytes=most_bytes)
+        answer = ask(replace(request, largest={**first.at, _MICRO_BATCH: micro_batch}), most_bytes=most_bytes)
     largest = answer.largest or answer.own
     assert largest is not None
+    largest = replace(largest, point=first.at if first.lack else largest.point)
     own = first.own or largest
     found = FamilyPlan(
         family=family,
@@ -237,11 +195,26 @@ def _family(
         timed=(own, *first.draws),
         largest=largest,
         matters=first.matters,
-        batch=batch,
+        micro_batch=micro_batch,
         asked=asked,
         lack=first.lack,
     )
     return found, first.cards
+
+
+def _draws(spec: SweepSpec, family: str, sizes: Container[str]) -> tuple[dict[str, object], ...]:
+    """Points at which a family is timed beside its own: drawn at random, each of another size."""
+    if not spec.space:
+        return ()
+    random = spec.model_copy(update={"search": SearchSpec(sampler="random", seed=spec.search.seed)})
+    proposals, found = Proposals(random, ()), list[dict[str, object]]()
+    own = {key: value for key, value in proposals.ask(0).items() if key in sizes}
+    for number in range(1, _TRIES):
+        values = proposals.ask(number)
+        size = {key: value for key, value in values.items() if key in sizes}
+        if _family_of(spec, values) == family and size not in (own, *found):
+            found.append(size)
+    return tuple(found[:_DRAWS])
 
 
 def _too_large(family: str, answer: Answer) -> str:
@@ -360,7 +333,7 @@ def _disk(
         "data": data.shard_bytes,
         "labels": sets * images * (label_bytes + _ROW_BYTES),
         "checkpoints": _CHECKPOINTS * played.trials * mean([float(one.own.checkpoint_bytes) for one in families]),
-        "models": played.trials * model + _DATABASE,
+        "models": played.trials * model,
         "report": 2 * 4 / 3 * (min(_REPORT_BYTES, shown_of_all) + shown_of_best),  # in base64, in two places
     }
 
@@ -407,53 +380,3 @@ def free_bytes(uri: str) -> int:
     """Free bytes of the disk that a local folder is on, or will be."""
     folder = Path(storage.absolute(uri))
     return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
-
-
-def gigabytes(size: float) -> str:
-    """A number of bytes for people."""
-    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
-
-
-def clock(seconds: float) -> str:
-    """Hours, minutes and seconds."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
-
-
-def text_of(plan: Plan) -> str:
-    """The plan for people, below what `segdist check` says of the sweep."""
-    last = len(plan.epochs)
-    steps = [e for e in range(1, last) if round(plan.epochs[e]) != round(plan.epochs[e - 1])]
-    rungs = [f"{plan.epochs[e - 1]:.0f} to epoch {e}" for e in (*steps, last)]
-    lines = [
-        f"  images    {', '.join(f'{name} {count}' for name, count in plan.images.items())}",
-        f"  trials    {counted(plan.trials, 'trial')}: {', '.join(rungs)}",
-        f"  at once   {counted(plan.at_once, 'trial')} on {'; '.join(plan.nodes)}",
-        *(line for one in plan.families for line in _family_lines(one)),
-        f"  time      {clock(plan.wall_seconds)}: "
-        + ", ".join(f"{k} {clock(v)}" for k, v in plan.seconds.items() if v),
-        f"  costs     {plan.cpu_hours:.2f} CPU-hours"
-        + (f", {plan.gpu_hours:.2f} GPU-hours" if plan.gpu_hours else "")
-        + (f", {plan.money:.2f} at `resources.price_per_hour`" if plan.money is not None else ""),
-        f"  disk      {gigabytes(plan.disk_bytes)}: "
-        + ", ".join(f"{k} {gigabytes(v)}" for k, v in plan.disk.items() if v),
-        "            not counted: a copy of the data in each node's SEGDIST_CACHE",
-        "  uploaded  " + ("; ".join(f"{gigabytes(v)} to {k}" for k, v in plan.uploaded.items()) or "nothing"),
-    ]
-    return "\n".join(lines)
-
-
-def _family_lines(one: FamilyPlan) -> Iterator[str]:
-    at = ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in one.largest.point.items())
-    yield (
-        f"  {one.family:<9} {gigabytes(one.own.memory)}, {1000 * one.own.step_seconds:.0f} ms a step of "
-        f"{one.own.batch}, "
-        f"{1000 * one.own.score_seconds:.0f} ms an image scored"
-    )
-    if at:
-        yield (
-            f"            largest point ({at}): {gigabytes(one.largest.memory)}, "
-            f"{1000 * one.largest.step_seconds:.0f} ms a step"
-        )
-    if one.lack:
-        yield f"            a step of {one.asked} does not fit ({one.lack}): one of {one.batch} does"

@@ -19,7 +19,8 @@ from segdist.core.causes import is_out_of_memory
 from segdist.core.errors import BackendError, SegdistError
 from segdist.core.records import LabelledImage
 from segdist.core.text import lines
-from segdist.engine.probe import Request, Taken, peak_memory, probe
+from segdist.engine.probe import Request, Taken, probe
+from segdist.engine.runtime import peak_bytes
 from segdist.pipeline.label_rows import LabelJob, label_samples
 from segdist.pipeline.teacher import Teacher
 
@@ -155,7 +156,7 @@ def _teach(request: TeacherRequest) -> tuple[Taught, list[LabelledImage]]:
     each = (time.perf_counter() - started) / max(1, len(more))
     contents = (content for _, content in request.rows)
     labelled = list(zip([*samples, *more], contents, strict=True))
-    return Taught(max(0.0, setup - each), each, peak_memory()), labelled
+    return Taught(max(0.0, setup - each), each, peak_bytes()), labelled
 
 
 def main() -> None:

@@ -61,7 +61,7 @@ class Progress:
         """Show an end; of a failure with the line that says why."""
         trial = self._search.ledger[number]
         texts = {"stopped": "stopped early", "failed": f"FAILED: {trial.reason}", "waiting": "waits for the others"}
-        self._line(trial, texts.get(trial.state, trial.state))
+        self._line(trial, "stopped: the budget is spent" if trial.is_cut_off else texts.get(trial.state, trial.state))
 
     def _line(self, trial: Trial, text: str) -> None:
         if self._live is None:
@@ -71,7 +71,8 @@ class Progress:
         best = self._search.best
         said = "best ?" if best is None else f"best {best:.3f}"
         repeats = "repeats {}/{}  ".format(*self._search.repeats) if self._search.repeats[1] else ""
-        return f"{said}  done {self._search.done}/{self._search.total}  {repeats}{self._time_left()}"
+        spent = f"  spent {self._search.budget_said}" if self._search.budget_said else ""
+        return f"{said}  done {self._search.done}/{self._search.total}  {repeats}{self._time_left()}{spent}"
 
     def _time_left(self) -> str:
         """From the epochs that this start has done so far, counting a trial that ended early as whole."""

@@ -1,9 +1,10 @@
 """The main job: `run` and `train` of a sweep file. What is done already is known without Ray, torch or MLflow."""
 
+import math
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -79,11 +80,14 @@ def _run(spec: SweepSpec, file: str, *, kind: str) -> str:
         say(done.said)
         return done.run_id
     from segdist.pipeline.steps import do_steps
+    from segdist.searching.budget import metered
 
-    parent, said = do_steps(spec, file, kind=kind, fingerprint=fingerprint, folder=folder)
-    storage.write_json(storage.join(folder, DONE), asdict(_Done(parent, _asked(spec), said)))
+    with metered(folder) as meter:
+        end = do_steps(spec, file, kind=kind, fingerprint=fingerprint, folder=folder, meter=meter)
+    asked = _asked(spec, budget=_bounds(spec) if end.was_cut_off else None)
+    storage.write_json(storage.join(folder, DONE), asdict(_Done(end.run_id, asked, end.said)))
     say(f"took      {_minutes(time.monotonic() - started)}")
-    return parent
+    return end.run_id
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,13 @@ class _Done:
     said: str
 
 
-def _asked(spec: SweepSpec) -> dict[str, Any]:
-    """What of a question's extent a further start would have to do something about."""
+def _asked(spec: SweepSpec, *, budget: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """What of a question's extent a further start would have to do something about.
+
+    Args:
+        spec: the sweep.
+        budget: what it was bounded by, where that left something undone.
+    """
     return {
         "trials": trials_of(spec),
         "tracking": redact(spec.tracking.uri),
@@ -104,18 +113,38 @@ def _asked(spec: SweepSpec) -> dict[str, Any]:
         "objectives": list(spec.search.objectives),
         "confirm": spec.search.confirm.model_dump() if spec.search.confirm and spec.space else None,
         "grid": spec.model_dump(mode="json", include={"space"}) if spec.search.sampler == "grid" else {},
+        "budget": dict(budget or {}),
     }
 
 
+def _bounds(spec: SweepSpec) -> dict[str, float]:
+    """The budget in hours: of the wall clock, of GPUs and, what money buys, of nodes."""
+    asked, price = spec.search.budget, spec.resources.price_per_hour
+    if asked is None:
+        return {}
+    bought = asked.money / price if asked.money and price else None
+    found = {"hours": asked.hours, "gpu_hours": asked.gpu_hours, "node_hours": bought}
+    return {key: hours for key, hours in found.items() if hours is not None}
+
+
 def _done(folder: str, spec: SweepSpec) -> _Done | None:
-    """The end of the sweep, where it has come to one with at least as many trials."""
+    """The end of the sweep, where it has come to one with at least as many trials and as large a budget."""
     uri = storage.join(folder, DONE)
     if not storage.exists(uri):
         return None
     found, asked = _Done(**storage.read_json(uri)), _asked(spec)
-    known = {"constraints": {}, "objectives": [], "confirm": None, "grid": {}, **found.asked}
-    is_same = {**known, "trials": 0} == {**asked, "trials": 0}
-    return found if is_same and known["trials"] >= asked["trials"] else None
+    known: dict[str, Any] = {
+        "constraints": {},
+        "objectives": [],
+        "confirm": None,
+        "grid": {},
+        "budget": {},
+        **found.asked,
+    }
+    is_same = {**known, "trials": 0, "budget": {}} == {**asked, "trials": 0, "budget": {}}
+    bounds = _bounds(spec)
+    is_no_larger = all(bounds.get(key, math.inf) <= hours for key, hours in known["budget"].items())
+    return found if is_same and is_no_larger and known["trials"] >= asked["trials"] else None
 
 
 def folder_of(spec: SweepSpec, kind: str = "sweep") -> str:

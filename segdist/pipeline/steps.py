@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
+from typing import NamedTuple
 
 from segdist import pages
 from segdist.commands.compare import shown_by
@@ -25,11 +26,13 @@ from segdist.pipeline.evaluate import evaluate_on_test, evaluate_trials, evaluat
 from segdist.pipeline.importance import importance
 from segdist.pipeline.ingest import ingest
 from segdist.pipeline.label_sets import LabelSet, make_label_sets
+from segdist.pipeline.planned import Plan, against_truth, planned
 from segdist.pipeline.recording import PICTURES_SHOWN, picture_key
 from segdist.pipeline.sweep import search
 from segdist.pipeline.trial import Job
 from segdist.pipeline.warm_start import take_warm_start
 from segdist.searching import Ledger
+from segdist.searching.budget import Budget, Meter
 from segdist.sweepfile import label_policies
 from segdist.sweepfile.loading import trials_of
 from segdist.sweepfile.objectives import COSTS, needs_costs, objectives_of
@@ -39,7 +42,21 @@ NEXT_BEST = 4
 """Trials that the best one is compared with."""
 
 
-def do_steps(spec: SweepSpec, file: str, *, kind: str, fingerprint: str, folder: str) -> tuple[str, str]:
+class Outcome(NamedTuple):
+    """How the steps ended.
+
+    Attributes:
+        run_id: of the sweep's run in MLflow.
+        said: of its end.
+        was_cut_off: whether its budget left something undone.
+    """
+
+    run_id: str
+    said: str
+    was_cut_off: bool
+
+
+def do_steps(spec: SweepSpec, file: str, *, kind: str, fingerprint: str, folder: str, meter: Meter) -> Outcome:
     """Do what of a sweep is missing.
 
     Args:
@@ -48,15 +65,16 @@ def do_steps(spec: SweepSpec, file: str, *, kind: str, fingerprint: str, folder:
         kind: "sweep", or "train" for a run without search and champion.
         fingerprint: of its question.
         folder: its own place in the storage.
-
-    Returns:
-        The id of its run in MLflow, and what was said of its end.
+        meter: the time that it takes.
 
     Raises:
         Interrupted: somebody stopped it; its notes say what is done.
         SegdistError: something a user can fix.
     """
     done: list[str] = []
+    plan = planned(folder)
+    if plan and spec.search.budget and not any(trial.has_ended for trial in Ledger(folder).trials):
+        Budget(spec, meter).check(plan.trial_seconds)
     with _noting(done):
         tracker = Tracker.for_sweep(spec)
         if tracker.risk:
@@ -76,15 +94,18 @@ def do_steps(spec: SweepSpec, file: str, *, kind: str, fingerprint: str, folder:
             with _closing(tracker, parent):
                 job = _job(spec, folder, dataset, labels)
                 with _counting(done, folder, trials_of(spec)):
-                    found = search(spec, job, ray, tracker, parent, _tags(dataset, labels))
+                    found = search(spec, job, ray, tracker, parent, _tags(dataset, labels), meter)
+                tracker.tag(parent, names.BUDGET, found.budget_said)
                 tracker.tag(parent, names.CONFIRMED, json.dumps(found.confirmed))
                 best = _evaluate(ray, tracker, spec, parent, job)
                 done.append("evaluation")
                 if kind == "sweep" and best:
                     _register_winner(ray, tracker, spec, parent, best, job)
+                if plan:
+                    _compare_with_plan(tracker, plan, parent, job, meter)
                 _finish(tracker, spec, parent)
                 done.append("report")
-        return parent, _conclude(tracker, spec, parent)
+        return Outcome(parent, _conclude(tracker, spec, parent), found.was_cut_off)
 
 
 @contextmanager
@@ -223,6 +244,17 @@ def _register_winner(ray: ModuleType, tracker: Tracker, spec: SweepSpec, parent:
     tracker.tag(parent, names.CHAMPION, said)
     for line in said.splitlines():
         say(f"champion  {line}")
+
+
+def _compare_with_plan(tracker: Tracker, plan: Plan, parent: str, job: Job, meter: Meter) -> None:
+    """Record what was predicted beside what came."""
+    runs = [parent, *(trial.run_id for trial in tracker.trials(parent))]
+    labels = {job.labels_uri, *job.labels_of_policy.values()} - {""}
+    folders = [job.dataset_uri, *labels, job.storage_path, *filter(None, map(tracker.own_place, runs))]
+    found = against_truth(plan, seconds=meter.seconds, ledger=Ledger(job.storage_path), folders=folders)
+    tracker.log_json(parent, found, pages.PLAN)
+    for what, before, after in pages.plan_rows(found):
+        say(f"plan      {what}: {before} predicted, {after}")
 
 
 def _finish(tracker: Tracker, spec: SweepSpec, parent: str) -> None:

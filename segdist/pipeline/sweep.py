@@ -16,9 +16,11 @@ from segdist.core.spec import SweepSpec
 from segdist.core.terminal import say
 from segdist.core.text import counted
 from segdist.pipeline.cluster import keep_keys_out_of_logs, slots
+from segdist.pipeline.packing import nodes_of
 from segdist.pipeline.recording import Recording
 from segdist.pipeline.trial import GROUPS, Job, train_trial
 from segdist.searching import Ledger, Search
+from segdist.searching.budget import Budget, Meter
 from segdist.searching.lease import Lease, leased
 from segdist.sweepfile.loading import epochs_of
 from segdist.tracking import Tracker
@@ -28,7 +30,13 @@ MOST_BREAKDOWNS = 3
 
 
 def search(
-    spec: SweepSpec, job: Job, ray: ModuleType, tracker: Tracker, parent_run_id: str, tags: dict[str, str]
+    spec: SweepSpec,
+    job: Job,
+    ray: ModuleType,
+    tracker: Tracker,
+    parent_run_id: str,
+    tags: dict[str, str],
+    meter: Meter,
 ) -> Search:
     """Run the trials that are missing; their results are in MLflow afterwards.
 
@@ -39,6 +47,7 @@ def search(
         tracker: where trials are recorded.
         parent_run_id: the sweep's run in MLflow.
         tags: further tags of every trial.
+        meter: the time of the sweep, of which its budget may bound it.
 
     Returns:
         What became of the trials.
@@ -54,9 +63,11 @@ def search(
         recording = Recording(tracker, parent_run_id, job, tags, ledger, all_params=spec.tracking.all_params)
         recording.catch_up()
         with recording.running():
-            found = _run_all(spec, job, ray, ledger, recording, lease)
+            found = _run_all(spec, job, ray, ledger, recording, lease, meter)
         recording.catch_up()
         storage.remove(storage.join(job.storage_path, GROUPS))
+    if found.was_cut_off:
+        _say_cut_off(spec, found)
     ended = [trial for trial in ledger.searched if trial.has_ended]
     if ended and all(trial.state == "failed" or trial.too_large for trial in ended):
         raise BackendError(
@@ -65,11 +76,37 @@ def search(
     return found
 
 
-def _run_all(spec: SweepSpec, job: Job, ray: ModuleType, ledger: Ledger, recording: Recording, lease: Lease) -> Search:
+def _say_cut_off(spec: SweepSpec, search: Search) -> None:
+    """What the budget was enough for.
+
+    Raises:
+        BackendError: for no model.
+    """
+    if not any(trial.has_ended and trial.latest for trial in search.ledger.trials):
+        raise BackendError(
+            f"The budget of `{spec.name}` is spent ({search.budget_said}) before a trial had a model to keep. Raise "
+            "`search.budget`: the same command goes on."
+        )
+    whole = sum(trial.has_ended and not trial.is_cut_off for trial in search.ledger.trials)
+    say(
+        f"budget    spent {search.budget_said}; {whole} of {counted(search.total, 'trial')} came to their end. "
+        "A larger `search.budget` goes on."
+    )
+
+
+def _run_all(
+    spec: SweepSpec,
+    job: Job,
+    ray: ModuleType,
+    ledger: Ledger,
+    recording: Recording,
+    lease: Lease,
+    meter: Meter,
+) -> Search:
     """Start Tune, and again where an error of Ray's ends it while trials remain: each time from the ledger."""
     breakdowns, retry = 0, True
     while True:
-        search = Search(spec, ledger, retry=retry)
+        search = Search(spec, ledger, retry=retry, budget=Budget(spec, meter) if spec.search.budget else None)
         if search.is_done:
             return search
         before, retry = search.progress, False
@@ -79,7 +116,7 @@ def _run_all(spec: SweepSpec, job: Job, ray: ModuleType, ledger: Ledger, recordi
             repeats = f" and {ended} of {counted(wanted, 'repeat')}" if wanted else ""
             say(f"search    goes on with {search.done} of {counted(search.total, 'trial')}{repeats} done{best}")
         try:
-            stopped_by = _run(spec, job, ray, search, recording, lease)
+            stopped_by = _run(spec, job, ray, search, recording, lease, meter)
         except Exception as error:
             if not _is_of_ray(error):
                 raise
@@ -104,7 +141,15 @@ def _is_of_ray(error: Exception) -> bool:
     return str(frame.f_globals.get("__name__")).partition(".")[0] == "ray"
 
 
-def _run(spec: SweepSpec, job: Job, ray: ModuleType, search: Search, recording: Recording, lease: Lease) -> int:
+def _run(
+    spec: SweepSpec,
+    job: Job,
+    ray: ModuleType,
+    search: Search,
+    recording: Recording,
+    lease: Lease,
+    meter: Meter,
+) -> int:
     """Let Tune run trials; the signal that stopped it, or 0."""
     from ray import tune
 
@@ -117,6 +162,7 @@ def _run(spec: SweepSpec, job: Job, ray: ModuleType, search: Search, recording: 
 
     def room() -> int:
         lease.check()
+        meter.nodes = len(nodes_of(ray))
         return _concurrency(spec, ray)
 
     suggestions = Suggestions(search, room, problem)

@@ -15,6 +15,7 @@ import numpy as np
 
 from segdist.core.spec import SweepSpec
 from segdist.metrics import is_minimised
+from segdist.searching.budget import Budget, Still
 from segdist.searching.ledger import Ledger, Trial
 from segdist.searching.search import Search
 from segdist.sweepfile.label_policies import run_values
@@ -44,24 +45,31 @@ class Forecast:
         seconds: from the first trial's start to the last one's end.
         trial_seconds: of all trials together.
         reached: for each epoch, how many trials come to its end.
-        longest: seconds of a trial that runs to its end: the longest of them.
         trials: how many there are.
     """
 
     seconds: float
     trial_seconds: float
     reached: tuple[float, ...]
-    longest: float
     trials: int
 
 
-def forecast(spec: SweepSpec, *, at_once: int, pace: Callable[[Mapping[str, object]], Pace]) -> Forecast:
+def forecast(
+    spec: SweepSpec,
+    *,
+    at_once: int,
+    pace: Callable[[Mapping[str, object]], Pace],
+    begun: float = 0.0,
+    nodes: int = 1,
+) -> Forecast:
     """Play a search.
 
     Args:
         spec: the sweep.
         at_once: trials that run at the same time.
         pace: of a trial with these searched values.
+        begun: seconds of its budget that are spent before the first trial begins.
+        nodes: machines that are there.
     """
     total = trials_of(spec)
     sampler = spec.search.sampler
@@ -72,7 +80,8 @@ def forecast(spec: SweepSpec, *, at_once: int, pace: Callable[[Mapping[str, obje
             "constraints": {},
         }
     )
-    plays = [_play(spec.model_copy(update={"search": search}), at_once, pace, seed) for seed in range(_PLAYS)]
+    spec = spec.model_copy(update={"search": search})
+    plays = [_play(spec, at_once, pace, seed, Still(nodes, begun, begun * nodes)) for seed in range(_PLAYS)]
     searched = plays[0].searched.trials
     share = total / search.trials if searched == search.trials else 1.0
 
@@ -85,7 +94,6 @@ def forecast(spec: SweepSpec, *, at_once: int, pace: Callable[[Mapping[str, obje
         seconds=mean(lambda part: part.seconds),
         trial_seconds=mean(lambda part: part.trial_seconds),
         reached=tuple(mean(lambda part, e=e: dict(enumerate(part.reached)).get(e, 0.0)) for e in range(epochs)),  # type: ignore[misc]
-        longest=max(part.longest for play in plays for part in play),
         trials=round(mean(lambda part: part.trials)),
     )
 
@@ -104,16 +112,17 @@ class _Unwritten(Ledger):
         """Nowhere."""
 
 
-def _play(spec: SweepSpec, at_once: int, pace: Callable[[Mapping[str, object]], Pace], seed: int) -> _Play:
+def _play(spec: SweepSpec, at_once: int, pace: Callable[[Mapping[str, object]], Pace], seed: int, time: Still) -> _Play:
     sign = -1 if is_minimised(spec.search.metric) else 1
     seeds = spec.search.confirm.seeds if spec.search.confirm else 0
     quality = np.random.default_rng(seed).random(_MOST_PLAYED * (1 + seeds))
     reached: tuple[Counter[int], Counter[int]] = (Counter(), Counter())
-    until, busy, longest = [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]
+    until, busy = [0.0, 0.0], [0.0, 0.0]
     now = 0.0
     running: list[tuple[float, int, int]] = []
     with TemporaryDirectory(prefix="segdist-") as folder:
-        search = Search(spec, _Unwritten(folder))
+        budget = Budget(spec, time) if spec.search.budget else None
+        search = Search(spec, _Unwritten(folder), clock=lambda: time.seconds, budget=budget)
         while True:
             while len(running) < at_once and (trial := search.next()):
                 search.start(trial.number)
@@ -121,19 +130,19 @@ def _play(spec: SweepSpec, at_once: int, pace: Callable[[Mapping[str, object]], 
                 first = trial.from_latest().last_epoch + 1
                 heapq.heappush(running, (now + took.setup + took.epoch, trial.number, first))
                 busy[part] += took.setup + took.epoch
-                longest[part] = max(longest[part], took.setup + took.epoch * _epochs(spec, trial))
             if not running:
                 break
-            now, number, epoch = heapq.heappop(running)
+            before, (now, number, epoch) = now, heapq.heappop(running)
+            time.pass_by(now - before)
+            each = pace(search.ledger[number].values).epoch
             part = bool(search.ledger[number].repeats)
             until[part] = now
             reached[part][epoch] += 1
             score = sign * (quality[number] + epoch * 1e-6)
-            stop = search.report(number, {"epoch": epoch, spec.search.metric: score}, checkpoint="played")
+            stop = search.report(number, {"epoch": epoch, "seconds": each, spec.search.metric: score}, "played")
             if stop or epoch >= _epochs(spec, search.ledger[number]):
                 search.end(number)
                 continue
-            each = pace(search.ledger[number].values).epoch
             busy[part] += each
             heapq.heappush(running, (now + each, number, epoch + 1))
         trials = len(search.ledger.searched), len(search.ledger.repeats)
@@ -144,7 +153,6 @@ def _play(spec: SweepSpec, at_once: int, pace: Callable[[Mapping[str, object]], 
                 seconds=seconds[part],
                 trial_seconds=busy[part],
                 reached=tuple(reached[part][e] for e in range(1, max(reached[part], default=0) + 1)),
-                longest=longest[part],
                 trials=trials[part],
             )
             for part in (0, 1)

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from segdist.core import storage
 from segdist.core.errors import StorageError
 from segdist.core.spec import Strict, digest
+from segdist.searching.budget import OVER
 from segdist.searching.cost import Cost, Held
 from segdist.sweepfile.objectives import COSTS
 
@@ -138,7 +139,12 @@ class Trial(Strict):
     @property
     def wasted(self) -> Held:
         """What it held in vain."""
-        return self.spent if self.state in IN_VAIN else self.lost
+        return self.spent if self.state in IN_VAIN and not self.is_cut_off else self.lost
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether it was ended because the budget was spent: its model counts, and it may go on."""
+        return self.state == "stopped" and self.reason == OVER
 
     @property
     def measured(self) -> dict[str, float]:

@@ -207,7 +207,7 @@ class Proposals:
         for epoch in trial.epochs:
             if self._metric in epoch.metrics:
                 self.report(trial.number, epoch.epoch, epoch.metrics[self._metric])
-        if trial.has_ended:
+        if trial.has_ended and not trial.is_cut_off:
             self.tell(trial)
 
 

@@ -29,7 +29,7 @@ def confirmed(spec: SweepSpec, searched: Sequence[Trial], repeats: Iterable[Tria
     Among them are those that were repeated when they were among the best: a wider search does not forget it.
     """
     confirm = spec.search.confirm if spec.space else None
-    ended = {(repeat.repeats, repeat.seed) for repeat in repeats if repeat.has_ended}
+    ended = {(repeat.repeats, repeat.seed) for repeat in repeats if repeat.has_ended and not repeat.is_cut_off}
     if confirm is None:
         return []
     return [

@@ -11,6 +11,7 @@ from segdist.core.spec import SweepSpec
 from segdist.core.text import counted
 from segdist.metrics import is_minimised
 from segdist.searching import memory, warm_start
+from segdist.searching.budget import OVER, Budget
 from segdist.searching.cost import Held
 from segdist.searching.ledger import MEMORY, Best, Epoch, Ledger, Saved, Trial, checkpoints_of
 from segdist.searching.proposals import Proposals
@@ -31,12 +32,19 @@ class Search:
         ledger: the trials so far.
         retry: whether trials that failed in an earlier start are tried again: their cause may be gone.
         clock: seconds, from any moment on.
+        budget: what the sweep may take; None bounds nothing.
     """
 
     def __init__(
-        self, spec: SweepSpec, ledger: Ledger, *, retry: bool = True, clock: Callable[[], float] = time.monotonic
+        self,
+        spec: SweepSpec,
+        ledger: Ledger,
+        *,
+        retry: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+        budget: Budget | None = None,
     ) -> None:
-        self.spec, self.ledger = spec, ledger
+        self.spec, self.ledger, self._budget = spec, ledger, budget
         asked = spec.resources
         one = Held(cpu_seconds=asked.cpus_per_worker, gpu_seconds=asked.gpus_per_worker)
         self._held_each_second, self._clock = one * asked.workers, clock
@@ -48,8 +56,9 @@ class Search:
         self._stop = spec.search.stop if spec.space and spec.search.stop and spec.search.stop.top_after else None
         self._out: set[int] = set()
         self._chosen: set[int] = set()
+        goes_on = not self._is_spent
         for trial in ledger.trials:
-            if trial.state == "running" or (retry and trial.state == "failed"):
+            if trial.state == "running" or (retry and trial.state == "failed") or (goes_on and trial.is_cut_off):
                 ledger.write(trial.from_latest())
             elif (judged := self._judged(trial)) != trial:  # the constraints are not those of the start before
                 ledger.write(judged.model_copy(update={"tracked": ""}))
@@ -60,6 +69,8 @@ class Search:
         todo = todo[: max(self.total - self.done, 0)]
         self._queue = [number for number in todo if not self._awaits_others(ledger[number])]
         self._is_repeating = False
+        if self.is_cut_off:
+            self._cut_off()
 
     @property
     def done(self) -> int:
@@ -68,8 +79,8 @@ class Search:
 
     @property
     def is_done(self) -> bool:
-        """Whether there is nothing left to run."""
-        return self.done >= self.total and self.repeats[0] >= self.repeats[1]
+        """Whether there is nothing left to run, or nothing to run it with."""
+        return not self._is_left or self.is_cut_off
 
     @property
     def repeats(self) -> tuple[int, int]:
@@ -84,6 +95,26 @@ class Search:
     def confirmed(self) -> list[int]:
         """Numbers of the trials that were trained again with every seed, the best trial first."""
         return confirmed(self.spec, self.ledger.searched, self.ledger.repeats)
+
+    @property
+    def _is_left(self) -> bool:
+        """Whether trials of the search, or repeats of the best, have not ended."""
+        return self.done < self.total or self.repeats[0] < self.repeats[1]
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether trials are left, of which the budget holds none."""
+        return self._budget is not None and not self._out and self._is_left and not self._holds_another
+
+    @property
+    def was_cut_off(self) -> bool:
+        """Whether a larger budget would have something to go on with."""
+        return self.is_cut_off or any(trial.is_cut_off for trial in self.ledger.trials)
+
+    @property
+    def budget_said(self) -> str:
+        """What of the budget is spent, for people; "" without one."""
+        return self._budget.said(self._tally.gpu_seconds) if self._budget else ""
 
     @property
     def best(self) -> float | None:
@@ -119,6 +150,10 @@ class Search:
         Raises:
             StorageError: the ledger cannot be written.
         """
+        if not self._holds_another:
+            if not self._out:
+                self._cut_off()
+            return None
         if not self._queue and self._tally.searched < self.total:
             self._queue.append(self._suggest())
         if not self._queue and self._stop and not self._out:
@@ -165,6 +200,9 @@ class Search:
         stop = score is not None and self._proposals.report(number, epoch, score) and not is_guarded(trial, self.spec)
         if stop:
             trial = trial.model_copy(update={"state": "stopped", "reason": f"worse than others after epoch {epoch}"})
+        elif trial.latest and self._is_spent and epoch < self._epochs_of(trial):
+            stop = True
+            trial = trial.model_copy(update={"state": "stopped", "reason": OVER})
         elif self._awaits_others(trial):
             stop = True
             trial = trial.model_copy(update={"state": "waiting", "reason": "for the others to come as far"})
@@ -179,7 +217,7 @@ class Search:
             trial = trial.model_copy(update={"state": "finished"})
         trial = self._judged(trial)
         self.ledger.write(trial)
-        if trial.has_ended:
+        if trial.has_ended and not trial.is_cut_off:  # nobody is to learn from it that it was no good
             self._proposals.tell(trial)
         return trial
 
@@ -234,6 +272,30 @@ class Search:
         if not is_over:
             self._counted_until[number] = now
         return trial.model_copy(update={"spent": trial.spent + self._held_each_second * (now - since)})
+
+    @property
+    def _is_spent(self) -> bool:
+        return self._budget is not None and self._budget.is_spent(self._tally.gpu_seconds)
+
+    @property
+    def _holds_another(self) -> bool:
+        """Whether a further trial may start: one that is as long as those before ends within the budget."""
+        if self._budget is None:
+            return True
+        usual = self._tally.usual_seconds
+        beside = sum(max(usual - self.ledger[number].seconds, 0.0) for number in self._out)
+        is_held = self._budget.holds(usual, gpu_seconds=self._tally.gpu_seconds, beside=beside)
+        return is_held and not self._is_spent
+
+    def _cut_off(self) -> None:
+        """The budget is spent: what waits and has a model ends with it; a larger budget goes on."""
+        for trial in self.ledger.trials:
+            if trial.state == "waiting" and trial.latest:
+                self.ledger.write(self._judged(trial.model_copy(update={"state": "stopped", "reason": OVER})))
+
+    def _epochs_of(self, trial: Trial) -> int:
+        """Of the whole trial."""
+        return self.spec.run.override(run_values(trial.values)).train.total_epochs
 
     def _constraints(self, trial: Trial) -> dict[str, float | None]:
         """By how much each is broken."""

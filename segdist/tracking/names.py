@@ -22,6 +22,7 @@ KEPT = "segdist.kept"  # where a trial keeps the models of `train.keep_every`
 BROKEN = "segdist.broken"  # JSON: the constraints of the search that a trial breaks, and by how much
 MICRO_BATCH = "segdist.micro_batch"  # images at once to which memory brought a trial down
 STANDING = "segdist.standing"  # JSON, on parent runs: how clearly the best trial is the best
+BUDGET = "segdist.budget"  # on parent runs: what of the budget is spent
 END = "segdist.end"  # why a run ended
 CHAMPION = "segdist.champion"  # on parent runs: whether the winner became the champion, and why
 BEST = "best/"  # in front of a metric: its value in the epoch in which the search metric was highest

@@ -348,6 +348,11 @@ class Tracker:
         with self._connection.client() as client:
             client.log_text(run_id, redact(text), artifact_path)
 
+    def own_place(self, run_id: str) -> str:
+        """Where the files of a run lie, in the embedded mode; "" where a server keeps them."""
+        root = self._connection.artifact_root
+        return f"{root}/{run_id}" if root else ""
+
     def download(self, run_id: str, artifact_path: str, folder: Path) -> Path:
         """Fetch a file or folder of a run into a local folder.
 

@@ -8,7 +8,7 @@ import optuna
 import pytest
 
 from segdist.core.spec import SweepSpec
-from segdist.pages import Leaderboard, leaderboard, report, write_html
+from segdist.pages import PLAN, Leaderboard, leaderboard, report, write_html
 from segdist.pages.front import unbeaten
 from segdist.pages.labels import label_sets
 from segdist.pages.scatter import Point, front, pareto
@@ -304,3 +304,13 @@ def test_in_a_browser_it_sorts_filters_slides_and_opens_pictures_without_errors_
     assert steps["contrast"] >= 4.5, "WCAG 2.1, level AA"
     assert not steps["wide"]
     assert steps["errors"] == []
+
+
+def test_what_was_predicted_stands_beside_what_came_and_nowhere_without_a_plan(
+    filled: Tracker, board: Leaderboard, page: Path, tmp_path: Path
+) -> None:
+    assert "plan and truth" not in page.read_text("utf-8")
+    rows = [{"what": "wall time", "predicted": 100.0, "actual": 110.0, "said": ["0:01:40", "0:01:50"]}]
+    filled.log_json(board.sweep.run_id, {"rows": rows}, PLAN)
+    planned = write_html(filled, board.sweep.name, tmp_path / "planned.html").read_text("utf-8")
+    assert "<td>wall time</td><td>0:01:40</td><td>0:01:50 (+10 %)</td>" in planned

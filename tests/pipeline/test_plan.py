@@ -10,11 +10,14 @@ import pytest
 from segdist.core import storage
 from segdist.core.errors import DataError, SpecError, StorageError
 from segdist.engine.probe import Request, Taken
+from segdist.pages import plan_rows
 from segdist.pipeline import plan as planning
 from segdist.pipeline.packing import Node
-from segdist.pipeline.plan import PLAN, Plan, clock, plan_sweep, text_of
+from segdist.pipeline.plan import plan_sweep
+from segdist.pipeline.planned import PLAN, Plan, against_truth, clock, gigabytes, planned, text_of
 from segdist.pipeline.probing import Answer, TeacherRequest, ask
 from segdist.pipeline.run import folder_of
+from segdist.searching import Epoch, Ledger, Trial
 from tests.engine.drawn import CLASSES, roofs, tiny_run
 
 GB = 1_000_000_000
@@ -59,7 +62,7 @@ class Machine:
         assert isinstance(request, Request)
         point: dict[str, object] = {"train.batch_size": 8} if request.largest is None else dict(request.largest)
         self.asked.append(point)
-        batch = int(str(point["train.batch_size"]))
+        batch = int(str(point.get("resources.micro_batch", point["train.batch_size"])))
         needed = self.each_image * batch
         answer = Answer(cards=self.cards, at=point)
         if request.largest is None:
@@ -101,9 +104,9 @@ def test_memory_decides_how_many_trials_run_at_once(sweep: Path, monkeypatch: py
 def test_a_step_that_does_not_fit_is_halved_until_it_does(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, gigabytes=3)
     plan = plan_sweep(str(sweep), [])[1]
-    assert [point["train.batch_size"] for point in machine.asked] == [8, 4]
-    assert (plan.families[0].asked, plan.families[0].batch) == (8, 4)
-    assert "a step of 8 does not fit (it needs more than 1.4 GB): one of 4 does" in text_of(plan)
+    assert machine.asked == [{"train.batch_size": 8}, {"train.batch_size": 8, "resources.micro_batch": 4}]
+    assert (plan.families[0].asked, plan.families[0].micro_batch) == (8, 4)
+    assert "a pass of 8 does not fit (it needs more than 1.4 GB): `resources.micro_batch: 4` does" in text_of(plan)
 
 
 def test_a_point_that_fits_with_no_image_is_refused_with_what_fits(
@@ -134,6 +137,42 @@ def test_a_disk_that_is_too_small_is_refused_with_how_many_trials_fit(
     monkeypatch.setattr(planning, "free_bytes", lambda _: storage.SPARE_BYTES + 140_000_000)
     with pytest.raises(StorageError, match=r"`search\.trials: 2` would fit"):
         plan_sweep(str(sweep), [])
+
+
+def test_a_budget_that_holds_no_trial_is_refused_and_one_that_holds_some_bounds_the_plan(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Machine(monkeypatch)
+    with pytest.raises(SpecError, match=r"budget must hold one trial.*hours` is 0\.001: raise it to at least 0\.01"):
+        plan_sweep(str(sweep), ["search.budget={hours: 0.001}"])
+    more = ["search.trials=40", "search.concurrency=1", "search.asha=null"]
+    whole, bounded = (plan_sweep(str(sweep), [*more, *b])[1] for b in ([], ["search.budget={hours: 0.1}"]))
+    assert whole.trials == 40
+    assert 9 <= bounded.trials <= 11, "338 seconds of 31 each"
+    assert bounded.seconds["start"] + bounded.seconds["search"] < 0.11 * 3600
+
+
+def test_what_was_predicted_is_compared_with_what_came(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    Machine(monkeypatch)
+    spec, plan = plan_sweep(str(sweep), [])
+    ledger = Ledger(str(tmp_path / "sweep"))
+    epochs = tuple(Epoch(epoch=n, metrics={"train/peak_memory_mb": 500.0 * n}) for n in (1, 2))
+    ledger.write(Trial(number=0, values={}, epochs=epochs))
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "weights").write_bytes(b"0" * 5000)
+    found = against_truth(plan, seconds=90.0, ledger=ledger, folders=[str(tmp_path / "models")])
+    assert plan_rows(found) == [
+        ("wall time", clock(plan.wall_seconds), f"0:01:30 ({100 * (90 / plan.wall_seconds - 1):+.0f} %)"),
+        ("peak memory of a trial", "2.00 GB", "1.00 GB (-50 %)"),
+        ("disk, without the report", gigabytes(plan.disk_bytes - plan.disk["report"]), "0.0 MB (-100 %)"),
+    ]
+    assert planned(folder_of(spec)) == plan
+    storage.write_json(storage.join(folder_of(spec), PLAN), {"of": "another version"})
+    assert planned(folder_of(spec)) is None
+    assert planned(str(tmp_path)) is None
+    assert plan_rows({}) == [], "a sweep that was never planned"
 
 
 def test_data_that_are_not_there_are_said_before_anything_is_probed(
