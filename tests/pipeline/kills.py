@@ -25,7 +25,8 @@ from segdist.searching import Search
 from segdist.tracking import Tracker
 
 
-def spec_of(folder: str, *, trials: int, epochs: int) -> SweepSpec:
+def spec_of(folder: str, *, trials: int, epochs: int, repeats: int = 0) -> SweepSpec:
+    confirm = {"trials": 1, "seeds": repeats} if repeats else None
     return SweepSpec.model_validate(
         {
             "name": "killed",
@@ -37,7 +38,7 @@ def spec_of(folder: str, *, trials: int, epochs: int) -> SweepSpec:
                 "train.lr": {"low": 1e-4, "high": 1e-2, "log": True},
                 "train.loss.dice": {"low": 0.5, "high": 2.0},
             },
-            "search": {"trials": trials, "startup_trials": 2, "concurrency": 2, "asha": None},
+            "search": {"trials": trials, "startup_trials": 2, "concurrency": 2, "asha": None, "confirm": confirm},
             "resources": {"cpus_per_worker": 0.5},
         }
     )
@@ -108,9 +109,9 @@ class Fuse:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run(folder: str, *, trials: int, epochs: int, at: int = 0, after: bool = False) -> Search:
+def run(folder: str, *, trials: int, epochs: int, repeats: int = 0, at: int = 0, after: bool = False) -> Search:
     """Go on with the search in a folder."""
-    spec = spec_of(folder, trials=trials, epochs=epochs)
+    spec = spec_of(folder, trials=trials, epochs=epochs, repeats=repeats)
     tracker = Tracker.for_sweep(spec)
     manifest = Manifest(kind="dataset", content_hash="0" * 16, classes=("roof",), splits={}, findings={}, shards=())
     parent = tracker.start_sweep(

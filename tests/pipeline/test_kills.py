@@ -26,13 +26,14 @@ pytestmark = pytest.mark.timeout(1800)
 class Killed:
     """A search in a folder of its own."""
 
-    def __init__(self, root: Path, *, trials: int, epochs: int) -> None:
+    def __init__(self, root: Path, *, trials: int, epochs: int, repeats: int = 0) -> None:
         self.root, self.folder, self.log = root, root / "storage", root / "log"
-        self.trials, self.epochs, self.kills = trials, epochs, 0
+        self.trials, self.epochs, self.repeats, self.kills = trials, epochs, repeats, 0
         self.folder.mkdir()
 
     def start(self, **more: Any) -> subprocess.Popen[bytes]:
-        given = {"folder": str(self.folder), "trials": self.trials, "epochs": self.epochs, **more}
+        asked = {"trials": self.trials, "epochs": self.epochs, "repeats": self.repeats}
+        given = {"folder": str(self.folder), **asked, **more}
         with self.log.open("ab") as out:
             return subprocess.Popen(
                 [sys.executable, "-m", "tests.pipeline.kills", json.dumps(given)],
@@ -74,9 +75,10 @@ class Killed:
     def assert_whole(self) -> None:
         """Numbers unique, one baseline, each trial once in MLflow; a kill costs a trial at most one epoch."""
         found = Ledger(str(self.folder / "sweep")).trials
-        every = list(range(1, self.epochs + 1))
-        assert [t.number for t in found] == list(range(self.trials))
-        assert [t.is_baseline for t in found] == [True] + [False] * (self.trials - 1)
+        every, numbers = list(range(1, self.epochs + 1)), list(range(self.trials + self.repeats))
+        assert [t.number for t in found] == numbers
+        assert [t.is_baseline for t in found] == [True] + [False] * (len(numbers) - 1)
+        assert [bool(t.repeats) for t in found] == [number >= self.trials for number in numbers]
         assert {t.state for t in found} == {"finished"}
         for trial in found:
             worth = trial.values["train.loss.dice"] / 2
@@ -90,7 +92,7 @@ class Killed:
         assert spent > wasted > 0
         assert wasted == pytest.approx(sum(trial.lost.cpu_seconds for trial in found))
         shown = tracker.trials(sweep.run_id)
-        assert sorted(t.number for t in shown) == list(range(self.trials))
+        assert sorted(t.number for t in shown) == numbers
         assert {t.status for t in shown} == {"FINISHED"}
         for one in shown:
             assert [step for step, _ in tracker.history(one.run_id, "val/iou")] == every
@@ -155,6 +157,36 @@ def test_trials_that_memory_does_not_hold_go_on_with_half_the_images_at_once_and
     assert {t.status for t in shown.values()} == {"FINISHED"}
     assert [shown[n].micro_batch for n in range(4)] == [0, 2, 1, 1]
     assert shown[3].broken == {"memory": 1.0}
+
+
+@pytest.mark.slow
+def test_killed_while_its_best_trial_is_trained_again_it_ends_whole(tmp_path: Path) -> None:
+    search = Killed(tmp_path, trials=2, epochs=20, repeats=3)
+
+    def repeated() -> int:
+        """Epochs of the repeats so far; a file that is being written is read the next time."""
+        folder = search.folder / "sweep"
+        return sum(
+            len((folder / f"epochs-{n}").read_text().split()) for n in (2, 3, 4) if (folder / f"epochs-{n}").exists()
+        )
+
+    def wait_until(epochs: int, driver: subprocess.Popen[bytes]) -> None:
+        while repeated() < epochs:
+            assert driver.poll() is None, search.log.read_text()
+            time.sleep(0.05)
+
+    driver = search.start()
+    wait_until(5, driver)
+    os.killpg(driver.pid, signal.SIGKILL)
+    search.finish(driver)
+    driver = search.start()
+    wait_until(30, driver)
+    search.kill_worker(driver)
+    assert search.finish(driver) == 0, search.log.read_text()
+    assert search.kills == 2
+    assert "done 2 2" in search.log.read_text(), "repeats are no trials of the search"
+    search.assert_whole()
+    assert len({t.seed for t in Ledger(str(search.folder / "sweep")).repeats}) == 3
 
 
 @pytest.mark.slow

@@ -56,3 +56,16 @@ def test_of_very_many_trials_some_are_played_and_the_others_are_told_from_them()
     assert played.trials == 4000
     assert played.reached == (4000.0,) * 9
     assert played.seconds == pytest.approx(4000 * 11 / 4)
+
+
+@pytest.mark.parametrize("trials", [6, 4000])
+def test_the_best_are_trained_again_to_their_end_and_are_not_more_in_a_larger_search(trials: int) -> None:
+    confirm = {"trials": 2, "seeds": 2}
+    stop = {"top_after": 1, "keep": 3}
+    alone, played = (
+        forecast(sweep(trials=trials, stop=stop, confirm=given), at_once=2, pace=even) for given in (None, confirm)
+    )
+    assert played.trials == trials + 4
+    assert [more - one for more, one in zip(played.reached, alone.reached, strict=True)] == [4.0] * 9
+    assert played.trial_seconds - alone.trial_seconds == pytest.approx(4 * 11)
+    assert played.seconds - alone.seconds == pytest.approx(2 * 11)
