@@ -819,7 +819,11 @@ class AshaSpec(Strict):
     grace_epochs: Count = 2
     """Epochs every trial gets before it may be stopped."""
     reduction_factor: Count = Field(default=3, ge=2)
-    """One of this many trials survives each rung."""
+    """One of this many trials survives each rung; the next rung is after this many times the epochs."""
+    pause: bool = False
+    """false: what is not among the best when it comes to a rung is stopped for good. true: it waits there, and goes on
+    from its checkpoint once it is among the best of those that came as far; the untuned trial goes on in the end. Fewer
+    trials are trained for long, most so with `{grace_epochs: 1, reduction_factor: 4}`, but some are started again."""
 
 
 class StopSpec(Strict):

@@ -1,7 +1,7 @@
 """Optuna behind ask and tell: a study in memory that is made anew from the ledger at each start."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -71,27 +71,32 @@ class Proposals:
         """New trials that `ask` can give: a grid comes to its end."""
         return inf if self._grid is None else sum(1 for _ in self._untried())
 
-    def ask(self, number: int) -> dict[str, Any]:
-        """The values of a new trial: first those listed, see `_listed`, then the sampler's."""
+    def ask(self, number: int, waiting: Collection[int] = ()) -> dict[str, Any]:
+        """The values of a new trial: first those listed, see `_listed`, then the sampler's.
+
+        Args:
+            number: of the trial.
+            waiting: other trials that were begun and may not go on; they count with what they have shown.
+        """
         place = sum(known < number for known in self._numbers)  # others than those of the search have numbers too
         given = next(self._listed(place), None)
         if given is None and self._grid is not None:
             given = next(self._grid, None)
-        trial = self._drawn(place) if given is None else self._enter(self._study, given)
+        trial = self._drawn(place, waiting) if given is None else self._enter(self._study, given)
         self._numbers.add(number)
         self._run(number, trial)
         values = dict(trial.params)
         self._tried[digest(values)] = values
         return values
 
-    def _drawn(self, place: int) -> "optuna.Trial":
+    def _drawn(self, place: int, waiting: Collection[int]) -> "optuna.Trial":
         """The sampler's choice among what was not tried: the same values, with the same seed, would tell nothing new.
 
         Until one is found, those that were drawn count as running, so that TPE and a Gaussian process keep away.
         """
         from segdist.searching.samplers import sampler_for  # it imports Optuna
 
-        study = self._with_earlier() or self._study
+        study = self._informed(waiting)
         known: list[optuna.Trial] = []
         for draw in range(_DRAWS):
             study.sampler = sampler_for(self._spec, place, draw)
@@ -106,18 +111,28 @@ class Proposals:
             study.tell(one, state=self._optuna.trial.TrialState.FAIL)
         return trial if study is self._study else self._enter(self._study, trial.params)
 
-    def _with_earlier(self) -> "optuna.Study | None":
-        """A study of this search's trials and of the earlier ones that it may believe; None where there are none."""
-        if self._spec.search.constraints or self._spec.search.objectives:
-            return None  # of these the earlier trials may not know
-        believed = list(self._prior.believed(self._scores, self._untuned))
-        if not believed:
-            return None
+    def _informed(self, waiting: Collection[int]) -> "optuna.Study":
+        """A study of this search's trials, those that wait as if they were stopped, and of believed earlier ones."""
+        several = bool(self._spec.search.objectives)
+        doubtful = several or self._spec.search.constraints  # of these the earlier trials may not know
+        believed = [] if doubtful else list(self._prior.believed(self._scores, self._untuned))
+        if not believed and (several or not waiting):
+            return self._study
         study = self._made(self._objectives)
         for values, score in believed:
             study.tell(self._enter(study, values), score)
-        study.add_trials(self._study.get_trials(deepcopy=False))
+        stopped = {self._running[number].proposed.number for number in waiting if number in self._running}
+        for trial in self._study.get_trials(deepcopy=False):
+            study.add_trial(self._as_stopped(trial) if trial.number in stopped and not several else trial)
         return study
+
+    def _as_stopped(self, trial: "optuna.trial.FrozenTrial") -> "optuna.trial.FrozenTrial":
+        return self._optuna.trial.create_trial(
+            state=self._optuna.trial.TrialState.PRUNED,
+            params=trial.params,
+            distributions=trial.distributions,
+            intermediate_values=trial.intermediate_values,
+        )
 
     def _enter(self, study: "optuna.Study", values: Mapping[str, object]) -> "optuna.Trial":
         """A running trial of a study, with these values; one outside a range that became narrower is still evidence."""

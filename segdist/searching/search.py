@@ -3,7 +3,7 @@
 import platform
 import time
 from collections.abc import Callable, Mapping
-from math import isfinite
+from math import inf, isfinite
 from sys import intern
 
 from segdist.core import storage
@@ -13,6 +13,7 @@ from segdist.metrics import is_minimised
 from segdist.searching import memory, warm_start
 from segdist.searching.budget import OVER, Budget
 from segdist.searching.cost import Held
+from segdist.searching.halving import Halving
 from segdist.searching.ledger import MEMORY, Best, Epoch, Ledger, Saved, Trial, checkpoints_of
 from segdist.searching.proposals import Proposals
 from segdist.searching.repeats import confirmed, planned
@@ -54,6 +55,8 @@ class Search:
         self._tally = Tally(self.metric)
         ledger.listen(self._tally.note)
         self._stop = spec.search.stop if spec.space and spec.search.stop and spec.search.stop.top_after else None
+        asha = spec.search.asha if spec.space and not spec.search.stop else None
+        self._halving = Halving(spec) if asha and asha.pause else None
         self._out: set[int] = set()
         self._chosen: set[int] = set()
         goes_on = not self._is_spent
@@ -65,9 +68,12 @@ class Search:
         taken = warm_start.read(ledger.folder) if spec.search.warm_start and spec.space else None
         self._proposals = Proposals(spec, ledger.searched, taken.trials if taken else ())
         self.total = int(min(trials_of(spec), self._tally.searched + self._proposals.left))
+        if self._halving:
+            for trial in ledger.searched:
+                self._halving.note(trial, is_broken=self._breaks(trial))
         todo = [trial.number for trial in ledger.searched if not trial.has_ended]
         todo = todo[: max(self.total - self.done, 0)]
-        self._queue = [number for number in todo if not self._awaits_others(ledger[number])]
+        self._queue = [number for number in todo if not self._is_judged(ledger[number])]
         self._is_repeating = False
         if self.is_cut_off:
             self._cut_off()
@@ -154,10 +160,15 @@ class Search:
             if not self._out:
                 self._cut_off()
             return None
+        if not self._queue and self._halving and (best := self._halving.next(self._waiting())):
+            self._halving.let_go(best, until=best.last_epoch)
+            self._queue.append(best.number)
         if not self._queue and self._tally.searched < self.total:
             self._queue.append(self._suggest())
         if not self._queue and self._stop and not self._out:
             self._choose()
+        if not self._queue and self._halving and not self._out:
+            self._finish(self._halving)
         if not self._queue and not self._out and self.done >= self.total and not self._is_repeating:
             self._repeat_best()
         if not self._queue:
@@ -203,7 +214,7 @@ class Search:
         elif trial.latest and self._is_spent and epoch < self._epochs_of(trial):
             stop = True
             trial = trial.model_copy(update={"state": "stopped", "reason": OVER})
-        elif self._awaits_others(trial):
+        elif self._has_to_wait(trial):
             stop = True
             trial = trial.model_copy(update={"state": "waiting", "reason": "for the others to come as far"})
         self.ledger.write(trial)
@@ -315,7 +326,8 @@ class Search:
     def _suggest(self) -> int:
         number = self.ledger.next_number
         storage.remove(checkpoints_of(self.ledger.folder, number))  # of a trial whose file somebody deleted
-        values = self._proposals.ask(number)
+        shown = [trial.number for trial in self._waiting()] if self._halving else []
+        values = self._proposals.ask(number, shown)
         seed = int(values.get("seed", self.spec.seed))
         self.ledger.write(Trial(number=number, values=values, is_baseline=number == 0, seed=seed))
         return number
@@ -326,23 +338,59 @@ class Search:
             return False
         return trial.last_epoch >= self._stop.top_after
 
+    def _has_to_wait(self, trial: Trial) -> bool:
+        """Whether a trial may not go on after the epoch that it has just had."""
+        if not self._halving:
+            return self._awaits_others(trial)
+        self._halving.note(trial, is_broken=self._breaks(trial))
+        return self._halving.waits(trial)
+
+    def _is_judged(self, trial: Trial) -> bool:
+        """Whether it depends on others if a trial goes on."""
+        return self._halving.is_judged(trial) if self._halving else self._awaits_others(trial)
+
     def _choose(self) -> None:
         """Every trial has had its first epochs: the best go on, the others are stopped."""
         assert self._stop is not None
         waiting = [trial for trial in self.ledger.searched if self._awaits_others(trial) and not trial.has_ended]
         sign = 1 if self._is_lower_better else -1
         first = {t.number: t.scores(self.metric, until=self._stop.top_after) for t in self.ledger.searched}
-        broken = {t.number: any((by or 0) > 0 for by in self._constraints(t).values()) for t in self.ledger.searched}
+        broken = {t.number: self._breaks(t) for t in self.ledger.searched}
         ranked = sorted((broken[n], min(sign * s for s in scores), n) for n, scores in first.items() if scores)
         self._chosen = {number for _, _, number in ranked[: self._stop.keep]}
         for trial in waiting:
             if trial.number in self._chosen:
                 self._queue.append(trial.number)
             else:
-                reason = f"not among the best {self._stop.keep} after epoch {self._stop.top_after}"
-                stopped = self._judged(trial.model_copy(update={"state": "stopped", "reason": reason}))
-                self.ledger.write(stopped)
-                self._proposals.tell(stopped)
+                self._give_up(trial, f"not among the best {self._stop.keep} after epoch {self._stop.top_after}")
+
+    def _finish(self, halving: Halving) -> None:
+        """No trial is among the best of its rung, and none is to come: the sweep is brought to its end.
+
+        One trial at least is trained as long as it may, and so is the untuned one, with which it is compared.
+        """
+        waiting = self._waiting()
+        has_finished = any(t.state in ("finished", "infeasible") and t.epochs for t in self.ledger.searched)
+        untuned = next((trial for trial in waiting if trial.is_baseline), None)
+        if last := untuned if has_finished else halving.last(waiting):
+            halving.let_go(last, until=inf)
+            self._queue.append(last.number)
+            return
+        for trial in waiting:
+            self._give_up(trial, f"not among the best after epoch {trial.last_epoch}")
+
+    def _waiting(self) -> list[Trial]:
+        """Those at a rung, for others to do worse."""
+        return [trial for trial in self.ledger.searched if trial.state == "waiting" and self._is_judged(trial)]
+
+    def _give_up(self, trial: Trial, reason: str) -> None:
+        stopped = self._judged(trial.model_copy(update={"state": "stopped", "reason": reason}))
+        self.ledger.write(stopped)
+        self._proposals.tell(stopped)
+
+    def _breaks(self, trial: Trial) -> bool:
+        """Whether a trial is known to break a constraint."""
+        return any((by or 0) > 0 for by in self._constraints(trial).values())
 
     def _repeat_best(self) -> None:
         """The search has come to its end: its best trials are trained again, those repeats that ended excepted."""

@@ -20,7 +20,7 @@ BOUNDARY = "val/boundary_iou"
 def pruner_of(spec: SweepSpec) -> "BasePruner":
     """The rule that a sweep asks for; where nothing is searched, none.
 
-    `search.stop.top_after` is no pruner: it compares trials at one epoch when all have come there, see `Search`.
+    `search.stop.top_after` and halving that waits are no pruners: see `Search`.
     """
     from optuna import exceptions, pruners
 
@@ -28,7 +28,7 @@ def pruner_of(spec: SweepSpec) -> "BasePruner":
     if not spec.space:
         return pruners.NopPruner()
     if stop is None:
-        if asha is None:
+        if asha is None or asha.pause:
             return pruners.NopPruner()
         return pruners.SuccessiveHalvingPruner(min_resource=asha.grace_epochs, reduction_factor=asha.reduction_factor)
     rule: BasePruner | None = None

@@ -3,8 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
+from optuna.samplers import TPESampler
+from optuna.trial import TrialState
 
 from segdist.core.spec import SweepSpec
 from segdist.searching import Ledger, Search, Trial
@@ -50,6 +53,13 @@ def run(search: Search, trial: Trial, *, until: int = EPOCHS) -> None:
 def finish(search: Search) -> None:
     while trial := search.next():
         run(search, trial)
+
+
+def number_of(search: Search) -> int:
+    """That of the next trial."""
+    trial = search.next()
+    assert trial
+    return trial.number
 
 
 @pytest.fixture
@@ -227,6 +237,94 @@ def test_halving_decides_after_a_restart_as_it_did_before(
     states = [t.state for t in whole.ledger.trials]
     assert states.count("stopped") >= 4
     assert states[-1] == "finished"
+
+
+PAUSE = {"grace_epochs": 1, "reduction_factor": 2, "pause": True}
+"""Rungs after 1, 2 and 4 epochs."""
+
+
+def _ends(search: Search) -> list[tuple[str, int]]:
+    return [(trial.state, trial.last_epoch) for trial in search.ledger.trials]
+
+
+def test_trials_wait_at_a_rung_for_the_best_to_go_on_and_the_untuned_one_in_the_end(
+    start: Callable[..., Search],
+) -> None:
+    search = start(asha=PAUSE, trials=4)
+    run(search, search.ledger[number_of(search)])
+    run(search, search.ledger[number_of(search)])
+    assert _ends(search) == [("waiting", 1), ("waiting", 2)]  # of two the better one passed the first rung
+    finish(search)
+    assert _ends(search) == [("finished", 6), ("stopped", 2), ("stopped", 4), ("finished", 6)]
+    assert [trial.starts for trial in search.ledger.trials] == [2, 1, 1, 1]
+    assert search.ledger[1].reason == "not among the best after epoch 2"
+    assert search.is_done
+
+
+def test_a_trial_that_waits_goes_on_when_it_is_among_the_best_of_more(start: Callable[..., Search]) -> None:
+    search = start(asha={**PAUSE, "grace_epochs": 3}, trials=4)
+    assert [number_of(search) for _ in range(4)] == [0, 1, 2, 3]
+    for number in (2, 1):
+        run(search, search.ledger[number])
+    assert [search.ledger[number].state for number in (1, 2)] == ["waiting", "waiting"]
+    assert number_of(search) == 2  # it came first, when there was nobody to be better than
+    run(search, search.ledger[2])
+    assert _ends(search)[2] == ("finished", 6)
+
+
+def test_where_none_is_among_the_best_the_best_one_is_trained_to_its_end(start: Callable[..., Search]) -> None:
+    search = start(asha={**PAUSE, "reduction_factor": 4}, trials=3)
+    finish(search)
+    assert _ends(search) == [("finished", 6), ("stopped", 1), ("finished", 6)]
+
+
+def test_rungs_lie_where_checkpoints_do_and_none_where_trials_end(tmp_path: Path) -> None:
+    every = spec(asha={**PAUSE, "reduction_factor": 4}, trials=4)
+    every = every.model_copy(update={"train": every.train.model_copy(update={"checkpoint_every": 3})})
+    search = Search(every, Ledger(str(tmp_path / "every")))
+    finish(search)
+    assert {epochs for _, epochs in _ends(search)} == {3, 6}
+    search = Search(spec(asha={**PAUSE, "grace_epochs": EPOCHS}), Ledger(str(tmp_path / "none")))
+    finish(search)
+    assert _ends(search) == [("finished", 6)] * 6
+
+
+def test_what_breaks_a_constraint_goes_on_after_all_others(start: Callable[..., Search]) -> None:
+    search = start(asha=PAUSE, constraints={"model/bytes": 10}, trials=4)
+    while trial := search.next():
+        search.start(trial.number)
+        for which in range(trial.last_epoch + 1, EPOCHS + 1):
+            bytes_ = 20 if trial.number == 3 else 5
+            metrics = {"epoch": which, "val/iou": score(trial.number, which), "model/bytes": bytes_}
+            if search.report(trial.number, metrics, f"c/{which}"):
+                break
+        search.end(trial.number)
+    assert _ends(search)[3] == ("stopped", 1)
+    assert ("finished", 6) in _ends(search)[1:3]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "quasi_random"])
+def test_a_search_whose_trials_wait_goes_on_after_each_start_as_if_there_had_been_none(
+    start: Callable[..., Search], tmp_path: Path, sampler: str
+) -> None:
+    rule = {"asha": PAUSE, "trials": 9, "sampler": sampler}
+    whole = Search(spec(**rule), Ledger(str(tmp_path / "whole")))
+    finish(whole)
+    while trial := (search := start(**rule)).next():
+        run(search, trial, until=trial.last_epoch + 1)  # and the driver is killed
+    ended = [(t.number, t.values, t.state, t.last_epoch) for t in search.ledger.trials]
+    assert ended == [(t.number, t.values, t.state, t.last_epoch) for t in whole.ledger.trials]
+    assert {t.state for t in whole.ledger.trials} == {"finished", "stopped"}
+
+
+def test_trials_that_wait_tell_the_sampler_what_they_have_shown(start: Callable[..., Search]) -> None:
+    search = start(asha={**PAUSE, "reduction_factor": 9}, trials=8, startup_trials=2)
+    with patch.object(TPESampler, "_sample", autospec=True, side_effect=TPESampler._sample) as learned:
+        for _ in range(4):
+            run(search, search.ledger[number_of(search)])
+    assert {trial.state for trial in search.ledger.trials} == {"waiting"}
+    shown = [trial.state for trial in learned.call_args.args[1].get_trials()]
+    assert shown.count(TrialState.PRUNED) == 3
 
 
 def test_one_epoch_then_the_best_go_on_to_their_end(start: Callable[..., Search]) -> None:
