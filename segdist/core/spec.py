@@ -919,6 +919,9 @@ class SearchSpec(Strict):
     confirm: ConfirmSpec | None = None
     """After the search, train the best trials again with fresh seeds: the best mean over seeds wins, and images and
     seeds together say how surely. They are no part of `trials`; null lets the best single trial win."""
+    keep_checkpoints: int = Field(default=10, ge=0, le=1_000_000)
+    """Best trials whose checkpoints stay in the storage when the sweep is done. The models of all are in MLflow; a
+    checkpoint is needed to bring one to another MLflow server later."""
     concurrency: Count | Literal["auto"] = "auto"
     """Trials at once; auto takes as many as the resources hold."""
     seed: Seed = 0

@@ -14,10 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
+from weakref import WeakKeyDictionary
 
 import torch
 from pydantic import Field, TypeAdapter
 from safetensors.torch import save_file
+from torch import nn
 
 from segdist import adapters
 from segdist.core import registry, storage
@@ -41,6 +43,8 @@ _BASE = re.compile(r"\.|\w[\w-]*")
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9][\w.-]{0,99}( [\w.!+-]{1,99})?", re.ASCII)
 """Name and version of a distribution, such as `tiny-segmenter 0.1`."""
 _MOST_CLASSES = 10_000
+_DIGESTS: WeakKeyDictionary[nn.Module, tuple[tuple[tuple[str, int, int], ...], str]] = WeakKeyDictionary()
+"""Of the frozen weights of a network, with where they lay and how often they had been written to."""
 _SEED, _TEXT = TypeAdapter(Seed), TypeAdapter(Annotated[str, Field(max_length=64, strict=True)])
 _CLASSES = TypeAdapter(
     Annotated[tuple[Annotated[str, Field(min_length=1, max_length=1000)], ...], Field(max_length=_MOST_CLASSES)]
@@ -121,7 +125,7 @@ def save(
     # Weights of four bits are made anew from the base: torch cannot load them into a layer.
     keeps_all = run.train.adapter.kind != "qlora" and sum(v.nbytes for v in frozen.values()) <= SELF_CONTAINED_BYTES
     kept = state if keeps_all else {k: v for k, v in state.items() if k not in frozen}
-    model, frozen_digest = _as_built(run.model, network), "" if keeps_all else digest_of(frozen)
+    model, frozen_digest = _as_built(run.model, network), "" if keeps_all else _digest_once(network, frozen)
     write(folder, kept, Description(model, run.train.adapter, classes, run.evaluate, frozen_digest, run.seed))
 
 
@@ -378,7 +382,7 @@ def restore(network: Segmenter, folder: Path, *, frozen_digest: str = "") -> Non
     own = network.state_dict()
     frozen = {k: v for k, v in own.items() if k not in state}
     unknown = [k for k, v in state.items() if k not in own or not state_dicts.fits(v, own[k])]
-    if unknown or (frozen and digest_of(frozen) != frozen_digest):
+    if unknown or (frozen and _digest_once(network, frozen) != frozen_digest):
         names = ", ".join((*unknown, *frozen)[:3])
         raise WeightsError(
             f"{file} does not fit the model it describes ({names}, ...): "
@@ -396,6 +400,15 @@ def _weights_in(folder: Path) -> Path:
 
 def _said(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _digest_once(network: nn.Module, frozen: Mapping[str, torch.Tensor]) -> str:
+    """`digest_of` a network's frozen weights, computed anew only when one of them was replaced or written to."""
+    now = tuple((name, value.data_ptr(), value._version) for name, value in sorted(frozen.items()))
+    known = _DIGESTS.get(network)
+    if known is None or known[0] != now:
+        known = _DIGESTS[network] = now, digest_of(frozen)
+    return known[1]
 
 
 def digest_of(state: Mapping[str, torch.Tensor]) -> str:

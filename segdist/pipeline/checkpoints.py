@@ -8,13 +8,15 @@ kept: the latest, from which a trial goes on, and the one with the best score, w
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from segdist.core import storage
 from segdist.core.errors import StorageError
+from segdist.searching.ledger import Ledger, checkpoints_of
+from segdist.sweepfile.objectives import is_minimised
 
 MARKER = "complete.json"
 CHECKPOINT = "checkpoint_uri"
@@ -103,6 +105,23 @@ class Checkpoints:
         """The complete ones, the oldest first."""
         ends = f"/{MARKER}"
         return sorted(e.uri.removesuffix(ends) for e in storage.find(self._folder, suffix=ends))
+
+
+def thin(ledger: Ledger, *, metric: str, keep: int) -> int:
+    """Remove what nothing needs when a sweep is done, but for the best trials; of how many trials.
+
+    A trial that waits or was cut off goes on from its own, one that failed is tried again from it, and one whose model
+    MLflow does not have yet keeps it. All others have ended, however far the sweep is widened.
+    """
+    ended = [t for t in ledger.trials if t.has_ended and t.state != "failed" and t.tracked and not t.is_cut_off]
+    scored = [t for t in ended if t.best and not t.broken]
+    sign = 1 if is_minimised(metric) else -1
+    best = {t.number for t in sorted(scored, key=lambda t: sign * t.best.score if t.best else inf)[:keep]}
+    over = [t.number for t in ended if t.number not in best and not t.thinned]
+    for number in over:
+        storage.remove(checkpoints_of(ledger.folder, number))
+        ledger.change(number, thinned=True)
+    return len(over)
 
 
 def fetch(place: str, folder: Path) -> None:

@@ -266,6 +266,9 @@ class Recording:
 
     def _keep_model(self, trial: Trial, run_id: str) -> None:
         """The model and pictures of the best checkpoint; where that is damaged, of the latest."""
+        if trial.thinned:
+            say(f"trial {trial.number}: its model stays where it was recorded first (`search.keep_checkpoints`)")
+            return
         places = dict.fromkeys(saved.uri for saved in (trial.best, trial.latest) if saved)
         with TemporaryDirectory(prefix="segdist-") as folder:
             for number, place in enumerate(places):

@@ -28,7 +28,7 @@ from segdist.pipeline.ingest import ingest
 from segdist.pipeline.label_sets import LabelSet, make_label_sets
 from segdist.pipeline.planned import Plan, against_truth, planned
 from segdist.pipeline.recording import PICTURES_SHOWN, picture_key
-from segdist.pipeline.sweep import search
+from segdist.pipeline.sweep import search, thin_checkpoints
 from segdist.pipeline.trial import Job
 from segdist.pipeline.warm_start import take_warm_start
 from segdist.searching import Ledger
@@ -105,6 +105,7 @@ def do_steps(spec: SweepSpec, file: str, *, kind: str, fingerprint: str, folder:
                     _compare_with_plan(tracker, plan, parent, job, meter)
                 _finish(tracker, spec, parent)
                 done.append("report")
+                thin_checkpoints(spec, job)
         return Outcome(parent, _conclude(tracker, spec, parent), found.was_cut_off)
 
 

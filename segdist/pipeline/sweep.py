@@ -15,6 +15,7 @@ from segdist.core.interruption import Interrupted, Stops, interruptible
 from segdist.core.spec import SweepSpec
 from segdist.core.terminal import say
 from segdist.core.text import counted
+from segdist.pipeline.checkpoints import thin
 from segdist.pipeline.cluster import keep_keys_out_of_logs, slots
 from segdist.pipeline.packing import nodes_of
 from segdist.pipeline.recording import Recording
@@ -74,6 +75,18 @@ def search(
             f"No trial of `{spec.name}` succeeded: {ended[0].reason}\nThe whole error is in MLflow (error.txt)."
         )
     return found
+
+
+def thin_checkpoints(spec: SweepSpec, job: Job) -> None:
+    """Remove what is left of trials that ended, when the sweep has its report.
+
+    Raises:
+        BackendError: another driver runs this sweep.
+    """
+    with leased(job.storage_path, spec.name):
+        removed = thin(Ledger(job.storage_path), metric=job.metric, keep=spec.search.keep_checkpoints)
+    if removed:
+        say(f"storage   the checkpoints of {counted(removed, 'trial')} are removed: MLflow has their models")
 
 
 def _say_cut_off(spec: SweepSpec, search: Search) -> None:

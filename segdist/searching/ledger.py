@@ -93,6 +93,8 @@ class Trial(Strict):
     """Images of a worker's forward pass, where the run's own were too many; `resources.micro_batch` otherwise."""
     too_large: bool = False
     """Whether memory did not hold one image at a time."""
+    thinned: bool = False
+    """Whether its checkpoints were removed, after MLflow had its model."""
     starts: int = 0
     """Times it was started or taken up."""
     spent: Held = Held()

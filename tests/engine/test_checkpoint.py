@@ -1,6 +1,7 @@
 """A model folder gives the model back to the bit, or an error that names the file."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +155,39 @@ def test_the_digest_changes_with_names_and_values() -> None:
     assert digest == checkpoint.digest_of(dict(reversed(state.items())))
     assert digest != checkpoint.digest_of({**state, "a": torch.full((2, 3), 1e-30)})
     assert digest != checkpoint.digest_of({"x": state["a"], "b": state["b"], "c": state["c"]})
+
+
+def test_frozen_weights_are_hashed_once_and_again_when_they_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "SELF_CONTAINED_BYTES", 0)
+    calls, digest_of = list[int](), checkpoint.digest_of
+
+    def counting(state: Mapping[str, torch.Tensor]) -> str:
+        calls.append(len(state))
+        return digest_of(state)
+
+    monkeypatch.setattr(checkpoint, "digest_of", counting)
+    run = tiny_run()
+    network = checkpoint.build(run.model, CLASSES)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name.startswith("head"))
+
+    def saved(name: str) -> str:
+        checkpoint.save(network, tmp_path / name, run, CLASSES)
+        return checkpoint.describe(tmp_path / name).frozen_digest
+
+    first = saved("first")
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.startswith("head"):
+                parameter.add_(1)
+    assert saved("second") == first
+    checkpoint.restore(network, tmp_path / "first", frozen_digest=first)
+    assert len(calls) == 1
+    with torch.no_grad():
+        next(network.parameters()).add_(1)
+    assert saved("third") != first
+    with pytest.raises(WeightsError, match="does not fit"):
+        checkpoint.restore(network, tmp_path / "first", frozen_digest=first)
+    assert len(calls) == 2

@@ -2,11 +2,15 @@
 
 import operator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from segdist.core.errors import StorageError
-from segdist.pipeline.checkpoints import MARKER, Checkpoints, fetch
+from segdist.pipeline.checkpoints import MARKER, Checkpoints, fetch, thin
+from segdist.searching import Best, Ledger, Trial
+from segdist.searching.budget import OVER
+from segdist.searching.ledger import checkpoints_of
 
 
 def saved(folder: str, tmp_path: Path, *scores: float, after: int = 0) -> Checkpoints:
@@ -93,3 +97,35 @@ def test_in_a_bucket_too(s3_bucket: str, tmp_path: Path) -> None:
     checkpoints = saved(f"{s3_bucket}/checkpoints", tmp_path, 0.1, 0.9, 0.2)
     assert state(checkpoints) == "3"
     assert state(Checkpoints(f"{s3_bucket}/checkpoints", is_better=operator.ge)) == "3"
+
+
+def test_a_sweep_that_is_done_keeps_the_checkpoints_of_its_best_trials_and_of_those_that_may_go_on(
+    tmp_path: Path,
+) -> None:
+    ledger = Ledger(str(tmp_path / "sweep"))
+    trials: list[dict[str, Any]] = [
+        {"state": "finished", "score": 0.9},
+        {"state": "finished", "score": 0.5},
+        {"state": "stopped", "score": 0.3},
+        {"state": "infeasible", "score": 0.95, "constraints": {"model/bytes": 1.0}},
+        {"state": "failed", "score": 0.1},
+        {"state": "waiting", "score": 0.1},
+        {"state": "finished", "score": 0.2, "tracked": ""},
+        {"state": "infeasible", "too_large": True, "constraints": {"memory": 1.0}},
+        {"state": "stopped", "reason": OVER, "score": 0.1},
+    ]
+    for number, one in enumerate(trials):
+        place, score = checkpoints_of(ledger.folder, number), one.pop("score", None)
+        saved(place, tmp_path, score or 0.0)
+        best = None if score is None else Best(uri=f"{place}/00001", epoch=1, score=score)
+        ledger.write(Trial(**{"number": number, "values": {}, "best": best, "tracked": "sqlite:///x", **one}))
+
+    def left() -> list[int]:
+        return [n for n in range(len(trials)) if Path(checkpoints_of(ledger.folder, n)).exists()]
+
+    assert thin(ledger, metric="val/iou", keep=2) == 3
+    assert left() == [0, 1, 4, 5, 6, 8]
+    assert thin(Ledger(ledger.folder), metric="val/iou", keep=2) == 0
+    assert thin(Ledger(ledger.folder), metric="val/hausdorff_95", keep=1) == 2, "the lowest was removed before"
+    assert left() == [4, 5, 6, 8]
+    assert [t.number for t in Ledger(ledger.folder).trials if t.thinned] == [0, 1, 2, 3, 7]
