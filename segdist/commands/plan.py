@@ -24,6 +24,7 @@ def describe(spec: SweepSpec) -> str:
         f"  resources {_resources(spec)}",
         f"  scored    {', beside '.join(filter(None, (spec.search.metric, beside)))}, prompts: {spec.evaluate.prompts}",
         *(f"    at most {bound:g} {name}" for name, bound in spec.search.constraints.items()),
+        *(f"    budget of {most:g} {kind.replace('_', ' ')}" for kind, most in _budget(spec).items()),
         f"  storage   {spec.storage}",
         f"  tracking  {spec.tracking.uri}",
         *([f"  WARNING   {risk}"] if (risk := Tracker.for_sweep(spec).risk) else []),
@@ -61,6 +62,10 @@ def _search(spec: SweepSpec) -> str:
         f"{counted(trials_of(spec), 'trial')} of up to {counted(epochs_of(spec), 'epoch')}, "
         f"{search.sampler}, {_early(search)}{begins}{again}"
     )
+
+
+def _budget(spec: SweepSpec) -> dict[str, float]:
+    return spec.search.budget.model_dump(exclude_none=True) if spec.search.budget else {}
 
 
 def _early(search: SearchSpec) -> str:
