@@ -58,8 +58,11 @@ def test_of_very_many_trials_some_are_played_and_the_others_are_told_from_them()
     assert played.seconds == pytest.approx(4000 * 11 / 4)
 
 
-@pytest.mark.parametrize("trials", [6, 4000])
-def test_the_best_are_trained_again_to_their_end_and_are_not_more_in_a_larger_search(trials: int) -> None:
+@pytest.mark.parametrize("trials", [6, 40])
+def test_the_best_are_trained_again_to_their_end_and_are_not_more_in_a_larger_search(
+    monkeypatch: pytest.MonkeyPatch, trials: int
+) -> None:
+    monkeypatch.setattr("segdist.searching.forecast._MOST_PLAYED", 10)
     confirm = {"trials": 2, "seeds": 2}
     stop = {"top_after": 1, "keep": 3}
     alone, played = (
