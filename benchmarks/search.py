@@ -23,7 +23,7 @@ from segdist.core.spec import SweepSpec
 from segdist.searching import Ledger, Search
 
 SEEDS = 30
-TRIALS = {True: 32, False: 200}
+TRIALS = {True: 32, False: 100}
 """Of a sweep, where there are epochs and where not. A sweep with epochs that did not arrive is followed by another one,
 which is paid too; one without would need thousands of trials, and counts as endless."""
 SWEEPS = 10
