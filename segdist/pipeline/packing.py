@@ -2,13 +2,17 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import floor
 from pathlib import Path
 from types import ModuleType
 
 import psutil
 
+USABLE = 0.95
+"""Share of a node's memory that trials may have: at this, Ray begins to end them."""
+BESIDE = 1.5e9
+"""Bytes that Ray, the driver and MLflow have beside the trials."""
 DRIVER_CPUS = 0.01
 """What Tune reserves for a trial whose workers form a group of their own."""
 _SLACK = 1e-6
@@ -58,6 +62,11 @@ def fitting(nodes: Sequence[Node], need: Need) -> int:
     while most and not _holds(nodes, need, most):
         most -= 1
     return most
+
+
+def usable(nodes: Sequence[Node]) -> list[Node]:
+    """The nodes with the memory that is left for trials."""
+    return [replace(node, memory=max(0.0, USABLE * node.memory - BESIDE)) for node in nodes]
 
 
 def nodes_of(ray: ModuleType) -> list[Node]:

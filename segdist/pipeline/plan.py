@@ -23,8 +23,8 @@ from segdist.engine.probe import Request
 from segdist.pipeline.cluster import connected, holders
 from segdist.pipeline.label import checked_teacher, policy_of
 from segdist.pipeline.label_rows import LabelJob
-from segdist.pipeline.packing import Need, Node, fitting, memory_here, nodes_of, this_machine
-from segdist.pipeline.planned import PLAN, FamilyPlan, Plan, gigabytes
+from segdist.pipeline.packing import BESIDE, USABLE, Need, Node, fitting, memory_here, nodes_of, this_machine, usable
+from segdist.pipeline.planned import PLAN, FamilyPlan, Plan, gigabytes, resident_bytes
 from segdist.pipeline.probing import Answer, Taught, TeacherRequest, ask
 from segdist.pipeline.run import folder_of
 from segdist.searching.budget import Budget, Still
@@ -41,10 +41,6 @@ _IMAGES = 12
 _DRAWS, _TRIES = 2, 20
 """Other points of the space at which each family is timed, and how many are drawn to find them."""
 _MICRO_BATCH = "resources.micro_batch"
-_USABLE = 0.95
-"""Share of a node's memory, and of a card's, that trials may have: at this, Ray begins to end them."""
-_BESIDE = 1.5e9
-"""Bytes that Ray, the driver and MLflow have beside the trials."""
 _STARTS = 22.0
 """Seconds for what every sweep does once: Ray starts, MLflow's tables are made, the report is written."""
 _EACH_TRIAL = 1.0
@@ -82,7 +78,7 @@ def plan_sweep(file: str, overrides: Sequence[str]) -> tuple[SweepSpec, Plan]:
 
 def _planned(spec: SweepSpec, data: Excerpt) -> Plan:
     say(f"probing   {', '.join(candidates(spec))}: a few steps on images of the sweep", err=True)
-    most_bytes = _USABLE * memory_here() - _BESIDE
+    most_bytes = USABLE * memory_here() - BESIDE
     teacher, rows = _taught(spec, data, most_bytes)
     found = [_family(spec, family, data, rows, most_bytes) for family in candidates(spec)]
     families, nodes = [one for one, _ in found], _nodes(len(found[0][1]))
@@ -240,16 +236,15 @@ def _need(spec: SweepSpec, families: Sequence[FamilyPlan], cards: Sequence[float
     """
     asked = spec.resources
     if asked.gpus_per_worker and cards:
-        share = _USABLE * min(cards) * min(1.0, asked.gpus_per_worker)
+        share = USABLE * min(cards) * min(1.0, asked.gpus_per_worker)
         for one in families:
             if one.largest.memory > share:
                 raise SpecError(
                     f"`{one.family}` needs {gigabytes(one.largest.memory)} of a card, but `resources.gpus_per_worker: "
                     f"{asked.gpus_per_worker:g}` is {gigabytes(share)} of it. Raise that to "
-                    f"{min(1.0, ceil(100 * one.largest.memory / _USABLE / min(cards)) / 100):g}."
+                    f"{min(1.0, ceil(100 * one.largest.memory / USABLE / min(cards)) / 100):g}."
                 )
-    resident = max(max(one.largest.resident, one.own.resident) for one in families)
-    return Need(asked.cpus_per_worker, asked.gpus_per_worker, resident, asked.workers)
+    return Need(asked.cpus_per_worker, asked.gpus_per_worker, resident_bytes(families), asked.workers)
 
 
 def _at_once(spec: SweepSpec, nodes: Sequence[Node], need: Need) -> int:
@@ -258,8 +253,7 @@ def _at_once(spec: SweepSpec, nodes: Sequence[Node], need: Need) -> int:
     Raises:
         BackendError: not even one fits.
     """
-    usable = [replace(node, memory=max(0.0, _USABLE * node.memory - _BESIDE)) for node in nodes]
-    fits = holders(usable, need)
+    fits = holders(usable(nodes), need)
     return fits if spec.search.concurrency == "auto" else min(fits, spec.search.concurrency)
 
 

@@ -72,6 +72,11 @@ class Plan(Strict):
         return sum(self.disk.values())
 
 
+def resident_bytes(families: Iterable[FamilyPlan]) -> int:
+    """Of a node's memory, what a worker of any of them needs at most."""
+    return max(max(one.largest.resident, one.own.resident) for one in families)
+
+
 def planned(folder: str) -> Plan | None:
     """The plan in a sweep's folder; None where there is none, or none that this version can read."""
     uri = storage.join(folder, PLAN)

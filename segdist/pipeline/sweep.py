@@ -17,7 +17,8 @@ from segdist.core.terminal import say
 from segdist.core.text import counted
 from segdist.pipeline.checkpoints import thin
 from segdist.pipeline.cluster import keep_keys_out_of_logs, slots
-from segdist.pipeline.packing import nodes_of
+from segdist.pipeline.packing import Need, fitting, nodes_of, usable
+from segdist.pipeline.planned import planned, resident_bytes
 from segdist.pipeline.recording import Recording
 from segdist.pipeline.trial import GROUPS, Job, train_trial
 from segdist.searching import Ledger, Search
@@ -173,14 +174,17 @@ def _run(
     progress = Progress(search, metric=job.metric, epochs=epochs_of(spec), searched=list(spec.space))
     trainable = tune.with_resources(tune.with_parameters(train_trial, job=job), _driver_resources(spec))
 
+    plan = planned(job.storage_path)
+    memory = resident_bytes(plan.families) if plan else 0
+
     def room() -> int:
         lease.check()
         meter.nodes = len(nodes_of(ray))
-        return _concurrency(spec, ray)
+        return _concurrency(spec, ray, memory)
 
     suggestions = Suggestions(search, room, problem)
     ends = Ends(search, recording, progress, problem, suggestions, max_failures=spec.resources.max_failures)
-    _concurrency(spec, ray)  # what can never fit is refused here
+    _concurrency(spec, ray, memory)  # what can never fit is refused here
     with TemporaryDirectory(prefix="segdist-tune-") as scratch:  # Tune's own files: nobody reads them again
         tuner = tune.Tuner(
             trainable,
@@ -211,16 +215,20 @@ def _run(
             progress.stop()
 
 
-def _concurrency(spec: SweepSpec, ray: ModuleType) -> int:
-    """Trials that fit the cluster as it is now."""
-    resources = spec.resources
-    fits = slots(
-        ray,
-        cpus=resources.cpus_per_worker,
-        gpus=resources.gpus_per_worker,
-        workers=resources.workers,
-    )
-    return fits if spec.search.concurrency == "auto" else min(fits, spec.search.concurrency)
+def _concurrency(spec: SweepSpec, ray: ModuleType, memory: int) -> int:
+    """Trials that fit the cluster as it is now.
+
+    Args:
+        spec: the sweep.
+        ray: the connected `ray` module.
+        memory: bytes that a plan found a worker to need; 0 where there is none. One trial runs all the same.
+    """
+    asked = spec.resources
+    fits = slots(ray, cpus=asked.cpus_per_worker, gpus=asked.gpus_per_worker, workers=asked.workers)
+    if spec.search.concurrency != "auto":
+        return min(fits, spec.search.concurrency)
+    need = Need(asked.cpus_per_worker, asked.gpus_per_worker, memory, asked.workers)
+    return min(fits, max(fitting(usable(nodes_of(ray)), need), 1))
 
 
 def _driver_resources(spec: SweepSpec) -> dict[str, float]:

@@ -7,6 +7,8 @@ import pytest
 from segdist.core.errors import BackendError
 from segdist.pipeline.cluster import slots
 from segdist.pipeline.packing import Need, Node, fitting, memory_here, this_machine
+from segdist.pipeline.sweep import _concurrency
+from tests.searching.sweeps import sweep
 
 GB = 1e9
 
@@ -53,6 +55,14 @@ def test_the_concurrency_of_a_search_is_what_the_living_nodes_hold() -> None:
     ray = cast("Any", Cluster({"CPU": 3.0, "GPU": 1.0}, {"CPU": 3.0, "GPU": 1.0}))
     assert slots(ray, cpus=2, gpus=0) == 2
     assert slots(ray, cpus=1, gpus=0.6) == 2
+
+
+def test_a_plan_s_memory_bounds_the_automatic_concurrency_and_never_to_nothing() -> None:
+    ray = cast("Any", Cluster({"CPU": 8.0, "memory": 8e9, "object_store_memory": 2e9}))
+    assert _concurrency(sweep(), ray, 0) == 8
+    assert _concurrency(sweep(), ray, 4_000_000_000) == 2, "of ten, 0.95 less what Ray has"
+    assert _concurrency(sweep(), ray, 40_000_000_000) == 1
+    assert _concurrency(sweep(concurrency=5), ray, 4_000_000_000) == 5
 
 
 def test_what_fits_nowhere_is_refused_with_what_each_node_has() -> None:
