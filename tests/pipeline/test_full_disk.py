@@ -1,0 +1,64 @@
+"""A disk that is full, anywhere in a sweep: a message of a screen, and once there is space the same command goes on."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from segdist.searching import Ledger
+from tests.pipeline.conftest import SWEEP, Command
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
+
+KILOBYTES = {
+    700: "MLflow's database",
+    1_050: "datasets/",
+    7_000: "trials/",
+}
+"""Sizes of a disk, and what no longer fits on it: the database, the shards, or what trials keep."""
+
+
+def _mount(folder: Path, *words: str) -> bool:
+    done = subprocess.run(["mount", *words, str(folder)], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of its own, of the least size."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if not _mount(folder, "-t", "tmpfs", "-o", f"size={min(KILOBYTES)}k", "tmpfs"):
+        pytest.skip("only root may mount a disk")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_sweep_on_a_disk_that_fills_goes_on_when_there_is_space_as_if_nothing_had_been(
+    tmp_path: Path, disk: Path, segdist: Command
+) -> None:
+    file = tmp_path / "tiny.yaml"
+    # Nothing that depends on which trial is done first: no early stopping, and every point is drawn by its number.
+    alone = SWEEP.replace("epochs: 6", "epochs: 2").replace("startup_trials: 2", "startup_trials: 3, asha: null")
+    file.write_text(alone.format(storage=disk / "storage"))
+    for kilobytes, place in KILOBYTES.items():
+        assert _mount(disk, "-o", f"remount,size={kilobytes}k")
+        full = segdist("run", file)
+        assert full.returncode == 2, full.stdout + full.stderr
+        assert "Free some space" in full.stderr
+        assert place in full.stderr
+        assert "Traceback" not in full.stderr
+        assert len(full.stdout.splitlines() + full.stderr.splitlines()) < 24
+    assert _mount(disk, "-o", "remount,size=200m")
+    whole = segdist("run", file)
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    undisturbed = segdist("run", file, f"storage={tmp_path / 'undisturbed'}")
+    assert undisturbed.returncode == 0, undisturbed.stdout + undisturbed.stderr
+    assert _values(disk / "storage") == _values(tmp_path / "undisturbed")
+
+
+def _values(storage: Path) -> list[list[float]]:
+    """What each trial scored after each epoch."""
+    (ledger,) = {file.parent.parent for file in storage.glob("sweeps/tiny/*/trials/*.json")}
+    return [trial.scores("val/iou") for trial in Ledger(str(ledger)).trials]
