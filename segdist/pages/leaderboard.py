@@ -107,7 +107,7 @@ class Leaderboard:
 
     def _with_repeats(self, trial: TrialRecord) -> Confirmed:
         repeats = [r for r in self.repeats if r.repeats == trial.trial_key]
-        well = [r for r in repeats if r.status == "FINISHED" and not r.broken and self.metric in r.metrics]
+        well = [r for r in repeats if self.ended(r) == "finished" and self.metric in r.metrics]
         lost = [r for r in repeats if r.status in ("FINISHED", "FAILED") and r not in well]
         own = [trial] if self.ended(trial) == "finished" else []
         models = sorted([*own, *well], key=lambda t: t.metrics[self.metric], reverse=not self.is_lower_better)
@@ -196,10 +196,13 @@ class Leaderboard:
         """Of each trial that could not be trained again well: why, in a sentence."""
         return [
             f"Trial {one.trial.number} is not confirmed: with another seed, as trial {repeat.number}, it "
-            + (f"breaks a constraint ({self.broken(repeat)})." if repeat.broken else "failed" + _because(repeat.reason))
+            + (f"breaks a constraint ({self.broken(repeat)})." if repeat.broken else self._not_finished(repeat))
             for one in self.unconfirmed
             for repeat in one.lost
         ]
+
+    def _not_finished(self, repeat: TrialRecord) -> str:
+        return ("failed" if repeat.status == "FAILED" else "was stopped early") + _because(repeat.reason)
 
     @property
     def nothing_feasible(self) -> str:

@@ -340,7 +340,7 @@ class Search:
 
     def _has_to_wait(self, trial: Trial) -> bool:
         """Whether a trial may not go on after the epoch that it has just had."""
-        if not self._halving:
+        if not self._halving or trial.repeats:
             return self._awaits_others(trial)
         self._halving.note(trial, is_broken=self._breaks(trial))
         return self._halving.waits(trial)
