@@ -16,7 +16,7 @@ from segdist.pipeline.trial import DAMAGED, LOST, Job, work
 COSTS = {"model/bytes", "runtime/latency_p50_ms", "runtime/latency_p95_ms"}
 STEPS, RATE = 2, 1e-3
 """Of an epoch; of the optimiser."""
-TIMES = ("second", "first_step_at", CHECKPOINT)
+TIMES = ("second", "first_step_at", "peak_memory", CHECKPOINT)
 
 
 def learned(folder: Path, name: str, *, is_costed: bool, stop_after: int = 0) -> list[dict[str, float]]:
