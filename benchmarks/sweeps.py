@@ -25,6 +25,7 @@ from segdist.datasets.shards import Manifest
 from segdist.pipeline.checkpoints import CHECKPOINT
 from segdist.pipeline.trial import Job
 from segdist.searching import Ledger, Search, Trial
+from segdist.searching.budget import Meter
 
 TRIALS, TOLD = 2000, 300
 """Trials of one step: without MLflow, and with it."""
@@ -142,7 +143,7 @@ def measure(
         patch.object(sweep, "train_trial", trainable),
         patch.object(Search, "end", noted),
     ):
-        sweep.search(spec, Job(spec.run, "", "", (), place, "val/iou"), ray, tracker, parent, {})
+        sweep.search(spec, Job(spec.run, "", "", (), place, "val/iou"), ray, tracker, parent, {}, Meter(place))
         course.over = time.time()
     course.driver_cpu = time.process_time() - cpu
     begun = sorted((trial.epochs[0].at - trial.epochs[0].seconds, trial.seconds) for trial in Ledger(place).trials)

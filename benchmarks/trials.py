@@ -21,6 +21,7 @@ from segdist.core.spec import SweepSpec
 from segdist.datasets.shards import Dataset, write_manifest, write_shard
 from segdist.formats.synthetic import Format, Options
 from segdist.pipeline.trial import Job, train_trial
+from segdist.searching.budget import Meter
 
 IMAGES = {"train": 192, "val": 16}
 SIZE = 64
@@ -101,7 +102,8 @@ def _search(ray: Any, spec: SweepSpec, dataset: Dataset, *, trainable: Callable[
         redirect_stdout(StringIO()),  # the searches' own progress
         patch.object(sweep, "train_trial", trainable),
     ):
-        sweep.search(spec, _job(spec, dataset), ray, tracker, parent, {})
+        job = _job(spec, dataset)
+        sweep.search(spec, job, ray, tracker, parent, {}, Meter(job.storage_path))
     return clock
 
 

@@ -59,7 +59,7 @@ MOST_UNSEEN = {
     "metrics": 10,
     "models": 9,
     "nets": 8,
-    "pages": 39,
+    "pages": 40,  # the rows of a plan, JSON of our own
     "pipeline": 30,
     "reading": 41,
     "searching": 9,

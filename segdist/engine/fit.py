@@ -22,13 +22,12 @@ from segdist.engine.parts import MODEL, PICTURES, TRAINING
 from segdist.engine.precision import autocast, set_matrix_products
 from segdist.engine.predict import score
 from segdist.engine.state import Fit
+from segdist.engine.taken import PEAK
 from segdist.engine.workers import Workers
 from segdist.metrics import lower_is_better
 
-__all__ = ["MODEL", "PEAK", "PICTURES", "TRAINING", "Metrics", "ReportEpoch", "fit"]
+__all__ = ["MODEL", "PICTURES", "TRAINING", "Metrics", "ReportEpoch", "fit"]
 
-PEAK = "train/peak_memory_mb"
-"""The most memory so far, in units of 1e6 bytes: of the process, or what torch had on a card."""
 ReportEpoch = Callable[[Metrics, Path | None], None]
 """Takes the metrics of an epoch and, where one was saved, the checkpoint folder (gone after the call)."""
 

@@ -28,6 +28,7 @@ from segdist.engine.fit import MODEL, PICTURES, fit
 from segdist.engine.objective import objective_of
 from segdist.engine.precision import autocast
 from segdist.engine.predict import predict
+from segdist.engine.taken import Taken
 from segdist.engine.workers import Workers
 from segdist.nets.collate import on_device
 
@@ -63,45 +64,6 @@ class Request:
     classes: tuple[str, ...]
     train: Sequence[LabelledImage]
     val: Sequence[LabelledImage]
-
-
-@dataclass(frozen=True)
-class Taken:
-    """What a run takes at one point of the space.
-
-    Attributes:
-        point: the searched values it differs in from the family's own.
-        batch: images of a worker's step.
-        setup_seconds: until the first step could begin.
-        step_seconds: of a batch, loading it included.
-        score_seconds: of an image of the validation split, after an epoch.
-        save_seconds: of a checkpoint and its pictures.
-        evaluate_seconds: of an image in the evaluation after the search.
-        timing_seconds: that the same evaluation takes to time the model.
-        memory: most bytes while it trained: resident on a CPU, allocated on a card.
-        resident: most resident bytes of the process, also beside a card.
-        evaluation_memory: the same as `memory`, while it was evaluated.
-        checkpoint_bytes: of a checkpoint with its pictures.
-        model_bytes: of the model alone.
-        picture_bytes: of the pictures alone.
-        evaluation_bytes: of what the evaluation writes about an image.
-    """
-
-    point: Mapping[str, object]
-    batch: int
-    setup_seconds: float
-    step_seconds: float
-    score_seconds: float
-    save_seconds: float
-    evaluate_seconds: float
-    timing_seconds: float
-    memory: int
-    resident: int
-    evaluation_memory: int
-    checkpoint_bytes: int
-    model_bytes: int
-    picture_bytes: int
-    evaluation_bytes: float
 
 
 class _EnoughError(Exception):

@@ -178,10 +178,11 @@ class Leaderboard:
         images, chance = f"On {found.images} validation images", f"{100 * found.chance:.0f} % of resamplings"
         if self.confirmed:
             said = f"not distinguishable from {which}" if found.close else "better than the others, beyond chance"
-            trainings, trials = sum(len(one.models) for one in self.confirmed), len(self.confirmed)
+            trainings = counted(sum(len(one.models) for one in self.confirmed), "training")
+            trials = counted(len(self.confirmed), "trial")
             return (
-                f"{images} and {trainings} trainings trial {found.best} is {said}; of the {trials} trials that were "
-                f"trained again it is the best in {chance} over images and seeds."
+                f"{images} and {trainings} trial {found.best} is {said}; of {trials} with fresh seeds it is the best "
+                f"in {chance} over images and seeds."
             )
         others = len(found.compared)
         next_best = "the next best trial" if others == 1 else f"the next best {counted(others, 'trial')}"

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from segdist.core.errors import BackendError
@@ -47,7 +48,7 @@ def private_session() -> Iterator[Path]:
     with _folder() as folder:
         # Ray's libraries write under `RAY_TMPDIR`, too: locks, checkpoints on their way.
         own = {SESSION: str(folder), "RAY_TMPDIR": str(folder), "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        with environment({**_DOOR, **own}), _on_loopback():
+        with environment({**_DOOR, **own}), _on_loopback(), _out_of_our_group():
             yield folder / "r"  # Ray opens this one to all users; nobody passes the private one above it
 
 
@@ -97,6 +98,23 @@ def _on_loopback() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def _out_of_our_group() -> Iterator[None]:
+    """Ray's processes get a session of their own.
+
+    A signal for our group, as `timeout`, systemd and a closing terminal send it, reaches this process alone, which ends
+    in order, and Ray with it. Where this process is killed, they die too.
+    """
+    from ray._private import services
+
+    before = services.ConsolePopen
+    services.ConsolePopen = partial(before, start_new_session=True)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = before
 
 
 @contextmanager

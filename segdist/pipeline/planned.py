@@ -8,8 +8,7 @@ from segdist.core import storage
 from segdist.core.errors import StorageError
 from segdist.core.spec import Strict
 from segdist.core.text import counted
-from segdist.engine.fit import PEAK
-from segdist.engine.probe import Taken
+from segdist.engine.taken import PEAK, Taken
 from segdist.searching import Ledger
 
 PLAN = "plan.json"

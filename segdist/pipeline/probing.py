@@ -19,8 +19,9 @@ from segdist.core.causes import is_out_of_memory
 from segdist.core.errors import BackendError, SegdistError
 from segdist.core.records import LabelledImage
 from segdist.core.text import lines
-from segdist.engine.probe import Request, Taken, probe
+from segdist.engine.probe import Request, probe
 from segdist.engine.runtime import peak_bytes
+from segdist.engine.taken import Taken
 from segdist.pipeline.label_rows import LabelJob, label_samples
 from segdist.pipeline.teacher import Teacher
 

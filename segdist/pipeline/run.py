@@ -4,8 +4,8 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -84,8 +84,8 @@ def _run(spec: SweepSpec, file: str, *, kind: str) -> str:
 
     with metered(folder) as meter:
         end = do_steps(spec, file, kind=kind, fingerprint=fingerprint, folder=folder, meter=meter)
-    asked = _asked(spec, budget=_bounds(spec) if end.was_cut_off else None)
-    storage.write_json(storage.join(folder, DONE), asdict(_Done(end.run_id, asked, end.said)))
+    budget = _bounds(spec) if end.was_cut_off else {}
+    storage.write_json(storage.join(folder, DONE), asdict(_Done(end.run_id, _asked(spec), end.said, budget)))
     say(f"took      {_minutes(time.monotonic() - started)}")
     return end.run_id
 
@@ -97,15 +97,12 @@ class _Done:
     run_id: str
     asked: dict[str, object]
     said: str
+    budget: dict[str, float] = field(default_factory=dict)
+    """What it was bounded by, where that left something undone."""
 
 
-def _asked(spec: SweepSpec, *, budget: Mapping[str, float] | None = None) -> dict[str, Any]:
-    """What of a question's extent a further start would have to do something about.
-
-    Args:
-        spec: the sweep.
-        budget: what it was bounded by, where that left something undone.
-    """
+def _asked(spec: SweepSpec) -> dict[str, Any]:
+    """What of a question's extent a further start would have to do something about."""
     return {
         "trials": trials_of(spec),
         "tracking": redact(spec.tracking.uri),
@@ -113,7 +110,6 @@ def _asked(spec: SweepSpec, *, budget: Mapping[str, float] | None = None) -> dic
         "objectives": list(spec.search.objectives),
         "confirm": spec.search.confirm.model_dump() if spec.search.confirm and spec.space else None,
         "grid": spec.model_dump(mode="json", include={"space"}) if spec.search.sampler == "grid" else {},
-        "budget": dict(budget or {}),
     }
 
 
@@ -133,17 +129,10 @@ def _done(folder: str, spec: SweepSpec) -> _Done | None:
     if not storage.exists(uri):
         return None
     found, asked = _Done(**storage.read_json(uri)), _asked(spec)
-    known: dict[str, Any] = {
-        "constraints": {},
-        "objectives": [],
-        "confirm": None,
-        "grid": {},
-        "budget": {},
-        **found.asked,
-    }
-    is_same = {**known, "trials": 0, "budget": {}} == {**asked, "trials": 0, "budget": {}}
+    known = {"constraints": {}, "objectives": [], "confirm": None, "grid": {}, **found.asked}
+    is_same = {**known, "trials": 0} == {**asked, "trials": 0}
     bounds = _bounds(spec)
-    is_no_larger = all(bounds.get(key, math.inf) <= hours for key, hours in known["budget"].items())
+    is_no_larger = all(bounds.get(key, math.inf) <= hours for key, hours in found.budget.items())
     return found if is_same and is_no_larger and known["trials"] >= asked["trials"] else None
 
 

@@ -95,9 +95,7 @@ def test_the_text_says_mean_spread_seeds_chance_and_which_is_not_distinguishable
     assert "best   trial 2: val/iou 0.800 ± 0.050 over 3 seeds, +0.400 against the untuned trial" in text
     assert "model  trial 12, its best seed: val/iou 0.850" in text
     assert f"note   On 24 validation images and 6 trainings {said}" in text
-    assert (
-        "of the 2 trials that were trained again it is the best in 58 % of resamplings over images and seeds." in text
-    )
+    assert "of 2 trials with fresh seeds it is the best in 58 % of resamplings over images and seeds." in text
     rows = [line.split() for line in text.splitlines()]
     numbers = [row[0] for row in rows[2:6]]
     assert sorted(numbers) == ["0", "1", "2", "3"], "repeats fill no rows"

@@ -22,6 +22,7 @@ from segdist.pipeline.checkpoints import CHECKPOINT
 from segdist.pipeline.cluster import connected
 from segdist.pipeline.trial import Job
 from segdist.searching import Search
+from segdist.searching.budget import Meter
 from segdist.tracking import Tracker
 
 
@@ -124,7 +125,7 @@ def run(folder: str, *, trials: int, epochs: int, repeats: int = 0, at: int = 0,
         patch.object(pipeline, "train_trial", count),
         patch.object(storage, "write_atomic", Fuse(at, after=after)),
     ):
-        return pipeline.search(spec, job, ray, tracker, parent, {})
+        return pipeline.search(spec, job, ray, tracker, parent, {}, Meter(place))
 
 
 if __name__ == "__main__":

@@ -71,8 +71,8 @@ def test_a_sweep_that_its_budget_cut_off_goes_on_with_a_larger_one(
         spec["resources"]["price_per_hour"], spec["search"]["budget"] = 3.0, budget
         return SweepSpec.model_validate(spec)
 
-    cut_off = _asked(priced(before), budget=_bounds(priced(before)))
-    storage.write_json(storage.join(str(tmp_path), DONE), asdict(_Done("run", cut_off, "said")))
+    cut_off = _Done("run", _asked(priced(before)), "said", _bounds(priced(before)))
+    storage.write_json(storage.join(str(tmp_path), DONE), asdict(cut_off))
     assert (_done(str(tmp_path), priced(now)) is not None) is is_done
     storage.write_json(storage.join(str(tmp_path), DONE), asdict(_Done("run", _asked(priced(before)), "said")))
     assert _done(str(tmp_path), priced(now)) is not None, "it came to its end within its budget"

@@ -9,7 +9,8 @@ import pytest
 
 from segdist.core import storage
 from segdist.core.errors import DataError, SpecError, StorageError
-from segdist.engine.probe import Request, Taken
+from segdist.engine.probe import Request
+from segdist.engine.taken import Taken
 from segdist.pages import plan_rows
 from segdist.pipeline import plan as planning
 from segdist.pipeline.packing import Node

@@ -90,7 +90,7 @@ def test_after_driver_and_trial_were_killed_the_same_command_finishes_the_sweep_
 
     driver = _started(sweep, tmp_path / "log_2", env)
     assert session not in short_folder.iterdir(), "what was left behind goes with the next start"
-    driver.terminate()
+    os.killpg(driver.pid, signal.SIGTERM)  # as `timeout` and systemd do: Ray must not be gone before its driver
     assert driver.wait(60) == 128 + signal.SIGTERM, (tmp_path / "log_2").read_text()
     assert "Run the same command again to go on" in (tmp_path / "log_2").read_text()
     statuses = [t["status"] for t in _trials(segdist, tmp_path / "storage")]
