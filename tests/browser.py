@@ -42,3 +42,10 @@ def answers(page: Path, script: str, scratch: Path, *flags: str) -> dict[str, An
     assert title is not None, done.stdout[:1000]
     found: dict[str, Any] = json.loads(title.group(1).replace("&amp;", "&").replace("&lt;", "<").replace("&gt;", ">"))
     return found
+
+
+def dom(address: str, scratch: Path, *, milliseconds: int = 30_000) -> str:
+    """The HTML of a page of a server on this machine, after so long in the page's own time."""
+    own = (f"--user-data-dir={scratch / 'profile'}", "--window-size=1600,3000", f"--virtual-time-budget={milliseconds}")
+    command = [str(CHROMIUM), *FLAGS, *own, "--dump-dom", address]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
