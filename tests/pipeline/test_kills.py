@@ -190,6 +190,16 @@ def test_killed_while_its_best_trial_is_trained_again_it_ends_whole(tmp_path: Pa
 
 
 @pytest.mark.slow
+def test_a_trial_that_was_killed_after_its_last_epoch_and_before_its_end_just_ends(tmp_path: Path) -> None:
+    search = Killed(tmp_path, trials=2, epochs=2)
+    assert search.finish(search.start()) == 0, search.log.read_text()
+    Ledger(str(search.folder / "sweep")).change(1, state="running", tracked="")
+    assert search.finish(search.start()) == 0, search.log.read_text()
+    assert "begins anew" not in search.log.read_text()
+    search.assert_whole()
+
+
+@pytest.mark.slow
 def test_twenty_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
     search, chance, driver_kills = Killed(tmp_path, trials=12, epochs=60), random.Random(0), 0
     while search.kills < 20:
