@@ -1,5 +1,6 @@
 """Fixtures that tests share."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from tests.s3 import s3_server
 
 settings.register_profile("busy", deadline=None)  # a machine that does other work too must fail no test
 settings.load_profile("busy")
+
+for number in (signal.SIGINT, signal.SIGHUP):  # who starts the tests in the background or by nohup ignores them
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 # Folders whose tests stay in one process. Those that start Ray take turns: two clusters at once would fight over the
 # cores and the agent's port. The others share a fixture that is expensive to make.

@@ -28,7 +28,6 @@ from segdist.core import extras
 from segdist.core.causes import cause_of
 from segdist.core.errors import StorageError
 from segdist.core.redaction import holds_credentials, without_credentials
-from segdist.core.terminal import say
 from segdist.core.text import decode_text
 
 MOST_BYTES = 600_000_000
@@ -161,6 +160,8 @@ def _patient(call: Callable[Concatenate[str, _P], _R]) -> Callable[Concatenate[s
                 if is_local(uri) or not is_away or _place(uri) not in _answered or time.monotonic() + pause > until:
                     raise
                 if pause == _PAUSES[0]:
+                    from segdist.core.terminal import say  # an exported model has no terminal
+
                     say(f"storage   {_place(uri)} does not answer; waiting for it, {PATIENCE:.0f} s at most", err=True)
                 time.sleep(pause)
             else:
