@@ -154,7 +154,9 @@ def _open(
         dataset=dataset.manifest,
     )
     pictures = [picture_key(number) for number in range(min(PICTURES_SHOWN, spec.evaluate.pictures))]
-    tracker.save_view(parent, searched=list(spec.space), pictures=pictures)
+    tracker.save_view(
+        parent, searched={name: not range_.when for name, range_ in spec.space.items()}, pictures=pictures
+    )
     tracker.log_json(parent, _summary(labels), pages.SUMMARY)
     return parent
 

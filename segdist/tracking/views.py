@@ -46,22 +46,25 @@ def links(uri: str, experiment_id: str, parent_run_id: str, winner: str = "") ->
     return found | ({"winner": f"{root}/runs/{winner}"} if winner else {})
 
 
-def of_sweep(parent_run_id: str, metric: str, searched: Sequence[str], pictures: Sequence[str]) -> dict[str, object]:
+def of_sweep(
+    parent_run_id: str, metric: str, searched: Mapping[str, bool], pictures: Sequence[str]
+) -> dict[str, object]:
     """What the view of a sweep shows.
 
     Args:
         parent_run_id: the sweep's run.
         metric: that decides.
-        searched: the searched keys.
+        searched: the searched keys, and whether every trial has a value of it: MLflow draws only those that do.
         pictures: keys of the pictures that trials log.
     """
     best = names.BEST + metric
     params = list(searched)[:_MOST_COLUMNS]
+    of_all = [key(name) for name in params if searched[name]]
     shown = list(dict.fromkeys((best, f"{names.BEST}val/boundary_iou", names.GAIN, LATENCY, SIZE)))
     columns = [*(f"params.`{key(name)}`" for name in params), *(f"metrics.`{key(name)}`" for name in shown)]
     charts = [
         _chart("LINE", "scores", metricKey=key(metric), selectedMetricKeys=[key(metric)], **_LINE),
-        _chart("PARALLEL", "scores", selectedParams=[key(p) for p in params], selectedMetrics=[key(best)]),
+        _chart("PARALLEL", "scores", selectedParams=of_all, selectedMetrics=[key(best)]),
         _chart("SCATTER", "scores", xaxis=_measure(LATENCY), yaxis=_measure(best)),
         _chart("LINE", "loss", metricKey=LOSS, selectedMetricKeys=[LOSS], **_LINE),
         *(_chart("IMAGE", "images", imageKeys=[picture], step=1, showRunParams=False) for picture in pictures),

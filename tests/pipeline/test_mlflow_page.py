@@ -25,7 +25,7 @@ def test_the_links_show_trials_best_first_with_charts_and_pictures(mlflow_server
     trials = tracker.trials(parent)
     for trial in trials:
         tracker.log_pictures(trial.run_id, {picture_key(0): picture}, step=1)
-    tracker.save_view(parent, searched=list(SPACE), pictures=[picture_key(0)])
+    tracker.save_view(parent, searched=dict.fromkeys(SPACE, True), pictures=[picture_key(0)])
     links = tracker.links(parent, trials[0].run_id)
     charts = dom(links["charts"], tmp_path, milliseconds=90_000)
     assert "shared view" in charts

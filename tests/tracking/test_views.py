@@ -25,7 +25,7 @@ def kept(tracker: Tracker, parent: str) -> dict[str, Any]:
 
 def test_a_sweep_has_a_view_of_its_trials_best_first_with_charts(tracker: Tracker, spec: SweepSpec) -> None:
     parent = start_sweep(tracker, spec)
-    tracker.save_view(parent, searched=["train.lr"], pictures=["val/000"])
+    tracker.save_view(parent, searched={"train.lr": True}, pictures=["val/000"])
     state = kept(tracker, parent)
     assert state["searchFilter"] == f"tags.`mlflow.parentRunId` = '{parent}'"
     assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`best/val/iou`", False)
@@ -41,17 +41,19 @@ def test_a_sweep_has_a_view_of_its_trials_best_first_with_charts(tracker: Tracke
 def test_of_a_distance_the_lowest_come_first(tracker: Tracker, spec: SweepSpec) -> None:
     parent = start_sweep(tracker, spec)
     by_distance = Tracker(tracker.uri, metric="val/hausdorff_95")
-    by_distance.save_view(parent, searched=[])
+    by_distance.save_view(parent, searched={})
     assert kept(tracker, parent)["orderByAsc"] is True
 
 
 def test_a_view_of_many_keys_fits_mlflow_and_a_later_one_takes_its_place(tracker: Tracker, spec: SweepSpec) -> None:
     parent = start_sweep(tracker, spec)
     for many in (1, 60):
-        tracker.save_view(
-            parent, searched=[f"model.a_family.some_long_key_{i}" for i in range(many)], pictures=["a"] * 8
-        )
-    assert len(kept(tracker, parent)["selectedColumns"]) == 12 + 5
+        keys = {f"model.a_family.some_long_key_{i}": i < 3 for i in range(many)}
+        tracker.save_view(parent, searched=keys, pictures=["a"] * 8)
+    state = kept(tracker, parent)
+    assert len(state["selectedColumns"]) == 12 + 5
+    (parallel,) = (chart for chart in state["compareRunCharts"] if chart["type"] == "PARALLEL")
+    assert len(parallel["selectedParams"]) == 3, "what not every trial has would hide it"
 
 
 def test_links_open_the_view_on_the_server_or_where_mlflow_ui_shows_a_database(
