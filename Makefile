@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup quickstart test test-slow lint bench pins clean
+.PHONY: setup quickstart test test-slow gpu lint bench pins clean
 
 setup: $(STAMP)
 
@@ -27,6 +27,14 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout 1800
+
+# What a card computes, in less than ten minutes. Where only PyPI is at hand, these wheels and no Ray do as well:
+#   torch torchvision transformers timm scipy peft bitsandbytes segment-anything numpy opencv-python-headless pillow
+#   pyarrow pycocotools pydantic msgspec fsspec safetensors cloudpickle tqdm pytest pytest-timeout
+# and then the command below from the root of the repository, with PYTHONPATH=.
+# `--confcutdir` leaves out what the other tests share, which wants the whole installation.
+gpu: setup
+	$(BIN)/python -m pytest -m gpu --confcutdir tests/gpu --durations 5 tests/gpu
 
 lint: setup
 	$(BIN)/ruff check .

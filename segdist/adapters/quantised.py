@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from segdist.core import extras
+from segdist.core.cards import has_card
 from segdist.core.errors import SpecError
 
 
@@ -26,7 +27,7 @@ def quantise(network: nn.Module, names: Sequence[str]) -> None:
         bnb = importlib.import_module("bitsandbytes")
     except ModuleNotFoundError as error:
         raise SpecError(extras.needs("`train.adapter.kind: qlora`", "bitsandbytes", "peft")) from error
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if has_card() else "cpu")
     for name in names:
         layer = network.get_submodule(name)
         assert isinstance(layer, nn.Linear)
@@ -46,8 +47,8 @@ def quantise(network: nn.Module, names: Sequence[str]) -> None:
 
 
 def can_quantise() -> bool:
-    """Whether this process has a GPU."""
-    return torch.cuda.is_available()
+    """Whether there is a GPU for this work."""
+    return has_card()
 
 
 def is_quantised(module: nn.Module) -> bool:

@@ -32,3 +32,4 @@ def set_matrix_products(precision: Precision, device: torch.device) -> None:
     """On a GPU, what is left in float32 is multiplied as TF32 (19 bits), unless float32 was asked for."""
     if device.type == "cuda":
         torch.set_float32_matmul_precision("highest" if precision == "float32" else "high")
+        torch.backends.cudnn.allow_tf32 = precision != "float32"  # of convolutions, which by default are TF32

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from segdist.core.cards import has_card
 from segdist.core.causes import is_out_of_memory
 from segdist.core.plugins import ImageHWC
 from segdist.core.records import Instance, Prompt
@@ -124,7 +125,7 @@ def peak_memory(values: Values) -> Iterator[None]:
 
 def forget_peak() -> None:
     """Let `peak_bytes` begin anew; where the system forbids that, it tells what the process ever had."""
-    if torch.cuda.is_available():
+    if has_card():
         torch.cuda.reset_peak_memory_stats()
     with suppress(OSError):  # not Linux, or a container that does not let it be written
         _CLEAR.write_text("5")
@@ -132,7 +133,7 @@ def forget_peak() -> None:
 
 def peak_bytes() -> int:
     """The most since `forget_peak`: allocated by torch on a GPU; where there is none, resident."""
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resident_peak_bytes()
+    return torch.cuda.max_memory_allocated() if has_card() else resident_peak_bytes()
 
 
 def resident_peak_bytes() -> int:
@@ -145,5 +146,5 @@ def resident_peak_bytes() -> int:
 
 
 def _wait() -> None:
-    if torch.cuda.is_available():
+    if has_card():
         torch.cuda.synchronize()

@@ -28,7 +28,7 @@ def mean_loss(network: Segmenter, rows: Sequence[LabelledImage], *, family: str,
     network.eval()
     device = next(network.parameters()).device
     total = 0.0
-    with torch.inference_mode(), torch.random.fork_rng():
+    with torch.inference_mode(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(_SEED)
         waiting = iter(rows)
         while batch := list(islice(waiting, batch_size)):

@@ -1,14 +1,24 @@
 """The workers that train one model together: who am I, where do I compute, and what do the others say."""
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
 from torch import distributed, nn
 
+from segdist.core.cards import has_card, lent
+
 T = TypeVar("T")
+
+
+@contextmanager
+def reserved(*, cpus: float, gpus: float) -> Iterator[None]:
+    """Within the block torch takes no more of this machine than was reserved: so many threads, and cards or none."""
+    torch.set_num_threads(max(1, int(cpus)))
+    with lent(any_card=gpus > 0):
+        yield
 
 
 @dataclass(frozen=True)
@@ -21,8 +31,8 @@ class Workers:
 
     @classmethod
     def here(cls) -> "Workers":
-        """This process, in the torch process group if there is one, on its own GPU if it has one."""
-        device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        """This process, in the torch process group if there is one, on its own GPU if it has one and the work may."""
+        device = torch.device("cuda", torch.cuda.current_device()) if has_card() else torch.device("cpu")
         if distributed.is_available() and distributed.is_initialized():
             return cls(distributed.get_rank(), distributed.get_world_size(), device)
         return cls(device=device)

@@ -163,28 +163,29 @@ def _submit(
     """A worker with a trial's resources that evaluates a model."""
     resources = job.run.resources
     options = {"num_cpus": resources.cpus_per_worker, "num_gpus": resources.gpus_per_worker}
-    return ray.remote(task or _evaluated).options(**options).remote(packed, job, what)
+    return ray.remote(_within_reserved).options(**options).remote(task or _evaluated, packed, job, what)
+
+
+def _within_reserved(task: Callable[[Files, Job, str], object], packed: Files, job: Job, what: str) -> object:
+    from segdist.engine.workers import reserved
+
+    with reserved(cpus=job.run.resources.cpus_per_worker, gpus=job.run.resources.gpus_per_worker):
+        return task(packed, job, what)
 
 
 def _filled_evaluator(packed: Files, job: Job, metric: str) -> Evaluator:
-    import torch
-
     from segdist.engine.evaluation import filled_evaluator
 
-    torch.set_num_threads(max(1, int(job.run.resources.cpus_per_worker)))
     with _written(packed) as folder:
         rows = Dataset.open(job.dataset_uri).reader("val", cache_dir())
         return filled_evaluator(folder, rows, (metric,), trusted=True)
 
 
 def _evaluated(packed: Files, job: Job, split: str) -> EvaluationFiles:
-    import torch
-
     from segdist.engine import checkpoint, pictures, runtime
     from segdist.engine.evaluation import evaluate_network
     from segdist.engine.workers import Workers
 
-    torch.set_num_threads(max(1, int(job.run.resources.cpus_per_worker)))
     with _written(packed) as folder:
         network = checkpoint.load(folder, trusted=True, device=Workers.here().device)
         evaluate, costs = checkpoint.describe(folder).evaluate, runtime.bytes_on_disk(folder)

@@ -22,6 +22,7 @@ from segdist.core.text import lines
 from segdist.engine.probe import Request, probe
 from segdist.engine.runtime import peak_bytes
 from segdist.engine.taken import Taken
+from segdist.engine.workers import reserved
 from segdist.pipeline.label_rows import LabelJob, label_samples
 from segdist.pipeline.teacher import Teacher
 
@@ -162,14 +163,10 @@ def _teach(request: TeacherRequest) -> tuple[Taught, list[LabelledImage]]:
 
 def main() -> None:
     """Do what the request file, our own parent's, asks for."""
-    import torch
-
     file = Path(sys.argv[1])
     request: Request | TeacherRequest = pickle.loads(file.read_bytes())  # noqa: S301 - the parent process wrote it
     with suppress(OSError):  # of all processes, this one is to be killed first
         Path("/proc/self/oom_score_adj").write_text("1000")
-    cpus = request.cpus if isinstance(request, TeacherRequest) else request.run.resources.cpus_per_worker
-    torch.set_num_threads(max(1, int(cpus)))
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no line of ours
 
@@ -179,11 +176,14 @@ def main() -> None:
 
     try:
         if isinstance(request, TeacherRequest):
-            found, labelled = _teach(request)
+            with reserved(cpus=request.cpus, gpus=request.job.label.gpus_per_actor):
+                found, labelled = _teach(request)
             file.with_name(LABELLED).write_bytes(pickle.dumps(labelled))
             tell("taught", asdict(found))
         else:
-            probe(request, tell)
+            of_worker = request.run.resources
+            with reserved(cpus=of_worker.cpus_per_worker, gpus=of_worker.gpus_per_worker):
+                probe(request, tell)
     except SegdistError as error:
         tell("error", [type(error).__name__, str(error)])
     except Exception as error:

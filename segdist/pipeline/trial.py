@@ -91,12 +91,16 @@ def work(run: RunSpec, job: Job, number: int, known: int, report: Callable[[dict
         report: called after every epoch; under `CHECKPOINT` is the URI of what was saved after it, and under `DAMAGED`
             what is to be known of checkpoints that could not be read.
     """
-    import torch
+    from segdist.engine.workers import reserved
 
+    with reserved(cpus=run.resources.cpus_per_worker, gpus=run.resources.gpus_per_worker):
+        _work(run, job, number, known, report)
+
+
+def _work(run: RunSpec, job: Job, number: int, known: int, report: Callable[[dict[str, Any]], None]) -> None:
     from segdist.engine.evaluation import costs_of
     from segdist.engine.fit import MODEL, fit
 
-    torch.set_num_threads(max(1, int(run.resources.cpus_per_worker)))
     dataset = Dataset.open(job.dataset_uri)
     labels = Dataset.open(job.labels_uri) if job.labels_uri else None
     train, val = (
@@ -178,7 +182,11 @@ def _train_in_group(run: RunSpec, job: Job, number: int, known: int) -> None:
 
 
 def _train_worker(config: dict[str, Any]) -> None:
+    import torch
     from ray import train
+    from ray.train.torch import get_device
 
     run = RunSpec.model_validate_json(config["run"])
+    if run.resources.gpus_per_worker:
+        torch.cuda.set_device(get_device())  # each worker of a group sees the cards of all on its node
     work(run, config["job"], config["number"], config["known"], train.report)

@@ -48,11 +48,15 @@ def test_a_card_that_emulates_bfloat16_computes_in_float16(
 
 def test_a_gpu_multiplies_in_tf32_unless_float32_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
+    convolutions: list[bool] = []
     monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     for precision in ("auto", "bfloat16", "float16", "float32"):
         set_matrix_products(precision, torch.device("cuda"))
         set_matrix_products(precision, torch.device("cpu"))
+        convolutions.append(torch.backends.cudnn.allow_tf32)
     assert asked == ["high", "high", "high", "highest"]
+    assert convolutions == [True, True, True, False]
 
 
 def test_the_scale_of_float16_is_seen_neither_in_the_gradient_nor_in_the_weights() -> None:

@@ -12,10 +12,12 @@ import torch
 from torch import distributed
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from segdist.adapters import quantised
 from segdist.core.spec import RunSpec
+from segdist.engine import runtime
 from segdist.engine.fit import MODEL, TRAINING, fit
 from segdist.engine.predict import score
-from segdist.engine.workers import Workers
+from segdist.engine.workers import Workers, reserved
 from segdist.models.unet_cbam import network as unet
 from tests.engine.drawn import CLASSES, Reports, WithBatchNorm, roofs, tiny_run, weights
 
@@ -126,6 +128,22 @@ def test_the_chief_alone_saves(group: Group) -> None:
 def test_what_is_drawn_at_random_differs_between_the_workers(group: Group) -> None:
     _, (first, second) = group
     assert first.noise != second.noise
+
+
+def test_work_that_reserved_no_card_computes_on_the_cpu_of_a_machine_with_cards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 7)
+    threads = torch.get_num_threads()
+    for gpus, device, can in ((0.0, "cpu", False), (0.5, "cuda:0", True), (1.0, "cuda:0", True)):
+        with reserved(cpus=threads, gpus=gpus):
+            assert Workers.here().device == torch.device(device)
+            assert quantised.can_quantise() is can
+            assert (runtime.peak_bytes() == 7) is can, "else of the process"
+    assert Workers.here().device == torch.device("cuda:0"), "who reserved nothing and is no trial"
+    assert torch.get_num_threads() == threads
 
 
 def test_a_single_worker_gathers_its_own() -> None:

@@ -5,10 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray.train.torch
+import torch
 
 from segdist.core.errors import DivergedError
-from segdist.core.spec import SweepSpec
+from segdist.core.spec import RunSpec, SweepSpec
 from segdist.engine import epoch
+from segdist.engine.taken import PEAK
+from segdist.pipeline import trial
 from segdist.pipeline.checkpoints import CHECKPOINT
 from segdist.pipeline.ingest import ingest
 from segdist.pipeline.trial import DAMAGED, LOST, Job, work
@@ -64,6 +68,30 @@ def test_a_trial_that_is_costed_learns_what_one_that_is_not_does_also_over_a_res
             assert same.keys() >= COSTS
         assert not COSTS & one.keys()
     assert costed[0]["model/bytes"] > 4 * costed[0]["model/parameters"]
+
+
+def test_a_trial_that_reserved_no_card_leaves_those_of_its_machine_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray hides none: sixteen such trials would train on the first."""
+    monkeypatch.setenv("SEGDIST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    found = learned(tmp_path, "trial", is_costed=True)
+    assert len(found) == 3
+    assert all(metrics[PEAK] > 10 for metrics in found), "of the process: on a card it had nothing"
+
+
+@pytest.mark.parametrize("gpus", [0.0, 1.0])
+def test_a_worker_of_a_group_takes_the_card_that_is_its_own(gpus: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray Train shows each of them the cards of all on its node."""
+    taken: list[torch.device] = []
+    monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cuda", 1))
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(trial, "work", lambda *_: taken.append(torch.device("meta")))
+    run = RunSpec.model_validate({"model": {"family": "unet_cbam"}, "resources": {"gpus_per_worker": gpus}})
+    trial._train_worker({"run": run.model_dump_json(), "job": None, "number": 0, "known": 0})
+    assert [device.type for device in taken] == (["cuda", "meta"] if gpus else ["meta"])
 
 
 @pytest.mark.parametrize(
