@@ -30,6 +30,10 @@ GROUPS = "groups"
 """Where Ray Train keeps what it needs to start a worker group again; gone when the search ends."""
 
 
+Report = Callable[[dict[str, Any]], None]
+"""Takes the metrics of an epoch."""
+
+
 @dataclass(frozen=True)
 class Job:
     """What every trial of a sweep has in common; small, because it travels to each of them."""
@@ -80,7 +84,7 @@ def train_trial(config: dict[str, Any], job: Job) -> None:
     work(run, job, number, known, tune.report)
 
 
-def work(run: RunSpec, job: Job, number: int, known: int, report: Callable[[dict[str, Any]], None]) -> None:
+def work(run: RunSpec, job: Job, number: int, known: int, report: Report) -> None:
     """Fit on this process's share, from the trial's latest checkpoint on.
 
     Args:
@@ -97,7 +101,7 @@ def work(run: RunSpec, job: Job, number: int, known: int, report: Callable[[dict
         _work(run, job, number, known, report)
 
 
-def _work(run: RunSpec, job: Job, number: int, known: int, report: Callable[[dict[str, Any]], None]) -> None:
+def _work(run: RunSpec, job: Job, number: int, known: int, report: Report) -> None:
     from segdist.engine.evaluation import costs_of
     from segdist.engine.fit import MODEL, fit
 

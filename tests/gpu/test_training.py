@@ -52,12 +52,12 @@ def test_a_family_learns_in_every_precision(
     measured((family, precision, seconds, last[PEAK], last["val/iou"]))
 
 
-@pytest.mark.parametrize(("precision", "share"), [("float32", 1e-3), ("auto", 0.05), ("float16", 0.05)])
+@pytest.mark.parametrize(("precision", "share"), [("float32", 1e-3), ("bfloat16", 0.05), ("float16", 0.02)])
 @pytest.mark.parametrize("family", ADAPTERS)
 def test_the_same_weights_compute_what_they_do_on_a_cpu(
     family: str, precision: Any, share: float, device: torch.device, tmp_path: Path
 ) -> None:
-    """To a thousandth in float32; `auto` is bfloat16 on a card, with TF32 in what is left."""
+    """To a thousandth in float32; beside bfloat16 and float16 the rest is TF32 on a card."""
     folder = model_folder(tmp_path, family, adapter=ADAPTERS[family])
     expected = outputs(checkpoint.load(folder))
     network = checkpoint.load(folder, device=device)
