@@ -36,10 +36,10 @@ def test_a_batch_that_does_not_fit_is_known_as_such_and_half_of_it_fits(card: to
     workers = Workers(device=card)
     run = run_of("unet_cbam", options=LARGE, epochs=1, batch_size=8, precision="float32")
     whole, half = peak_of(run, workers), peak_of(run.with_micro_batch(4), workers)
-    assert half < 0.75 * whole, "activations take the most"
+    assert half < 0.7 * whole, "activations take the most"
     gc.collect()
     torch.cuda.empty_cache()
-    limit = (whole + half) / 2
+    limit = 1.3 * half  # with room for what lies between blocks, and for convolutions that ask for scratch space
     torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.get_device_properties(card).total_memory, card)
     try:
         with pytest.raises(RuntimeError) as caught:

@@ -57,7 +57,11 @@ def test_a_family_learns_in_every_precision(
 def test_the_same_weights_compute_what_they_do_on_a_cpu(
     family: str, precision: Any, share: float, device: torch.device, tmp_path: Path
 ) -> None:
-    """To a thousandth in float32; beside bfloat16 and float16 the rest is TF32 on a card."""
+    """To a thousandth in float32; beside bfloat16 and float16 the rest is TF32 on a card.
+
+    Mask2Former's layers look where the mask of the layer before is over one half, which rounding decides at its edges.
+    """
+    share *= 4 if family == "mask2former" and precision != "float32" else 1
     folder = model_folder(tmp_path, family, adapter=ADAPTERS[family])
     expected = outputs(checkpoint.load(folder))
     network = checkpoint.load(folder, device=device)
@@ -164,9 +168,10 @@ def test_weights_of_four_bits_train_are_kept_and_are_found_again(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pytest.importorskip("bitsandbytes")
+    bnb = pytest.importorskip("bitsandbytes")
     if ON_CPU:
         monkeypatch.setattr(quantised, "can_quantise", lambda: True)
+        monkeypatch.setattr(bnb.nn.modules, "has_avx512bf16", lambda: False)  # else it packs anew to predict
     run, reports = run_of("sam", adapter={"kind": "qlora"}), Reports(tmp_path)
     network: Any = fit(run, CLASSES, train=TRAIN, val=VAL, report=reports, workers=workers)
     small = [module for module in network.modules() if quantised.is_quantised(module)]
