@@ -669,7 +669,8 @@ class ResourceSpec(Strict):
     cpus_per_worker: float = Field(default=1.0, gt=0, le=10_000)
     """CPUs each worker reserves."""
     gpus_per_worker: float = Field(default=0.0, ge=0, le=10_000)
-    """GPUs each worker reserves; a fraction shares a card between trials. 0 trains on the CPU, also where there are cards."""
+    """GPUs each worker reserves; a fraction shares a card between trials. With 0 they train on the CPU, also
+    where there are cards."""
     price_per_hour: PositiveFloat | None = None
     """What an hour of a node costs, in any currency: machines are billed from start to end, idle or not. Where nodes
     cost differently, their mean; of a cluster that others use too, the share that is yours."""
