@@ -60,6 +60,8 @@ def search(
             driver runs this sweep.
     """
     keep_keys_out_of_logs()
+    if warning := unused_cards(spec, ray):
+        say(f"warning   {warning}")
     with leased(job.storage_path, spec.name) as lease:
         ledger = Ledger(job.storage_path)
         recording = Recording(tracker, parent_run_id, job, tags, ledger, all_params=spec.tracking.all_params)
@@ -106,6 +108,14 @@ def _say_cut_off(spec: SweepSpec, search: Search) -> None:
         f"budget    spent {search.budget_said}; {whole} of {counted(search.total, 'trial')} came to their end. "
         "A larger `search.budget` goes on."
     )
+
+
+def unused_cards(spec: SweepSpec, ray: ModuleType) -> str:
+    """What is to be known where there are GPUs and trials reserve none; "" where that is not so."""
+    there = int(ray.cluster_resources().get("GPU", 0))
+    if spec.resources.gpus_per_worker or not there:
+        return ""
+    return f"{counted(there, 'GPU')} not used: set `resources.gpus_per_worker: 1`, or a share of one."
 
 
 def _run_all(
