@@ -56,8 +56,7 @@ def pages_of(board: Leaderboard, *, storage: str = "", tracking: str = "embedded
 
 def shown_by(tracker: Tracker, parent_run_id: str, winner: str = "") -> Shown:
     """The same of a sweep's run, and the run of its winner."""
-    is_served = tracker.uri.startswith("http")
-    command = "" if is_served else f"mlflow ui --backend-store-uri {tracker.uri} --host 127.0.0.1"
+    command = "" if tracker.is_served else f"mlflow ui --backend-store-uri {tracker.uri} --host 127.0.0.1"
     return Shown(tracker.links(parent_run_id, winner), command)
 
 

@@ -84,9 +84,14 @@ class Tracker:
         return self._connection.risk
 
     @property
+    def is_served(self) -> bool:
+        """Whether a server answers, and shows MLflow's pages itself."""
+        return self.uri.startswith("http")
+
+    @property
     def page(self) -> str:
         """Where MLflow's pages are: the server itself, or where `mlflow ui` shows a database."""
-        return self.uri if self.uri.startswith("http") else LOCAL_PAGE
+        return self.uri if self.is_served else LOCAL_PAGE
 
     def check(self) -> None:
         """Connect now, so that a wrong address is an error before anything is computed.

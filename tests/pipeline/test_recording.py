@@ -70,6 +70,12 @@ def report(search: Search, recording: Recording, trial: Trial, epoch: int, check
     recording.changed(trial.number)
 
 
+def begin(spec: SweepSpec, job: Job, tracker: Tracker, parent: str) -> tuple[Search, Recording]:
+    """A start of the search, and what tells MLflow of it."""
+    search = begun(spec, job.storage_path)
+    return search, Recording(tracker, parent, job, {}, search.ledger)
+
+
 class Away(Tracker):
     """A server that answers only while `is_there`; what it is told last may be stored and its answer lost."""
 
@@ -116,8 +122,7 @@ def shown(tracker: Tracker, run: str) -> list[tuple[int, str, int, float]]:
 
 def test_mlflow_shows_each_trial_once_as_the_ledger_knows_it(spec: SweepSpec, job: Job, storage: Path) -> None:
     tracker, run = opened(spec, storage)
-    search = begun(spec, job.storage_path)
-    recording = Recording(tracker, run, job, {}, search.ledger)
+    search, recording = begin(spec, job, tracker, run)
     with recording.running():
         assert list(do(search, recording))
     expected = [(t.number, "FINISHED", 3, score(t.values, 3)) for t in search.ledger.trials]
@@ -134,8 +139,7 @@ def test_a_server_that_is_away_stops_no_trial_and_is_told_everything_when_it_is_
     tracker, run = opened(spec, storage)
     away = Away.at(str(storage))
     Away.is_there.clear()
-    search = begun(spec, job.storage_path)
-    recording = Recording(away, run, job, {}, search.ledger)
+    search, recording = begin(spec, job, away, run)
     with recording.running():
         assert list(do(search, recording))  # to the end, whether or not MLflow is there
         assert search.is_done
@@ -156,8 +160,7 @@ def test_a_server_that_hangs_keeps_no_trial_waiting_and_none_that_stops_the_sear
     tracker, run = opened(spec, storage)
     hanging = Hanging.at(str(storage))
     Hanging.is_released.clear()
-    search = begun(spec, job.storage_path)
-    recording = Recording(hanging, run, job, {}, search.ledger)
+    search, recording = begin(spec, job, hanging, run)
     with pytest.raises(Interrupted), recording.running():
         _do_and_stop(search, recording)
     assert shown(tracker, run) == []
@@ -174,8 +177,7 @@ def test_what_mlflow_stored_without_its_answer_coming_is_stored_once(
     away = Away.at(str(storage))
     Away.is_there.set()
     monkeypatch.setattr(Away, "loses_answers", 2)
-    search = begun(spec, job.storage_path)
-    recording = Recording(away, run, job, {}, search.ledger)
+    search, recording = begin(spec, job, away, run)
     with recording.running():
         assert list(do(search, recording))
     assert Away.loses_answers == 0
@@ -187,8 +189,7 @@ def test_what_mlflow_stored_without_its_answer_coming_is_stored_once(
 
 def test_epochs_that_were_done_again_are_shown_as_they_are_now(spec: SweepSpec, job: Job, storage: Path) -> None:
     tracker, run = opened(spec, storage)
-    search = begun(spec, job.storage_path)
-    recording = Recording(tracker, run, job, {}, search.ledger)
+    search, recording = begin(spec, job, tracker, run)
     assert search.next()
     search.start(0)
     with recording.running():
@@ -238,8 +239,7 @@ def test_another_server_is_told_of_all_trials_that_were_done_before(
     spec: SweepSpec, job: Job, storage: Path, empty_storage: Path, tmp_path: Path
 ) -> None:
     first, run = opened(spec, storage)
-    search = begun(spec, job.storage_path)
-    recording = Recording(first, run, job, {}, search.ledger)
+    search, recording = begin(spec, job, first, run)
     with recording.running():
         list(do(search, recording))
     second, other = opened(spec, Path(shutil.copytree(empty_storage, tmp_path / "second")))
@@ -250,8 +250,7 @@ def test_another_server_is_told_of_all_trials_that_were_done_before(
 
 def test_a_failed_trial_shows_its_error(spec: SweepSpec, job: Job, storage: Path, tmp_path: Path) -> None:
     tracker, run = opened(spec, storage)
-    search = begun(spec, job.storage_path)
-    recording = Recording(tracker, run, job, {}, search.ledger)
+    search, recording = begin(spec, job, tracker, run)
     trial = search.next()
     assert trial
     search.start(0)
@@ -289,8 +288,7 @@ def test_runs_have_few_parameters_the_searched_first_and_all_of_them_in_a_file(
     spec: SweepSpec, job: Job, storage: Path, tmp_path: Path
 ) -> None:
     tracker, parent = opened(spec, storage)
-    search = begun(spec, job.storage_path)
-    recording = Recording(tracker, parent, job, {}, search.ledger)
+    search, recording = begin(spec, job, tracker, parent)
     with recording.running():
         assert list(do(search, recording, epochs=1))
     client = MlflowClient(tracker.uri)
@@ -315,8 +313,7 @@ def test_runs_have_few_parameters_the_searched_first_and_all_of_them_in_a_file(
 
 def test_the_run_of_the_sweep_shows_how_far_it_came(spec: SweepSpec, job: Job, storage: Path) -> None:
     tracker, parent = opened(spec, storage)
-    search = begun(spec, job.storage_path)
-    recording = Recording(tracker, parent, job, {}, search.ledger)
+    search, recording = begin(spec, job, tracker, parent)
     with recording.running():
         assert list(do(search, recording))
     recording.catch_up()
@@ -332,8 +329,7 @@ def test_mlflow_shows_the_same_pictures_of_every_trial_over_epochs_and_not_too_m
     spec: SweepSpec, job: Job, storage: Path, tmp_path: Path
 ) -> None:
     tracker, parent = opened(spec, storage)
-    search = begun(spec, job.storage_path)
-    recording = Recording(tracker, parent, job, {}, search.ledger)
+    search, recording = begin(spec, job, tracker, parent)
     trial = search.next()
     assert trial
     search.start(0)
