@@ -21,7 +21,7 @@ def quantise(network: nn.Module, names: Sequence[str]) -> None:
     if not can_quantise():
         raise SpecError(
             "`train.adapter.kind: qlora` needs a GPU, but this worker has none. "
-            "Set `resources.gpus_per_worker`, or use `lora`."
+            "Let it have one (`resources.gpus_per_worker`), or use `lora`."
         )
     try:
         bnb = importlib.import_module("bitsandbytes")

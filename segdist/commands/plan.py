@@ -87,5 +87,8 @@ def _range(range_: Range) -> str:
 
 def _resources(spec: SweepSpec) -> str:
     r = spec.resources
-    gpus = f" and {r.gpus_per_worker:g} GPU" if r.gpus_per_worker else ""
-    return f"{r.workers} worker{'s' * (r.workers > 1)} a trial, each {r.cpus_per_worker:g} CPU{gpus}"
+    if r.gpus_per_worker == "auto":
+        gpus = ", and 1 GPU where there are any"
+    else:
+        gpus = f" and {r.gpus_per_worker:g} GPU" if r.gpus_per_worker else ""
+    return f"{counted(r.workers, 'worker')} a trial, each {r.cpus_per_worker:g} CPU{gpus}"

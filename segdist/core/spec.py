@@ -26,6 +26,7 @@ from segdist.core import renamed_keys
 
 Split = Literal["train", "val", "test"]
 Count = Annotated[int, Field(gt=0, le=1_000_000)]
+Gpus = Annotated[float, Field(ge=0, le=10_000)] | Literal["auto"]
 """Of epochs, trials, steps and the like: more is a slip of the keys."""
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """What every generator of numbers takes."""
@@ -315,8 +316,9 @@ class LabelSpec(Placed):
     """Teachers working side by side; auto takes as many as the free CPUs and GPUs hold."""
     cpus_per_actor: float = Field(default=0.45, gt=0, le=10_000)
     """CPUs each teacher reserves; below a half, so that reading never waits behind labelling."""
-    gpus_per_actor: float = Field(default=0.0, ge=0, le=10_000)
-    """GPUs each teacher reserves; a fraction shares a card."""
+    gpus_per_actor: Gpus = "auto"
+    """GPUs each teacher reserves; a fraction shares a card. auto is one where the cluster has cards that torch can use,
+    and none elsewhere."""
     max_actors: Count | None = None
     """Teachers that the pool may grow to while images wait, beyond what the cluster holds now: a cluster that adds
     machines when asked adds them, and idle teachers leave. null: it stays at `actors`."""
@@ -668,9 +670,9 @@ class ResourceSpec(Strict):
     """Data-parallel workers of a trial; one trains inside the search's own process, more form a Ray Train group."""
     cpus_per_worker: float = Field(default=1.0, gt=0, le=10_000)
     """CPUs each worker reserves."""
-    gpus_per_worker: float = Field(default=0.0, ge=0, le=10_000)
-    """GPUs each worker reserves; a fraction shares a card between trials. With 0 they train on the CPU, also
-    where there are cards."""
+    gpus_per_worker: Gpus = "auto"
+    """GPUs each worker reserves; a fraction shares a card between trials. auto is one where the cluster has cards that
+    torch can use, and none elsewhere. With 0 they train on the CPU, also where there are cards."""
     price_per_hour: PositiveFloat | None = None
     """What an hour of a node costs, in any currency: machines are billed from start to end, idle or not. Where nodes
     cost differently, their mean; of a cluster that others use too, the share that is yours."""
@@ -680,6 +682,15 @@ class ResourceSpec(Strict):
     """
     max_failures: int = Field(default=2, ge=0, le=1_000_000)
     """Times a crashed trial is resumed from its last checkpoint."""
+
+    @property
+    def gpus(self) -> float:
+        """GPUs of each worker; none where no cluster has decided yet what `auto` is."""
+        return 0.0 if self.gpus_per_worker == "auto" else self.gpus_per_worker
+
+    def with_gpus(self, count: float) -> Self:
+        """The same with so many GPUs for each worker."""
+        return self.model_copy(update={"gpus_per_worker": count})
 
 
 class RunSpec(Placed):
@@ -993,7 +1004,7 @@ class SweepSpec(RunSpec):
                 f"`search.budget.money: {budget.money:g}` needs `resources.price_per_hour`, what an hour of a node "
                 "costs; set it, or bound `search.budget.hours` instead"
             )
-        if budget and budget.gpu_hours is not None and not self.resources.gpus_per_worker:
+        if budget and budget.gpu_hours is not None and self.resources.gpus_per_worker == 0:
             raise ValueError(
                 f"`search.budget.gpu_hours: {budget.gpu_hours:g}` bounds nothing where trials hold no GPU "
                 "(`resources.gpus_per_worker: 0`); bound `search.budget.hours` instead"

@@ -1,5 +1,6 @@
 """The workers that train one model together: who am I, where do I compute, and what do the others say."""
 
+import platform
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -9,16 +10,65 @@ import torch
 from torch import distributed, nn
 
 from segdist.core.cards import has_card, lent
+from segdist.core.errors import BackendError
 
 T = TypeVar("T")
+
+_OF_A_SHARE = 0.95
+"""Of a share of a card that is a process's own: the rest is for what CUDA holds beside torch. A plan allows as much."""
 
 
 @contextmanager
 def reserved(*, cpus: float, gpus: float) -> Iterator[None]:
-    """Within the block torch takes no more of this machine than was reserved: so many threads, and cards or none."""
+    """Within the block torch takes no more of this machine than was reserved: so many threads, and cards or none.
+
+    Raises:
+        BackendError: cards were reserved, and torch cannot use them.
+    """
+    if gpus:
+        check_card()
     torch.set_num_threads(max(1, int(cpus)))
-    with lent(any_card=gpus > 0):
+    with lent(any_card=gpus > 0), _within_share(gpus):
         yield
+
+
+@contextmanager
+def _within_share(gpus: float) -> Iterator[None]:
+    """Who has a share of a card takes no memory of the others there: it runs out of its own first, and is halved."""
+    if not 0 < gpus < 1:
+        yield
+        return
+    torch.cuda.set_per_process_memory_fraction(_OF_A_SHARE * gpus)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def check_card() -> None:
+    """A worker for which a card is reserved must be able to compute on it.
+
+    Raises:
+        BackendError: torch cannot use it.
+    """
+    if lack := lack_of_card():
+        raise BackendError(f"Ray reserved a card for this worker, but {lack}; or reserve none.")
+
+
+def lack_of_card() -> str:
+    """Why torch cannot use a card on this node, and what would mend that, without a full stop; "" where it can."""
+    if torch.cuda.is_available():
+        return ""
+    try:
+        torch.empty(1, device="cuda")
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
+    else:
+        return ""
+    return (
+        f"torch {torch.__version__} on {platform.node()} cannot use one ({reason}). Install a driver and a build of "
+        "torch there that can"
+    )
 
 
 @dataclass(frozen=True)

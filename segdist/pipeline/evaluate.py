@@ -8,7 +8,7 @@ interruption is done by the next start.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +22,7 @@ from segdist.core.text import counted
 from segdist.datasets.shards import Dataset
 from segdist.metrics import Evaluator, family_of, is_minimised
 from segdist.pipeline.cluster import slots
+from segdist.pipeline.gpus import given
 from segdist.pipeline.trial import Job
 from segdist.tracking import Tracker, TrialRecord, names
 
@@ -60,8 +61,9 @@ def evaluate_trials(ray: ModuleType, tracker: Tracker, parent_run_id: str, job: 
     waiting = [t for t in trials if t.status == "FINISHED" and not _is_evaluated(t)]
     if not waiting:
         return
+    job = _with_gpus(ray, job)
     resources = job.run.resources
-    most = slots(ray, cpus=resources.cpus_per_worker, gpus=resources.gpus_per_worker)
+    most = slots(ray, cpus=resources.cpus_per_worker, gpus=resources.gpus)
     say(f"evaluate  {counted(len(waiting), 'trial')} on the validation split")
     for trial, found in _evaluations(ray, tracker, waiting, job, most):
         if isinstance(found, EvaluationFiles):
@@ -86,7 +88,7 @@ def evaluate_on_test(ray: ModuleType, tracker: Tracker, run_id: str, job: Job) -
     record, _ = tracker.trial(run_id)
     if record.test_metrics and record.metrics.get(_TESTED, record.best_epoch) == record.best_epoch:
         return record.test_metrics
-    found: EvaluationFiles = ray.get(_submit(ray, _packed(tracker, run_id), job, "test"))
+    found: EvaluationFiles = ray.get(_submit(ray, _packed(tracker, run_id), _with_gpus(ray, job), "test"))
     metrics = {f"test/{name}": value for name, value in found.metrics.items() if family_of(name)}
     for files, place in ((found.pictures, "pictures_test"), (found.evaluation, EVALUATION)):
         with _written(files) as folder:
@@ -105,8 +107,16 @@ def evaluator_on_val(ray: ModuleType, tracker: Tracker, run_id: str, job: Job, m
         job: what names the data and the resources; the trial need not be one of its own.
         metric: to compute.
     """
+    job = _with_gpus(ray, job)
     seen: Evaluator = ray.get(_submit(ray, _packed(tracker, run_id), job, metric, task=_filled_evaluator))
     return seen
+
+
+def _with_gpus(ray: ModuleType, job: Job) -> Job:
+    """The same on as many GPUs as there are for a worker now."""
+    resources = job.run.resources
+    found = resources.with_gpus(given(resources.gpus_per_worker, ray).gpus)
+    return replace(job, run=job.run.model_copy(update={"resources": found}))
 
 
 def _evaluations(
@@ -162,14 +172,14 @@ def _submit(
 ) -> Any:
     """A worker with a trial's resources that evaluates a model."""
     resources = job.run.resources
-    options = {"num_cpus": resources.cpus_per_worker, "num_gpus": resources.gpus_per_worker}
+    options = {"num_cpus": resources.cpus_per_worker, "num_gpus": resources.gpus}
     return ray.remote(_within_reserved).options(**options).remote(task or _evaluated, packed, job, what)
 
 
 def _within_reserved(task: Callable[[Files, Job, str], object], packed: Files, job: Job, what: str) -> object:
     from segdist.engine.workers import reserved
 
-    with reserved(cpus=job.run.resources.cpus_per_worker, gpus=job.run.resources.gpus_per_worker):
+    with reserved(cpus=job.run.resources.cpus_per_worker, gpus=job.run.resources.gpus):
         return task(packed, job, what)
 
 

@@ -6,6 +6,7 @@ only measure it. What people decided in a review wins over every teacher.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -28,6 +29,7 @@ from segdist.labelling.corrections import Corrections, corrections_uri
 from segdist.labelling.quality import summarise
 from segdist.pipeline.cluster import connected, slots
 from segdist.pipeline.dataflow import map_items
+from segdist.pipeline.gpus import given
 from segdist.pipeline.label_rows import LabelJob, LabelShard, TeacherMaker
 from segdist.pipeline.teacher import Teacher, check_teacher, shared_model, teacher_digest
 
@@ -201,8 +203,10 @@ def _units(root: str, dataset: Dataset, spec: LabelSpec, limit: int) -> list[dic
 def _run(units: Sequence[dict[str, object]], job: LabelJob, teacher: TeacherMaker) -> Iterator[ShardSummary]:
     spec = job.label
     with connected() as ray:
+        gpus = given(spec.gpus_per_actor, ray).gpus
+        job = replace(job, label=spec.model_copy(update={"gpus_per_actor": gpus}))
         # A fraction of a CPU lets reading go on beside the teachers; more teachers than CPUs would only queue.
-        most = slots(ray, cpus=max(1.0, spec.cpus_per_actor), gpus=spec.gpus_per_actor)
+        most = slots(ray, cpus=max(1.0, spec.cpus_per_actor), gpus=gpus)
         actors = min(len(units), most if spec.actors == "auto" else spec.actors)
         found = map_items(
             ray,
@@ -211,7 +215,7 @@ def _run(units: Sequence[dict[str, object]], job: LabelJob, teacher: TeacherMake
             fn_constructor_args=(job, teacher),
             compute=_pool(ray, actors, min(len(units), spec.max_actors or actors)),
             num_cpus=spec.cpus_per_actor,
-            num_gpus=spec.gpus_per_actor,
+            num_gpus=gpus,
         )
         for text in found:
             yield ShardSummary.model_validate_json(text)

@@ -32,7 +32,7 @@ class _Backend(_TorchBackend):
             worker_group.execute_single_async(
                 rank,
                 _setup_torch_process_group,
-                backend="nccl" if worker_group.get_resources_per_worker().get("GPU", 0) > 0 else "gloo",
+                backend=backend_config.backend,
                 world_rank=rank,
                 world_size=len(worker_group),
                 init_method=file.as_uri(),

@@ -21,6 +21,7 @@ from segdist.core.text import counted
 from segdist.datasets.excerpt import Excerpt, excerpt
 from segdist.engine.probe import Request
 from segdist.pipeline.cluster import connected, holders
+from segdist.pipeline.gpus import expected, with_gpus
 from segdist.pipeline.label import checked_teacher, policy_of
 from segdist.pipeline.label_rows import LabelJob
 from segdist.pipeline.packing import BESIDE, USABLE, Need, Node, fitting, memory_here, nodes_of, this_machine, usable
@@ -81,8 +82,12 @@ def _planned(spec: SweepSpec, data: Excerpt) -> Plan:
     most_bytes = USABLE * memory_here() - BESIDE
     teacher, rows = _taught(spec, data, most_bytes)
     found = [_family(spec, family, data, rows, most_bytes) for family in candidates(spec)]
-    families, nodes = [one for one, _ in found], _nodes(len(found[0][1]))
-    need = _need(spec, families, found[0][1])
+    families, cards = [one for one, _ in found], found[0][1]
+    nodes = _nodes(len(cards))
+    spec = with_gpus(spec, expected(spec.resources.gpus_per_worker, nodes))
+    if spec.resources.gpus and not cards:
+        say("warning   trials will have cards, but this machine has none: seconds and memory are those of its CPU")
+    need = _need(spec, families, cards)
     at_once = _at_once(spec, nodes, need)
     paces = {one.family: _pace(one, data, need.workers) for one in families}
     longest = max(pace.setup + pace.epoch * epochs_of(spec) for pace in paces.values())
@@ -235,16 +240,16 @@ def _need(spec: SweepSpec, families: Sequence[FamilyPlan], cards: Sequence[float
         SpecError: a card's share is smaller than what a trial needs of it.
     """
     asked = spec.resources
-    if asked.gpus_per_worker and cards:
-        share = USABLE * min(cards) * min(1.0, asked.gpus_per_worker)
+    if asked.gpus and cards:
+        share = USABLE * min(cards) * min(1.0, asked.gpus)
         for one in families:
             if one.largest.memory > share:
                 raise SpecError(
                     f"`{one.family}` needs {gigabytes(one.largest.memory)} of a card, but `resources.gpus_per_worker: "
-                    f"{asked.gpus_per_worker:g}` is {gigabytes(share)} of it. Raise that to "
+                    f"{asked.gpus:g}` is {gigabytes(share)} of it. Raise that to "
                     f"{min(1.0, ceil(100 * one.largest.memory / USABLE / min(cards)) / 100):g}."
                 )
-    return Need(asked.cpus_per_worker, asked.gpus_per_worker, resident_bytes(families), asked.workers)
+    return Need(asked.cpus_per_worker, asked.gpus, resident_bytes(families), asked.workers)
 
 
 def _at_once(spec: SweepSpec, nodes: Sequence[Node], need: Need) -> int:
@@ -277,7 +282,8 @@ def _label_seconds(spec: SweepSpec, data: Excerpt, teacher: Taught | None, nodes
         return 0.0
     images = sum(data.images.get(name, 0) for name in spec.label.splits if _is_asked(spec, name, data.rows))
     label = spec.label
-    many = fitting(nodes, Need(max(1.0, label.cpus_per_actor), label.gpus_per_actor))
+    gpus = expected(label.gpus_per_actor, nodes).gpus
+    many = fitting(nodes, Need(max(1.0, label.cpus_per_actor), gpus))
     units = sum(ceil(data.images.get(name, 0) / label.images_per_shard) for name in label.splits)
     actors = max(1, min(units, many if label.actors == "auto" else label.actors))
     policies = sum(1 for _ in label_policies.policies(spec))

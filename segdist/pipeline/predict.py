@@ -19,6 +19,7 @@ from segdist.core.text import counted
 from segdist.datasets.inputs import Input, find_inputs
 from segdist.pipeline.cluster import connected, slots
 from segdist.pipeline.dataflow import map_items
+from segdist.pipeline.gpus import given
 from segdist.pipeline.known import Known
 from segdist.pipeline.predictor import How, PredictJob, Predictor, packed
 
@@ -140,7 +141,7 @@ def _run(job: PredictJob, parts: Sequence[dict[str, Any]], actors: int) -> Itera
             yield worker.work(part)
         return
     with connected() as ray:
-        gpu = ray.cluster_resources().get("GPU", 0) > 0
+        gpu = given("auto", ray).gpus > 0
         # Less than half a CPU each: readers must not wait for actors to end.
         most = slots(ray, cpus=0.45 if not gpu else 1, gpus=1.0 if gpu else 0)
         yield from map_items(

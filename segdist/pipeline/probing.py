@@ -18,6 +18,7 @@ from segdist.core import errors
 from segdist.core.causes import is_out_of_memory
 from segdist.core.errors import BackendError, SegdistError
 from segdist.core.records import LabelledImage
+from segdist.core.spec import Gpus
 from segdist.core.text import lines
 from segdist.engine.probe import Request, probe
 from segdist.engine.runtime import peak_bytes
@@ -161,6 +162,15 @@ def _teach(request: TeacherRequest) -> tuple[Taught, list[LabelledImage]]:
     return Taught(max(0.0, setup - each), each, peak_bytes()), labelled
 
 
+def _gpus_here(asked: Gpus) -> float:
+    """Of those that workers will get, what this machine has: a probe may run where no card is."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return 0.0
+    return 1.0 if asked == "auto" else asked
+
+
 def main() -> None:
     """Do what the request file, our own parent's, asks for."""
     file = Path(sys.argv[1])
@@ -176,13 +186,13 @@ def main() -> None:
 
     try:
         if isinstance(request, TeacherRequest):
-            with reserved(cpus=request.cpus, gpus=request.job.label.gpus_per_actor):
+            with reserved(cpus=request.cpus, gpus=_gpus_here(request.job.label.gpus_per_actor)):
                 found, labelled = _teach(request)
             file.with_name(LABELLED).write_bytes(pickle.dumps(labelled))
             tell("taught", asdict(found))
         else:
             of_worker = request.run.resources
-            with reserved(cpus=of_worker.cpus_per_worker, gpus=of_worker.gpus_per_worker):
+            with reserved(cpus=of_worker.cpus_per_worker, gpus=_gpus_here(of_worker.gpus_per_worker)):
                 probe(request, tell)
     except SegdistError as error:
         tell("error", [type(error).__name__, str(error)])

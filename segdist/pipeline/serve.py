@@ -17,6 +17,7 @@ from segdist.core.plugins import ImageHWC, declaration
 from segdist.core.records import Instance, Prompt
 from segdist.core.terminal import say
 from segdist.pipeline.cluster import connected
+from segdist.pipeline.gpus import given
 from segdist.pipeline.predictor import PackedModel, packed
 from segdist.serving.limits import BusyError, Limits
 
@@ -199,7 +200,7 @@ def _start(
         async def find_one(self, asked: list[tuple[ImageHWC, Prompt]]) -> list[tuple[Instance, ...]]:
             return self.find([image for image, _ in asked], [prompt for _, prompt in asked])
 
-    has_gpu = ray.cluster_resources().get("GPU", 0) > 0
+    has_gpu = given("auto", ray).gpus > 0
     model = ray_serve.deployment(
         Batching,
         name=MODEL,

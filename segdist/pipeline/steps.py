@@ -23,6 +23,7 @@ from segdist.metrics import Evaluator, formulas
 from segdist.pipeline.cluster import connected
 from segdist.pipeline.evaluate import DONE as EVALUATED
 from segdist.pipeline.evaluate import evaluate_on_test, evaluate_trials, evaluator_on_val
+from segdist.pipeline.gpus import Given, with_gpus
 from segdist.pipeline.importance import importance
 from segdist.pipeline.ingest import ingest
 from segdist.pipeline.label_sets import LabelSet, make_label_sets
@@ -74,7 +75,9 @@ def do_steps(spec: SweepSpec, file: str, *, kind: str, fingerprint: str, folder:
     done: list[str] = []
     plan = planned(folder)
     if plan and spec.search.budget and not any(trial.has_ended for trial in Ledger(folder).trials):
-        Budget(spec, meter).check(plan.trial_seconds)
+        asked = spec.resources.gpus_per_worker
+        gpus = float(plan.gpu_hours > 0) if asked == "auto" else asked
+        Budget(with_gpus(spec, Given(gpus)), meter).check(plan.trial_seconds)
     with _noting(done):
         tracker = Tracker.for_sweep(spec)
         if tracker.risk:

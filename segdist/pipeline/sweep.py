@@ -5,6 +5,7 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from tempfile import TemporaryDirectory
 from types import FrameType, ModuleType
 
@@ -17,6 +18,7 @@ from segdist.core.terminal import say
 from segdist.core.text import counted
 from segdist.pipeline.checkpoints import thin
 from segdist.pipeline.cluster import keep_keys_out_of_logs, slots
+from segdist.pipeline.gpus import given, with_gpus
 from segdist.pipeline.packing import Need, fitting, nodes_of, usable
 from segdist.pipeline.planned import planned, resident_bytes
 from segdist.pipeline.recording import Recording
@@ -60,8 +62,6 @@ def search(
             driver runs this sweep.
     """
     keep_keys_out_of_logs()
-    if warning := unused_cards(spec, ray):
-        say(f"warning   {warning}")
     with leased(job.storage_path, spec.name) as lease:
         ledger = Ledger(job.storage_path)
         recording = Recording(tracker, parent_run_id, job, tags, ledger, all_params=spec.tracking.all_params)
@@ -110,16 +110,8 @@ def _say_cut_off(spec: SweepSpec, search: Search) -> None:
     )
 
 
-def unused_cards(spec: SweepSpec, ray: ModuleType) -> str:
-    """What is to be known where there are GPUs and trials reserve none; "" where that is not so."""
-    there = int(ray.cluster_resources().get("GPU", 0))
-    if spec.resources.gpus_per_worker or not there:
-        return ""
-    return f"{counted(there, 'GPU')} not used: set `resources.gpus_per_worker: 1`, or a share of one."
-
-
 def _run_all(
-    spec: SweepSpec,
+    asked: SweepSpec,
     job: Job,
     ray: ModuleType,
     ledger: Ledger,
@@ -127,36 +119,59 @@ def _run_all(
     lease: Lease,
     meter: Meter,
 ) -> Search:
-    """Start Tune, and again where an error of Ray's ends it while trials remain: each time from the ledger."""
+    """Start Tune, and again while trials remain: after an error of Ray's, or when cards have joined the cluster.
+
+    Each time from the ledger, and with as many GPUs a worker as there are then.
+    """
     breakdowns, retry = 0, True
     while True:
+        found = given(asked.resources.gpus_per_worker, ray)
+        if found.lack:
+            say(f"warning   trials run on the CPU: {found.lack}")
+        spec = with_gpus(asked, found)
+        job = replace(job, run=job.run.model_copy(update={"resources": spec.resources}))
         search = Search(spec, ledger, retry=retry, budget=Budget(spec, meter) if spec.search.budget else None)
         if search.is_done:
             return search
         before, retry = search.progress, False
         if before[1]:
-            best = "" if search.best is None else f", best {search.best:.3f}"
-            ended, wanted = search.repeats
-            repeats = f" and {ended} of {counted(wanted, 'repeat')}" if wanted else ""
-            say(f"search    goes on with {search.done} of {counted(search.total, 'trial')}{repeats} done{best}")
+            _say_goes_on(search)
+        waits = asked.resources.gpus_per_worker == "auto" and not found.gpus and not found.lack
         try:
-            stopped_by = _run(spec, job, ray, search, recording, lease, meter)
+            stopped_by = _run(spec, job, ray, search, recording, lease, meter, waits_for_cards=waits)
         except Exception as error:
             if not _is_of_ray(error):
                 raise
             breakdowns = breakdowns + 1 if search.progress == before else 1
-            said = why("".join(traceback.format_exception(error)))
-            if breakdowns >= MOST_BREAKDOWNS:
-                raise BackendError(
-                    f"The search of `{spec.name}` broke down {counted(breakdowns, 'time')} without an "
-                    f"epoch in between: {said}\n"
-                    "What is done is kept; the same command goes on with it."
-                ) from error
-            say(f"search    begins anew from what is recorded: {said}")
+            _begin_anew(spec, error, breakdowns)
         else:
             if stopped_by:
                 raise Interrupted(stopped_by)
-            return search
+            if search.is_done or not waits or not given("auto", ray).gpus:
+                return search
+
+
+def _begin_anew(spec: SweepSpec, error: Exception, breakdowns: int) -> None:
+    """Say that the search does, after an error of Ray's.
+
+    Raises:
+        BackendError: it has too often.
+    """
+    said = why("".join(traceback.format_exception(error)))
+    if breakdowns >= MOST_BREAKDOWNS:
+        raise BackendError(
+            f"The search of `{spec.name}` broke down {counted(breakdowns, 'time')} without an "
+            f"epoch in between: {said}\n"
+            "What is done is kept; the same command goes on with it."
+        ) from error
+    say(f"search    begins anew from what is recorded: {said}")
+
+
+def _say_goes_on(search: Search) -> None:
+    best = "" if search.best is None else f", best {search.best:.3f}"
+    ended, wanted = search.repeats
+    repeats = f" and {ended} of {counted(wanted, 'repeat')}" if wanted else ""
+    say(f"search    goes on with {search.done} of {counted(search.total, 'trial')}{repeats} done{best}")
 
 
 def _is_of_ray(error: Exception) -> bool:
@@ -173,8 +188,21 @@ def _run(
     recording: Recording,
     lease: Lease,
     meter: Meter,
+    *,
+    waits_for_cards: bool,
 ) -> int:
-    """Let Tune run trials; the signal that stopped it, or 0."""
+    """Let Tune run trials; the signal that stopped it, or 0.
+
+    Args:
+        spec: the sweep, whose trials reserve a number of GPUs.
+        job: what its trials have in common.
+        ray: the connected `ray` module.
+        search: what is to be run.
+        recording: tells MLflow.
+        lease: that no other driver runs the sweep.
+        meter: its time.
+        waits_for_cards: whether no further trial begins here once there are cards.
+    """
     from ray import tune
 
     from segdist.pipeline.progress import Progress
@@ -189,7 +217,11 @@ def _run(
 
     def room() -> int:
         lease.check()
-        meter.nodes = len(nodes_of(ray))
+        nodes = nodes_of(ray)
+        meter.nodes = len(nodes)
+        if waits_for_cards and given("auto", ray).gpus and suggestions.close():
+            cards = counted(sum(int(node.gpus) for node in nodes), "GPU")
+            say(f"search    {cards} joined: what runs now comes to its end, then trials train on them")
         return _concurrency(spec, ray, memory)
 
     suggestions = Suggestions(search, room, problem)
@@ -234,10 +266,10 @@ def _concurrency(spec: SweepSpec, ray: ModuleType, memory: int) -> int:
         memory: bytes that a plan found a worker to need; 0 where there is none. One trial runs all the same.
     """
     asked = spec.resources
-    fits = slots(ray, cpus=asked.cpus_per_worker, gpus=asked.gpus_per_worker, workers=asked.workers)
+    fits = slots(ray, cpus=asked.cpus_per_worker, gpus=asked.gpus, workers=asked.workers)
     if spec.search.concurrency != "auto":
         return min(fits, spec.search.concurrency)
-    need = Need(asked.cpus_per_worker, asked.gpus_per_worker, memory, asked.workers)
+    need = Need(asked.cpus_per_worker, asked.gpus, memory, asked.workers)
     return min(fits, max(fitting(usable(nodes_of(ray)), need), 1))
 
 
@@ -245,7 +277,7 @@ def _driver_resources(spec: SweepSpec) -> dict[str, float]:
     """What Tune reserves for a trial: everything if it trains in Tune's process, next to nothing if a group does."""
     if spec.resources.workers > 1:
         return {"CPU": 0.01}
-    gpus = spec.resources.gpus_per_worker
+    gpus = spec.resources.gpus
     return {"CPU": spec.resources.cpus_per_worker, **({"GPU": gpus} if gpus else {})}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segdist.core import registry, storage
+from segdist.core.cards import has_card
 from segdist.core.causes import is_out_of_memory
 from segdist.core.errors import BackendError, SpecError, WeightsError
 from segdist.core.plugins import ChoosingStrategy, ImageHWC, Question, declaration, prompt_strategy
@@ -156,19 +157,24 @@ class Teacher:
         return [(*first, *second)]
 
     def _images_at_once(self) -> int:
-        if self._spec.gpus_per_actor > 0:
+        if self._has_card:
             return IMAGES_AT_ONCE
         side = self._loaded().options.image_size
         return max(1, min(IMAGES_AT_ONCE, CPU_PIXELS_AT_ONCE // side**2))
 
     def _is_half(self) -> bool:
-        return self._spec.gpus_per_actor > 0 and self._spec.precision == "bfloat16"
+        return self._has_card and self._spec.precision == "bfloat16"
+
+    @property
+    def _has_card(self) -> bool:
+        asked = self._spec.gpus_per_actor
+        return has_card() if asked == "auto" else asked > 0  # auto: outside a cluster
 
     def _loaded(self) -> "Segmenter":
         if self._network is None:
             from segdist.engine import checkpoint
 
-            device = "cuda" if self._spec.gpus_per_actor > 0 else "cpu"
+            device = "cuda" if self._has_card else "cpu"
             if self._trained_uri:
                 with checkpoint.fetched(self._trained_uri) as folder:
                     network = checkpoint.load(folder, trusted=True, device=device)

@@ -73,6 +73,7 @@ def train_trial(config: dict[str, Any], job: Job) -> None:
     """The function Ray Tune runs: the job's run with the searched `values` of the trial `number` in `config`."""
     number, known, values = int(config["number"]), int(config["known"]), config["values"]
     run = job.run_of(values)
+    assert run.resources.gpus_per_worker != "auto", "what is reserved is decided before"
     if config["micro_batch"]:
         run = run.with_micro_batch(config["micro_batch"])
     job = replace(job, labels_uri=job.labels_for(values))
@@ -97,7 +98,7 @@ def work(run: RunSpec, job: Job, number: int, known: int, report: Report) -> Non
     """
     from segdist.engine.workers import reserved
 
-    with reserved(cpus=run.resources.cpus_per_worker, gpus=run.resources.gpus_per_worker):
+    with reserved(cpus=run.resources.cpus_per_worker, gpus=run.resources.gpus):
         _work(run, job, number, known, report)
 
 
@@ -160,20 +161,22 @@ def _work(run: RunSpec, job: Job, number: int, known: int, report: Report) -> No
 def _train_in_group(run: RunSpec, job: Job, number: int, known: int) -> None:
     """A Ray Train group of `resources.workers` processes; its reports pass through to the search."""
     from ray import train
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
     from segdist.pipeline.meeting import MeetingOverFile
 
-    per_worker = {"CPU": run.resources.cpus_per_worker, "GPU": run.resources.gpus_per_worker}
+    gpus = run.resources.gpus
+    backend = "nccl" if gpus >= 1 else "gloo"  # NCCL refuses two workers on one card
+    per_worker = {"CPU": run.resources.cpus_per_worker, "GPU": gpus}
     filesystem, path = storage.arrow_filesystem(storage.join(job.storage_path, GROUPS))
     TorchTrainer(
         _train_worker,
         train_loop_config={"run": run.model_dump_json(), "job": job, "number": number, "known": known},
-        torch_config=MeetingOverFile() if SESSION in os.environ else None,
+        torch_config=(MeetingOverFile if SESSION in os.environ else TorchConfig)(backend=backend),
         scaling_config=train.ScalingConfig(
             num_workers=run.resources.workers,
-            use_gpu=run.resources.gpus_per_worker > 0,
+            use_gpu=gpus > 0,
             resources_per_worker={kind: amount for kind, amount in per_worker.items() if amount},
         ),
         run_config=train.RunConfig(
@@ -190,7 +193,10 @@ def _train_worker(config: dict[str, Any]) -> None:
     from ray import train
     from ray.train.torch import get_device
 
+    from segdist.engine.workers import check_card
+
     run = RunSpec.model_validate_json(config["run"])
-    if run.resources.gpus_per_worker:
+    if run.resources.gpus:
+        check_card()
         torch.cuda.set_device(get_device())  # each worker of a group sees the cards of all on its node
     work(run, config["job"], config["number"], config["known"], train.report)

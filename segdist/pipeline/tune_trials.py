@@ -95,12 +95,15 @@ class Suggestions(_Unsaved, Searcher):
         super().__init__(metric="epoch", mode="max")  # Tune wants names; nobody asks for them
         self._search, self._slots, self._problem = search, slots, problem
         self._running: set[str] = set()
+        self._is_closed = False
         self._counted, self._room, self._most = float("-inf"), 0, sys.maxsize
 
     def suggest(self, trial_id: str) -> Any:
         """The configuration of the next trial; None for none now."""
         if time.monotonic() - self._counted > _SLOTS_FOR:
             self._counted, self._room = time.monotonic(), self._slots()
+        if self._is_closed:
+            return None if self._running else Searcher.FINISHED
         if len(self._running) >= min(self._room, self._most):
             return None
         trial = self._problem.noted(self._search.next)
@@ -109,6 +112,11 @@ class Suggestions(_Unsaved, Searcher):
         self._running.add(trial_id)
         known = trial.from_latest().last_epoch
         return {"number": trial.number, "values": trial.settings, "known": known, "micro_batch": trial.micro_batch}
+
+    def close(self) -> bool:
+        """Nothing more begins: Tune ends with what runs. Whether that is news."""
+        was_open, self._is_closed = not self._is_closed, True
+        return was_open
 
     def let_less_run(self) -> bool:
         """Fewer trials at once from now on, since memory does not hold those; False where no other one runs."""

@@ -141,7 +141,7 @@ class Budget:
         asked, self._meter = spec.search.budget or BudgetSpec.model_construct(), meter
         self._asked = asked
         self._price = spec.resources.price_per_hour or 0.0
-        self._gpus = spec.resources.workers * spec.resources.gpus_per_worker
+        self._gpus = spec.resources.workers * spec.resources.gpus
         names = {"hours": "h", "gpu_hours": "GPU-hours", "money": "in money"}
         self._most = {said: most for key, said in names.items() if (most := getattr(asked, key)) is not None}
         self._of = {"h": self._hours, "GPU-hours": self._gpu_hours, "in money": self._money}

@@ -47,7 +47,7 @@ class Search:
     ) -> None:
         self.spec, self.ledger, self._budget = spec, ledger, budget
         asked = spec.resources
-        one = Held(cpu_seconds=asked.cpus_per_worker, gpu_seconds=asked.gpus_per_worker)
+        one = Held(cpu_seconds=asked.cpus_per_worker, gpu_seconds=asked.gpus)
         self._held_each_second, self._clock = one * asked.workers, clock
         self._counted_until: dict[int, float] = {}
         self.metric = spec.search.metric

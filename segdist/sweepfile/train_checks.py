@@ -84,7 +84,7 @@ def _kinds(spec: SweepSpec, family: str) -> Iterator[tuple[str, Keys]]:
 
 def _missing(kind: str, spec: SweepSpec) -> str:
     """What an adapter needs and does not find; "" where all is there."""
-    if kind == "qlora" and not spec.resources.gpus_per_worker:
+    if kind == "qlora" and spec.resources.gpus_per_worker == 0:
         return "`qlora` needs a GPU. Set `resources.gpus_per_worker: 1`, or use `lora`."
     missing = [library for library in _NEEDS.get(kind, ()) if not find_spec(library)]
     return extras.needs(f"`{kind}`", *missing) if missing else ""

@@ -13,6 +13,7 @@ from torch import distributed
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from segdist.adapters import quantised
+from segdist.core.errors import BackendError
 from segdist.core.spec import RunSpec
 from segdist.engine import runtime
 from segdist.engine.fit import MODEL, TRAINING, fit
@@ -136,6 +137,8 @@ def test_work_that_reserved_no_card_computes_on_the_cpu_of_a_machine_with_cards(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 7)
+    shares: list[float] = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", shares.append)
     threads = torch.get_num_threads()
     for gpus, device, can in ((0.0, "cpu", False), (0.5, "cuda:0", True), (1.0, "cuda:0", True)):
         with reserved(cpus=threads, gpus=gpus):
@@ -144,6 +147,13 @@ def test_work_that_reserved_no_card_computes_on_the_cpu_of_a_machine_with_cards(
             assert (runtime.peak_bytes() == 7) is can, "else of the process"
     assert Workers.here().device == torch.device("cuda:0"), "who reserved nothing and is no trial"
     assert torch.get_num_threads() == threads
+    assert shares == [0.475, 1.0], "who has half a card takes no more, and nobody else is bounded"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch can use the cards of this machine")
+def test_a_worker_whose_card_torch_cannot_use_says_why() -> None:
+    with pytest.raises(BackendError, match=r"Ray reserved a card .* but torch \d.* cannot use one \(.+\)\. Install"):
+        reserved(cpus=1, gpus=0.5).__enter__()
 
 
 def test_a_single_worker_gathers_its_own() -> None:

@@ -1,15 +1,12 @@
 """Starting Ray: a crowded machine gets another chance, a cluster elsewhere is asked once."""
 
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any, cast
 
 import pytest
 
 from segdist.core.errors import BackendError
-from segdist.core.spec import ResourceSpec
 from segdist.pipeline.cluster import _start
-from segdist.pipeline.sweep import unused_cards
-from tests.searching.sweeps import sweep
 
 
 class Node:
@@ -49,10 +46,3 @@ def test_a_cluster_that_was_named_is_asked_once() -> None:
     with pytest.raises(BackendError, match=r"answers at 10\.0\.0\.1:6379"):
         _start(cast("ModuleType", ray), "10.0.0.1:6379", {})
     assert ray.said == ["10.0.0.1:6379", "cleared away"]
-
-
-@pytest.mark.parametrize(("there", "asked", "said"), [(0, 0.0, ""), (2, 0.0, "2 GPUs not used"), (1, 0.5, "")])
-def test_cards_that_no_trial_reserves_are_told_of(there: int, asked: float, said: str) -> None:
-    spec = sweep(trials=1).model_copy(update={"resources": ResourceSpec(gpus_per_worker=asked)})
-    ray = SimpleNamespace(cluster_resources=lambda: {"CPU": 2.0, **({"GPU": float(there)} if there else {})})
-    assert unused_cards(spec, cast("ModuleType", ray)).partition(":")[0] == said

@@ -274,7 +274,9 @@ def test_the_key_follows_the_policy_and_not_how_many_work_on_it(tmp_path: Path) 
     key = label_key(_sweep(tmp_path), dataset)
     assert key == label_key(_sweep(tmp_path, actors=1, images_per_shard=9), dataset)
     assert key == label_key(_sweep(tmp_path, max_actors=9, compile=True), dataset)
-    assert key == label_key(_sweep(tmp_path, precision="bfloat16"), dataset), "without a GPU it is float32"
+    on_cpu = _sweep(tmp_path, precision="bfloat16", gpus_per_actor=0)
+    assert key == label_key(on_cpu, dataset), "without a GPU it is float32"
+    assert key != label_key(_sweep(tmp_path, precision="bfloat16"), dataset), "there may be one"
     assert key != label_key(_sweep(tmp_path, precision="bfloat16", gpus_per_actor=1), dataset)
     assert key != label_key(_sweep(tmp_path, reject={"score": 0.5}), dataset)
     space = {"teacher": {"family": "sam", "sam": {"embeddings_gb": 1.5}}}

@@ -10,7 +10,7 @@ import torch
 
 from segdist.core.errors import DivergedError
 from segdist.core.spec import RunSpec, SweepSpec
-from segdist.engine import epoch
+from segdist.engine import epoch, workers
 from segdist.engine import fit as engine_fit
 from segdist.engine.workers import Workers
 from segdist.pipeline import trial
@@ -90,6 +90,7 @@ def test_a_worker_of_a_group_takes_the_card_that_is_its_own(gpus: float, monkeyp
     taken: list[torch.device] = []
     monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cuda", 1))
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(workers, "check_card", lambda: None)
     monkeypatch.setattr(trial, "work", lambda *_: taken.append(torch.device("meta")))
     run = RunSpec.model_validate({"model": {"family": "unet_cbam"}, "resources": {"gpus_per_worker": gpus}})
     trial._train_worker({"run": run.model_dump_json(), "job": None, "number": 0, "known": 0})

@@ -198,7 +198,8 @@ def test_an_adapter_is_asked_of_those_families_alone_that_it_is_searched_for(fol
 
 def test_qlora_without_a_gpu_is_refused_before_the_start(folder: Path) -> None:
     file = write(folder, GOOD.replace("family: unet_cbam", "family: sam\n  sam: {prompt: class}"))
-    assert "`qlora` needs a GPU. Set `resources.gpus_per_worker: 1`" in refusal(file, "train.adapter.kind=qlora")
+    overrides = ("train.adapter.kind=qlora", "resources.gpus_per_worker=0")
+    assert "`qlora` needs a GPU. Set `resources.gpus_per_worker: 1`" in refusal(file, *overrides)
 
 
 PHASES = GOOD.replace("lr: 1e-3", "phases: [{epochs: 3, freeze: encoder, lr: 1e-3}, {epochs: 7, lr: 1e-4}]").replace(
