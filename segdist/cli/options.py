@@ -48,7 +48,7 @@ def report_user_errors(*, debug: bool = False) -> Iterator[Stops]:
         if debug:
             say("".join(traceback.format_exception(error)), err=True)
         said = [*getattr(error, "__notes__", ()), "Run the same command again to go on:"]
-        say(f"{stop}. {' '.join(said)}\n  {redact(shlex.join(['segdist', *sys.argv[1:]]))}", err=True)
+        say(f"{stop}. {' '.join(said)}\n  {command_line(sys.argv[1:])}", err=True)
         raise typer.Exit(stop.exit_code) from None
 
 
@@ -77,6 +77,11 @@ def files_named() -> Iterator[None]:
 
 
 _DONE_IS_KEPT = "What is done is kept: run the same command again."
+
+
+def command_line(words: list[str]) -> str:
+    """A segdist command to be typed again."""
+    return redact(shlex.join(["segdist", *words]))
 
 
 def show(error: SegdistError, *, debug: bool) -> None:

@@ -13,6 +13,7 @@ from segdist.cli.options import (
     Json,
     Storage,
     Tracking,
+    command_line,
     files_named,
     overrides_by_file,
     report_user_errors,
@@ -20,7 +21,7 @@ from segdist.cli.options import (
     tile_size,
 )
 from segdist.core import renamed_keys
-from segdist.core.errors import SegdistError, SpecError
+from segdist.core.errors import DataError, SegdistError, SpecError, WeightsError
 from segdist.core.terminal import say, say_json
 
 app = typer.Typer()
@@ -43,7 +44,7 @@ def run(sweeps: Sweeps, debug: Debug = False) -> None:
 
         run_sweep(file, overrides)
 
-    _each(sweeps, action, debug=debug)
+    _each(sweeps, action, again="run", debug=debug)
 
 
 @app.command()
@@ -90,7 +91,7 @@ def train(
 
         train_once(file, overrides, save=save)
 
-    _each(sweeps, action, debug=debug)
+    _each(sweeps, action, again="train", debug=debug)
 
 
 @app.command()
@@ -306,8 +307,15 @@ def _sizes(given: dict[str, float | None]) -> dict[str, float]:
     return {key.removeprefix(place): value for key, value in found.items()}
 
 
-def _each(arguments: list[str], action: Callable[[str, list[str]], object], *, debug: bool) -> None:
-    """Do one thing for each sweep file; with several, go on after an error, not after a stop, and sum up at the end."""
+def _each(arguments: list[str], action: Callable[[str, list[str]], object], *, again: str = "", debug: bool) -> None:
+    """Do one thing for each sweep file; with several, go on after an error, not after a stop, and sum up at the end.
+
+    Args:
+        arguments: sweep files and overrides.
+        action: what to do.
+        again: the command that goes on with what an error cut short; "" for one that would begin anew.
+        debug: whether to show tracebacks.
+    """
     outcomes: dict[str, str] = {}
     with report_user_errors(debug=debug) as stops:
         asked = overrides_by_file(arguments)
@@ -320,7 +328,7 @@ def _each(arguments: list[str], action: Callable[[str, list[str]], object], *, d
                 if len(asked) > 1:
                     say(f"== {file}")
                 outcomes[file] = "stopped"
-                outcomes[file] = _outcome(action, file, overrides, debug=debug)
+                outcomes[file] = _outcome(action, file, overrides, again=again, debug=debug)
         finally:
             if len(asked) > 1:
                 say("\n".join(["== summary", *(f"{file}  {outcome}" for file, outcome in outcomes.items())]))
@@ -328,12 +336,16 @@ def _each(arguments: list[str], action: Callable[[str, list[str]], object], *, d
         raise typer.Exit(2)
 
 
-def _outcome(action: Callable[[str, list[str]], object], file: str, overrides: list[str], *, debug: bool) -> str:
-    """What became of one sweep file; its error is shown."""
+def _outcome(
+    action: Callable[[str, list[str]], object], file: str, overrides: list[str], *, again: str, debug: bool
+) -> str:
+    """What became of one sweep file; its error is shown, and how to go on where it is none of the file's."""
     try:
         with files_named():
             action(file, overrides)
     except SegdistError as error:
         show(error, debug=debug)
+        if again and not isinstance(error, SpecError | DataError | WeightsError):
+            say(f"Then go on: {command_line([again, file, *overrides])}", err=True)
         return "failed: " + str(error).splitlines()[0]
     return "ok"

@@ -4,10 +4,14 @@ One table of the words that systems and libraries have for it, because words are
 the text of a traceback, and each library has a class of its own for a full disk.
 """
 
+import os
 import re
+import shutil
+import tempfile
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 Kind = Literal[
@@ -15,6 +19,10 @@ Kind = Literal[
     "processes", "read only", "broken disk", "node", "process", "clock", "credentials", "bucket", "storage away",
     "tracking away", "tracking credentials", "database", "name",
 ]  # fmt: skip
+OF_STORAGE: frozenset[Kind] = frozenset(
+    ("disk", "read only", "broken disk", "storage away", "credentials", "bucket", "clock", "name")
+)
+"""What keeps from reading and writing, so that nothing else comes further either."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +33,13 @@ class Cause:
         kind: for programs.
         what: happened where, a sentence.
         fix: sentences.
+        is_here: whether it happened on this machine, so that it would to whatever else runs here.
     """
 
     kind: Kind
     what: str
     fix: str
+    is_here: bool
 
     def __str__(self) -> str:
         return f"{self.what} {self.fix}"
@@ -113,8 +123,9 @@ _TABLE = (
             r"PytorchStreamWriter failed",
             r"iostream error",
             r"\d requested and \d+ written",  # NumPy
+            r"bytes of [\d,]+ that are free",  # ours, before a download
         ),
-        "The disk is full on {place}.",
+        "The disk is full on {place}{free}.",
         _SPACE,
     ),
     _Known(
@@ -281,6 +292,9 @@ _CODE = re.compile(r"^ {2}File .*\n(?: {4}.*\n)*", re.MULTILINE)
 """A frame of a traceback: its line of code may hold any of these words."""
 _OURS = re.compile(r"^segdist\.[\w.]+Error: (.+)", re.MULTILINE)
 _NODE = re.compile(r"\b(?:IP|ip)(?: address)?[:=] ?([0-9a-fA-F.:]*[0-9a-fA-F])")
+_HERE = "this machine"
+_LITTLE_BYTES = 1_000_000_000
+"""Free on a disk: with less it is named where something found a disk full."""
 _MOST_CHARACTERS = 200_000
 """Of a text that is searched; an error's own words stand at its end."""
 
@@ -297,7 +311,8 @@ def cause_of(problem: BaseException | str) -> Cause | None:
     for known in _TABLE:
         if words := known.met_in(text):
             place = _place(text, is_remote=is_remote)
-            return Cause(known.kind, known.what.format(place=place, words=words), known.fix)
+            free = _fullest() if place == _HERE and "{free}" in known.what else ""
+            return Cause(known.kind, known.what.format(place=place, words=words, free=free), known.fix, place == _HERE)
     return None
 
 
@@ -329,4 +344,26 @@ def _place(text: str, *, is_remote: bool) -> str:
     node = _NODE.search(text)
     if node and not node[1].startswith("127."):
         return f"the node {node[1]}"
-    return "a node" if is_remote and not node else "this machine"
+    return "a node" if is_remote and not node else _HERE
+
+
+def free_space(folder: str | Path) -> str:
+    """What is free on the disk of a folder, or of the place where it is to be; "" where nobody knows."""
+    place = Path(folder).absolute()
+    for there in (place, *place.parents):
+        try:
+            return f"{shutil.disk_usage(there).free / 1e6:,.0f} MB are free in {there}"
+        except OSError:
+            continue
+    return ""
+
+
+def _fullest() -> str:
+    """Of the disks that all write to, their storage left out, the one with the least space, where that is little."""
+    temporary = tempfile.gettempdir()
+    places = {name: os.environ.get(name) or temporary for name in ("TMPDIR", "RAY_TMPDIR", "SEGDIST_CACHE")}
+    free = {name: shutil.disk_usage(place).free for name, place in places.items() if Path(place).is_dir()}
+    name = min(free, key=lambda one: free[one], default="")
+    if not name or free[name] > _LITTLE_BYTES:
+        return ""
+    return f": {free_space(places[name])} ({name})"

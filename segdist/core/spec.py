@@ -630,7 +630,8 @@ class EvaluateSpec(Placed):
     batch_size: int = Field(default=8, gt=0, le=4096)
     """Images per prediction step."""
     each_epoch: tuple[str, ...] = Field(default=("iou", "dice"), min_length=1)
-    """Metrics computed after every epoch, `search.metric` among them; each trial's kept model gets all of them."""
+    """Metrics computed after every epoch, `search.metric` among them; each trial's kept model gets all of them. Where
+    the validation images have groups (`group` of a source), `worst_group_iou` is computed unasked."""
     tile: TileSpec | None = None
     """Cut images that are larger than a tile into tiles; null shows the model each image as a whole."""
     tta: tuple[TtaView, ...] = ()
@@ -849,8 +850,8 @@ class StopSpec(Strict):
     """From this epoch on, stop a trial whose best is worse than the median of the others at the same epoch."""
     patience: Count | None = None
     """Stop a trial that stays worse than its own best for more than this many epochs; beside `median_after`, only if it
-    is worse than the median too. It goes on while its worst class, or `val/boundary_iou` where `evaluate.each_epoch`
-    names it, gets better."""
+    is worse than the median too. It goes on while its worst class gets better, or its worst group of images
+    (`val/worst_group_iou`, where they have groups), or `val/boundary_iou` where `evaluate.each_epoch` names it."""
 
     @model_validator(mode="after")
     def _is_one_rule(self) -> Self:

@@ -25,7 +25,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from segdist.core import extras
-from segdist.core.causes import cause_of
+from segdist.core.causes import cause_of, free_space
 from segdist.core.errors import StorageError
 from segdist.core.redaction import holds_credentials, without_credentials
 from segdist.core.text import decode_text
@@ -33,7 +33,8 @@ from segdist.core.text import decode_text
 MOST_BYTES = 600_000_000
 """Of a file or object that is read as a whole: an image of 178 million pixels in three channels, as it is in memory."""
 SPARE_BYTES = 1_000_000_000
-"""Of a disk that no download may take: other programs need it too."""
+SPARE_FRACTION = 0.05
+"""Of a disk that no download may take, the lesser of the two: other programs need it too."""
 MOST_ENTRIES = 5_000_000
 """Files and folders below one that is listed: some gigabytes of memory, and less than a minute on a local disk."""
 _KERNEL_FILE_SYSTEMS = frozenset(
@@ -259,11 +260,12 @@ def download(uri: str, file: Path) -> None:
     """
     with _explained(uri, "read"):
         filesystem, path = _open_file(uri)
-        size, free = int(filesystem.size(path) or 0), shutil.disk_usage(file.parent).free
-        if size > free - SPARE_BYTES:
+        size, disk = int(filesystem.size(path) or 0), shutil.disk_usage(file.parent)
+        spare = min(SPARE_BYTES, int(SPARE_FRACTION * disk.total))
+        if size > disk.free - spare:
             raise StorageError(
-                f"{uri} must fit on the disk of {file.parent} and leave {SPARE_BYTES:,} bytes, but has {size:,} bytes "
-                f"of {free:,} that are free. Make space, or set SEGDIST_CACHE to a folder on another disk."
+                f"{uri} must fit on the disk of {file.parent} and leave {spare:,} bytes, but has {size:,} bytes of "
+                f"{disk.free:,} that are free. Make space, or set TMPDIR and SEGDIST_CACHE to folders on another disk."
             )
         filesystem.get_file(path, str(file))
 
@@ -471,7 +473,8 @@ def _explained(uri: str, verb: str) -> Iterator[None]:
 
 def _fix(uri: str, verb: str, error: Exception) -> str:
     if cause := cause_of(error):
-        return cause.fix
+        free = free_space(absolute(uri)) if cause.kind == "disk" and is_local(uri) and verb == "write" else ""
+        return f"{free}. {cause.fix}" if free else cause.fix
     if isinstance(error, FileNotFoundError) and (is_local(uri) or verb == "read"):
         return "Check the path."
     if not is_local(uri):

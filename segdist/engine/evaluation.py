@@ -18,7 +18,7 @@ from segdist.engine import checkpoint, runtime
 from segdist.engine.predict import box_prompt, evaluator_of, predict, rates_of, segment
 from segdist.engine.thresholds import tuned
 from segdist.engine.workers import Workers
-from segdist.metrics import Evaluator, consistency, per_image, shown_in
+from segdist.metrics import Evaluator, are_groups, consistency, per_image, shown_in
 from segdist.nets.segmenter import Segmenter
 from segdist.reading.examples import camera_of
 
@@ -242,7 +242,7 @@ def grouping(images: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
     """The facets that divide the images: at least two groups, with two images each on average."""
     kinds = images[0] if images else {}
     columns = {kind: [image.get(kind, "") for image in images] for kind in kinds}
-    return {kind: names for kind, names in columns.items() if 2 <= len(set(names)) <= len(names) / 2}
+    return {kind: names for kind, names in columns.items() if are_groups(names)}
 
 
 def _noting_cameras(rows: Iterable[LabelledImage], cameras: dict[str, str]) -> Iterator[LabelledImage]:

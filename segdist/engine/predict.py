@@ -1,7 +1,8 @@
 """Predictions and scores of one model over one split, streaming."""
 
+import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 
 import torch
@@ -13,7 +14,7 @@ from segdist.engine.post import cleaned
 from segdist.engine.tiles import predict_tiled, tile_size
 from segdist.engine.views import predict_views
 from segdist.engine.workers import Workers
-from segdist.metrics import Evaluator
+from segdist.metrics import WORST_GROUP, Evaluator
 from segdist.nets.segmenter import Segmenter
 from segdist.reading.examples import decode_image
 
@@ -113,13 +114,13 @@ def box_prompt(sample: Sample) -> Prompt:
 def score(
     network: Segmenter, rows: Sequence[LabelledImage], evaluate: EvaluateSpec, *, workers: Workers
 ) -> tuple[dict[str, float], list[Prediction]]:
-    """The metrics of every epoch over all rows, each worker predicting its share.
+    """The metrics of every epoch over all rows, each worker predicting its share; `WORST_GROUP` where it is defined.
 
     Returns:
         The values; and of this worker's own predictions the first few, as many as `evaluate.pictures` needs.
     """
     mine = (rows[i] for i in range(workers.rank, len(rows), workers.world_size))
-    evaluator = evaluator_of(network.classes, evaluate, evaluate.each_epoch)
+    evaluator = evaluator_of(network.classes, evaluate, dict.fromkeys((*evaluate.each_epoch, WORST_GROUP)))
     kept: list[Prediction] = []
     seconds: list[float] = []
     for sample, _, prediction in predict(network, mine, evaluate):
@@ -129,6 +130,8 @@ def score(
             kept.append(prediction)
     evaluator.seen = sorted(workers.gather(evaluator.seen), key=lambda image: image.image_id)
     values = evaluator.values()
+    if math.isnan(values[WORST_GROUP]):
+        del values[WORST_GROUP]
     values |= rates_of(network, workers)
     everyone = workers.gather(seconds)
     values["seconds_per_image"] = sum(everyone) / max(1, len(everyone))
@@ -141,7 +144,7 @@ def rates_of(network: Segmenter, workers: Workers) -> dict[str, float]:
     return {name: part / whole for name, (part, whole) in sums.items() if whole}
 
 
-def evaluator_of(classes: Sequence[str], evaluate: EvaluateSpec, metrics: Sequence[str] | None = None) -> Evaluator:
+def evaluator_of(classes: Sequence[str], evaluate: EvaluateSpec, metrics: Collection[str] | None = None) -> Evaluator:
     """The evaluator with the settings of a run; of all metrics by default."""
     return Evaluator(
         classes,

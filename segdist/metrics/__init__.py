@@ -25,12 +25,14 @@ from segdist.metrics.evaluator import (
     names,
     shown_in,
 )
+from segdist.metrics.groups import WORST_GROUP, are_groups
 from segdist.metrics.prompted import box_fill, prompted_iou
 from segdist.metrics.ranking import Ranking, ranking
 from segdist.metrics.shown import Shown
 
 __all__ = [
     "QUICK",
+    "WORST_GROUP",
     "Consistency",
     "Difference",
     "Evaluator",
@@ -39,6 +41,7 @@ __all__ = [
     "Ranking",
     "Shown",
     "Spread",
+    "are_groups",
     "boundaries",
     "box_fill",
     "calibration",

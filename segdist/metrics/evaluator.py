@@ -1,6 +1,6 @@
 """The one evaluator: image after image in, named values out, for every family, every split and other tools' results."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,7 +96,7 @@ class Evaluator:
         classes: Sequence[str],
         *,
         min_score: float,
-        metrics: Sequence[str] | None = None,
+        metrics: Collection[str] | None = None,
         boundary_width_fraction: float | None = None,
         boundary_width_pixels: float | None = None,
         min_scores: Mapping[str, float] | None = None,

@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from segdist.core import storage
+from segdist.core.causes import cause_of
 from segdist.core.errors import StorageError
 from segdist.searching.ledger import Ledger, checkpoints_of
 from segdist.sweepfile.objectives import is_minimised
@@ -21,6 +22,10 @@ from segdist.sweepfile.objectives import is_minimised
 MARKER = "complete.json"
 CHECKPOINT = "checkpoint_uri"
 """Under which an epoch's report names what was saved after it; "" where nothing was, or it is kept no more."""
+
+
+class DamagedError(StorageError):
+    """A checkpoint is not what was written; one before it may be."""
 
 
 class Checkpoints:
@@ -77,7 +82,10 @@ class Checkpoints:
         """A copy of the latest checkpoint that is whole; None where there is none.
 
         Args:
-            report: told of each that is damaged; the one before it is taken instead.
+            report: told of each that is damaged, which is removed; the one before it is taken instead.
+
+        Raises:
+            StorageError: the disk here is full, the storage is away or closed; what is there stays.
         """
         self._history, places = [], self._places()
         for place in places:
@@ -90,7 +98,7 @@ class Checkpoints:
                 local = Path(folder) / PurePosixPath(place).name
                 try:
                     fetch(place, local)
-                except StorageError as error:
+                except DamagedError as error:
                     report(str(error))
                     _remove(place)
                     if self._best and self._best[1] == place:
@@ -128,8 +136,19 @@ def fetch(place: str, folder: Path) -> None:
     """Copy a checkpoint here.
 
     Raises:
-        StorageError: it is not whole, or a file of it is not what was written.
+        DamagedError: it is not whole, or a file of it is not what was written.
+        StorageError: the disk here is full, the storage is away or closed.
     """
+    try:
+        _fetch(place, folder)
+    except StorageError as error:
+        cause = cause_of(error)
+        if cause is None or cause.kind == "broken disk":
+            raise DamagedError(str(error)) from error
+        raise
+
+
+def _fetch(place: str, folder: Path) -> None:
     about = storage.read_json(storage.join(place, MARKER))
     for name, digest in about["sha256"].items():
         file = folder / name

@@ -6,13 +6,15 @@ import socket
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from segdist.core.errors import BackendError
 from segdist.core.interruption import signals_kept
+from segdist.core.storage import cache_dir
 from segdist.pipeline.backend_lines import raylet_lines_hidden
-from segdist.pipeline.own_cluster import environment, listen_on_loopback, private_session
+from segdist.pipeline.own_cluster import check_room, environment, listen_on_loopback, private_session
 from segdist.pipeline.packing import DRIVER_CPUS, Need, Node, fitting, nodes_of
 
 # Read by Ray when it is imported or when a session starts.
@@ -81,6 +83,7 @@ def connected() -> Iterator[ModuleType]:
 @contextmanager
 def _starting() -> Iterator[dict[str, object]]:
     """How to start a cluster of our own: its processes inherit this environment, keys of a storage included."""
+    cache_dir()  # what closes it to this process closes it to those that are to be started
     with private_session() as folder:
         yield {
             "_temp_dir": str(folder),
@@ -109,17 +112,20 @@ def _start(ray: ModuleType, address: str | None, how: dict[str, object]) -> None
 
     Raises:
         BackendError: nobody answers, or it refuses us.
+        StorageError: there is no room for the logs of our own.
     """
     for left in reversed(range(1 if address else _STARTS)):
         try:
             ray.init(
                 address=address or "local",
-                logging_level="ERROR",
+                logging_level="ERROR" if os.environ.get("SEGDIST_DEBUG") else "CRITICAL",
                 log_to_driver=bool(os.environ.get("SEGDIST_DEBUG")),
                 **how,
             )
         except Exception as error:  # Ray raises anything here, bare Exception included
             _kill_orphans(error)
+            if not address:
+                check_room(Path(str(how["_temp_dir"])).parent)
             if not left:
                 reason = str(error).partition("\n")[0]
                 raise BackendError(_no_answer(address, reason) if address else _no_start(reason)) from error

@@ -15,12 +15,13 @@ from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
-from segdist.core.causes import why
+from segdist.core.causes import OF_STORAGE, cause_of, why
+from segdist.core.errors import BackendError, StorageError
 from segdist.core.storage import cache_dir
 from segdist.core.terminal import say
 from segdist.core.text import counted
 from segdist.datasets.shards import Dataset
-from segdist.metrics import Evaluator, family_of, is_minimised
+from segdist.metrics import WORST_GROUP, Evaluator, family_of, is_minimised
 from segdist.pipeline.cluster import slots
 from segdist.pipeline.gpus import given
 from segdist.pipeline.trial import Job
@@ -88,7 +89,7 @@ def evaluate_on_test(ray: ModuleType, tracker: Tracker, run_id: str, job: Job) -
     record, _ = tracker.trial(run_id)
     if record.test_metrics and record.metrics.get(_TESTED, record.best_epoch) == record.best_epoch:
         return record.test_metrics
-    found: EvaluationFiles = ray.get(_submit(ray, _packed(tracker, run_id), _with_gpus(ray, job), "test"))
+    found: EvaluationFiles = _answer(ray, _submit(ray, _packed(tracker, run_id), _with_gpus(ray, job), "test"))
     metrics = {f"test/{name}": value for name, value in found.metrics.items() if family_of(name)}
     for files, place in ((found.pictures, "pictures_test"), (found.evaluation, EVALUATION)):
         with _written(files) as folder:
@@ -108,7 +109,7 @@ def evaluator_on_val(ray: ModuleType, tracker: Tracker, run_id: str, job: Job, m
         metric: to compute.
     """
     job = _with_gpus(ray, job)
-    seen: Evaluator = ray.get(_submit(ray, _packed(tracker, run_id), job, metric, task=_filled_evaluator))
+    seen: Evaluator = _answer(ray, _submit(ray, _packed(tracker, run_id), job, metric, task=_filled_evaluator))
     return seen
 
 
@@ -137,16 +138,31 @@ def _evaluations(
         (ready,), _ = ray.wait(list(running), num_returns=1)
         trial = running.pop(ready)
         try:
-            yield trial, ray.get(ready)
-        except ray.exceptions.RayError as error:  # one model that cannot be measured must not cost the sweep
-            yield trial, why(str(error))
+            yield trial, _answer(ray, ready)
+        except BackendError as error:  # one model that cannot be measured must not cost the sweep
+            yield trial, str(error)
+
+
+def _answer(ray: ModuleType, submitted: Any) -> Any:
+    """What a worker found.
+
+    Raises:
+        StorageError: what it has to read or write is away, closed or full.
+        BackendError: anything else that it met.
+    """
+    try:
+        return ray.get(submitted)
+    except ray.exceptions.RayError as error:
+        cause = cause_of(str(error))
+        kind = StorageError if cause is not None and cause.kind in OF_STORAGE else BackendError
+        raise kind(why(str(error))) from error
 
 
 def _log_val(tracker: Tracker, trial: TrialRecord, found: EvaluationFiles, job: Job, untuned: float | None) -> None:
     for files, place in ((found.evaluation, EVALUATION), (found.ranked, RANKED), (found.description, "model")):
         with _written(files) as folder:
             tracker.log_files(trial.run_id, folder, place)
-    each_epoch = set(job.run.evaluate.each_epoch)  # these are there, and belong to the history of the search
+    each_epoch = {*job.run.evaluate.each_epoch, WORST_GROUP}  # these are there, and belong to the history of the search
     new = {name: value for name, value in found.metrics.items() if family_of(name) not in each_epoch}
     named = {f"val/{name}" if family_of(name) else name: value for name, value in new.items()}
     if untuned is not None and job.metric in trial.metrics:

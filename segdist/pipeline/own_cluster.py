@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from segdist.core.errors import BackendError
+from segdist.core.causes import free_space
+from segdist.core.errors import BackendError, StorageError
 
 SESSION = "SEGDIST_SESSION"
 """Names, in the processes of a cluster of our own, the folder that only this user can enter."""
@@ -29,6 +30,7 @@ _PREFIX = "segdist-ray-"
 _LONGEST = f"/{_PREFIX}abcdefgh/r/session_2026-11-28_18-30-54_301749_4194304/sockets/plasma_store"
 _SOCKET_BYTES = 107
 """The longest name of a socket that the kernel takes."""
+_ROOM_BYTES = 20_000_000
 _STARTING_SECONDS = 60
 """A folder this young may belong to a process that has not locked it yet."""
 
@@ -44,6 +46,7 @@ def private_session() -> Iterator[Path]:
 
     Raises:
         BackendError: `RAY_TMPDIR` is too long for the names of sockets.
+        StorageError: its disk is full.
     """
     with _folder() as folder:
         # Ray's libraries write under `RAY_TMPDIR`, too: locks, checkpoints on their way.
@@ -117,11 +120,25 @@ def _out_of_our_group() -> Iterator[None]:
         services.ConsolePopen = before
 
 
+def check_room(folder: Path) -> None:
+    """Ray must be able to write its logs there; where it cannot, it does not say so, and waits for itself instead.
+
+    Raises:
+        StorageError: it cannot.
+    """
+    if shutil.disk_usage(folder).free < _ROOM_BYTES:
+        raise StorageError(
+            f"The disk is full where Ray keeps its logs: {free_space(folder)}, but {_ROOM_BYTES / 1e6:.0f} MB must be. "
+            "Free some space, or set RAY_TMPDIR to a folder on another disk."
+        )
+
+
 @contextmanager
 def _folder() -> Iterator[Path]:
     """A folder of this user's, locked while it is in use and gone afterwards; also those of killed processes go."""
     parent = _short_folder()
     _remove_stale_folders(parent)
+    check_room(parent)
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))  # mode 0700
     lock = os.open(folder, os.O_RDONLY)
     try:

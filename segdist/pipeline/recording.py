@@ -23,7 +23,7 @@ from segdist.core.terminal import say
 from segdist.core.text import counted
 from segdist.engine.parts import MODEL, PICTURES
 from segdist.metrics import is_minimised
-from segdist.pipeline.checkpoints import fetch
+from segdist.pipeline.checkpoints import DamagedError, fetch
 from segdist.pipeline.trial import Job
 from segdist.searching import Ledger, Trial
 from segdist.tracking import Measured, Tracker, names
@@ -77,6 +77,7 @@ class Recording:
         self._change = threading.Condition()
         self._is_ending = False
         self._is_given_up = threading.Event()
+        self._is_away = False
         self._errors: dict[int, str] = {}
         self._runs: dict[int, _Run] = {}
         self._told = deque[int]()
@@ -103,11 +104,20 @@ class Recording:
                 left = len(self._news)
             if left > _MANY:
                 say(f"tracking  MLflow is told of {counted(left, 'more trial')}")
-            thread.join(patience)
+            self._wait_for(thread, patience)
             self._is_given_up.set()
             self._mark_told()
         if self._failure:
             raise self._failure
+
+    def _wait_for(self, thread: threading.Thread, patience: float) -> None:
+        """Until all is told, or patience is at its end; while MLflow is away, people are told that this is why."""
+        until = time.monotonic() + patience
+        while thread.is_alive() and (left := until - time.monotonic()) > 0:
+            thread.join(min(left, 1.0))
+            if self._is_away and patience > _PATIENCE_WHEN_STOPPED:
+                self._is_away = False
+                say(f"tracking  the trials are done; MLflow is waited for, {patience / 60:.0f} minutes at most")
 
     def changed(self, number: int, *, error: str = "") -> None:
         """There is news of a trial in the ledger. Never waits for MLflow, and never fails because of it.
@@ -139,6 +149,7 @@ class Recording:
         self._news.clear()
         self._mark_told()
         self._sum_up()
+        self._tracker.close_orphans(self._parent)  # second runs of a trial, made where an answer was lost
 
     def _work(self) -> None:
         """Tell the news until there is an end of it; what could not be told again and again."""
@@ -148,8 +159,9 @@ class Recording:
                 self._tell(number)
                 if time.monotonic() - self._summed_up > _SUMMED_UP_EVERY:
                     self._sum_up()
-                pause = 0.0
+                pause, self._is_away = 0.0, False
             except SegdistError as error:
+                self._is_away = True
                 if not pause:
                     say(f"tracking  {str(error).splitlines()[0]} Trials go on; MLflow is told when it answers again.")
                 with self._change:
@@ -275,7 +287,7 @@ class Recording:
                 files = Path(folder, str(number))
                 try:
                     fetch(place, files)
-                except StorageError as error:
+                except DamagedError as error:
                     say(f"trial {trial.number}: {error}")
                     continue
                 for part in (MODEL, PICTURES):

@@ -19,7 +19,7 @@ from segdist.core.spec import SweepSpec
 from segdist.core.terminal import say
 from segdist.core.text import counted
 from segdist.datasets.shards import Dataset
-from segdist.metrics import Evaluator, formulas
+from segdist.metrics import WORST_GROUP, Evaluator, are_groups, formulas
 from segdist.pipeline.cluster import connected
 from segdist.pipeline.evaluate import DONE as EVALUATED
 from segdist.pipeline.evaluate import evaluate_on_test, evaluate_trials, evaluator_on_val
@@ -298,7 +298,7 @@ def _closing(tracker: Tracker, parent: str) -> Iterator[None]:
         yield
     except BaseException as error:
         status: TrialStatus = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-        with suppress(SegdistError):  # where MLflow is away, the next start closes them
+        with suppress(SegdistError), tracker.impatient():  # where MLflow is away, the next start closes them
             tracker.close_orphans(parent)
             tracker.end(parent, status, reason=(str(error) or type(error).__name__).splitlines()[0])
         raise
@@ -325,7 +325,7 @@ def _check_learnable(spec: SweepSpec, dataset: Dataset) -> None:
 
 
 def _check_measured(spec: SweepSpec, dataset: Dataset) -> None:
-    """What is measured of a class can be, for there is such a class."""
+    """What is measured of a class or of groups can be, for there are such."""
     for name in objectives_of(spec):
         of_class = name.split("/", 2)[2:]
         known = dataset.manifest.classes
@@ -333,6 +333,11 @@ def _check_measured(spec: SweepSpec, dataset: Dataset) -> None:
             raise DataError(
                 f"`{name}` is measured of no trial, for there is no class `{of_class[0]}`. "
                 f"{did_you_mean(of_class[0], known)}"
+            )
+        if name == f"val/{WORST_GROUP}" and not are_groups([sample.group for sample in dataset.samples("val")]):
+            raise DataError(
+                f"`{name}` is measured of no trial, for the validation images are in no groups: at least two, with "
+                "two images each on average, must be. Give the sources a `group`."
             )
 
 

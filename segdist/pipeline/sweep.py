@@ -206,6 +206,7 @@ def _run(
     from ray import tune
 
     from segdist.pipeline.progress import Progress
+    from segdist.pipeline.tune_memory import ended_trials_forgotten
     from segdist.pipeline.tune_trials import Ends, Problem, Suggestions, Verdicts, broken_down_alone
 
     problem = Problem()
@@ -246,7 +247,7 @@ def _run(
             ),
         )
         try:
-            with _stopping_gracefully() as stops, broken_down_alone():
+            with _stopping_gracefully() as stops, broken_down_alone(), ended_trials_forgotten():
                 tuner.fit()
             return stops.first
         except Exception as error:

@@ -12,12 +12,12 @@ from typing import Any
 
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import RayActorError, RayError, RayTaskError
-from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from segdist.core.causes import Kind, cause_of, why
+from segdist.core.causes import OF_STORAGE, cause_of, why
 from segdist.core.errors import DivergedError, StorageError
 from segdist.core.storage import absolute
 from segdist.core.terminal import say
@@ -30,9 +30,6 @@ from segdist.searching import Search, Trial
 
 _SLOTS_FOR = 5.0
 """Seconds that the cluster's size is remembered: nodes that are added later raise the concurrency."""
-_OF_STORAGE: frozenset[Kind] = frozenset(
-    ("disk", "read only", "broken disk", "storage away", "credentials", "bucket", "clock", "name")
-)
 _STOPPED = "stopped; runs on when the sweep does"
 _MEMORY = ("memory", "card memory", "killed for memory")
 """Kinds of causes that half as many images at once may mend."""
@@ -159,8 +156,10 @@ class Verdicts(_Unsaved, FIFOScheduler):
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
 
 
-class Ends(_Unsaved, Callback):
+class Ends(_Unsaved, TrialProgressCallback):
     """Tells when trials start and end, and has those whose process broke down taken up again.
+
+    It stands in the place of what Tune would print, and keep every trial for.
 
     Args:
         search: is told first.
@@ -236,9 +235,11 @@ class Ends(_Unsaved, Callback):
             self._progress.ended(number)
 
     def _is_for_all(self, text: str) -> bool:
-        """Whether a trial ended for what ends the others, too: a storage that is full, away, or closed."""
+        """Whether a trial ended for what ends the others, too: a storage, or the disk of all, that is full or away."""
         cause = cause_of(text)
-        return cause is not None and cause.kind in _OF_STORAGE and absolute(self._search.spec.storage) in why(text)
+        if cause is None or cause.kind not in OF_STORAGE:
+            return False
+        return cause.is_here or absolute(self._search.spec.storage) in why(text)
 
     def _give_up(self, number: int, reason: str) -> None:
         self._search.interrupt(number, reason)

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from segdist.core.spec import SweepSpec
-from segdist.metrics import is_minimised
+from segdist.metrics import WORST_GROUP, is_minimised
 from segdist.searching.ledger import Epoch, Trial
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
 
-BOUNDARY = "val/boundary_iou"
+_GUARDS = ("val/boundary_iou", f"val/{WORST_GROUP}")
 
 
 def pruner_of(spec: SweepSpec) -> "BasePruner":
@@ -42,7 +42,7 @@ def pruner_of(spec: SweepSpec) -> "BasePruner":
 
 
 def is_guarded(trial: Trial, spec: SweepSpec) -> bool:
-    """Whether patience holds on for more than the score: the worst class or the boundary was just better than ever.
+    """Whether patience holds on for more than the score: worst class, worst group or boundary just got better.
 
     What was just so lies in the epochs that `patience` looks at: in them the score was worse than before.
     """
@@ -59,7 +59,7 @@ def _guards(epoch: Epoch, metric: str) -> dict[str, float]:
     sign = -1 if is_minimised(metric) else 1
     of_classes = [sign * value for name, value in epoch.metrics.items() if name.startswith(f"{metric}/")]
     worst = {"worst class": min(of_classes)} if of_classes else {}
-    return worst | {name: value for name, value in epoch.metrics.items() if name == BOUNDARY}
+    return worst | {name: value for name, value in epoch.metrics.items() if name in _GUARDS}
 
 
 def _best(guards: Sequence[Mapping[str, float]]) -> dict[str, float]:

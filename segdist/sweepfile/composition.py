@@ -287,7 +287,7 @@ def _parsed(overrides: Sequence[str], folder: Path) -> tuple[list[str], list[Ove
             raise SpecError(f"command line: `{key}` is Hydra's own setting and cannot be changed")
         if override.is_sweep_override():
             raise SpecError(f"command line: `{text}` names several values. A list is written `{key}=[a,b]`.")
-        is_choice = (folder / key).is_dir() and not isinstance(override.value(), dict)
+        is_choice = any((folder / key).glob("*.yaml")) and not isinstance(override.value(), dict)
         if is_choice:
             choices.append(text)
         elif override.package is not None or "/" in key:

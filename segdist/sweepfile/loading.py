@@ -430,7 +430,7 @@ def _objective_problem(spec: SweepSpec, name: str) -> str:
     if split != "val" or not family:
         known = [*(f"val/{metric}" for metric in metrics.names()), *(COSTS if name != spec.search.metric else ())]
         return f"there is no metric `{name}`. {did_you_mean(name, known)}"
-    if family not in spec.evaluate.each_epoch:
+    if family not in (*spec.evaluate.each_epoch, metrics.WORST_GROUP):
         measured = ", ".join((*spec.evaluate.each_epoch, family))
         return f"`{name}` is not measured after each epoch. Set evaluate.each_epoch: [{measured}]"
     return ""

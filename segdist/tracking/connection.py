@@ -5,6 +5,7 @@ import fcntl
 import http.client
 import logging
 import os
+import time
 import urllib.error
 import urllib.request
 import uuid
@@ -17,11 +18,17 @@ from segdist.core.causes import cause_of
 from segdist.core.errors import BackendError, SegdistError, StorageError
 from segdist.core.redaction import holds_credentials, redact, without_credentials
 from segdist.core.storage import network_file_system, object_store_errors
+from segdist.core.terminal import say
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _ANSWER_SECONDS = 5.0
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "6", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+"""For a server that answered before: two minutes while it is down, five while it hangs. Who sets them knows better."""
+_NO_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+_SAID_EVERY = 60.0
+"""Seconds between two lines about one server that does not answer."""
 
 
 class Connection:
@@ -82,6 +89,19 @@ class Connection:
         with self.client() as client, self.exclusive():
             yield client
 
+    @contextlib.contextmanager
+    def impatient(self) -> Iterator[None]:
+        """Ask a server once for each thing, and wait seconds: the process is about to end."""
+        before = {name: os.environ.get(name) for name in _NO_PATIENCE}
+        os.environ.update(_NO_PATIENCE)  # MLflow looks there before each request
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
+
     @property
     def shown(self) -> str:
         """The address without credentials."""
@@ -104,6 +124,10 @@ class Connection:
     def _open(self) -> "MlflowClient":
         self._check()
         _silence_logs()
+        if not self._file:
+            for name, value in _PATIENCE.items():
+                os.environ.setdefault(name, value)
+            _Waits.of(self.shown)
         from mlflow import MlflowClient
 
         if not os.environ.get("SEGDIST_DEBUG"):  # it logs what it raises, with a hundred lines of traceback
@@ -157,6 +181,27 @@ def _answers(uri: str, shown: str) -> None:
             f"No MLflow server answers at {shown} ({getattr(error, 'reason', error)}). Start one "
             f"(`mlflow server --host HOST --port PORT`); fix tracking.uri, or leave it at `embedded`."
         ) from error
+
+
+class _Waits(logging.Handler):
+    """Says that a server is waited for, where the HTTP client under MLflow logs that it tries again."""
+
+    def __init__(self, shown: str) -> None:
+        super().__init__(logging.WARNING)
+        self._shown, self._said = shown, float("-inf")
+
+    @classmethod
+    def of(cls, shown: str) -> None:
+        """Say so of this server from now on."""
+        log = logging.getLogger("urllib3.connectionpool")
+        log.propagate = False
+        log.handlers = [one for one in log.handlers if not isinstance(one, cls)] + [cls(shown)]
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """A request is tried again."""
+        if "etrying" in str(record.msg) and time.monotonic() - self._said > _SAID_EVERY:
+            self._said = time.monotonic()
+            say(f"tracking  MLflow at {self._shown} does not answer; waiting for it", err=True)
 
 
 def _writable(file: Path) -> None:

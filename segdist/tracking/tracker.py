@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
@@ -103,6 +104,10 @@ class Tracker:
         with self._connection.client():
             pass
 
+    def impatient(self) -> AbstractContextManager[None]:
+        """While the process ends, a server is asked once for each thing, with seconds of patience."""
+        return self._connection.impatient()
+
     # Writing sweeps
 
     def start_sweep(
@@ -198,7 +203,9 @@ class Tracker:
         """
         closed, seen = [], set()
         with self._connection.client() as client:
-            for run in reading.children(client, parent_run_id):
+            # Of two runs of a trial, begun in the same moment because an answer was lost, one was told everything.
+            runs = reading.children(client, parent_run_id)
+            for run in sorted(runs, key=lambda run: (run.info.start_time, -len(run.data.metrics))):
                 trial_key = run.data.tags.get(names.TRIAL, "")
                 if trial_key in seen:
                     client.delete_run(run.info.run_id)
@@ -528,7 +535,12 @@ class Tracker:
                 [experiment_id], condition, max_results=1, order_by=["attributes.start_time ASC"]
             )
             if not found:
-                return client.create_run(experiment_id, tags=dict(same), run_name=run_name), True
+                made = client.create_run(experiment_id, tags=dict(same), run_name=run_name)
+                # A server whose answer was lost made a run for each time that it was asked.
+                found = self.is_served and client.search_runs(
+                    [experiment_id], condition, max_results=1, order_by=["attributes.start_time ASC"]
+                )
+                return found[0] if found else made, True
         client.update_run(found[0].info.run_id, status="RUNNING", name=run_name)
         return found[0], False
 

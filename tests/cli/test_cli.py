@@ -205,10 +205,11 @@ def test_what_the_machine_lacks_is_one_message_wherever_it_happens(
         raise error
 
     monkeypatch.setattr("segdist.pipeline.run.run_sweep", lacking)
-    found = CliRunner().invoke(app, ["run", str(sweep)])
+    found = CliRunner().invoke(app, ["run", str(sweep), "train.epochs=3"])
     assert found.exit_code == 2, found.output
     assert said in found.output
     assert len(found.output.splitlines()) < 8
+    assert found.output.splitlines()[-1] == f"Then go on: segdist run {sweep} train.epochs=3"
 
 
 def test_our_own_mistake_keeps_its_traceback(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:

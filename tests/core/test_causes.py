@@ -1,6 +1,7 @@
 """Why something ended is told in a sentence with the fix, by the words that systems and libraries have for it."""
 
 import resource
+import shutil
 import socket
 import traceback
 from collections.abc import Callable
@@ -67,6 +68,25 @@ def test_the_cause_of_a_real_error_is_known_as_it_is_and_as_text(what: str, tmp_
         assert found.kind == kind
         assert "{" not in str(found)
     assert is_out_of_memory(caught.value) is (kind == "memory")
+
+
+def test_a_full_disk_is_told_with_the_folder_that_has_the_least_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = {"/t": 3 * 10**6, "/c": 2 * 10**6, "/": 10**12}
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10**12, 0, free[str(place)]))
+    monkeypatch.setattr(Path, "is_dir", lambda _: True)
+    for name, place in {"TMPDIR": "/t", "RAY_TMPDIR": "/t", "SEGDIST_CACHE": "/c"}.items():
+        monkeypatch.setenv(name, place)
+    text = "OSError: [Errno 28] No space left on device"
+    found = cause_of(OSError(text))
+    assert found is not None
+    assert found.what == "The disk is full on this machine: 2 MB are free in /c (SEGDIST_CACHE)."
+    assert found.is_here
+    elsewhere = cause_of(f"ray::f() (ip=10.0.0.7)\n{text}")
+    assert elsewhere is not None
+    assert elsewhere.what == "The disk is full on the node 10.0.0.7."
+    assert not elsewhere.is_here
+    free["/c"] = free["/t"] = 10**12
+    assert str(cause_of(OSError(text))).startswith("The disk is full on this machine. Free some space")
 
 
 KILLED_FOR_MEMORY = """ray.exceptions.OutOfMemoryError: 1 worker(s) were killed due to the node running low on memory. \
@@ -202,4 +222,4 @@ def test_a_loop_of_causes_ends() -> None:
     first, second = ValueError("a"), ValueError("b")
     first.__cause__, second.__cause__ = second, first
     assert cause_of(first) is None
-    assert str(Cause("disk", "A.", "B.")) == "A. B."
+    assert str(Cause("disk", "A.", "B.", is_here=True)) == "A. B."

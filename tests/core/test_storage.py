@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from segdist.core import storage
+from segdist.core.causes import cause_of
 from segdist.core.errors import StorageError
 
 
@@ -136,6 +137,7 @@ def test_without_s3fs_the_error_says_what_to_install() -> None:
 import sys
 sys.modules["s3fs"] = None  # as if it were not installed
 from segdist.core import storage
+from segdist.core.causes import cause_of
 try:
     storage.exists("s3://bucket/x")
 except storage.StorageError as error:
@@ -336,13 +338,22 @@ def test_a_path_on_a_network_disk_is_known_also_behind_a_link_and_before_it_is_t
 def test_a_download_must_fit_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.zip").write_bytes(b"1" * 100)
     free = storage.SPARE_BYTES + 99
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(free, 0, free))
-    with pytest.raises(StorageError, match=r"a.zip must fit on the disk.* but has 100 bytes"):
+    total = int(storage.SPARE_BYTES / storage.SPARE_FRACTION)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(total, 0, free))
+    with pytest.raises(StorageError, match=r"a.zip must fit on the disk.* but has 100 bytes") as caught:
         storage.download(str(tmp_path / "a.zip"), tmp_path / "b.zip")
     assert not (tmp_path / "b.zip").exists()
+    found = cause_of(caught.value)
+    assert found is not None
+    assert found.kind == "disk"
     free += 1
     storage.download(str(tmp_path / "a.zip"), tmp_path / "b.zip")
     assert (tmp_path / "b.zip").stat().st_size == 100
+    total, free = 2_000, 199  # a small disk: a twentieth of it is left
+    with pytest.raises(StorageError, match="leave 100 bytes"):
+        storage.download(str(tmp_path / "a.zip"), tmp_path / "c.zip")
+    free += 1
+    storage.download(str(tmp_path / "a.zip"), tmp_path / "c.zip")
 
 
 def test_the_tail_of_a_file_is_its_end_however_short_it_is(tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
 """A checkpoint is whole or is not there; what is damaged is named, and the one before it is taken."""
 
 import operator
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from segdist.core.errors import StorageError
-from segdist.pipeline.checkpoints import MARKER, Checkpoints, fetch, thin
+from segdist.pipeline.checkpoints import MARKER, Checkpoints, DamagedError, fetch, thin
 from segdist.searching import Best, Ledger, Trial
 from segdist.searching.budget import OVER
 from segdist.searching.ledger import checkpoints_of
@@ -83,6 +84,17 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(tmp_path: Pat
     assert len(damaged) == 1
     assert "00002" in damaged[0]
     assert kept(tmp_path / "kept") == ["00001"]
+
+
+def test_a_full_disk_here_is_no_damage_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = saved(str(tmp_path / "kept"), tmp_path, 0.9, 0.2)
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 0))
+        with pytest.raises(StorageError, match="Make space") as caught:
+            state(checkpoints)
+    assert not isinstance(caught.value, DamagedError)
+    assert kept(tmp_path / "kept") == ["00001", "00002"]
+    assert state(checkpoints) == "2"
 
 
 def test_a_checkpoint_names_no_file_outside(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
@@ -12,7 +13,7 @@ from unittest.mock import patch
 import grpc
 import pytest
 
-from segdist.core.errors import BackendError
+from segdist.core.errors import BackendError, StorageError
 from segdist.pipeline import cluster, own_cluster
 
 TOKEN = "0123456789abcdef" * 2
@@ -52,6 +53,17 @@ def test_a_start_clears_what_a_killed_process_left_and_nothing_that_is_in_use_yo
             assert young.is_dir()
             assert precious.is_dir()
             assert foreign.is_dir() == (os.geteuid() == 0)
+
+
+def test_a_disk_without_room_for_rays_logs_is_told_before_ray_is_waited_for(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(short_folder))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 5 * 10**6))
+    said = rf"disk is full where Ray keeps its logs: 5 MB are free in {short_folder}, .* set RAY_TMPDIR"
+    with pytest.raises(StorageError, match=said), own_cluster._folder():
+        pass
+    assert not list(short_folder.iterdir())
 
 
 def test_a_folder_that_is_too_long_for_sockets_is_not_used_and_refused_where_it_was_asked_for(

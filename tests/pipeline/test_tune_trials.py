@@ -141,6 +141,25 @@ def test_a_storage_that_no_trial_can_write_to_ends_the_search_and_fails_none(tmp
     assert running.search.ledger[0].state == "waiting"
 
 
+def test_a_full_disk_of_the_machine_that_all_trials_run_on_ends_the_search_and_that_of_one_node_a_trial(
+    tmp_path: Path,
+) -> None:
+    text = "ray::train() (pid=1, ip={})\nOSError: [Errno 28] No space left on device: '/tmp/segdist-x/state.pt'"
+    here, there = (Running(sweep(trials=4, asha=None), tmp_path / name, max_failures=1) for name in ("here", "there"))
+    for running in (here, there):
+        running.suggest("a")
+        running.start(0)
+    assert there.break_down("a", 0, text.format("10.0.0.7")) == "waiting"
+    assert here.break_down("a", 0, text.format("127.0.0.1")) == "waiting"  # another trial may have left some space
+    for running in (here, there):
+        running.suggest("b")
+        running.start(0)
+    assert there.break_down("b", 0, text.format("10.0.0.7")) == "failed"
+    with pytest.raises(StorageError, match=r"The disk is full on this machine.*\nWhat is done is kept"):
+        here.break_down("b", 0, text.format("127.0.0.1"))
+    assert here.search.ledger[0].state == "waiting"
+
+
 def test_what_rays_memory_monitor_does_to_one_trial_is_that_trials_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     known = RayActorManager._actor_task_failed
     met = list[Exception]()

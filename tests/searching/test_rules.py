@@ -378,13 +378,14 @@ def test_the_median_rule_and_patience_stop_what_is_no_good(start: Callable[..., 
         ("val/iou", "val/iou", (), 4),  # of the score alone
         ("val/iou", "val/iou/crack", (0.1, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5, 0.5), 8),
         ("val/iou", "val/boundary_iou", (0.1, 0.2, 0.3, 0.3, 0.3, 0.3), 6),
+        ("val/iou", "val/worst_group_iou", (0.1, 0.2, 0.3, 0.4, 0.4, 0.4, 0.4), 7),
         ("val/iou", "val/iou/roof", (0.3, 0.4, 0.5, 0.6), 4),  # the better class
         ("val/iou", "val/boundary_iou/crack", (0.1, 0.2, 0.3, 0.4), 4),
         ("val/hausdorff_95", "val/hausdorff_95/crack", (9.0, 8.0, 7.0, 6.0, 6.0, 6.0, 6.0), 7),
         ("val/hausdorff_95", "val/hausdorff_95/crack", (6.0, 7.0, 8.0, 9.0), 4),
     ],
 )
-def test_patience_holds_on_while_the_worst_class_or_the_boundary_gets_better(
+def test_patience_holds_on_while_the_worst_class_or_group_or_the_boundary_gets_better(
     tmp_path: Path, metric: str, name: str, values: tuple[float, ...], stopped_after: int
 ) -> None:
     patient = SweepSpec.model_validate(

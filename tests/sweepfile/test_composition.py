@@ -322,6 +322,12 @@ def test_a_key_that_is_not_searched_cannot_be_removed(tmp_path: Path) -> None:
     assert "there is no such key" in refusal(write(tmp_path, GOOD), "~train.lr")
 
 
+def test_a_folder_beside_the_file_hides_no_key_of_its_name(tmp_path: Path) -> None:
+    (tmp_path / "storage" / "sweeps").mkdir(parents=True)
+    file = write(tmp_path, GOOD + "storage: here\n")
+    assert compose(file, ["storage=there"])["storage"] == "there"
+
+
 def test_every_other_mapping_is_replaced_too(tmp_path: Path) -> None:
     file = write(tmp_path, GOOD + "train: {loss: {dice: 1.0, focal: 2.0}, augment_classes: {a: light, b: strong}}\n")
     train = compose(file, ["train.loss={dice: 3.0}", "train.augment_classes={c: none}", "~data.sources.0.count"])
