@@ -143,7 +143,7 @@ def _evaluations(
             yield trial, str(error)
 
 
-def _answer(ray: ModuleType, submitted: Any) -> Any:
+def _answer(ray: ModuleType, submitted: object) -> Any:
     """What a worker found.
 
     Raises:
@@ -185,7 +185,7 @@ def _packed(tracker: Tracker, run_id: str) -> Files:
 
 def _submit(
     ray: ModuleType, packed: Files, job: Job, what: str, *, task: Callable[[Files, Job, str], object] | None = None
-) -> Any:
+) -> object:
     """A worker with a trial's resources that evaluates a model."""
     resources = job.run.resources
     options = {"num_cpus": resources.cpus_per_worker, "num_gpus": resources.gpus}
