@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from segdist.searching import Ledger
+from segdist.tracking import Tracker, names
 from tests.pipeline.conftest import SWEEP, Command
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
@@ -56,6 +57,47 @@ def test_a_sweep_on_a_disk_that_fills_goes_on_when_there_is_space_as_if_nothing_
     undisturbed = segdist("run", file, f"storage={tmp_path / 'undisturbed'}")
     assert undisturbed.returncode == 0, undisturbed.stdout + undisturbed.stderr
     assert _values(disk / "storage") == _values(tmp_path / "undisturbed")
+
+
+PLACES = {
+    "TMPDIR": (64, "(TMPDIR)"),
+    "SEGDIST_CACHE": (64, "data cache"),
+    "RAY_TMPDIR": (1_600, "set RAY_TMPDIR"),
+}
+"""Disks that everything writes to, the size in kilobytes that is too small, and what the message names."""
+
+
+def test_a_disk_beside_the_storage_that_is_full_is_named_and_a_search_goes_on_when_it_has_space(
+    tmp_path: Path, short_folder: Path, segdist: Command
+) -> None:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(
+        SWEEP.replace("epochs: 6", "epochs: 2")
+        .replace("startup_trials: 2", "startup_trials: 3, asha: null")
+        .format(storage=tmp_path / "storage")
+    )
+    for name, (kilobytes, said) in PLACES.items():
+        if not _mount(short_folder, "-t", "tmpfs", "-o", f"size={kilobytes}k,mode=700", "tmpfs"):
+            pytest.skip("only root may mount a disk")
+        try:
+            full = segdist("run", file, env={name: str(short_folder)})
+        finally:
+            subprocess.run(["umount", "--lazy", short_folder], check=True)
+        assert full.returncode == 2, full.stdout + full.stderr
+        assert said in full.stderr
+        assert full.stderr.splitlines()[-1].startswith("Then go on: segdist run ")
+        assert "Traceback" not in full.stderr
+        assert len(full.stdout.splitlines() + full.stderr.splitlines()) < 24
+    tracker = Tracker.at(str(tmp_path / "storage"))
+    ended = tracker.latest_sweep("tiny")
+    assert ended.status == "FAILED"
+    assert "space" in str(ended.tags[names.END])
+    assert "RUNNING" not in {trial.status for trial in tracker.trials(ended.run_id)}
+    whole = segdist("run", file)
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    undisturbed = segdist("run", file, f"storage={tmp_path / 'undisturbed'}")
+    assert undisturbed.returncode == 0, undisturbed.stdout + undisturbed.stderr
+    assert _values(tmp_path / "storage") == _values(tmp_path / "undisturbed")
 
 
 def _values(storage: Path) -> list[list[float]]:
