@@ -25,7 +25,7 @@ def options(**values: Any) -> Options:
 
 def small_vit() -> Sam:
     """The published architecture with few channels."""
-    return architecture._build_sam(64, width=32, depth=2, heads=2, global_blocks=(1,))
+    return architecture._build_sam(architecture._image_encoder(64, width=32, depth=2, heads=2, global_blocks=(1,)))
 
 
 def as_published(sam: Sam) -> Sam:

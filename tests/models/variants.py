@@ -4,13 +4,17 @@ from segdist.core import registry
 from segdist.testing.variants import Modes
 
 MODES: dict[str, Modes] = {
-    "unet_cbam": {"backbone": {"backbone": "test_resnet", "weights": "random"}},
+    "unet_cbam": {
+        "backbone": {"backbone": "test_resnet", "weights": "random"},
+        "packaged": {"backbone": "efficientnet_lite0", "weights": "packaged"},
+    },
     "sam": {
         "box": {"prompt": "box"},
         "best_of_three": {"prompt": "box", "masks": "best_of_three"},
         "point": {"prompt": "point"},
         "mixed": {"prompt": "mixed"},
         "everything": {"prompt": "everything", "grid_side": 8},
+        "mobile": {"prompt": "class", "size": "vit_t"},
     },
     "sam2": {"box": {"prompt": "box"}, "best_of_three": {"prompt": "everything", "masks": "best_of_three"}},
 }

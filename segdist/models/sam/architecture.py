@@ -12,25 +12,32 @@ from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn.functional import gelu, pixel_shuffle, pixel_unshuffle
 
+from segdist.models.sam.tiny_vit import TinyViT
+
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 _EMBEDDING = 256
 _PATCH = 16
 
 
+def vit_t(image_size: int = 1024) -> Sam:
+    """10 M parameters, 1024 pixels: MobileSAM (Zhang et al. 2023)."""
+    return _build_sam(TinyViT(image_size))
+
+
 def vit_b(image_size: int = 1024) -> Sam:
     """91 M parameters, 1024 pixels."""
-    return _build_sam(image_size, width=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11))
+    return _build_sam(_image_encoder(image_size, width=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11)))
 
 
 def vit_l(image_size: int = 1024) -> Sam:
     """308 M parameters, 1024 pixels."""
-    return _build_sam(image_size, width=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23))
+    return _build_sam(_image_encoder(image_size, width=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23)))
 
 
 def vit_h(image_size: int = 1024) -> Sam:
     """636 M parameters, 1024 pixels."""
-    return _build_sam(image_size, width=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31))
+    return _build_sam(_image_encoder(image_size, width=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31)))
 
 
 def tiny(image_size: int = 128, *, width: int = 128, depth: int = 4) -> Sam:
@@ -105,24 +112,32 @@ class BatchedDecoder(MaskDecoder):
         return self.output_upscaling(source_NCHW)
 
 
-def _build_sam(image_size: int, *, width: int, depth: int, heads: int, global_blocks: tuple[int, ...]) -> Sam:
-    """The architecture of the published checkpoints, which saw 1024 pixels."""
+def _image_encoder(
+    image_size: int, *, width: int, depth: int, heads: int, global_blocks: tuple[int, ...]
+) -> ImageEncoderViT:
+    """The encoder of the published checkpoints, which saw 1024 pixels."""
+    return ImageEncoderViT(
+        depth=depth,
+        embed_dim=width,
+        img_size=image_size,
+        mlp_ratio=4,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        num_heads=heads,
+        patch_size=_PATCH,
+        qkv_bias=True,
+        use_rel_pos=True,
+        global_attn_indexes=global_blocks,
+        window_size=14,
+        out_chans=_EMBEDDING,
+    )
+
+
+def _build_sam(image_encoder: ImageEncoderViT | TinyViT) -> Sam:
+    """An encoder with the published prompt encoder and mask decoder."""
+    image_size = image_encoder.img_size
     grid = image_size // _PATCH
     return Sam(
-        image_encoder=ImageEncoderViT(
-            depth=depth,
-            embed_dim=width,
-            img_size=image_size,
-            mlp_ratio=4,
-            norm_layer=partial(nn.LayerNorm, eps=1e-6),
-            num_heads=heads,
-            patch_size=_PATCH,
-            qkv_bias=True,
-            use_rel_pos=True,
-            global_attn_indexes=global_blocks,
-            window_size=14,
-            out_chans=_EMBEDDING,
-        ),
+        image_encoder=image_encoder,
         prompt_encoder=PromptEncoder(
             embed_dim=_EMBEDDING,
             image_embedding_size=(grid, grid),

@@ -8,7 +8,7 @@ from torch.nn.functional import interpolate
 
 from segdist.core.errors import WeightsError
 from segdist.core.text import counted
-from segdist.models.sam import Options, how_to_get
+from segdist.models.sam import Options, how_to_get, onnx_pair, tiny_vit
 from segdist.nets import state_dicts
 
 _MOST_TIMES_LARGER = 4096
@@ -16,12 +16,14 @@ _MOST_TIMES_LARGER = 4096
 
 
 def load(sam: Sam, file: Path, options: Options) -> None:
-    """Put the weights of a file into a network, its position tables resized to the network's image size.
+    """Put the weights of a file, or of a folder of ONNX graphs, into a network.
+
+    Position tables are resized to the network's image size.
 
     Raises:
         WeightsError: the file is damaged, or holds the weights of another network.
     """
-    state, wanted = state_dicts.read(str(file)), sam.state_dict()
+    state, wanted = _state(file, options), sam.state_dict()
     state = {k: _resized(k, v, wanted[k]) if k in wanted else v for k, v in state.items()}
     wrong = sorted(
         {k for k in state.keys() & wanted.keys() if state[k].shape != wanted[k].shape} | (state.keys() ^ wanted.keys())
@@ -33,6 +35,12 @@ def load(sam: Sam, file: Path, options: Options) -> None:
             f"{wrong[0]} for one. {how_to_get(options)}"
         )
     sam.load_state_dict(state)
+
+
+def _state(file: Path, options: Options) -> state_dicts.State:
+    if options.size != "vit_t":
+        return state_dicts.read(str(file))
+    return tiny_vit.from_published(onnx_pair.read(file) if file.is_dir() else state_dicts.read(str(file)))
 
 
 def _resized(name: str, value: Tensor, wanted: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ from pydantic import Field, model_validator
 from segdist.core import extras, storage
 from segdist.core.errors import SpecError, WeightsError, did_you_mean
 from segdist.core.plugins import EVERY_NOISE, SEMANTIC_LOSSES, USUAL_ADAPTERS, Family, ModelOptions
+from segdist.nets import packaged
+from segdist.nets.packaged import PACKAGED
 from segdist.nets.weights import RANDOM
 
 SCRATCH = "scratch"
@@ -26,14 +28,27 @@ class Options(ModelOptions):
 
     backbone: str = Field(default=SCRATCH, pattern=r"^\w[\w.]*$")
     """scratch: an encoder of our own with GroupNorm. Otherwise a model of timm that gives features at several scales,
-    e.g. resnet18 or convnext_tiny."""
+    e.g. efficientnet_lite0, resnet18 or convnext_tiny."""
     weights: str = PUBLISHED
-    """Of the backbone. published: those that timm downloads for it. random: untrained. Otherwise a .safetensors or .pth
-    file here or at a URI, or a name on the hub like timm/resnet18.a1_in1k."""
+    """Of the backbone. packaged: those of ImageNet that the extra `encoders` installs, for efficientnet_lite0, 1 and 2.
+    published: those that timm downloads for it. random: untrained. Otherwise a .safetensors or .pth file here or at a
+    URI, or a name on the hub like timm/resnet18.a1_in1k."""
     width: int = Field(default=32, ge=4, le=1024, multiple_of=4)
     """Channels at full resolution; from scratch, every level down has twice as many."""
     depth: int = Field(default=4, ge=1, le=6)
     """Number of times the resolution is halved; a backbone has its own."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _padded_as_trained(cls, options: object) -> object:
+        """Written out, so that a trained model is built with the same padding when its base weights are not wanted."""
+        if (
+            isinstance(options, dict)
+            and options.get("weights") == PACKAGED
+            and isinstance(options.get("backbone"), str)
+        ):
+            return {**options, "backbone": packaged.timm_name(options["backbone"])}
+        return options
 
     @model_validator(mode="after")
     def _levels_fit(self) -> Self:
@@ -62,16 +77,18 @@ def check(options: Options) -> None:
             f"{did_you_mean(name, known) if len(known) else ''}",
             option="backbone",
         )
+    if options.weights == PACKAGED:
+        packaged.file(options.backbone)
     if is_file(options.weights) and not storage.exists(storage.absolute(options.weights)):
         raise WeightsError(
-            f"`model.unet_cbam.weights` must be {PUBLISHED}, {RANDOM}, a file or a name on the hub, but there is no "
-            f"{options.weights}. Get one: hf download timm/{options.backbone}.<tag> model.safetensors"
+            f"`model.unet_cbam.weights` must be {PACKAGED}, {PUBLISHED}, {RANDOM}, a file or a name on the hub, but "
+            f"there is no {options.weights}. Get one: hf download timm/{options.backbone}.<tag> model.safetensors"
         )
 
 
 def is_file(weights: str) -> bool:
     """Whether `weights` names a file, there or not."""
-    if weights in (PUBLISHED, RANDOM):
+    if weights in (PACKAGED, PUBLISHED, RANDOM):
         return False
     return not (HUB_NAME.fullmatch(weights) and not Path(weights).expanduser().exists())
 
@@ -99,11 +116,12 @@ FAMILY = Family(
     encoder_blocks=("encoder.levels.*", "encoder.body.layer*", "encoder.body.stages_*", "encoder.body.blocks.*"),
     check=check,
     noise=EVERY_NOISE,
-    places=lambda o: () if o.backbone == SCRATCH or o.weights == RANDOM else ("weights",),
+    places=lambda o: () if o.backbone == SCRATCH or o.weights in (PACKAGED, RANDOM) else ("weights",),
     adapters=(*USUAL_ADAPTERS, "partial"),
     onnx=lambda _: ("scores_BKSS",),
     sizes={
         SCRATCH: "width 32, depth 4: 8 M parameters",
+        "efficientnet_lite0": "with `weights: packaged` pretrained on ImageNet; for photographs",
         "resnet18": "from timm, as any model of it with features at several scales",
     },
     licence="Apache-2.0; weights of a backbone: see its card at huggingface.co/timm",

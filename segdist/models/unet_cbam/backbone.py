@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from segdist.core import extras
 from segdist.core.errors import SpecError, WeightsError
 from segdist.models.unet_cbam import PUBLISHED, Options, is_file
-from segdist.nets import state_dicts
+from segdist.nets import packaged, state_dicts
 from segdist.nets.collate import ChannelValues
+from segdist.nets.packaged import PACKAGED
 from segdist.nets.weights import RANDOM
 
 
@@ -63,7 +64,7 @@ def _features(options: Options) -> Any:
         raise SpecError(extras.needs("`model.unet_cbam.backbone`", "timm")) from error
     logging.getLogger("timm").setLevel(logging.ERROR)  # it lists the classifier's tensors, which features leave out
     settings: dict[str, Any] = {"features_only": True, "pretrained": options.weights != RANDOM}
-    state = state_dicts.read(options.weights) if is_file(options.weights) else {}
+    state = _state(options.weights, options.backbone)
     if state:
         settings["pretrained_cfg_overlay"] = {"state_dict": state}
     elif options.weights not in (PUBLISHED, RANDOM):
@@ -86,6 +87,13 @@ def _features(options: Options) -> Any:
     if state:
         _check_filled(body, state, options)
     return body
+
+
+def _state(weights: str, backbone: str) -> state_dicts.State:
+    """The tensors that are at hand; empty where timm gets them, or none are wanted."""
+    if weights == PACKAGED:
+        return packaged.state(backbone)
+    return state_dicts.read(weights) if is_file(weights) else {}
 
 
 def _check_filled(body: nn.Module, state: state_dicts.State, options: Options) -> None:
