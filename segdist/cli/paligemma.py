@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from segdist.core.spec import SourceSpec
 
 app = typer.Typer(help="PaliGemma's mask codec: what it makes of your masks, and training one.", no_args_is_help=True)
-Codec = Annotated[str, typer.Option(help="`shipped`, or a file: vae-oid.npz, or what train-codec wrote.")]
+Codec = Annotated[str, typer.Option(help="`shipped`, `vae-oid` (Google's), or a file, such as train-codec writes.")]
 
 
 @app.callback()

@@ -26,6 +26,7 @@ from typing_extensions import TypeVar
 
 from segdist.core import registry
 from segdist.core.masks import Mask
+from segdist.core.published import PublishedWeights
 from segdist.core.records import Instance, Prompt, ReportFinding, Sample
 from segdist.core.spec import AdapterKind, LossOptions, NoiseSpec, Strict
 
@@ -101,6 +102,7 @@ class Family(Generic[ModelOptionsT_co]):
             needs beside the package. By default `weights`, unless they are random.
         shape_in_weights: whether a network with weights can be built only with them, because a file beside them says
             its shape; otherwise its options do, and one whose weights are all known is built with random ones first.
+        published: weights that somebody published and that fit: for `segdist weights`, and to be named in a sweep file.
         recipe: values of dotted keys of a run (`train.lr`) that a sweep file need not name when it names this family.
         extra: the extra of the package that installs what it needs; "" for nothing beside the core.
         licence: of the code and of the published weights.
@@ -124,6 +126,7 @@ class Family(Generic[ModelOptionsT_co]):
     noise: tuple[str, ...] = ()
     places: Callable[[ModelOptionsT_co], tuple[str, ...]] = field(default=_weights)
     shape_in_weights: bool = False
+    published: tuple[PublishedWeights, ...] = ()
     recipe: Mapping[str, object] = field(default_factory=dict)
     extra: str = ""
     licence: str = "Apache-2.0"

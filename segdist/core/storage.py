@@ -260,14 +260,28 @@ def download(uri: str, file: Path) -> None:
     """
     with _explained(uri, "read"):
         filesystem, path = _open_file(uri)
-        size, disk = int(filesystem.size(path) or 0), shutil.disk_usage(file.parent)
-        spare = min(SPARE_BYTES, int(SPARE_FRACTION * disk.total))
-        if size > disk.free - spare:
-            raise StorageError(
-                f"{uri} must fit on the disk of {file.parent} and leave {spare:,} bytes, but has {size:,} bytes of "
-                f"{disk.free:,} that are free. Make space, or set TMPDIR and SEGDIST_CACHE to folders on another disk."
-            )
+        check_space(file.parent, int(filesystem.size(path) or 0), uri)
         filesystem.get_file(path, str(file))
+
+
+def check_space(folder: Path, size: int, what: str) -> None:
+    """Make sure that so many more bytes fit on the disk of a folder, and leave some to other programs.
+
+    Args:
+        folder: where they go.
+        size: of what is to be written.
+        what: it is, for the message.
+
+    Raises:
+        StorageError: they do not.
+    """
+    disk = shutil.disk_usage(folder)
+    spare = min(SPARE_BYTES, int(SPARE_FRACTION * disk.total))
+    if size > disk.free - spare:
+        raise StorageError(
+            f"{what} must fit on the disk of {folder} and leave {spare:,} bytes, but has {size:,} bytes of "
+            f"{disk.free:,} that are free. Make space, or set TMPDIR and SEGDIST_CACHE to folders on another disk."
+        )
 
 
 def upload(file: Path, uri: str) -> None:

@@ -10,13 +10,15 @@ import re
 import sys
 import unicodedata
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
 from rich.console import Console as RichConsole
 from rich.console import RenderableType
 from rich.live import Live
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -115,6 +117,16 @@ def live(table: Callable[[], Table]) -> Live | None:
     """A table that is drawn anew twice a second once it is started; None where there is no terminal to draw it in."""
     console = RichConsole()
     return Live(get_renderable=table, console=console, refresh_per_second=2) if console.is_terminal else None
+
+
+@contextmanager
+def filling(what: str, size: int) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error that is told how many of so many bytes are here; nothing where that is no terminal."""
+    console = RichConsole(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(shown(what), total=size or None)
+        yield lambda here: bar.update(task, completed=here)
 
 
 class _Shown(logging.Formatter):

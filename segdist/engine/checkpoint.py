@@ -2,7 +2,8 @@
 
 A model folder holds `model.json` (family, options, adapter, classes, seed) and `weights.safetensors`. What was frozen
 and is large stays where it came from, and `model.json` names the place. A folder from elsewhere must not: it is loaded
-with what lies inside it and what comes with the package, and reads nothing else unless its user vouches for it.
+with what lies inside it, what comes with the package, and published weights by the name under which the package knows
+every byte of them (on each machine they are fetched once); it reads nothing else unless its user vouches for it.
 """
 
 import hashlib
@@ -27,6 +28,7 @@ from segdist.core.bounded_json import read_json
 from segdist.core.errors import SpecError, StorageError, WeightsError
 from segdist.core.json_values import JsonDict
 from segdist.core.plugins import declaration
+from segdist.core.published import PublishedWeights, named
 from segdist.core.spec import AdapterSpec, EvaluateSpec, ModelSpec, RunSpec, Seed
 from segdist.nets import network_size, state_dicts
 from segdist.nets.segmenter import Segmenter
@@ -92,6 +94,12 @@ class Description:
         options = declared.options.model_validate(self.model.family_options())
         inside = {"weights"} if self.base else set()
         return {name: str(getattr(options, name)) for name in declared.places(options) if name not in inside}
+
+    def published(self) -> dict[str, PublishedWeights]:
+        """Those of the places that are published weights: the package knows every byte of them."""
+        declared = declaration(self.model.family)
+        known = {option: named(declared.published, name, option=option) for option, name in self.places().items()}
+        return {option: weights for option, weights in known.items() if weights}
 
 
 def build(
@@ -319,7 +327,8 @@ def load(folder: Path, *, trusted: bool = False, device: torch.device | str = "c
     if not trusted:
         _check_closed(folder, description)
     seed, adapter = description.seed, description.adapter
-    with _bounded(folder, trusted=trusted):
+    beside = sum(weights.size for weights in description.published().values())
+    with _bounded(folder, beside=beside, trusted=trusted):
         network = build(description.model, description.classes, adapter=adapter, seed=seed)
     restore(network, folder, frozen_digest=description.frozen_digest)
     if not trusted:
@@ -348,7 +357,8 @@ def _self_contained(description: Description) -> Description:
 
 
 def _check_closed(folder: Path, description: Description) -> None:
-    outside = [f"`{option}: {place[:100]}`" for option, place in description.places().items()]
+    known = description.published()
+    outside = [f"`{option}: {place[:100]}`" for option, place in description.places().items() if option not in known]
     root = folder.resolve()
     outside += [f"the link `{name}`" for name, file in files(folder).items() if not file.resolve().is_relative_to(root)]
     if outside:
@@ -360,13 +370,13 @@ def _check_closed(folder: Path, description: Description) -> None:
 
 
 @contextmanager
-def _bounded(folder: Path, *, trusted: bool) -> Iterator[None]:
-    """What is built from a folder that is not trusted has no more values than its files can hold."""
+def _bounded(folder: Path, *, beside: int, trusted: bool) -> Iterator[None]:
+    """What is built from a folder that is not trusted has no more values than its files, and the bytes beside, hold."""
     if trusted:
         yield
         return
     held = sum(file.stat().st_size for file in files(folder).values() if file.suffix == ".safetensors")
-    with network_size.at_most(held, described=str(folder / DESCRIPTION)):
+    with network_size.at_most(held + beside, described=str(folder / DESCRIPTION)):
         try:
             yield
         except (RuntimeError, ValueError, TypeError, ArithmeticError, MemoryError) as error:

@@ -19,6 +19,7 @@ from typing import Any
 from segdist.core import extras, storage
 from segdist.core.bounded_json import load_json, read_json
 from segdist.core.errors import WeightsError
+from segdist.core.published import PublishedWeights
 from segdist.core.spec import digest
 
 RANDOM = "random"
@@ -80,7 +81,11 @@ class Published:
     @property
     def how_to_get(self) -> str:
         """The sentence that says where weights come from."""
-        return f"Get some: hf download {self.example} --local-dir FOLDER"
+        return f"Get some: segdist weights get {self.example}"
+
+    def declared(self, *, licence: str) -> PublishedWeights:
+        """The example as `segdist weights` shows it."""
+        return PublishedWeights(self.example, licence)
 
     def check(self, weights: str) -> None:
         """Looks at the files that `weights` names; a hub name is looked at only when the network is built.
@@ -114,7 +119,7 @@ class Published:
             return _fetched(weights)
         folder = local_folder(weights)
         if folder is None:
-            folder = _from_hub(weights)
+            folder = from_hub(weights)
             self.check(str(folder))
         return folder
 
@@ -166,6 +171,20 @@ def local_folder(weights: str) -> Path | None:
     return folder
 
 
+def is_hub_copy_here(name: str) -> bool:
+    """Whether the hub client's cache holds the weights of a repository."""
+    try:
+        import huggingface_hub
+        from huggingface_hub.errors import LocalEntryNotFoundError
+    except ModuleNotFoundError:
+        return False
+    try:
+        folder = Path(huggingface_hub.snapshot_download(name, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return False
+    return all(any(file.name.endswith(suffix) for file in folder.iterdir()) for suffix in _NEEDED)
+
+
 def _fetched(uri: str) -> Path:
     """A local copy of a folder in an object store, kept as long as the original does not change."""
     entries = [entry for entry in storage.find(uri) if _is_needed(entry.uri.rpartition("/")[2])]
@@ -177,8 +196,12 @@ def _fetched(uri: str) -> Path:
     return folder
 
 
-def _from_hub(name: str) -> Path:
-    """A local copy of a repository on the hub, kept in the hub client's own cache."""
+def from_hub(name: str) -> Path:
+    """A local copy of a repository on the hub, kept in the hub client's own cache; it resumes and verifies.
+
+    Raises:
+        WeightsError: it cannot be had.
+    """
     try:
         import huggingface_hub
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError

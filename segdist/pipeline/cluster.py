@@ -12,6 +12,7 @@ from typing import Any
 
 from segdist.core.errors import BackendError
 from segdist.core.interruption import signals_kept
+from segdist.core.published import DOWNLOAD
 from segdist.core.storage import cache_dir
 from segdist.pipeline.backend_lines import raylet_lines_hidden
 from segdist.pipeline.own_cluster import check_room, environment, listen_on_loopback, private_session
@@ -248,7 +249,7 @@ def _storage_keys() -> dict[str, str]:
 
 
 def _settings() -> dict[str, str]:
-    names = [*_SETTINGS, _PREEMPTION, "SEGDIST_CACHE", "SEGDIST_DEBUG", "YOLO_CONFIG_DIR"]
+    names = [*_SETTINGS, _PREEMPTION, "SEGDIST_CACHE", "SEGDIST_DEBUG", DOWNLOAD, "YOLO_CONFIG_DIR"]
     found = {name: os.environ[name] for name in names if name in os.environ}
     # One thread a process: trials share the machine, and each sets its own number when it starts.
     return {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **found}

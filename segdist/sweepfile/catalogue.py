@@ -16,13 +16,14 @@ def families() -> list[JsonDict]:
 def print_families() -> None:
     """The families as a table in the terminal."""
     table = Table(show_lines=True, box=None, padding=(0, 1))
-    for column in ("family", "tasks", "sizes", "losses", "adapters", "LoRA targets", "licence", "install"):
+    for column in ("family", "tasks", "sizes", "weights", "losses", "adapters", "LoRA targets", "licence", "install"):
         table.add_column(column, overflow="fold", no_wrap=column == "family")
     for family in families():
         table.add_row(
             f"[bold]{family['family']}[/bold]",
             ", ".join(family["tasks"]),
             "\n".join(f"{size}: {what}" for size, what in family["sizes"].items()),
+            "\n".join(family["published"]),
             ", ".join(f"{term} {weight:g}" for term, weight in family["losses"].items()),
             ", ".join(family["adapters"]),
             ", ".join(family["lora_targets"]),
@@ -38,6 +39,7 @@ def _described(name: str, family: Family) -> JsonDict:
         "family": name,
         "tasks": list(family.tasks),
         "sizes": dict(family.sizes),
+        "published": [weights.name for weights in family.published],
         "losses": dict(family.losses),
         "adapters": list(family.adapters),
         "lora_targets": list(family.lora_targets),

@@ -5,6 +5,8 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -18,9 +20,11 @@ from safetensors.torch import load_file, save_file
 from segdist.core import registry
 from segdist.core.errors import SegdistError, WeightsError
 from segdist.core.plugins import declaration
+from segdist.core.published import PublishedWeights, WeightFile
 from segdist.core.spec import ModelSpec, RunSpec
 from segdist.engine import checkpoint
 from segdist.exporting import export
+from segdist.models import sam
 from segdist.models.yolo.architecture import _debug
 from segdist.models.yolo.quietly import SegmentationModel
 from tests.engine.shipped import CLASSES, model_folder
@@ -317,3 +321,46 @@ def test_tensors_too_many_or_too_few_are_named(trained: Path, tmp_path: Path) ->
         save_file(changed, copy / checkpoint.WEIGHTS)
         with pytest.raises(WeightsError, match="does not fit the model it describes"):
             checkpoint.load(copy)
+
+
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PublishedWeights:
+    """The tiny SAM, as if it were published and not shipped; a model that was trained on it names it."""
+    monkeypatch.setenv("SEGDIST_CACHE", str(tmp_path / "cache"))
+    content = sam.SHIPPED_FILE.read_bytes()
+    file = WeightFile("tiny.safetensors", "https://nowhere.invalid", len(content), sha256(content).hexdigest())
+    weights = PublishedWeights("tiny_sam", "Apache-2.0", (file,), {"size": "tiny"})
+    monkeypatch.setattr(sam, "PUBLISHED", (weights,))
+    monkeypatch.setattr(sam, "FAMILY", replace(sam.FAMILY, published=(weights,)))
+    monkeypatch.setattr(checkpoint, "SELF_CONTAINED_BYTES", 0)
+    weights.place.parent.mkdir(parents=True)
+    weights.place.write_bytes(content)
+    return weights
+
+
+def test_a_model_on_published_weights_moves_to_a_machine_that_fetches_them(
+    published: PublishedWeights, no_network: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = model_folder(tmp_path / "model", "sam", adapter="lora", weights="tiny_sam", image_size=64)
+    assert checkpoint.describe(folder).frozen_digest, "the base is not in it"
+    before = checkpoint.load(folder).state_dict()
+    monkeypatch.setattr("segdist.nets.network_size.BEYOND_THE_FILE", 0)
+    monkeypatch.setenv("SEGDIST_CACHE", str(tmp_path / "another machine"))
+    checkpoint.check_closed(folder)
+    with pytest.raises(WeightsError, match="segdist weights get tiny_sam"):
+        checkpoint.load(folder)
+    published.place.parent.mkdir(parents=True)
+    published.place.write_bytes(sam.SHIPPED_FILE.read_bytes())
+    after = checkpoint.load(folder).state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    described(folder, lambda c: c["model"]["sam"].update(weights="sam_tiny"))
+    with pytest.raises(WeightsError, match="names `weights: sam_tiny`"):
+        checkpoint.load(folder)
+
+
+def test_a_model_on_published_weights_is_exported_with_them(published: PublishedWeights, tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "model", "sam", adapter="lora", weights="tiny_sam", image_size=64)
+    network, description = export.load_merged(folder)
+    export.write(network, description, tmp_path / "out")
+    shutil.rmtree(published.place.parent)
+    assert checkpoint.load(tmp_path / "out") is not None

@@ -70,7 +70,7 @@ class TestWeights:
     def test_a_folder_that_is_not_there_is_an_error_that_says_where_to_get_one(self, tmp_path: Path) -> None:
         (tmp_path / "weights").mkdir()
         for path in ("./nowhere", str(tmp_path / "nowhere"), str(tmp_path / "weights" / "swin")):
-            with pytest.raises(WeightsError, match="hf download"):
+            with pytest.raises(WeightsError, match="segdist weights get"):
                 check(Options(weights=path))
 
     def test_what_looks_like_a_hub_name_is_not_looked_up_before_the_start(self) -> None:

@@ -1,19 +1,28 @@
 """SAM's `vit_t`: the published weights in both of their forms, and the answers of the published graphs."""
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
+from segdist.core import masks
 from segdist.core.errors import WeightsError
-from segdist.models.sam import FAMILY, Options, architecture
+from segdist.core.published import PublishedWeights
+from segdist.core.records import Prompt
+from segdist.models.sam import FAMILY, PUBLISHED, Options, architecture
 from segdist.models.sam.network import build
 from segdist.models.sam.tiny_vit import from_published
+from segdist.reading.examples import letterbox
 
 SIZE = 64
+FACADES = Path("../shared/data/facades/valid")
 
 
 def options(**values: Any) -> Options:
@@ -74,9 +83,11 @@ def test_a_published_file_fills_the_whole_network(tmp_path: Path) -> None:
 def test_weights_of_another_size_name_the_size_and_where_to_get_them(tmp_path: Path) -> None:
     file = tmp_path / "tiny.pt"
     torch.save(architecture.tiny(64).state_dict(), file)
-    with pytest.raises(WeightsError, match=r"tiny\.pt must hold the weights of `size: vit_t`.*mobile_sam\.pt"):
+    with pytest.raises(
+        WeightsError, match=r"tiny\.pt must hold the weights of `size: vit_t`.*segdist weights get mobile_sam`"
+    ):
         build(options(weights=str(file)), ("wall",))
-    with pytest.raises(WeightsError, match=r"mobile_sam\.pt"):
+    with pytest.raises(WeightsError, match="segdist weights get mobile_sam`"):
         FAMILY.check(options(weights="shipped"))
 
 
@@ -97,3 +108,84 @@ def test_graphs_that_are_not_those_of_mobile_sam_are_named(
             (tmp_path / name).write_bytes(content if isinstance(content, bytes) else b"")
     with pytest.raises(WeightsError, match=message):
         build(options(weights=str(tmp_path)), ("wall",))
+
+
+@pytest.fixture(scope="module")
+def graphs() -> PublishedWeights:
+    (found,) = (one for one in PUBLISHED if one.name == "mobile_sam_onnx")
+    if not found.is_here:
+        pytest.skip("the published graphs are not here: make weights")
+    pytest.importorskip("onnx")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("images", "boxes_each"), [(2, 5), pytest.param(5, 20, marks=pytest.mark.slow)], ids=["10", "100"]
+)
+def test_photographs_get_the_answers_of_the_published_graphs(
+    images: int, boxes_each: int, graphs: PublishedWeights
+) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    settings = runtime.SessionOptions()
+    settings.intra_op_num_threads = 1
+    encoder, decoder = (
+        runtime.InferenceSession(str(graphs.place / name), settings, providers=["CPUExecutionProvider"])
+        for name in ("encoder.onnx", "sam.onnx")
+    )
+    network = build(options(weights=graphs.name, masks="best_of_three"), ("wall",)).eval()
+    compared = 0
+    for photograph, boxes in photographs(images, boxes_each):
+        pixels_1CSS = network.images_of([letterbox(photograph, 1024)])["images"]
+        expected_1CGG = encoder.run(None, {"input": pixels_1CSS.numpy()})[0]
+        with torch.inference_mode():
+            found_1CGG = network.image_encoder(pixels_1CSS).numpy()
+            (answers,) = network.predict([photograph], [Prompt(boxes_xyxy=boxes, labels=("wall",) * len(boxes))])
+        np.testing.assert_allclose(found_1CGG, expected_1CGG, atol=1e-3)
+        for answer, box in zip(answers, boxes, strict=True):
+            assert answer.mask is not None
+            expected_HW = answer_of(decoder, expected_1CGG, box, photograph.shape[:2])
+            mask_HW = masks.decode(answer.mask) > 0
+            assert expected_HW.any()
+            assert (mask_HW & expected_HW).sum() / (mask_HW | expected_HW).sum() >= 0.99, box
+            compared += 1
+    assert compared == images * boxes_each
+
+
+def photographs(count: int, boxes_each: int) -> list[tuple[NDArray[np.uint8], tuple[Any, ...]]]:
+    """RGB images of street facades, and boxes of objects in each, (x, y, x, y)."""
+    if not FACADES.is_dir():
+        pytest.skip(f"there are no photographs in {FACADES}")
+    (annotations,) = FACADES.glob("*.json")
+    content, found = json.loads(annotations.read_text("utf-8")), []
+    for image in content["images"]:
+        drawn = [a["bbox"] for a in content["annotations"] if a["image_id"] == image["id"] and min(a["bbox"][2:]) > 2]
+        if len(drawn) >= boxes_each and (FACADES / image["file_name"]).is_file() and len(found) < count:
+            boxes = tuple((x, y, x + width, y + height) for x, y, width, height in drawn[:boxes_each])
+            found.append((np.array(Image.open(FACADES / image["file_name"]).convert("RGB")), boxes))
+    return found
+
+
+def answer_of(decoder: Any, embedding_1CGG: Any, box: tuple[float, ...], size_hw: tuple[int, ...]) -> NDArray[np.bool_]:
+    """The mask of a box, by the published graph."""
+    scale = 1024 / max(size_hw)
+    across, down = (int(side * scale + 0.5) / side for side in (size_hw[1], size_hw[0]))
+    corners = np.array([[[box[0] * across, box[1] * down], [box[2] * across, box[3] * down]]], np.float32)
+    logits_11HW = decoder.run(
+        None,
+        {
+            "image_embeddings": embedding_1CGG,
+            "point_coords": corners,
+            "point_labels": np.array([[2, 3]], np.float32),
+            "mask_input": np.zeros((1, 1, 256, 256), np.float32),
+            "has_mask_input": np.zeros(1, np.float32),
+            "orig_im_size": np.array(size_hw, np.float32),
+        },
+    )[0]
+    return np.asarray(logits_11HW[0, 0] > 0)
+
+
+def test_the_name_of_published_weights_says_their_size() -> None:
+    named = Options.model_validate({"weights": "sam_vit_b"})
+    assert (named.size, named.image_size) == ("vit_b", 1024)
+    with pytest.raises(ValueError, match=r"`weights: mobile_sam` must go with `size: vit_t`, but got vit_b"):
+        Options.model_validate({"size": "vit_b", "weights": "mobile_sam"})

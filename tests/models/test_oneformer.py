@@ -186,5 +186,5 @@ def test_stuff_that_is_no_class_and_too_few_queries_are_refused() -> None:
 
 
 def test_missing_weights_are_an_error_that_says_where_to_get_some() -> None:
-    with pytest.raises(WeightsError, match=r"no folder \./nowhere\. Get some: hf download shi-labs"):
+    with pytest.raises(WeightsError, match=r"no folder \./nowhere\. Get some: segdist weights get shi-labs"):
         FAMILY.check(Options(weights="./nowhere"))

@@ -190,5 +190,5 @@ def test_a_saved_folder_gives_its_weights_and_new_heads_for_our_classes(tmp_path
 
 
 def test_missing_weights_are_an_error_that_says_where_to_get_some() -> None:
-    with pytest.raises(WeightsError, match=r"no folder \./nowhere\. Get some: hf download Roboflow"):
+    with pytest.raises(WeightsError, match=r"no folder \./nowhere\. Get some: segdist weights get Roboflow"):
         FAMILY.check(Options(weights="./nowhere"))

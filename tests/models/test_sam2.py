@@ -115,7 +115,7 @@ class TestWeights:
             assert len(model.predict([image], [prompt(truth)])[0]) == 2
 
     def test_a_folder_that_is_not_there_is_an_error_that_says_where_to_get_one(self, tmp_path: Path) -> None:
-        with pytest.raises(WeightsError, match=r"no folder .*nowhere.*hf download facebook/sam2"):
+        with pytest.raises(WeightsError, match=r"no folder .*nowhere.*segdist weights get facebook/sam2"):
             check(Options(weights=str(tmp_path / "nowhere")))
 
     def test_weights_of_another_network_are_refused(self, tmp_path: Path) -> None:

@@ -372,7 +372,7 @@ class TestWeights:
             network(weights=str(tmp_path))
 
     def test_a_folder_that_is_not_there_is_an_error_that_says_where_to_get_one(self, tmp_path: Path) -> None:
-        with pytest.raises(WeightsError, match=r"hf download facebook/sam3"):
+        with pytest.raises(WeightsError, match=r"segdist weights get facebook/sam3"):
             check(Options(weights=str(tmp_path / "nowhere")))
 
 

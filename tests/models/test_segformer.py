@@ -151,7 +151,7 @@ class TestWeights:
             check(Options(weights=str(tmp_path)))
         (tmp_path / "model.safetensors").touch()
         (tmp_path / "config.json").write_text(json.dumps({"model_type": "upernet"}))
-        with pytest.raises(WeightsError, match=r"must describe a `segformer`.*hf download nvidia/segformer"):
+        with pytest.raises(WeightsError, match=r"must describe a `segformer`.*segdist weights get nvidia/segformer"):
             check(Options(weights=str(tmp_path)))
 
     @pytest.mark.parametrize(

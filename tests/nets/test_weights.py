@@ -34,7 +34,7 @@ def test_a_uri_is_fetched_once_and_again_when_it_changes(tmp_path: Path, monkeyp
 
 
 def test_a_uri_without_files_or_with_others_is_refused() -> None:
-    with pytest.raises(WeightsError, match=r"config\.json, but memory://bucket/nothing has none.*hf download"):
+    with pytest.raises(WeightsError, match=r"config\.json, but memory://bucket/nothing has none.*segdist weights get"):
         ANY.check("memory://bucket/nothing")
     fill("memory://bucket/other", "detr")
     with pytest.raises(WeightsError, match="must describe a `mask2former`, but says 'detr'"):

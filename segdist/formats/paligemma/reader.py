@@ -33,8 +33,8 @@ class Options(FolderOptions):
     edges: Edges = "round"
     """How boxes of masks in `<seg>` tokens become whole pixels: round, or truncate as big_vision's evaluator does."""
     codec: str = ""
-    """What decodes masks in `<seg>` tokens: a path or URI of vae-oid.npz or of your own, or `shipped`. Empty decodes
-    those that segdist wrote with its shipped codec, and reads all others as their boxes."""
+    """What decodes masks in `<seg>` tokens: `vae-oid` (Google's), `shipped`, or a path or URI of either or of your own.
+    Empty decodes those that segdist wrote with its shipped codec, and reads all others as their boxes."""
 
 
 class Format(FolderFormat[Options]):
@@ -94,8 +94,8 @@ class _Objects:
         lost = sum(one.codes is not None and not codecs[place] for one, place in found.items())
         if lost:
             message = (
-                f"{counted(lost, 'mask')} in <seg> tokens became boxes: name what wrote them in `codec`, the path "
-                "of vae-oid.npz or of your own, or let a teacher label them"
+                f"{counted(lost, 'mask')} in <seg> tokens became boxes: name what wrote them in `codec`, Google's "
+                "`vae-oid` or the path of your own, or let a teacher label them"
             )
             self._find("masks-read-as-boxes", Severity.WARNING, message, "")
         for one, place in found.items():

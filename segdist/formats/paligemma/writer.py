@@ -19,8 +19,8 @@ class WriterOptions(Strict):
     """What is asked, and how masks and boxes become tokens."""
 
     codec: str = "shipped"
-    """What encodes masks: `shipped`, for models that learn from it; for published weights the path or URI of Google's
-    vae-oid.npz; empty writes masks as their boxes."""
+    """What encodes masks: `shipped`, for models that learn from it; for published weights `vae-oid`, Google's, or
+    the path or URI of that file; empty writes masks as their boxes."""
     prompt: str = ""
     """The question about a class; `{label}` is its name or a synonym. Empty: `segment {label}`, or `detect {label}`
     without a codec."""

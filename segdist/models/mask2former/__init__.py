@@ -47,6 +47,7 @@ FAMILY = Family(
     ),
     encoder_blocks=("model.model.pixel_level_module.encoder.swin.encoder.layers.*.blocks.*",),
     check=check,
+    published=(PUBLISHED.declared(licence="CC BY-NC 4.0"),),
     noise=EVERY_NOISE,
     tasks=("semantic", "instance"),
     sizes={"debug": "1.5 M parameters, random", "swin_tiny": "47 M parameters"},

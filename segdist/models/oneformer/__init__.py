@@ -57,6 +57,7 @@ FAMILY = Family(
     ),
     encoder_blocks=("model.model.pixel_level_module.encoder.swin.encoder.layers.*.blocks.*",),
     check=check,
+    published=(PUBLISHED.declared(licence="MIT"),),
     noise=EVERY_NOISE,
     tasks=("semantic", "instance"),
     sizes={"debug": "1.7 M parameters, random", "swin_tiny": "67 M parameters with the text encoder of training"},

@@ -12,6 +12,7 @@ from segdist.core.errors import WeightsError
 from segdist.core.plugins import Family, ImageSize, ModelOptions
 from segdist.nets.paligemma.locations import Edges
 from segdist.nets.paligemma.prompts import LABEL
+from segdist.nets.paligemma.published_codec import CODEC
 from segdist.nets.weights import RANDOM, Published
 
 PUBLISHED = Published("paligemma", "paligemma", "google/paligemma2-3b-pt-224", parts=("siglip", "gemma"))
@@ -50,7 +51,7 @@ class Options(ModelOptions):
     the whole box cannot hold."""
     codec: str = SHIPPED
     """What turns masks into tokens and back. shipped: ours, for networks that learn from it. For published weights,
-    the path or URI of Google's vae-oid.npz: they were trained with it."""
+    vae-oid, Google's (`segdist weights get vae-oid`), or the path or URI of that file: they were trained with it."""
     edges: Edges = "round"
     """How the sides of an answer's boxes become whole pixels, into which masks are pasted. round: gives back what was
     trained with. truncate: up to a pixel off, as in big_vision's evaluator: to compare with the figures published for
@@ -95,10 +96,13 @@ def check(options: Options) -> None:
         WeightsError: one of them is not there, or holds something else.
     """
     PUBLISHED.check(options.weights)
-    if options.codec != SHIPPED and not storage.exists(options.codec):
+    if options.codec == CODEC.name:
+        CODEC.check()
+    elif options.codec != SHIPPED and not storage.exists(options.codec):
         raise WeightsError(
-            f"`model.paligemma.codec` must be a file or `{SHIPPED}`, but there is no {options.codec}. "
-            "Download gs://big_vision/paligemma/vae-oid.npz, or train one: segdist paligemma train-codec.",
+            f"`model.paligemma.codec` must be a file or `{SHIPPED}`, but there is no {options.codec}. Get Google's: "
+            f"`segdist weights get {CODEC.name}`, and write `codec: {CODEC.name}`; or train one: segdist paligemma "
+            "train-codec.",
             option="codec",
         )
 
@@ -118,6 +122,7 @@ FAMILY = Family(
     encoder_blocks=("model.model.vision_tower.encoder.layers.*",),
     recipe=RECIPE,
     check=check,
+    published=(PUBLISHED.declared(licence="Gemma Terms of Use"), CODEC),
     tasks=("instance", "semantic"),
     sizes={"random": "0.6 M parameters, untrained", "weights": "3, 10 or 28 billion parameters, as published"},
     adapters=("full", "frozen_encoder", "partial", "layernorm", "bitfit", "lora", "dora", "qlora"),

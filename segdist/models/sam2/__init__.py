@@ -54,6 +54,7 @@ FAMILY = Family(
     prompts=prompts,
     onnx=onnx,
     check=check,
+    published=(PUBLISHED.declared(licence="Apache-2.0"),),
     noise=EVERY_NOISE,
     tasks=("promptable", "semantic", "instance"),
     sizes={"debug": "0.5 M parameters, random", "hiera_tiny": "39 M parameters"},

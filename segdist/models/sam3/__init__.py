@@ -71,6 +71,7 @@ FAMILY = Family(
     encoder_blocks=("model.vision_encoder.backbone.layers.*",),
     prompts=lambda o: frozenset({"none", "text", *(("exemplar",) if o.exemplars else ())}),
     check=check,
+    published=(PUBLISHED.declared(licence="SAM License"),),
     noise=EVERY_NOISE,
     tasks=("semantic", "instance"),
     sizes={"debug": "0.3 M parameters, random", "published": "840 M parameters"},

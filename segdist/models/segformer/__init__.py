@@ -40,6 +40,7 @@ FAMILY = Family(
     lora_trains=("model.decode_head.",),
     encoder_blocks=("model.segformer.stages.*.blocks.*",),
     check=check,
+    published=(PUBLISHED.declared(licence="NVIDIA's own, not for commercial use"),),
     noise=EVERY_NOISE,
     sizes={
         "debug": "0.2 M parameters, random",

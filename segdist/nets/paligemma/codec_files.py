@@ -15,17 +15,17 @@ from segdist.core import storage
 from segdist.core.errors import StorageError, WeightsError
 from segdist.nets import state_dicts
 from segdist.nets.paligemma.codec import MaskCodec
+from segdist.nets.paligemma.published_codec import CODEC
 
 SHIPPED = "shipped"
 SHIPPED_FILE = Path(__file__).with_name("mask_codec.safetensors")
-PUBLISHED_SHA256 = "5586010257b8536dddefab65e7755077f21d5672d5674dacf911f73ae95a4447"
-PUBLISHED_BYTES = 8_479_556
+PUBLISHED_SHA256, PUBLISHED_BYTES = CODEC.files[0].sha256, CODEC.size
 _CODEBOOK = "_vq_vae._embedding"
 _NOT_NEEDED = {"_vq_vae._ema_cluster_size", "_vq_vae._ema_w"}
 """What only its training needed; with them the published file has 49 arrays."""
 _GET = (
-    "Download gs://big_vision/paligemma/vae-oid.npz (also in the Hugging Face space google/paligemma-hf) and name its "
-    "path, or use `shipped`, the codec that comes with segdist."
+    f"Get Google's: `segdist weights get {CODEC.name}`, and name `{CODEC.name}`; or use `shipped`, the codec that "
+    "comes with segdist."
 )
 
 
@@ -33,7 +33,8 @@ def open_codec(place: str = SHIPPED, *, published_sha256: str | None = PUBLISHED
     """The codec with the weights of a file, ready to encode and decode on the CPU.
 
     Args:
-        place: `shipped`, or a path or URI: `vae-oid.npz`, or what `segdist paligemma train-codec` wrote.
+        place: `shipped`, `vae-oid` for Google's, or a path or URI: `vae-oid.npz`, or what `segdist paligemma
+            train-codec` wrote.
         published_sha256: the digest that an .npz file must have; None takes any file of the right arrays.
 
     Raises:
@@ -44,7 +45,7 @@ def open_codec(place: str = SHIPPED, *, published_sha256: str | None = PUBLISHED
 
 @lru_cache(maxsize=4)
 def _opened(place: str, published_sha256: str | None) -> MaskCodec:
-    file = str(SHIPPED_FILE) if place == SHIPPED else place
+    file = _file(place)
     state = _published(file, _content(place), published_sha256) if file.endswith(".npz") else _ours(file)
     return _filled(file, state)
 
@@ -64,9 +65,15 @@ def save_codec(codec: MaskCodec, file: Path) -> None:
     storage.write_atomic(str(file), save(state))
 
 
+def _file(place: str) -> str:
+    if place == CODEC.name:
+        return str(CODEC.source())
+    return str(SHIPPED_FILE) if place == SHIPPED else place
+
+
 @lru_cache(maxsize=4)
 def _content(place: str) -> bytes:
-    file = str(SHIPPED_FILE) if place == SHIPPED else place
+    file = _file(place)
     try:
         return storage.read_bytes(file)
     except StorageError as error:
