@@ -86,6 +86,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree("sweeps", tmp_path / "sweeps")
     (tmp_path / "sweeps" / "seams.yaml").write_text(blocks("README.md", "yaml")[0], "utf-8")
     monkeypatch.setenv("SEGDIST_STORAGE", str(tmp_path / "storage"))
+    monkeypatch.setenv("SEGDIST_DOWNLOAD_WEIGHTS", "1")  # whoever types them has fetched what they name
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

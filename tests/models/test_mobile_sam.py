@@ -83,11 +83,10 @@ def test_a_published_file_fills_the_whole_network(tmp_path: Path) -> None:
 def test_weights_of_another_size_name_the_size_and_where_to_get_them(tmp_path: Path) -> None:
     file = tmp_path / "tiny.pt"
     torch.save(architecture.tiny(64).state_dict(), file)
-    with pytest.raises(
-        WeightsError, match=r"tiny\.pt must hold the weights of `size: vit_t`.*segdist weights get mobile_sam`"
-    ):
+    how = "segdist weights get mobile_sam`"
+    with pytest.raises(WeightsError, match=rf"tiny\.pt must hold the weights of `size: vit_t`.*{how}"):
         build(options(weights=str(file)), ("wall",))
-    with pytest.raises(WeightsError, match="segdist weights get mobile_sam`"):
+    with pytest.raises(WeightsError, match=how):
         FAMILY.check(options(weights="shipped"))
 
 
@@ -156,7 +155,8 @@ def photographs(count: int, boxes_each: int) -> list[tuple[NDArray[np.uint8], tu
     if not FACADES.is_dir():
         pytest.skip(f"there are no photographs in {FACADES}")
     (annotations,) = FACADES.glob("*.json")
-    content, found = json.loads(annotations.read_text("utf-8")), []
+    content: dict[str, list[dict[str, Any]]] = json.loads(annotations.read_text("utf-8"))
+    found: list[tuple[NDArray[np.uint8], tuple[Any, ...]]] = []
     for image in content["images"]:
         drawn = [a["bbox"] for a in content["annotations"] if a["image_id"] == image["id"] and min(a["bbox"][2:]) > 2]
         if len(drawn) >= boxes_each and (FACADES / image["file_name"]).is_file() and len(found) < count:
