@@ -39,7 +39,7 @@ def get(
     with report_user_errors(debug=debug):
         asked = find(name)
         if not asked.is_here:
-            say(f"{name}: {asked.size}, licence: {asked.weights.licence}, from {', '.join(asked.weights.origins)}")
+            say(asked.about)
             _agree(name, yes=yes)
         say(str(fetch(asked)))
         say(f"In a sweep file:  {asked.written}")

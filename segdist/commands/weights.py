@@ -9,7 +9,7 @@ from segdist.core.json_values import JsonDict
 from segdist.core.plugins import declaration
 from segdist.core.published import PublishedWeights
 from segdist.core.terminal import Console, Table, filling
-from segdist.nets.weights import from_hub, is_hub_copy_here
+from segdist.nets.weights import bytes_on_hub, from_hub, is_hub_copy_here
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,15 @@ class Known:
 
     @property
     def size(self) -> str:
-        """For people."""
-        return "as on the hub" if self.weights.on_hub else f"{self.weights.size / 1e6:,.0f} MB"
+        """For people; nobody is asked."""
+        return f"{self.weights.size / 1e6:,.0f} MB" if self.weights.files else "as on the hub"
+
+    @property
+    def about(self) -> str:
+        """What somebody wants to know who is asked whether to fetch them; the hub is asked how large they are there."""
+        size = bytes_on_hub(self.weights.name) if self.weights.on_hub else 0
+        shown = f"{size / 1e6:,.0f} MB" if size else self.size
+        return f"{self.weights.name}: {shown}, licence: {self.weights.licence}, from {', '.join(self.weights.origins)}"
 
     def to_json(self) -> JsonDict:
         """All of it, for machines."""

@@ -39,6 +39,7 @@ WORDS = (
 """The files of tokenizers that are shown as they are; those with keys that matter are written anew."""
 _LARGEST = 2**20
 """Of the whole numbers in config.json: widths, lengths and ids of published networks stay below."""
+_HUB_SECONDS = 15.0
 _NUMBER_TYPES = ("float32", "bfloat16", "float16")
 _IGNORED = frozenset(
     {
@@ -182,7 +183,23 @@ def is_hub_copy_here(name: str) -> bool:
         folder = Path(huggingface_hub.snapshot_download(name, local_files_only=True))
     except LocalEntryNotFoundError:
         return False
-    return all(any(file.name.endswith(suffix) for file in folder.iterdir()) for suffix in _NEEDED)
+    parts = [file.name for file in folder.iterdir() if _SHARD.fullmatch(file.name)]
+    wanted = max((int(part.partition("-of-")[2][:5] or 1) for part in parts), default=1)
+    return (folder / _CONFIG).is_file() and len(parts) >= wanted
+
+
+def bytes_on_hub(name: str) -> int:
+    """What a repository on the hub would bring; 0 where the hub does not say."""
+    try:
+        import huggingface_hub
+        from huggingface_hub.errors import HfHubHTTPError
+    except ModuleNotFoundError:
+        return 0
+    try:
+        files = huggingface_hub.HfApi().model_info(name, files_metadata=True, timeout=_HUB_SECONDS).siblings or []
+    except (OSError, HfHubHTTPError, ValueError, RuntimeError):  # offline, not there, no permission
+        return 0
+    return sum(file.size or 0 for file in files if _is_needed(file.rfilename))
 
 
 def _fetched(uri: str) -> Path:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -156,3 +157,44 @@ def test_a_sweep_that_names_missing_weights_is_told_the_command_before_it_starts
     done = CliRunner().invoke(app, ["check", str(sweep), f"storage={tmp_path / 'storage'}"])
     assert "segdist weights get mobile_sam" in done.output
     assert f"{DOWNLOAD}=1" in done.output
+
+
+def test_weights_on_the_hub_come_through_its_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    name, repository = "nvidia/segformer-b0-finetuned-ade-512-512", "models--nvidia--segformer-b0-finetuned-ade-512-512"
+    cache = tmp_path / "hub"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    sizes = {"config.json": 1_000, "model.safetensors": 14_999_000, "tf_model.h5": 10**9}
+
+    def asked(self: object, repo: str, **_: object) -> SimpleNamespace:
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=file, size=size) for file, size in sizes.items()])
+
+    def arrives(*files: str) -> Path:
+        folder = cache / repository / "snapshots" / "abc"
+        folder.mkdir(parents=True, exist_ok=True)
+        (cache / repository / "refs").mkdir(exist_ok=True)
+        (cache / repository / "refs" / "main").write_text("abc")
+        for file in files:
+            (folder / file).write_text("{}")
+        return folder
+
+    monkeypatch.setattr(hub.HfApi, "model_info", asked)
+    done = CliRunner().invoke(app, ["weights", "get", name])
+    assert f"{name}: 15 MB, licence: NVIDIA's own, not for commercial use, from huggingface.co/{name}" in done.stdout
+    assert done.exit_code == 2
+    arrives("config.json", "model-00001-of-00002.safetensors")
+    assert CliRunner().invoke(app, ["weights", "get", name]).exit_code == 2, "one of its files is not here yet"
+
+    kept = hub.snapshot_download
+
+    def download(repo: str, **how: object) -> str:
+        if how.get("local_files_only"):
+            return str(kept(repo, **how))
+        assert repo == name
+        return str(arrives("model-00002-of-00002.safetensors"))
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    done = CliRunner().invoke(app, ["weights", "get", name, "--yes"])
+    assert done.stdout.splitlines()[-1].endswith(f"segformer: {{weights: {name}}}")
+    rows = json.loads(CliRunner().invoke(app, ["weights", "list", "--json"]).output)
+    assert [row["name"] for row in rows if row["here"]] == [name]

@@ -200,14 +200,15 @@ def test_keys_of_a_storage_travel_to_a_joined_cluster_in_the_hook_and_not_in_the
     head: Callable[[str], str], elsewhere: ProcessPoolExecutor
 ) -> None:
     sent, come = elsewhere.submit(_travel, head("")).result()
-    assert "OMP_NUM_THREADS" in sent
+    assert {"OMP_NUM_THREADS", "SEGDIST_DOWNLOAD_WEIGHTS"} <= json.loads(sent)["runtime_env"]["env_vars"].keys()
     assert "of the storage" not in sent
     assert come == ("of the storage", None)
 
 
 def _travel(address: str) -> tuple[str, tuple[str | None, str | None]]:
     """The runtime environment without its hook, and what the hook brings to a process that has nothing."""
-    _become({"AWS_SECRET_ACCESS_KEY": "of the storage", "HF_TOKEN": "of nobody else's business"})
+    secrets = {"AWS_SECRET_ACCESS_KEY": "of the storage", "HF_TOKEN": "of nobody else's business"}
+    _become({**secrets, "SEGDIST_DOWNLOAD_WEIGHTS": "1"})
     with cluster._join_settings(cluster._check_reachable(address)) as how:
         hook: Any = how["runtime_env"].pop("worker_process_setup_hook")
     del os.environ["AWS_SECRET_ACCESS_KEY"], os.environ["HF_TOKEN"]

@@ -82,7 +82,7 @@ class TokenVocabulary:
         if found is None or found == self.tokenizer.unk_token_id:
             raise WeightsError(
                 f"The tokenizer beside the weights must know {token}, but does not. PaliGemma's own has 1,024 location "
-                "and 128 mask tokens; get the whole folder: hf download google/paligemma2-3b-pt-224 --local-dir FOLDER"
+                "and 128 mask tokens; get the whole folder: segdist weights get google/paligemma2-3b-pt-224"
             )
         return int(found)
 

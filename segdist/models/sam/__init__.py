@@ -146,7 +146,7 @@ def weights_file(options: Options) -> Path | None:
     elif options.size == "tiny":
         file = SHIPPED_FILE
     else:
-        raise WeightsError(f"`model.sam.weights` must be a file for {options.size}. {how_to_get(options)}")
+        raise WeightsError(f"`model.sam.weights` must be named for {options.size}. {how_to_get(options)}")
     if not file.is_file() and not (options.size == "vit_t" and file.is_dir()):
         raise WeightsError(f"`model.sam.weights` must be a file, but there is no {file}. {how_to_get(options)}")
     return file
