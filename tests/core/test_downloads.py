@@ -161,7 +161,9 @@ def test_nobody_listens(file: Path) -> None:
 
 def test_the_disk_must_hold_it(server: Server, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(file.parent)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=storage.SPARE_BYTES + SIZE - 1))
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda _: usage._replace(total=10**12, free=storage.SPARE_BYTES + SIZE - 1)
+    )
     with pytest.raises(StorageError, match=rf"has {SIZE:,} bytes.*SEGDIST_CACHE"):
         get(server, file)
     assert server.ranges == []
