@@ -12,10 +12,10 @@ import torch
 from segdist.core.records import LabelledImage, LabelledImages, Prediction, Sample
 from segdist.core.spec import EvaluateSpec, RunSpec
 from segdist.engine import fit as fitting
-from segdist.engine.predict import evaluator_of
 from segdist.engine.predict import score as scored
 from segdist.engine.workers import Workers
 from segdist.formats.synthetic import Format, Options
+from segdist.metrics import evaluator_of
 from segdist.nets.segmenter import Segmenter
 
 EPOCHS = 12

@@ -101,21 +101,28 @@ def compare(
     tracking: Tracking = "embedded",
     as_json: Json = False,
     in_browser: Annotated[bool, typer.Option("--open", help="Open MLflow's charts of it in a browser.")] = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write the report, and a page of all trials on the same images, in here.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Print the leaderboard of a sweep, best trial first, and where MLflow shows it."""
-    from segdist.commands.compare import board_of, pages_of
+    from segdist.commands.compare import board_of, pages_of, tracker_of
+    from segdist.commands.side_by_side import write_pages
     from segdist.pages import as_json as to_json
     from segdist.pages import print_leaderboard
 
     with report_user_errors(debug=debug):
         board = board_of(name, storage=storage, tracking=tracking)
+        written = write_pages(tracker_of(board, storage=storage, tracking=tracking), board, html) if html else {}
         if as_json:
             say_json(to_json(board))
         else:
             print_leaderboard(board)
             shown = pages_of(board, storage=storage, tracking=tracking)
             say(str(shown))
+            for what, where in written.items():
+                say(f"{what:<9} {where}")
             if in_browser:
                 webbrowser.open(shown.links["charts"])
 

@@ -42,6 +42,11 @@ class Shown:
         return "\n".join(lines + [f"{name:<9} {link}" for name, link in self.links.items()])
 
 
+def tracker_of(board: Leaderboard, *, storage: str = "", tracking: str = "embedded") -> Tracker:
+    """Where the sweep of a leaderboard is recorded; storage and tracking are those that it was read from."""
+    return Tracker.at(storage or default_folder(), tracking, metric=board.metric)
+
+
 def pages_of(board: Leaderboard, *, storage: str = "", tracking: str = "embedded") -> Shown:
     """Where MLflow's own pages show the sweep of a leaderboard.
 
@@ -50,7 +55,7 @@ def pages_of(board: Leaderboard, *, storage: str = "", tracking: str = "embedded
         storage: its folder; "" for `SEGDIST_STORAGE`, else `~/segdist`.
         tracking: its MLflow URI, or "embedded".
     """
-    tracker = Tracker.at(storage or default_folder(), tracking, metric=board.metric)
+    tracker = tracker_of(board, storage=storage, tracking=tracking)
     return shown_by(tracker, board.sweep.run_id, board.best.run_id if board.best else "")
 
 

@@ -3,26 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 from segdist.commands.evaluate import rows_of
 from segdist.commands.model import load_model, place_of
+from segdist.commands.recalled import dataset_of, recall, rows_of_sweep
 from segdist.core.errors import DataError
 from segdist.core.json_values import JsonDict
 from segdist.core.panels import encode_jpeg, versus
 from segdist.core.records import LabelledImages, Prediction
-from segdist.core.spec import EvaluateSpec, SweepSpec
-from segdist.core.storage import cache_dir
-from segdist.datasets.build import on_all_cores
-from segdist.datasets.ingest import find_or_build
-from segdist.datasets.shards import read_rows
-from segdist.metrics import Difference, OneImage, Ranking, difference, ranking
+from segdist.core.spec import EvaluateSpec
+from segdist.metrics import Difference, Evaluator, OneImage, Ranking, difference, evaluator_of, ranking
 from segdist.reading.examples import decode_image
 from segdist.tracking import Tracker
-
-if TYPE_CHECKING:
-    from segdist.metrics import Evaluator
 
 
 @dataclass(frozen=True)
@@ -127,10 +119,8 @@ class _Side:
     origin: str
     notes: list[str]
 
-    def filled_evaluator(self, metric: str) -> "Evaluator":
+    def filled_evaluator(self, metric: str) -> Evaluator:
         """The evaluator that saw everything."""
-        from segdist.engine.predict import evaluator_of
-
         evaluator = evaluator_of(self.classes, self.evaluate, [metric])
         for sample, _ in self.rows:
             evaluator.add(sample, self.predictions.get(sample.image_id))
@@ -152,20 +142,15 @@ def _recalled(tracker: Tracker, model: str, split: str) -> _Side:
     if place_of(model):
         raise DataError(f"{model} is a folder, which keeps no predictions. Name data: segdist diff A B DATA")
     run_id = tracker.run_of(model)
-    described = tracker.read_json(run_id, "model/model.json")
-    with TemporaryDirectory(prefix="segdist-") as scratch:
-        file = tracker.find_files(run_id, f"evaluation/{split}.parquet", Path(scratch))
-        if file is None or not described:
-            raise DataError(
-                f"{model} has no predictions of the split `{split}`: every trial has those of val, the winner those of "
-                "test. Name data that it can be shown: segdist diff A B DATA"
-            )
-        found = {s.image_id: Prediction(s.image_id, s.instances) for s, _ in read_rows(str(file))}
+    found = recall(tracker, run_id, split)
+    if found is None:
+        raise DataError(
+            f"{model} has no predictions of the split `{split}`: every trial has those of val, the winner those of "
+            "test. Name data that it can be shown: segdist diff A B DATA"
+        )
     sweep = tracker.sweep(tracker.parent_of(run_id))
-    dataset = find_or_build(SweepSpec.model_validate(sweep.spec), on_all_cores)
-    evaluate = EvaluateSpec.model_validate(described["evaluate"])
-    rows: LabelledImages = dataset.reader(split, cache_dir())
-    return _Side(tuple(described["classes"]), rows, found, evaluate, sweep.name, [])
+    rows = rows_of_sweep(sweep, dataset_of(sweep), split)
+    return _Side(found.classes, rows, found.predictions, found.evaluate, sweep.name, [])
 
 
 def _panels(images: Sequence[OneImage], names: tuple[str, str], sides: Sequence[_Side]) -> dict[str, bytes]:

@@ -645,6 +645,9 @@ class EvaluateSpec(Placed):
     """The same width in pixels, whatever the size of the image."""
     pictures: int = Field(default=6, ge=0, le=1_000_000)
     """Panels [image | truth | prediction] kept for each trial."""
+    images_side_by_side: int = Field(default=200, ge=0, le=1_000_000)
+    """Validation images on the page that lays all trials beside each other; of more, those whose scores differ most.
+    An image takes about 50 KB, and some 500 bytes a trial; 0 writes no page."""
 
     @model_validator(mode="after")
     def _has_one_boundary_width(self) -> Self:
@@ -726,7 +729,7 @@ class RunSpec(Placed):
             "resources": True,
             "model": True,
             "train": {"keep_every"},
-            "evaluate": {"pictures", "batch_size", "each_epoch"},
+            "evaluate": {"pictures", "images_side_by_side", "batch_size", "each_epoch"},
         }
         content = renamed_keys.as_first_recorded(self.model_dump(mode="json", exclude=unrelated))
         content["model"] = {"family": self.model.family, "options": self.model.family_options()}
@@ -967,7 +970,7 @@ _EXTENT: Any = {
     "search": True,
     "space": True,
     "train": {"keep_every", "checkpoint_every"},
-    "evaluate": {"pictures", "batch_size", "each_epoch"},
+    "evaluate": {"pictures", "images_side_by_side", "batch_size", "each_epoch"},
 }
 """Keys that decide where and how far a question is searched, and what is shown, but not what its answer is."""
 

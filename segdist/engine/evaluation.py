@@ -15,10 +15,10 @@ from segdist.core.records import Instance, LabelledImage, Prediction, Prompt, Sa
 from segdist.core.spec import EvaluateSpec
 from segdist.datasets.shards import write_shard
 from segdist.engine import checkpoint, runtime
-from segdist.engine.predict import box_prompt, evaluator_of, predict, rates_of, segment
+from segdist.engine.predict import box_prompt, predict, rates_of, segment
 from segdist.engine.thresholds import tuned
 from segdist.engine.workers import Workers
-from segdist.metrics import Evaluator, are_groups, consistency, per_image, shown_in
+from segdist.metrics import Evaluator, are_groups, consistency, evaluator_of, per_image, shown_in
 from segdist.nets.segmenter import Segmenter
 from segdist.reading.examples import camera_of
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 import torch
@@ -14,7 +14,7 @@ from segdist.engine.post import cleaned
 from segdist.engine.tiles import predict_tiled, tile_size
 from segdist.engine.views import predict_views
 from segdist.engine.workers import Workers
-from segdist.metrics import WORST_GROUP, Evaluator
+from segdist.metrics import WORST_GROUP, evaluator_of
 from segdist.nets.segmenter import Segmenter
 from segdist.reading.examples import decode_image
 
@@ -142,15 +142,3 @@ def rates_of(network: Segmenter, workers: Workers) -> dict[str, float]:
     """Shares that the family counted in its predictions, over all workers; see `Segmenter`."""
     sums = {name: [sum(workers.gather([part])) for part in pair] for name, pair in network.take_rates().items()}
     return {name: part / whole for name, (part, whole) in sums.items() if whole}
-
-
-def evaluator_of(classes: Sequence[str], evaluate: EvaluateSpec, metrics: Collection[str] | None = None) -> Evaluator:
-    """The evaluator with the settings of a run; of all metrics by default."""
-    return Evaluator(
-        classes,
-        min_score=evaluate.min_score,
-        min_scores=evaluate.post.min_scores,
-        metrics=metrics,
-        boundary_width_fraction=evaluate.boundary_width_fraction,
-        boundary_width_pixels=evaluate.boundary_width_pixels,
-    )

@@ -7,6 +7,7 @@ import numpy as np
 
 from segdist.core.errors import SpecError, did_you_mean
 from segdist.core.records import Prediction, Sample
+from segdist.core.spec import EvaluateSpec
 from segdist.metrics import counting
 from segdist.metrics.counting import Counter, Metric, Numbers
 from segdist.metrics.gathered import Gathering, Kept, gathered_metrics
@@ -149,6 +150,18 @@ class Evaluator:
     def metric(self, name: str) -> Metric:
         """One of the metrics that are formulas over sums."""
         return next(m for m in self.metrics if m.name == name)
+
+
+def evaluator_of(classes: Sequence[str], evaluate: EvaluateSpec, metrics: Collection[str] | None = None) -> Evaluator:
+    """The evaluator with the settings of a run; of all metrics by default."""
+    return Evaluator(
+        classes,
+        min_score=evaluate.min_score,
+        min_scores=evaluate.post.min_scores,
+        metrics=metrics,
+        boundary_width_fraction=evaluate.boundary_width_fraction,
+        boundary_width_pixels=evaluate.boundary_width_pixels,
+    )
 
 
 def evaluate(

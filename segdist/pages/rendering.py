@@ -3,6 +3,7 @@
 import jinja2
 
 from segdist.core.redaction import redacted_value
+from segdist.core.text import counted
 from segdist.pages.leaderboard import number
 
 
@@ -20,7 +21,13 @@ def render(template: str, **values: object) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
-    environment.filters |= {"number": number, "score": score, "signed": signed, "duration": duration}
+    environment.filters |= {
+        "number": number,
+        "score": score,
+        "signed": signed,
+        "duration": duration,
+        "counted": counted,
+    }
     return environment.get_template(template).render(**values)
 
 

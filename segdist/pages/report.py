@@ -48,7 +48,7 @@ class PictureGallery:
     pictures: tuple[tuple[str, str], ...]
 
 
-def write_html(tracker: Tracker, name: str, path: Path, *, parent_run_id: str = "") -> Path:
+def write_html(tracker: Tracker, name: str, path: Path, *, parent_run_id: str = "", images: str = "") -> Path:
     """Write the report of a sweep; nothing outside the file is needed to read it.
 
     Everything comes from MLflow: runs and metric histories; of each trial the panels under `pictures/`; of the winner
@@ -63,17 +63,18 @@ def write_html(tracker: Tracker, name: str, path: Path, *, parent_run_id: str = 
         name: of the sweep.
         path: the file to write.
         parent_run_id: this very sweep, where several have the name.
+        images: where the page lies that shows its trials beside each other, from the report; "" without.
 
     Returns:
         `path`.
     """
     board = leaderboard(tracker, name, parent_run_id=parent_run_id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_render(tracker, board), "utf-8")
+    path.write_text(_render(tracker, board, images), "utf-8")
     return path
 
 
-def _render(tracker: Tracker, board: Leaderboard) -> str:
+def _render(tracker: Tracker, board: Leaderboard, images: str = "") -> str:
     galleries, omitted = _galleries(tracker, board)
     dataset = board.sweep.dataset
     summary = tracker.read_json(board.sweep.run_id, SUMMARY)
@@ -101,6 +102,7 @@ def _render(tracker: Tracker, board: Leaderboard) -> str:
         label_sets=label_sets(summary),
         plan=plan_rows(tracker.read_json(board.sweep.run_id, PLAN)),
         uri=tracker.uri,
+        images=images,
     )
 
 

@@ -56,6 +56,8 @@ _CHECKPOINTS = 1.5
 """Of a trial that are left: its latest and its best, which may be the same."""
 _REPORT_BYTES = 10e6
 """Of pictures of trials, at most, in a report."""
+_PHOTO_BYTES, _MAP_BYTES = 50e3, 500.0
+"""Of an image on the page of all trials: its photograph, at most, and what one trial found in it."""
 _RANKED = 10
 """Pictures of a trial's worst, median and best images."""
 
@@ -329,12 +331,15 @@ def _disk(
     )
     shown_of_all = played.trials * mean([float(one.own.picture_bytes) for one in families])
     shown_of_best = max((_RANKED + spec.evaluate.pictures) * picture(one) for one in families)
+    beside = min(kept, spec.evaluate.images_side_by_side)
+    photo = min(_PHOTO_BYTES, data.shard_bytes / max(1, images))
     return {
         "data": data.shard_bytes,
         "labels": sets * images * (label_bytes + _ROW_BYTES),
         "checkpoints": _CHECKPOINTS * played.trials * mean([float(one.own.checkpoint_bytes) for one in families]),
         "models": played.trials * model,
-        "report": 2 * 4 / 3 * (min(_REPORT_BYTES, shown_of_all) + shown_of_best),  # in base64, in two places
+        "report": 2 * 4 / 3 * (min(_REPORT_BYTES, shown_of_all) + shown_of_best)  # in base64, in two places
+        + beside * (photo + played.trials * _MAP_BYTES),
     }
 
 

@@ -12,6 +12,7 @@ from segdist import pages
 from segdist.commands.compare import shown_by
 from segdist.commands.diff import standing
 from segdist.commands.promote import register_winner
+from segdist.commands.side_by_side import write_images
 from segdist.core import storage
 from segdist.core.errors import BackendError, DataError, SegdistError, did_you_mean
 from segdist.core.records import LabelledImages
@@ -20,6 +21,7 @@ from segdist.core.terminal import say
 from segdist.core.text import counted
 from segdist.datasets.shards import Dataset
 from segdist.metrics import WORST_GROUP, Evaluator, are_groups, formulas
+from segdist.pages.side_by_side import FOLDER, PAGE
 from segdist.pipeline.cluster import connected
 from segdist.pipeline.evaluate import DONE as EVALUATED
 from segdist.pipeline.evaluate import evaluate_on_test, evaluate_trials, evaluator_on_val
@@ -106,7 +108,7 @@ def do_steps(spec: SweepSpec, file: str, *, kind: str, fingerprint: str, folder:
                     _register_winner(ray, tracker, spec, parent, best, job)
                 if plan:
                     _compare_with_plan(tracker, plan, parent, job, meter)
-                _finish(tracker, spec, parent)
+                _finish(tracker, spec, parent, dataset)
                 done.append("report")
                 thin_checkpoints(spec, job)
         return Outcome(parent, _conclude(tracker, spec, parent), found.was_cut_off)
@@ -152,7 +154,12 @@ def _open(
         fingerprint,
         spec_text=spec.model_dump_json(indent=1),
         spec_file=file,
-        tags={"segdist.kind": kind, "segdist.question": spec.question, "segdist.trials": trials_of(spec)},
+        tags={
+            "segdist.kind": kind,
+            "segdist.question": spec.question,
+            "segdist.trials": trials_of(spec),
+            names.LABELS_PLACE: labels[0].labels.uri if len(labels) == 1 else "",
+        },
         params={"search.metric": spec.search.metric},
         dataset=dataset.manifest,
     )
@@ -263,15 +270,21 @@ def _compare_with_plan(tracker: Tracker, plan: Plan, parent: str, job: Job, mete
         say(f"plan      {what}: {before} predicted, {after}")
 
 
-def _finish(tracker: Tracker, spec: SweepSpec, parent: str) -> None:
+def _finish(tracker: Tracker, spec: SweepSpec, parent: str, dataset: Dataset) -> None:
     board = pages.leaderboard(tracker, spec.name, parent_run_id=parent)
     tracker.log_json(parent, importance(board), "importance.json")
+    place = storage.join(spec.storage, "sweeps", spec.name)
+    images = write_images(tracker, board, storage.join(place, FOLDER), dataset=dataset)
+    link = f"{FOLDER}/{PAGE}" if images else ""
     with TemporaryDirectory(prefix="segdist-") as folder:
-        page = pages.write_html(tracker, spec.name, Path(folder) / "report.html", parent_run_id=parent)
+        file = Path(folder) / "report.html"
+        page = pages.write_html(tracker, spec.name, file, parent_run_id=parent, images=link)
         tracker.log_files(parent, page.parent, "report")
-        where = storage.join(spec.storage, "sweeps", spec.name, "report.html")
+        where = storage.join(place, "report.html")
         storage.write_atomic(where, page.read_bytes())
     say(f"report    {where}")
+    if images:
+        say(f"images    {images.uri}")
 
 
 def _conclude(tracker: Tracker, spec: SweepSpec, parent: str) -> str:

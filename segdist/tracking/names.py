@@ -21,6 +21,7 @@ CONFIRMED = "segdist.confirmed"  # JSON, on parent runs: numbers of the trials t
 KEPT = "segdist.kept"  # where a trial keeps the models of `train.keep_every`
 BROKEN = "segdist.broken"  # JSON: the constraints of the search that a trial breaks, and by how much
 MICRO_BATCH = "segdist.micro_batch"  # images at once to which memory brought a trial down
+LABELS_PLACE = "segdist.labels_place"  # on parent runs: the pseudo-labels that all trials learned from
 STANDING = "segdist.standing"  # JSON, on parent runs: how clearly the best trial is the best
 BUDGET = "segdist.budget"  # on parent runs: what of the budget is spent
 END = "segdist.end"  # why a run ended

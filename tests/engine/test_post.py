@@ -16,9 +16,9 @@ from segdist.core.plugins import ImageHWC
 from segdist.core.records import Instance, Prediction, Prompt, Sample
 from segdist.core.spec import EvaluateSpec, PostSpec
 from segdist.engine.post import cleaned, dense_crf, guided_filter, without_small_holes, without_small_parts
-from segdist.engine.predict import evaluator_of, segment
+from segdist.engine.predict import segment
 from segdist.engine.thresholds import tuned
-from segdist.metrics import evaluate
+from segdist.metrics import evaluate, evaluator_of
 from tests.engine.test_tiles import drawn, objects
 from tests.metrics.drawn import CLASSES, generated
 from tests.stand_in import StandIn

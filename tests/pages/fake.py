@@ -110,7 +110,7 @@ def _evaluation(tracker: Tracker, run_id: str, storage: Path) -> None:
     accumulator = EvaluationAccumulator(CLASSES, EvaluateSpec(), ["iou", "boundary_iou"])
     rows: list[tuple[Sample, bytes]] = []
     for seed in range(12):
-        image, sample, prediction = _example(seed, 0.3 + 0.05 * seed)
+        image, sample, prediction = example(seed, 0.3 + 0.05 * seed)
         room = "bath <room>" if seed % 3 else "kitchen"
         rows.append((replace(sample, group=room), b""))
         accumulator.add(rows[-1][0], np.asarray(image // (1 + 3 * (seed % 2))), prediction)
@@ -130,11 +130,11 @@ def _evaluation(tracker: Tracker, run_id: str, storage: Path) -> None:
 
 
 def _panel(seed: int, quality: float) -> panels.ImageHWC:
-    image, sample, prediction = _example(seed, quality)
+    image, sample, prediction = example(seed, quality)
     return panels.panel(image, sample, prediction, classes=CLASSES)
 
 
-def _example(seed: int, quality: float) -> tuple[panels.ImageHWC, Sample, Prediction]:
+def example(seed: int, quality: float) -> tuple[panels.ImageHWC, Sample, Prediction]:
     rng = np.random.default_rng(seed)
     ys, xs = np.mgrid[:96, :128]
     image = np.clip(170 + 40 * np.sin(xs / 30)[..., None] + rng.normal(0, 8, (96, 128, 3)), 0, 255).astype(np.uint8)
