@@ -1,6 +1,7 @@
 """SAM's `vit_t`: the published weights in both of their forms, and the answers of the published graphs."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from segdist.core import masks
-from segdist.core.errors import WeightsError
+from segdist.core.errors import SpecError, WeightsError
 from segdist.core.published import PublishedWeights
 from segdist.core.records import Prompt
 from segdist.models.sam import FAMILY, PUBLISHED, Options, architecture
@@ -189,3 +190,15 @@ def test_the_name_of_published_weights_says_their_size() -> None:
     assert (named.size, named.image_size) == ("vit_b", 1024)
     with pytest.raises(ValueError, match=r"`weights: mobile_sam` must go with `size: vit_t`, but got vit_b"):
         Options.model_validate({"size": "vit_b", "weights": "mobile_sam"})
+
+
+@pytest.mark.parametrize(
+    ("library", "extra", "weights"), [("timm", "encoders", "random"), ("onnx", "onnx", "mobile_sam_onnx")]
+)
+def test_a_library_that_is_not_installed_is_named_before_anything_starts(
+    library: str, extra: str, weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.setenv("SEGDIST_DOWNLOAD_WEIGHTS", "1")
+    with pytest.raises(SpecError, match=rf"`{library}`.*segdist\[{extra}\]"):
+        FAMILY.check(options(weights=weights))

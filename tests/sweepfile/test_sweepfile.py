@@ -239,7 +239,7 @@ def test_missing_weights_are_named_at_their_own_key(folder: Path) -> None:
         ("ultralytics", "model={family: yolo}", "yolo"),
         ("transformers", "model={family: mask2former}", "hf"),
         ("scipy", "model={family: oneformer}", "hf"),
-        ("timm", "model={family: segformer}", "hf"),
+        ("timm", "model={family: unet_cbam, unet_cbam: {backbone: resnet18, image_size: 64}}", "encoders"),
         ("segment_anything", "space.model.family={choices: [unet_cbam, sam]}", "sam"),
         ("segment_anything", "label={teacher: {family: sam}, prompt: {strategy: box}}", "sam"),
     ],

@@ -5,12 +5,14 @@ prompt of its own for each class, with `prompt: everything` it looks under every
 without being shown anything, a student like the others.
 """
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import model_validator
 
-from segdist.core.errors import WeightsError
+from segdist.core import extras
+from segdist.core.errors import SpecError, WeightsError
 from segdist.core.plugins import EVERY_NOISE, Family, ImageSize
 from segdist.core.published import PublishedWeights, WeightFile, named
 from segdist.nets.promptable.options import LOSSES, PromptableOptions, onnx, prompts
@@ -51,7 +53,7 @@ PUBLISHED = (
     ),
     PublishedWeights(
         "mobile_sam_onnx",
-        "MIT",
+        "MIT; of the network itself Apache-2.0",
         (
             WeightFile(
                 "encoder.onnx",
@@ -118,15 +120,21 @@ class Options(PromptableOptions):
 
 
 def check(options: Options) -> None:
-    """Looks for the weights file.
+    """Looks for the libraries and the weights file.
 
     Raises:
-        WeightsError: it is not there.
+        SpecError: a library that this size, or a file of this kind, needs is not installed.
+        WeightsError: the file is not there.
     """
     if published := named(PUBLISHED, options.weights):
         published.check()
+        has_graphs = len(published.files) > 1
     else:
-        weights_file(options)
+        file = weights_file(options)
+        has_graphs = file is not None and file.is_dir()
+    wanted = (["timm"] if options.size == "vit_t" else []) + (["onnx"] if has_graphs else [])
+    if missing := [library for library in wanted if find_spec(library) is None]:
+        raise SpecError(extras.needs(f"`size: {options.size}` with these weights", *missing), option="size")
 
 
 def weights_file(options: Options) -> Path | None:
