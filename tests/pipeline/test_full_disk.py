@@ -80,7 +80,7 @@ def test_a_disk_beside_the_storage_that_is_full_is_named_and_a_search_goes_on_wh
         if not _mount(short_folder, "-t", "tmpfs", "-o", f"size={kilobytes}k,mode=700", "tmpfs"):
             pytest.skip("only root may mount a disk")
         try:
-            full = segdist("run", file, env={name: str(short_folder)})
+            full = segdist("run", file, env={"RAY_TMPDIR": "/tmp", name: str(short_folder)})
         finally:
             subprocess.run(["umount", "--lazy", short_folder], check=True)
         assert full.returncode == 2, full.stdout + full.stderr
