@@ -2,12 +2,14 @@ import errno
 import http.server
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from segdist.core import storage
 from segdist.core.errors import BackendError, StorageError
 from segdist.core.spec import SweepSpec
-from segdist.tracking import Tracker, connection
+from segdist.tracking import Measured, Tracker, connection
 from segdist.tracking.connection import Connection
 from tests.tracking.conftest import DATASET, start_sweep, start_trial
 
@@ -100,19 +102,28 @@ def test_the_first_use_of_a_new_database_prints_nothing(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def server(tmp_path: Path, free_port: int) -> Iterator[str]:
-    """A real MLflow server on loopback."""
+def server(served: tuple[str, subprocess.Popen[bytes]]) -> str:
+    """The address of a real MLflow server."""
+    return served[0]
+
+
+@pytest.fixture
+def served(tmp_path: Path, free_port: int) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A real MLflow server on loopback, and its process, of a group of its own."""
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(free_port), "--workers", "1",
         "--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--artifacts-destination", str(tmp_path / "files"),
     ]  # fmt: skip
     env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (tmp_path / "log").open("w") as log, subprocess.Popen(command, env=env, stdout=log, stderr=log) as process:
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True) as process,
+    ):
         try:
             _wait_for(free_port, process)
-            yield f"http://127.0.0.1:{free_port}"
+            yield f"http://127.0.0.1:{free_port}", process
         finally:
-            process.terminate()
+            os.killpg(process.pid, signal.SIGTERM)
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
@@ -131,8 +142,7 @@ def test_everything_works_through_a_server(server: str, spec: SweepSpec, tmp_pat
     parent = start_sweep(tracker, spec)
     runs = [start_trial(tracker, parent, n) for n in (0, 1, 1)]
     assert runs[1] == runs[2]
-    for epoch in (1, 2):
-        tracker.log_metrics(runs[1], {"val/iou": 0.5 / epoch}, step=epoch)
+    tracker.log_epochs(runs[1], [Measured(n, {"val/iou": 0.5 / n}, seconds=1.0) for n in (1, 2)])
     tracker.log_text(runs[1], "weights", "checkpoint/model.safetensors")
     tracker.end(runs[1])
     tracker.close_orphans(parent)
@@ -147,6 +157,49 @@ def test_everything_works_through_a_server(server: str, spec: SweepSpec, tmp_pat
     sweep = tracker.latest_sweep("cracks")
     assert sweep.dataset is not None
     assert sweep.dataset.digest == DATASET.content_hash
+
+
+@pytest.mark.slow
+def test_a_server_that_hung_has_each_trial_once_with_all_that_was_told(
+    served: tuple[str, subprocess.Popen[bytes]],
+    spec: SweepSpec,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    server, process = served
+    tracker = Tracker.at(spec.storage, server)
+    parent = start_sweep(tracker, spec)
+    start_trial(tracker, parent, 0)
+    os.killpg(process.pid, signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            started = pool.submit(start_trial, tracker, parent, 1)
+            time.sleep(7)
+            os.killpg(process.pid, signal.SIGCONT)
+            run = started.result(120)
+    finally:
+        os.killpg(process.pid, signal.SIGCONT)
+    tracker.log_metrics(run, {"val/iou": 0.5}, step=1)
+    tracker.close_orphans(parent)
+    assert [(t.number, t.metrics.get("val/iou")) for t in tracker.trials(parent)] == [(1, 0.5), (0, None)]
+    children = MlflowClient(server).search_runs(["1"], "tags.`mlflow.parentRunId` LIKE '%'")
+    assert len(children) == 2
+    assert capsys.readouterr().err.count(f"MLflow at {server} does not answer; waiting for it") == 1
+
+
+def test_a_process_that_ends_does_not_wait_for_a_server_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(connection._NO_PATIENCE, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "9999")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        server = Connection(uri, "")
+        server._client = MlflowClient(uri)  # it answered once
+        with server.impatient(), pytest.raises(BackendError, match="does not answer"), server.client() as client:
+            client.get_run("0" * 32)
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "9999"
+    assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
 
 
 @pytest.mark.parametrize("uri", ["embedded", "sqlite:///{folder}/own.db", "http://127.0.0.1:1"])
