@@ -6,7 +6,7 @@ processes and chance are so by themselves; those for CMA-ES and Sobol points kee
 
 import warnings
 from collections.abc import Mapping, Sequence
-from math import exp, log
+from math import exp, inf, log
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -114,7 +114,8 @@ class Evolution(samplers.BaseSampler):
     """CMA-ES (Hansen and Ostermeier 2001) over the numbers that all trials have; other keys are left to chance.
 
     The generations are played again from the study at each draw: its trials in their order, ranked, a population at a
-    time. A trial that was stopped counts with what it had reached, one that breaks a constraint after all others.
+    time. A trial that was stopped counts with what it had reached, one that breaks a constraint after all others,
+    also where memory did not hold it and it has no score.
 
     Args:
         chance: for the other keys, and before anything is known.
@@ -140,7 +141,7 @@ class Evolution(samplers.BaseSampler):
             return {}
         bounds = np.tile([0.0, 1.0], (len(space), 1))
         cma = CMA(mean=np.full(len(space), 0.5), sigma=1 / 6, bounds=bounds, seed=self._seed)  # as Optuna begins
-        told = [t for t in study.get_trials(deepcopy=False, states=_ENDED) if t.value is not None]
+        told = [t for t in study.get_trials(deepcopy=False, states=_ENDED) if t.value is not None or _broken(t)]
         size = cma.population_size
         for start in range(0, len(told) - size + 1, size):
             ranked = sorted(told[start : start + size], key=lambda t: _badness(t, study.direction))
@@ -160,9 +161,14 @@ _ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def _badness(trial: "FrozenTrial", direction: StudyDirection) -> tuple[float, float]:
-    assert trial.value is not None
-    broken = sum(max(by, 0.0) for by in trial.constraints.values())
-    return broken, trial.value if direction == StudyDirection.MINIMIZE else -trial.value
+    if trial.value is None:
+        return _broken(trial), inf
+    return _broken(trial), trial.value if direction == StudyDirection.MINIMIZE else -trial.value
+
+
+def _broken(trial: "FrozenTrial") -> float:
+    """By how much constraints are broken, together."""
+    return sum(max(by, 0.0) for by in trial.constraints.values())
 
 
 def _point(values: Mapping[str, float], space: Mapping[str, Number]) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
