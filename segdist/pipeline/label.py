@@ -33,7 +33,7 @@ from segdist.pipeline.gpus import given
 from segdist.pipeline.label_rows import LabelJob, LabelShard, TeacherMaker
 from segdist.pipeline.teacher import Teacher, check_teacher, shared_model, teacher_digest
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 """Raised when the same teacher gives other labels than before."""
 _HOW_FAST = {
     "teacher", "actors", "max_actors", "cpus_per_actor", "gpus_per_actor", "images_per_shard", "precision", "compile",

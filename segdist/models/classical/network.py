@@ -13,6 +13,7 @@ from segdist.core.plugins import Example, ImageHWC
 from segdist.core.records import Instance, Prompt
 from segdist.labelling.boxes import has_size
 from segdist.labelling.estimates import blob, cut_out, line, stands_out_as_line
+from segdist.labelling.thin import thin
 from segdist.models.classical import Options
 from segdist.nets.segmenter import Segmenter
 
@@ -20,6 +21,8 @@ _SURROUNDINGS = 0.25
 """What GrabCut sees around a box, as a share of its sides; it learns the background there."""
 _LEAST_SIDE = 4
 """Pixels: in smaller boxes there is nothing to tell apart, and the filled box is the answer."""
+_FULL_OF_IT = 0.5
+"""Score of a box that is as narrow as the thin structure in it."""
 
 
 def build(options: Options, classes: tuple[str, ...]) -> "Classical":
@@ -59,10 +62,15 @@ class Classical(Segmenter):
         rows, columns = cut_out(box, size_hw)
         method = self.options.method
         if method == "box" or min(rows.stop - rows.start, columns.stop - columns.start) < _LEAST_SIDE:
-            return Instance(label, masks.from_box(box, size_hw=size_hw), box, score=0.0)
+            score = _FULL_OF_IT if method == "thin" else 0.0
+            return Instance(label, masks.from_box(box, size_hw=size_hw), box, score=score)
         if method == "auto":
-            method = "line" if stands_out_as_line(image_HWC[rows, columns]) else "grabcut"
+            method = "thin" if stands_out_as_line(image_HWC[rows, columns]) else "grabcut"
         whole_HW = np.zeros(size_hw, np.bool_)
+        if method == "thin":
+            found = thin(image_HWC, box)
+            whole_HW[rows, columns] = found.mask_HW
+            return Instance(label, masks.encode(whole_HW), box, score=found.score)
         if method == "grabcut":
             whole_HW[rows, columns] = _grabcut(image_HWC, box, self.options.iterations)
         else:

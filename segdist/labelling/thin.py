@@ -1,0 +1,249 @@
+"""Cracks, seams, cables: the mask of a thin structure from its box alone, without weights.
+
+A box says more of a thin structure than that it lies inside: it runs from side to side. The cheapest way through what
+looks like a line, from the left side to the right one and from the top to the bottom, lies on it nearly everywhere
+(minimal paths, Amhaz et al. 2016, "Automatic crack detection on two-dimensional pavement images"). How wide it is
+around the path, five estimates say that fail in different places; their majority is the mask, and how well they agree
+with it says how far it is to be trusted.
+
+Shapes: H and W pixels of the box, or with a surrounding where that is said.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import dijkstra
+
+from segdist.core.masks import Mask
+from segdist.core.plugins import ImageHWC
+from segdist.labelling.estimates import Corners, cut_out
+
+Values = NDArray[np.float32]
+_SURROUNDING = 24
+"""Pixels seen around the box, so that filters do not end at its sides."""
+_LARGEST_SIDE = 512
+"""Of a box in pixels: a larger one is looked at smaller, which bounds the time for the path to about a second."""
+_LINES = ((1.0, 4.0), (1.7, 6.0), (3.0, 9.0))
+"""Widths and lengths, as standard deviations in pixels, of the filters that answer to lines."""
+_DIRECTIONS = 12
+_STEEPNESS = 6.0
+"""How much cheaper a pixel is that looks like the line than one that does not, as an exponent of e."""
+_BESIDE = (4.0, 16.0)
+"""Pixels from the path between which the ground is taken to be."""
+_FAR = 6.0
+_WIDEST = 40
+_FAINT = 10.0
+"""Contrast in grey levels (of 255) at which agreement counts half: two estimates can agree on noise."""
+
+
+@dataclass(frozen=True)
+class ThinMask:
+    """What was found in a box.
+
+    Attributes:
+        mask_HW: the structure.
+        score: what its IoU with the truth may be, 0..1: how well the estimates agree, less where it hardly stands out.
+    """
+
+    mask_HW: Mask
+    score: float
+
+
+def thin(image_HWC: ImageHWC, box_xyxy: Corners) -> ThinMask:
+    """The thin structure, dark or bright, that runs through a box; at least 2 x 2 pixels of it lie in the image."""
+    size_hw = image_HWC.shape[0], image_HWC.shape[1]
+    rows, columns = cut_out(box_xyxy, size_hw)
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    wide = (
+        slice(max(0, rows.start - _SURROUNDING), min(size_hw[0], rows.stop + _SURROUNDING)),
+        slice(max(0, columns.start - _SURROUNDING), min(size_hw[1], columns.stop + _SURROUNDING)),
+    )
+    seen_HWC = np.ascontiguousarray(image_HWC[wide])
+    inner = rows.start - wide[0].start, columns.start - wide[1].start, height, width
+    factor = min(1.0, _LARGEST_SIDE / max(height, width))
+    if factor < 1:
+        seen_HWC = cv2.resize(seen_HWC, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+        inner = tuple(max(2 if n > 1 else 0, round(v * factor)) for n, v in enumerate(inner))  # type: ignore[assignment]
+    found = max((_found(seen_HWC, inner, is_dark=is_dark) for is_dark in (True, False)), key=lambda f: f[0])[1]
+    if factor < 1:
+        larger_HW = cv2.resize(found.mask_HW.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+        found = ThinMask(larger_HW >= 0.5, found.score)
+    return found
+
+
+def _found(seen_HWC: ImageHWC, inner: tuple[int, int, int, int], *, is_dark: bool) -> tuple[float, ThinMask]:
+    """How far the mask stands out, from what surrounds it and from what lies outside the box; and the mask."""
+    top, left, height, width = inner
+    part = slice(top, top + height), slice(left, left + width)
+    grey_HW = cv2.cvtColor(seen_HWC, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    grey_HW = grey_HW if is_dark else 255 - grey_HW
+    seen_HW = cv2.GaussianBlur(grey_HW, (0, 0), 1)
+    value_HW, line_HW = seen_HW[part], _line_response(grey_HW)[part]
+    path_HW = _path(value_HW, line_HW)
+    away_HW = cv2.distanceTransform((~path_HW).astype(np.uint8), cv2.DIST_L2, 5)
+    beside_HW = (away_HW > _BESIDE[0]) & (away_HW < _BESIDE[1])
+    ground = float(np.median(value_HW[beside_HW])) if beside_HW.any() else float(np.median(value_HW))
+    profile = _profile(value_HW, away_HW, ground)
+    estimates = [
+        _by_colour(seen_HWC, part, path_HW, value_HW),
+        _connected(value_HW <= _halfway(value_HW, path_HW, away_HW), path_HW),
+        _by_edge(value_HW, path_HW),
+        away_HW < max(_half_width(profile), 1.1),
+        _by_line(line_HW, path_HW, away_HW),
+    ]
+    mask_HW = np.sum(estimates, axis=0) > len(estimates) / 2
+    agreement = float(np.median([_iou(e, mask_HW) for e in estimates]))
+    contrast = _standing_out(seen_HW, part, mask_HW)
+    return contrast, ThinMask(mask_HW, agreement * contrast / (contrast + _FAINT) if contrast > 0 else 0.0)
+
+
+def _standing_out(seen_HW: Values, part: tuple[slice, slice], mask_HW: Mask) -> float:
+    """Contrast of the mask with its rim, times the share of the pixels outside the box that are lighter than it."""
+    value_HW = seen_HW[part]
+    rim_HW = cv2.dilate(mask_HW.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool) & ~mask_HW
+    if not rim_HW.any():
+        return 0.0
+    outside_HW = np.ones(seen_HW.shape, np.bool_)
+    outside_HW[part] = False
+    typical = np.median(value_HW[mask_HW])
+    lighter = float((seen_HW[outside_HW] > typical).mean()) if outside_HW.any() else 0.5
+    return float(value_HW[rim_HW].mean() - value_HW[mask_HW].mean()) * lighter
+
+
+def _line_response(grey_HW: Values) -> Values:
+    """How much darker a line through each pixel is than what lies beside it: the best of all directions and widths."""
+    answers = [cv2.filter2D(grey_HW, cv2.CV_32F, k, borderType=cv2.BORDER_REFLECT) for k in _line_filters()]
+    return np.maximum(np.max(answers, axis=0), 0)
+
+
+@cache
+def _line_filters() -> list[Values]:
+    """Second derivatives of a Gaussian across, a longer Gaussian along."""
+    found = []
+    for across, along in _LINES:
+        reach = int(3 * along) + 1
+        y_HW, x_HW = np.mgrid[-reach : reach + 1, -reach : reach + 1].astype(np.float32)
+        for angle in np.pi * np.arange(_DIRECTIONS) / _DIRECTIONS:
+            u_HW, v_HW = x_HW * np.cos(angle) + y_HW * np.sin(angle), y_HW * np.cos(angle) - x_HW * np.sin(angle)
+            filter_HW = ((v_HW / across) ** 2 - 1) * np.exp(-((v_HW / across) ** 2) / 2 - (u_HW / along) ** 2 / 2)
+            filter_HW -= filter_HW.mean()
+            found.append((filter_HW / np.abs(filter_HW).sum()).astype(np.float32))
+    return found
+
+
+def _path(value_HW: Values, line_HW: Values) -> Mask:
+    """The cheapest ways from left to right and from top to bottom."""
+    strength_HW = np.clip(line_HW / (np.percentile(line_HW, 99) + 1e-6), 0, 1)
+    darkness_HW = 1 - (value_HW.argsort(axis=None).argsort().reshape(value_HW.shape) + 0.5) / value_HW.size
+    cost_HW = np.exp(-_STEEPNESS * (strength_HW + darkness_HW) / 2) + 0.002
+    graph, index_HW = _grid_graph(cost_HW)
+    path_HW = np.zeros(value_HW.shape, np.bool_)
+    for start, end in ((index_HW[:, 0], index_HW[:, -1]), (index_HW[0], index_HW[-1])):
+        costs, before, _ = dijkstra(graph, directed=False, indices=start, return_predecessors=True, min_only=True)
+        node = int(end[costs[end].argmin()])
+        while node >= 0:
+            path_HW.flat[node] = True
+            node = int(before[node])
+    return path_HW
+
+
+def _grid_graph(cost_HW: NDArray[np.floating]) -> tuple[csr_array, NDArray[np.int32]]:
+    """Pixels as nodes, edges to their eight neighbours that cost the mean of both times the distance."""
+    index_HW = np.arange(cost_HW.size, dtype=np.int32).reshape(cost_HW.shape)
+    starts, ends, costs = [], [], []
+    for a, b, distance in (
+        (np.s_[:, :-1], np.s_[:, 1:], 1.0),
+        (np.s_[:-1], np.s_[1:], 1.0),
+        (np.s_[:-1, :-1], np.s_[1:, 1:], np.sqrt(2)),
+        (np.s_[:-1, 1:], np.s_[1:, :-1], np.sqrt(2)),
+    ):
+        starts.append(index_HW[a].ravel())
+        ends.append(index_HW[b].ravel())
+        costs.append((cost_HW[a] + cost_HW[b]).ravel() * (distance / 2))
+    edges = np.concatenate(costs), (np.concatenate(starts), np.concatenate(ends))
+    return csr_array(edges, shape=(cost_HW.size, cost_HW.size)), index_HW
+
+
+def _profile(value_HW: Values, away_HW: Values, ground: float) -> Values:
+    """How far the mean value falls below the ground, at each whole distance from the path."""
+    distance_HW = np.minimum(np.rint(away_HW), _WIDEST).astype(np.intp)
+    counts = np.bincount(distance_HW.ravel(), minlength=_WIDEST + 1)
+    sums = np.bincount(distance_HW.ravel(), weights=value_HW.ravel(), minlength=_WIDEST + 1)
+    means = np.where(counts > 0, sums / np.maximum(counts, 1), ground)
+    return np.asarray(ground - means, np.float32)
+
+
+def _half_width(profile: Values) -> int:
+    """Distance from the path at which half of the contrast is left."""
+    below = np.flatnonzero(profile < profile[0] / 2)
+    return int(below[0]) if len(below) else _WIDEST
+
+
+def _halfway(value_HW: Values, path_HW: Mask, away_HW: Values) -> float:
+    """A threshold between what the path has and what the rest has."""
+    far_HW = away_HW > _FAR
+    on, off = float(np.median(value_HW[path_HW])), float(np.median(value_HW[far_HW] if far_HW.any() else value_HW))
+    return on + 0.6 * (off - on)
+
+
+def _by_edge(value_HW: Values, path_HW: Mask) -> Mask:
+    """What a threshold leaves of the path's surroundings, for the threshold with the sharpest edge."""
+    kernel = np.ones((3, 3), np.uint8)
+    best, sharpest = path_HW, -np.inf
+    for threshold in np.unique(np.percentile(value_HW, np.arange(5, 96, 3))):
+        inside_HW = _connected(value_HW <= threshold, path_HW)
+        if inside_HW.mean() > 0.9:
+            continue
+        rim_HW = inside_HW & ~cv2.erode(inside_HW.astype(np.uint8), kernel).astype(bool)
+        around_HW = cv2.dilate(inside_HW.astype(np.uint8), kernel).astype(bool) & ~inside_HW
+        if around_HW.any() and rim_HW.any():
+            sharpness = float(value_HW[around_HW].mean() - value_HW[rim_HW].mean())
+            if sharpness > sharpest:
+                best, sharpest = inside_HW, sharpness
+    return best
+
+
+def _by_line(line_HW: Values, path_HW: Mask, away_HW: Values) -> Mask:
+    """Where the filters for lines answer, near the path."""
+    near_HW = away_HW < _FAR
+    threshold = _otsu(line_HW[near_HW])
+    return _connected((line_HW > threshold) & near_HW, path_HW)
+
+
+def _by_colour(seen_HWC: ImageHWC, part: tuple[slice, slice], path_HW: Mask, value_HW: Values) -> Mask:
+    """GrabCut (Rother et al. 2004) that knows the path, and that nothing lies outside the box."""
+    dark_HW = value_HW <= _otsu(value_HW)
+    kinds_HW = np.full(seen_HWC.shape[:2], cv2.GC_BGD, np.uint8)
+    kinds_HW[part] = np.where(dark_HW, cv2.GC_PR_FGD, cv2.GC_PR_BGD)
+    kinds_HW[part][path_HW] = cv2.GC_FGD
+    if (kinds_HW == cv2.GC_BGD).sum() < 8:  # the box is the whole image: nothing is ground for certain
+        return _connected(dark_HW, path_HW)
+    cv2.setRNGSeed(0)  # GrabCut starts from random clusters
+    models = np.zeros((1, 65), np.float64), np.zeros((1, 65), np.float64)
+    cv2.grabCut(seen_HWC, kinds_HW, (0, 0, 0, 0), *models, 3, cv2.GC_INIT_WITH_MASK)
+    return _connected(np.isin(kinds_HW[part], (cv2.GC_FGD, cv2.GC_PR_FGD)), path_HW)
+
+
+def _connected(inside_HW: Mask, path_HW: Mask) -> Mask:
+    """The path, and what of the mask touches it."""
+    _, labels_HW = cv2.connectedComponents((inside_HW | path_HW).astype(np.uint8), connectivity=8)
+    return np.isin(labels_HW, np.unique(labels_HW[path_HW]))
+
+
+def _otsu(values: Values) -> float:
+    """Otsu's threshold (1979) over 256 steps between the extremes."""
+    low, high = float(values.min()), float(values.max())
+    if high <= low:
+        return low
+    steps = np.rint((values - low) * (255 / (high - low))).astype(np.uint8).reshape(1, -1)
+    threshold, _ = cv2.threshold(steps, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    return low + (threshold + 0.5) * (high - low) / 255
+
+
+def _iou(a_HW: Mask, b_HW: Mask) -> float:
+    either = np.count_nonzero(a_HW | b_HW)
+    return np.count_nonzero(a_HW & b_HW) / either if either else 1.0
