@@ -27,6 +27,8 @@ SPLIT: Mapping[str, tuple[str, str, float | None]] = {
 """Keys whose unit changed at 1: that of a fraction, that of pixels, and what switches either off."""
 _SPLIT_NAMES = [(old, new) for old, (*both, _) in SPLIT.items() for new in both]
 LATER: Mapping[str, object] = {
+    "evaluate.post.instances": "as_found",
+    "evaluate.post.stuff": [],
     "train.ema": None,
     "train.layer_decay": 1.0,
     "train.sampling": None,

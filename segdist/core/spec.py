@@ -571,7 +571,7 @@ TtaView = Literal["flip", "flip_vertical", "rotate_180", "darker", "brighter"]
 
 
 class PostSpec(Placed):
-    """What is done to what a network finds, in this order: refine, remove small parts, fill holes, then thresholds."""
+    """What is done to what a network finds: refine, remove small parts, fill holes, tell objects apart, thresholds."""
 
     place = "evaluate.post"
 
@@ -590,6 +590,11 @@ class PostSpec(Placed):
     """Holes smaller than this fraction of the image are filled."""
     fill_holes_pixels: float = Field(default=0.0, ge=0)
     """Holes of fewer pixels are filled; with `fill_holes_fraction`, what is smaller than either."""
+    instances: Literal["as_found", "components", "watershed"] = "as_found"
+    """Objects out of what a semantic network draws as one region of a class, so that roofs can be counted. components:
+    each connected part is one. watershed: parts that only a neck joins are several. as_found: one region a class."""
+    stuff: tuple[str, ...] = ()
+    """Classes that have no objects, such as wall or sky: they stay one region whatever `instances` says."""
     min_scores: dict[str, float] = {}
     """Scores per class in place of `min_score`."""
     tune: bool = False

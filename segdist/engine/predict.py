@@ -11,6 +11,7 @@ from segdist.core.plugins import ImageHWC
 from segdist.core.records import Instance, LabelledImage, Prediction, Prompt, Sample
 from segdist.core.spec import EvaluateSpec
 from segdist.engine.post import cleaned
+from segdist.engine.separate import separated
 from segdist.engine.tiles import predict_tiled, tile_size
 from segdist.engine.views import predict_views
 from segdist.engine.workers import Workers
@@ -61,12 +62,12 @@ def segment(
         ]
     else:
         found = list(find(images, prompts))
-    if not evaluate.post.changes_masks:
-        return found
-    return [
-        cleaned(image, instances, evaluate.post, keep_all=bool(prompt.boxes_xyxy))
-        for image, instances, prompt in zip(images, found, prompts, strict=True)
-    ]
+    if evaluate.post.changes_masks:
+        found = [
+            cleaned(image, instances, evaluate.post, keep_all=bool(prompt.boxes_xyxy))
+            for image, instances, prompt in zip(images, found, prompts, strict=True)
+        ]
+    return [separated(instances, evaluate.post, region_classes=regions) for instances in found]
 
 
 def find_in(

@@ -22,7 +22,8 @@ from segdist.core.masks import Mask
 from segdist.core.plugins import ImageHWC
 from segdist.labelling.estimates import Corners, cut_out
 
-Values = NDArray[np.float32]
+Values = NDArray[np.floating]
+"""Of a picture; OpenCV says no more of what it returns."""
 _SURROUNDING = 24
 """Pixels seen around the box, so that filters do not end at its sides."""
 _LARGEST_SIDE = 512
@@ -66,8 +67,9 @@ def thin(image_HWC: ImageHWC, box_xyxy: Corners) -> ThinMask:
     inner = rows.start - wide[0].start, columns.start - wide[1].start, height, width
     factor = min(1.0, _LARGEST_SIDE / max(height, width))
     if factor < 1:
-        seen_HWC = cv2.resize(seen_HWC, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
-        inner = tuple(max(2 if n > 1 else 0, round(v * factor)) for n, v in enumerate(inner))  # type: ignore[assignment]
+        smaller = cv2.resize(seen_HWC, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+        seen_HWC = np.asarray(smaller, np.uint8)
+        inner = tuple(max(2 if n > 1 else 0, round(v * factor)) for n, v in enumerate(inner))
     found = max((_found(seen_HWC, inner, is_dark=is_dark) for is_dark in (True, False)), key=lambda f: f[0])[1]
     if factor < 1:
         larger_HW = cv2.resize(found.mask_HW.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
@@ -81,10 +83,10 @@ def _found(seen_HWC: ImageHWC, inner: tuple[int, int, int, int], *, is_dark: boo
     part = slice(top, top + height), slice(left, left + width)
     grey_HW = cv2.cvtColor(seen_HWC, cv2.COLOR_RGB2GRAY).astype(np.float32)
     grey_HW = grey_HW if is_dark else 255 - grey_HW
-    seen_HW = cv2.GaussianBlur(grey_HW, (0, 0), 1)
+    seen_HW = _floats(cv2.GaussianBlur(grey_HW, (0, 0), 1))
     value_HW, line_HW = seen_HW[part], _line_response(grey_HW)[part]
     path_HW = _path(value_HW, line_HW)
-    away_HW = cv2.distanceTransform((~path_HW).astype(np.uint8), cv2.DIST_L2, 5)
+    away_HW = _floats(cv2.distanceTransform((~path_HW).astype(np.uint8), cv2.DIST_L2, 5))
     beside_HW = (away_HW > _BESIDE[0]) & (away_HW < _BESIDE[1])
     ground = float(np.median(value_HW[beside_HW])) if beside_HW.any() else float(np.median(value_HW))
     profile = _profile(value_HW, away_HW, ground)
@@ -232,6 +234,10 @@ def _connected(inside_HW: Mask, path_HW: Mask) -> Mask:
     """The path, and what of the mask touches it."""
     _, labels_HW = cv2.connectedComponents((inside_HW | path_HW).astype(np.uint8), connectivity=8)
     return np.isin(labels_HW, np.unique(labels_HW[path_HW]))
+
+
+def _floats(values: NDArray[np.number]) -> Values:
+    return np.asarray(values, np.float32)
 
 
 def _otsu(values: Values) -> float:

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.sparse.csgraph import dijkstra
 
 from segdist.labelling import thin as module
@@ -85,7 +86,7 @@ def test_any_box_with_pixels_has_an_answer_of_its_size(box: Box) -> None:
 
 def test_a_large_box_is_looked_at_smaller_and_answered_at_its_own_size(monkeypatch: pytest.MonkeyPatch) -> None:
     image, truth, box = crack((120, 160), contrast=70, noise=6, width=3)
-    large = cv2.resize(image, None, fx=4, fy=4, interpolation=cv2.INTER_LINEAR)
+    large = np.asarray(cv2.resize(image, None, fx=4, fy=4, interpolation=cv2.INTER_LINEAR), np.uint8)
     large_truth = cv2.resize(truth.astype(np.uint8), None, fx=4, fy=4, interpolation=cv2.INTER_NEAREST) > 0
     monkeypatch.setattr(module, "_LARGEST_SIDE", 160)
     mask, _ = placed(large, (box[0] * 4, box[1] * 4, box[2] * 4, box[3] * 4))
@@ -120,8 +121,8 @@ def _cheapest(costs: NDArray[np.float64]) -> float:
 def test_cracks_in_photographs_of_masonry_are_drawn_better_than_by_their_boxes_or_a_threshold() -> None:
     ours, boxes, thresholds, scores = [], [], [], []
     for file in sorted((MASONRY / "crack_detection_224_images").glob("*.png"))[::8]:
-        image = cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB)
-        truth = cv2.imread(str(MASONRY / "crack_detection_224_masks" / file.name), cv2.IMREAD_GRAYSCALE) > 127
+        image = np.asarray(Image.open(file).convert("RGB"))
+        truth = np.asarray(Image.open(MASONRY / "crack_detection_224_masks" / file.name).convert("L")) > 127
         count, labels, stats, _ = cv2.connectedComponentsWithStats(truth.astype(np.uint8), connectivity=8)
         for part in range(1, count):
             x, y, width, height, area = (int(v) for v in stats[part])
