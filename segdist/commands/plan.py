@@ -3,11 +3,15 @@
 from collections.abc import Iterator
 
 from segdist.core.errors import DataError, StorageError
+from segdist.core.plugins import declaration
 from segdist.core.spec import Range, SearchSpec, SweepSpec
 from segdist.core.text import counted
 from segdist.reading.sources import open_sources
 from segdist.sweepfile.loading import candidates, epochs_of, trials_of
 from segdist.tracking import Tracker
+
+_DRAWN = "synthetic"
+"""The format whose images are no photographs."""
 
 
 def describe(spec: SweepSpec) -> str:
@@ -27,9 +31,18 @@ def describe(spec: SweepSpec) -> str:
         *(f"    budget of {most:g} {kind.replace('_', ' ')}" for kind, most in _budget(spec).items()),
         f"  storage   {spec.storage}",
         f"  tracking  {spec.tracking.uri}",
-        *([f"  WARNING   {risk}"] if (risk := Tracker.for_sweep(spec).risk) else []),
+        *(f"  WARNING   {risk}" for risk in (Tracker.for_sweep(spec).risk, teacher_risk(spec)) if risk),
     ]
     return "\n".join(lines)
+
+
+def teacher_risk(spec: SweepSpec) -> str:
+    """What is to be said of a teacher that may not know such images; "" for nothing."""
+    teacher = spec.label.teacher if spec.label else None
+    if teacher is None or not teacher.family or all(source.format == _DRAWN for source in spec.data.sources):
+        return ""
+    declared = declaration(teacher.family)
+    return declared.on_photographs(declared.options.model_validate(teacher.family_options()))
 
 
 def _missing(spec: SweepSpec) -> Iterator[str]:

@@ -103,6 +103,7 @@ class Family(Generic[ModelOptionsT_co]):
         shape_in_weights: whether a network with weights can be built only with them, because a file beside them says
             its shape; otherwise its options do, and one whose weights are all known is built with random ones first.
         published: weights that somebody published and that fit: for `segdist weights`, and to be named in a sweep file.
+        on_photographs: what is to be said, with these options, to who has it label photographs; "" for nothing.
         recipe: values of dotted keys of a run (`train.lr`) that a sweep file need not name when it names this family.
         extra: the extra of the package that installs what it needs; "" for nothing beside the core.
         licence: of the code and of the published weights.
@@ -127,6 +128,7 @@ class Family(Generic[ModelOptionsT_co]):
     places: Callable[[ModelOptionsT_co], tuple[str, ...]] = field(default=_weights)
     shape_in_weights: bool = False
     published: tuple[PublishedWeights, ...] = ()
+    on_photographs: Callable[[ModelOptionsT_co], str] = field(default=lambda _: "")
     recipe: Mapping[str, object] = field(default_factory=dict)
     extra: str = ""
     licence: str = "Apache-2.0"

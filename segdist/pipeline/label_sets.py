@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+from segdist.commands.plan import teacher_risk
 from segdist.core import storage
 from segdist.core.errors import DataError
 from segdist.core.spec import SweepSpec
@@ -31,7 +32,13 @@ def make_label_sets(
     Raises:
         SpecError: the sweep names no teacher, or one that does not understand the prompts.
     """
-    return [LabelSet(p, label(p.spec, dataset, _named(on_progress, p), limit=limit)) for p in policies(spec)]
+    found = []
+    for policy in policies(spec):
+        say = _named(on_progress, policy)
+        if risk := teacher_risk(policy.spec):
+            say(f"warning   {risk}")
+        found.append(LabelSet(policy, label(policy.spec, dataset, say, limit=limit)))
+    return found
 
 
 def label_sweep(

@@ -1,0 +1,44 @@
+"""What `check` says of a sweep: its plan, and what its maker should know before it runs."""
+
+from pathlib import Path
+
+import pytest
+
+from segdist.commands.plan import describe, teacher_risk
+from segdist.core.spec import SweepSpec
+
+DRAWN: dict[str, object] = {"format": "synthetic"}
+
+
+def spec(folder: Path, teacher: dict[str, object], *sources: dict[str, object]) -> SweepSpec:
+    return SweepSpec.model_validate(
+        {
+            "name": "s",
+            "storage": str(folder),
+            "data": {"sources": list(sources)},
+            "label": {"teacher": teacher},
+            "model": {"family": "unet_cbam"},
+        }
+    )
+
+
+def test_a_teacher_that_knows_drawn_scenes_is_warned_of_where_it_labels_photographs(tmp_path: Path) -> None:
+    photographs: dict[str, object] = {"format": "images", "path": str(tmp_path)}
+    said = describe(spec(tmp_path, {"family": "sam"}, DRAWN, photographs))
+    assert "WARNING   The shipped tiny SAM knows drawn scenes" in said
+    assert "mobile_sam" in said
+    assert "WARNING" not in describe(spec(tmp_path, {"family": "sam"}, DRAWN))
+
+
+@pytest.mark.parametrize(
+    "teacher",
+    [
+        {"family": "sam", "sam": {"size": "vit_t", "weights": "random"}},
+        {"family": "sam", "sam": {"weights": "own.safetensors"}},
+        {"family": "classical"},
+        {"trained": "seams@champion"},
+    ],
+    ids=lambda teacher: str(teacher)[:40],
+)
+def test_other_teachers_are_not_warned_of(tmp_path: Path, teacher: dict[str, object]) -> None:
+    assert teacher_risk(spec(tmp_path, teacher, {"format": "images", "path": str(tmp_path)})) == ""
