@@ -1,11 +1,12 @@
 """Records `benchmarks/tables/*.parquet`: a grid of configurations, each trained; `python -m benchmarks._record`.
 
-Half an hour of one core. What was recorded before stays in a file beside the table until the table is whole.
+Its seconds are those of the CPU (`time.process_time`), of one thread: what else the machine does changes none of them.
+Half an hour of one core. What the tables have is not recorded again; what came since the last whole seed stays in a
+file beside the table.
 """
 
 import json
 import sys
-from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -26,21 +27,23 @@ def main(scenes: list[str]) -> None:
     wanted = scenes or list(SCENES)
     for seed, scene in product(SEEDS, wanted):
         _record(scene, seed)
-    for scene in wanted:
-        write(scene)
+        if _lines(scene).exists():
+            write(scene)
 
 
 def write(scene: str) -> None:
-    """The table of a scene, from what was recorded."""
-    table = pa.Table.from_pylist(list(_recorded(scene)))
+    """The table of a scene, from what it had and what was recorded since."""
+    table = pa.Table.from_pylist(list(_recorded(scene).values()))
     image_iou = table.column("image_iou").cast(pa.list_(pa.float32()))
     table = table.set_column(table.column_names.index("image_iou"), "image_iou", image_iou)
-    pq.write_table(table, FOLDER / f"{scene}.parquet", compression="zstd")
+    whole = FOLDER / f"{scene}.parquet.part"
+    pq.write_table(table, whole, compression="zstd")
+    whole.replace(_table(scene))
     _lines(scene).unlink()
 
 
 def _record(scene: str, seed: int) -> None:
-    done = {(row["seed"], *(row[key] for key in GRID)) for row in _recorded(scene)}
+    done = {key[:-1] for key in _recorded(scene)}
     for point in product(*GRID.values()):
         values = dict(zip(GRID, point, strict=True))
         if (seed, *point) in done:
@@ -53,9 +56,16 @@ def _record(scene: str, seed: int) -> None:
         print(scene, seed, values, f"{max(epoch.iou for epoch in epochs):.3f}", flush=True)
 
 
-def _recorded(scene: str) -> Iterator[dict[str, Any]]:
+def _recorded(scene: str) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """Rows by seed, searched values and epoch."""
+    rows = pq.read_table(_table(scene)).to_pylist() if _table(scene).exists() else []
     if _lines(scene).exists():
-        yield from map(json.loads, _lines(scene).read_text().splitlines())
+        rows += map(json.loads, _lines(scene).read_text().splitlines())
+    return {(row["seed"], *(row[key] for key in GRID), row["epoch"]): row for row in rows}
+
+
+def _table(scene: str) -> Path:
+    return FOLDER / f"{scene}.parquet"
 
 
 def _lines(scene: str) -> Path:
