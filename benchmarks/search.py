@@ -29,16 +29,18 @@ TRIALS = {True: 32, False: 100}
 """Of a sweep, where there are epochs and where not. A sweep with epochs that did not arrive is followed by another one,
 which is paid too; one without would need thousands of trials, and counts as endless."""
 SWEEPS = 10
-RANDOM, ALONE, ASHA, TOP, OURS, PAUSED = "random", "TPE alone", "ASHA", "one epoch, best 3", "ours", "ours, pausing"
+RANDOM, ALONE, ASHA, TOP = "random", "TPE alone", "ASHA", "one epoch, best 3"
+OURS, STOPPED = "ours", "ours, no pauses"
+_STOPS = {"grace_epochs": 2, "reduction_factor": 3, "pause": False}
 STRATEGIES: Mapping[str, dict[str, Any]] = {
     RANDOM: {"sampler": "random", "asha": None},
     ALONE: {},
-    ASHA: {"sampler": "random"},
+    ASHA: {"sampler": "random", "asha": _STOPS},
     TOP: {"sampler": "random", "stop": {"top_after": 1}},
     OURS: {},
-    PAUSED: {"asha": {"grace_epochs": 1, "reduction_factor": 4, "pause": True}},
+    STOPPED: {"asha": _STOPS},
 }
-MINE = (OURS, PAUSED)
+MINE = (OURS, STOPPED)
 """The default of a sweep file, and what it may ask for."""
 WORSE, CHEAPER = 1.05, 2.0
 """The targets: ours against the best of the others on each table; random against ours on most tables."""
@@ -184,7 +186,7 @@ def _spec(table: Table, trials: int, *, seed: int, **search: Any) -> SweepSpec:
 
 def _differs(table: Table, strategy: str) -> bool:
     """Whether early stopping, which does nothing without epochs, is not all that sets it apart from another one."""
-    return table.epochs > 1 or strategy not in (ASHA, TOP, PAUSED)
+    return table.epochs > 1 or strategy not in (ASHA, TOP, STOPPED)
 
 
 def _ratio(ours: float, base: float) -> float:

@@ -89,7 +89,9 @@ def _early(search: SearchSpec) -> str:
             (stop.patience, f"patience of {counted(stop.patience or 0, 'epoch')}"),
         ]
         return ", ".join(said for asked, said in rules if asked)
-    return f"ASHA after {counted(search.asha.grace_epochs, 'epoch')}" if search.asha else "no early stopping"
+    if search.asha is None:
+        return "no early stopping"
+    return f"ASHA{' with pauses' * search.asha.pause} after {counted(search.asha.grace_epochs, 'epoch')}"
 
 
 def _range(range_: Range) -> str:

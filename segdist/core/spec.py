@@ -837,14 +837,15 @@ class Range(Strict):
 class AshaSpec(Strict):
     """Early stopping by successive halving (Li et al. 2018), in epochs."""
 
-    grace_epochs: Count = 2
+    grace_epochs: Count = 1
     """Epochs every trial gets before it may be stopped."""
-    reduction_factor: Count = Field(default=3, ge=2)
+    reduction_factor: Count = Field(default=4, ge=2)
     """One of this many trials survives each rung; the next rung is after this many times the epochs."""
-    pause: bool = False
-    """false: what is not among the best when it comes to a rung is stopped for good. true: it waits there, and goes on
-    from its checkpoint once it is among the best of those that came as far; the untuned trial goes on in the end. Fewer
-    trials are trained for long, most so with `{grace_epochs: 1, reduction_factor: 4}`, but some are started again."""
+    pause: bool = True
+    """true: what is not among the best when it comes to a rung waits there, and goes on from its checkpoint once it is
+    among the best of those that came as far; in the end the best one and the untuned one are trained as long as they
+    may. false: it is stopped for good, and the first to come to a rung go on whatever they score: then give two
+    `grace_epochs` or more."""
 
 
 class StopSpec(Strict):

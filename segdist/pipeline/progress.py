@@ -28,7 +28,7 @@ class Progress:
     def __init__(self, search: Search, *, metric: str, epochs: int, searched: Sequence[str]) -> None:
         self._search, self._metric, self._epochs = search, metric, epochs
         self._searched = tuple(searched)
-        self._done_before = search.epochs_done(epochs)
+        self._done_before = search.epochs(epochs)[0]
         self._started = time.monotonic()
         self._live: Live | None = None
 
@@ -75,13 +75,12 @@ class Progress:
         return f"{said}  done {self._search.done}/{self._search.total}  {repeats}{self._time_left()}{spent}"
 
     def _time_left(self) -> str:
-        """From the epochs that this start has done so far, counting a trial that ended early as whole."""
-        done = self._search.epochs_done(self._epochs)
+        """From the epochs that this start has done so far."""
+        done, in_all = self._search.epochs(self._epochs)
         elapsed = time.monotonic() - self._started
         if done <= self._done_before:
             return "time left ?"
-        trials = self._search.total + self._search.repeats[1]
-        left = elapsed / (done - self._done_before) * max(trials * self._epochs - done, 0)
+        left = elapsed / (done - self._done_before) * max(in_all - done, 0)
         return f"left {int(left) // 60}:{int(left) % 60:02d}"
 
     def _values(self, trial: Trial) -> str:

@@ -5,7 +5,8 @@ All of it follows from the epochs of the trials, so a start in between changes n
 
 from bisect import insort
 from collections.abc import Iterable, Iterator
-from math import ceil
+from itertools import pairwise
+from math import ceil, inf
 
 from segdist.core.spec import SweepSpec
 from segdist.metrics import is_minimised
@@ -30,7 +31,7 @@ class Halving:
         """The last rung at which a trial is not judged."""
 
     def note(self, trial: Trial, *, is_broken: bool) -> None:
-        """A trial has had so many epochs.
+        """A trial has had so many epochs; one without a score, as where a distance is infinite, comes last.
 
         Args:
             trial: with them.
@@ -40,8 +41,8 @@ class Halving:
             return
         for rung, ranked in self._ranked.items():
             scores = trial.scores(self._spec.search.metric, until=rung)
-            if rung <= trial.last_epoch and scores and all(number != trial.number for *_, number in ranked):
-                insort(ranked, (is_broken, min(self._sign * score for score in scores), trial.number))
+            if rung <= trial.last_epoch and all(number != trial.number for *_, number in ranked):
+                insort(ranked, (is_broken, min((self._sign * score for score in scores), default=inf), trial.number))
 
     def is_judged(self, trial: Trial) -> bool:
         """Whether a trial is at a rung from which only the best go on; repeats of others never are."""
@@ -77,6 +78,15 @@ class Halving:
                 if number in at:
                     return at[number]
         return None
+
+    def epochs(self, trials: int) -> int:
+        """About so many are run of these trials: at each rung a share goes on; one, and the untuned one, to the end."""
+        rungs = [*self._ranked, epochs_of(self._spec)]
+        total, going = trials * rungs[0] + rungs[-1] - rungs[0], trials
+        for rung, following in pairwise(rungs):
+            going = max(going // self._asha.reduction_factor, 1)
+            total += going * (following - rung)
+        return min(total, trials * rungs[-1])
 
     def _best(self, rung: int) -> list[int]:
         ranked = self._ranked[rung]

@@ -56,7 +56,7 @@ class Search:
         ledger.listen(self._tally.note)
         self._stop = spec.search.stop if spec.space and spec.search.stop and spec.search.stop.top_after else None
         asha = spec.search.asha if spec.space and not spec.search.stop else None
-        self._halving = Halving(spec) if asha and asha.pause else None
+        self._halving = Halving(spec) if asha and asha.pause and trials_of(spec) > 1 else None  # one waits for nobody
         self._out: set[int] = set()
         self._chosen: set[int] = set()
         goes_on = not self._is_spent
@@ -141,9 +141,17 @@ class Search:
         """Trials that ended, and epochs that were recorded: what tells whether a start came any further."""
         return self._tally.done + self._tally.repeated, self._tally.epochs
 
-    def epochs_done(self, of_each: int) -> int:
-        """Epochs that need not be run any more, where a trial has so many: all of one that ended, even early."""
-        return (self._tally.done + self._tally.repeated) * of_each + self._tally.open_epochs
+    def epochs(self, of_each: int) -> tuple[int, int]:
+        """Epochs that need not be run any more, and those of the whole search, where a trial has so many.
+
+        One that ended early counts as whole; where trials wait at rungs, what was run counts, and the whole is what the
+        rungs are likely to leave over.
+        """
+        again = self.repeats[1] * of_each
+        if self._halving:
+            return self._tally.epochs, self._halving.epochs(self.total) + again
+        done = (self._tally.done + self._tally.repeated) * of_each + self._tally.open_epochs
+        return done, self.total * of_each + again
 
     @property
     def is_waiting(self) -> bool:

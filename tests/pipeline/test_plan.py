@@ -92,7 +92,7 @@ def test_a_plan_of_a_sweep_is_kept_in_its_folder_and_starts_no_trial(
     assert Plan.model_validate(kept) == plan
     assert {entry.uri.rpartition("/")[2] for entry in storage.find(spec.storage)} == {PLAN}
     text = text_of(plan)
-    assert "3 trials: 3 to epoch 2" in text
+    assert "3 trials: 3 to epoch 1, 2 to epoch 6" in text, "the best one and the untuned one"
     assert "largest point (batch_size=8): 2.00 GB" in text
     assert re.search(rf"time +{clock(plan.wall_seconds)}: start", text)
 

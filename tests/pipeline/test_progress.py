@@ -13,7 +13,7 @@ from tests.searching.sweeps import begun, sweep
 
 
 def searched(folder: Path, *, trials: int = 2) -> tuple[Search, Progress]:
-    search = begun(sweep(trials=trials, asha={"grace_epochs": 1, "reduction_factor": 2}), folder)
+    search = begun(sweep(trials=trials, asha={"grace_epochs": 1, "reduction_factor": 2, "pause": False}), folder)
     return search, shown(search)
 
 
@@ -122,3 +122,18 @@ def test_the_table_of_many_trials_fits_the_terminal_with_the_best_and_those_that
     assert len(lines := out.getvalue().splitlines()) < 20
     assert [int(found[1]) for line in lines if (found := re.match(r"│ *(\d+) │", line))] == [3, 5, *range(20, 30)]
     assert "and 18 trials more" in lines[-1]
+
+
+def test_the_time_left_of_trials_that_wait_counts_on_few_of_them_going_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    search = begun(sweep(trials=9, asha={"grace_epochs": 1, "reduction_factor": 3, "pause": True}), tmp_path)
+    progress = shown(search)
+    begin(search)
+    search.report(0, {"val/iou": 0.4, "epoch": 1})
+    clock[0] = 10.0
+    end(search, progress, 0)
+    # Of 9 trials 3 come to epoch 3 and one to epoch 9, and the untuned one: 9 + 3 * 2 + 6 + 8, of which one is done.
+    assert "waits for the others               best 0.400  done 0/9  left 4:40" in capsys.readouterr().out

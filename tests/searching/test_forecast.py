@@ -22,12 +22,24 @@ def test_without_early_stopping_every_trial_comes_to_its_end() -> None:
 
 
 def test_of_many_trials_about_one_in_three_survives_each_rung() -> None:
-    played = forecast(sweep(trials=90, asha={"grace_epochs": 2, "reduction_factor": 3}), at_once=1, pace=even)
+    rule = {"grace_epochs": 2, "reduction_factor": 3, "pause": False}
+    played = forecast(sweep(trials=90, asha=rule), at_once=1, pace=even)
     assert played.reached[:2] == (90.0, 90.0)
     assert played.reached[2] == played.reached[5]
     assert 24 < played.reached[2] < 42
     assert 8 < played.reached[8] < 20
     assert played.seconds == pytest.approx(90 * 2 + sum(played.reached))
+
+
+def test_of_trials_that_wait_about_a_third_passes_each_rung_and_some_are_begun_again() -> None:
+    spec = sweep(trials=90, asha={"grace_epochs": 1, "reduction_factor": 3, "pause": True})
+    played = forecast(spec, at_once=1, pace=even)
+    assert played.reached[0] == 90
+    assert played.reached[1] == played.reached[2]
+    assert played.reached[3] == played.reached[8]
+    assert 30 <= played.reached[1] < 40, "a third, and those that were among the best when there were fewer"
+    assert 11 <= played.reached[8] < 18, "a ninth, those, and the untuned one"
+    assert 2 * 90 < played.seconds - sum(played.reached) < 2 * sum(played.reached[0:9:3])
 
 
 def test_the_best_after_one_epoch_go_on_alone() -> None:

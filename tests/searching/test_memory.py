@@ -22,7 +22,7 @@ def begin(search: Search) -> Trial:
 
 
 def test_the_images_at_once_are_halved_down_to_one_and_never_count_as_a_failure(tmp_path: Path) -> None:
-    search = begun(sweep(), tmp_path)
+    search = begun(sweep(asha=None), tmp_path)
     first = begin(search)
     search.report(first.number, {"epoch": 1, "val/iou": 0.1}, "place/1")
     tried = []

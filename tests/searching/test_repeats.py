@@ -97,7 +97,7 @@ def test_what_the_search_proposes_is_the_same_with_and_without_them(tmp_path: Pa
 @pytest.mark.parametrize(
     "stop",
     [
-        {"asha": {"grace_epochs": 1, "reduction_factor": 2}},
+        {"asha": {"grace_epochs": 1, "reduction_factor": 2, "pause": False}},
         {"asha": {"grace_epochs": 1, "reduction_factor": 2, "pause": True}},
         {"stop": {"top_after": 1, "keep": 2}},
         {"stop": {"median_after": 1}, "startup_trials": 1},

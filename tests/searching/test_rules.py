@@ -1,6 +1,7 @@
 """A search goes on from its ledger alone: each trial once, nothing forgotten, wherever it was stopped."""
 
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -222,8 +223,9 @@ def test_a_repeated_epoch_takes_the_place_of_the_first(start: Callable[..., Sear
 
 @pytest.mark.parametrize("asha", [{"grace_epochs": 1, "reduction_factor": 2}, {"grace_epochs": 2}])
 def test_halving_decides_after_a_restart_as_it_did_before(
-    start: Callable[..., Search], tmp_path: Path, asha: dict[str, int]
+    start: Callable[..., Search], tmp_path: Path, asha: dict[str, Any]
 ) -> None:
+    asha = {**asha, "pause": False}
     whole = Search(spec(asha=asha, trials=8), Ledger(str(tmp_path / "whole")))
     numbers = [trial.number for _ in range(8) if (trial := whole.next())]
     for number in reversed(numbers):  # the best reports first
@@ -287,6 +289,35 @@ def test_rungs_lie_where_checkpoints_do_and_none_where_trials_end(tmp_path: Path
     search = Search(spec(asha={**PAUSE, "grace_epochs": EPOCHS}), Ledger(str(tmp_path / "none")))
     finish(search)
     assert _ends(search) == [("finished", 6)] * 6
+
+
+def test_one_trial_waits_for_nobody(start: Callable[..., Search]) -> None:
+    search = start(asha=PAUSE, trials=1)
+    run(search, search.ledger[number_of(search)])
+    assert _ends(search) == [("finished", 6)]
+    assert search.ledger[0].starts == 1
+
+
+def test_without_a_score_a_trial_goes_on_after_all_others_and_one_does_where_none_has_any(
+    start: Callable[..., Search],
+) -> None:
+    search = start(asha=PAUSE, trials=4, metric="val/hausdorff_95")
+    _finish_scoring(search, {1: 5.0, 2: 4.0})
+    assert _ends(search) == [("finished", 6), ("stopped", 2), ("finished", 6), ("stopped", 1)]
+    search = start(asha=PAUSE, trials=3, metric="val/hausdorff_95", lr=[1e-3, 2e-3, 4e-3])
+    _finish_scoring(search, {})
+    assert ("finished", 6) in _ends(search)
+
+
+def _finish_scoring(search: Search, distances: dict[int, float]) -> None:
+    """Trials of these numbers have such a distance, in others nothing is found."""
+    while trial := search.next():
+        trial = search.start(trial.number)
+        for which in range(trial.last_epoch + 1, EPOCHS + 1):
+            metrics = {"epoch": which, "val/hausdorff_95": distances.get(trial.number, inf)}
+            if search.report(trial.number, metrics, f"c/{which}"):
+                break
+        search.end(trial.number)
 
 
 def test_what_breaks_a_constraint_goes_on_after_all_others(start: Callable[..., Search]) -> None:

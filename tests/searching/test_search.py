@@ -67,7 +67,7 @@ def test_starts_in_between_change_nothing_where_keys_exist_for_some_families_alo
 
 
 def test_a_trial_that_was_killed_goes_on_from_its_checkpoint_under_its_number(tmp_path: Path) -> None:
-    first = begun(sweep(), tmp_path)
+    first = begun(sweep(asha=None), tmp_path)
     trial = first.next()
     assert trial
     first.start(trial.number)
@@ -77,7 +77,7 @@ def test_a_trial_that_was_killed_goes_on_from_its_checkpoint_under_its_number(tm
     other = first.next()  # suggested, never started
     assert other
 
-    second = begun(sweep(), tmp_path)
+    second = begun(sweep(asha=None), tmp_path)
     again, then = second.next(), second.next()
     assert again
     assert then
@@ -141,7 +141,7 @@ def test_failed_trials_are_tried_again_by_the_next_start_alone(tmp_path: Path) -
 
 
 def test_the_best_epoch_is_told_not_the_last_and_stopped_trials_are_pruned(tmp_path: Path) -> None:
-    spec = sweep(trials=3, asha={"grace_epochs": 1, "reduction_factor": 2})
+    spec = sweep(trials=3, asha={"grace_epochs": 1, "reduction_factor": 2, "pause": False})
     search = begun(spec, tmp_path)
     for values in ((0.2, 0.9, 0.4), (0.1, 0.1, 0.1), (0.3, 0.95, 0.45)):
         trial = search.next()
@@ -204,7 +204,7 @@ def test_a_sweep_without_a_space_is_one_trial(tmp_path: Path) -> None:
 
 def test_a_crash_of_the_driver_costs_early_stopping_nothing(tmp_path: Path) -> None:
     """What is stopped after a start depends on what trials of earlier starts reached."""
-    spec = sweep(trials=4, asha={"grace_epochs": 2, "reduction_factor": 3})
+    spec = sweep(trials=4, asha={"grace_epochs": 2, "reduction_factor": 3, "pause": False})
     run(begun(spec, tmp_path), most=3)
     search = begun(spec, tmp_path)
     trial = search.next()
