@@ -58,7 +58,9 @@ def _record(scene: str, seed: int) -> None:
 
 def _recorded(scene: str) -> dict[tuple[Any, ...], dict[str, Any]]:
     """Rows by seed, searched values and epoch."""
-    rows = pq.read_table(_table(scene)).to_pylist() if _table(scene).exists() else []
+    rows: list[dict[str, Any]] = []
+    if _table(scene).exists():
+        rows += pq.read_table(_table(scene)).to_pylist()
     if _lines(scene).exists():
         rows += map(json.loads, _lines(scene).read_text().splitlines())
     return {(row["seed"], *(row[key] for key in GRID), row["epoch"]): row for row in rows}
