@@ -4,8 +4,6 @@ Loss and decoding part ways when a training overfits, so both are measured of wh
 """
 
 from collections.abc import Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from segdist.commands.evaluate import evaluate
@@ -46,12 +44,8 @@ def is_sweep(model: str) -> bool:
 def _trials_of(sweep: str, data: str, **settings: Any) -> list[dict[str, object]]:
     tracker = Tracker.at(settings["storage"], settings["tracking"])
     record = tracker.latest_sweep(sweep)
-    found = []
-    for trial in tracker.trials(record.run_id):
-        with TemporaryDirectory(prefix="segdist-") as scratch:
-            if tracker.find_files(trial.run_id, "model", Path(scratch)) is None:
-                continue
-        found.append({"trial": trial.number, **evaluate(trial.run_id, data, **settings)})
+    with_model = [trial for trial in tracker.trials(record.run_id) if tracker.has_model(trial.run_id)]
+    found = [{"trial": trial.number, **evaluate(trial.run_id, data, **settings)} for trial in with_model]
     if not found:
         raise DataError(f"No trial of `{sweep}` kept a model. Run the sweep to its end first.")
     return found

@@ -250,7 +250,7 @@ def model_folder(model: str, storage: str, tracking: str) -> Iterator[tuple[Path
         if "@" in model:
             yield tracker.model_files(model, Path(scratch)), True
         else:
-            yield tracker.download(tracker.run_of(model), "model", Path(scratch)), True
+            yield tracker.model(tracker.run_of(model), Path(scratch)), True
 
 
 def place_of(model: str) -> str:

@@ -137,7 +137,7 @@ def images_hash(rows: LabelledImages) -> str:
 
 
 def _moved(tracker: Tracker, made: Decision, reason: str) -> Decision:
-    version = tracker.register_champion(made.name, made.candidate, "model")
+    version = tracker.register_champion(made.name, made.candidate)
     tracker.tag(made.candidate, "segdist.promoted", reason)
     return replace(made, promoted=True, version=version, reason=reason)
 
@@ -151,7 +151,7 @@ def register_winner(tracker: Tracker, spec: SweepSpec, winner: str, *, measure: 
         winner: the run of its best trial.
         measure: how a model is measured.
     """
-    version = tracker.register(spec.name, winner, "model")
+    version = tracker.register(spec.name, winner)
     try:
         found = promote(winner, name=spec.name, storage=spec.storage, tracking=spec.tracking.uri, measure=measure)
         if found.promoted or found.champion == winner:

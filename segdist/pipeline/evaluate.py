@@ -94,7 +94,8 @@ def evaluate_on_test(ray: ModuleType, tracker: Tracker, run_id: str, job: Job) -
     for files, place in ((found.pictures, "pictures_test"), (found.evaluation, EVALUATION)):
         with _written(files) as folder:
             tracker.log_files(run_id, folder, place)
-    tracker.log_metrics(run_id, metrics | {_TESTED: record.best_epoch}, step=0)  # last: all of it is there
+    tracker.log_metrics(run_id, metrics, step=0, of_model=True)
+    tracker.log_metrics(run_id, {_TESTED: record.best_epoch}, step=0)  # last: all of it is there
     return metrics
 
 
@@ -159,16 +160,20 @@ def _answer(ray: ModuleType, submitted: object) -> Any:
 
 
 def _log_val(tracker: Tracker, trial: TrialRecord, found: EvaluationFiles, job: Job, untuned: float | None) -> None:
-    for files, place in ((found.evaluation, EVALUATION), (found.ranked, RANKED), (found.description, "model")):
+    for files, place in ((found.evaluation, EVALUATION), (found.ranked, RANKED)):
         with _written(files) as folder:
             tracker.log_files(trial.run_id, folder, place)
+    if found.description:
+        with _written(found.description) as folder:
+            tracker.change_model(trial.run_id, folder)
     each_epoch = {*job.run.evaluate.each_epoch, WORST_GROUP}  # these are there, and belong to the history of the search
     new = {name: value for name, value in found.metrics.items() if family_of(name) not in each_epoch}
     named = {f"val/{name}" if family_of(name) else name: value for name, value in new.items()}
     if untuned is not None and job.metric in trial.metrics:
         higher = trial.metrics[job.metric] - untuned
         named[names.GAIN] = -higher if is_minimised(job.metric) else higher
-    tracker.log_metrics(trial.run_id, named | {_EVALUATED: trial.best_epoch}, step=trial.best_epoch)
+    tracker.log_metrics(trial.run_id, named, step=trial.best_epoch, of_model=True)
+    tracker.log_metrics(trial.run_id, {_EVALUATED: trial.best_epoch}, step=trial.best_epoch)  # last: all of it is there
 
 
 def _is_evaluated(trial: TrialRecord) -> bool:
@@ -179,7 +184,7 @@ def _is_evaluated(trial: TrialRecord) -> bool:
 def _packed(tracker: Tracker, run_id: str) -> Files:
     """The files of a trial's model; none where it kept none."""
     with TemporaryDirectory(prefix="segdist-") as folder:
-        model = tracker.find_files(run_id, "model", Path(folder))
+        model = tracker.find_model(run_id, Path(folder))
         return {file.name: file.read_bytes() for file in model.iterdir()} if model else {}
 
 

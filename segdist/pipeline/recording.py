@@ -18,13 +18,16 @@ import yaml
 
 from segdist.core import storage
 from segdist.core.errors import SegdistError, StorageError
+from segdist.core.panels import encode_jpeg
 from segdist.core.spec import RunSpec
 from segdist.core.terminal import say
 from segdist.core.text import counted
+from segdist.datasets.shards import Dataset
 from segdist.engine.parts import MODEL, PICTURES
 from segdist.metrics import is_minimised
 from segdist.pipeline.checkpoints import DamagedError, fetch
 from segdist.pipeline.trial import Job
+from segdist.reading.examples import decode_image
 from segdist.searching import Ledger, Trial
 from segdist.tracking import Measured, Tracker, names
 from segdist.tracking.encoding import flatten
@@ -45,6 +48,8 @@ _ENDED = "trials/ended"
 _ALWAYS = ("model.family", "train.lr", "train.batch_size", "train.epochs", "seed")
 _MOST_PARAMS = 40
 """More than that, and those that were searched are not found among them."""
+_EXAMPLE_SIZE = 256
+"""Pixels of the longest side of the picture that a model is tried with; it goes with each model."""
 _MEASURED_AGAIN = ("runtime/", "model/bytes")
 
 
@@ -72,6 +77,7 @@ class Recording:
     ) -> None:
         self._tracker, self._parent, self._job, self._tags, self._ledger = tracker, parent_run_id, job, tags, ledger
         self._all_params = all_params
+        self._tried: bytes | None = None
         self._summed_up = float("-inf")
         self._news: dict[int, None] = {}
         self._change = threading.Condition()
@@ -280,20 +286,42 @@ class Recording:
         """The model and pictures of the best checkpoint; where that is damaged, of the latest."""
         if trial.thinned:
             say(f"trial {trial.number}: its model stays where it was recorded first (`search.keep_checkpoints`)")
+            if trial.tracked != self._tracker.uri:
+                self._tracker.tag(run_id, names.MODEL_AT, trial.tracked)
             return
-        places = dict.fromkeys(saved.uri for saved in (trial.best, trial.latest) if saved)
+        places = {saved.uri: saved.epoch for saved in (trial.latest, trial.best) if saved}
         with TemporaryDirectory(prefix="segdist-") as folder:
-            for number, place in enumerate(places):
+            for number, (place, epoch) in enumerate(reversed(places.items())):
                 files = Path(folder, str(number))
                 try:
                     fetch(place, files)
                 except DamagedError as error:
                     say(f"trial {trial.number}: {error}")
                     continue
-                for part in (MODEL, PICTURES):
-                    if (files / part).is_dir():
-                        self._tracker.log_files(run_id, files / part, part)
+                if (files / PICTURES).is_dir():
+                    self._tracker.log_files(run_id, files / PICTURES, PICTURES)
+                if (files / MODEL).is_dir():
+                    self._log_model(trial, run_id, files / MODEL, epoch)
                 return
+
+    def _log_model(self, trial: Trial, run_id: str, files: Path, epoch: int) -> None:
+        measured = next((e for e in trial.epochs if e.epoch == epoch and e.at), None)
+        self._tracker.keep_model(
+            run_id,
+            files,
+            epoch=epoch,
+            family=self._job.run_of(trial.settings).model.family,
+            example=self._example(),
+            measured=measured and Measured(epoch, self._shown(measured.metrics), measured.seconds, measured.at),
+        )
+
+    def _example(self) -> bytes:
+        """The first validation image, made small; empty where there is none."""
+        if self._tried is None:
+            rows = Dataset.open(self._job.dataset_uri).rows("val") if self._job.dataset_uri else iter(())
+            found = next((image for _, image in rows if image), b"")
+            self._tried = encode_jpeg(decode_image(found, longest=_EXAMPLE_SIZE)) if found else b""
+        return self._tried
 
 
 def picture_key(number: int) -> str:

@@ -64,7 +64,7 @@ def train_once(file: str, overrides: Sequence[str], *, save: Path | None = None)
 
         tracker = Tracker.for_sweep(spec)
         with TemporaryDirectory(prefix="segdist-") as folder:
-            model = tracker.download(tracker.trials(parent, spec.search.metric)[0].run_id, "model", Path(folder))
+            model = tracker.model(tracker.trials(parent, spec.search.metric)[0].run_id, Path(folder))
             shutil.copytree(model, save, dirs_exist_ok=True)
         say(f"model     {save}")
     return parent

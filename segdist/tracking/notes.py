@@ -34,7 +34,7 @@ def of_trial(title: str, metric: str) -> str:
     return (
         f"**{title}**\n\nThe parameters are what was searched, and what differs from the defaults; `run.yaml` among "
         f"the artifacts has all of it. `{names.BEST}...` are the values of the epoch in which `{metric}` was best, "
-        "whose model is kept under `model`."
+        "whose model is the one that this run names among MLflow's models."
     )
 
 

@@ -23,11 +23,14 @@ class SegdistModel(PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Build the network from the model's folder."""
+        self.load(Path(context.artifacts["model"]))
+
+    def load(self, folder: Path, *, trusted: bool = False) -> None:
+        """The same from a model folder; see `checkpoint.load` for what one may name that is trusted."""
         from segdist.engine import checkpoint
 
-        folder = Path(context.artifacts["model"])
         self._evaluate = checkpoint.describe(folder).evaluate
-        self._network = checkpoint.load(folder)
+        self._network = checkpoint.load(folder, trusted=trusted)
         family = declaration(checkpoint.describe(folder).model.family)
         self._understood = family.prompts(self._network.options)
 

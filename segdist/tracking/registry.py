@@ -1,10 +1,13 @@
 """The model registry: a sweep's winner under the alias `champion`, and models by name."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segdist.core.errors import BackendError, did_you_mean
-from segdist.tracking.encoding import tag_text
+from segdist.engine.parts import MODEL
+from segdist.tracking import models, names
 from segdist.tracking.reading import fetch
 
 if TYPE_CHECKING:
@@ -13,32 +16,55 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 _FILES = "segdist.artifact_path"
+"""On versions whose files are a run's own, as in earlier versions of segdist."""
 
 
-def register_champion(client: "MlflowClient", name: str, run_id: str, artifact_path: str) -> int:
-    """A version of the model for these files of this run, found or created, with the alias `champion`."""
-    version = register(client, name, run_id, artifact_path)
+def register_champion(client: "MlflowClient", name: str, run_id: str, *, where: str) -> int:
+    """A version of the registered model for the model of a run, found or created, with the alias `champion`."""
+    version = register(client, name, run_id, where=where)
     client.set_registered_model_alias(name, CHAMPION, str(version))
     return version
 
 
-def register(client: "MlflowClient", name: str, run_id: str, artifact_path: str) -> int:
-    """A version of the model for these files of this run, found or created."""
+def register(client: "MlflowClient", name: str, run_id: str, *, where: str) -> int:
+    """A version of the registered model for the model of a run, found or created."""
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
+    run = client.get_run(run_id)
+    model_id = run.data.tags.get(names.MODEL, "")
+    source = f"models:/{model_id}" if model_id else f"{run.info.artifact_uri}/{MODEL}"
     versions = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
-    same = [v for v in versions if v.tags.get(_FILES) == artifact_path]
-    version = same[0] if same else _create(client, name, run_id, artifact_path)
-    return int(version.version)
+    same = [v for v in versions if (v.source == source if model_id else v.tags.get(_FILES) == MODEL)]
+    if same:
+        return int(same[0].version)
+    if not model_id:
+        return int(client.create_model_version(name, source, run_id, tags={_FILES: MODEL}).version)
+    with _tracking(where):
+        return int(client.create_model_version(name, source, run_id, model_id=model_id).version)
 
 
 def model_files(client: "MlflowClient", model: str, folder: Path, *, where: str) -> Path:
     """Copy the files of `NAME@ALIAS` or `NAME@VERSION`."""
     version = find_version(client, model, where=where)
+    if version.source and version.source.startswith(models.source("m-")):
+        return models.download(client, where, version.source.removeprefix(models.source("")), folder)
     files = fetch(client, str(version.run_id), version.tags.get(_FILES, ""), folder)
     if files is None:
         raise BackendError(f"The files of model {model} are gone from MLflow run {version.run_id} at {where}.")
     return files
+
+
+@contextmanager
+def _tracking(uri: str) -> Iterator[None]:
+    """MLflow looks for the model of a new version where its global address points, whatever the client's own is."""
+    import mlflow
+
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else ""
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
 
 
 def champion_run(client: "MlflowClient", name: str) -> str:
@@ -58,11 +84,6 @@ def find_version(client: "MlflowClient", model: str, *, where: str) -> "ModelVer
             + ("There is no such folder, or MLflow must know it." if "/" in name else f"Try `{name}@{CHAMPION}`.")
         )
     return _version(client, _registered(client, name, where=where), which)
-
-
-def _create(client: "MlflowClient", name: str, run_id: str, artifact_path: str) -> "ModelVersion":
-    source = f"{client.get_run(run_id).info.artifact_uri}/{artifact_path}"
-    return client.create_model_version(name, source, run_id, tags={_FILES: tag_text(artifact_path)})
 
 
 def _registered(client: "MlflowClient", name: str, *, where: str) -> "RegisteredModel":

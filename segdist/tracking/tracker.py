@@ -19,7 +19,7 @@ from segdist.core.text import decode_text
 from segdist.datasets.shards import Manifest
 from segdist.metrics import is_better
 from segdist.reading.examples import decode_image
-from segdist.tracking import names, notes, reading, registry, views
+from segdist.tracking import models, names, notes, reading, registry, views
 from segdist.tracking.connection import Connection
 from segdist.tracking.encoding import finite, flatten, key, param_text, tag_text
 from segdist.tracking.values import Measured, SweepRecord, TrialRecord, TrialStatus
@@ -208,6 +208,7 @@ class Tracker:
             for run in sorted(runs, key=lambda run: (run.info.start_time, -len(run.data.metrics))):
                 trial_key = run.data.tags.get(names.TRIAL, "")
                 if trial_key in seen:
+                    models.delete(client, run.info.run_id)
                     client.delete_run(run.info.run_id)
                 elif run.info.status == "RUNNING" and trial_key not in keep:
                     client.set_terminated(run.info.run_id, "KILLED")
@@ -257,15 +258,21 @@ class Tracker:
             self._describe(client, run_id, {**marks, names.NUMBER: number}, params, is_new=is_new)
         return run_id
 
-    def log_metrics(self, run_id: str, metrics: Mapping[str, object], *, step: int) -> None:
+    def log_metrics(self, run_id: str, metrics: Mapping[str, object], *, step: int, of_model: bool = False) -> None:
         """Record measurements; values that are not finite are left out.
 
         Args:
             run_id: of a sweep or trial.
             metrics: by name.
             step: where they stand on the axis of charts: the epoch, counted from 1.
+            of_model: whether they are of the run's model, too; those of `val/` and `test/` on that split.
         """
-        self._log(run_id, _points(finite(metrics), step=step, at=0.0))
+        points = _points(finite(metrics), step=step, at=0.0)
+        if not of_model:
+            self._log(run_id, points)
+            return
+        with self._connection.writing() as client:
+            models.link(client, run_id, points)
 
     def log_epochs(
         self, run_id: str, epochs: Iterable[Measured], *, new: Container[int] | None = None, again: bool = False
@@ -327,6 +334,7 @@ class Tracker:
     def discard(self, run_id: str) -> None:
         """Delete the run of a trial that a killed driver started and no restored search knows; MLflow can undo it."""
         with self._connection.client() as client:
+            models.delete(client, run_id)
             client.delete_run(run_id)
 
     # Files
@@ -335,6 +343,57 @@ class Tracker:
         """Keep every file of a folder under a path of the run."""
         with self._connection.client() as client:
             client.log_artifacts(run_id, str(folder), artifact_path)
+
+    def keep_model(
+        self,
+        run_id: str,
+        files: Path,
+        *,
+        epoch: int,
+        family: str,
+        example: bytes = b"",
+        measured: Measured | None = None,
+    ) -> None:
+        """Keep a trial's model as one of MLflow's models, which `mlflow.pyfunc` loads; once, however often it is told.
+
+        Args:
+            run_id: of the trial.
+            files: the model folder, called `model`.
+            epoch: that the model is taken from.
+            family: of the model.
+            example: a picture as bytes, to try it with; empty for none.
+            measured: what `log_epochs` was told of that epoch; `val/` of it is linked to the model.
+        """
+        of_val = {n: v for n, v in measured.metrics.items() if n.startswith("val/")} if measured else {}
+        points = _points(finite(of_val), step=epoch, at=measured.at if measured else 0.0)
+        with self._connection.client() as client:
+            models.keep(client, run_id, files, epoch=epoch, family=family, example=example, metrics=points)
+
+    def change_model(self, run_id: str, folder: Path) -> None:
+        """Replace files of a trial's model by those of a folder."""
+        with self._connection.client() as client:
+            models.change(client, run_id, folder)
+
+    def has_model(self, run_id: str) -> bool:
+        """Whether a run keeps a model."""
+        with self._connection.client() as client:
+            return models.exists(client, run_id)
+
+    def find_model(self, run_id: str, folder: Path) -> Path | None:
+        """Fetch the files of a run's model into a local folder; None where it keeps none."""
+        with self._connection.client() as client:
+            return models.fetch(client, self._connection.uri, run_id, folder)
+
+    def model(self, run_id: str, folder: Path) -> Path:
+        """The same.
+
+        Raises:
+            BackendError: it keeps none.
+        """
+        found = self.find_model(run_id, folder)
+        if found is None:
+            raise BackendError(f"MLflow run {run_id} at {self.uri} keeps no model.")
+        return found
 
     def log_pictures(self, run_id: str, pictures: Mapping[str, bytes], *, step: int) -> None:
         """Show pictures in MLflow's image grid, where those of one name stand side by side over runs and steps.
@@ -360,10 +419,14 @@ class Tracker:
         with self._connection.client() as client:
             client.log_text(run_id, redact(text), artifact_path)
 
-    def own_place(self, run_id: str) -> str:
-        """Where the files of a run lie, in the embedded mode; "" where a server keeps them."""
+    def own_places(self, run_ids: Iterable[str]) -> list[str]:
+        """Where the files of runs and of their models lie, in the embedded mode; none where a server keeps them."""
         root = self._connection.artifact_root
-        return f"{root}/{run_id}" if root else ""
+        if not root:
+            return []
+        with self._connection.client() as client:
+            kept = {run_id: client.get_run(run_id).data.tags.get(names.MODEL, "") for run_id in run_ids}
+        return [f"{root}/{run_id}" for run_id in kept] + [f"{root}/models/{model}" for model in kept.values() if model]
 
     def download(self, run_id: str, artifact_path: str, folder: Path) -> Path:
         """Fetch a file or folder of a run into a local folder.
@@ -463,19 +526,19 @@ class Tracker:
         with self._connection.client() as client:
             return str(client.get_run(run_id).data.tags.get(names.KEPT, ""))
 
-    def register_champion(self, name: str, run_id: str, artifact_path: str) -> int:
-        """Make files of a run a version of a registered model, with alias `champion`; the same run stays one version.
+    def register_champion(self, name: str, run_id: str) -> int:
+        """Make the model of a run a version of a registered model, with alias `champion`; the same stays one version.
 
         Returns:
             The version number.
         """
         with self._connection.writing() as client:
-            return registry.register_champion(client, name, run_id, artifact_path)
+            return registry.register_champion(client, name, run_id, where=self._connection.uri)
 
-    def register(self, name: str, run_id: str, artifact_path: str) -> int:
+    def register(self, name: str, run_id: str) -> int:
         """The same without the alias."""
         with self._connection.writing() as client:
-            return registry.register(client, name, run_id, artifact_path)
+            return registry.register(client, name, run_id, where=self._connection.uri)
 
     def champion_run(self, name: str) -> str:
         """The run that `NAME@champion` came from; "" where there is no such model or it has no champion."""

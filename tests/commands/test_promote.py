@@ -37,7 +37,7 @@ def runs(tmp_path: Path) -> tuple[Path, list[str]]:
         folder = model_folder(tmp_path / f"model{number}", "unet_cbam", seed_of_move=number)
         tracker.log_files(run, folder, "model")
         trials.append(run)
-    tracker.register_champion("tiny", trials[0], "model")
+    tracker.register_champion("tiny", trials[0])
     return tmp_path / "storage", trials
 
 
@@ -68,7 +68,7 @@ def test_a_model_is_measured_on_the_validation_split_and_promoted_only_if_the_in
     assert of_split["test"]
     assert len(found.images_hash) == 16
     assert f"on {len(found.difference.images)} validation images" in found.text
-    tracker.register_champion("tiny", champion, "model")
+    tracker.register_champion("tiny", champion)
 
     compared(monkeypatch, -0.01, 0.2)
     assert not promote(candidate, **how).promoted

@@ -143,10 +143,10 @@ def test_scores_tuned_on_validation_images_are_logged_and_kept_with_the_model(
     run = trial(tracker, sweep, parent, 1)
     evaluate_trials(RAY, tracker, parent, job)
     (record,) = tracker.trials(parent)
-    described = checkpoint.describe(tracker.download(run, "model", storage / "model")).evaluate
+    described = checkpoint.describe(tracker.model(run, storage / "model")).evaluate
     assert described.post.min_scores == {"roof": record.metrics["post/min_score/roof"]}
     evaluate_on_test(RAY, tracker, run, job)
-    again = checkpoint.describe(tracker.download(run, "model", storage / "again")).evaluate
+    again = checkpoint.describe(tracker.model(run, storage / "again")).evaluate
     assert again == described, "the test split tunes nothing"
 
 

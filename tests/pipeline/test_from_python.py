@@ -67,7 +67,7 @@ def record_as_done(file: Path, folder: Path) -> str:
         tracker.log_metrics(run, {"val/iou": score, "val/dice": score, "seconds": 2}, step=1)
         tracker.end(run)
     tracker.log_files(run, model_folder(folder / "model", "unet_cbam"), "model")
-    tracker.register_champion(spec.name, run, "model")
+    tracker.register_champion(spec.name, run)
     tracker.end(parent)
     storage.write_json(
         storage.join(_folder(spec, fingerprint), DONE), asdict(_Done(parent, _asked(spec), "first_steps"))

@@ -49,6 +49,6 @@ def test_a_killed_worker_goes_on_from_its_checkpoint_and_leaves_its_cpus_to_the_
     assert [trial.status for trial in trials] == ["FINISHED", "FINISHED"]
     for trial in trials:
         assert [step for step, _ in tracker.history(trial.run_id, "val/iou")] == list(range(1, EPOCHS + 1))
-        model = tracker.download(trial.run_id, "model", tmp_path / trial.run_id)
+        model = tracker.model(trial.run_id, tmp_path / trial.run_id)
         assert (model / "weights.safetensors").is_file()
         assert list(tracker.download(trial.run_id, "pictures", tmp_path / trial.run_id).glob("*.jpg"))

@@ -140,7 +140,7 @@ def test_a_champion_labels_when_the_command_line_names_it(file: Path, tmp_path: 
     )  # fmt: skip
     run = tracker.start_trial(parent, "key", number=0, params={}, tags={})
     tracker.log_files(run, model_folder(tmp_path / "model", "unet_cbam"), "model")
-    tracker.register_champion("teacher", run, "model")
+    tracker.register_champion("teacher", run)
     file.write_text(file.read_text().partition("space:")[0])
     how = ["label.teacher.trained=teacher@champion", "label.prompt={strategy: whole_image}"]
     refused = CliRunner().invoke(app, ["label", str(file), *how])

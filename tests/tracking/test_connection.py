@@ -143,7 +143,7 @@ def test_everything_works_through_a_server(server: str, spec: SweepSpec, tmp_pat
     runs = [start_trial(tracker, parent, n) for n in (0, 1, 1)]
     assert runs[1] == runs[2]
     tracker.log_epochs(runs[1], [Measured(n, {"val/iou": 0.5 / n}, seconds=1.0) for n in (1, 2)])
-    tracker.log_text(runs[1], "weights", "checkpoint/model.safetensors")
+    tracker.log_text(runs[1], "weights", "model/model.safetensors")
     tracker.end(runs[1])
     tracker.close_orphans(parent)
     assert [(t.status, t.metrics.get("val/iou")) for t in tracker.trials(parent)] == [
@@ -151,8 +151,8 @@ def test_everything_works_through_a_server(server: str, spec: SweepSpec, tmp_pat
         ("KILLED", None),
     ]
     assert tracker.history(runs[1], "val/iou") == [(1, 0.5), (2, 0.25)]
-    assert tracker.register_champion("cracks", runs[1], "checkpoint") == 1
-    assert tracker.register_champion("cracks", runs[1], "checkpoint") == 1
+    assert tracker.register_champion("cracks", runs[1]) == 1
+    assert tracker.register_champion("cracks", runs[1]) == 1
     assert (tracker.model_files("cracks@champion", tmp_path / "out") / "model.safetensors").read_text() == "weights"
     sweep = tracker.latest_sweep("cracks")
     assert sweep.dataset is not None

@@ -11,18 +11,18 @@ from tests.tracking.conftest import start_sweep
 @pytest.fixture
 def run_id(tracker: Tracker, spec: SweepSpec) -> str:
     run = start_sweep(tracker, spec)
-    tracker.log_text(run, "weights", "checkpoint/model.safetensors")
+    tracker.log_text(run, "weights", "model/model.safetensors")
     return run
 
 
 def test_the_same_champion_stays_one_version_and_a_new_one_takes_the_alias(
     tracker: Tracker, spec: SweepSpec, run_id: str, tmp_path: Path
 ) -> None:
-    assert tracker.register_champion("cracks", run_id, "checkpoint") == 1
-    assert tracker.register_champion("cracks", run_id, "checkpoint") == 1
+    assert tracker.register_champion("cracks", run_id) == 1
+    assert tracker.register_champion("cracks", run_id) == 1
     other = start_sweep(tracker, spec.model_copy(update={"seed": 1}))
-    tracker.log_text(other, "better weights", "checkpoint/model.safetensors")
-    assert tracker.register_champion("cracks", other, "checkpoint") == 2
+    tracker.log_text(other, "better weights", "model/model.safetensors")
+    assert tracker.register_champion("cracks", other) == 2
     for model, text in (("cracks@champion", "better weights"), ("cracks@1", "weights")):
         files = tracker.model_files(model, tmp_path / model)
         assert (files / "model.safetensors").read_text() == text
@@ -40,7 +40,7 @@ def test_the_same_champion_stays_one_version_and_a_new_one_takes_the_alias(
 def test_a_model_that_is_not_there_is_an_error_with_the_nearest_name(
     tracker: Tracker, run_id: str, tmp_path: Path, model: str, message: str
 ) -> None:
-    tracker.register_champion("cracks", run_id, "checkpoint")
+    tracker.register_champion("cracks", run_id)
     with pytest.raises(BackendError, match=message):
         tracker.model_files(model, tmp_path)
 
