@@ -14,7 +14,9 @@ from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import yaml
+from PIL import Image
 
 from segdist.core import storage
 from segdist.core.errors import SegdistError, StorageError
@@ -305,14 +307,14 @@ class Recording:
                 return
 
     def _log_model(self, trial: Trial, run_id: str, files: Path, epoch: int) -> None:
-        measured = next((e for e in trial.epochs if e.epoch == epoch and e.at), None)
+        of_epoch = [Measured(epoch, self._shown(e.metrics), e.seconds, e.at) for e in trial.epochs if e.epoch == epoch]
         self._tracker.keep_model(
             run_id,
             files,
             epoch=epoch,
             family=self._job.run_of(trial.settings).model.family,
             example=self._example(),
-            measured=measured and Measured(epoch, self._shown(measured.metrics), measured.seconds, measured.at),
+            measured=of_epoch[0] if of_epoch else None,
         )
 
     def _example(self) -> bytes:
@@ -320,8 +322,14 @@ class Recording:
         if self._tried is None:
             rows = Dataset.open(self._job.dataset_uri).rows("val") if self._job.dataset_uri else iter(())
             found = next((image for _, image in rows if image), b"")
-            self._tried = encode_jpeg(decode_image(found, longest=_EXAMPLE_SIZE)) if found else b""
+            self._tried = _small(found) if found else b""
         return self._tried
+
+
+def _small(image_bytes: bytes) -> bytes:
+    image = Image.fromarray(decode_image(image_bytes, longest=_EXAMPLE_SIZE))
+    image.thumbnail((_EXAMPLE_SIZE, _EXAMPLE_SIZE))
+    return encode_jpeg(np.asarray(image))
 
 
 def picture_key(number: int) -> str:

@@ -16,7 +16,7 @@ from segdist.tracking.reading import fetch as fetch_of_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel, Metric, Run
+    from mlflow.entities import DatasetInput, LoggedModel, Metric, Run
 
 TYPE = "image-segmentation"
 _NOT_IN_NAMES = str.maketrans(dict.fromkeys("/:.%\"'", "_"))
@@ -30,7 +30,7 @@ def keep(
     epoch: int,
     family: str,
     example: bytes,
-    metrics: "list[Metric]",
+    metrics: "Sequence[Metric]",
 ) -> None:
     """Make the files of a trial's model, of the epoch it is taken from, the model of the trial's run; once.
 
@@ -80,14 +80,15 @@ def link(client: "MlflowClient", run_id: str, metrics: "Sequence[Metric]") -> No
 
     run = client.get_run(run_id)
     model_id = run.data.tags.get(names.MODEL) or None
-    data = next((i.dataset for i in run.inputs.dataset_inputs), None) if run.inputs else None
+    inputs = run.inputs.dataset_inputs if run.inputs else []
+    data = inputs[0].dataset if inputs else None
     linked = []
     for one in metrics:
         split = one.key.partition("/")[0]
         of = (f"{data.name}/{split}", data.digest) if data and split in _CONTEXTS else (None, None)
         linked.append(Metric(one.key, one.value, one.timestamp, one.step, model_id, *of))
     if model_id and data:
-        _show_splits(client, run, {one.key.partition("/")[0] for one in metrics} & _CONTEXTS.keys())
+        _show_splits(client, run_id, inputs, {one.key.partition("/")[0] for one in metrics} & _CONTEXTS.keys())
     for start in range(0, len(linked), _METRICS_PER_CALL):
         client.log_batch(run_id, metrics=linked[start : start + _METRICS_PER_CALL])
 
@@ -97,11 +98,10 @@ _CONTEXTS = {"val": "validation", "test": "test"}
 _METRICS_PER_CALL = 1000
 
 
-def _show_splits(client: "MlflowClient", run: "Run", splits: set[str]) -> None:
+def _show_splits(client: "MlflowClient", run_id: str, inputs: "Sequence[DatasetInput]", splits: set[str]) -> None:
     """Name the splits that a model was measured on among the data sets of its run."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    inputs = run.inputs.dataset_inputs
     data, there = inputs[0].dataset, {one.dataset.name for one in inputs}
     new = [
         DatasetInput(
@@ -112,7 +112,7 @@ def _show_splits(client: "MlflowClient", run: "Run", splits: set[str]) -> None:
         if f"{data.name}/{split}" not in there
     ]
     if new:
-        client.log_inputs(run.info.run_id, datasets=new)
+        client.log_inputs(run_id, datasets=new)
 
 
 def fetch(client: "MlflowClient", uri: str, run_id: str, folder: Path) -> Path | None:

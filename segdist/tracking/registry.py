@@ -59,7 +59,7 @@ def _tracking(uri: str) -> Iterator[None]:
     """MLflow looks for the model of a new version where its global address points, whatever the client's own is."""
     import mlflow
 
-    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else ""
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else ""  # type: ignore[no-untyped-call]
     mlflow.set_tracking_uri(uri)
     try:
         yield

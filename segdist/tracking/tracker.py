@@ -354,7 +354,7 @@ class Tracker:
         example: bytes = b"",
         measured: Measured | None = None,
     ) -> None:
-        """Keep a trial's model as one of MLflow's models, which `mlflow.pyfunc` loads; once, however often it is told.
+        """Keep a trial's model among MLflow's models, where `mlflow.pyfunc` finds it; once, however often it is told.
 
         Args:
             run_id: of the trial.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from segdist.core.errors import BackendError
 from segdist.pipeline.cluster import connected
@@ -18,6 +19,24 @@ from tests.pipeline.conftest import SECRETS, Command, command, draw_roofs, envir
 
 # Whole sweeps, each in processes of its own; on a busy machine they take minutes.
 pytestmark = pytest.mark.timeout(900)
+
+
+def _is_kept_among_the_models(tracker: Tracker, trials: list[dict[str, Any]]) -> None:
+    """Each trial has one model of MLflow's, measured on the validation split; the winner's is registered."""
+    client = MlflowClient(tracking_uri=tracker.uri, registry_uri=tracker.uri)
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment
+    models = {m.source_run_id: m for m in client.search_logged_models([experiment.experiment_id])}
+    assert len(client.search_logged_models([experiment.experiment_id])) == len(trials)
+    for trial in trials:
+        model = models[trial["run_id"]]
+        found = {m.key: m.value for m in model.metrics or () if m.dataset_name == "tiny/val"}
+        assert {"val/iou", "val/dice", "val/boundary_iou"} <= found.keys()
+        assert found["val/iou"] == trial["metrics"]["val/iou"]
+    of_test = {m.source_run_id for m in models.values() for one in m.metrics or () if one.dataset_name == "tiny/test"}
+    assert of_test == {trials[0]["run_id"]}
+    version = client.get_model_version_by_alias("tiny", "champion")
+    assert version.source == f"models:/{models[trials[0]['run_id']].model_id}"
 
 
 def leaderboard(segdist: Command, storage: Path) -> dict[str, object]:
@@ -47,6 +66,7 @@ def test_beside_a_broken_file_a_sweep_runs_to_a_champion_that_predicts_and_the_s
     assert 0.001 in [t["params"]["train.lr"] for t in trials], "the file's own values must be among the trials"
     assert "test/iou" in trials[0]["metrics"]
     assert all("test/iou" not in t["metrics"] for t in trials[1:]), "the test split is for the winner alone"
+    _is_kept_among_the_models(Tracker.at(str(tmp_path / "storage")), trials)
     page = (tmp_path / "storage" / "sweeps" / "tiny" / "report.html").read_text()
     assert "Where are the roofs?" in page
 
@@ -111,6 +131,7 @@ def test_after_driver_and_trial_were_killed_the_same_command_finishes_the_sweep_
     for trial in trials:
         epochs = [step for step, _ in tracker.history(trial["run_id"], "val/iou")]
         assert epochs == list(range(1, len(epochs) + 1)), "it went on where its checkpoint was"
+    _is_kept_among_the_models(tracker, trials)
 
 
 def test_a_sweep_that_learned_nothing_says_so_names_the_reasons_and_registers_no_champion(
