@@ -41,7 +41,7 @@ def recall(tracker: Tracker, run_id: str, split: str) -> Recalled | None:
     Raises:
         DataError: the file is damaged.
     """
-    described = tracker.read_json(run_id, "model/model.json")
+    described = tracker.read_model_json(run_id, "model.json")
     with TemporaryDirectory(prefix="segdist-") as scratch:
         file = tracker.find_files(run_id, f"evaluation/{split}.parquet", Path(scratch))
         if file is None or not described:

@@ -3,7 +3,8 @@
 import operator
 import os
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,8 @@ class Job:
     metric: str
     is_costed: bool = False
     """Whether each trial measures what its model costs, because the search has constraints on that."""
+    is_watched: bool = True
+    """Whether each trial records what its node and its cards do."""
     labels_of_policy: Mapping[str, str] = field(default_factory=dict)
     """Where label policies are searched, the URI of each policy's labels; `labels_uri` is then the first of them."""
 
@@ -98,11 +101,29 @@ def work(run: RunSpec, job: Job, number: int, known: int, report: Report) -> Non
     """
     from segdist.engine.workers import reserved
 
-    with reserved(cpus=run.resources.cpus_per_worker, gpus=run.resources.gpus):
-        _work(run, job, number, known, report)
+    with (
+        reserved(cpus=run.resources.cpus_per_worker, gpus=run.resources.gpus),
+        _watched(is_watched=job.is_watched) as watched,
+    ):
+        _work(run, job, number, known, report, watched)
 
 
-def _work(run: RunSpec, job: Job, number: int, known: int, report: Report) -> None:
+@contextmanager
+def _watched(*, is_watched: bool) -> Iterator[Callable[[], dict[str, float]]]:
+    """What says what the nodes and cards of a trial did since it last said so; nothing where nobody wants to know."""
+    if not is_watched:
+        yield dict
+        return
+    from segdist.engine.system import of_all, watching
+    from segdist.engine.workers import Workers
+
+    with watching() as watch:
+        yield lambda: of_all(Workers.here(), watch.taken())
+
+
+def _work(
+    run: RunSpec, job: Job, number: int, known: int, report: Report, watched: Callable[[], dict[str, float]]
+) -> None:
     from segdist.engine.evaluation import costs_of
     from segdist.engine.fit import MODEL, fit
 
@@ -120,7 +141,7 @@ def _work(run: RunSpec, job: Job, number: int, known: int, report: Report) -> No
         known = max(known, epoch)
         if folder and job.is_costed and not costs:
             costs.update(costs_of(folder / MODEL, val, run.evaluate))
-        metrics = metrics | costs
+        metrics = metrics | costs | watched()
         checkpoints.note(metrics)
         saved = checkpoints.save(folder, epoch=epoch, score=metrics.get(job.metric)) if folder else ""
         report({**metrics, CHECKPOINT: saved, **({DAMAGED: "\n".join(damaged)} if damaged else {})})

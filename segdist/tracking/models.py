@@ -3,16 +3,19 @@
 The files are there once, among the artifacts of the model: its run names it, and so does a version of the registry.
 """
 
+import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segdist.core.errors import BackendError
+from segdist.core.json_values import JsonDict
 from segdist.engine.parts import MODEL
 from segdist.tracking import names, pyfunc
 from segdist.tracking.encoding import key, tag_text
 from segdist.tracking.reading import fetch as fetch_of_run
+from segdist.tracking.reading import load_json
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -55,7 +58,7 @@ def keep(
     if str(model.status) != "READY":
         with tempfile.TemporaryDirectory(prefix="segdist-") as scratch:
             folder = Path(scratch, "pyfunc")
-            pyfunc.save_beside(files, folder, family=family, example=example)
+            pyfunc.save_beside(files, folder, model_id=model.model_id, family=family, example=example)
             client.log_model_artifacts(model.model_id, str(folder))
         client.finalize_logged_model(model.model_id, "READY")
     for other in known:
@@ -127,14 +130,27 @@ def download(client: "MlflowClient", uri: str, model_id: str, folder: Path) -> P
     Raises:
         BackendError: they are gone.
     """
+    found = _copied(client, uri, model_id, pyfunc.FILES, folder)
+    if not found.is_dir() or not any(found.iterdir()):
+        raise BackendError(f"The files of the model {model_id} are gone from MLflow at {uri}.")
+    return found
+
+
+def _copied(client: "MlflowClient", uri: str, model_id: str, path: str, folder: Path) -> Path:
     from mlflow.artifacts import download_artifacts
 
-    place = f"{client.get_logged_model(model_id).artifact_location}/{pyfunc.FILES}"
+    place = f"{client.get_logged_model(model_id).artifact_location}/{path}"
     folder.mkdir(parents=True, exist_ok=True)
-    found = Path(download_artifacts(artifact_uri=place, dst_path=str(folder), tracking_uri=uri))
-    if not found.is_dir() or not any(found.iterdir()):
-        raise BackendError(f"The files of the model {model_id} are gone from {place}.")
-    return found
+    return Path(download_artifacts(artifact_uri=place, dst_path=str(folder), tracking_uri=uri))
+
+
+def read_json(client: "MlflowClient", uri: str, run_id: str, name: str) -> JsonDict:
+    """A JSON file of a run's model, without its weights; empty where there is none."""
+    model_id = client.get_run(run_id).data.tags.get(names.MODEL, "")
+    if not model_id:
+        return load_json(client, run_id, f"{MODEL}/{name}")
+    with tempfile.TemporaryDirectory(prefix="segdist-") as scratch:
+        return dict(json.loads(_copied(client, uri, model_id, f"{pyfunc.FILES}/{name}", Path(scratch)).read_text()))
 
 
 def exists(client: "MlflowClient", run_id: str) -> bool:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 FILES = "data/model"
 """Where a pyfunc that asks for segdist keeps the model folder."""
 _OF_TRAINING = {
-    "albumentations", "hydra-core", "imagehash", "jinja2", "omegaconf", "optuna", "psutil", "ray", "rich", "typer",
+    "albumentations", "hydra-core", "imagehash", "jinja2", "nvidia-ml-py", "omegaconf", "optuna", "psutil", "ray",
+    "rich", "typer",
 }  # fmt: skip
 """What prediction does not import, of the core's dependencies."""
 _CODE = Path(__file__).with_name("pyfunc_model.py")
@@ -55,23 +56,26 @@ def save(model: Path, folder: Path, *, family: str, name: str, metadata: dict[st
         )
 
 
-def save_beside(model: Path, folder: Path, *, family: str, example: bytes = b"") -> None:
+def save_beside(model: Path, folder: Path, *, model_id: str, family: str, example: bytes = b"") -> None:
     """Write the pyfunc of a trial's model, as it was trained: it loads where segdist is installed.
 
     Args:
         model: the model folder, called `model`.
         folder: must not be there yet.
+        model_id: under which MLflow will keep it.
         family: of the model.
         example: a picture as bytes, to try it with; empty for none.
     """
     with _quiet():
         import mlflow.pyfunc
         import pandas as pd
+        from mlflow.models import Model
 
         mlflow.pyfunc.save_model(
             path=str(folder),
             loader_module="segdist.tracking.pyfunc_loader",
             data_path=str(model),
+            mlflow_model=Model(model_id=model_id),
             pip_requirements=_with_segdist(family),
             signature=_signature(),
             input_example=pd.DataFrame({"image": [example]}) if example else None,

@@ -374,6 +374,11 @@ class Tracker:
         with self._connection.client() as client:
             models.change(client, run_id, folder)
 
+    def read_model_json(self, run_id: str, name: str) -> JsonDict:
+        """A JSON file of a run's model; empty where the run keeps none."""
+        with self._connection.client() as client:
+            return models.read_json(client, self._connection.uri, run_id, name)
+
     def has_model(self, run_id: str) -> bool:
         """Whether a run keeps a model."""
         with self._connection.client() as client:

@@ -19,6 +19,8 @@ LATENCY, SIZE, LOSS = "runtime/latency_p50_ms", "model/bytes", "train/loss"
 _MOST_COLUMNS = 12
 """Searched keys that are shown: a tag of an experiment has 5,000 characters at most."""
 _IN_CHARTS = 100
+_TRAINING = "workflowType=machine_learning"
+"""Otherwise a browser that opens MLflow for the first time shows its pages for agents around these."""
 
 
 def key_of(parent_run_id: str) -> str:
@@ -41,9 +43,14 @@ def links(uri: str, experiment_id: str, parent_run_id: str, winner: str = "") ->
         winner: the run of the best trial; "" for none.
     """
     root = f"{uri.rstrip('/')}/#/experiments/{experiment_id}"
-    view = f"{root}/runs?viewStateShareKey={key_of(parent_run_id)}"
-    found = {"charts": f"{view}&compareRunsMode=CHART", "trials": view, "sweep": f"{root}/runs/{parent_run_id}"}
-    return found | ({"winner": f"{root}/runs/{winner}"} if winner else {})
+    view = f"{root}/runs?{_TRAINING}&viewStateShareKey={key_of(parent_run_id)}"
+    found = {
+        "charts": f"{view}&compareRunsMode=CHART",
+        "trials": view,
+        "models": f"{root}/models?{_TRAINING}",
+        "sweep": f"{root}/runs/{parent_run_id}?{_TRAINING}",
+    }
+    return found | ({"winner": f"{root}/runs/{winner}?{_TRAINING}"} if winner else {})
 
 
 def of_sweep(

@@ -58,8 +58,8 @@ def test_a_name_is_looked_up_where_the_sweep_is_recorded(
             asked.append(("version", model))
             return there
 
-        def download(self, run_id: str, artifact_path: str, folder: Path) -> Path:
-            asked.append((artifact_path, run_id))
+        def model(self, run_id: str, folder: Path) -> Path:
+            asked.append(("model", run_id))
             return there
 
     there = folder

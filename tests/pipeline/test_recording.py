@@ -22,7 +22,7 @@ from segdist.pipeline import recording as recording_module
 from segdist.pipeline.recording import Recording
 from segdist.pipeline.trial import Job
 from segdist.searching import Ledger, Search, Trial
-from segdist.tracking import Tracker
+from segdist.tracking import Tracker, names
 from tests.searching.sweeps import begun, score, sweep
 from tests.tracking.conftest import empty_storage, storage
 
@@ -246,6 +246,22 @@ def test_another_server_is_told_of_all_trials_that_were_done_before(
     Recording(second, other, job, {}, Ledger(job.storage_path)).catch_up()
     assert shown(second, other) == shown(first, run)
     assert len(shown(second, other)) == 3
+
+
+def test_a_thinned_trial_is_told_to_another_server_without_a_model_and_with_the_place_of_it(
+    spec: SweepSpec, job: Job, storage: Path, empty_storage: Path, tmp_path: Path
+) -> None:
+    first, run = opened(spec, storage)
+    search, recording = begin(spec, job, first, run)
+    with recording.running():
+        list(do(search, recording))
+    recording.catch_up()
+    search.ledger.change(0, thinned=True)
+    second, other = opened(spec, Path(shutil.copytree(empty_storage, tmp_path / "second")))
+    Recording(second, other, job, {}, Ledger(job.storage_path)).catch_up()
+    thinned = next(t for t in second.trials(other) if t.number == 0)
+    assert MlflowClient(second.uri).get_run(thinned.run_id).data.tags[names.MODEL_AT] == first.uri
+    assert not second.has_model(thinned.run_id)
 
 
 def test_a_failed_trial_shows_its_error(spec: SweepSpec, job: Job, storage: Path, tmp_path: Path) -> None:

@@ -24,7 +24,9 @@ STEPS, RATE = 2, 1e-3
 TIMES = ("second", "first_step_at", "peak_memory", CHECKPOINT)
 
 
-def learned(folder: Path, name: str, *, is_costed: bool, stop_after: int = 0) -> list[dict[str, float]]:
+def learned(
+    folder: Path, name: str, *, is_costed: bool, stop_after: int = 0, is_watched: bool = False
+) -> list[dict[str, float]]:
     spec = SweepSpec.model_validate(
         {
             "name": "s",
@@ -35,7 +37,9 @@ def learned(folder: Path, name: str, *, is_costed: bool, stop_after: int = 0) ->
             "evaluate": {"pictures": 0},
         }
     )
-    job = Job(spec.run, ingest(spec).uri, "", (), str(folder / name), "val/iou", is_costed=is_costed)
+    job = Job(
+        spec.run, ingest(spec).uri, "", (), str(folder / name), "val/iou", is_costed=is_costed, is_watched=is_watched
+    )
     found: list[dict[str, float]] = []
 
     def report(metrics: dict[str, float]) -> None:
@@ -59,7 +63,7 @@ def test_a_trial_that_is_costed_learns_what_one_that_is_not_does_also_over_a_res
     monkeypatch.setenv("SEGDIST_CACHE", str(tmp_path / "cache"))
     plain = learned(tmp_path, "plain", is_costed=False)
     costed = learned(tmp_path, "costed", is_costed=True)
-    halted = learned(tmp_path, "halted", is_costed=True, stop_after=1)
+    halted = learned(tmp_path, "halted", is_costed=True, stop_after=1, is_watched=True)
     assert len(plain) == len(costed) == len(halted) == 3
     for one, other, again in zip(plain, costed, halted, strict=True):
         scores = {name: value for name, value in one.items() if not any(part in name for part in TIMES)}
@@ -68,6 +72,7 @@ def test_a_trial_that_is_costed_learns_what_one_that_is_not_does_also_over_a_res
             assert {name: same[name] for name in scores} == pytest.approx(scores, nan_ok=True)
             assert same.keys() >= COSTS
         assert not COSTS & one.keys()
+        assert [0 <= m.get("system/cpu_utilization_percentage", -1) <= 100 for m in (one, again)] == [False, True]
     assert costed[0]["model/bytes"] > 4 * costed[0]["model/parameters"]
 
 

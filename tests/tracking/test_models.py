@@ -113,12 +113,14 @@ def test_what_a_model_predicts_with_can_be_changed_and_comes_back(
     again = tracker.model(run_id, tmp_path / "again")
     assert checkpoint.describe(again).evaluate.min_score == 0.25
     assert checkpoint.load(again)
+    assert tracker.read_model_json(run_id, checkpoint.DESCRIPTION)["evaluate"]["min_score"] == 0.25
 
 
 LOAD = """
 import json, sys, mlflow
 mlflow.set_tracking_uri(sys.argv[1])
 model = mlflow.pyfunc.load_model(sys.argv[2])
+print(model.metadata.model_id)
 print(model.predict(model.input_example)["predictions"][0])
 """
 
@@ -135,4 +137,5 @@ def test_mlflow_alone_loads_a_trial_s_model_by_its_id_and_by_its_registered_name
         words = [sys.executable, "-W", "ignore", "-c", LOAD, tracker.uri, f"models:/{name}"]
         done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=False)
         assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout.splitlines()[-1])["size_hw"] == [96, 96]
+        own_id, answer = done.stdout.splitlines()[-2:]
+        assert (own_id, json.loads(answer)["size_hw"]) == (model.model_id, [96, 96])

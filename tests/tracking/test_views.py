@@ -63,11 +63,11 @@ def test_links_open_the_view_on_the_server_or_where_mlflow_ui_shows_a_database(
     links = tracker.links(parent, winner="w")
     experiment = MlflowClient(tracker.uri).get_run(parent).info.experiment_id
     assert links["charts"].startswith(
-        f"http://127.0.0.1:5000/#/experiments/{experiment}/runs?viewStateShareKey=segdist-"
+        f"http://127.0.0.1:5000/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey=segdist-"
     )
-    assert links["winner"].endswith("/runs/w")
+    assert "/runs/w?" in links["winner"]
     assert "winner" not in tracker.links(parent)
-    assert views.links("http://host:1/", "2", parent)["sweep"] == f"http://host:1/#/experiments/2/runs/{parent}"
+    assert views.links("http://host:1/", "2", parent)["models"].startswith("http://host:1/#/experiments/2/models?")
 
 
 @pytest.mark.parametrize(
