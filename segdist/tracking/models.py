@@ -4,13 +4,13 @@ The files are there once, among the artifacts of the model: its run names it, an
 """
 
 import json
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segdist.core.errors import BackendError
-from segdist.core.json_values import JsonDict
 from segdist.engine.parts import MODEL
 from segdist.tracking import names, pyfunc
 from segdist.tracking.encoding import key, tag_text
@@ -144,7 +144,7 @@ def _copied(client: "MlflowClient", uri: str, model_id: str, path: str, folder: 
     return Path(download_artifacts(artifact_uri=place, dst_path=str(folder), tracking_uri=uri))
 
 
-def read_json(client: "MlflowClient", uri: str, run_id: str, name: str) -> JsonDict:
+def read_json(client: "MlflowClient", uri: str, run_id: str, name: str) -> dict[str, object]:
     """A JSON file of a run's model, without its weights; empty where there is none."""
     model_id = client.get_run(run_id).data.tags.get(names.MODEL, "")
     if not model_id:
@@ -163,7 +163,9 @@ def exists(client: "MlflowClient", run_id: str) -> bool:
 def change(client: "MlflowClient", run_id: str, folder: Path) -> None:
     """Replace files of a run's model by those of a folder."""
     if model_id := client.get_run(run_id).data.tags.get(names.MODEL, ""):
-        client.log_model_artifacts(model_id, str(folder), pyfunc.FILES)
+        with tempfile.TemporaryDirectory(prefix="segdist-") as scratch:
+            shutil.copytree(folder, Path(scratch, pyfunc.FILES))
+            client.log_model_artifacts(model_id, scratch)
     else:
         client.log_artifacts(run_id, str(folder), MODEL)
 
