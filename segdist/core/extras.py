@@ -26,11 +26,13 @@ _EXTRA_OF = {
     "segment_anything": "sam",
     "starlette": "serve",
     "supervision": "supervision",
+    "tensorboardX": "tensorboard",
     "timm": "encoders",
     "tokenizers": "hf",
     "transformers": "hf",
     "ultralytics": "yolo",
     "uvicorn": "serve",
+    "wandb": "wandb",
 }
 
 

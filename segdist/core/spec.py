@@ -965,6 +965,9 @@ class TrackingSpec(Strict):
     all_params: bool = False
     """Whether a trial's run has every key as a parameter, not only those that are searched or differ from the default;
     `run.yaml` among its artifacts has all of them either way."""
+    also: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Other trackers that show the trials, too, each in a folder of its name beside the sweep's ledger: `tensorboard`
+    while they run, `wandb` (offline) when they have ended. Nothing is read from them."""
     system_metrics: bool = True
     """Whether a trial records what its node and its cards did in each epoch: `system/...` on MLflow's page of them."""
 

@@ -33,6 +33,7 @@ from segdist.reading.examples import decode_image
 from segdist.searching import Ledger, Trial
 from segdist.tracking import Measured, Tracker, names
 from segdist.tracking.encoding import flatten
+from segdist.tracking.mirrors import Mirrors, Shown
 from segdist.tracking.notes import differing
 
 _LONGEST_PAUSE = 60.0
@@ -65,6 +66,7 @@ class Recording:
         tags: further tags of every trial's run, such as the label policy.
         ledger: what is recorded; read by the thread, written by its owner alone.
         all_params: whether runs have every key as a parameter.
+        mirrors: other trackers that are told the same.
     """
 
     def __init__(
@@ -76,9 +78,10 @@ class Recording:
         ledger: Ledger,
         *,
         all_params: bool = False,
+        mirrors: Mirrors | None = None,
     ) -> None:
         self._tracker, self._parent, self._job, self._tags, self._ledger = tracker, parent_run_id, job, tags, ledger
-        self._all_params = all_params
+        self._all_params, self._mirrors = all_params, mirrors
         self._tried: bytes | None = None
         self._summed_up = float("-inf")
         self._news: dict[int, None] = {}
@@ -154,6 +157,8 @@ class Recording:
         for trial in self._ledger.trials:
             if trial.has_ended and trial.tracked != self._tracker.uri:
                 self._tell(trial.number)
+            elif trial.has_ended and self._mirrors:
+                self._mirrors.show_missing(self._mirrored(trial))
         self._news.clear()
         self._mark_told()
         self._sum_up()
@@ -202,6 +207,8 @@ class Recording:
         trial = self._ledger[number]
         if not trial.starts:
             return
+        if self._mirrors:
+            self._mirrors.show(self._mirrored(trial))
         run = self._runs.get(number)
         if run is None or run.starts != trial.starts:
             run = self._runs[number] = self._open(trial)
@@ -223,16 +230,25 @@ class Recording:
         best = {names.BEST + metric: (min if is_minimised(metric) else max)(scores)} if scores else {}
         self._tracker.log_metrics(self._parent, {_ENDED: ended, **best, **self._ledger.cost.metrics}, step=ended)
 
+    def _mirrored(self, trial: Trial) -> Shown:
+        run = self._job.run_of(trial.settings)
+        return Shown(
+            name=trial.key,
+            title=_title(trial, run),
+            params=_params(run, trial.settings, all_of_them=self._all_params),
+            epochs=tuple(Measured(e.epoch, self._shown(e.metrics), e.seconds, e.at) for e in trial.epochs),
+            has_ended=trial.has_ended,
+            reason=trial.reason,
+        )
+
     def _open(self, trial: Trial) -> "_Run":
         values, number = self._job.run_of(trial.settings), trial.number
-        family = trial.values.get("model.family", values.model.family)
-        searched = {key: value for key, value in trial.settings.items() if key != "model.family"}
         run_id = self._tracker.start_trial(
             self._parent,
             trial.key,
             number=number,
             params=_params(values, trial.settings, all_of_them=self._all_params),
-            title=f"{family} {'untuned' if trial.is_baseline else differing(searched)}",
+            title=_title(trial, values),
             tags={
                 **self._tags,
                 "segdist.run_fingerprint": values.fingerprint,
@@ -345,6 +361,12 @@ class _Run:
 
 
 _NEVER = object()
+
+
+def _title(trial: Trial, run: RunSpec) -> str:
+    family = trial.values.get("model.family", run.model.family)
+    searched = {key: value for key, value in trial.settings.items() if key != "model.family"}
+    return f"{family} {'untuned' if trial.is_baseline else differing(searched)}"
 
 
 def _params(run: RunSpec, searched: Mapping[str, object], *, all_of_them: bool) -> dict[str, object]:

@@ -28,6 +28,7 @@ from segdist.searching.budget import Budget, Meter
 from segdist.searching.lease import Lease, leased
 from segdist.sweepfile.loading import epochs_of
 from segdist.tracking import Tracker
+from segdist.tracking.mirrors import Mirrors
 
 MOST_BREAKDOWNS = 3
 """Times that Tune may break down, one after the other without an epoch in between, before the sweep ends."""
@@ -62,9 +63,14 @@ def search(
             driver runs this sweep.
     """
     keep_keys_out_of_logs()
-    with leased(job.storage_path, spec.name) as lease:
+    with (
+        leased(job.storage_path, spec.name) as lease,
+        Mirrors(spec.tracking.also, job.storage_path, sweep=spec.name) as mirrors,
+    ):
         ledger = Ledger(job.storage_path)
-        recording = Recording(tracker, parent_run_id, job, tags, ledger, all_params=spec.tracking.all_params)
+        recording = Recording(
+            tracker, parent_run_id, job, tags, ledger, all_params=spec.tracking.all_params, mirrors=mirrors
+        )
         recording.catch_up()
         with recording.running():
             found = _run_all(spec, job, ray, ledger, recording, lease, meter)

@@ -54,7 +54,12 @@ def keep(
     run = client.get_run(run_id)
     known = _of_run(client, run)
     same = [model for model in known if model.tags.get(names.EPOCH) == str(epoch)]
-    model = same[0] if same else _create(client, run, epoch, family)
+    if not same:
+        _create(client, run, epoch, family)
+        # Where an answer did not come, MLflow's client has asked a second time: the first model counts.
+        known = _of_run(client, run)
+        same = [model for model in known if model.tags.get(names.EPOCH) == str(epoch)]
+    model = same[0]
     if str(model.status) != "READY":
         with tempfile.TemporaryDirectory(prefix="segdist-") as scratch:
             folder = Path(scratch, "pyfunc")
@@ -183,9 +188,9 @@ def _of_run(client: "MlflowClient", run: "Run") -> "list[LoggedModel]":
     return sorted(found, key=lambda model: (model.creation_timestamp, model.model_id))
 
 
-def _create(client: "MlflowClient", run: "Run", epoch: int, family: str) -> "LoggedModel":
+def _create(client: "MlflowClient", run: "Run", epoch: int, family: str) -> None:
     marks = {name: run.data.tags[name] for name in (names.NUMBER, names.TRIAL) if name in run.data.tags}
-    return client.create_logged_model(
+    client.create_logged_model(
         run.info.experiment_id,
         name=run.info.run_name.partition(" ")[0].translate(_NOT_IN_NAMES),
         source_run_id=run.info.run_id,

@@ -598,16 +598,18 @@ class Tracker:
     ) -> tuple["Run", bool]:
         """The first run with these tags, marked as running, or a new one; and whether it is new."""
         condition = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in same.items())
-
-        def first() -> "list[Run]":
-            return list(client.search_runs([experiment_id], condition, 1, 1, ["attributes.start_time ASC"]))
-
+        oldest_first = ["attributes.start_time ASC"]
         with self._connection.exclusive():
-            found = first()
+            found = client.search_runs([experiment_id], condition, max_results=1, order_by=oldest_first)
             if not found:
                 made = client.create_run(experiment_id, tags=dict(same), run_name=run_name)
-                # A server whose answer was lost may have made a run each time that it was asked.
-                return (first() or [made])[0] if self.is_served else made, True
+                if not self.is_served:
+                    return made, True
+                # Where an answer did not come, MLflow's client has asked a second time: everybody takes the first run.
+                first, *others = client.search_runs([experiment_id], condition, order_by=oldest_first) or [made]
+                for other in others:
+                    client.delete_run(other.info.run_id)
+                return first, True
         client.update_run(found[0].info.run_id, status="RUNNING", name=run_name)
         return found[0], False
 
