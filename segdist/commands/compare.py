@@ -61,8 +61,7 @@ def pages_of(board: Leaderboard, *, storage: str = "", tracking: str = "embedded
 
 def shown_by(tracker: Tracker, parent_run_id: str, winner: str = "") -> Shown:
     """The same of a sweep's run, and the run of its winner."""
-    command = "" if tracker.is_served else f"mlflow ui --backend-store-uri {tracker.uri} --host 127.0.0.1"
-    return Shown(tracker.links(parent_run_id, winner), command)
+    return Shown(tracker.links(parent_run_id, winner), tracker.page_command)
 
 
 def compare(name: str, *, storage: str = "", tracking: str = "embedded") -> "pd.DataFrame":

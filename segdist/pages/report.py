@@ -26,6 +26,7 @@ RANKED, INDEX, IMPORTANCE = ("pictures_ranked", "pictures_telling"), "index.json
 """Files of a run; older runs have their ranked pictures under the second name."""
 PICTURES, TEST_PICTURES, SUMMARY = "pictures", "pictures_test", "summary.json"
 _PICTURE_BYTES = 10_000_000  # of all trials together, so that the page opens on a phone and fits in a mail
+_CURVES = 100  # learning curves, of the best trials: more lines are no picture, and each is a question to MLflow
 _GROUP_BYTES = 5_000_000  # of groups of images
 
 
@@ -88,6 +89,7 @@ def _render(tracker: Tracker, board: Leaderboard, images: str = "") -> str:
         tints={line.trial: line.tint for line in _lines(board)},
         classes=_classes(board),
         curves=_curves(tracker, board),
+        most_curves=_CURVES,
         pareto=_pareto(board),
         importance=_importance(tracker, board),
         consistency=_consistency(tracker, board),
@@ -103,6 +105,8 @@ def _render(tracker: Tracker, board: Leaderboard, images: str = "") -> str:
         plan=plan_rows(tracker.read_json(board.sweep.run_id, PLAN)),
         uri=tracker.uri,
         images=images,
+        mlflow=tracker.links(board.sweep.run_id, board.winner.run_id if board.winner else ""),
+        mlflow_command=tracker.page_command,
     )
 
 
@@ -218,11 +222,13 @@ def _caption(one: JsonObject) -> str:
 
 def _curves(tracker: Tracker, board: Leaderboard) -> list[tuple[str, Markup]]:
     runs = {trial.number: trial.run_id for trial in board.trials}
+    first = {trial.number for trial in (*board.trials[:_CURVES], *filter(None, [board.baseline, board.leader]))}
     found = []
     for metric in (board.metric, "train/loss"):
         lines = [
             charts.Line(line.trial, line.title, line.tint, line.kind, tracker.history(runs[line.trial], metric))
             for line in _lines(board)
+            if line.trial in first
         ]
         found.append((metric, charts.curves(lines, title=metric)))
     return [(metric, chart) for metric, chart in found if chart]
@@ -257,14 +263,15 @@ def _galleries(tracker: Tracker, board: Leaderboard) -> tuple[list[Gallery], int
     wanted = [(board.winner, TEST_PICTURES, "winner on the test split")] if board.winner else []
     shown = board.trials if board.winner in (None, *board.trials) else (board.winner, *board.trials)
     wanted += [(t, PICTURES, _gallery_title(board, t)) for t in shown if t is not None]
-    for trial, folder, title in wanted:
+    for place, (trial, folder, title) in enumerate(wanted):
         pictures = _pictures(tracker, trial, folder)
         size = sum(map(len, pictures))
-        if pictures and size <= room:
+        if size > room:  # of a thousand trials nobody waits for all pictures to be read
+            omitted = sum(trial.status == "FINISHED" for trial, _, _ in wanted[place:])
+            break
+        if pictures:
             found.append(Gallery(trial, title, pictures, shared=folder == PICTURES))
             room -= size
-        elif pictures:
-            omitted += 1
     return sorted(found, key=lambda g: (g.trial is not board.winner, "test" not in g.title)), omitted
 
 

@@ -33,6 +33,7 @@ BEST = "best/"  # in front of a metric: its value in the epoch in which the sear
 NOTE = "mlflow.note.content"  # Markdown, on the page of an experiment or run
 EXPERIMENT_KIND = "mlflow.experimentKind"  # which of MLflow's pages an experiment gets
 TRAINING = "custom_model_development"
+REPORT = "report/report.html"  # among the artifacts of parent runs
 SHARED = ("mlflow.user", "mlflow.source.", "segdist.git_dirty")  # what trials have from their sweep
 GAIN = "gain"  # of a trial over the untuned one, in the search metric; the higher the better
 TOTAL_SECONDS = "total_seconds"  # spent in epochs, over all resumptions

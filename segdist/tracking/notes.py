@@ -18,23 +18,24 @@ def of_experiment(name: str, question: str) -> str:
     )
 
 
-def of_sweep(question: str, metric: str, command: str, dataset: str) -> str:
+def of_sweep(question: str, metric: str, command: str, dataset: str, report: str) -> str:
     """The same of a sweep's run."""
     asked = f"**{question}**\n\n" if question else ""
     return (
         f"{asked}Data `{dataset}`. Started, and gone on with, by `{command}`.\n\n"
         f"The trials are compared by `{names.BEST}{metric}`: `{metric}` in the epoch in which it was best, on the "
         f"validation split. Here the same name is the best of all trials so far, over the number of trials that ended. "
-        f"`spent/` and `wasted/` count what the trials held; `report/report.html` among the artifacts says the rest."
+        f"`spent/` and `wasted/` count what the trials held; the [report]({report}) says the rest, once the sweep is done."
     )
 
 
-def of_trial(title: str, metric: str) -> str:
+def of_trial(title: str, metric: str, report: str) -> str:
     """The same of a trial's run."""
     return (
         f"**{title}**\n\nThe parameters are what was searched, and what differs from the defaults; `run.yaml` among "
         f"the artifacts has all of it. `{names.BEST}...` are the values of the epoch in which `{metric}` was best, "
-        "whose model is the one that this run names among MLflow's models."
+        f"whose model is the one that this run names among MLflow's models. The [report]({report}) of the sweep compares "
+        "all of its trials."
     )
 
 

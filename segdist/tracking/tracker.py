@@ -94,6 +94,11 @@ class Tracker:
         """Where MLflow's pages are: the server itself, or where `mlflow ui` shows a database."""
         return self.uri if self.is_served else LOCAL_PAGE
 
+    @property
+    def page_command(self) -> str:
+        """What has to run for these pages; "" where a server does."""
+        return "" if self.is_served else f"mlflow ui --backend-store-uri {self.uri} --host 127.0.0.1"
+
     def check(self) -> None:
         """Connect now, so that a wrong address is an error before anything is computed.
 
@@ -139,12 +144,13 @@ class Tracker:
         environment = provenance.environment(file.parent, plugins=distributions())
         marks = {**names.of_sweep(self.metric, file, environment, time.time_ns() // 1_000_000), **tags}
         question, command = str(tags.get(names.QUESTION, "")), provenance.command_line()
-        marks[names.NOTE] = notes.of_sweep(question, self.metric, command, dataset.content_hash)
         with self._connection.client() as client:
             same = {names.FINGERPRINT: fingerprint}
             experiment = self._experiment(client, name, question)
             run, is_new = self._find_or_create(client, experiment, same, run_name=name)
             run_id = str(run.info.run_id)
+            report = views.report_of(experiment, run_id)
+            marks[names.NOTE] = notes.of_sweep(question, self.metric, command, dataset.content_hash, report)
             self._describe(client, run_id, marks, params, is_new=is_new)
             self._log_inputs(client, run_id, [reading.dataset_input(name, dataset)])
             client.log_text(run_id, redact(spec_text), "sweep/spec.json")
@@ -250,7 +256,8 @@ class Tracker:
             self._parents[parent_run_id] = parent
             name = notes.name_of_trial(parent.info.run_name, number, title)
             shared = {n: value for n, value in parent.data.tags.items() if n.startswith(names.SHARED)}
-            marks = {**shared, names.NOTE: notes.of_trial(title or name, self.metric), names.END: "", **tags}
+            report = views.report_of(str(parent.info.experiment_id), parent_run_id)
+            marks = {**shared, names.NOTE: notes.of_trial(title or name, self.metric, report), names.END: "", **tags}
             run, is_new = self._find_or_create(client, parent.info.experiment_id, same, run_name=name)
             run_id = str(run.info.run_id)
             if not run.inputs or not run.inputs.dataset_inputs:  # its driver may have been killed before it had them

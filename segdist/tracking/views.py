@@ -53,6 +53,11 @@ def links(uri: str, experiment_id: str, parent_run_id: str, winner: str = "") ->
     return found | ({"winner": f"{root}/runs/{winner}?{_TRAINING}"} if winner else {})
 
 
+def report_of(experiment_id: str, parent_run_id: str) -> str:
+    """Where MLflow shows the report of a sweep, as an address on its own pages, wherever they are."""
+    return f"#/experiments/{experiment_id}/runs/{parent_run_id}/artifacts/{names.REPORT}"
+
+
 def of_sweep(
     parent_run_id: str, metric: str, searched: Mapping[str, bool], pictures: Sequence[str]
 ) -> dict[str, object]:
