@@ -25,7 +25,7 @@ def of_sweep(question: str, metric: str, command: str, dataset: str, report: str
         f"{asked}Data `{dataset}`. Started, and gone on with, by `{command}`.\n\n"
         f"The trials are compared by `{names.BEST}{metric}`: `{metric}` in the epoch in which it was best, on the "
         f"validation split. Here the same name is the best of all trials so far, over the number of trials that ended. "
-        f"`spent/` and `wasted/` count what the trials held; the [report]({report}) says the rest, once the sweep is done."
+        f"`spent/` and `wasted/` count what the trials held; the [report]({report}) says the rest when all is done."
     )
 
 
@@ -34,8 +34,8 @@ def of_trial(title: str, metric: str, report: str) -> str:
     return (
         f"**{title}**\n\nThe parameters are what was searched, and what differs from the defaults; `run.yaml` among "
         f"the artifacts has all of it. `{names.BEST}...` are the values of the epoch in which `{metric}` was best, "
-        f"whose model is the one that this run names among MLflow's models. The [report]({report}) of the sweep compares "
-        "all of its trials."
+        f"whose model is the one that this run names among MLflow's models. The [report]({report}) compares "
+        "all trials of the sweep."
     )
 
 
