@@ -1,5 +1,6 @@
 """TensorBoard and Weights & Biases show what is known of a trial: each point once, whatever happened."""
 
+import importlib
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,7 +10,7 @@ import pytest
 
 from segdist.core import storage as stores
 from segdist.core.errors import SpecError
-from segdist.tracking import Measured, mirrors
+from segdist.tracking import Measured
 from segdist.tracking.mirrors import Mirrors, Shown
 
 EPOCHS = tuple(
@@ -76,7 +77,7 @@ def test_what_is_not_installed_is_named_with_the_extra_that_brings_it(
     def fail(name: str) -> None:
         raise ModuleNotFoundError(name="wandb")
 
-    monkeypatch.setattr(mirrors.importlib, "import_module", fail)
+    monkeypatch.setattr(importlib, "import_module", fail)
     with pytest.raises(SpecError, match=r"`tracking.also: \[wandb\]` needs wandb.*segdist\[wandb\]"):
         Mirrors(["wandb"], str(tmp_path), sweep="roofs")
 
