@@ -55,7 +55,7 @@ def links(uri: str, experiment_id: str, parent_run_id: str, winner: str = "") ->
 
 def report_of(experiment_id: str, parent_run_id: str) -> str:
     """Where MLflow shows the report of a sweep, as an address on its own pages, wherever they are."""
-    return f"#/experiments/{experiment_id}/runs/{parent_run_id}/artifacts/{names.REPORT}"
+    return f"#/experiments/{experiment_id}/runs/{parent_run_id}/artifacts/{names.REPORT}?{_TRAINING}"
 
 
 def of_sweep(

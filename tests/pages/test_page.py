@@ -1,3 +1,4 @@
+import html
 import html.parser
 import re
 from dataclasses import replace
@@ -6,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+from mlflow import MlflowClient
 
 from segdist.core.spec import SweepSpec
 from segdist.pages import PLAN, Leaderboard, leaderboard, report, write_html
 from segdist.pages.front import unbeaten
 from segdist.pages.labels import label_sets
 from segdist.pages.scatter import Point, front, pareto
-from segdist.tracking import Tracker
+from segdist.tracking import Tracker, names
 from tests.browser import answers, needs_chromium
 from tests.tracking.conftest import start_sweep, start_trial
 
@@ -51,7 +53,7 @@ def tags(page: Path) -> Tags:
 def test_every_tag_is_closed_and_nothing_is_loaded_from_elsewhere(page: Path) -> None:
     found = tags(page)
     assert found.open == []
-    loads = [attrs[name] for _, attrs in found.seen for name in ("src", "href") if name in attrs]
+    loads = [attrs[name] for tag, attrs in found.seen for name in ("src", "href") if name in attrs and tag != "a"]
     assert all(str(target).startswith(("data:", "#")) for target in loads)
     assert "url(" not in page.read_text("utf-8")
 
@@ -60,6 +62,19 @@ def test_what_the_trials_cost_is_said_once_they_have_ended(page: Path, board: Le
     assert f"All trials together took {board.cost}." in page.read_text("utf-8")
     assert board.cost.startswith("617 GPU-seconds, of which 154 (25 %)")
     assert Leaderboard(replace(board.sweep, metrics={}), board.trials).cost == ""
+
+
+def test_the_page_links_to_the_sweep_its_models_and_its_winner_in_mlflow_which_links_back(
+    page: Path, board: Leaderboard, filled: Tracker
+) -> None:
+    assert board.winner
+    links, text = filled.links(board.sweep.run_id, board.winner.run_id), html.unescape(page.read_text("utf-8"))
+    for name in ("charts", "trials", "models", "sweep", "winner"):
+        assert f'href="{links[name]}">{name}</a>' in text
+    assert filled.page_command in text
+    for run_id in (board.sweep.run_id, board.winner.run_id):
+        note = MlflowClient(filled.uri).get_run(run_id).data.tags[names.NOTE]
+        assert f"/runs/{board.sweep.run_id}/artifacts/report/report.html" in note
 
 
 def test_text_of_users_is_text(page: Path) -> None:

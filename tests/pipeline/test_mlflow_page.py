@@ -8,8 +8,9 @@ import pytest
 
 from segdist.core.panels import encode_jpeg
 from segdist.pipeline.recording import picture_key
-from segdist.tracking import Tracker
+from segdist.tracking import Measured, Tracker, views
 from tests.browser import dom, needs_chromium
+from tests.engine.shipped import model_folder
 from tests.pages.fake import SPACE, fill
 from tests.pipeline.test_servers import mlflow_server
 
@@ -26,6 +27,10 @@ def test_the_links_show_trials_best_first_with_charts_and_pictures(mlflow_server
     for trial in trials:
         tracker.log_pictures(trial.run_id, {picture_key(0): picture}, step=1)
     tracker.save_view(parent, searched=dict.fromkeys(SPACE, True), pictures=[picture_key(0)])
+    trained = model_folder(tmp_path / "trained" / "model", "unet_cbam")
+    scored = Measured(trials[0].best_epoch, {"val/iou": 0.875})
+    tracker.keep_model(trials[0].run_id, trained, epoch=scored.epoch, family="unet_cbam", measured=scored)
+    tracker.log_metrics(trials[0].run_id, {"system/cpu_utilization_percentage": 87.5}, step=1)
     links = tracker.links(parent, trials[0].run_id)
     charts = dom(links["charts"], tmp_path, milliseconds=90_000)
     assert "shared view" in charts
@@ -39,3 +44,11 @@ def test_the_links_show_trials_best_first_with_charts_and_pictures(mlflow_server
     assert shown == [f"quickstart-{trial.number:03d}" for trial in trials]
     assert "best/val/iou" in table
     assert all(key.rpartition(".")[2] in table for key in SPACE)
+    models = dom(links["models"], tmp_path)
+    assert f"quickstart-{trials[0].number:03d}" in models
+    assert "Ready" in models
+    assert "Agent versions" not in models, "the pages are those for training"
+    winner = dom(links["winner"], tmp_path)
+    assert views.report_of(links["models"].split("/")[-2], parent) in winner
+    system = dom(links["winner"].replace("?", "/system-metrics?"), tmp_path)
+    assert "cpu_utilization_percentage" in system
