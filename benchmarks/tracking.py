@@ -7,14 +7,16 @@ are filled, one of them with a thousand trials, and `segdist compare`, the repor
 import json
 import os
 import signal
+import sqlite3
 import statistics
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
@@ -29,7 +31,7 @@ from segdist.pages.report import write_html
 from segdist.pipeline.recording import Recording
 from segdist.pipeline.trial import Job
 from segdist.searching import Ledger, Search
-from segdist.tracking import Measured, Tracker
+from segdist.tracking import Measured, Tracker, names
 from tests.proxy import Proxy
 
 EPOCHS, TRIAL_SECONDS, EPOCH_SECONDS = 100, 60.0, 0.6
@@ -92,7 +94,8 @@ def _look_at_many(folder: Path) -> None:
         _fill(tracker, _spec(folder, name, trials=trials), trials)
     alone = _seconds(lambda: tracker.find_sweep("many", "many-0"))
     spec = _spec(folder, "many", trials=MANY)
-    parent = _fill(tracker, spec, MANY, fingerprint="many-1")
+    parent = _fill(tracker, spec, FEW, fingerprint="many-1")
+    _multiply(folder / "storage" / "mlflow.db", parent, MANY // FEW)
     beside = _seconds(lambda: tracker.find_sweep("many", "many-0"))
     print(f"{MANY} trials in one experiment (SQLite)")
     words = [sys.executable, "-m", "segdist.cli", "compare", "many", "--storage", place]
@@ -135,6 +138,23 @@ def _fill(tracker: Tracker, spec: SweepSpec, trials: int, *, fingerprint: str = 
     tracker.save_view(parent, searched={"train.lr": True, "train.weight_decay": True})
     tracker.end(parent)
     return parent
+
+
+def _multiply(database: Path, parent: str, times: int) -> None:
+    """Copy the trials of a sweep inside MLflow's tables: told one after the other, a thousand of them take minutes."""
+    with closing(sqlite3.connect(database)) as tables, tables:
+        found = tables.execute("SELECT run_uuid FROM tags WHERE key = ? AND value = ?", (names.PARENT, parent))
+        for number, (run_id,) in enumerate(found.fetchall() * (times - 1), start=FEW):
+            copy = uuid.uuid4().hex
+            for table in ("runs", "tags", "params", "metrics", "latest_metrics"):
+                columns = [row[1] for row in tables.execute(f"PRAGMA table_info({table})") if row[1] != "run_uuid"]
+                named = ", ".join(f'"{column}"' for column in columns)
+                tables.execute(
+                    f"INSERT INTO {table} (run_uuid, {named}) SELECT ?, {named} FROM {table} WHERE run_uuid = ?",
+                    (copy, run_id),
+                )
+            for tag, value in ((names.NUMBER, str(number)), (names.TRIAL, f"{number:04d}")):
+                tables.execute("UPDATE tags SET value = ? WHERE run_uuid = ? AND key = ?", (value, copy, tag))
 
 
 def _start(tracker: Tracker, spec: SweepSpec, fingerprint: str = "0" * 16) -> str:

@@ -26,6 +26,7 @@ _EXTRA_OF = {
     "segment_anything": "sam",
     "starlette": "serve",
     "supervision": "supervision",
+    "tensorboard": "tensorboard",
     "tensorboardX": "tensorboard",
     "timm": "encoders",
     "tokenizers": "hf",

@@ -60,6 +60,7 @@ def test_no_other_place_knows_an_extra_and_none_advises_all_of_them() -> None:
     said = {name for name, text in texts.items() if "segdist[" in text}
     assert said == {
         "segdist/core/extras.py",
+        "segdist/tracking/pyfunc.py",  # what a saved model requires
         "segdist/sweepfile/catalogue.py",
     }  # the second by the family's own declaration
     assert not any("segdist[all]" in text for text in texts.values())
