@@ -24,6 +24,7 @@ from segdist.datasets.shards import Dataset
 from segdist.metrics import WORST_GROUP, Evaluator, family_of, is_minimised
 from segdist.pipeline.cluster import slots
 from segdist.pipeline.gpus import given
+from segdist.pipeline.own_cluster import check_own_room
 from segdist.pipeline.trial import Job
 from segdist.tracking import Tracker, TrialRecord, names
 
@@ -154,6 +155,7 @@ def _answer(ray: ModuleType, submitted: object) -> Any:
     try:
         return ray.get(submitted)
     except ray.exceptions.RayError as error:
+        check_own_room()
         cause = cause_of(str(error))
         kind = StorageError if cause is not None and cause.kind in OF_STORAGE else BackendError
         raise kind(why(str(error))) from error

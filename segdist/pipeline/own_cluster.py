@@ -133,6 +133,16 @@ def check_room(folder: Path) -> None:
         )
 
 
+def check_own_room() -> None:
+    """Where a process of a cluster of our own broke down: Ray's processes die of a full disk, and do not say so.
+
+    Raises:
+        StorageError: there is no room for their logs.
+    """
+    if folder := os.environ.get(SESSION):
+        check_room(Path(folder).parent)
+
+
 @contextmanager
 def _folder() -> Iterator[Path]:
     """A folder of this user's, locked while it is in use and gone afterwards; also those of killed processes go."""

@@ -19,6 +19,7 @@ from segdist.core.text import counted
 from segdist.pipeline.checkpoints import thin
 from segdist.pipeline.cluster import keep_keys_out_of_logs, slots
 from segdist.pipeline.gpus import given, with_gpus
+from segdist.pipeline.own_cluster import check_own_room
 from segdist.pipeline.packing import Need, fitting, nodes_of, usable
 from segdist.pipeline.planned import planned, resident_bytes
 from segdist.pipeline.recording import Recording
@@ -148,6 +149,7 @@ def _run_all(
         except Exception as error:
             if not _is_of_ray(error):
                 raise
+            check_own_room()
             breakdowns = breakdowns + 1 if search.progress == before else 1
             _begin_anew(spec, error, breakdowns)
         else:

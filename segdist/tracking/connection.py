@@ -5,6 +5,8 @@ import fcntl
 import http.client
 import logging
 import os
+import shutil
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from segdist.core.causes import cause_of
+from segdist.core.causes import cause_of, free_space
 from segdist.core.errors import BackendError, SegdistError, StorageError
 from segdist.core.redaction import holds_credentials, redact, without_credentials
 from segdist.core.storage import network_file_system, object_store_errors
@@ -27,6 +29,8 @@ _ANSWER_SECONDS = 5.0
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "6", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 """For a server that answered before: two minutes while it is down, five while it hangs. Who sets them knows better."""
 _NO_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+_FILE_BYTES = 1_000_000
+"""With less free, the temporary folder does not hold a file of a run."""
 _SAID_EVERY = 60.0
 """Seconds between two lines about one server that does not answer."""
 
@@ -146,7 +150,13 @@ class Connection:
     def _lacking(self, error: Exception) -> SegdistError | None:
         """What the machine or the network does not give, where it is that and no refusal of MLflow's."""
         if not (cause := cause_of(error)):
-            return None
+            temporary = tempfile.gettempdir()
+            if shutil.disk_usage(temporary).free > _FILE_BYTES:
+                return None
+            return StorageError(  # MLflow does not say why it cannot copy a file
+                f"The disk is full that MLflow's files are copied to: {free_space(temporary)}. Free some space, or set "
+                "TMPDIR to a folder on another disk."
+            )
         if self._file:
             return StorageError(f"MLflow's database {self._file} cannot be used: {cause}")
         return BackendError(f"MLflow at {self.shown} cannot be used: {cause}")

@@ -64,6 +64,11 @@ def test_a_disk_without_room_for_rays_logs_is_told_before_ray_is_waited_for(
     with pytest.raises(StorageError, match=said), own_cluster._folder():
         pass
     assert not list(short_folder.iterdir())
+    monkeypatch.setenv(own_cluster.SESSION, str(short_folder / "segdist-ray-x"))
+    with pytest.raises(StorageError, match=said):
+        own_cluster.check_own_room()
+    monkeypatch.delenv(own_cluster.SESSION)
+    own_cluster.check_own_room()  # a cluster that was joined
 
 
 def test_a_folder_that_is_too_long_for_sockets_is_not_used_and_refused_where_it_was_asked_for(

@@ -2,6 +2,7 @@ import errno
 import http.server
 import os
 import pickle
+import shutil
 import signal
 import socket
 import subprocess
@@ -157,6 +158,14 @@ def test_everything_works_through_a_server(server: str, spec: SweepSpec, tmp_pat
     sweep = tracker.latest_sweep("cracks")
     assert sweep.dataset is not None
     assert sweep.dataset.digest == DATASET.content_hash
+
+
+def test_a_temporary_folder_that_holds_no_file_of_a_run_is_told_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Connection("http://127.0.0.1:5000", "")
+    server._client = MlflowClient("http://127.0.0.1:5000")  # it answered once
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 0))
+    with pytest.raises(StorageError, match=r"0 MB are free in .* set TMPDIR"), server.client():
+        raise MlflowException("Failed to download artifacts from path 'model'")
 
 
 @pytest.mark.slow
