@@ -2,11 +2,15 @@
 
 An Arrow file an image, named by the encoder's weights and the image's pixels, so that neither other weights nor another
 augmentation are ever mistaken for it: one row, a column a level, each a tensor in half precision.
+
+Trials of one node that see the same images at the same time divide them: who claims an image encodes it, the others
+wait for the file.
 """
 
 import hashlib
 import logging
 import os
+import time
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,6 +29,11 @@ _LOG = logging.getLogger(__name__)
 _SAMPLED = 256
 """Values of each tensor that name the weights: training moves nearly all of them."""
 _ENDING = ".arrow"
+_CLAIM_ENDING = ".claim"
+_CLAIM_HOLDS = 30.0
+"""Seconds after which a claim counts no more: who made it is gone, or too slow to wait for."""
+_LOOKS_EACH = 0.005
+"""Seconds between two looks for what another process encodes."""
 _FREED = 0.1
 """Share of the space that is freed once it is used up."""
 Features = list[Tensor]
@@ -71,6 +80,42 @@ class EmbeddingCache:
         self.hits, self.misses = self.hits + bool(found), self.misses + (not found)
         return found or None
 
+    def claim(self, key: str) -> bool:
+        """Whether this process is to encode an image; not where another one is about to, or has by now.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        claim = self._claim(key)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            if time.time() - _last_use(claim) > _CLAIM_HOLDS:
+                claim.unlink(missing_ok=True)
+            claim.touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise _unwritable(claim, error) from error
+        if (self._folder / f"{key}{_ENDING}").exists():
+            self.release(key)
+            return False
+        return True
+
+    def release(self, key: str) -> None:
+        """Whoever waits for an image need not wait any more."""
+        with suppress(OSError):  # then they wait until the claim counts no more
+            self._claim(key).unlink(missing_ok=True)
+
+    def awaited(self, key: str) -> Features | None:
+        """The embedding that another process is encoding; None where it gave up."""
+        claim = self._claim(key)
+        while time.time() - _last_use(claim) < _CLAIM_HOLDS:
+            time.sleep(_LOOKS_EACH)
+        return self.read(key)
+
+    def _claim(self, key: str) -> Path:
+        return self._folder / f".{key}{_CLAIM_ENDING}"
+
     def write(self, key: str, levels: Features) -> None:
         """Keep the embedding of one image.
 
@@ -86,13 +131,11 @@ class EmbeddingCache:
             part.replace(file)
             self._evict(size)
         except OSError as error:
-            raise StorageError(
-                f"Cannot write the embedding {file}: {error}. Set SEGDIST_CACHE to a local folder with free space, "
-                "or `embeddings: compute`."
-            ) from error
+            raise _unwritable(file, error) from error
         finally:
             with suppress(OSError):  # the error above says more
                 part.unlink(missing_ok=True)
+            self.release(key)
 
     def _evict(self, written: int) -> None:
         """Remove embeddings, of any encoder, that were not used for the longest time, once there are too many."""
@@ -102,8 +145,9 @@ class EmbeddingCache:
         if not self._warned:
             self._warned = True
             _LOG.warning(
-                "cached embeddings fill %.1f GB and the oldest are removed; images augmented at random never come "
-                "back: leave `train.augment` empty or `[flip]`, or raise `embeddings_gb`",
+                "cached embeddings fill %.1f GB and the oldest are removed; images augmented at random come back in "
+                "other trials of the same seed alone: leave `train.augment` empty or `[flip]`, or raise "
+                "`embeddings_gb`",
                 self._max_bytes / 1e9,
             )
         files = sorted(embeddings_folder().rglob(f"*{_ENDING}"), key=_last_use)
@@ -113,6 +157,13 @@ class EmbeddingCache:
                 return
             self._used -= _size(file)
             file.unlink(missing_ok=True)
+
+
+def _unwritable(file: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"Cannot write the embedding {file}: {error}. Set SEGDIST_CACHE to a local folder with free space, or "
+        "`embeddings: compute`."
+    )
 
 
 def _save(file: Path, levels: Features) -> None:

@@ -4,7 +4,7 @@ Shapes: B images, N prompts over all images of a batch, M masks a prompt, C chan
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -93,15 +93,46 @@ class PromptableNetwork(Traceable):
         if "known" not in batch:
             return self.project(self.encode(batch["images"].to(self.device)))
         known: list[Features] = list(batch["known"])
-        if batch["missing"]:
-            with torch.no_grad():
-                computed = [level.half() for level in self.encode(batch["images"].to(self.device))]
-            for n, i in enumerate(batch["missing"]):
-                known[i] = [level[n] for level in computed]
-                self._opened_cache().write(batch["keys"][i], known[i])
+        for i, levels in self._encoded(batch["images"], {i: batch["keys"][i] for i in batch["missing"]}):
+            known[i] = levels
         return self.project(
             [torch.stack([v.to(self.device) for v in levels]).float() for levels in zip(*known, strict=True)]
         )
+
+    def _encoded(self, images_BCHW: Tensor, keys: Mapping[int, str]) -> Iterator[tuple[int, Features]]:
+        """The embedding of each image by its index among the keys, in their order; all are kept.
+
+        One half after the other: trials beside this one, which see the same images now, encode what it has not claimed.
+        """
+        cache, of_others = self._opened_cache(), list[tuple[int, Tensor]]()
+        left = list(zip(keys, images_BCHW, strict=True))
+        at_once = -(-len(left) // 2)
+        while left:
+            mine, left = left[:at_once], left[at_once:]
+            claimed = {i for i, _ in mine if cache.claim(keys[i])}
+            of_others += [one for one in mine if one[0] not in claimed]
+            yield from self._encoded_here([one for one in mine if one[0] in claimed], keys)
+        for i, image_CHW in of_others:
+            levels = cache.awaited(keys[i])
+            yield from [(i, levels)] if levels else self._encoded_here([(i, image_CHW)], keys)
+
+    def _encoded_here(
+        self, images: Sequence[tuple[int, Tensor]], keys: Mapping[int, str]
+    ) -> Iterator[tuple[int, Features]]:
+        if not images:
+            return
+        try:
+            with torch.no_grad():
+                images_BCHW = torch.stack([image_CHW for _, image_CHW in images]).to(self.device)
+                computed = [level.half() for level in self.encode(images_BCHW)]
+        except BaseException:  # as where memory does not suffice: others may have more
+            for i, _ in images:
+                self._opened_cache().release(keys[i])
+            raise
+        for n, (i, _) in enumerate(images):
+            levels = [level[n] for level in computed]
+            self._opened_cache().write(keys[i], levels)
+            yield i, levels
 
     def _uses_cache(self) -> bool:
         """Whether embeddings are cached.

@@ -45,9 +45,10 @@ class PromptableOptions(ModelOptions):
     max_overlap: float = Field(default=0.7, gt=0, le=1)
     """With `prompt: everything`, of two masks with a larger IoU the one with the lower predicted IoU is left out."""
     embeddings: Literal["compute", "cache"] = "compute"
-    """cache keeps what the encoder makes of an image on disk, in half precision, and never computes it twice; needs
-    `train.adapter.kind: frozen_encoder`, and pays off with `train.augment` empty or `[flip]`: any other draws images
-    that never come back."""
+    """cache keeps what the encoder makes of an image on disk, in half precision, and never computes it twice; needs an
+    encoder that is frozen, as by `train.adapter.kind: frozen_encoder`. It pays off in one trial with `train.augment`
+    empty or `[flip]`, for any other draws images that do not come back; in a search also with those, because all trials
+    of a seed see the same images, and one of them encodes each."""
     embeddings_gb: PositiveFloat = Field(default=20.0, json_schema_extra={"housekeeping": True})
     """Most disk space for cached embeddings; those not used for the longest time go first. SEGDIST_CACHE says where."""
 
