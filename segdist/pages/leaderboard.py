@@ -22,6 +22,7 @@ from segdist.metrics.evaluator import shown
 from segdist.pages.confirmed import Confirmed, Standing
 from segdist.pages.front import unbeaten
 from segdist.pages.tables import plain_table
+from segdist.searching.budget import OVER
 from segdist.searching.cost import Cost
 from segdist.searching.ledger import MEMORY
 from segdist.sweepfile.objectives import is_minimised
@@ -203,6 +204,8 @@ class Leaderboard:
         ]
 
     def _not_finished(self, repeat: TrialRecord) -> str:
+        if repeat.reason == OVER:
+            return "was cut off by the budget."
         return ("failed" if repeat.status == "FAILED" else "was stopped early") + _because(repeat.reason)
 
     @property
@@ -313,7 +316,7 @@ class Leaderboard:
         if trial.status == "FINISHED" and trial.broken:
             return "infeasible"
         if trial.status == "FINISHED" and trial.epochs < planned_epochs(trial):
-            return "stopped early"
+            return "cut off by the budget" if trial.reason == OVER else "stopped early"
         return trial.status.lower()
 
 

@@ -98,19 +98,25 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
-def against_truth(plan: Plan, *, seconds: float, ledger: Ledger, folders: Iterable[str]) -> dict[str, object]:
+def against_truth(
+    plan: Plan, *, seconds: float, starts: int, ledger: Ledger, folders: Iterable[str]
+) -> dict[str, object]:
     """What was predicted, and what came: rows of numbers and of texts.
 
     Args:
-        plan: made before the first start.
+        plan: of the sweep as it was when it was planned; it may have got other trials since.
         seconds: of all starts so far.
+        starts: how many those are.
         ledger: of the sweep: an epoch says how much memory its trial has had.
         folders: all that the sweep has written, but its report.
     """
     peaks = [e.metrics[PEAK] * 1e6 for trial in ledger.trials for e in trial.epochs if PEAK in e.metrics]
     disk = sum(entry.size for folder in folders for entry in storage.find(folder))
+    ended = sum(trial.has_ended for trial in ledger.trials)
+    took = "wall time" if starts == 1 else f"wall time, of {counted(starts, 'start')} together"
     rows = [
-        ("wall time", plan.wall_seconds, seconds, clock),
+        ("trials", plan.trials, float(ended), lambda count: f"{count:.0f}"),
+        (took, plan.wall_seconds, seconds, clock),
         ("peak memory of a trial", plan.peak_memory, max(peaks, default=0.0), gigabytes),
         ("disk, without the report", plan.disk_bytes - plan.disk["report"], float(disk), gigabytes),
     ]

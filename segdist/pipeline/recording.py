@@ -31,6 +31,7 @@ from segdist.pipeline.checkpoints import DamagedError, fetch
 from segdist.pipeline.trial import Job
 from segdist.reading.examples import decode_image
 from segdist.searching import Ledger, Trial
+from segdist.searching.budget import OVER
 from segdist.tracking import Measured, Tracker, names
 from segdist.tracking.encoding import flatten
 from segdist.tracking.mirrors import Mirrors, Shown
@@ -298,7 +299,9 @@ class Recording:
         else:
             self._keep_model(trial, run_id)
             held = {names.MICRO_BATCH: str(trial.micro_batch)} if trial.micro_batch else {}
-            self._tracker.end(run_id, "FINISHED", tags={names.BROKEN: json.dumps(trial.broken), **held})
+            why = OVER if trial.is_cut_off else ""  # also where an earlier start left one
+            tags = {names.BROKEN: json.dumps(trial.broken), names.END: why, **held}
+            self._tracker.end(run_id, "FINISHED", tags=tags)
 
     def _keep_model(self, trial: Trial, run_id: str) -> None:
         """The model and pictures of the best checkpoint; where that is damaged, of the latest."""

@@ -265,7 +265,9 @@ def _compare_with_plan(tracker: Tracker, plan: Plan, parent: str, job: Job, mete
     runs = [parent, *(trial.run_id for trial in tracker.trials(parent))]
     labels = {job.labels_uri, *job.labels_of_policy.values()} - {""}
     folders = [job.dataset_uri, *labels, job.storage_path, *tracker.own_places(runs)]
-    found = against_truth(plan, seconds=meter.seconds, ledger=Ledger(job.storage_path), folders=folders)
+    found = against_truth(
+        plan, seconds=meter.seconds, starts=meter.starts, ledger=Ledger(job.storage_path), folders=folders
+    )
     tracker.log_json(parent, found, pages.PLAN)
     for what, before, after in pages.plan_rows(found):
         say(f"plan      {what}: {before} predicted, {after}")

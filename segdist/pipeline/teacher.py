@@ -1,6 +1,7 @@
 """A model that labels: built when first needed, asked with the prompts of all strategies at once."""
 
 import hashlib
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -72,6 +73,7 @@ class Teacher:
         self._spec, self._classes, self._trained_uri = spec, classes, trained_uri
         self._strategies = [Strategy(prompt) for prompt in spec.prompts]
         self._network: Segmenter | None = None
+        self._most_images = self._most_prompts = sys.maxsize
         self.halved = 0
 
     def candidates(self, questions: Sequence[Question]) -> list[list[list[CandidateMask]]]:
@@ -115,14 +117,15 @@ class Teacher:
 
     def _predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:
         found: list[tuple[Instance, ...]] = []
-        at_once = self._images_at_once() if images else 1
-        for start in range(0, len(images), at_once):
-            stop = start + at_once
-            found += self._within_memory(images[start:stop], prompts[start:stop])
+        while len(found) < len(images):
+            some = slice(len(found), len(found) + min(self._images_at_once(), self._most_images))
+            found += self._within_memory(images[some], prompts[some])
         return found
 
     def _within_memory(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:
         """The answers; where memory does not suffice, those to one half and then to the other.
+
+        What did not fit is not tried again.
 
         Raises:
             BackendError: memory does not suffice for one prompt about one image.
@@ -130,6 +133,8 @@ class Teacher:
         import torch
 
         network = self._loaded()
+        if len(images) == 1 and asked_of(prompts[0]) > self._most_prompts:
+            return self._in_halves(images, prompts[0])
         try:
             with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=self._is_half()):
                 found: list[tuple[Instance, ...]] = network.predict(images, prompts)
@@ -143,17 +148,23 @@ class Teacher:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if len(images) > 1:
-            half = len(images) // 2
+            self._most_images = half = len(images) // 2
             before = self._within_memory(images[:half], prompts[:half])
             return before + self._within_memory(images[half:], prompts[half:])
-        half = asked_of(prompts[0]) // 2
-        if not half:
+        fewer = asked_of(prompts[0]) // 2
+        if not fewer:
             raise BackendError(
                 f"The teacher's memory must hold one prompt about one image, but: {shortage}. "
                 "Take a smaller teacher or `image_size`, or fewer `label.actors`."
             )
-        (first,) = self._within_memory(images, [part_of(prompts[0], 0, half)])
-        (second,) = self._within_memory(images, [part_of(prompts[0], half, asked_of(prompts[0]))])
+        self._most_prompts = fewer
+        return self._in_halves(images, prompts[0])
+
+    def _in_halves(self, images: Sequence[ImageHWC], prompt: Prompt) -> list[tuple[Instance, ...]]:
+        """The answers to one half of the prompts about an image, and to the other."""
+        half, count = asked_of(prompt) // 2, asked_of(prompt)
+        (first,) = self._within_memory(images, [part_of(prompt, 0, half)])
+        (second,) = self._within_memory(images, [part_of(prompt, half, count)])
         return [(*first, *second)]
 
     def _images_at_once(self) -> int:

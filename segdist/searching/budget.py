@@ -58,6 +58,9 @@ class Meter:
     Args:
         folder: the sweep's own.
         clock: seconds, from any moment on.
+
+    Attributes:
+        starts: this one and those before.
     """
 
     def __init__(self, folder: str, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -65,6 +68,7 @@ class Meter:
         before = [storage.read_json(entry.uri) for entry in storage.find(self._starts, suffix=".json")]
         self._seconds = sum(float(start["seconds"]) for start in before)
         self._node_seconds = sum(float(start["node_seconds"]) for start in before)
+        self.starts = len(before) + 1
         self._mine = storage.join(self._starts, f"{time.time():.0f}-{uuid.uuid4().hex[:8]}.json")
         self._since, self._told = clock(), clock()
         self._held = 0.0

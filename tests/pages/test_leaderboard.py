@@ -8,6 +8,7 @@ from rich.console import Console
 
 from segdist.pages import Leaderboard, as_json, print_leaderboard, why_nothing
 from segdist.pages.leaderboard import number
+from segdist.searching.budget import OVER
 from segdist.tracking import names
 
 
@@ -154,6 +155,8 @@ def test_a_trial_of_several_phases_ended_early_only_if_it_missed_epochs_of_them(
         params = {**trial.params, "train.phases": planned, "train.epochs": 8}
         assert board.ended(replace(trial, params=params)) == ended
     assert board.ended(replace(trial, params={})) == "finished"
+    longer = {**trial.params, "train.phases": [], "train.epochs": 9}
+    assert board.ended(replace(trial, params=longer, reason=OVER)) == "cut off by the budget"
 
 
 def test_measures_are_columns_in_their_units_and_families_without_objects_are_named(board: Leaderboard) -> None:

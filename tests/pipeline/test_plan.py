@@ -160,15 +160,18 @@ def test_what_was_predicted_is_compared_with_what_came(
     spec, plan = plan_sweep(str(sweep), [])
     ledger = Ledger(str(tmp_path / "sweep"))
     epochs = tuple(Epoch(epoch=n, metrics={"train/peak_memory_mb": 500.0 * n}) for n in (1, 2))
-    ledger.write(Trial(number=0, values={}, epochs=epochs))
+    ledger.write(Trial(number=0, values={}, epochs=epochs, state="finished"))
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "weights").write_bytes(b"0" * 5000)
-    found = against_truth(plan, seconds=90.0, ledger=ledger, folders=[str(tmp_path / "models")])
+    found = against_truth(plan, seconds=90.0, starts=1, ledger=ledger, folders=[str(tmp_path / "models")])
     assert plan_rows(found) == [
+        ("trials", "3", "1 (-67 %)"),
         ("wall time", clock(plan.wall_seconds), f"0:01:30 ({100 * (90 / plan.wall_seconds - 1):+.0f} %)"),
         ("peak memory of a trial", "2.00 GB", "1.00 GB (-50 %)"),
         ("disk, without the report", gigabytes(plan.disk_bytes - plan.disk["report"]), "0.0 MB (-100 %)"),
     ]
+    again = against_truth(plan, seconds=90.0, starts=2, ledger=ledger, folders=[])
+    assert plan_rows(again)[1][0] == "wall time, of 2 starts together"
     assert planned(folder_of(spec)) == plan
     storage.write_json(storage.join(folder_of(spec), PLAN), {"of": "another version"})
     assert planned(folder_of(spec)) is None

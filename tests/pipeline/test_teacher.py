@@ -126,7 +126,10 @@ def test_out_of_memory_halves_the_work_until_it_fits_and_changes_no_answer() -> 
     scarce, _ = colours(most=2)
     questions = [lopsided(7), lopsided(3)]
     assert scarce.candidates(questions) == plenty.candidates(questions)
-    assert scarce.halved > 2
+    before = scarce.halved
+    assert before > 2
+    assert scarce.candidates(questions) == plenty.candidates(questions)
+    assert scarce.halved == before, "what did not fit is not tried again"
     hopeless, _ = colours(most=0)
     with pytest.raises(BackendError, match="must hold one prompt about one image"):
         hopeless.candidates(questions)

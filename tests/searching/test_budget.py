@@ -160,7 +160,7 @@ def test_the_time_of_all_starts_is_kept_in_the_folder(tmp_path: Path) -> None:
     ("resources", "budget", "message"),
     [
         ({}, {"money": 5}, "needs `resources.price_per_hour`"),
-        ({}, {"gpu_hours": 5}, "bounds nothing where trials hold no GPU"),
+        ({"gpus_per_worker": 0}, {"gpu_hours": 5}, "bounds nothing where trials hold no GPU"),
         ({}, {"hours": 0}, "greater than 0"),
         ({}, {"days": 1}, "Extra inputs"),
         ({"price_per_hour": -1}, {"money": 5}, "greater than 0"),
