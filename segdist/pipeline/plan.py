@@ -27,6 +27,7 @@ from segdist.pipeline.label_rows import LabelJob
 from segdist.pipeline.packing import BESIDE, USABLE, Need, Node, fitting, memory_here, nodes_of, this_machine, usable
 from segdist.pipeline.planned import PLAN, FamilyPlan, Plan, gigabytes, resident_bytes
 from segdist.pipeline.probing import Answer, Taught, TeacherRequest, ask
+from segdist.pipeline.recording import PICTURES_SHOWN
 from segdist.pipeline.run import folder_of
 from segdist.searching.budget import Budget, Still
 from segdist.searching.forecast import Forecast, Pace, forecast
@@ -58,6 +59,8 @@ _REPORT_BYTES = 10e6
 """Of pictures of trials, at most, in a report."""
 _PHOTO_BYTES, _MAP_BYTES = 50e3, 500.0
 """Of an image on the page of all trials: its photograph, at most, and what one trial found in it."""
+_PNG = 1.7
+"""How much larger than its JPEG a panel is as PNG, which MLflow's image grid takes (measured on cracks and facades)."""
 _RANKED = 10
 """Pictures of a trial's worst, median and best images."""
 
@@ -329,6 +332,7 @@ def _disk(
             for one in families
         ]
     )
+    grids = PICTURES_SHOWN * _PNG * mean([picture(one) for one in families]) * _times_shown(played.reached)
     shown_of_all = played.trials * mean([float(one.own.picture_bytes) for one in families])
     shown_of_best = max((_RANKED + spec.evaluate.pictures) * picture(one) for one in families)
     beside = min(kept, spec.evaluate.images_side_by_side)
@@ -337,15 +341,30 @@ def _disk(
         "data": data.shard_bytes,
         "labels": sets * images * (label_bytes + _ROW_BYTES),
         "checkpoints": _CHECKPOINTS * played.trials * mean([float(one.own.checkpoint_bytes) for one in families]),
-        "models": played.trials * model,
+        "kept models": _kept_of_a_trial(spec, data)
+        * sum(played.reached)
+        * mean([one.own.model_bytes for one in families]),
+        "models": played.trials * model + grids,
         "report": 2 * 4 / 3 * (min(_REPORT_BYTES, shown_of_all) + shown_of_best)  # in base64, in two places
         + beside * (photo + played.trials * _MAP_BYTES),
     }
 
 
+def _kept_of_a_trial(spec: SweepSpec, data: Excerpt) -> float:
+    """Models that `train.keep_every` keeps in an epoch."""
+    every = spec.train.keep_every
+    return ceil(data.images["train"] / spec.train.batch_size) / every if every else 0.0
+
+
+def _times_shown(reached: Sequence[float]) -> float:
+    """How often MLflow's image grid gets the pictures of a trial: after 1, 2, 4, 8, ... epochs, and of its best one."""
+    at_powers = [count for epoch, count in enumerate(reached, start=1) if epoch & (epoch - 1) == 0]
+    return sum(at_powers) + (reached[0] / 2 if len(reached) > 2 else 0.0)
+
+
 def _uploaded(spec: SweepSpec, disk: Mapping[str, float]) -> dict[str, float]:
     """What leaves this machine."""
-    tracked, stored = ("models", "report"), ("data", "labels", "checkpoints", "report")
+    tracked, stored = ("models", "report"), ("data", "labels", "checkpoints", "kept models", "report")
     found = {}
     if "://" in spec.tracking.uri and not spec.tracking.uri.startswith("sqlite"):
         found[spec.tracking.uri] = sum(disk[name] for name in tracked)

@@ -97,6 +97,23 @@ def test_a_plan_of_a_sweep_is_kept_in_its_folder_and_starts_no_trial(
     assert re.search(rf"time +{clock(plan.wall_seconds)}: start", text)
 
 
+def test_the_disk_of_a_plan_counts_models_that_are_kept_and_pictures_that_come_back(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Machine(monkeypatch)
+    less, more = (
+        plan_sweep(str(sweep), ["search.asha=null", *asked])[1].disk for asked in ([], ["train.keep_every=2"])
+    )
+    assert less["kept models"] == 0
+    assert more["kept models"] == 3 * 6 * 3 / 2 * 10_000_000, "trials, epochs, steps of 17 images, a model"
+    assert {**less, "kept models": 0} == {**more, "kept models": 0}
+    shown = 3 * (3 + 0.5)  # of each trial after epochs 1, 2 and 4, and of some after the best one
+    assert planning._times_shown((3.0,) * 6) == shown
+    assert planning._times_shown((3.0, 2.0)) == 5
+    once = 200_000 + 10 * 100_000 + 4 * 1000.0 + 10_000_000
+    assert less["models"] == pytest.approx(3 * once + 4 * planning._PNG * 100_000 * shown)
+
+
 def test_memory_decides_how_many_trials_run_at_once(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Machine(monkeypatch, gigabytes=7)
     assert plan_sweep(str(sweep), [])[1].at_once == 2  # 95 % of seven, less what Ray has, is 5.15
