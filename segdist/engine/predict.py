@@ -1,5 +1,6 @@
 """Predictions and scores of one model over one split, streaming."""
 
+import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,6 +8,8 @@ from itertools import islice
 
 import torch
 
+from segdist.core.cards import has_card
+from segdist.core.causes import is_out_of_memory
 from segdist.core.plugins import ImageHWC
 from segdist.core.records import Instance, LabelledImage, Prediction, Prompt, Sample
 from segdist.core.spec import EvaluateSpec
@@ -19,22 +22,47 @@ from segdist.metrics import WORST_GROUP, evaluator_of
 from segdist.nets.segmenter import Segmenter
 from segdist.reading.examples import decode_image
 
+_LOG = logging.getLogger(__name__)
+
 
 def predict(
     network: Segmenter, rows: Iterable[LabelledImage], evaluate: EvaluateSpec
 ) -> Iterator[tuple[Sample, ImageHWC, Prediction]]:
-    """Each sample with its decoded image and what the model finds in it."""
+    """Each sample with its decoded image and what the model finds in it.
+
+    Where memory does not hold a batch, batches are halved from there on.
+    """
     network.eval()
     rows = iter(rows)
     while batch := list(islice(rows, evaluate.batch_size)):
         images = [decode_image(image_bytes) for _, image_bytes in batch]
         prompts = [box_prompt(sample) if evaluate.prompts == "box" else Prompt() for sample, _ in batch]
         start = time.perf_counter()
-        with torch.inference_mode():
-            found = segment(network, images, prompts, evaluate)
+        found, evaluate = _within_memory(network, images, prompts, evaluate)
         seconds = (time.perf_counter() - start) / len(batch)
         for (sample, _), image, instances in zip(batch, images, found, strict=True):
             yield sample, image, Prediction(sample.image_id, instances, seconds)
+
+
+def _within_memory(
+    network: Segmenter, images: Sequence[ImageHWC], prompts: Sequence[Prompt], evaluate: EvaluateSpec
+) -> tuple[list[tuple[Instance, ...]], EvaluateSpec]:
+    """What a model finds, and the settings with which memory held it: as many images, or tiles of one, at once."""
+    while True:
+        at_once = evaluate.batch_size
+        parts = [slice(start, start + at_once) for start in range(0, len(images), at_once)]
+        try:
+            with torch.inference_mode():
+                found = [one for of in parts for one in segment(network, images[of], prompts[of], evaluate)]
+        except (RuntimeError, MemoryError) as error:
+            if at_once == 1 or not is_out_of_memory(error):
+                raise
+        else:
+            return found, evaluate
+        evaluate = evaluate.model_copy(update={"batch_size": at_once // 2})
+        _LOG.warning("memory does not hold `evaluate.batch_size: %d`: from here on it is %d", at_once, at_once // 2)
+        if has_card():
+            torch.cuda.empty_cache()
 
 
 def segment(

@@ -98,6 +98,10 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
+def _whole(count: float) -> str:
+    return f"{count:.0f}"
+
+
 def against_truth(
     plan: Plan, *, seconds: float, starts: int, ledger: Ledger, folders: Iterable[str]
 ) -> dict[str, object]:
@@ -115,7 +119,7 @@ def against_truth(
     ended = sum(trial.has_ended for trial in ledger.trials)
     took = "wall time" if starts == 1 else f"wall time, of {counted(starts, 'start')} together"
     rows = [
-        ("trials", plan.trials, float(ended), lambda count: f"{count:.0f}"),
+        ("trials", plan.trials, float(ended), _whole),
         (took, plan.wall_seconds, seconds, clock),
         ("peak memory of a trial", plan.peak_memory, max(peaks, default=0.0), gigabytes),
         ("disk, without the report", plan.disk_bytes - plan.disk["report"], float(disk), gigabytes),
