@@ -1,6 +1,9 @@
-"""Memory that is freed and asked for again, layer after layer and tile after tile."""
+"""Memory that is freed: kept for the next layer or tile, or given back before the next trial."""
 
 import ctypes
+import gc
+
+import torch
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's `mallopt`."""
@@ -18,3 +21,17 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_MMAP_THRESHOLD, _KEPT_BYTES)
         mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+def give_back() -> None:
+    """Give what a process has freed back to the system and to the card, where others, or its next trial, need it.
+
+    What torch keeps on a card for itself no other process can have; glibc keeps most of what was freed below something
+    that is still held, so that a process that is used again would seem to need more each time.
+    """
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

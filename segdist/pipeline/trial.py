@@ -99,13 +99,17 @@ def work(run: RunSpec, job: Job, number: int, known: int, report: Report) -> Non
         report: called after every epoch; under `CHECKPOINT` is the URI of what was saved after it, and under `DAMAGED`
             what is to be known of checkpoints that could not be read.
     """
+    from segdist.engine.allocation import give_back
     from segdist.engine.workers import reserved
 
     with (
         reserved(cpus=run.resources.cpus_per_worker, gpus=run.resources.gpus),
         _watched(is_watched=job.is_watched) as watched,
     ):
-        _work(run, job, number, known, report, watched)
+        try:
+            _work(run, job, number, known, report, watched)
+        finally:
+            give_back()  # the process is used again
 
 
 @contextmanager
