@@ -5,6 +5,8 @@ import gc
 
 import torch
 
+from segdist.core.cards import has_card
+
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's `mallopt`."""
 _KEPT_BYTES = 2**30
@@ -30,7 +32,7 @@ def give_back() -> None:
     that is still held, so that a process that is used again would seem to need more each time.
     """
     gc.collect()
-    if torch.cuda.is_initialized():
+    if has_card():
         torch.cuda.empty_cache()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

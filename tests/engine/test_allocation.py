@@ -63,6 +63,6 @@ def test_what_torch_keeps_on_a_card_is_given_back(monkeypatch: pytest.MonkeyPatc
     emptied: list[bool] = []
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
     for is_there in (False, True):
-        monkeypatch.setattr(torch.cuda, "is_initialized", lambda is_there=is_there: is_there)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda is_there=is_there: is_there)
         give_back()
     assert emptied == [True]
