@@ -29,6 +29,8 @@ _SPLIT_NAMES = [(old, new) for old, (*both, _) in SPLIT.items() for new in both]
 LATER: Mapping[str, object] = {
     "evaluate.post.instances": "as_found",
     "evaluate.post.stuff": [],
+    "label.policy": "vote",
+    "label.teachers": [],
     "train.ema": None,
     "train.layer_decay": 1.0,
     "train.sampling": None,

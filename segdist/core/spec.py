@@ -299,6 +299,12 @@ class LabelSpec(Placed):
 
     teacher: TeacherSpec
     """The model that labels."""
+    teachers: tuple[TeacherSpec, ...] = ()
+    """Further teachers: families, shown the same boxes."""
+    policy: Literal["vote", "auto"] = "vote"
+    """What becomes of the masks of several teachers. vote: `consensus` makes one of them. auto: each class gets those
+    of one teacher, the filled box being one as well: the one nearest to people's masks where at least five objects
+    have some in `train` or `val`, else the one nearest to the other teachers' masks."""
     prompt: PromptSpec = PromptSpec()
     """How each box is shown to the teacher."""
     consensus: ConsensusSpec | None = None
@@ -337,6 +343,16 @@ class LabelSpec(Placed):
             raise ValueError(
                 f"`actors <= max_actors` must hold, but got actors={self.actors}, max_actors={self.max_actors}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _several_agree(self) -> Self:
+        if any(teacher.trained for teacher in self.teachers):
+            raise ValueError("a trained model must be `label.teacher`; `label.teachers` are families")
+        if self.policy == "auto" and self.consensus:
+            raise ValueError("`policy: auto` takes the masks of one teacher a class, so it goes without `consensus`")
+        if self.policy == "vote" and self.teachers and not self.consensus:
+            raise ValueError("`policy: vote` makes one mask of several by `consensus`; write `consensus: {}`")
         return self
 
     @property

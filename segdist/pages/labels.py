@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from pydantic import TypeAdapter
 from rich.console import Console as RichConsole
 from rich.markup import escape
 from rich.text import Text
@@ -9,8 +10,10 @@ from rich.text import Text
 from segdist.core.json_values import JsonDict, JsonObject
 from segdist.core.terminal import Console, Table
 from segdist.core.text import counted
+from segdist.labelling.election import Choice
 from segdist.pages.leaderboard import number
 
+_CHOICES = TypeAdapter(dict[str, Choice])
 _VERDICTS = ("labelled", "review", "rejected")
 _MEASURES = ("iou", "boundary_iou", "box_fill_iou")
 
@@ -40,7 +43,23 @@ def label_report(title: str, values: JsonObject, uri: str, manifest: JsonObject)
         "images_per_teacher_second": images / seconds if seconds else None,
         "worse_than_boxes": worse_than_boxes(details["quality"]) if details.get("quality") else [],
         "warnings": label_warnings(details),
+        "choices": label_choices(details),
     }
+
+
+def label_choices(details: Mapping[str, object]) -> list[str]:
+    """Who labels each class where one of several teachers was chosen, why, and what each would have given.
+
+    Args:
+        details: of the labels' manifest.
+    """
+    found = []
+    for label, choice in _CHOICES.validate_python(details.get("choices") or {}).items():
+        among = ", ".join(f"{name} {number(v)}" for name, v in sorted(choice.would_give.items(), key=lambda e: -e[1]))
+        objects = counted(choice.objects, "object")
+        by = f"human masks of {objects}" if choice.by == "masks" else f"agreement on {objects}, for want of masks"
+        found.append(f"{label}: {choice.teacher}, by {by} ({among})")
+    return found
 
 
 def label_sets(summary: JsonObject) -> list[JsonDict]:
@@ -81,6 +100,7 @@ def _of_page(policy: Mapping[str, object], manifest: Mapping[str, object]) -> Js
         "rows": [*rows, {"name": "all objects", **totals, **quality}] if rows else [],
         "has_verdicts": bool(verdicts),
         "warnings": label_warnings(details),
+        "choices": label_choices(details),
     }
 
 
@@ -104,6 +124,8 @@ def _print_one(one: JsonObject, out: Console) -> None:
     out.print(f"  {', '.join(counts)}; {one['content_hash']}")
     for severity, codes in one["findings"].items():
         out.print(f"  {severity}: {', '.join(f'{code} {count}' for code, count in codes.items())}")
+    for choice in one["choices"]:
+        out.print(f"  {escape(choice)}")
     for warning in one["warnings"]:
         out.print(f"  [bold]warning: {escape(warning)}[/bold]")
     quality = one["quality"]

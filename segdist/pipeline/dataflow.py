@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 
 from segdist.core import errors
@@ -28,7 +28,7 @@ def answers(work: Callable[..., str]) -> Callable[..., dict[str, str]]:
 
 
 def map_items(
-    ray: ModuleType, function: Callable[..., object], items: Sequence[dict[str, object]], **how: object
+    ray: ModuleType, function: Callable[..., object], items: Sequence[Mapping[str, object]], **how: object
 ) -> Iterator[str]:
     """The answers to the items, as they come.
 

@@ -4,15 +4,17 @@ Human masks are kept, except in the splits of `data.boxes_only`, where they are 
 only measure it. What people decided in a review wins over every teacher.
 """
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import ModuleType
 from typing import Any
 
 from segdist.commands.model import model_folder
 from segdist.core import registry, storage
-from segdist.core.errors import SpecError
+from segdist.core.bounded_json import load_json
+from segdist.core.errors import SpecError, StorageError
 from segdist.core.plugins import declaration
 from segdist.core.spec import LabelSpec, SweepSpec, TeacherSpec, digest
 from segdist.datasets.shards import (
@@ -26,19 +28,26 @@ from segdist.datasets.shards import (
     write_shard,
 )
 from segdist.labelling.corrections import Corrections, corrections_uri
+from segdist.labelling.election import Choice, Poll
 from segdist.labelling.quality import summarise
 from segdist.pipeline.cluster import connected, slots
 from segdist.pipeline.dataflow import map_items
 from segdist.pipeline.gpus import given
-from segdist.pipeline.label_rows import LabelJob, LabelShard, TeacherMaker
-from segdist.pipeline.teacher import Teacher, check_teacher, shared_model, teacher_digest
+from segdist.pipeline.label_rows import LabelJob, LabelShard, PollShard, PollUnit, TeacherMaker
+from segdist.pipeline.panel import Panel, members
+from segdist.pipeline.teacher import check_teacher, shared_model, teacher_digest
 
 CODE_VERSION = 3
 """Raised when the same teacher gives other labels than before."""
 _HOW_FAST = {
-    "teacher", "actors", "max_actors", "cpus_per_actor", "gpus_per_actor", "images_per_shard", "precision", "compile",
+    "teacher", "teachers", "actors", "max_actors", "cpus_per_actor", "gpus_per_actor", "images_per_shard", "precision",
+    "compile",
 }  # fmt: skip
 """Keys of a label policy that do not tell which labels it makes, or that `label_key` looks at more closely."""
+POLLED_IMAGES = 96
+"""Images about which all teachers are asked before one is chosen for each class, spread over the data set."""
+_POLLED_AT_ONCE = 8
+_POLL = "poll.json"
 
 
 def label(
@@ -46,7 +55,7 @@ def label(
     dataset: Dataset,
     on_progress: Callable[[str], None] = lambda _: None,
     *,
-    teacher: TeacherMaker = Teacher,
+    teacher: TeacherMaker = Panel,
     limit: int = 0,
 ) -> Dataset:
     """The labels of a sweep's data set, made where they are not there yet, under what people decided.
@@ -100,15 +109,18 @@ def label_key(spec: SweepSpec, dataset: Dataset, trained_uri: str = "") -> str:
     """
     policy = policy_of(spec)
     how = policy.model_dump(mode="json", exclude=_HOW_FAST)
+    if policy.policy == "vote":
+        del how["policy"]  # what there was before teachers could be elected
     if policy.gpus_per_actor and policy.precision != "float32":
         how["precision"] = policy.precision
-    who: list[object]
-    if trained_uri:
-        who = ["trained", trained_uri.rpartition("/")[2]]
-    else:
-        who = [policy.teacher.family, _identifying_options(policy.teacher), teacher_digest(policy.teacher)]
+    who: list[object] = ["trained", trained_uri.rpartition("/")[2]] if trained_uri else _identity(policy.teacher)
+    who += [part for further in policy.teachers for part in _identity(further)]
     content = [dataset.manifest.content_hash, list(dataset.manifest.classes), sorted(spec.data.boxes_only)]
     return digest([SCHEMA_VERSION, CODE_VERSION, content, how, who])
+
+
+def _identity(teacher: TeacherSpec) -> list[object]:
+    return [teacher.family, _identifying_options(teacher), teacher_digest(teacher)]
 
 
 def corrected(made: Dataset, decisions: Corrections) -> Dataset:
@@ -135,6 +147,7 @@ def _label(
     teacher: TeacherMaker,
     limit: int,
 ) -> Dataset:
+    job = replace(job, choices=_choices(root, job, dataset, teacher))
     units = _units(root, dataset, job.label, limit)
     there = {entry.uri for entry in storage.find(root, suffix=".parquet")}
     done = [read_summary(unit["target"]) for unit in units if unit["target"] in there]
@@ -150,6 +163,7 @@ def _label(
         "teacher_seconds": sum(note.get("seconds", 0.0) for note in notes),
         "dataset": dataset.manifest.content_hash,
         "policy": job.label.model_dump(mode="json"),
+        "choices": {label: asdict(choice) for label, choice in job.choices.items()},
     }
     return write_manifest(root, "labels", dataset.manifest.classes, [*done, *made], details=details)
 
@@ -161,6 +175,8 @@ def _root(spec: SweepSpec, dataset: Dataset, trained_uri: str, limit: int) -> st
 
 def checked_teacher(spec: SweepSpec, policy: LabelSpec) -> str:
     """The URI of a trained teacher's model, "" for one of a family; its prompts are what it understands."""
+    for alone in members(policy)[1:]:
+        _check_prompts(alone, alone.teacher, alone.teacher.family)
     if policy.teacher.family:
         _check_prompts(policy, policy.teacher, policy.teacher.family)
         return ""
@@ -188,7 +204,7 @@ def _units(root: str, dataset: Dataset, spec: LabelSpec, limit: int) -> list[dic
     left = limit or None
     for uri in dataset.shard_uris:
         name = uri.rsplit("/", 1)[-1].removesuffix(".parquet")
-        if name.rpartition("-")[0] not in spec.splits:
+        if _split_of(uri) not in spec.splits:
             continue
         count = len(read_summary(uri).rows)
         if left is not None:
@@ -200,7 +216,47 @@ def _units(root: str, dataset: Dataset, spec: LabelSpec, limit: int) -> list[dic
     return found
 
 
+def _choices(root: str, job: LabelJob, dataset: Dataset, teacher: TeacherMaker) -> dict[str, Choice]:
+    """Who labels each class, by a poll over some images; kept beside the labels, so that it is taken once."""
+    if job.label.policy != "auto":
+        return {}
+    uri = storage.join(root, _POLL)
+    poll = Poll()
+    if storage.exists(uri):
+        poll.add_sums(load_json(storage.read_bytes(uri), uri, error=StorageError))
+    else:
+        for text in _asked(_polled(dataset, job.label), job, teacher, PollShard):
+            poll.add_sums(json.loads(text))
+        storage.write_atomic(uri, json.dumps(poll.sums).encode())
+    return poll.choices()
+
+
+def _polled(dataset: Dataset, spec: LabelSpec) -> list[PollUnit]:
+    """Images over all shards of the splits that models learn and are chosen on; the test split is nobody's advice."""
+    uris = [uri for uri in dataset.shard_uris if _split_of(uri) in {*spec.splits} - {"test"}]
+    counts = [len(read_summary(uri).rows) for uri in uris]
+    step = max(1, -(-sum(counts) // POLLED_IMAGES))
+    units: list[PollUnit] = []
+    before = 0
+    for uri, count in zip(uris, counts, strict=True):
+        rows = list(range(-before % step, count, step))
+        before += count
+        units += [{"shard": uri, "rows": rows[i : i + _POLLED_AT_ONCE]} for i in range(0, len(rows), _POLLED_AT_ONCE)]
+    return units
+
+
 def _run(units: Sequence[dict[str, object]], job: LabelJob, teacher: TeacherMaker) -> Iterator[ShardSummary]:
+    for text in _asked(units, job, teacher, LabelShard):
+        yield ShardSummary.model_validate_json(text)
+
+
+def _asked(
+    units: Sequence[dict[str, object] | PollUnit],
+    job: LabelJob,
+    teacher: TeacherMaker,
+    actor: type[LabelShard | PollShard],
+) -> Iterator[str]:
+    """What a pool of actors answers to each unit."""
     spec = job.label
     with connected() as ray:
         gpus = given(spec.gpus_per_actor, ray).gpus
@@ -208,17 +264,15 @@ def _run(units: Sequence[dict[str, object]], job: LabelJob, teacher: TeacherMake
         # A fraction of a CPU lets reading go on beside the teachers; more teachers than CPUs would only queue.
         most = slots(ray, cpus=max(1.0, spec.cpus_per_actor), gpus=gpus)
         actors = min(len(units), most if spec.actors == "auto" else spec.actors)
-        found = map_items(
+        yield from map_items(
             ray,
-            LabelShard,
+            actor,
             units,
             fn_constructor_args=(job, teacher),
             compute=_pool(ray, actors, min(len(units), spec.max_actors or actors)),
             num_cpus=spec.cpus_per_actor,
             num_gpus=gpus,
         )
-        for text in found:
-            yield ShardSummary.model_validate_json(text)
 
 
 def _pool(ray: ModuleType, actors: int, most: int) -> Any:
@@ -246,3 +300,7 @@ def _reported(
         minutes, rest = divmod(int(seconds / number * (total - number)), 60)
         on_progress(f"labelling shard {number}/{total}, {images / seconds:.1f} images/s, {minutes}:{rest:02d} left")
         yield shard
+
+
+def _split_of(shard_uri: str) -> str:
+    return shard_uri.rsplit("/", 1)[-1].rpartition("-")[0]

@@ -1,11 +1,12 @@
 """One unit of labelling: the images of a part of a shard, decoded, asked about, decided and measured."""
 
+import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import repeat
-from typing import Any
+from typing import Any, TypedDict
 
 from segdist.core.errors import DataError
 from segdist.core.plugins import Question
@@ -15,9 +16,10 @@ from segdist.datasets.rows import without_masks
 from segdist.datasets.shards import read_rows, write_shard
 from segdist.labelling.boxes import has_size
 from segdist.labelling.decide import pseudo_label
+from segdist.labelling.election import Choice, Poll, elected
 from segdist.labelling.tally import Tally
 from segdist.pipeline.dataflow import answers
-from segdist.pipeline.teacher import Teacher
+from segdist.pipeline.teacher import Answers
 from segdist.reading.codes import finding
 from segdist.reading.examples import decode_image
 
@@ -25,8 +27,8 @@ IMAGES_PER_CALL = 8
 """Images shown to the teacher at once."""
 DECODERS = 2
 """Threads of an actor that decode its next images while the teacher is busy with these."""
-TeacherMaker = Callable[[LabelSpec, tuple[str, ...], str], Teacher]
-"""Makes the teacher inside an actor; the text is the URI of a trained model, or empty."""
+TeacherMaker = Callable[[LabelSpec, tuple[str, ...], str], Answers]
+"""Makes the teachers inside an actor; the text is the URI of a trained model, or empty."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,14 @@ class LabelJob:
     """Written into each sample it labels."""
     trained_uri: str = ""
     """Of the model folder of a teacher that segdist trained."""
+    choices: Mapping[str, Choice] = field(default_factory=dict)
+    """With `label.policy: auto`, who labels each class."""
+    asks_all: bool = False
+    """Whether objects are asked about that have a mask of a person, too; it is not shown."""
 
 
 def label_samples(
-    rows: Sequence[tuple[Sample, bytes | None]], job: LabelJob, teacher: Teacher
+    rows: Sequence[tuple[Sample, bytes | None]], job: LabelJob, teacher: Answers
 ) -> tuple[list[Sample], list[Finding], dict[str, Any]]:
     """Labels for a few images, what was found wrong with them, and how good the labels are where truth is known."""
     samples: list[Sample] = []
@@ -59,7 +65,9 @@ def label_samples(
                 continue
             said, instances = next(candidates), list(entry.shown.instances)
             for index, of_one in zip(entry.question.indices, said, strict=True):
-                instances[index] = pseudo_label(instances[index], of_one, entry.question.image_HWC, job.label)
+                asked = instances[index]
+                answer = elected(of_one, job.choices.get(asked.label))
+                instances[index] = pseudo_label(asked, answer, entry.question.image_HWC, job.label)
             made = replace(entry.shown, instances=tuple(instances), source=job.source)
             tally.add(entry.truth, made, entry.question.indices, said)
             samples.append(made)
@@ -79,10 +87,40 @@ class LabelShard:
         started = time.monotonic()
         rows = read_rows(unit["shard"])[unit["start"] : unit["stop"]]
         samples, findings, notes = label_samples(rows, self._job, self._teacher)
-        notes["halved"], self._teacher.halved = self._teacher.halved, 0
+        notes["halved"] = self._teacher.take_halved()
         notes["seconds"] = time.monotonic() - started
         written = write_shard(unit["target"], [(s, None) for s in samples], findings=findings, notes=notes)
         return written.model_dump_json()
+
+
+class PollUnit(TypedDict):
+    """Some images of a shard, by their places in it."""
+
+    shard: str
+    rows: list[int]
+
+
+class PollShard:
+    """One actor of the pool: asks every teacher about some images, and counts who is near to whom."""
+
+    def __init__(self, job: LabelJob, teacher: TeacherMaker) -> None:
+        self._job = job
+        self._teacher = teacher(job.label, job.classes, job.trained_uri)
+
+    @answers
+    def __call__(self, unit: PollUnit) -> str:
+        """The sums of a poll over the images of a unit, as JSON; people's masks are asked for once more."""
+        rows = read_rows(unit["shard"])
+        poll = Poll()
+        for entries in _entries([rows[n] for n in unit["rows"]], replace(self._job, asks_all=True)):
+            shown = [entry for entry in entries if entry.question]
+            said = self._teacher.candidates([entry.question for entry in shown if entry.question])
+            for entry, of_image in zip(shown, said, strict=True):
+                assert entry.question is not None
+                for index, of_one in zip(entry.question.indices, of_image, strict=True):
+                    known = None if entry.truth.split in self._job.hidden else entry.truth.instances[index].mask
+                    poll.add(entry.truth.instances[index].label, of_one, known)
+        return json.dumps(poll.sums)
 
 
 @dataclass(frozen=True)
@@ -110,7 +148,7 @@ def _entries(rows: Sequence[tuple[Sample, bytes | None]], job: LabelJob) -> Iter
 
 
 def _entry(truth: Sample, image_bytes: bytes | None, job: LabelJob) -> _Entry:
-    shown = without_masks(truth) if truth.split in job.hidden else truth
+    shown = without_masks(truth) if truth.split in job.hidden or job.asks_all else truth
     findings: list[Finding] = []
     indices = _asked(shown, findings)
     if not indices:

@@ -25,7 +25,7 @@ from segdist.engine.runtime import peak_bytes
 from segdist.engine.taken import Taken
 from segdist.engine.workers import reserved
 from segdist.pipeline.label_rows import LabelJob, label_samples
-from segdist.pipeline.teacher import Teacher
+from segdist.pipeline.panel import Panel
 
 MOST_SECONDS = 900.0
 """Of one probe."""
@@ -151,7 +151,7 @@ def _read(text: str) -> Answer:
 
 def _teach(request: TeacherRequest) -> tuple[Taught, list[LabelledImage]]:
     """Label images, the first of which warms up."""
-    teacher = Teacher(request.job.label, request.job.classes, request.job.trained_uri)
+    teacher = Panel(request.job.label, request.job.classes, request.job.trained_uri)
     started = time.perf_counter()
     samples, _, _ = label_samples(request.rows[:1], request.job, teacher)
     setup, started = time.perf_counter() - started, time.perf_counter()

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from segdist.core import registry, storage
 from segdist.core.cards import has_card
@@ -62,6 +62,16 @@ class _Asked:
     prompts: tuple[Prompt, ...]
 
 
+class Answers(Protocol):
+    """Who answers questions with masks: one teacher, or several."""
+
+    def candidates(self, questions: Sequence[Question]) -> list[list[list[CandidateMask]]]:
+        """For each question and each of its indices, what was said."""
+
+    def take_halved(self) -> int:
+        """How often memory did not suffice and the work was split in two, since the last call."""
+
+
 class Teacher:
     """One model; its weights are loaded with the first question.
 
@@ -75,6 +85,11 @@ class Teacher:
         self._network: Segmenter | None = None
         self._most_images = self._most_prompts = sys.maxsize
         self.halved = 0
+
+    def take_halved(self) -> int:
+        """How often memory did not suffice and the work was split in two, since the last call."""
+        halved, self.halved = self.halved, 0
+        return halved
 
     def candidates(self, questions: Sequence[Question]) -> list[list[list[CandidateMask]]]:
         """For each question and each of its indices, what the prompts of all strategies and views led to."""

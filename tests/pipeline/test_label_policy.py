@@ -1,0 +1,133 @@
+"""Several teachers: one elected for each class, or all of them voting."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from segdist.core import storage
+from segdist.core.plugins import Question
+from segdist.core.spec import LabelSpec, SweepSpec
+from segdist.datasets.shards import Dataset
+from segdist.pages.labels import label_choices
+from segdist.pipeline import label as module
+from segdist.pipeline.ingest import ingest
+from segdist.pipeline.label import label, label_key
+from segdist.pipeline.panel import Panel, members, name_of
+
+THIN: dict[str, Any] = {"family": "classical", "classical": {"method": "thin"}}
+OTSU: dict[str, Any] = {"family": "classical", "classical": {"method": "otsu"}}
+
+
+def sweep(folder: Path, **policy: Any) -> SweepSpec:
+    return SweepSpec.model_validate(
+        {
+            "name": "s",
+            "storage": str(folder / "storage"),
+            "data": {
+                "sources": [{"format": "synthetic", "scene": "cracks", "count": 24, "size": 96}],
+                "split": {"val": 0.25, "test": 0.25, "seed": 0},
+                "boxes_only": ["train"],
+            },
+            "label": {"teacher": THIN, **policy},
+            "model": {"family": "unet_cbam"},
+        }
+    )
+
+
+def made(folder: Path, **policy: Any) -> Dataset:
+    spec = sweep(folder, **policy)
+    return label(spec, ingest(spec))
+
+
+@pytest.mark.usefixtures("cluster")
+def test_each_class_gets_the_teacher_nearest_to_human_masks_and_the_labels_say_who_and_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = made(tmp_path, policy="auto", teachers=[OTSU])
+    (choice,) = labels.manifest.details["choices"].values()
+    assert choice["by"] == "masks", "the masks of val are there"
+    assert set(choice["would_give"]) == {"classical thin", "classical otsu", "classical box"}
+    assert choice["teacher"] == max(choice["would_give"], key=choice["would_give"].get) != "classical box"
+    (said,) = label_choices(labels.manifest.details)
+    assert said.startswith(f"crack: {choice['teacher']}, by human masks of {choice['objects']} objects (")
+    quality = labels.manifest.details["quality"]
+    assert quality["iou"] > quality["box_fill_iou"]
+    assert set(quality["strategies"]) == set(choice["would_give"])
+    monkeypatch.setattr(module, "_polled", lambda *_: pytest.fail("asked again"))
+    (Path(labels.uri) / "manifest.json").unlink()
+    assert made(tmp_path, policy="auto", teachers=[OTSU]).manifest.content_hash == labels.manifest.content_hash
+
+
+@pytest.mark.usefixtures("cluster")
+def test_without_human_masks_the_teachers_agreement_decides(tmp_path: Path) -> None:
+    spec = sweep(tmp_path, policy="auto", teachers=[OTSU])
+    spec = spec.model_copy(update={"data": spec.data.model_copy(update={"boxes_only": ("train", "val")})})
+    (choice,) = label(spec, ingest(spec)).manifest.details["choices"].values()
+    assert choice["by"] == "agreement"
+
+
+@pytest.mark.usefixtures("cluster")
+def test_all_teachers_vote_where_consensus_says_how(tmp_path: Path) -> None:
+    labels = made(tmp_path, teachers=[OTSU, {"family": "classical", "classical": {"method": "line"}}], consensus={})
+    voted = [i for s in labels.samples() for i in s.instances if i.evidence and i.evidence.agreement is not None]
+    assert voted
+    assert set(labels.manifest.details["quality"]["strategies"]) == {
+        "classical thin",
+        "classical otsu",
+        "classical line",
+    }
+
+
+def test_a_poll_leaves_the_test_split_alone_and_spreads_over_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = sweep(tmp_path, policy="auto")
+    dataset = ingest(spec)
+    assert spec.label is not None
+    monkeypatch.setattr(module, "POLLED_IMAGES", 6)
+    units = module._polled(dataset, spec.label)
+    assert {unit["shard"].rpartition("/")[2].partition("-")[0] for unit in units} == {"train", "val"}
+    assert 4 <= sum(len(unit["rows"]) for unit in units) <= 6
+
+
+def test_one_teacher_alone_is_asked_as_before_under_the_names_of_its_prompts(tmp_path: Path) -> None:
+    spec = LabelSpec.model_validate({"teacher": OTSU})
+    assert members(spec) == [spec]
+    sample = next(iter(ingest(sweep(tmp_path)).samples()))
+    image = np.full((*sample.size_hw, 3), 90, np.uint8)
+    ((first, *_),) = Panel(spec, ("crack",)).candidates([Question(sample, [0], image)])
+    assert [c.strategy for c in first] == ["box"]
+
+
+def test_labels_have_the_key_they_had_before_teachers_were_elected_unless_they_are(tmp_path: Path) -> None:
+    spec = sweep(tmp_path)
+    dataset = ingest(spec)
+    keys = {
+        label_key(sweep(tmp_path, **more), dataset)
+        for more in ({}, {"policy": "auto"}, {"policy": "auto", "teachers": [OTSU]})
+    }
+    assert len(keys) == 3
+    how = json.dumps(LabelSpec.model_validate({"teacher": THIN}).model_dump(mode="json", exclude=module._HOW_FAST))
+    assert '"policy": "vote"' in how, "which is left out of the key"
+    assert storage.exists(dataset.uri)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"teachers": [OTSU]}, "makes one mask of several by `consensus`"),
+        ({"policy": "auto", "consensus": {}}, "goes without `consensus`"),
+        ({"policy": "auto", "teachers": [{"trained": "a@champion"}]}, "`label.teachers` are families"),
+    ],
+)
+def test_policies_that_do_not_go_together_are_refused(more: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LabelSpec.model_validate({"teacher": THIN, **more})
+
+
+def test_a_teacher_is_named_by_what_was_set_of_it() -> None:
+    spec = LabelSpec.model_validate({"teacher": {"family": "sam", "sam": {"weights": "weights/mobile_sam.pt"}}})
+    assert name_of(spec.teacher) == "sam mobile_sam.pt"
