@@ -18,7 +18,7 @@ function showOne() {
     (page.trials.length > 1 ? `; trial ${page.trials[state.a].number} − trial ${page.trials[state.b].number}: ${signed(gainOf(place))}, adds ${signed(doneBy(place), 4)} to their difference` : "");
   element("before").disabled = at <= 0;
   element("after").disabled = at >= order.length - 1;
-  const room = one.clientWidth - 2 * GAP, width = Math.min(room, Math.round(state.size * 1.6)), height = Math.round(width * image.size[0] / image.size[1]);
+  const room = one.clientWidth - 2 * GAP, width = room < 520 ? room : Math.min(room, Math.round(state.size * 1.6)), height = Math.round(width * image.size[0] / image.size[1]);
   [null, ...page.trials.keys()].forEach((t) => {
     const trial = t === null ? null : page.trials[t];
     const canvas = made("canvas", { role: "img", "aria-label": spoken(place, t), width: Math.round(width * ratio()), height: Math.round(height * ratio()) });

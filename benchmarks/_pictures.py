@@ -1,0 +1,100 @@
+"""Takes the pictures of the README: `python -m benchmarks._pictures STORAGE [SWEEP]`, of a sweep that was run there.
+
+Of the page of all trials, and of MLflow's page by the link that `segdist compare` prints; in headless Chromium.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from PIL import Image
+
+from segdist.commands.compare import board_of, pages_of, tracker_of
+from segdist.commands.side_by_side import write_pages
+
+DOCS = Path(__file__).parents[1] / "docs"
+WIDTH = 1240
+"""Pixels of a picture."""
+
+
+@dataclass(frozen=True)
+class Camera:
+    """How a page is taken.
+
+    Attributes:
+        window_wh: pixels of the window.
+        milliseconds: of the page's own time until it is drawn.
+        cut: pixels at the right that are left out: MLflow opens a panel there that has nothing to do with a sweep.
+    """
+
+    window_wh: tuple[int, int]
+    milliseconds: int
+    cut: int = 0
+
+
+PAGE, MLFLOW = Camera((1440, 900), 20_000), Camera((2020, 1000), 120_000, cut=420)
+
+
+def main(storage: str, sweep: str = "quickstart") -> None:
+    """Write `docs/side_by_side.webp` and `docs/mlflow.webp`."""
+    board = board_of(sweep, storage=storage)
+    with TemporaryDirectory(prefix="segdist-pictures-") as folder:
+        written = write_pages(tracker_of(board, storage=storage), board, Path(folder) / "pages")
+        _take(f"file://{written['images']}#layers=photo,truth,prediction,error", "side_by_side", PAGE, Path(folder))
+        charts = pages_of(board, storage=storage).links["charts"]
+        with _mlflow(f"sqlite:///{Path(storage).absolute()}/mlflow.db") as address:
+            _take(address + charts[charts.index("/#/") :], "mlflow", MLFLOW, Path(folder))
+
+
+@contextmanager
+def _mlflow(store: str) -> Iterator[str]:
+    """A server on this machine alone; its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--host", "127.0.0.1"]
+    known = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    server = subprocess.Popen([*command, "--port", str(port), "--workers", "1"], env=known, start_new_session=True)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(300):
+            with suppress(URLError, ConnectionError), urlopen(f"{address}/health", timeout=5):
+                break
+            time.sleep(1)
+        yield address
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+
+
+def _take(address: str, name: str, camera: Camera, scratch: Path) -> None:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        sys.exit("There is no chromium on this machine: apt-get install chromium")
+    shot = scratch / f"{name}.png"
+    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"]
+    command += [f"--user-data-dir={scratch / 'profile'}", f"--window-size={camera.window_wh[0]},{camera.window_wh[1]}"]
+    command += [f"--virtual-time-budget={camera.milliseconds}", f"--screenshot={shot}", address]
+    subprocess.run(command, check=True, timeout=600, capture_output=True)
+    picture = Image.open(BytesIO(shot.read_bytes())).convert("RGB")
+    picture = picture.crop((0, 0, picture.width - camera.cut, picture.height))
+    picture = picture.resize((WIDTH, round(WIDTH * picture.height / picture.width)), Image.Resampling.LANCZOS)
+    file = DOCS / f"{name}.webp"
+    picture.save(file, quality=82, method=6)
+    print(f"{file}  {file.stat().st_size / 1000:.0f} KB")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
