@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from segdist.core.errors import BackendError
 from segdist.pipeline.cluster import connected
 from segdist.tracking import Tracker
+from tests.pages.test_side_by_side import page_data
 from tests.pipeline.conftest import SECRETS, Command, command, draw_roofs, environment, leaks, processes, wait_for
 
 # Whole sweeps, each in processes of its own; on a busy machine they take minutes.
@@ -69,6 +70,16 @@ def test_beside_a_broken_file_a_sweep_runs_to_a_champion_that_predicts_and_the_s
     _is_kept_among_the_models(Tracker.at(str(tmp_path / "storage")), trials)
     page = (tmp_path / "storage" / "sweeps" / "tiny" / "report.html").read_text()
     assert "Where are the roofs?" in page
+    assert 'href="side_by_side/index.html"' in page
+    beside = tmp_path / "storage" / "sweeps" / "tiny" / "side_by_side" / "index.html"
+    assert f"images    {beside}" in first.stdout
+    shown = page_data(beside.read_text("utf-8"))
+    assert sorted(t["number"] for t in shown["trials"]) == [0, 1, 2]
+    assert (
+        len(shown["images"])
+        == len([*(beside.parent / "maps").iterdir()])
+        == len([*(beside.parent / "photos").iterdir()])
+    )
 
     start = time.monotonic()
     second = segdist("run", sweep)

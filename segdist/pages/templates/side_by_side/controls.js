@@ -1,6 +1,6 @@
 // What people do: every change goes through `change`, which shows it and keeps its link.
 function change(values, { step = false, top = false } = {}) {
-  const before = state;
+  const before = state, held = document.activeElement?.dataset.keep;
   state = { ...state, ...values };
   if (top) state.at = null;
   const moved = (...names) => names.some((name) => before[name] !== state[name]);
@@ -12,6 +12,7 @@ function change(values, { step = false, top = false } = {}) {
   if (moved("image", "a", "b", "size") || (state.image !== null && moved("sort"))) showOne();
   if (moved("image") && state.image === null) { layOut({ keepPlace: false }); goTo(state.at); }
   if (moved("zoom", "x", "y", "layers", "hidden")) redraw();
+  if (held) document.querySelector(`[data-keep="${held}"]`)?.focus({ preventScroll: true }); // its button was made anew
   showControls();
   keepLink({ step });
   if (top && grid.offsetTop > innerHeight / 2) element("tools").scrollIntoView(); // below the bars, where the window is narrow

@@ -112,7 +112,7 @@ function fillIn() {
 function headOf(t) {
   const trial = page.trials[t];
   const choose = (side) => made("button", {
-    type: "button", class: `side ${side}`, "aria-pressed": String(state[side] === t), title: `Compare: ${side.toUpperCase()} is trial ${trial.number}`,
+    type: "button", class: `side ${side}`, "data-keep": `${side} ${t}`, "aria-pressed": String(state[side] === t), title: `Compare: ${side.toUpperCase()} is trial ${trial.number}`,
     "aria-label": `Trial ${trial.number} as ${side.toUpperCase()} of the pair`, onclick: () => change({ [side]: t }),
   }, side.toUpperCase());
   const marks = [trial.winner && made("span", { class: "mark best" }, "winner"), trial.untuned && made("span", { class: "mark base" }, "untuned"), trial.repeats !== null && made("span", { class: "mark" }, `seed of ${trial.repeats}`)];

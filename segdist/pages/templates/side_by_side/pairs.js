@@ -15,7 +15,7 @@ function showPairs() {
     const bar = made("span", { class: "interval", "aria-hidden": "true" }, made("s", { style: `left:${at(0)}%` }));
     if (known) bar.append(made("i", { style: `left:${at(low)}%;right:${100 - at(high)}%` }), made("b", { style: `left:${at(value)}%` }));
     return made("li", {}, made("button", {
-      type: "button", class: verdict, "data-pair": trial.number, "aria-pressed": String(state.b === t), title: trial.said,
+      type: "button", class: verdict, "data-pair": trial.number, "data-keep": `pair ${t}`, "aria-pressed": String(state.b === t), title: trial.said,
       "aria-label": `Trial ${a.number} minus trial ${trial.number}: ${signed(value)}, 95 % interval ${interval}. Show the images that drive it`,
       onclick: () => change({ b: t, sort: "drives", image: null, at: null }, { step: true, top: true }),
     }, made("span", { class: "who" }, made("b", {}, trial.number), trial.winner ? made("span", { class: "mark best" }, "winner") : "", trial.untuned ? made("span", { class: "mark base" }, "untuned") : ""), bar, made("span", { class: "gap" }, signed(value))));
