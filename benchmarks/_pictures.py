@@ -44,7 +44,7 @@ class Camera:
     cut: int = 0
 
 
-PAGE, MLFLOW = Camera((1440, 900), 20_000), Camera((2020, 1000), 120_000, cut=420)
+PAGE, MLFLOW = Camera((1440, 900), 20_000), Camera((2020, 1000), 120_000, cut=514)
 
 
 def main(storage: str, sweep: str = "quickstart") -> None:

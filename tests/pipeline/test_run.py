@@ -75,11 +75,8 @@ def test_beside_a_broken_file_a_sweep_runs_to_a_champion_that_predicts_and_the_s
     assert f"images    {beside}" in first.stdout
     shown = page_data(beside.read_text("utf-8"))
     assert sorted(t["number"] for t in shown["trials"]) == [0, 1, 2]
-    assert (
-        len(shown["images"])
-        == len([*(beside.parent / "maps").iterdir()])
-        == len([*(beside.parent / "photos").iterdir()])
-    )
+    beside_it = [len([*(beside.parent / kind).iterdir()]) for kind in ("maps", "photos")]
+    assert beside_it == [len(shown["images"])] * 2
 
     start = time.monotonic()
     second = segdist("run", sweep)
