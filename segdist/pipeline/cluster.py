@@ -125,8 +125,8 @@ def _start(ray: ModuleType, address: str | None, how: dict[str, object]) -> None
             )
         except Exception as error:  # Ray raises anything here, bare Exception included
             _kill_orphans(error)
-            if not address:
-                check_room(Path(str(how["_temp_dir"])).parent)
+            if folder := how.get("_temp_dir"):  # that of a cluster of our own
+                check_room(Path(str(folder)).parent)
             if not left:
                 reason = str(error).partition("\n")[0]
                 raise BackendError(_no_answer(address, reason) if address else _no_start(reason)) from error

@@ -10,6 +10,8 @@ from segdist.core.errors import BackendError, SpecError
 from segdist.core.spec import Gpus, SweepSpec
 from segdist.core.text import counted
 from segdist.pipeline.packing import Node, nodes_of
+from segdist.sweepfile.loading import candidates
+from segdist.sweepfile.train_checks import needs_gpu
 
 _ANSWERS_WITHIN = 60.0
 """Seconds that a free card is waited for, to ask torch about it: one that others use is usable."""
@@ -61,13 +63,18 @@ def with_gpus(spec: SweepSpec, found: Given) -> SweepSpec:
     """A sweep whose trials reserve what was found.
 
     Raises:
-        SpecError: its budget bounds GPU-hours, and trials hold no GPU.
+        SpecError: its budget bounds GPU-hours, or an adapter needs a GPU, and trials hold none.
     """
+    because = f": {found.lack}" if found.lack else ""
+    if not found.gpus and needs_gpu(spec, candidates(spec)):
+        raise SpecError(
+            f"`train.adapter.kind: qlora` needs a GPU, and this cluster gives trials none{because}. Use `lora`."
+        )
     budget = spec.search.budget
     if budget and budget.gpu_hours is not None and not found.gpus:
         raise SpecError(
             f"`search.budget.gpu_hours: {budget.gpu_hours:g}` bounds nothing where trials hold no GPU, and this "
-            f"cluster gives them none{f': {found.lack}' if found.lack else ''}. Bound `search.budget.hours` instead."
+            f"cluster gives them none{because}. Bound `search.budget.hours` instead."
         )
     return spec.model_copy(update={"resources": spec.resources.with_gpus(found.gpus)})
 

@@ -1,6 +1,6 @@
 """What can be wrong about `train` once the families are known; imports no torch."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
 
 from segdist.core import extras
@@ -13,6 +13,7 @@ KeyProblem = tuple[Keys, str]
 """The path of keys to a problem, and the rule it breaks."""
 _NEEDS = {"lora": ("peft",), "dora": ("peft",), "qlora": ("bitsandbytes", "peft")}
 """The libraries that an adapter needs."""
+_ON_GPU = "qlora"
 _IN_PHASES = ("epochs", "lr", "encoder_lr_factor", "warmup", "schedule")
 
 
@@ -28,6 +29,11 @@ def problems(spec: SweepSpec, families: Mapping[str, Family]) -> Iterator[KeyPro
     yield from _phases(spec)
     yield from _layer_decay(spec, families)
     yield from _noise(spec, families)
+
+
+def needs_gpu(spec: SweepSpec, families: Iterable[str]) -> bool:
+    """Whether a trial of these families may be one that no CPU computes."""
+    return any(kind == _ON_GPU for family in families for kind, _ in _kinds(spec, family))
 
 
 def _noise(spec: SweepSpec, families: Mapping[str, Family]) -> Iterator[KeyProblem]:
@@ -84,7 +90,7 @@ def _kinds(spec: SweepSpec, family: str) -> Iterator[tuple[str, Keys]]:
 
 def _missing(kind: str, spec: SweepSpec) -> str:
     """What an adapter needs and does not find; "" where all is there."""
-    if kind == "qlora" and spec.resources.gpus_per_worker == 0:
+    if kind == _ON_GPU and spec.resources.gpus_per_worker == 0:
         return "`qlora` needs a GPU. Set `resources.gpus_per_worker: 1`, or use `lora`."
     missing = [library for library in _NEEDS.get(kind, ()) if not find_spec(library)]
     return extras.needs(f"`{kind}`", *missing) if missing else ""

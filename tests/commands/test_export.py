@@ -22,7 +22,7 @@ ONLY = Path(only_required.__file__).read_text()
 LOAD = """
 import sys
 hidden = hide_others(open(sys.argv[1] + "/requirements.txt").read().split())
-assert {"ray", "optuna", "peft", "hydra", "skimage", "pytest"} <= hidden.hidden
+assert {"ray", "optuna", "peft", "hydra", "moto", "pytest"} <= hidden.hidden
 import json, mlflow.pyfunc, pandas as pd
 model = mlflow.pyfunc.load_model(sys.argv[1])
 table = pd.DataFrame({"image": [open(sys.argv[2], "rb").read()]})
@@ -70,7 +70,7 @@ EXPORT = """
 import sys
 from importlib import metadata
 hidden = hide_others(["segdist[onnx]"])
-assert {"skimage", "pytest", "transformers"} <= hidden.hidden
+assert {"moto", "pytest", "transformers"} <= hidden.hidden
 from pathlib import Path
 from segdist.commands.export import export_model
 for form in ("safetensors", "hf", "onnx", "pyfunc"):

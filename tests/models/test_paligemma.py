@@ -303,7 +303,7 @@ def test_a_sweep_that_names_the_family_begins_with_its_recipe(tmp_path: Path) ->
     other = load(file, ["train.lr=1e-3", "train.adapter.kind=full", "seed=1"])
     assert (other.seed, other.train.lr, other.train.adapter.kind) == (1, 1e-3, "full")
     with pytest.raises(SpecError, match="`qlora` needs a GPU"):
-        load(file, ["train.adapter.kind=qlora"])
+        load(file, ["train.adapter.kind=qlora", "resources.gpus_per_worker=0"])
 
 
 def test_the_vision_tower_or_the_projector_is_trained_beside_lora_on_request() -> None:

@@ -140,3 +140,10 @@ def test_nothing_more_begins_once_cards_have_joined_and_tune_ends_with_what_runs
 
 def _job(spec: SweepSpec, folder: Path) -> Job:
     return Job(spec.run, "", "", (), str(folder), "val/iou")
+
+
+def test_four_bit_weights_are_refused_where_trials_get_no_card() -> None:
+    spec = sweep().override({"train.adapter.kind": "qlora"})
+    with pytest.raises(SpecError, match=rf"`train\.adapter\.kind: qlora` needs a GPU.*{UNUSABLE[:12]}"):
+        with_gpus(spec, Given(0.0, UNUSABLE))
+    assert with_gpus(spec, Given(1.0)).resources.gpus_per_worker == 1

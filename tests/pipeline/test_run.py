@@ -128,9 +128,7 @@ def test_after_driver_and_trial_were_killed_the_same_command_finishes_the_sweep_
     assert not list(short_folder.iterdir()), "what ends in order leaves nothing"
 
     driver = _started(sweep, tmp_path / "log_3", env)
-    victims = processes(tmp_path, "ray::ImplicitFunc.train")
-    assert victims, "a trial trains inside Tune's process"
-    os.kill(victims[0], signal.SIGKILL)
+    os.kill(_training(tmp_path), signal.SIGKILL)
     assert driver.wait(300) == 0, (tmp_path / "log_3").read_text()
     assert "raylet" not in (tmp_path / "log_3").read_text(), "no line of Ray's own"
     trials = _trials(segdist, tmp_path / "storage")
@@ -203,6 +201,15 @@ def _trials(segdist: Command, storage: Path) -> list[dict[str, Any]]:
     trials = leaderboard(segdist, storage)["trials"]
     assert isinstance(trials, list)
     return trials
+
+
+def _training(folder: Path) -> int:
+    """A process in which a trial trains; between two trials there is none for a moment."""
+    deadline = time.monotonic() + 60
+    while not (found := processes(folder, "ray::ImplicitFunc.train")):
+        assert time.monotonic() < deadline, "a trial trains inside Tune's process"
+        time.sleep(0.02)
+    return found[0]
 
 
 def _started(sweep: Path, log: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:

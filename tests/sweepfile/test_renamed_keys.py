@@ -139,7 +139,7 @@ def test_a_key_that_came_later_is_in_no_fingerprint_where_it_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     as_before = [f"{key}={json.dumps(value)}" for key, value in renamed_keys.LATER.items()]
-    sweep, _ = loaded(write(tmp_path, HEAD), *as_before)
+    sweep, _ = loaded(write(tmp_path, f"{HEAD}label: {{teacher: {{family: classical}}}}\n"), *as_before)
     assert as_before
     content = sweep.model_dump(mode="json")
     for key in renamed_keys.LATER:
