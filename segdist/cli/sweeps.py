@@ -165,6 +165,14 @@ def evaluate(
         float | None, typer.Option(min=0, max=1, help="Fill holes smaller than this fraction of the image.")
     ] = None,
     fill_holes_pixels: Annotated[float | None, typer.Option(min=0, help="Fill holes of fewer pixels.")] = None,
+    instances: Annotated[
+        str,
+        typer.Option(
+            metavar="components|watershed",
+            help="Count the objects in what a semantic network draws as one region: connected parts, or cut at necks.",
+            show_default="the model's",
+        ),
+    ] = "",
     min_area: Annotated[float | None, typer.Option(min=0, hidden=True)] = None,
     fill_holes: Annotated[float | None, typer.Option(min=0, hidden=True)] = None,
     all_checkpoints: Annotated[
@@ -206,7 +214,8 @@ def evaluate(
                 "min_area": min_area,
                 "fill_holes": fill_holes,
             }
-            changes = _around(min_score, tta, tile, crf, guided_filter, _sizes(sizes))
+            post: dict[str, object] = {**_sizes(sizes), **({"instances": instances} if instances else {})}
+            changes = _around(min_score, tta, tile, crf, guided_filter, post)
             score: Any = evaluate_checkpoints if all_checkpoints else score_model
             if all_checkpoints:
                 printed = pages.print_checkpoints if is_sweep(model) else pages.print_study
@@ -283,7 +292,7 @@ def _around(
     tile: str,
     crf: bool,  # noqa: FBT001
     guided_filter: bool,  # noqa: FBT001
-    sizes: dict[str, float],
+    post: dict[str, object],
 ) -> dict[str, object]:
     """The keys of `evaluate` that flags change."""
     if crf and guided_filter:
@@ -293,7 +302,7 @@ def _around(
         "min_score": min_score,
         "tta": ["flip", "darker", "brighter"] if tta else None,
         "tile": {"size": tile_size(tile)} if tile else None,
-        "post": ({"refine": refine} if refine else {}) | sizes,
+        "post": ({"refine": refine} if refine else {}) | post,
     }
     return {key: value for key, value in changes.items() if value is not None}
 

@@ -124,6 +124,10 @@ def evaluate(
     return {**head, **settings, "notes": notes + _around(model.evaluate), **found}
 
 
+_OBJECTS = {"components": "an object for each connected part", "watershed": "objects cut apart at their necks"}
+"""What `evaluate.post.instances` makes of a region, in words."""
+
+
 def _around(evaluate: EvaluateSpec) -> list[str]:
     """What was done around the network, in words."""
     post, notes = evaluate.post, []
@@ -134,6 +138,7 @@ def _around(evaluate: EvaluateSpec) -> list[str]:
     steps = [post.refine.replace("_", " ")] if post.refine != "none" else []
     steps += [f"parts below {size} removed" for size in _sizes(post.min_area_fraction, post.min_area_pixels)]
     steps += [f"holes below {size} filled" for size in _sizes(post.fill_holes_fraction, post.fill_holes_pixels)]
+    steps += [_OBJECTS[post.instances]] if post.instances in _OBJECTS else []
     steps += [f"scores {', '.join(f'{k} {v:g}' for k, v in post.min_scores.items())}"] if post.min_scores else []
     return notes + [f"post-processing: {', '.join(steps)}"] * bool(steps)
 

@@ -467,13 +467,15 @@ def conclusions(board: Leaderboard) -> list[str]:
     lines += [f"memory  trial {t.number}: {counted(t.micro_batch, 'image')} at once, in steps as asked" for t in less]
     if "val/mask_ap" in board.columns and (semantic := _semantic(board)):
         which = ", ".join(semantic)
-        lines.append(f"note   AP and PQ count objects one by one; {which} gives one region a class and image")
+        fix = "count its objects with `evaluate.post.instances: components`"
+        lines.append(f"note   AP and PQ count objects one by one; {which} gives one region a class and image: {fix}")
     return lines + cost
 
 
 def _semantic(board: Leaderboard) -> list[str]:
     """The families of the trials that do not tell objects of one class apart."""
-    families = {str(t.params["model.family"]) for t in board.trials if "model.family" in t.params}
+    as_found = [t for t in board.trials if t.params.get("evaluate.post.instances", "as_found") == "as_found"]
+    families = {str(t.params["model.family"]) for t in as_found if "model.family" in t.params}
     known = sorted(families & set(registry.names("models")))
     return [name for name in known if "instance" not in declaration(name).tasks]
 

@@ -120,12 +120,17 @@ def test_what_is_done_around_the_network_is_named_and_logged(model: Path, photos
         "0.01",
         "--fill-holes-pixels",
         "9",
+        "--instances",
+        "watershed",
     )
     assert found["notes"] == [
         "all images",
         "tiles of 16 pixels, overlapping by 12.5%",
         "views: the image, flip, darker, brighter",
-        "post-processing: guided filter, parts below 1.00% of the image removed, holes below 9 pixels filled",
+        (
+            "post-processing: guided filter, parts below 1.00% of the image removed, holes below 9 pixels filled, "
+            "objects cut apart at their necks"
+        ),
     ]
     assert found["evaluate"]["post"]["min_area_fraction"] == 0.01
     assert found["evaluate"]["tile"] == {"size": 16, "overlap": 0.125}

@@ -173,7 +173,10 @@ def test_measures_are_columns_in_their_units_and_families_without_objects_are_na
     assert [row[k] for k in range(len(row)) if row[k] in ("0.300", "0.457", "12.3", "1.23", "4.90")] == [
         "0.300", "0.457", "12.3", "1.23", "4.90",
     ]  # fmt: skip
-    assert "AP and PQ count objects one by one; unet_cbam gives one region a class and image" in text
+    said = "AP and PQ count objects one by one; unet_cbam gives one region a class and image"
+    assert said in text
+    apart = replace(first, metrics=first.metrics | measures, params={**params, "evaluate.post.instances": "components"})
+    assert said not in printed(Leaderboard(board.sweep, (apart,)))
 
 
 def test_a_measure_that_no_trial_has_is_no_column(board: Leaderboard) -> None:
