@@ -61,9 +61,7 @@ def _labels(spec: SweepSpec) -> str:
     if spec.label is None:
         return "as they are"
     hidden = f"; masks hidden in {', '.join(spec.data.boxes_only)}" if spec.data.boxes_only else ""
-    teacher = spec.label.teacher.family or spec.label.teacher.trained
-    how = " and ".join(dict.fromkeys(prompt.strategy for prompt in spec.label.prompts))
-    return f"{teacher} by {how} prompts{hidden}"
+    return f"{spec.label.in_words}{hidden}"
 
 
 def _search(spec: SweepSpec) -> str:

@@ -356,6 +356,14 @@ class LabelSpec(Placed):
         return self
 
     @property
+    def in_words(self) -> str:
+        """Who labels, and how."""
+        who = " and ".join(dict.fromkeys(one.family or one.trained for one in (self.teacher, *self.teachers)))
+        how = " and ".join(dict.fromkeys(prompt.strategy for prompt in self.prompts))
+        chosen = ", of several the best for each class" if self.policy == "auto" else ""
+        return f"{who} by {how}{chosen}"
+
+    @property
     def prompts(self) -> tuple[PromptSpec, ...]:
         """All prompts that are asked."""
         return (self.prompt, *(self.consensus.also if self.consensus else ()))

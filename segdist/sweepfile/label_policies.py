@@ -41,8 +41,7 @@ class Policy:
         values = {key.removeprefix(PREFIX): value for key, value in self.values.items()}
         if values:
             return ", ".join(f"{key}={value}" for key, value in values.items())
-        teacher = self.spec.label.teacher.family or self.spec.label.teacher.trained
-        return f"{teacher} by {' and '.join(dict.fromkeys(p.strategy for p in self.spec.label.prompts))}"
+        return self.spec.label.in_words
 
 
 def policies(spec: SweepSpec) -> Iterator[Policy]:

@@ -30,6 +30,16 @@ def test_a_teacher_that_knows_drawn_scenes_is_warned_of_where_it_labels_photogra
     assert "WARNING" not in describe(spec(tmp_path, {"family": "sam"}, DRAWN))
 
 
+def test_several_teachers_are_named_and_how_one_is_chosen(tmp_path: Path) -> None:
+    asked = spec(tmp_path, {"family": "classical"}, DRAWN)
+    assert asked.label is not None
+    label = type(asked.label).model_validate(
+        {"teacher": {"family": "classical"}, "teachers": [{"family": "sam"}], "policy": "auto"}
+    )
+    said = describe(asked.model_copy(update={"label": label}))
+    assert "labels    classical and sam by box, of several the best for each class" in said
+
+
 @pytest.mark.parametrize(
     "teacher",
     [
