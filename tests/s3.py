@@ -1,9 +1,10 @@
 """An S3 server on loopback."""
 
-import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from segdist.core.environment import variables
 
 
 @contextmanager
@@ -25,15 +26,9 @@ def s3_server() -> Iterator[str]:
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
     }
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
     try:
-        boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="segdist-tests")
-        yield "s3://segdist-tests"
+        with variables(values):
+            boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="segdist-tests")
+            yield "s3://segdist-tests"
     finally:
         server.stop()
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name)
-            else:
-                os.environ[name] = value

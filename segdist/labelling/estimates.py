@@ -17,6 +17,8 @@ Corners = Sequence[float]
 Cut = tuple[slice, slice]
 _LINE_WIDTHS = (5, 9, 17)
 """Sides in pixels of the squares that a line must be narrower than."""
+_LEAST_GROUND = 8
+"""Pixels of certain ground, below which the box is as good as the whole image."""
 
 
 def cut_out(box_xyxy: Corners, size_hw: tuple[int, int], *, margin: float = 0.0) -> Cut:
@@ -35,6 +37,26 @@ def line(image_HWC: ImageHWC) -> Mask:
 def blob(image_HWC: ImageHWC) -> Mask:
     """What differs in colour from the border of the picture (threshold by Otsu 1979)."""
     return _split(_distance_from_border(image_HWC))
+
+
+def grabcut(image_HWC: ImageHWC, kinds_HW: NDArray[np.uint8], iterations: int) -> Mask | None:
+    """Colours of the object against colours of the ground (Rother et al. 2004), the same for the same question.
+
+    Args:
+        image_HWC: RGB, contiguous.
+        kinds_HW: `cv2.GC_*` of each pixel, what is known and what is guessed; it is changed.
+        iterations: at least one.
+
+    Returns:
+        The mask; None where hardly a pixel is ground for certain, so that there is nothing to compare with.
+    """
+    if (kinds_HW == cv2.GC_BGD).sum() < _LEAST_GROUND:
+        return None
+    cv2.setRNGSeed(0)  # GrabCut starts from random clusters
+    models = np.zeros((1, 65), np.float64), np.zeros((1, 65), np.float64)
+    nowhere = (0, 0, 0, 0)  # the kinds say where the object may be
+    cv2.grabCut(image_HWC, kinds_HW, nowhere, *models, iterations, cv2.GC_INIT_WITH_MASK)
+    return np.isin(kinds_HW, (cv2.GC_FGD, cv2.GC_PR_FGD))
 
 
 def foreground(image_HWC: ImageHWC) -> Mask:

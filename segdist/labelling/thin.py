@@ -20,7 +20,7 @@ from scipy.sparse.csgraph import dijkstra
 
 from segdist.core.masks import Mask
 from segdist.core.plugins import ImageHWC
-from segdist.labelling.estimates import Corners, cut_out
+from segdist.labelling.estimates import Corners, cut_out, grabcut
 
 Values = NDArray[np.floating]
 """Of a picture; OpenCV says no more of what it returns."""
@@ -222,12 +222,8 @@ def _by_colour(seen_HWC: ImageHWC, part: tuple[slice, slice], path_HW: Mask, val
     kinds_HW = np.full(seen_HWC.shape[:2], cv2.GC_BGD, np.uint8)
     kinds_HW[part] = np.where(dark_HW, cv2.GC_PR_FGD, cv2.GC_PR_BGD)
     kinds_HW[part][path_HW] = cv2.GC_FGD
-    if (kinds_HW == cv2.GC_BGD).sum() < 8:  # the box is the whole image: nothing is ground for certain
-        return _connected(dark_HW, path_HW)
-    cv2.setRNGSeed(0)  # GrabCut starts from random clusters
-    models = np.zeros((1, 65), np.float64), np.zeros((1, 65), np.float64)
-    cv2.grabCut(seen_HWC, kinds_HW, (0, 0, 0, 0), *models, 3, cv2.GC_INIT_WITH_MASK)
-    return _connected(np.isin(kinds_HW[part], (cv2.GC_FGD, cv2.GC_PR_FGD)), path_HW)
+    found_HW = grabcut(seen_HWC, kinds_HW, iterations=3)
+    return _connected(dark_HW if found_HW is None else found_HW[part], path_HW)
 
 
 def _connected(inside_HW: Mask, path_HW: Mask) -> Mask:

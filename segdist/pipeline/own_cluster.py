@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from segdist.core.causes import free_space
+from segdist.core.environment import variables
 from segdist.core.errors import BackendError, StorageError
 
 SESSION = "SEGDIST_SESSION"
@@ -69,16 +70,11 @@ def listen_on_loopback() -> None:
 @contextmanager
 def environment(values: Mapping[str, str]) -> Iterator[None]:
     """Set variables for a while; Ray, which remembers how it authenticates, is made to look again."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    _reload_token()
     try:
-        yield
+        with variables(values):
+            _reload_token()
+            yield
     finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
         _reload_token()
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from segdist.core.causes import cause_of, free_space
+from segdist.core.environment import variables
 from segdist.core.errors import BackendError, SegdistError, StorageError
 from segdist.core.redaction import holds_credentials, redact, without_credentials
 from segdist.core.storage import network_file_system, object_store_errors
@@ -96,15 +97,8 @@ class Connection:
     @contextlib.contextmanager
     def impatient(self) -> Iterator[None]:
         """Ask a server once for each thing, and wait seconds: the process is about to end."""
-        before = {name: os.environ.get(name) for name in _NO_PATIENCE}
-        os.environ.update(_NO_PATIENCE)  # MLflow looks there before each request
-        try:
+        with variables(_NO_PATIENCE):  # MLflow looks there before each request
             yield
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name, None)
-                if value is not None:
-                    os.environ[name] = value
 
     @property
     def shown(self) -> str:

@@ -8,7 +8,9 @@ import pytest
 from mlflow import MlflowClient
 
 from segdist.core.spec import SweepSpec
+from segdist.pipeline.recording import Recording
 from segdist.pipeline.trial import Job
+from segdist.searching import Search, Trial
 from segdist.tracking import Tracker
 from tests.pipeline.test_recording import begin, job, report, spec
 from tests.pipeline.test_servers import mlflow_server
@@ -31,6 +33,16 @@ def opened(address: str) -> tuple[Tracker, str]:
     tracker = Tracker(address)
     parent = tracker.start_sweep("s", "f" * 16, spec_text="{}", spec_file="s.yaml", tags={}, params={}, dataset=DATASET)
     return tracker, parent
+
+
+def train(search: Search, recording: Recording, trial: Trial) -> None:
+    """A trial from its start to its end, told of as it goes."""
+    search.start(trial.number)
+    recording.changed(trial.number)
+    for epoch in range(1, EPOCHS + 1):
+        report(search, recording, trial, epoch)
+    search.end(trial.number)
+    recording.changed(trial.number)
 
 
 def points(server: str, parent: str) -> dict[str, dict[int, list[float]]]:
@@ -73,12 +85,7 @@ def test_a_server_that_refuses_in_the_middle_of_a_sweep_is_told_all_of_it_once(
                     assert time.monotonic() < began + 120, proxy.requests
                     time.sleep(0.01)
                 proxy.refuse()
-            search.start(trial.number)
-            recording.changed(trial.number)
-            for epoch in range(1, EPOCHS + 1):
-                report(search, recording, trial, epoch)
-            search.end(trial.number)
-            recording.changed(trial.number)
+            train(search, recording, trial)
             told = search.ledger[trial.number].epochs
             expected[str(trial.number)] = {e.epoch: [e.metrics["val/iou"]] for e in told}
         assert proxy.refused.is_set(), "no trial has waited for the server"
@@ -97,12 +104,7 @@ def test_what_the_server_did_without_its_answer_coming_is_there_once(
     proxy.loses_every = 3
     with recording.running():
         while trial := search.next():
-            search.start(trial.number)
-            recording.changed(trial.number)
-            for epoch in range(1, EPOCHS + 1):
-                report(search, recording, trial, epoch)
-            search.end(trial.number)
-            recording.changed(trial.number)
+            train(search, recording, trial)
     recording.catch_up()
     proxy.loses_every = 0
     found = points(mlflow_server, parent)

@@ -63,6 +63,13 @@ def do(search: Search, recording: Recording, *, epochs: int = 3) -> Iterator[int
         recording.changed(trial.number)
 
 
+def told_to_another(spec: SweepSpec, job: Job, empty_storage: Path, folder: Path) -> tuple[Tracker, str]:
+    """Another server, told all that the ledger holds, and the sweep's run there."""
+    second, other = opened(spec, Path(shutil.copytree(empty_storage, folder / "second")))
+    Recording(second, other, job, {}, Ledger(job.storage_path)).catch_up()
+    return second, other
+
+
 def report(search: Search, recording: Recording, trial: Trial, epoch: int, checkpoint: str = "") -> None:
     iou = score(trial.values, epoch)
     metrics = {"epoch": float(epoch), "seconds": 1.0, "val/iou": iou, "val/iou/roof": iou / 2}
@@ -242,8 +249,7 @@ def test_another_server_is_told_of_all_trials_that_were_done_before(
     search, recording = begin(spec, job, first, run)
     with recording.running():
         list(do(search, recording))
-    second, other = opened(spec, Path(shutil.copytree(empty_storage, tmp_path / "second")))
-    Recording(second, other, job, {}, Ledger(job.storage_path)).catch_up()
+    second, other = told_to_another(spec, job, empty_storage, tmp_path)
     assert shown(second, other) == shown(first, run)
     assert len(shown(second, other)) == 3
 
@@ -257,8 +263,7 @@ def test_a_thinned_trial_is_told_to_another_server_without_a_model_and_with_the_
         list(do(search, recording))
     recording.catch_up()
     search.ledger.change(0, thinned=True)
-    second, other = opened(spec, Path(shutil.copytree(empty_storage, tmp_path / "second")))
-    Recording(second, other, job, {}, Ledger(job.storage_path)).catch_up()
+    second, other = told_to_another(spec, job, empty_storage, tmp_path)
     thinned = next(t for t in second.trials(other) if t.number == 0)
     assert MlflowClient(second.uri).get_run(thinned.run_id).data.tags[names.MODEL_AT] == first.uri
     assert not second.has_model(thinned.run_id)

@@ -12,7 +12,7 @@ from segdist.core.masks import Mask
 from segdist.core.plugins import Example, ImageHWC
 from segdist.core.records import Instance, Prompt
 from segdist.labelling.boxes import has_size
-from segdist.labelling.estimates import blob, cut_out, line, stands_out_as_line
+from segdist.labelling.estimates import blob, cut_out, grabcut, line, stands_out_as_line
 from segdist.labelling.thin import thin
 from segdist.models.classical import Options
 from segdist.nets.segmenter import Segmenter
@@ -92,13 +92,8 @@ def _grabcut(image_HWC: ImageHWC, box: tuple[float, float, float, float], iterat
     )
     kinds_HW = np.full(seen_HWC.shape[:2], cv2.GC_BGD, np.uint8)
     kinds_HW[inner] = cv2.GC_PR_FGD
-    if (kinds_HW == cv2.GC_BGD).sum() < 8:  # the box is the whole image: nothing is background for certain
-        return blob(image_HWC[rows, columns])
-    cv2.setRNGSeed(0)  # GrabCut starts from random clusters
-    models = np.zeros((1, 65), np.float64), np.zeros((1, 65), np.float64)
-    nowhere = (0, 0, 0, 0)  # the kinds say where the object may be
-    cv2.grabCut(seen_HWC, kinds_HW, nowhere, *models, iterations, cv2.GC_INIT_WITH_MASK)
-    return np.isin(kinds_HW[inner], (cv2.GC_FGD, cv2.GC_PR_FGD))
+    found_HW = grabcut(seen_HWC, kinds_HW, iterations)
+    return blob(image_HWC[rows, columns]) if found_HW is None else found_HW[inner]
 
 
 def _contrast(image_HWC: ImageHWC, mask_HW: Mask) -> float:
