@@ -208,6 +208,8 @@ def _label_problems(spec: SweepSpec) -> Iterator[Problem]:
         wrong += _options_problems("prompts", prompt.strategy, prompt.options(), place, "strategy")
     if teacher.family:  # a trained model is looked at when it is fetched
         wrong += _family_problems(teacher, [teacher.family], ("label", "teacher"))
+    for n, one in enumerate(spec.label.teachers):
+        wrong += _family_problems(one, [one.family], ("label", "teachers", str(n)))
     yield from wrong
     if wrong or not teacher.family:
         return

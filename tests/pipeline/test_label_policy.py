@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from segdist.core import storage
+from segdist.core.errors import SpecError
 from segdist.core.plugins import Question
 from segdist.core.spec import LabelSpec, SweepSpec
 from segdist.datasets.shards import Dataset
@@ -16,6 +17,7 @@ from segdist.pipeline import label as module
 from segdist.pipeline.ingest import ingest
 from segdist.pipeline.label import label, label_key
 from segdist.pipeline.panel import Panel, members, name_of
+from segdist.sweepfile.loading import load
 
 THIN: dict[str, Any] = {"family": "classical", "classical": {"method": "thin"}}
 OTSU: dict[str, Any] = {"family": "classical", "classical": {"method": "otsu"}}
@@ -126,6 +128,25 @@ def test_labels_have_the_key_they_had_before_teachers_were_elected_unless_they_a
 def test_policies_that_do_not_go_together_are_refused(more: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LabelSpec.model_validate({"teacher": THIN, **more})
+
+
+@pytest.mark.parametrize(
+    ("further", "message"),
+    [
+        ("{family: clasical}", r"s\.yaml:4: label\.teachers\.0.*clasical.*Did you mean `classical`"),
+        ("{family: classical, classical: {methd: otsu}}", r"methd"),
+        ("{family: sam, sam: {weights: nowhere.pth}}", r"there is no nowhere\.pth"),
+    ],
+)
+def test_further_teachers_are_looked_at_before_anything_starts(tmp_path: Path, further: str, message: str) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text(
+        f"name: s\nstorage: {tmp_path}\ndata: {{sources: [{{format: synthetic}}]}}\n"
+        f"label: {{policy: auto, teacher: {{family: classical}}, teachers: [{further}]}}\n"
+        "model: {family: unet_cbam}\n"
+    )
+    with pytest.raises(SpecError, match=message):
+        load(file)
 
 
 def test_a_teacher_is_named_by_what_was_set_of_it() -> None:
