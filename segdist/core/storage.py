@@ -12,14 +12,16 @@ import shutil
 import stat
 import sys
 import tempfile
+import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -56,6 +58,8 @@ PATIENCE = 120.0
 _PAUSES = (1.0, 2.0, 4.0, 8.0)
 """Seconds between two tries; the last again and again."""
 _answered = set[str]()
+_traffic: Counter[tuple[Literal["read", "written"], str]] = Counter()
+_traffic_lock = threading.Lock()
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 
 
@@ -198,7 +202,9 @@ def read_bytes(uri: str) -> bytes:
         filesystem, path = _open_file(uri)
         if (size := Path(path).stat().st_size if is_local(uri) else filesystem.size(path) or 0) > MOST_BYTES:
             raise StorageError(f"{uri} must have at most {MOST_BYTES:,} bytes, but has {size:,}. Make it smaller.")
-        return bytes(filesystem.cat_file(path))
+        content = bytes(filesystem.cat_file(path))
+    note_traffic("read", uri, len(content))
+    return content
 
 
 def read_text(uri: str) -> str:
@@ -249,6 +255,7 @@ def write_atomic(uri: str, content: bytes) -> None:
             _replace_file(Path(path), content)
         else:
             filesystem.pipe_file(path, content)  # an object appears when its upload completes
+    note_traffic("written", uri, len(content))
 
 
 @_patient
@@ -262,6 +269,7 @@ def download(uri: str, file: Path) -> None:
         filesystem, path = _open_file(uri)
         check_space(file.parent, int(filesystem.size(path) or 0), uri)
         filesystem.get_file(path, str(file))
+    note_traffic("read", uri, file.stat().st_size)
 
 
 def check_space(folder: Path, size: int, what: str) -> None:
@@ -300,6 +308,7 @@ def _put(uri: str, file: Path) -> None:
         if is_local(uri):
             Path(path).parent.mkdir(parents=True, exist_ok=True)
         filesystem.put_file(str(file), path)
+    note_traffic("written", uri, file.stat().st_size)
 
 
 @_patient
@@ -403,6 +412,21 @@ def check_writable(uri: str) -> None:
     probe = join(uri, f".segdist-{uuid.uuid4().hex}")
     write_atomic(probe, b"")
     remove(probe)
+
+
+def note_traffic(way: Literal["read", "written"], uri: str, size: int) -> None:
+    """Count bytes that were moved; by whoever moves them past this module, too."""
+    place = "local" if is_local(uri) else uri.partition("://")[0]
+    with _traffic_lock:
+        _traffic[way, place] += size
+
+
+def take_traffic() -> dict[tuple[Literal["read", "written"], str], int]:
+    """Bytes that this process read and wrote since this was asked last: by way, and `local` or a URI's scheme."""
+    with _traffic_lock:
+        found = {key: size for key, size in _traffic.items() if size}
+        _traffic.clear()
+        return found
 
 
 def arrow_filesystem(uri: str) -> tuple[Any, str]:

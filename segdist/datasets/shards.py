@@ -276,6 +276,7 @@ class Dataset:
     def _batches(self, split: str | None, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         for uri in self.shard_uris:
             for batch in _parquet(uri).iter_batches(ROWS_PER_GROUP, columns=list(columns)):
+                storage.note_traffic("read", uri, batch.nbytes)
                 kept = batch if split is None else batch.filter(pc.equal(batch.column("split"), split))
                 if kept.num_rows:
                     yield kept.replace_schema_metadata(None).cast(SCHEMA.empty_table().select(list(columns)).schema)
@@ -287,7 +288,11 @@ def read_rows(uri: str) -> list[tuple[Sample, bytes | None]]:
     Raises:
         DataError: the file is no shard, or damaged.
     """
-    return [row for batch in _parquet(uri).iter_batches() for row in with_images(batch)]
+    rows = []
+    for batch in _parquet(uri).iter_batches():
+        storage.note_traffic("read", uri, batch.nbytes)
+        rows += with_images(batch)
+    return rows
 
 
 def _parquet(uri: str) -> pq.ParquetFile:

@@ -70,13 +70,17 @@ def _all_steps(state: Fit, parallel: nn.Module, batches: Iterator[Batch], steps:
     values: dict[str, list[torch.Tensor]] = {}
     norms: list[float] = []
     for number, counts in enumerate(steps):
-        terms = _add_gradients(state, parallel, list(islice(batches, len(counts))), counts)
+        with state.pace.part("data"):
+            step = list(islice(batches, len(counts)))
+        terms = _add_gradients(state, parallel, step, counts)
         for name, value in terms.items():
             values.setdefault(name, []).append(value)  # stays on the device: to read it is to wait for it
         if not state.gradients_checked:
             _check_gradients(state)
-        norms.append(_step(state, number, terms))
+        with state.pace.part("update"):
+            norms.append(_step(state, number, terms))
         state.count_step()
+        state.pace.stepped(sum(counts))
         state.first_step_at = state.first_step_at or time.time()
     metrics: Metrics = {
         f"train/{'loss' if name == 'loss' else f'loss/{name}'}": state.workers.mean(_finite_mean(of_steps))
@@ -111,8 +115,10 @@ def _add_gradients(
     of_batches = shares(state.network, step, counts, workers=state.workers)
     for number, (batch, share) in enumerate(zip(step, of_batches, strict=True), start=1):
         with nullcontext() if number == len(step) else state.workers.unsynchronised(parallel):
-            found = _losses(state, parallel, batch, share)
-            torch.autograd.backward(state.scaler.scale(found["loss"]))
+            with state.pace.part("forward"):
+                found = _losses(state, parallel, batch, share)
+            with state.pace.part("backward"):
+                torch.autograd.backward(state.scaler.scale(found["loss"]))
         for name, value in found.items():
             terms[name] = value.detach().float() + terms.get(name, 0.0)
     return terms

@@ -18,6 +18,7 @@ from segdist.engine.compiling import compile_in_place
 from segdist.engine.data import loader
 from segdist.engine.epoch import LossNotFiniteError, Metrics, train_epoch
 from segdist.engine.objective import objective_of
+from segdist.engine.pace import Pace, Work
 from segdist.engine.parts import MODEL, PICTURES, TRAINING
 from segdist.engine.precision import autocast, set_matrix_products
 from segdist.engine.predict import score
@@ -43,6 +44,7 @@ def fit(
     resume: Path | None = None,
     kept: str = "",
     halvings: int = 0,
+    on_work: Callable[[Work], object] | None = None,
 ) -> nn.Module:
     """Train a model on `train`, score it on `val` after every epoch, and report.
 
@@ -57,6 +59,7 @@ def fit(
         resume: a checkpoint folder to go on from.
         kept: folder or prefix for the models of `train.keep_every`; "" keeps none.
         halvings: times that the learning rate is halved, where the checkpoint's is not halved as often already.
+        on_work: called about once a second while this worker trains, with what it did since.
 
     A step whose gradient is not finite is skipped and counted; an epoch of nothing but such steps ends the fit with
     `diverged` 1 and the worst values, as `val/iou` 0, so that a search learns to keep away.
@@ -90,6 +93,7 @@ def fit(
         steps_per_epoch=len(sampler.steps),
         kept=kept,
         halvings=halvings,
+        pace=Pace(on_work, workers.device),
     )
     if resume:
         state.resume(resume)
@@ -132,18 +136,19 @@ def _worst(name: str) -> float:
 def _score_and_report(state: Fit, metrics: Metrics, val: LabelledImages, report: ReportEpoch) -> None:
     run, workers = state.run, state.workers
     start = time.perf_counter()
-    with state.model(), autocast(run.train.precision, workers.device):
+    with state.pace.part("score"), state.model(), autocast(run.train.precision, workers.device):
         workers.share(moving(state.network, ()).values())  # batch norms of each have seen other images
         values, found = score(state.network, val, run.evaluate, workers=workers)
     metrics |= {f"val/{name}": value for name, value in values.items()}
     metrics["seconds"] += time.perf_counter() - start
     metrics[PEAK] = runtime.peak_bytes() / 1e6
-    with TemporaryDirectory(prefix="segdist-") as folder:
+    with state.pace.part("report"), TemporaryDirectory(prefix="segdist-") as folder:
         saved = _saves(run, state.epoch) and workers.is_chief
         if saved:
             state.save(Path(folder))
             pictures.save(Path(folder) / PICTURES, val, found, run.evaluate, classes=state.network.classes)
         report(metrics, Path(folder) if saved else None)
+    state.pace.tell()
 
 
 def _saves(run: RunSpec, epoch: int) -> bool:

@@ -16,6 +16,7 @@ from segdist.core.plugins import Family
 from segdist.core.spec import RunSpec
 from segdist.engine import checkpoint
 from segdist.engine.averaging import AveragedWeights, moving, put
+from segdist.engine.pace import Pace
 from segdist.engine.parts import MODEL, TRAINING
 from segdist.engine.precision import scaler_for
 from segdist.engine.schedule import adamw, rates
@@ -43,6 +44,7 @@ class Fit:
         averages: the moving average of the weights; None without `train.ema`.
         scaler: of the loss; does nothing but in float16.
         halvings: times that the learning rate was halved, because the loss was not finite.
+        pace: what training takes.
         epoch: epochs done.
         steps: steps of the optimiser done.
         kept: folder or prefix for the models of `train.keep_every`.
@@ -62,6 +64,7 @@ class Fit:
     optimizer: torch.optim.Optimizer = field(init=False)
     schedule: torch.optim.lr_scheduler.LRScheduler = field(init=False)
     halvings: int = 0
+    pace: Pace = field(default_factory=Pace)
     phase: int = -1
     epoch: int = 0
     steps: int = 0

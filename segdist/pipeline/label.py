@@ -34,6 +34,7 @@ from segdist.pipeline.cluster import connected, slots
 from segdist.pipeline.dataflow import map_items
 from segdist.pipeline.gpus import given
 from segdist.pipeline.label_rows import LabelJob, LabelShard, PollShard, PollUnit, TeacherMaker
+from segdist.pipeline.meters import gauges
 from segdist.pipeline.panel import Panel, members
 from segdist.pipeline.teacher import check_teacher, shared_model, teacher_digest
 
@@ -78,7 +79,8 @@ def label(
         made = Dataset.open(root)
     else:
         source = f"label-{root.rpartition('/')[2]}"
-        job = LabelJob(policy, dataset.manifest.classes, tuple(spec.data.boxes_only), source, trained_uri)
+        hidden = tuple(spec.data.boxes_only)
+        job = LabelJob(policy, dataset.manifest.classes, hidden, source, trained_uri, sweep=spec.name)
         made = _label(root, job, dataset, on_progress, teacher, limit)
     return corrected(made, Corrections.load(corrections_uri(spec.storage, dataset.uri)))
 
@@ -153,7 +155,15 @@ def _label(
     done = [read_summary(unit["target"]) for unit in units if unit["target"] in there]
     todo = [unit for unit in units if unit["target"] not in there]
     started = time.monotonic()
-    made = list(_reported(_run(todo, job, teacher), len(todo), started, on_progress)) if todo else []
+    with gauges(job.sweep) as shown:
+        before = sum(len(summary.rows) for summary in done)
+        planned = sum(int(str(unit["stop"])) - int(str(unit["start"])) for unit in units)
+        shown.show("segdist_labelling_images", planned, sweep=job.sweep, state="planned")
+
+        def show(images: int) -> None:
+            shown.show("segdist_labelling_images", before + images, sweep=job.sweep, state="done")
+
+        made = list(_reported(_run(todo, job, teacher), len(todo), started, on_progress, show)) if todo else []
     seconds = time.monotonic() - started
     notes = [shard.notes for shard in (*done, *made)]
     details = {
@@ -291,11 +301,17 @@ def _identifying_options(teacher: TeacherSpec) -> dict[str, object]:
 
 
 def _reported(
-    shards: Iterator[ShardSummary], total: int, started: float, on_progress: Callable[[str], None]
+    shards: Iterator[ShardSummary],
+    total: int,
+    started: float,
+    on_progress: Callable[[str], None],
+    show: Callable[[int], None],
 ) -> Iterator[ShardSummary]:
     images = 0
+    show(images)
     for number, shard in enumerate(shards, start=1):
         images += len(shard.rows)
+        show(images)
         seconds = time.monotonic() - started
         minutes, rest = divmod(int(seconds / number * (total - number)), 60)
         on_progress(f"labelling shard {number}/{total}, {images / seconds:.1f} images/s, {minutes}:{rest:02d} left")

@@ -19,6 +19,7 @@ from segdist.labelling.decide import pseudo_label
 from segdist.labelling.election import Choice, Poll, elected
 from segdist.labelling.tally import Tally
 from segdist.pipeline.dataflow import answers
+from segdist.pipeline.meters import Laps, count, tell_traffic
 from segdist.pipeline.teacher import Answers
 from segdist.reading.codes import finding
 from segdist.reading.examples import decode_image
@@ -44,6 +45,8 @@ class LabelJob:
     """Of the model folder of a teacher that segdist trained."""
     choices: Mapping[str, Choice] = field(default_factory=dict)
     """With `label.policy: auto`, who labels each class."""
+    sweep: str = ""
+    """For which labels are made, by its name in metrics."""
     asks_all: bool = False
     """Whether objects are asked about that have a mask of a person, too; it is not shown."""
 
@@ -54,10 +57,12 @@ def label_samples(
     """Labels for a few images, what was found wrong with them, and how good the labels are where truth is known."""
     samples: list[Sample] = []
     findings: list[Finding] = []
-    tally = Tally()
+    tally, told = Tally(), _Told(job)
     for entries in _entries(rows, job):
+        told.seconds("read")
         findings += [found for entry in entries for found in entry.findings]
         candidates = iter(teacher.candidates([entry.question for entry in entries if entry.question]))
+        told.seconds("teacher")
         for entry in entries:
             if entry.question is None:
                 tally.add(entry.truth, entry.shown, [])
@@ -71,7 +76,27 @@ def label_samples(
             made = replace(entry.shown, instances=tuple(instances), source=job.source)
             tally.add(entry.truth, made, entry.question.indices, said)
             samples.append(made)
+        told.seconds("decide")
+        told.images(entries)
     return samples, findings, tally.notes()
+
+
+class _Told:
+    """What Prometheus is told while labels are made."""
+
+    def __init__(self, job: LabelJob) -> None:
+        self._labels = {"sweep": job.sweep, "teacher": "trained" if job.trained_uri else job.label.teacher.family}
+        self._laps = Laps()
+
+    def seconds(self, part: str) -> None:
+        """A part is over that took the time since the one before."""
+        count("segdist_labelling_seconds", self._laps.lap(), part=part, **self._labels)
+
+    def images(self, entries: Sequence["_Entry"]) -> None:
+        """The images of a call are labelled."""
+        asked = sum(len(entry.question.indices) for entry in entries if entry.question)
+        count("segdist_labelled_images", len(entries), **self._labels)
+        count("segdist_labelled_objects", asked, **self._labels)
 
 
 class LabelShard:
@@ -89,7 +114,10 @@ class LabelShard:
         samples, findings, notes = label_samples(rows, self._job, self._teacher)
         notes["halved"] = self._teacher.take_halved()
         notes["seconds"] = time.monotonic() - started
+        told = _Told(self._job)
         written = write_shard(unit["target"], [(s, None) for s in samples], findings=findings, notes=notes)
+        told.seconds("write")
+        tell_traffic(self._job.sweep)
         return written.model_dump_json()
 
 

@@ -93,7 +93,19 @@ class Recording:
         self._errors: dict[int, str] = {}
         self._runs: dict[int, _Run] = {}
         self._told = deque[int]()
+        self._is_telling = False
+        self._told_at = time.time()
         self._failure: BaseException | None = None
+
+    @property
+    def spool(self) -> int:
+        """Trials of which there is news that MLflow was not told."""
+        return len(self._news) + self._is_telling
+
+    @property
+    def told_at(self) -> float:
+        """When MLflow took the latest news, in seconds since 1970; now, where there is none."""
+        return self._told_at if self.spool else time.time()
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -174,12 +186,14 @@ class Recording:
                 if time.monotonic() - self._summed_up > _SUMMED_UP_EVERY:
                     self._sum_up()
                 pause, self._is_away = 0.0, False
+                self._told_at, self._is_telling = time.time(), False
             except SegdistError as error:
                 self._is_away = True
                 if not pause:
                     say(f"tracking  {str(error).splitlines()[0]} Trials go on; MLflow is told when it answers again.")
                 with self._change:
                     self._news.setdefault(number)
+                    self._is_telling = False
                 pause = min(max(2 * pause, 1.0), _LONGEST_PAUSE)
                 if self._is_given_up.wait(pause):
                     return
@@ -194,6 +208,7 @@ class Recording:
             number = next(iter(self._news), None)
             if number is not None:
                 del self._news[number]
+                self._is_telling = True
             return number
 
     def _mark_told(self) -> None:

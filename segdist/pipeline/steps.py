@@ -180,6 +180,7 @@ def _job(spec: SweepSpec, folder: str, dataset: Dataset, labels: Sequence[LabelS
         boxes_only=tuple(spec.data.boxes_only),
         storage_path=folder,
         metric=spec.search.metric,
+        sweep=spec.name,
         is_costed=needs_costs(spec),
         is_watched=spec.tracking.system_metrics,
         labels_of_policy={one.policy.name: one.labels.uri for one in labels} if len(labels) > 1 else {},

@@ -23,6 +23,7 @@ from segdist.pipeline.own_cluster import check_own_room
 from segdist.pipeline.packing import Need, fitting, nodes_of, usable
 from segdist.pipeline.planned import planned, resident_bytes
 from segdist.pipeline.recording import Recording
+from segdist.pipeline.sweep_meters import SweepMeters
 from segdist.pipeline.trial import GROUPS, Job, train_trial
 from segdist.searching import Ledger, Search
 from segdist.searching.budget import Budget, Meter
@@ -73,8 +74,9 @@ def search(
             tracker, parent_run_id, job, tags, ledger, all_params=spec.tracking.all_params, mirrors=mirrors
         )
         recording.catch_up()
-        with recording.running():
-            found = _run_all(spec, job, ray, ledger, recording, lease, meter)
+        meters = SweepMeters(spec, ledger, recording, meter)
+        with meters.told(), recording.running():
+            found = _run_all(spec, job, ray, ledger, recording, lease, meter, meters)
         recording.catch_up()
         storage.remove(storage.join(job.storage_path, GROUPS))
     if found.was_cut_off:
@@ -125,6 +127,7 @@ def _run_all(
     recording: Recording,
     lease: Lease,
     meter: Meter,
+    meters: SweepMeters,
 ) -> Search:
     """Start Tune, and again while trials remain: after an error of Ray's, or when cards have joined the cluster.
 
@@ -138,6 +141,7 @@ def _run_all(
         spec = with_gpus(asked, found)
         job = replace(job, run=job.run.model_copy(update={"resources": spec.resources}))
         search = Search(spec, ledger, retry=retry, budget=Budget(spec, meter) if spec.search.budget else None)
+        meters.search = search
         if search.is_done:
             return search
         before, retry = search.progress, False
@@ -145,7 +149,7 @@ def _run_all(
             _say_goes_on(search)
         waits = asked.resources.gpus_per_worker == "auto" and not found.gpus and not found.lack
         try:
-            stopped_by = _run(spec, job, ray, search, recording, lease, meter, waits_for_cards=waits)
+            stopped_by = _run(spec, job, ray, search, recording, lease, meter, meters, waits_for_cards=waits)
         except Exception as error:
             if not _is_of_ray(error):
                 raise
@@ -196,6 +200,7 @@ def _run(
     recording: Recording,
     lease: Lease,
     meter: Meter,
+    meters: SweepMeters,
     *,
     waits_for_cards: bool,
 ) -> int:
@@ -209,6 +214,7 @@ def _run(
         recording: tells MLflow.
         lease: that no other driver runs the sweep.
         meter: its time.
+        meters: tell Prometheus.
         waits_for_cards: whether no further trial begins here once there are cards.
     """
     from ray import tune
@@ -242,7 +248,7 @@ def _run(
             tune_config=tune.TuneConfig(
                 num_samples=-1,  # until there is nothing left to suggest
                 search_alg=suggestions,
-                scheduler=Verdicts(search, recording, progress, problem),
+                scheduler=Verdicts(search, recording, progress, problem, meters),
                 # A reused process starts the next trial without importing torch again.
                 reuse_actors=spec.resources.workers == 1,
             ),

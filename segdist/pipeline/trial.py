@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segdist.core import storage
 from segdist.core.errors import DivergedError
@@ -16,8 +16,12 @@ from segdist.datasets.shards import Dataset
 from segdist.metrics import is_minimised
 from segdist.pipeline.checkpoints import CHECKPOINT, Checkpoints
 from segdist.pipeline.own_cluster import SESSION
+from segdist.pipeline.trial_meters import trial_told
 from segdist.searching.ledger import checkpoints_of
 from segdist.sweepfile.label_policies import policy_name, run_values
+
+if TYPE_CHECKING:
+    from segdist.engine.pace import Work
 
 DAMAGED = "damaged_checkpoints"
 """Under which an epoch's report says which checkpoints could not be read."""
@@ -47,6 +51,8 @@ class Job:
     storage_path: str
     """The sweep's own folder: its ledger and checkpoints."""
     metric: str
+    sweep: str = ""
+    """Its name."""
     is_costed: bool = False
     """Whether each trial measures what its model costs, because the search has constraints on that."""
     is_watched: bool = True
@@ -105,9 +111,10 @@ def work(run: RunSpec, job: Job, number: int, known: int, report: Report) -> Non
     with (
         reserved(cpus=run.resources.cpus_per_worker, gpus=run.resources.gpus),
         _watched(is_watched=job.is_watched) as watched,
+        trial_told(job.sweep, run, number) as told,
     ):
         try:
-            _work(run, job, number, known, report, watched)
+            _work(run, job, number, known, report, watched, told)
         finally:
             give_back()  # the process is used again
 
@@ -126,7 +133,13 @@ def _watched(*, is_watched: bool) -> Iterator[Callable[[], dict[str, float]]]:
 
 
 def _work(
-    run: RunSpec, job: Job, number: int, known: int, report: Report, watched: Callable[[], dict[str, float]]
+    run: RunSpec,
+    job: Job,
+    number: int,
+    known: int,
+    report: Report,
+    watched: Callable[[], dict[str, float]],
+    on_work: Callable[["Work"], None],
 ) -> None:
     from segdist.engine.evaluation import costs_of
     from segdist.engine.fit import MODEL, fit
@@ -168,6 +181,7 @@ def _work(
                     kept=job.kept(run),
                     report=told,
                     halvings=halvings,
+                    on_work=on_work,
                 )
             except DivergedError as error:
                 halvings = error.halvings + 1

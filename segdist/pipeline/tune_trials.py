@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from segdist.core.storage import absolute
 from segdist.core.terminal import say
 from segdist.core.text import counted
 from segdist.pipeline.checkpoints import CHECKPOINT
+from segdist.pipeline.meters import count, observe
 from segdist.pipeline.progress import Progress
 from segdist.pipeline.recording import Recording
+from segdist.pipeline.sweep_meters import SweepMeters
 from segdist.pipeline.trial import DAMAGED
 from segdist.searching import Search, Trial
 
@@ -92,6 +95,7 @@ class Suggestions(_Unsaved, Searcher):
         super().__init__(metric="epoch", mode="max")  # Tune wants names; nobody asks for them
         self._search, self._slots, self._problem = search, slots, problem
         self._running: set[str] = set()
+        self._handed_out: dict[int, float] = {}
         self._is_closed = False
         self._counted, self._room, self._most = float("-inf"), 0, sys.maxsize
 
@@ -107,8 +111,13 @@ class Suggestions(_Unsaved, Searcher):
         if trial is None:
             return None if self._search.is_waiting else Searcher.FINISHED
         self._running.add(trial_id)
+        self._handed_out[trial.number] = time.monotonic()
         known = trial.from_latest().last_epoch
         return {"number": trial.number, "values": trial.settings, "known": known, "micro_batch": trial.micro_batch}
+
+    def taken(self, number: int) -> float:
+        """A process has taken a trial; the seconds that it was waited for."""
+        return time.monotonic() - self._handed_out.pop(number, time.monotonic())
 
     def close(self) -> bool:
         """Nothing more begins: Tune ends with what runs. Whether that is news."""
@@ -138,9 +147,12 @@ class Suggestions(_Unsaved, Searcher):
 class Verdicts(_Unsaved, FIFOScheduler):
     """Tells each epoch to the ledger, to MLflow and to people, and stops what the search gives up."""
 
-    def __init__(self, search: Search, recording: Recording, progress: Progress, problem: Problem) -> None:
+    def __init__(
+        self, search: Search, recording: Recording, progress: Progress, problem: Problem, meters: SweepMeters
+    ) -> None:
         super().__init__()
         self._search, self._recording, self._progress, self._problem = search, recording, progress, problem
+        self._meters = meters
 
     def on_trial_result(self, tune_controller: object, trial: TuneTrial, result: dict[str, object]) -> str:
         """Go on, or stop."""
@@ -153,6 +165,7 @@ class Verdicts(_Unsaved, FIFOScheduler):
         stop = self._search.report(number, numbers, result.get(CHECKPOINT, ""))
         self._recording.changed(number)
         self._progress.epoch(number)
+        self._meters.epoch(number, float(result.get("first_step_at") or inf))
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
 
 
@@ -197,6 +210,8 @@ class Ends(_Unsaved, TrialProgressCallback):
         self._kills[trial.config["number"]] = kernel_kills()
         self._problem.noted(lambda: self._search.start(trial.config["number"]))
         self._recording.changed(trial.config["number"])
+        waited = self._suggestions.taken(trial.config["number"])
+        observe("segdist_queue_wait_seconds", waited, sweep=self._search.spec.name)
 
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: object
@@ -222,11 +237,11 @@ class Ends(_Unsaved, TrialProgressCallback):
         if self._search.ledger[number].state != "running":  # it had done its part
             self.on_trial_complete(iteration, trials, trial)
         elif kind == "killed for memory" and self._suggestions.let_less_run():
-            self._taken_up(self._problem.noted(lambda: self._search.again(number, why(text))))
+            self._taken_up(self._problem.noted(lambda: self._search.again(number, why(text))), kind)
         elif kind in _MEMORY:
-            self._taken_up(self._problem.noted(lambda: self._search.out_of_memory(number, why(text))), error=text)
+            self._taken_up(self._problem.noted(lambda: self._search.out_of_memory(number, why(text))), kind, error=text)
         elif self._may_go_on(number, text):
-            self._taken_up(self._problem.noted(lambda: self._search.again(number, why(text))))
+            self._taken_up(self._problem.noted(lambda: self._search.again(number, why(text))), kind)
         elif self._is_for_all(text):
             self._problem.noted(partial(self._give_up, number, why(text)))
         else:
@@ -245,13 +260,16 @@ class Ends(_Unsaved, TrialProgressCallback):
         self._search.interrupt(number, reason)
         raise StorageError(f"{reason}\nWhat is done is kept; the same command goes on with it.")
 
-    def _taken_up(self, trial: Trial, *, error: str = "") -> None:
+    def _taken_up(self, trial: Trial, kind: str, *, error: str = "") -> None:
         """Tell of a trial that waits to be taken up again, or has ended because memory does not hold it."""
         self._recording.changed(trial.number, error=error if trial.has_ended else "")
         if trial.has_ended:
             self._progress.ended(trial.number)
         else:
             self._progress.taken_up(trial.number)
+            count("segdist_retries", sweep=self._search.spec.name, cause=kind or "other")
+            if kind == "node":
+                count("segdist_preemptions", sweep=self._search.spec.name)
 
     def _kind(self, number: int, text: str) -> str:
         """The kind of cause that ended a trial's process.

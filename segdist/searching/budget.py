@@ -61,6 +61,7 @@ class Meter:
 
     Attributes:
         starts: this one and those before.
+        started_at: when this one did, in seconds since 1970.
     """
 
     def __init__(self, folder: str, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -69,6 +70,7 @@ class Meter:
         self._seconds = sum(float(start["seconds"]) for start in before)
         self._node_seconds = sum(float(start["node_seconds"]) for start in before)
         self.starts = len(before) + 1
+        self.started_at = time.time()
         self._mine = storage.join(self._starts, f"{time.time():.0f}-{uuid.uuid4().hex[:8]}.json")
         self._since, self._told = clock(), clock()
         self._held = 0.0

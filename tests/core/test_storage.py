@@ -395,3 +395,15 @@ def test_an_object_that_is_larger_than_memory_is_refused_as_a_file_is(
     monkeypatch.setattr(storage, "MOST_BYTES", 4)
     with pytest.raises(StorageError, match="at most 4 bytes, but has 5"):
         storage.read_bytes(uri)
+
+
+def test_bytes_that_move_are_counted_once_by_where_they_lie(root: str, tmp_path: Path) -> None:
+    place = "local" if storage.is_local(root) else "s3"
+    uri, file = storage.join(root, "x.bin"), tmp_path / "here.bin"
+    storage.take_traffic()
+    storage.write_atomic(uri, b"12345")
+    storage.read_bytes(uri)
+    storage.download(uri, file)
+    storage.upload(file, storage.join(root, "y.bin"))
+    assert storage.take_traffic() == {("written", place): 10, ("read", place): 10}
+    assert storage.take_traffic() == {}

@@ -12,6 +12,7 @@ from segdist.core.errors import DivergedError
 from segdist.core.spec import RunSpec
 from segdist.engine.data import loader
 from segdist.engine.fit import TRAINING, fit
+from segdist.engine.pace import Work
 from segdist.models.unet_cbam import Options
 from segdist.models.unet_cbam.network import UnetCbam
 from tests.engine.drawn import CLASSES, Reports, Rows, roofs, tiny_run, weights
@@ -208,3 +209,16 @@ def test_what_a_family_counts_is_reported_for_each_epoch(monkeypatch: pytest.Mon
     reports = Reports()
     fitted(tiny_run(), reports)
     assert reports.metrics[0]["train/matching_fallbacks"] == 3
+
+
+def test_the_work_that_is_told_is_all_of_it_and_changes_no_bit() -> None:
+    heard = list[Work]()
+    run = tiny_run(epochs=2, batch_size=3)
+    expected = fitted(run, Reports())
+    found = weights(fit(run, CLASSES, train=TRAIN, val=VAL, report=Reports(), on_work=heard.append))
+    assert_same_bits(found, expected)
+    assert sum(work.images for work in heard) == 2 * len(TRAIN)
+    assert sum(work.steps for work in heard) == 2 * 3
+    assert {part for work in heard for part in work.seconds} == {
+        "data", "forward", "backward", "update", "score", "report"
+    }  # fmt: skip

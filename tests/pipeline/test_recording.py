@@ -394,3 +394,30 @@ def test_a_repeat_is_a_run_of_its_own_that_names_its_trial_and_shows_its_seed(st
     assert tracker.sweep(parent).metrics["trials/ended"] == 2
     Recording(tracker, parent, job, {}, Ledger(folder)).catch_up()
     assert len(tracker.trials(parent)) == 4
+
+
+def test_how_far_mlflow_is_behind_is_known_at_any_time(
+    spec: SweepSpec, job: Job, storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, run = opened(spec, storage)
+    away = Away.at(str(storage))
+    monkeypatch.setattr(Away, "is_there", threading.Event())
+    monkeypatch.setattr(Away, "asked", 0)
+    search, recording = begin(spec, job, away, run)
+    assert recording.spool == 0
+    assert recording.told_at == pytest.approx(time.time(), abs=5)
+    with recording.running():
+        for _ in range(2):
+            trial = search.next()
+            assert trial
+            search.start(trial.number)
+            report(search, recording, trial, 1)
+        until = time.monotonic() + 60
+        while Away.asked == 0 and time.monotonic() < until:
+            time.sleep(0.01)
+        assert recording.spool == 2, "one that is being told is not told yet"
+        assert recording.told_at < time.time()
+        Away.is_there.set()
+        while recording.spool and time.monotonic() < until:
+            time.sleep(0.01)
+        assert recording.spool == 0

@@ -194,3 +194,24 @@ def test_one_that_memory_does_not_hold_goes_on_with_half_the_images_at_once_and_
     assert held == [8, 4, 2, 1]
     assert running.told.news[-1] == (0, text)
     assert running.suggest("b") == [1]
+
+
+def test_waits_and_what_is_taken_up_again_are_counted_by_cause(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, dict[str, str]]] = []
+    waits: list[float] = []
+    monkeypatch.setattr(tune_trials, "count", lambda name, **labels: told.append((name, labels)))
+    monkeypatch.setattr(tune_trials, "observe", lambda _, value, **__: waits.append(value))
+    for text in (DIED, "ray.exceptions.NodeDiedError: the node was preempted", "ValueError: nobody knows"):
+        running.suggest("a")
+        running.start(0)
+        running.break_down("a", 0, text)
+    name = running.search.spec.name
+    assert told == [
+        ("segdist_retries", {"sweep": name, "cause": "process"}),
+        ("segdist_retries", {"sweep": name, "cause": "node"}),
+        ("segdist_preemptions", {"sweep": name}),
+    ], "the third has failed for good"
+    assert len(waits) == 3
+    assert all(0 <= wait < 60 for wait in waits)
