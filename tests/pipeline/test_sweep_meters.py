@@ -1,7 +1,6 @@
 """What the driver tells Prometheus of a sweep: states, scores, what was in vain, how far MLflow is behind."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ Shown = dict[tuple[str, frozenset[str]], float]
 
 
 @pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, float, dict[str, str]]]]:
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float, dict[str, str]]]:
     """What counters were told."""
     heard: list[tuple[str, float, dict[str, str]]] = []
 
@@ -35,7 +34,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, float, 
         heard.append((name, amount, labels))
 
     monkeypatch.setattr(sweep_meters, "count", count)
-    yield heard
+    return heard
 
 
 def shown_by(told: SweepMeters) -> Shown:
@@ -50,6 +49,7 @@ def test_the_ledger_is_what_is_told(tmp_path: Path, counted: list[Any]) -> None:
     ledger = Ledger(str(tmp_path))
     good = Epoch(epoch=1, metrics={"val/iou": 0.7}, seconds=1.0)
     ledger.write(Trial(number=0, values={}, state="finished", epochs=(good,), spent=Held(cpu_seconds=100)))
+    search = Search(spec, ledger)
     ledger.write(Trial(number=1, values={}, state="failed", spent=Held(cpu_seconds=40)))
     ledger.write(Trial(number=2, values={}, state="running", spent=Held(cpu_seconds=20), lost=Held(cpu_seconds=5)))
     now, recording = [50.0], Behind()
@@ -57,7 +57,7 @@ def test_the_ledger_is_what_is_told(tmp_path: Path, counted: list[Any]) -> None:
     told: Any = SweepMeters(spec, ledger, recording, meter)  # type: ignore[arg-type]  # it stands for one
     before = shown_by(told)
     assert not any(name in ("segdist_best_score", "segdist_first_trial_seconds") for name, _ in before), "unknown yet"
-    told.search = Search(spec, ledger)
+    told.search = search
     told.epoch(0, meter.started_at + 12)
     told.epoch(2, meter.started_at + 10)
     told.epoch(1, float("inf"))
