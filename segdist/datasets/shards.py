@@ -288,7 +288,7 @@ def read_rows(uri: str) -> list[tuple[Sample, bytes | None]]:
     Raises:
         DataError: the file is no shard, or damaged.
     """
-    rows = []
+    rows: list[tuple[Sample, bytes | None]] = []
     for batch in _parquet(uri).iter_batches():
         storage.note_traffic("read", uri, batch.nbytes)
         rows += with_images(batch)

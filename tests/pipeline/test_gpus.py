@@ -123,7 +123,9 @@ def test_a_search_on_cpus_goes_on_with_the_cards_that_join(tmp_path: Path, monke
 
     monkeypatch.setattr("segdist.pipeline.sweep._run", run)
     some: Any = None
-    found = _run_all(spec, _job(spec, tmp_path), cluster, Ledger(str(tmp_path)), some, some, some)
+    meters: Any = SimpleNamespace(search=None)
+    found = _run_all(spec, _job(spec, tmp_path), cluster, Ledger(str(tmp_path)), some, some, some, meters)
+    assert meters.search is found
     assert found.is_done
     assert begun == [(0.0, 0.0, True), (1.0, 1.0, False)]
 
