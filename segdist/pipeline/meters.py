@@ -6,10 +6,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 from segdist.core import storage
 from segdist.pipeline.measures import WAITS, measure
+
+if TYPE_CHECKING:
+    from ray.util.metrics import Counter, Gauge, Histogram
 
 EVERY = 5.0
 """Seconds after which gauges are told again. Ray exports every 10 seconds and forgets what was not told since."""
@@ -104,7 +107,7 @@ class Laps:
 
 
 @cache
-def _metric(name: str) -> Any:
+def _metric(name: str) -> "Counter | Gauge | Histogram":
     """Ray's metric, registered when it is first needed."""
     from ray.util import metrics
 
