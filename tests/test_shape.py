@@ -38,7 +38,7 @@ def test_a_room_is_described_by_its_own_docstring() -> None:
 
 def test_tests_have_the_rooms_of_what_they_test() -> None:
     folders = {folder.name for folder in Path("tests").iterdir() if (folder / "__init__.py").exists()}
-    assert folders - set(ROOMS) == {"dirty", "fuzz", "gpu", "plugins"}
+    assert folders - set(ROOMS) == {"cluster", "dirty", "fuzz", "gpu", "plugins"}
 
 
 UNSEEN = ("Any", "JsonObject", "JsonDict")
