@@ -4,9 +4,11 @@ The string under a field is its documentation; `segdist schema` and the editors 
 model family, dataset format or prompt strategy live with it and are checked by `sweepfile`.
 """
 
+import fnmatch
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -696,6 +698,21 @@ class EvaluateSpec(Placed):
         return self.model_copy(update={"post": self.post.model_copy(update={"min_scores": dict(scores)})})
 
 
+_NOT_TAKEN_ALONG = (
+    "PATH", "HOME", "USER", "PWD", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "RAY_ADDRESS",
+    "RAY_AUTH_TOKEN", "SEGDIST_TOKEN",
+)  # fmt: skip
+"""Variables that are each machine's or each process's own."""
+
+
+def _variable_pattern(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_*][A-Za-z0-9_*]*", value):
+        raise ValueError(f"a variable is written NAME, or FRONT_* for all that begin so, but got {value!r}")
+    if own := [name for name in _NOT_TAKEN_ALONG if fnmatch.fnmatchcase(name, value)]:
+        raise ValueError(f"{value} must not name {own[0]}, which is each machine's own")
+    return value
+
+
 class ResourceSpec(Strict):
     """What one trial runs on."""
 
@@ -715,6 +732,12 @@ class ResourceSpec(Strict):
     """
     max_failures: int = Field(default=2, ge=0, le=1_000_000)
     """Times a crashed trial is resumed from its last checkpoint."""
+    environment: tuple[Annotated[str, AfterValidator(_variable_pattern)], ...] = (
+        "AWS_*", "HF_*", "MLFLOW_*", "NCCL_*", "*_PROXY", "*_proxy",
+    )  # fmt: skip
+    """Environment variables that the workers of a cluster are to have as the driver has them, by name; `AWS_*` is all
+    that begin so, where there are any; a name without `*` must be there. Their values travel in memory: they are in no
+    log, no file and no MLflow run."""
 
     @property
     def gpus(self) -> float:

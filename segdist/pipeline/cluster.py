@@ -17,6 +17,7 @@ from segdist.core.storage import cache_dir
 from segdist.pipeline.backend_lines import raylet_lines_hidden
 from segdist.pipeline.own_cluster import check_room, environment, listen_on_loopback, private_session
 from segdist.pipeline.packing import DRIVER_CPUS, Need, Node, fitting, nodes_of
+from segdist.pipeline.travelling import travelling
 
 # Read by Ray when it is imported or when a session starts.
 _SETTINGS = {
@@ -99,13 +100,12 @@ def _starting() -> Iterator[dict[str, object]]:
 def _join_settings(token_mode: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     """How to connect to a cluster that runs already, with what `_check_reachable` says of its token.
 
-    Its processes know nothing of our environment. The settings travel in the runtime environment, which Ray writes to
-    a log that all users of a node can read. The keys of the storage, which every process needs, travel inside the hook
-    that runs first in each: Ray keeps that in the memory of its control store. Nothing else travels: MLflow is written
-    by this process alone, and models of a hub are fetched with what the nodes hold.
+    Its processes know nothing of our environment. The settings travel in the runtime environment, which Ray shows on
+    its page and writes to a log that all users of a node can read. What may be secret (`travelling`) goes inside the
+    hook that runs first in each process: Ray keeps that in the memory of its control store.
     """
     with environment(token_mode):
-        yield {"runtime_env": {"env_vars": _settings(), "worker_process_setup_hook": _hook_with(_storage_keys())}}
+        yield {"runtime_env": {"env_vars": _settings(), "worker_process_setup_hook": _hook_with(travelling())}}
 
 
 def _start(ray: ModuleType, address: str | None, how: dict[str, object]) -> None:
@@ -235,17 +235,12 @@ def set_address_of_own_cluster() -> None:
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
 
 
-def _hook_with(keys: Mapping[str, str]) -> Callable[[], None]:
-    def set_address_and_keys() -> None:
-        os.environ.update(keys)
+def _hook_with(values: Mapping[str, str]) -> Callable[[], None]:
+    def set_address_and_environment() -> None:
+        os.environ.update(values)
         set_address_of_own_cluster()
 
-    return set_address_and_keys
-
-
-def _storage_keys() -> dict[str, str]:
-    """What opens the storage, from this process's environment."""
-    return {name: value for name, value in os.environ.items() if name in _STORAGE_KEYS}
+    return set_address_and_environment
 
 
 def _settings() -> dict[str, str]:

@@ -12,6 +12,7 @@ from segdist.datasets.shards import MANIFEST, Dataset
 from segdist.pipeline.cluster import connected
 from segdist.pipeline.ingest import ingest
 from segdist.pipeline.label import label, label_root
+from segdist.pipeline.travelling import taken_along
 from segdist.sweepfile.label_policies import Policy, policies
 from segdist.sweepfile.loading import load
 
@@ -57,10 +58,11 @@ def label_sweep(
     """
     spec = load(file, overrides)
     storage.check_writable(spec.storage)
-    dataset = ingest(spec)
-    is_done = all(_is_made(policy, dataset, limit) for policy in policies(spec))
-    with nullcontext() if is_done else connected():  # one cluster for all policies; none where nothing is left to do
-        return make_label_sets(spec, dataset, on_progress, limit=limit)
+    with taken_along(spec.resources.environment):
+        dataset = ingest(spec)
+        is_done = all(_is_made(policy, dataset, limit) for policy in policies(spec))
+        with nullcontext() if is_done else connected():  # one cluster for all policies, none where all is done
+            return make_label_sets(spec, dataset, on_progress, limit=limit)
 
 
 def find_label_sets(file: str, overrides: Sequence[str], *, limit: int = 0) -> tuple[Dataset, list[LabelSet]]:

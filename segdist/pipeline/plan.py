@@ -29,6 +29,7 @@ from segdist.pipeline.planned import PLAN, FamilyPlan, Plan, gigabytes, resident
 from segdist.pipeline.probing import Answer, Taught, TeacherRequest, ask
 from segdist.pipeline.recording import PICTURES_SHOWN
 from segdist.pipeline.run import folder_of
+from segdist.pipeline.travelling import taken_along
 from segdist.searching.budget import Budget, Still
 from segdist.searching.forecast import Forecast, Pace, forecast
 from segdist.searching.memory import SIZES
@@ -77,7 +78,8 @@ def plan_sweep(file: str, overrides: Sequence[str]) -> tuple[SweepSpec, Plan]:
     """
     spec = load(file, overrides)
     storage.check_writable(spec.storage)
-    plan = _planned(spec, excerpt(spec, images=_IMAGES))
+    with taken_along(spec.resources.environment):
+        plan = _planned(spec, excerpt(spec, images=_IMAGES))
     storage.write_json(storage.join(folder_of(spec, "sweep"), PLAN), plan.model_dump(mode="json"))
     return spec, plan
 

@@ -16,6 +16,7 @@ from segdist.core.spec import SweepSpec, digest
 from segdist.core.terminal import say
 from segdist.datasets.ingest import ingest_key
 from segdist.labelling.corrections import Corrections, corrections_uri
+from segdist.pipeline.travelling import taken_along
 from segdist.sweepfile.loading import load, trials_of
 from segdist.sweepfile.overrides import as_override
 
@@ -82,7 +83,7 @@ def _run(spec: SweepSpec, file: str, *, kind: str) -> str:
     from segdist.pipeline.steps import do_steps
     from segdist.searching.budget import metered
 
-    with metered(folder) as meter:
+    with taken_along(spec.resources.environment), metered(folder) as meter:
         end = do_steps(spec, file, kind=kind, fingerprint=fingerprint, folder=folder, meter=meter)
     budget = _bounds(spec) if end.was_cut_off else {}
     storage.write_json(storage.join(folder, DONE), asdict(_Done(end.run_id, _asked(spec), end.said, budget)))

@@ -82,7 +82,10 @@ def test_kubernetes_knows_every_field_of_what_is_its_own_and_of_every_pod(folder
     version_here = kubernetes_validate.latest_version()
     core = [one for one in built(folder) if not one["apiVersion"].startswith("ray.io/")]
     assert {one["kind"] for one in core} == {"Namespace", "ConfigMap", "NetworkPolicy"}
-    whole = [{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": spec} for spec in pods(folder)]
+    whole: list[dict[str, Any]] = [
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": spec} for spec in pods(folder)
+    ]
+    one: Any
     for one in [*core, *whole]:
         kubernetes_validate.validate(one, version_here, strict=True)
     with pytest.raises(kubernetes_validate.ValidationError):

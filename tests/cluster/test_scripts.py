@@ -20,6 +20,13 @@ STAND_INS = {
 }
 
 
+def stand_ins(folder: Path, bodies: dict[str, str]) -> None:
+    """Programs that do as much of Slurm's as the script needs of one node."""
+    for name, body in bodies.items():
+        (folder / name).write_text(f"#!/usr/bin/env bash\n{body}")
+        (folder / name).chmod(0o755)
+
+
 def test_shellcheck_finds_nothing(tmp_path: Path) -> None:
     task = content("skypilot/sweep.sky.yaml")
     scripts = [*CLUSTER.rglob("*.sh"), *CLUSTER.rglob("*.sbatch")]
@@ -42,12 +49,19 @@ def test_slurm_is_asked_for_one_task_a_node_and_to_warn_before_the_time_is_up() 
     assert {"--ntasks-per-node=1", "--exclusive", "--signal=B:TERM@300", "--requeue"} <= set(asked)
 
 
+def test_a_cluster_that_does_not_start_is_no_success(tmp_path: Path) -> None:
+    stand_ins(tmp_path, {**STAND_INS, "ray": 'echo "Failed to start Ray"\n'})
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "77", "SLURM_JOB_NUM_NODES": "1",
+           "SLURM_JOB_NODELIST": "node", "SEGDIST_VENV": str(tmp_path)}  # fmt: skip
+    done = subprocess.run(["bash", SLURM, "a.yaml"], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "the cluster did not start" in done.stderr
+
+
 @pytest.mark.slow  # a whole sweep, twice begun
 @pytest.mark.skipif(os.geteuid() != 0, reason="Ray's starter looks at all processes: others' need root to be hidden")
 def test_a_job_of_slurm_that_is_told_to_stop_queues_again_and_then_finishes(tmp_path: Path) -> None:
-    for name, body in STAND_INS.items():
-        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}")
-        (tmp_path / name).chmod(0o755)
+    stand_ins(tmp_path, STAND_INS)
     sweep = tmp_path / "tiny.yaml"
     sweep.write_text(SWEEP.format(storage=tmp_path / "storage"))
     outside = {"RAY_ADDRESS", "SEGDIST_STORAGE", "RAY_AUTH_TOKEN"}
@@ -59,7 +73,6 @@ def test_a_job_of_slurm_that_is_told_to_stop_queues_again_and_then_finishes(tmp_
         "SLURM_JOB_NUM_NODES": "1",
         "SLURM_JOB_NODELIST": "node",
         "SEGDIST_VENV": str(Path(sys.executable).parent.parent),
-        "TMPDIR": str(tmp_path),
     }
     words = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", str(SLURM), str(sweep)]
     log = tmp_path / "first.log"
@@ -76,7 +89,7 @@ def test_a_job_of_slurm_that_is_told_to_stop_queues_again_and_then_finishes(tmp_
     said = log.read_text()
     assert "stopped by SIGTERM" in said
     assert "scontrol requeue 77" in said
-    assert job.returncode
+    assert job.returncode == 128 + signal.SIGTERM
     done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "champion" in done.stdout

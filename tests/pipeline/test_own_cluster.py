@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import nullcontext
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ from unittest.mock import patch
 
 import grpc
 import pytest
+from pydantic import ValidationError
 
-from segdist.core.errors import BackendError, StorageError
+from segdist.core.errors import BackendError, SpecError, StorageError
+from segdist.core.spec import ResourceSpec
 from segdist.pipeline import cluster, own_cluster
+from segdist.pipeline.travelling import taken_along
 
 TOKEN = "0123456789abcdef" * 2
 ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
@@ -201,25 +205,56 @@ def test_a_cluster_that_refuses_us_is_named_with_the_fix_and_no_token_is_printed
     assert TOKEN[::-1] not in said
 
 
-def test_keys_of_a_storage_travel_to_a_joined_cluster_in_the_hook_and_not_in_the_runtime_environment(
+TAKEN = {
+    "AWS_SECRET_ACCESS_KEY": "of the storage",
+    "HF_TOKEN": "of the hub",
+    "MLFLOW_TRACKING_PASSWORD": "of MLflow",
+    "NCCL_DEBUG": "INFO",
+    "HTTPS_PROXY": "http://proxy.example",
+    "https_proxy": "http://proxy.example",
+}
+LEFT = {"SEGDIST_TOKEN": "of a server", "WANDB_API_KEY": "of nobody else's business"}
+
+
+def test_what_a_sweep_names_travels_to_a_joined_cluster_in_the_hook_and_not_in_the_runtime_environment(
     head: Callable[[str], str], elsewhere: ProcessPoolExecutor
 ) -> None:
-    sent, come = elsewhere.submit(_travel, head("")).result()
+    sent, come = elsewhere.submit(_travel, head(""), None).result()
     assert {"OMP_NUM_THREADS", "SEGDIST_DOWNLOAD_WEIGHTS"} <= json.loads(sent)["runtime_env"]["env_vars"].keys()
-    assert "of the storage" not in sent
-    assert come == ("of the storage", None)
+    assert not [value for value in TAKEN.values() if value in sent and value != "INFO"]
+    assert come == TAKEN
+    _, come = elsewhere.submit(_travel, head(""), ("WANDB_*", "HF_TOKEN")).result()
+    assert come == {"HF_TOKEN": TAKEN["HF_TOKEN"], "WANDB_API_KEY": LEFT["WANDB_API_KEY"]}
 
 
-def _travel(address: str) -> tuple[str, tuple[str | None, str | None]]:
+def _travel(address: str, names: tuple[str, ...] | None) -> tuple[str, dict[str, str]]:
     """The runtime environment without its hook, and what the hook brings to a process that has nothing."""
-    secrets = {"AWS_SECRET_ACCESS_KEY": "of the storage", "HF_TOKEN": "of nobody else's business"}
-    _become({**secrets, "SEGDIST_DOWNLOAD_WEIGHTS": "1"})
-    with cluster._join_settings(cluster._check_reachable(address)) as how:
+    for name in [name for name in os.environ if name.startswith(("AWS_", "MLFLOW_", "HF_", "NCCL_"))]:
+        del os.environ[name]
+    _become({**TAKEN, **LEFT, "SEGDIST_DOWNLOAD_WEIGHTS": "1"})
+    naming = taken_along(names) if names else nullcontext()
+    with naming, cluster._join_settings(cluster._check_reachable(address)) as how:
         hook: Any = how["runtime_env"].pop("worker_process_setup_hook")
-    del os.environ["AWS_SECRET_ACCESS_KEY"], os.environ["HF_TOKEN"]
+    for name in (*TAKEN, *LEFT):
+        del os.environ[name]
     with patch.object(cluster, "set_address_of_own_cluster"):
         hook()
-    return json.dumps(how), (os.environ.get("AWS_SECRET_ACCESS_KEY"), os.environ.get("HF_TOKEN"))
+    return json.dumps(how), {name: os.environ[name] for name in (*TAKEN, *LEFT) if name in os.environ}
+
+
+def test_a_variable_that_a_sweep_needs_and_the_driver_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SITE_KEY", raising=False)
+    with pytest.raises(SpecError, match=r"names SITE_KEY, which .* on its nodes"), taken_along(("AWS_*", "SITE_KEY")):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("*", "PATH"), ("RAY_*", "RAY_ADDRESS"), ("SEGDIST_*", "SEGDIST_TOKEN"), ("A B", "NAME"), ("", "NAME")],
+)
+def test_a_list_that_would_bring_what_is_a_machines_own_is_refused(name: str, why: str) -> None:
+    with pytest.raises(ValidationError, match=why):
+        ResourceSpec(environment=("HF_TOKEN", name))
 
 
 def test_tune_sends_nothing_secret_in_the_runtime_environment() -> None:
