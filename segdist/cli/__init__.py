@@ -4,7 +4,7 @@ import gc
 
 import typer
 
-from segdist.cli import data, label, paligemma, ship, sweeps, weights
+from segdist.cli import dashboards, data, label, paligemma, ship, sweeps, weights
 from segdist.core.terminal import guard_logs, guard_warnings
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app = typer.Typer(
 app.add_typer(sweeps.app)
 app.add_typer(ship.app)
 app.add_typer(data.app, name="data")
+app.add_typer(dashboards.app, name="dashboards")
 app.add_typer(label.app, name="label")
 app.add_typer(paligemma.app, name="paligemma")
 app.add_typer(weights.app, name="weights")

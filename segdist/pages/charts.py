@@ -171,9 +171,15 @@ def _path(line: Line, points: ChartPoints) -> Markup:
 
 def grid(frame: Frame, ticks: Sequence[float]) -> Markup:
     """Lines across at the ticks, with their values."""
+    return grid_of(frame, [(tick, f"{tick:.3g}") for tick in ticks])
+
+
+def grid_of(frame: Frame, ticks: Sequence[tuple[float, str]]) -> Markup:
+    """The same with texts of one's own."""
+    low, high = ticks[0][0], ticks[-1][0]
     parts = []
-    for tick in ticks:
-        y = _n(frame.y((tick - ticks[0]) / (ticks[-1] - ticks[0])))
+    for tick, text in ticks:
+        y = _n(frame.y((tick - low) / (high - low)))
         parts.append(
             Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
                 frame.left, frame.width - frame.right, y, y
@@ -181,7 +187,7 @@ def grid(frame: Frame, ticks: Sequence[float]) -> Markup:
         )
         parts.append(
             Markup('<text class="tick" x="{}" y="{}" dy="4" text-anchor="end">{}</text>').format(
-                frame.left - 8, y, f"{tick:.3g}"
+                frame.left - 8, y, text
             )
         )
     return Markup("").join(parts)

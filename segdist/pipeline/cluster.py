@@ -61,7 +61,7 @@ def connected() -> Iterator[ModuleType]:
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         os.environ.setdefault(_PREEMPTION, "0")  # nobody takes this machine away; saves a worker group four CPU-seconds
-    token_mode = _check_reachable(address) if address else {}
+    token_mode = check_reachable(address) if address else {}
     import ray
 
     if not os.environ.get("SEGDIST_DEBUG"):
@@ -98,7 +98,7 @@ def _starting() -> Iterator[dict[str, object]]:
 
 @contextmanager
 def _join_settings(token_mode: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """How to connect to a cluster that runs already, with what `_check_reachable` says of its token.
+    """How to connect to a cluster that runs already, with what `check_reachable` says of its token.
 
     Its processes know nothing of our environment. The settings travel in the runtime environment, which Ray shows on
     its page and writes to a log that all users of a node can read. What may be secret (`travelling`) goes inside the
@@ -143,7 +143,7 @@ def _kill_orphans(error: Exception) -> None:
             return
 
 
-def _check_reachable(address: str) -> dict[str, str]:
+def check_reachable(address: str) -> dict[str, str]:
     """What the environment must say to be let in at an address.
 
     Ray tries an address for minutes before it gives up; a closed port shows at once. And a client that names an address

@@ -27,8 +27,9 @@ _DOOR = {
     "GLOO_SOCKET_IFNAME": _LOOPBACK,
     "NCCL_SOCKET_IFNAME": _LOOPBACK,
 }
-_PREFIX = "segdist-ray-"
-_LONGEST = f"/{_PREFIX}abcdefgh/r/session_2026-11-28_18-30-54_301749_4194304/sockets/plasma_store"
+PREFIX = "segdist-ray-"
+"""Of the folders in which clusters of our own keep their files."""
+_LONGEST = f"/{PREFIX}abcdefgh/r/session_2026-11-28_18-30-54_301749_4194304/sockets/plasma_store"
 _SOCKET_BYTES = 107
 """The longest name of a socket that the kernel takes."""
 _ROOM_BYTES = 20_000_000
@@ -145,7 +146,7 @@ def _folder() -> Iterator[Path]:
     parent = _short_folder()
     _remove_stale_folders(parent)
     check_room(parent)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))  # mode 0700
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))  # mode 0700
     lock = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -157,7 +158,7 @@ def _folder() -> Iterator[Path]:
 
 def _remove_stale_folders(parent: Path) -> None:
     """Remove folders that a killed process left: a living one holds a lock."""
-    for folder in parent.glob(f"{_PREFIX}*"):
+    for folder in parent.glob(f"{PREFIX}*"):
         try:
             state = folder.lstat()
             if state.st_uid != os.getuid() or time.time() - state.st_mtime < _STARTING_SECONDS:

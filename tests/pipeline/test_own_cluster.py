@@ -158,7 +158,7 @@ def _check_reachable(address: str, env: dict[str, str]) -> dict[str, str] | str:
     """What the environment must say to be let in, or the error."""
     _become(env)
     try:
-        return cluster._check_reachable(address)
+        return cluster.check_reachable(address)
     except BackendError as error:
         return str(error)
 
@@ -233,7 +233,7 @@ def _travel(address: str, names: tuple[str, ...] | None) -> tuple[str, dict[str,
         del os.environ[name]
     _become({**TAKEN, **LEFT, "SEGDIST_DOWNLOAD_WEIGHTS": "1"})
     naming = taken_along(names) if names else nullcontext()
-    with naming, cluster._join_settings(cluster._check_reachable(address)) as how:
+    with naming, cluster._join_settings(cluster.check_reachable(address)) as how:
         hook: Any = how["runtime_env"].pop("worker_process_setup_hook")
     for name in (*TAKEN, *LEFT):
         del os.environ[name]
