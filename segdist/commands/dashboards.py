@@ -21,6 +21,8 @@ PROMETHEUS = "http://127.0.0.1:9090"
 _PATIENCE = 30.0
 _VALUES = 120
 """Of a curve, at the most."""
+_LEAST_SPAN = 120.0
+"""Seconds that are shown."""
 _LEAST_STEP = 5.0
 """Seconds between two of them; Ray exports every ten."""
 
@@ -97,6 +99,10 @@ class _Reply(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Reply).decode
 
 
+def _span(start: float, end: float) -> Span:
+    return Span(start, end, max(_LEAST_STEP, math.ceil((end - start) / _VALUES)))
+
+
 def render_dashboards(
     out: Path, *, prometheus: str = PROMETHEUS, hours: float = 1.0, sweep: str = "", only: Sequence[str] = ()
 ) -> None:
@@ -114,8 +120,9 @@ def render_dashboards(
         SpecError: there is no such dashboard.
     """
     server, end = Prometheus(prometheus), time.time()
-    step = max(_LEAST_STEP, math.ceil(hours * 3600 / _VALUES))
-    span = Span(end - hours * 3600, end, step)
+    span = _span(end - hours * 3600, end)
+    if known := [at for one in server.range("count(up)", span) for at, _ in one.points]:
+        span = _span(min(known[0], end - _LEAST_SPAN), end)  # what was before it began is an empty chart
 
     def answers(query: Query) -> list[Curve]:
         return [Curve(query.named(one.labels), one.points) for one in server.range(query.promql(sweep), span)]

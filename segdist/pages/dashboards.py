@@ -14,6 +14,7 @@ from segdist.core.storage import read_bytes
 
 RATE_WINDOW = "1m"
 """What stands for Grafana's `$__rate_interval`: six exports of Ray's."""
+_FIRST = ("sweep",)
 _LABEL = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 
 
@@ -67,12 +68,13 @@ class Dashboard:
 
 
 def dashboards(folder: Path) -> list[Dashboard]:
-    """Those of a folder, by name.
+    """Those of a folder, that of a sweep first, then by name.
 
     Raises:
         DataError: a file is none.
     """
-    return [_dashboard(file) for file in sorted(folder.glob("*.json"))]
+    files = sorted(folder.glob("*.json"), key=lambda file: (file.stem not in _FIRST, file.stem))
+    return [_dashboard(file) for file in files]
 
 
 def _dashboard(file: Path) -> Dashboard:

@@ -64,9 +64,10 @@ def write_dashboards(uri: str, boards: Sequence[Dashboard], span: Span, answers:
 def _drawn(panel: Panel, span: Span, answers: Answers) -> _Drawn:
     curves = [curve for query in panel.queries for curve in answers(query) if curve.last is not None]
     curves = sorted(curves, key=lambda curve: curve.name)[:_MOST_CURVES]
+    says = panel.says.replace("`", "")
     last = [(curve.name, shown(curve.last or 0.0, panel.unit, decimals=panel.decimals)) for curve in curves]
     if panel.kind == "stat" or not curves:
-        return _Drawn(panel.title, panel.says, panel.kind, panel.columns, last, "", ())
+        return _Drawn(panel.title, says, panel.kind, panel.columns, last, "", ())
     chart = over_time(
         curves,
         span=(span.start, span.end),
@@ -79,4 +80,4 @@ def _drawn(panel: Panel, span: Span, answers: Answers) -> _Drawn:
         is_stacked=panel.is_stacked,
     )
     legend = [(name, value, shade(place)) for place, (name, value) in enumerate(last)]
-    return _Drawn(panel.title, panel.says, panel.kind, panel.columns, (), chart, legend)
+    return _Drawn(panel.title, says, panel.kind, panel.columns, (), chart, legend)
