@@ -134,3 +134,14 @@ def test_prometheus_scrapes_the_port_that_nodes_export() -> None:
     services = composed("compose.yaml")["services"]
     for name in found["names"]:
         assert f"--metrics-export-port {found['port']}" in " ".join(services[name]["command"])
+
+
+def test_grafana_and_prometheus_show_the_dashboards_and_rules_of_this_repository() -> None:
+    services = composed("compose.yaml")["services"]
+    mounts = {m["target"]: m["source"] for name in ("grafana", "prometheus") for m in services[name]["volumes"]}
+    shown = services["grafana"]["environment"]["SEGDIST_DASHBOARDS"]
+    assert Path(mounts[shown], "sweep.json").is_file()
+    assert Path(mounts["/etc/grafana/provisioning"], "datasources/segdist.yml").is_file()
+    assert services["grafana"]["environment"]["SEGDIST_PROMETHEUS"] == "http://prometheus:9090"
+    (rules,) = content("docker/prometheus.yml")["rule_files"]
+    assert Path(mounts[f"/etc/prometheus/{rules}"]).samefile("dashboards/prometheus/rules.yml")

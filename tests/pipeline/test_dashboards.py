@@ -9,8 +9,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -351,3 +353,13 @@ def test_every_panel_shows_something_of_a_sweep_that_runs(tmp_path: Path) -> Non
             if process and process.poll() is None:
                 process.send_signal(signal.SIGINT)
                 process.wait(120)
+
+
+def test_a_wheel_brings_the_files(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    files = {file.relative_to(FILES).as_posix() for file in FILES.rglob("*") if file.is_file()}
+    assert {f"segdist/dashboards/{file}" for file in files} <= names
+    assert len(files) > 8
