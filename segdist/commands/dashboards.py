@@ -121,8 +121,8 @@ def render_dashboards(
     """
     server, end = Prometheus(prometheus), time.time()
     span = _span(end - hours * 3600, end)
-    if known := [at for one in server.range("count(up)", span) for at, _ in one.points]:
-        span = _span(min(known[0], end - _LEAST_SPAN), end)  # what was before it began is an empty chart
+    if seen := [at for one in server.range("count(up)", span) for at, _ in one.points]:
+        span = _span(min(seen[0], end - _LEAST_SPAN), end)  # what was before it began is an empty chart
 
     def answers(query: Query) -> list[Curve]:
         return [Curve(query.named(one.labels), one.points) for one in server.range(query.promql(sweep), span)]
