@@ -100,8 +100,9 @@ class Family(Generic[ModelOptionsT_co]):
         noise: the keys of `train.noise` that it supports.
         places: the options that, with these options, name a file, a URI or a name on a hub: what a model of this family
             needs beside the package. By default `weights`, unless they are random.
-        shape_in_weights: whether a network with weights can be built only with them, because a file beside them says
-            its shape; otherwise its options do, and one whose weights are all known is built with random ones first.
+        shape_in_weights: whether, with these options, a network with weights can be built only with them, because a
+            file beside them says its shape; otherwise its options do, and one whose weights are all known is built with
+            random ones first.
         published: weights that somebody published and that fit: for `segdist weights`, and to be named in a sweep file.
         on_photographs: what is to be said, with these options, to who has it label photographs; "" for nothing.
         recipe: values of dotted keys of a run (`train.lr`) that a sweep file need not name when it names this family.
@@ -126,7 +127,7 @@ class Family(Generic[ModelOptionsT_co]):
     hub_module: str = ""
     noise: tuple[str, ...] = ()
     places: Callable[[ModelOptionsT_co], tuple[str, ...]] = field(default=_weights)
-    shape_in_weights: bool = False
+    shape_in_weights: Callable[[ModelOptionsT_co], bool] = field(default=lambda _: False)
     published: tuple[PublishedWeights, ...] = ()
     on_photographs: Callable[[ModelOptionsT_co], str] = field(default=lambda _: "")
     recipe: Mapping[str, object] = field(default_factory=dict)

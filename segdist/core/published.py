@@ -142,7 +142,7 @@ class PublishedWeights:
     @property
     def _folder(self) -> Path:
         digests = hashlib.sha256("".join(file.sha256 for file in self.files).encode()).hexdigest()
-        return storage.cache_dir() / "weights" / f"{self.name}-{digests[:12]}"
+        return storage.weights_dir() / f"{self.name}-{digests[:12]}"
 
     @property
     def _missing(self) -> list[WeightFile]:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import fsspec
+import platformdirs
 from fsspec.implementations.local import LocalFileSystem
 
 from segdist.core import extras
@@ -64,15 +65,35 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 
 
 def cache_dir() -> Path:
-    """This node's folder for data that can be made again: memory-mapped shards, unpacked archives, fetched weights.
+    """This node's folder for data that can be made again: memory-mapped shards, unpacked archives.
 
     `SEGDIST_CACHE` moves it. It is made for this user alone: what lies in it is read without another look.
 
     Raises:
         StorageError: it cannot be made, or another user could have put something into it.
     """
+    return _own_folder(Path(tempfile.gettempdir()) / f"segdist-cache-{os.geteuid()}")
+
+
+def weights_dir() -> Path:
+    """This node's folder for weights that were fetched, which outlive a restart: in the user's own cache folder.
+
+    `SEGDIST_CACHE` moves it too. As `cache_dir` it is this user's alone.
+
+    Raises:
+        StorageError: it cannot be made, or another user could have put something into it.
+    """
+    return _own_folder(platformdirs.user_cache_path("segdist", appauthor=False)) / "weights"
+
+
+def _own_folder(usual: Path) -> Path:
+    """The folder that `SEGDIST_CACHE` names or, without it, the usual one; made for this user alone.
+
+    Raises:
+        StorageError: it cannot be made, or another user could have put something into it.
+    """
     chosen = os.environ.get("SEGDIST_CACHE")
-    folder = Path(chosen or Path(tempfile.gettempdir()) / f"segdist-cache-{os.geteuid()}").expanduser().absolute()
+    folder = (Path(chosen) if chosen else usual).expanduser().absolute()
     move = "Set SEGDIST_CACHE to a folder of your own"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -349,7 +349,8 @@ def _self_contained(description: Description) -> Description:
     """The same without base weights, where the folder holds all tensors and the options say their shapes."""
     declared = declaration(description.model.family)
     named = description.places()
-    if description.frozen_digest or declared.shape_in_weights or "weights" not in named:
+    built = declared.options.model_validate(description.model.family_options())
+    if description.frozen_digest or declared.shape_in_weights(built) or "weights" not in named:
         return description
     options = {**description.model.family_options(), "weights": RANDOM}
     model = description.model.model_copy(update={description.model.family: options})

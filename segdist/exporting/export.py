@@ -57,8 +57,9 @@ def write(network: Segmenter, description: Description, folder: Path, *, base: s
     """
     declared = declaration(description.model.family)
     options = description.model.family_options()
-    weights = declared.options.model_validate(options).model_dump().get("weights", RANDOM)
-    if declared.shape_in_weights and not declared.hub_module and weights != RANDOM:
+    built = declared.options.model_validate(options)
+    weights = built.model_dump().get("weights", RANDOM) if declared.shape_in_weights(built) else RANDOM
+    if weights != RANDOM and not declared.hub_module:
         raise ExportError(
             f"`{description.model.family}` with pretrained weights cannot be exported: its network cannot be built "
             f"without {weights}. Hand on the model folder of the trial together with these weights."

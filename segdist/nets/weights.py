@@ -205,7 +205,7 @@ def bytes_on_hub(name: str) -> int:
 def _fetched(uri: str) -> Path:
     """A local copy of a folder in an object store, kept as long as the original does not change."""
     entries = [entry for entry in storage.find(uri) if _is_needed(entry.uri.rpartition("/")[2])]
-    folder = storage.cache_dir() / "weights" / digest([[e.uri, e.size, e.stamp] for e in entries])
+    folder = storage.weights_dir() / digest([[e.uri, e.size, e.stamp] for e in entries])
     for entry in entries:
         file = folder / entry.uri.rpartition("/")[2]
         if not file.is_file() or file.stat().st_size != entry.size:

@@ -256,6 +256,20 @@ def test_a_cache_folder_that_the_user_names_is_looked_at_as_well(
     assert not own_cache.exists()
 
 
+def test_fetched_weights_lie_where_they_outlive_a_restart_unless_the_cache_is_moved(
+    own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    assert storage.weights_dir() == tmp_path / "home" / "segdist" / "weights"
+    assert stat.S_IMODE((tmp_path / "home" / "segdist").stat().st_mode) == 0o700
+    assert not own_cache.exists()
+    (tmp_path / "home" / "segdist").chmod(0o777)
+    with pytest.raises(StorageError, match="others may write into it"):
+        storage.weights_dir()
+    monkeypatch.setenv("SEGDIST_CACHE", str(tmp_path / "named"))
+    assert storage.weights_dir() == tmp_path / "named" / "weights"
+
+
 def test_pipes_devices_and_links_that_lead_nowhere_or_to_folders_are_named_and_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "a.txt").write_bytes(b"123")

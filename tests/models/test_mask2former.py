@@ -12,12 +12,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from segdist import adapters
-from segdist.core.errors import WeightsError
+from segdist.core.errors import SpecError, WeightsError
 from segdist.core.plugins import Example
 from segdist.core.records import Prompt
-from segdist.core.spec import AdapterSpec
+from segdist.core.spec import AdapterSpec, RunSpec
+from segdist.engine import checkpoint
+from segdist.exporting import export
 from segdist.models.mask2former import FAMILY, Options, check
 from segdist.models.mask2former.network import Mask2Former, build
+from segdist.nets import packaged
 from tests.nets.rectangles import EMPTY, ONE, SIZE, example
 
 CLASSES = ("roof", "tree")
@@ -107,6 +110,50 @@ class TestWeights:
         save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
         with pytest.raises(WeightsError, match="mask_projection"):
             network(weights=str(tmp_path))
+
+
+class TestBackboneOfTimm:
+    def test_it_begins_with_the_packaged_weights_and_their_colours(self) -> None:
+        net = network(backbone="efficientnet_lite0", weights="packaged")
+        held = packaged.state("efficientnet_lite0")
+        own = net.model.model.pixel_level_module.encoder._backbone.state_dict()
+        assert own
+        assert all(torch.equal(value, held[name]) for name, value in own.items())
+        assert net.colours == ((127.5,) * 3, (127.5,) * 3)
+        pixel = net.collate([ONE])["pixels_B3SS"][0, :, 0, 0]
+        np.testing.assert_allclose(pixel, ONE.image_HWC[0, 0] / 127.5 - 1, rtol=1e-5)
+
+    @pytest.mark.parametrize(("size", "width"), [("debug", 64), ("swin_tiny", 256)])
+    def test_size_is_that_of_what_follows_it(self, size: str, width: int) -> None:
+        net = network(backbone="test_convnext", weights="random", size=size)
+        assert net.model.class_predictor.in_features == width
+
+    def test_all_of_it_is_trained_also_where_nothing_is_shown(self) -> None:
+        net = network(backbone="test_resnet", weights="random").train()
+        weighted(net(net.collate([EMPTY, EMPTY]))).backward()  # type: ignore[no-untyped-call]
+        assert [name for name, p in net.named_parameters() if p.requires_grad and p.grad is None] == []
+
+    def test_one_that_is_unknown_or_has_other_scales_is_refused_at_its_key(self) -> None:
+        with pytest.raises(
+            SpecError, match=r"`model\.mask2former\.backbone` .* swin or .*resnet81.*`resnet18`"
+        ) as error:
+            check(Options(backbone="resnet81", weights="random"))
+        assert error.value.option == "backbone"
+        with pytest.raises(SpecError, match=r"features at 4, 8, 16, 32 times fewer .* test_vit gives"):
+            network(backbone="test_vit", weights="random")
+        with pytest.raises(ValueError, match="64 or more"):
+            network(backbone="test_resnet", weights="random", image_size=32)
+
+    def test_its_export_needs_neither_the_package_nor_another_file(self, tmp_path: Path) -> None:
+        options = {**FAMILY.debug, "backbone": "efficientnet_lite0", "weights": "packaged"}
+        run = RunSpec.model_validate({"model": {"family": "mask2former", "mask2former": options}})
+        net = checkpoint.build(run.model, CLASSES).eval()
+        checkpoint.save(net, tmp_path / "trained", run, CLASSES)
+        export.write(*export.load_merged(tmp_path / "trained"), tmp_path / "exported")
+        assert checkpoint.describe(tmp_path / "exported").model.family_options()["weights"] == "random"
+        image, again = ONE.image_HWC, checkpoint.load(tmp_path / "exported")
+        with torch.inference_mode():
+            assert again.predict([image], [Prompt()]) == net.predict([image], [Prompt()])
 
 
 class TestTraining:

@@ -8,6 +8,7 @@ MODES: dict[str, Modes] = {
         "backbone": {"backbone": "test_resnet", "weights": "random"},
         "packaged": {"backbone": "efficientnet_lite0", "weights": "packaged"},
     },
+    "mask2former": {"packaged": {"backbone": "efficientnet_lite0", "weights": "packaged"}},
     "sam": {
         "box": {"prompt": "box"},
         "best_of_three": {"prompt": "box", "masks": "best_of_three"},

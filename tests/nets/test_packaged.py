@@ -46,7 +46,7 @@ def test_the_encoder_of_the_unet_is_that_network_with_its_colours() -> None:
     with torch.inference_mode():
         expected_BCHW = whole.blocks(whole.bn1(whole.conv_stem(images_BCHW)))
         coarsest_BCHW = network.encoder(images_BCHW)[-1]
-    assert coarsest_BCHW.equal(expected_BCHW)
+    torch.testing.assert_close(coarsest_BCHW, expected_BCHW, rtol=1e-4, atol=1e-4)  # summed in another order
     assert network.colours == ((127.5,) * 3, (127.5,) * 3)
 
 

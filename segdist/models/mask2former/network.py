@@ -14,9 +14,10 @@ from transformers.utils import ModelOutput
 
 from segdist.core.plugins import Batch, Example, ImageHWC
 from segdist.core.records import Instance
-from segdist.models.mask2former import Options
+from segdist.models.mask2former import SWIN, Options
 from segdist.models.mask2former.architecture import load
-from segdist.nets.collate import stack_images
+from segdist.nets import timm_features
+from segdist.nets.collate import ChannelValues, stack_images
 from segdist.nets.queries import instances_of_queries, object_targets, without_empty
 from segdist.nets.segmenter import Divisor, Traceable
 from segdist.nets.set_criterion import Layer, MaskFormerCriterion, Targets
@@ -41,15 +42,23 @@ class Mask2Former(Traceable):
             num_points=min(config.train_num_points, options.image_size**2 // 4),
             no_object_weight=config.no_object_weight,
         )
-        # Swin's last norm feeds the pooled output, which nothing reads.
-        self.model.model.pixel_level_module.encoder.swin.layernorm.requires_grad_(requires_grad=False)
+        encoder = self.model.model.pixel_level_module.encoder
+        self._colours = super().colours if options.backbone == SWIN else timm_features.colours(encoder._backbone)
+        if options.backbone == SWIN:
+            # Swin's last norm feeds the pooled output, which nothing reads.
+            encoder.swin.layernorm.requires_grad_(requires_grad=False)
+
+    @property
+    def colours(self) -> tuple[ChannelValues, ChannelValues]:
+        """Those that a backbone of timm was trained with, otherwise those of ImageNet."""
+        return self._colours
 
     def collate(self, examples: Sequence[Example]) -> Batch:
-        """Pixels normalised as ImageNet's (B, 3, S, S), and for each image its objects' labels and masks (N, S, S)."""
-        size = self.options.image_size
+        """Pixels normalised by `colours` (B, 3, S, S), and for each image its objects' labels and masks (N, S, S)."""
+        size, (mean, std) = self.options.image_size, self.colours
         shown = [without_empty(e) for e in examples]
         return {
-            "pixels_B3SS": stack_images([e.image_HWC for e in shown], size),
+            "pixels_B3SS": stack_images([e.image_HWC for e in shown], size, mean=mean, std=std),
             **object_targets(shown, size, self.objective.noise),
         }
 

@@ -64,7 +64,7 @@ FAMILY = Family(
     adapters=("full", "frozen_encoder", "partial", "layernorm", "bitfit", "lora", "dora"),
     onnx=lambda _: ("classes_BQC", "masks_BQhw"),
     hub_module="model",
-    shape_in_weights=True,
+    shape_in_weights=lambda _: True,
     extra="hf",
     licence="code: Apache-2.0 (transformers); published weights: MIT",
 )

@@ -127,7 +127,7 @@ FAMILY = Family(
     sizes={"random": "0.6 M parameters, untrained", "weights": "3, 10 or 28 billion parameters, as published"},
     adapters=("full", "frozen_encoder", "partial", "layernorm", "bitfit", "lora", "dora", "qlora"),
     places=_places,
-    shape_in_weights=True,
+    shape_in_weights=lambda _: True,
     extra="hf",
     licence="code: Apache-2.0 (transformers); Google's weights: Gemma Terms of Use",
 )

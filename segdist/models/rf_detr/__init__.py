@@ -81,7 +81,7 @@ FAMILY = Family(
     },
     adapters=("full", "frozen_encoder", "partial", "layernorm", "bitfit", "lora", "dora"),
     hub_module="model",
-    shape_in_weights=True,
+    shape_in_weights=lambda _: True,
     extra="hf",
     licence="Apache-2.0 (code and published weights)",
 )

@@ -61,7 +61,7 @@ FAMILY = Family(
     adapters=("full", "frozen_encoder", "partial", "layernorm", "bitfit", "lora", "dora"),
     sometimes_unused=("model.prompt_encoder.",),
     hub_module="model",
-    shape_in_weights=True,
+    shape_in_weights=lambda _: True,
     extra="hf",
     licence="code: Apache-2.0 (transformers); Meta's published weights: Apache-2.0",
 )

@@ -78,7 +78,7 @@ FAMILY = Family(
     adapters=("full", "frozen_encoder", "partial", "layernorm", "bitfit", "lora", "dora"),
     hub_module="model",
     sometimes_unused=("model.geometry_encoder.",),
-    shape_in_weights=True,
+    shape_in_weights=lambda _: True,
     extra="hf",
     licence="code: Apache-2.0 (transformers); Meta's published weights: SAM License",
 )

@@ -54,7 +54,7 @@ FAMILY = Family(
     adapters=(*USUAL_ADAPTERS, "partial"),
     onnx=lambda _: ("scores_BKSS",),
     hub_module="model",
-    shape_in_weights=True,
+    shape_in_weights=lambda _: True,
     extra="hf",
     licence="code: Apache-2.0 (transformers); NVIDIA's published weights: its own, not for commercial use",
 )

@@ -1,26 +1,19 @@
 """U-Net with CBAM attention: semantic; from scratch with GroupNorm, quick on small data, or on a backbone of timm."""
 
-import re
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
 
-from segdist.core import extras, storage
-from segdist.core.errors import SpecError, WeightsError, did_you_mean
 from segdist.core.plugins import EVERY_NOISE, SEMANTIC_LOSSES, USUAL_ADAPTERS, Family, ModelOptions
-from segdist.nets import packaged
+from segdist.nets import backbones
+from segdist.nets.backbones import PUBLISHED
 from segdist.nets.packaged import PACKAGED
 from segdist.nets.weights import RANDOM
 
+NAME = "unet_cbam"
 SCRATCH = "scratch"
 """`backbone` of our own encoder, which begins with random weights."""
-PUBLISHED = "published"
-"""`weights` that timm names for the backbone."""
 _BACKBONE_STRIDE = 32
-HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-_TIMM_MODEL = re.compile(rb"@register_model\s+def (\w+)\(")
 
 
 class Options(ModelOptions):
@@ -41,14 +34,7 @@ class Options(ModelOptions):
     @model_validator(mode="before")
     @classmethod
     def _padded_as_trained(cls, options: object) -> object:
-        """Written out, so that a trained model is built with the same padding when its base weights are not wanted."""
-        if (
-            isinstance(options, dict)
-            and options.get("weights") == PACKAGED
-            and isinstance(options.get("backbone"), str)
-        ):
-            return {**options, "backbone": packaged.timm_name(options["backbone"])}
-        return options
+        return backbones.padded_as_trained(options)
 
     @model_validator(mode="after")
     def _levels_fit(self) -> Self:
@@ -67,43 +53,8 @@ def check(options: Options) -> None:
         SpecError: timm is not installed, or has no such model.
         WeightsError: the file is not there.
     """
-    if options.backbone == SCRATCH:
-        return
-    known = _timm_models()
-    name = options.backbone.partition(".")[0]
-    if name not in known:
-        raise SpecError(
-            f"`model.unet_cbam.backbone` must be {SCRATCH} or a model of timm, but got {options.backbone}. "
-            f"{did_you_mean(name, known) if len(known) else ''}",
-            option="backbone",
-        )
-    if options.weights == PACKAGED:
-        packaged.file(options.backbone)
-    if is_file(options.weights) and not storage.exists(storage.absolute(options.weights)):
-        raise WeightsError(
-            f"`model.unet_cbam.weights` must be {PACKAGED}, {PUBLISHED}, {RANDOM}, a file or a name on the hub, but "
-            f"there is no {options.weights}. Get one: hf download timm/{options.backbone}.<tag> model.safetensors"
-        )
-
-
-def is_file(weights: str) -> bool:
-    """Whether `weights` names a file, there or not."""
-    if weights in (PACKAGED, PUBLISHED, RANDOM):
-        return False
-    return not (HUB_NAME.fullmatch(weights) and not Path(weights).expanduser().exists())
-
-
-def _timm_models() -> list[str]:
-    """The names of timm's models, read from its source: importing it imports torch, for which `check` has no time.
-
-    Raises:
-        SpecError: timm is not installed.
-    """
-    found = find_spec("timm")
-    if found is None or not found.submodule_search_locations:
-        raise SpecError(extras.needs("`model.unet_cbam.backbone`", "timm"), option="backbone")
-    folder = Path(found.submodule_search_locations[0]) / "models"
-    return [name.decode() for file in folder.glob("*.py") for name in _TIMM_MODEL.findall(file.read_bytes())]
+    if options.backbone != SCRATCH:
+        backbones.check(options.backbone, options.weights, family=NAME, own=SCRATCH)
 
 
 FAMILY = Family(

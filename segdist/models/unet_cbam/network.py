@@ -45,6 +45,8 @@ class UnetCbam(SemanticSegmenter):
             channels = [options.width, *backbone.channels]
         self.decoder = _Decoder(channels)
         self.head = nn.Conv2d(channels[0], len(classes) + 1, kernel_size=1)
+        if isinstance(self.encoder, Backbone):
+            self.to(memory_format=self.encoder.layout)  # type: ignore[call-overload]  # torch's stubs lack it
 
     @property
     def colours(self) -> tuple[ChannelValues, ChannelValues]:
@@ -53,6 +55,8 @@ class UnetCbam(SemanticSegmenter):
 
     def logits(self, images_BCHW: Tensor) -> Tensor:
         """(B, K, H, W), background first."""
+        if isinstance(self.encoder, Backbone):
+            images_BCHW = images_BCHW.contiguous(memory_format=self.encoder.layout)
         features = self.encoder(images_BCHW)
         if self.stem is not None:
             features = [self.stem(images_BCHW), *features]
