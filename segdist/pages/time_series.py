@@ -66,7 +66,7 @@ def over_time(
     drawn = _stacked(curves) if is_stacked else [[(t, v, 0.0) for t, v in one.points] for one in curves]
     values = [v for one in drawn for _, v, _ in one if math.isfinite(v)]
     bounds = [*values, *(bound for bound in (least, most) if bound is not None)]
-    ticks = nice(min(bounds), max(bounds))
+    ticks = nice(min(bounds), max(bounds) or float(min(bounds) == 0))
     frame = Frame(width, 190, left=54, right=12, top=10, bottom=26)
 
     def x(at: float) -> float:

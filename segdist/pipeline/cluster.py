@@ -32,6 +32,7 @@ _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing leaves the machine unasked
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow is the record; no CSV, JSON and TensorBoard copies
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # we ask it to stop
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # for a stopped trial to leave its process; 2 s are few on a busy machine
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that died after its last epoch has nothing more to report
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # the ledger is what a start goes on from: nobody reads Tune's snapshots
 }

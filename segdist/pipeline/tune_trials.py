@@ -119,6 +119,10 @@ class Suggestions(_Unsaved, Searcher):
         """A process has taken a trial; the seconds that it was waited for."""
         return time.monotonic() - self._handed_out.pop(number, time.monotonic())
 
+    def still_awaits(self, trial_id: str) -> bool:
+        """Whether Tune has not told of a trial's end."""
+        return trial_id in self._running
+
     def close(self) -> bool:
         """Nothing more begins: Tune ends with what runs. Whether that is news."""
         was_open, self._is_closed = not self._is_closed, True
@@ -248,6 +252,17 @@ class Ends(_Unsaved, TrialProgressCallback):
             self._problem.noted(lambda: self._search.fail(number, why(text)))
             self._recording.changed(number, error=text)
             self._progress.ended(number)
+
+    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: object) -> None:
+        """Trials that never began are taken up again.
+
+        Where the one before did not leave a process in time, Tune gives up the next one that was to have it, and tells
+        nobody: it would be waited for forever.
+        """
+        for trial in trials:
+            if trial.status == TuneTrial.ERROR and self._suggestions.still_awaits(trial.trial_id):
+                self._suggestions.on_trial_complete(trial.trial_id, error=True)
+                self.on_trial_error(iteration, trials, trial)
 
     def _is_for_all(self, text: str) -> bool:
         """Whether a trial ended for what ends the others, too: a storage, or the disk of all, that is full or away."""

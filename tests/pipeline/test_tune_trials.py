@@ -37,6 +37,8 @@ class OfTune:
 
     config: dict[str, Any]
     error_file: str
+    trial_id: str = ""
+    status: str = "ERROR"
 
 
 class Running:
@@ -215,3 +217,17 @@ def test_waits_and_what_is_taken_up_again_are_counted_by_cause(
     ], "the third has failed for good"
     assert len(waits) == 3
     assert all(0 <= wait < 60 for wait in waits)
+
+
+def test_a_trial_that_tune_gave_up_without_a_word_is_taken_up_again(running: Running, tmp_path: Path) -> None:
+    assert running.suggest("a", "b", "c") == [0, 1, 2]
+    running.start(1)
+    (tmp_path / "error.txt").write_text("_AbortTrialExecution: Trainable runner reuse requires reset_config()")
+    lost, runs, told_before = (OfTune({"number": n}, str(tmp_path / "error.txt"), name) for n, name in enumerate("abz"))
+    runs.status = "RUNNING"
+    trials: Any = [lost, runs, told_before]
+    running.ends.on_step_end(0, trials)
+    assert [running.search.ledger[n].state for n in range(2)] == ["waiting", "running"]
+    assert running.suggest("d") == [0], "its place is free"
+    running.ends.on_step_end(1, trials)
+    assert running.suggest("e") == [], "once"
