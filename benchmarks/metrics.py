@@ -39,6 +39,13 @@ def _cpu(work: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
+def _each(work: Callable[[], None]) -> float:
+    start = time.process_time()
+    for _ in range(TIMES):
+        work()
+    return (time.process_time() - start) / TIMES
+
+
 def _step_seconds() -> float:
     from segdist.engine.fit import fit
 
@@ -73,5 +80,5 @@ def _telling_seconds() -> tuple[float, float]:
         gauges.show(name, 1.0, sweep="s", family="f")
     gauges.show("segdist_peak_memory_bytes", 1.0, sweep="s", family="f", device="cpu")
     with trial_told("s", tiny_run(), 0) as tell:
-        told = _cpu(lambda: [tell(work) for _ in range(TIMES)]) / TIMES
-    return told, _cpu(lambda: [gauges.tell() for _ in range(TIMES)]) / TIMES
+        told = _each(lambda: tell(work))
+    return told, _each(gauges.tell)
