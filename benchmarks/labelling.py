@@ -1,4 +1,4 @@
-"""What labelling costs: against a plain loop over SamPredictor, for a second strategy, by actors, and in memory.
+"""What labelling costs: against plain loops over SamPredictor and onnxruntime, by strategy and actors, and in memory.
 
 Work in one process is measured in CPU seconds, which other processes hardly change. Two actors against one need the
 clock on the wall: where the cores are not free, the benchmark says so and decides nothing.
@@ -24,9 +24,10 @@ from segdist.core.records import Rle, Sample
 from segdist.core.spec import LabelSpec, SweepSpec
 from segdist.datasets.rows import without_masks
 from segdist.datasets.shards import Dataset, write_manifest, write_shard
+from segdist.formats import coco
 from segdist.formats.synthetic import Format, Options
 from segdist.labelling.consensus import CandidateMask
-from segdist.models.sam import SHIPPED_FILE, architecture, weights
+from segdist.models.sam import PUBLISHED, SHIPPED_FILE, architecture, weights
 from segdist.models.sam import Options as SamOptions
 from segdist.pipeline.cluster import connected
 from segdist.pipeline.label import label
@@ -34,6 +35,7 @@ from segdist.pipeline.label_rows import LabelJob, label_samples
 from segdist.pipeline.teacher import Teacher
 
 IMAGES, SIZE = 60, 256
+FACADES, PHOTOGRAPHS, BOXES_EACH = Path("../shared/data/facades"), 8, 12
 SECOND, MEMORY, ACTORS = 0.15, 1.10, 1.8
 STEADY = 1.1
 """Two runs of the same work that differ by more say that the machine is busy."""
@@ -45,6 +47,7 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = _rows("roofs", IMAGES, SIZE)
     _against_a_plain_loop(rows)
+    _against_onnxruntime()
     _second_strategy(rows)
     _memory()
     _actors()
@@ -87,6 +90,66 @@ def _plain_loop() -> Callable[[Sample, bytes], list[Rle]]:
             with torch.inference_mode():
                 answer, _, _ = predictor.predict(box=np.array(instance.box_xyxy), multimask_output=False)
             found.append(masks.encode(answer[0]))
+        return found
+
+    return ask
+
+
+def _against_onnxruntime() -> None:
+    """MobileSAM on one thread, against a loop over its published graphs; on photographs, where they are there."""
+    published = next(one for one in PUBLISHED if one.name == "mobile_sam_onnx")
+    if not (FACADES.is_dir() and published.is_here):
+        print(f"onnxruntime: not compared, for want of {FACADES} or of {published.name} (make weights)")
+        return
+    source = coco.Format(coco.Options(path=str(FACADES)))
+    samples = [s for s in source.read(lambda _: None) if s.instances][:PHOTOGRAPHS]
+    rows = [(without_masks(replace(s, instances=s.instances[:BOXES_EACH])), source.image_bytes(s)) for s in samples]
+    spec = LabelSpec.model_validate(
+        {"teacher": {"family": "sam", "sam": {"weights": published.name, "masks": "best_of_three"}}}
+    )
+    job = LabelJob(spec, tuple(sorted({i.label for s, _ in rows for i in s.instances})), (), source="benchmark")
+    teacher = Teacher(spec, job.classes)
+    loop = _onnxruntime_loop(published.place)
+    label_samples(rows[:1], job, teacher)
+    loop(*rows[0])
+    ours: list[Sample] = []
+    theirs: list[list[Rle]] = []
+    seconds = _cpu(lambda: ours.extend(label_samples(rows, job, teacher)[0]))
+    reference = _cpu(lambda: theirs.extend(loop(*row) for row in rows))
+    pairs = [(i.mask, rle) for s, of in zip(ours, theirs, strict=True) for i, rle in zip(s.instances, of, strict=True)]
+    overlaps = [masks.iou(mask, rle) for mask, rle in pairs if mask]
+    print(f"MobileSAM, {len(rows)} photographs, {len(pairs)} boxes: onnxruntime {reference:.1f} CPU-s, segdist "
+          f"{seconds:.1f}; ratio {reference / seconds:.2f}  >= 1: {_met(seconds <= reference)}; IoU of the masks "
+          f"{np.mean(overlaps):.4f}, least {min(overlaps):.3f}")  # fmt: skip
+
+
+def _onnxruntime_loop(folder: Path) -> Callable[[Sample, bytes], list[Rle]]:
+    """What people write: the image through one graph, then each box through the other."""
+    import onnxruntime
+
+    from segdist.nets.collate import IMAGENET_MEAN, IMAGENET_STD
+    from segdist.reading.examples import decode_image, letterbox
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = 1
+    encoder, decoder = (
+        onnxruntime.InferenceSession(folder / name, settings, providers=["CPUExecutionProvider"])
+        for name in ("encoder.onnx", "sam.onnx")
+    )
+    mean, std = (np.array(v, np.float32)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
+    nothing = {"mask_input": np.zeros((1, 1, 256, 256), np.float32), "has_mask_input": np.zeros(1, np.float32)}
+
+    def ask(sample: Sample, content: bytes) -> list[Rle]:
+        image = decode_image(content, name=sample.image_id)
+        pixels = letterbox(image, 1024).transpose(2, 0, 1).astype(np.float32)
+        embedding = encoder.run(None, {"input": ((pixels - mean) / std)[None]})[0]
+        found = []
+        for instance in sample.instances:
+            corners = np.array(instance.box_xyxy, np.float32).reshape(1, 2, 2) * (1024 / max(image.shape[:2]))
+            shown = {"point_coords": corners, "point_labels": np.array([[2, 3]], np.float32)}
+            size = {"orig_im_size": np.array(image.shape[:2], np.float32)}
+            answer = decoder.run(None, {"image_embeddings": embedding, **shown, **nothing, **size})[0]
+            found.append(masks.encode(answer[0, 0] > 0))
         return found
 
     return ask

@@ -1,6 +1,7 @@
 """The networks, built from segment-anything's own modules (Kirillov et al. 2023).
 
-Shapes: B images, N prompts over all images of a batch, C channels, H and W of the embedding, M masks a prompt.
+Shapes: B images, N prompts over all images of a batch, C channels, H x W cells of the embedding, P in all, M masks a
+prompt.
 """
 
 from functools import partial
@@ -9,10 +10,12 @@ from itertools import pairwise
 import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from segment_anything.modeling.common import LayerNorm2d
+from segment_anything.modeling.transformer import Attention
 from torch import Tensor, nn
-from torch.nn.functional import gelu, pixel_shuffle, pixel_unshuffle
+from torch.nn.functional import gelu, layer_norm, pixel_shuffle, pixel_unshuffle, scaled_dot_product_attention
 
 from segdist.models.sam.tiny_vit import TinyViT
+from segdist.nets.fused import Activation, fuse, linear
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
@@ -92,24 +95,53 @@ class BatchedDecoder(MaskDecoder):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Mask logits and predicted IoU as `predict_masks`, and the (N, M, C) tokens that the masks are read from."""
         count = len(sparse_NTC)
-        coarse_NCHW, fine = self.split(embeddings_NCHW.expand(count, *embeddings_NCHW.shape[1:]))
         output = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         tokens_NLC = torch.cat([output.expand(count, -1, -1), sparse_NTC], dim=1)
-        source_NCHW = coarse_NCHW + dense_NCHW
-        tokens_NLC, source_NPC = self.transformer(source_NCHW, position_1CHW.expand(count, -1, -1, -1), tokens_NLC)
-        pixels_NCHW = self.upscale(source_NPC.transpose(1, 2).reshape(source_NCHW.shape), fine)
+        coarse_KCHW, fine = self.split(_once(embeddings_NCHW))  # K is 1 for prompts about one image, else N
+        source_KCHW = coarse_KCHW + _once(dense_NCHW)
+        tokens_NLC, source_NPC = self.transformer(source_KCHW, position_1CHW, tokens_NLC)
         tokens_NMC = tokens_NLC[:, 1 : 1 + self.num_mask_tokens]
         hyper_NMC = torch.stack([mlp(tokens_NMC[:, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1)
-        masks_NMHW = (hyper_NMC @ pixels_NCHW.flatten(2)).view(count, -1, *pixels_NCHW.shape[2:])
+        masks_NMHW = self.drawn(source_NPC, (source_KCHW.shape[2], source_KCHW.shape[3]), fine, hyper_NMC)
         return masks_NMHW, self.iou_prediction_head(tokens_NLC[:, 0]), tokens_NMC
 
     def split(self, embeddings_NCHW: Tensor) -> tuple[Tensor, list[Tensor]]:
         """What the transformer sees, and finer features (none here)."""
         return embeddings_NCHW, []
 
-    def upscale(self, source_NCHW: Tensor, fine: list[Tensor]) -> Tensor:  # noqa: ARG002 - there is nothing fine
-        """The features that masks are read from."""
-        return self.output_upscaling(source_NCHW)
+    def drawn(
+        self,
+        source_NPC: Tensor,
+        size_hw: tuple[int, int],
+        fine: list[Tensor],  # noqa: ARG002 - there is nothing fine
+        hyper_NMC: Tensor,
+    ) -> Tensor:
+        """(N, M, 4H, 4W) logits, by `output_upscaling` and each mask's own weights of its channels.
+
+        Both transposed convolutions have steps as wide as their kernels, so they are linear layers that make four
+        cells of each: where these lie is settled at the end, when a cell holds one logit and no channels any more.
+        """
+        first, norm, _, second, _ = self.output_upscaling
+        coarser_NPEC = _four_cells(first, source_NPC)
+        seen_NPEC = gelu(layer_norm(coarser_NPEC, norm.weight.shape, norm.weight, norm.bias, norm.eps))
+        cells_NPEFC = _four_cells(second, seen_NPEC, "gelu")
+        logits_NKM = cells_NPEFC.flatten(1, -2) @ hyper_NMC.transpose(1, 2)
+        count, height, width = len(source_NPC), *size_hw
+        placed = logits_NKM.view(count, height, width, 2, 2, 2, 2, -1).permute(0, 7, 1, 3, 5, 2, 4, 6)
+        return placed.reshape(count, -1, 4 * height, 4 * width)
+
+
+def _once(values_NCHW: Tensor) -> Tensor:
+    """One of values that were repeated for several prompts without being copied."""
+    return values_NCHW[:1] if values_NCHW.stride(0) == 0 else values_NCHW
+
+
+def _four_cells(layer: nn.ConvTranspose2d, cells_KC: Tensor, activation: Activation = "none") -> Tensor:
+    """(..., C) to (..., 4, D): each cell's four of the next resolution, row by row."""
+    weight_4DC = layer.weight.permute(2, 3, 1, 0).flatten(0, 2)
+    assert layer.bias is not None
+    cells_K4D = linear(cells_KC, weight_4DC, layer.bias.repeat(4), activation)
+    return cells_K4D.view(*cells_KC.shape[:-1], 4, -1)
 
 
 def _image_encoder(
@@ -136,7 +168,7 @@ def _build_sam(image_encoder: ImageEncoderViT | TinyViT) -> Sam:
     """An encoder with the published prompt encoder and mask decoder."""
     image_size = image_encoder.img_size
     grid = image_size // _PATCH
-    return Sam(
+    sam = Sam(
         image_encoder=image_encoder,
         prompt_encoder=PromptEncoder(
             embed_dim=_EMBEDDING,
@@ -154,6 +186,22 @@ def _build_sam(image_encoder: ImageEncoderViT | TinyViT) -> Sam:
         pixel_mean=list(PIXEL_MEAN),
         pixel_std=list(PIXEL_STD),
     )
+    for name, module in sam.mask_decoder.transformer.named_modules():
+        if "cross_attn" in name or "final_attn" in name:  # the others see a few tokens, not the image
+            fuse(module)
+            if isinstance(module, Attention):
+                module.__class__ = _FusedAttention
+    return sam
+
+
+class _FusedAttention(Attention):
+    """SAM's attention by torch's kernel, which keeps no table of all pairs."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        seen = (self.q_proj(q), self.k_proj(k), self.v_proj(v))
+        count = max(map(len, seen))
+        q, k, v = (self._separate_heads(one, self.num_heads).expand(count, -1, -1, -1) for one in seen)
+        return self.out_proj(self._recombine_heads(scaled_dot_product_attention(q, k, v)))
 
 
 _FINE = ((1, 8), (2, 16), (4, 32))
@@ -266,7 +314,8 @@ class _FineDecoder(BatchedDecoder):
             pixel_shuffle(f, _FineEncoder.STRIDE // cell) for f, (cell, _) in zip(folded, _FINE, strict=True)
         ]
 
-    def upscale(self, source_NCHW: Tensor, fine: list[Tensor]) -> Tensor:
+    def drawn(self, source_NPC: Tensor, size_hw: tuple[int, int], fine: list[Tensor], hyper_NMC: Tensor) -> Tensor:
+        source_NCHW = source_NPC.transpose(1, 2).reshape(len(source_NPC), -1, *size_hw)
         for step, norm, detail in zip(self.steps, self.norms, reversed(fine), strict=True):
             source_NCHW = gelu(norm(step(source_NCHW) + detail))
-        return source_NCHW
+        return (hyper_NMC @ source_NCHW.flatten(2)).view(len(source_NPC), -1, *source_NCHW.shape[2:])

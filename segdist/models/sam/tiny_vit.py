@@ -5,6 +5,7 @@ Every batch norm is folded into the convolution before it, as at deployment: a t
 """
 
 import re
+from functools import partial
 
 import torch
 from segment_anything.modeling.common import LayerNorm2d
@@ -12,10 +13,13 @@ from torch import Tensor, nn
 
 from segdist.core import extras
 from segdist.core.errors import SpecError
+from segdist.nets.fused import fuse
 from segdist.nets.state_dicts import State
 
 CHANNELS = 256
 """Of the embedding."""
+_FOLLOWED_BY = {"conv1": "act1", "conv2": "act2", "fc1": "act"}
+"""Layers of timm's modules and the activation after each."""
 _BATCH_NORM_EPS = 1e-5
 _STAGE = re.compile(r"layers\.(\d)\.(downsample\.)?")
 _CLASSIFIER = ("image_encoder.norm_head.", "image_encoder.head.")
@@ -42,6 +46,10 @@ class TinyViT(nn.Module):
         assert isinstance(last_halving, nn.Conv2d)
         last_halving.stride = (1, 1)  # a classifier's 32 is too coarse for masks
         reparameterize_model(body, inplace=True)
+        for module in body.modules():
+            if hasattr(module, "get_attention_biases"):
+                setattr(module, "get_attention_biases", partial(_of_every_window, module))  # noqa: B010 - a method
+        fuse(body, _FOLLOWED_BY)
         self.patch_embed, self.stages = body.get_submodule("patch_embed"), body.get_submodule("stages")
         self.neck = nn.Sequential(
             nn.Conv2d(last_halving.out_channels, CHANNELS, 1, bias=False),
@@ -49,11 +57,18 @@ class TinyViT(nn.Module):
             nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False),
             LayerNorm2d(CHANNELS),
         )
+        fuse(self.neck)
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         """The embedding."""
         embedding_BCHW: Tensor = self.neck(self.stages(self.patch_embed(image_BCHW)))
         return embedding_BCHW
+
+
+def _of_every_window(attention: nn.Module, device: torch.device) -> Tensor:
+    """The biases (1, heads, N, N) of an attention; without the first dimension torch has no quick kernel for them."""
+    biases_HNN: Tensor = type(attention).get_attention_biases(attention, device)  # type: ignore[attr-defined]
+    return biases_HNN[None]
 
 
 def from_published(state: State) -> State:

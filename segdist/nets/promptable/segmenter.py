@@ -24,7 +24,8 @@ from segdist.nets.promptable.shown import PromptBatch, centres, exact, on_object
 from segdist.nets.segmenter import Divisor
 from segdist.reading.examples import letterbox, restore, scale_boxes, scaled_size
 
-PROMPTS_AT_ONCE = 64
+PROMPTS_AT_ONCE, CPU_PROMPTS_AT_ONCE = 64, 16
+"""On a CPU more take no less time each, and 30 MB each of memory."""
 PIXELS_AT_ONCE = 2**26
 """Most mask pixels held at an image's own size: 64 masks of a megapixel."""
 
@@ -171,7 +172,7 @@ class Promptable(PromptableNetwork):
         """One instance a box, or an object's points, in the order of the prompt."""
         count = len(prompt.boxes_xyxy) or len(prompt.points_xy)
         found: list[Instance | None] = [None] * count
-        for indices in _portions(prompt, count, size_hw):
+        for indices in _portions(prompt, count, size_hw, most=self._prompts_at_once):
             decoded = self.decode(_repeated(features_1, len(indices)), self._shown(prompt, indices, size_hw))
             best_N = decoded.iou_NM.argmax(1)
             rows_N = torch.arange(len(indices), device=best_N.device)
@@ -186,6 +187,10 @@ class Promptable(PromptableNetwork):
                 said = Evidence(predicted_iou=score, stability=stability)
                 found[i] = Instance(label, rle, box, score=score, evidence=said)
         return [i for i in found if i is not None]
+
+    @property
+    def _prompts_at_once(self) -> int:
+        return CPU_PROMPTS_AT_ONCE if self.device.type == "cpu" else PROMPTS_AT_ONCE
 
     def _shown(self, prompt: Prompt, indices: Sequence[int], size_hw: tuple[int, int]) -> PromptBatch:
         """The prompts at `indices`, which all have equally many points, at the network's scale."""
@@ -225,7 +230,7 @@ class Promptable(PromptableNetwork):
     def _everything_in(self, features_1: Features, size_hw: tuple[int, int]) -> Iterator[Instance]:
         """The distinct, stable masks under the grid, the surest first; scored by predicted IoU times class score."""
         points_G2 = grid.grid_points(scaled_size(size_hw, self.options.image_size), self.options.grid_side)
-        found = [self._under(features_1, p.to(self.device)) for p in torch.split(points_G2, PROMPTS_AT_ONCE)]
+        found = [self._under(features_1, p.to(self.device)) for p in torch.split(points_G2, self._prompts_at_once)]
         logits_Khw, iou_K, classes_KC = (torch.cat(parts) for parts in zip(*found, strict=True))
         kept = grid.distinct(logits_Khw > 0, iou_K, max_overlap=self.options.max_overlap)
         at_once = max(1, PIXELS_AT_ONCE // (size_hw[0] * size_hw[1]))
@@ -276,9 +281,9 @@ def _repeated(features_1: Features, count: int) -> Features:
     return [level.expand(count, *level.shape[1:]) for level in features_1]
 
 
-def _portions(prompt: Prompt, count: int, size_hw: tuple[int, int]) -> Iterator[list[int]]:
+def _portions(prompt: Prompt, count: int, size_hw: tuple[int, int], *, most: int) -> Iterator[list[int]]:
     """Indices of prompts that are decoded together: equally many points, and not more pixels than memory holds."""
-    most = max(1, min(PROMPTS_AT_ONCE, PIXELS_AT_ONCE // (size_hw[0] * size_hw[1])))
+    most = max(1, min(most, PIXELS_AT_ONCE // (size_hw[0] * size_hw[1])))
     by_points: dict[int, list[int]] = {}
     for i in range(count):
         by_points.setdefault(len(prompt.points_xy[i]) if prompt.points_xy else 0, []).append(i)
