@@ -1,6 +1,8 @@
 """Takes the pictures of the README: `python -m benchmarks._pictures STORAGE [SWEEP]`, of a sweep that was run there.
 
 Of the page of all trials, and of MLflow's page by the link that `segdist compare` prints; in headless Chromium.
+`python -m benchmarks._pictures http://127.0.0.1:9090 SWEEP [HOURS]` takes that of the dashboards, where `segdist
+dashboards up` has watched a sweep.
 """
 
 import os
@@ -22,6 +24,7 @@ from urllib.request import urlopen
 from PIL import Image
 
 from segdist.commands.compare import board_of, pages_of, tracker_of
+from segdist.commands.dashboards import render_dashboards
 from segdist.commands.side_by_side import write_pages
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -45,10 +48,21 @@ class Camera:
 
 
 PAGE, MLFLOW = Camera((1440, 900), 20_000), Camera((2020, 1000), 120_000, cut=514)
+DASHBOARDS = Camera((1440, 1180), 20_000)
 
 
-def main(storage: str, sweep: str = "quickstart") -> None:
-    """Write `docs/side_by_side.webp` and `docs/mlflow.webp`."""
+def main(place: str, sweep: str = "quickstart", hours: str = "0.2") -> None:
+    """Write `docs/dashboards.webp` of a Prometheus, or `docs/side_by_side.webp` and `docs/mlflow.webp` of a storage."""
+    if place.startswith("http"):
+        with TemporaryDirectory(prefix="segdist-pictures-") as folder:
+            page = Path(folder) / "dashboards.html"
+            render_dashboards(page, prometheus=place, sweep=sweep, hours=float(hours), only=["sweep"])
+            _take(f"file://{page}", "dashboards", DASHBOARDS, Path(folder))
+    else:
+        _of_storage(place, sweep)
+
+
+def _of_storage(storage: str, sweep: str) -> None:
     board = board_of(sweep, storage=storage)
     with TemporaryDirectory(prefix="segdist-pictures-") as folder:
         written = write_pages(tracker_of(board, storage=storage), board, Path(folder) / "pages")

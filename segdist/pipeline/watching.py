@@ -28,6 +28,7 @@ SCRAPED_EVERY = 10
 KEPT_DAYS = 30
 _LOOPBACK = "127.0.0.1"
 _DISCOVERY = "prom_metrics_service_discovery.json"
+_FURTHER = (b"DashboardMetricsAddress", b"AutoscalerMetricsAddress")
 _STARTING = 60.0
 _STOPPING = 30.0
 _INSTALL = {
@@ -106,7 +107,7 @@ def _follow(
             if process.poll() is not None:
                 raise BackendError(_ended(place, name))
         now = targets()
-        if now and now != known:  # of a cluster that is gone, the last ones are shown as down
+        if now != known:
             _write_targets(place, now)
             known = now
 
@@ -130,21 +131,23 @@ def _ray_folders() -> set[Path]:
 
 
 def _of_cluster(address: str) -> Callable[[], list[str]]:
-    """The same of a cluster anywhere, which is asked."""
+    """The same of a cluster anywhere, which is asked; while it does not answer, its nodes are looked at as before."""
     import ray
 
-    store = ray._raylet.GcsClient(address=address)
+    store, found = ray._raylet.GcsClient(address=address), list[str]()
 
     def targets() -> list[str]:
+        nonlocal found
         try:
-            nodes = store.get_all_node_info(timeout=_STARTING)
-            found = [f"{n.node_manager_address}:{n.metrics_export_port}" for n in nodes.values() if n.state == 0]
-            known = [
-                store.internal_kv_get(key, None) for key in (b"DashboardMetricsAddress", b"AutoscalerMetricsAddress")
-            ]
+            nodes = store.get_all_node_info(timeout=_STARTING).values()
+            further = [store.internal_kv_get(key, None) for key in _FURTHER]
         except Exception:  # noqa: BLE001 - Ray raises anything here; a cluster that is gone may come back
-            return []
-        return sorted(found) + [place.decode() for place in known if place]
+            return found
+        # Ray names the ports of the autoscaler and the dashboard also where nobody listens there.
+        known = [place for place in (one.decode() for one in further if one) if _listens(place)]
+        found = sorted(f"{node.node_manager_address}:{node.metrics_export_port}" for node in nodes if not node.state)
+        found += known
+        return found
 
     return targets
 

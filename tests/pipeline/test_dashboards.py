@@ -344,10 +344,10 @@ def test_every_panel_shows_something_of_a_sweep_that_runs(tmp_path: Path) -> Non
             if not p.needs_card and not has_data(server, q, span)
         ]
         assert not empty
-        time.sleep(5)
+        time.sleep(15)  # it is seen that the cluster is gone
         now = Span(time.time() - 1, time.time(), 1)
         assert not server.range("ray_segdist_best_score", now), "of a sweep that ended no gauge stays"
-        assert not server.range('ALERTS{alertname!="SegdistNodeSilent"}', now)
+        assert not server.range("ALERTS", now)
     finally:
         for process in (sweep, up):
             if process and process.poll() is None:
