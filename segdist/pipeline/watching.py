@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -48,7 +49,7 @@ def watch(*, address: str = "", port: int = 9090, grafana_port: int = 3000, fold
         folder: where what was measured is kept; "" for `prometheus` in the default storage folder.
 
     Raises:
-        SpecError: Prometheus is not installed.
+        SpecError: Prometheus is not installed, or the address is none.
         BackendError: a port is taken, no cluster runs, it refuses us, or a program does not start.
     """
     program = shutil.which("prometheus")
@@ -58,6 +59,9 @@ def watch(*, address: str = "", port: int = 9090, grafana_port: int = 3000, fold
     for what, number, option in (("Prometheus", port, "--port"), ("Grafana", grafana_port, "--grafana-port")):
         if what == "Prometheus" or grafana:
             _check_free(what, number, option)
+    address = "" if address in ("auto", "local") else address
+    if not re.fullmatch(r"[^/]+:\d+|https?://.*|", address):  # what is asked for jobs is refused with a better reason
+        raise SpecError(f"A Ray cluster is looked at by the HOST:PORT of its head (6379), but --address is {address}.")
     with ExitStack() as stack:
         stack.enter_context(environment(check_reachable(address)) if address else nullcontext())
         targets = _of_cluster(address) if address else _of_this_machine

@@ -272,6 +272,8 @@ def test_what_keeps_it_from_starting_is_said_with_the_fix(tmp_path: Path, monkey
         watching.watch(port=free_port())
     with pytest.raises(BackendError, match=r"No Ray cluster answers at 127\.0\.0\.1:1:"):
         watching.watch(port=free_port(), address="127.0.0.1:1")
+    with pytest.raises(SpecError, match=r"HOST:PORT of its head .* ray://127\.0\.0\.1:10001"):
+        watching.watch(port=free_port(), address="ray://127.0.0.1:10001")
     monkeypatch.setattr(watching, "_of_this_machine", lambda: ["127.0.0.1:9"])
     with pytest.raises(SpecError, match="keeps its data on a local disk, but --folder is s3://b/x"):
         watching.watch(port=free_port(), folder="s3://b/x")
