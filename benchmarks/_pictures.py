@@ -48,7 +48,7 @@ class Camera:
 
 
 PAGE, MLFLOW = Camera((1440, 900), 20_000), Camera((2020, 1000), 120_000, cut=514)
-DASHBOARDS = Camera((1440, 1180), 20_000)
+DASHBOARDS = Camera((1440, 1262), 20_000)
 
 
 def main(place: str, sweep: str = "quickstart", hours: str = "0.2") -> None:

@@ -66,7 +66,7 @@ def over_time(
     drawn = _stacked(curves) if is_stacked else [[(t, v, 0.0) for t, v in one.points] for one in curves]
     values = [v for one in drawn for _, v, _ in one if math.isfinite(v)]
     bounds = [*values, *(bound for bound in (least, most) if bound is not None)]
-    ticks = nice(min(bounds), max(bounds) or float(min(bounds) == 0))
+    ticks = _ticks(min(bounds), max(bounds) or float(min(bounds) == 0), unit)
     frame = Frame(width, 190, left=54, right=12, top=10, bottom=26)
 
     def x(at: float) -> float:
@@ -75,7 +75,8 @@ def over_time(
     def y(value: float) -> float:
         return frame.y((value - ticks[0]) / (ticks[-1] - ticks[0]))
 
-    texts = [shown(tick, unit, step=ticks[1] - ticks[0]) for tick in ticks]
+    largest = max(abs(ticks[0]), abs(ticks[-1]))
+    texts = [shown(tick, unit, step=ticks[1] - ticks[0], largest=largest) for tick in ticks]
     parts = [grid_of(frame, list(zip(ticks, texts, strict=True))), _clock(frame, span)]
     for place, points in reversed(list(enumerate(drawn))):
         parts += [
@@ -85,7 +86,7 @@ def over_time(
     return svg(frame, parts, label=label)
 
 
-def shown(value: float, unit: str, *, decimals: int | None = None, step: float = 0.0) -> str:
+def shown(value: float, unit: str, *, decimals: int | None = None, step: float = 0.0, largest: float = 0.0) -> str:
     """A value with its unit, by Grafana's name of it.
 
     Args:
@@ -93,9 +94,10 @@ def shown(value: float, unit: str, *, decimals: int | None = None, step: float =
         unit: "none", "s", "bytes", "Bps", "decmbytes", "percent" or "percentunit".
         decimals: digits after the point; None for as many as it takes.
         step: between two ticks of an axis, whose digits are to tell them apart.
+        largest: of the axis, all of which has one unit.
     """
     if unit == "s":
-        return _seconds(value, step)
+        return _seconds(value, largest)
     if unit in ("percent", "percentunit"):
         percent = value * (100 if unit == "percentunit" else 1)
         return f"{percent:.{decimals or 0}f} %" if step == 0 or step >= 0.01 else f"{percent:.1f} %"
@@ -111,12 +113,21 @@ def _scaled(value: float) -> str:
     return f"{value / size:.3g} {suffix}"
 
 
-def _seconds(value: float, step: float) -> str:
-    size = max(abs(value), step)
-    for least, length, name in ((3 * 86400, 86400, "d"), (2 * 3600, 3600, "h"), (300, 60, "min"), (1, 1, "s")):
-        if size >= least:
-            return f"{value / length:.3g} {name}"
-    return f"{1000 * value:.3g} ms" if value else "0"
+def _seconds(value: float, largest: float) -> str:
+    length, name = _time_unit(largest or abs(value))
+    return f"{value / length:.3g} {name}" if value else "0"
+
+
+def _ticks(low: float, high: float, unit: str) -> list[float]:
+    """Round in the unit in which they are shown."""
+    length = _time_unit(max(abs(low), abs(high)))[0] if unit == "s" else 1.0
+    return [tick * length for tick in nice(low / length, high / length)]
+
+
+def _time_unit(size: float) -> tuple[float, str]:
+    """Seconds of the unit in which such a time is shown, and its name."""
+    known = ((3 * 86400, 86400.0, "d"), (2 * 3600, 3600.0, "h"), (300, 60.0, "min"), (1, 1.0, "s"))
+    return next(((length, name) for least, length, name in known if size >= least), (0.001, "ms"))
 
 
 def _stacked(curves: Sequence[Curve]) -> list[list[tuple[float, float, float]]]:
