@@ -6,6 +6,7 @@ from pathlib import Path
 
 from segdist.core import extras, storage
 from segdist.core.errors import SpecError, WeightsError, did_you_mean
+from segdist.core.published import PublishedWeights, WeightFile, named
 from segdist.nets import packaged
 from segdist.nets.packaged import PACKAGED
 from segdist.nets.weights import RANDOM
@@ -13,6 +14,35 @@ from segdist.nets.weights import RANDOM
 PUBLISHED = "published"
 """`weights` that timm names for the backbone."""
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+CATALOGUE = (
+    PublishedWeights(
+        "resnet18_imagenet",
+        "BSD-3-Clause (torchvision); learned from ImageNet",
+        (
+            WeightFile(
+                "resnet18.pth",
+                "https://download.pytorch.org/models/resnet18-f37072fd.pth",
+                46_830_571,
+                "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec",
+            ),
+        ),
+        {"backbone": "resnet18"},
+    ),
+    PublishedWeights(
+        "resnet50_imagenet",
+        "BSD-3-Clause (torchvision); learned from ImageNet",
+        (
+            WeightFile(
+                "resnet50.pth",
+                "https://download.pytorch.org/models/resnet50-0676ba61.pth",
+                102_530_333,
+                "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
+            ),
+        ),
+        {"backbone": "resnet50"},
+    ),
+)
+"""`weights` that `segdist weights get` fetches, under timm's names of tensors; their file names begin their digests."""
 _TIMM_MODEL = re.compile(rb"@register_model\s+def (\w+)\(")
 
 
@@ -36,8 +66,8 @@ def check(backbone: str, weights: str, *, family: str, own: str) -> None:
         own: what `backbone` says for the family's own encoder.
 
     Raises:
-        SpecError: timm is not installed, or has no such model.
-        WeightsError: the file is not there.
+        SpecError: timm is not installed, has no such model, or the weights are of another one.
+        WeightsError: the file is not there, or published weights are not.
     """
     known = _timm_models(family)
     name = backbone.partition(".")[0]
@@ -49,16 +79,25 @@ def check(backbone: str, weights: str, *, family: str, own: str) -> None:
         )
     if weights == PACKAGED:
         packaged.file(backbone)
+    if published := named(CATALOGUE, weights):
+        if name != published.options["backbone"]:
+            raise SpecError(
+                f"`model.{family}.weights: {weights}` must go with `backbone: {published.options['backbone']}`, "
+                f"but got {backbone}.",
+                option="weights",
+            )
+        published.check()
     if is_file(weights) and not storage.exists(storage.absolute(weights)):
         raise WeightsError(
-            f"`model.{family}.weights` must be {PACKAGED}, {PUBLISHED}, {RANDOM}, a file or a name on the hub, but "
-            f"there is no {weights}. Get one: hf download timm/{backbone}.<tag> model.safetensors"
+            f"`model.{family}.weights` must be {PACKAGED}, {PUBLISHED}, {RANDOM}, a file, a name that `segdist weights "
+            f"list` has or one on the hub, but there is no {weights}. "
+            f"Get one: hf download timm/{backbone}.<tag> model.safetensors"
         )
 
 
 def is_file(weights: str) -> bool:
     """Whether `weights` names a file, there or not."""
-    if weights in (PACKAGED, PUBLISHED, RANDOM):
+    if weights in (PACKAGED, PUBLISHED, RANDOM) or named(CATALOGUE, weights):
         return False
     return not (HUB_NAME.fullmatch(weights) and not Path(weights).expanduser().exists())
 

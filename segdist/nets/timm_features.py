@@ -9,8 +9,9 @@ from torch import nn
 
 from segdist.core import extras
 from segdist.core.errors import SpecError, WeightsError
+from segdist.core.published import named
 from segdist.nets import packaged, state_dicts
-from segdist.nets.backbones import PUBLISHED, is_file
+from segdist.nets.backbones import CATALOGUE, PUBLISHED, is_file
 from segdist.nets.collate import ChannelValues
 from segdist.nets.packaged import PACKAGED
 from segdist.nets.weights import RANDOM
@@ -90,6 +91,8 @@ def _state(weights: str, backbone: str) -> state_dicts.State:
     """The tensors that are at hand; empty where timm gets them, or none are wanted."""
     if weights == PACKAGED:
         return packaged.state(backbone)
+    if published := named(CATALOGUE, weights):
+        return state_dicts.read(str(published.source()))
     return state_dicts.read(weights) if is_file(weights) else {}
 
 

@@ -1,5 +1,7 @@
 """U-Net on a backbone of timm: its weights, its colours, its limits."""
 
+import re
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ from safetensors.torch import load_file, save_file
 from segdist.core import storage
 from segdist.core.errors import SpecError, WeightsError
 from segdist.core.plugins import Objective
+from segdist.core.published import PublishedWeights, WeightFile
 from segdist.models.unet_cbam import FAMILY, Options, check
 from segdist.models.unet_cbam.network import build
+from segdist.nets import backbones, timm_features
 from segdist.testing.pictures import CLASSES, example
 
 
@@ -56,6 +60,32 @@ def test_weights_come_from_an_object_store(file: Path, s3_bucket: str) -> None:
 def test_a_missing_file_is_refused_before_the_start() -> None:
     with pytest.raises(WeightsError, match=r"`model\.unet_cbam\.weights` must be .* but there is no /nowhere/a\.pth"):
         check(options(weights="/nowhere/a.pth"))
+
+
+def test_published_weights_are_found_by_their_name_once_they_were_fetched(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEGDIST_CACHE", str(tmp_path / "cache"))
+    content = file.read_bytes()
+    held = WeightFile(file.name, "https://nowhere.invalid/a", len(content), sha256(content).hexdigest())
+    drawn = PublishedWeights("drawn", "CC0", (held,), {"backbone": "test_resnet"})
+    for module in (backbones, timm_features):
+        monkeypatch.setattr(module, "CATALOGUE", (drawn,))
+    with pytest.raises(WeightsError, match="segdist weights get drawn"):
+        check(options(weights="drawn"))
+    drawn.place.parent.mkdir(parents=True)
+    drawn.place.write_bytes(content)
+    check(options(weights="drawn"))
+    own = build(options(weights="drawn"), CLASSES).encoder.state_dict()
+    assert torch.equal(own["body.layer1.0.conv1.weight"], load_file(file)["layer1.0.conv1.weight"])
+    with pytest.raises(SpecError, match=r"`model\.unet_cbam\.weights: drawn` must go with `backbone: test_resnet`"):
+        check(options(weights="drawn", backbone="resnet18"))
+
+
+@pytest.mark.parametrize("published", backbones.CATALOGUE, ids=lambda one: one.name)
+def test_what_the_catalogue_holds_is_named_as_torchvision_does_by_its_digest(published: PublishedWeights) -> None:
+    (held,) = published.files
+    assert re.search(r"-([0-9a-f]{8})\.pth$", held.address)[1] == held.sha256[:8]  # type: ignore[index]
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:

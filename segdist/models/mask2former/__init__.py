@@ -25,8 +25,9 @@ class Options(ModelOptions):
     efficientnet_lite0: then `weights` are the backbone's, and what follows it starts untrained."""
     weights: str
     """A local folder or URI with config.json and safetensors, a name on the hub, or random: an untrained network. Of a
-    backbone of timm: packaged (those of ImageNet that the extra `encoders` installs), published (those that timm
-    downloads), random, a .safetensors or .pth file here or at a URI, or a name on the hub."""
+    backbone of timm: packaged (those of ImageNet that the extra `encoders` installs), resnet18_imagenet or
+    resnet50_imagenet (`segdist weights get`), published (those that timm downloads), random, a .safetensors or .pth
+    file here or at a URI, or a name on the hub."""
     size: Literal["debug", "swin_tiny"] = "debug"
     """Shape of a random network, or of what follows a backbone of timm; weights of a whole network bring their own."""
     image_size: ImageSize = Field(default=384, multiple_of=32)
@@ -77,7 +78,7 @@ FAMILY = Family(
         "model.model.pixel_level_module.encoder._backbone.stages_*",
     ),
     check=check,
-    published=(PUBLISHED.declared(licence="CC BY-NC 4.0"),),
+    published=(PUBLISHED.declared(licence="CC BY-NC 4.0"), *backbones.CATALOGUE),
     noise=EVERY_NOISE,
     tasks=("semantic", "instance"),
     sizes={

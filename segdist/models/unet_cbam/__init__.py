@@ -24,8 +24,9 @@ class Options(ModelOptions):
     e.g. efficientnet_lite0, resnet18 or convnext_tiny."""
     weights: str = PUBLISHED
     """Of the backbone. packaged: those of ImageNet that the extra `encoders` installs, for efficientnet_lite0, 1 and 2.
-    published: those that timm downloads for it. random: untrained. Otherwise a .safetensors or .pth file here or at a
-    URI, or a name on the hub like timm/resnet18.a1_in1k."""
+    published: those that timm downloads for it. random: untrained. resnet18_imagenet or resnet50_imagenet, which
+    `segdist weights get` fetches. Otherwise a .safetensors or .pth file here or at a URI, or a name on the hub like
+    timm/resnet18.a1_in1k."""
     width: int = Field(default=32, ge=4, le=1024, multiple_of=4)
     """Channels at full resolution; from scratch, every level down has twice as many."""
     depth: int = Field(default=4, ge=1, le=6)
@@ -67,6 +68,7 @@ FAMILY = Family(
     encoder_blocks=("encoder.levels.*", "encoder.body.layer*", "encoder.body.stages_*", "encoder.body.blocks.*"),
     check=check,
     noise=EVERY_NOISE,
+    published=backbones.CATALOGUE,
     places=lambda o: () if o.backbone == SCRATCH or o.weights in (PACKAGED, RANDOM) else ("weights",),
     adapters=(*USUAL_ADAPTERS, "partial"),
     onnx=lambda _: ("scores_BKSS",),
