@@ -46,12 +46,17 @@ CATALOGUE = (
 _TIMM_MODEL = re.compile(rb"@register_model\s+def (\w+)\(")
 
 
-def padded_as_trained(options: object) -> object:
-    """Options as they are written, the backbone under timm's name for it where its weights are packaged.
+def completed(options: object) -> object:
+    """Options as they are written, with the backbone that its weights are of.
 
-    Written out, so that a trained model is built with the same padding when its base weights are not wanted.
+    That of published weights need not be named. Of packaged ones timm's name for it is written out, so that a trained
+    model is built with the same padding when its base weights are not wanted.
     """
-    if isinstance(options, dict) and options.get("weights") == PACKAGED and isinstance(options.get("backbone"), str):
+    if not isinstance(options, dict):
+        return options
+    if published := named(CATALOGUE, options.get("weights")):
+        return {**published.options, **options}
+    if options.get("weights") == PACKAGED and isinstance(options.get("backbone"), str):
         return {**options, "backbone": packaged.timm_name(options["backbone"])}
     return options
 

@@ -37,8 +37,8 @@ class Options(ModelOptions):
 
     @model_validator(mode="before")
     @classmethod
-    def _padded_as_trained(cls, options: object) -> object:
-        return backbones.padded_as_trained(options)
+    def _with_its_backbone(cls, options: object) -> object:
+        return backbones.completed(options)
 
     @model_validator(mode="after")
     def _features_have_a_variance(self) -> Self:
