@@ -730,6 +730,10 @@ class ResourceSpec(Strict):
     """Images of one worker's forward pass; gradients are added up until a step has `train.batch_size` images. Fewer
     need less memory and change nothing else, but that batch norms see micro-batches; null: all of the worker's share.
     """
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """How the workers of a trial divide its work. ddp: each has the whole model and a share of the images. fsdp: each
+    has a share of weights, gradients and states of the optimiser as well (torch's FSDP2), for what does not fit one
+    card; while it is scored and saved, each still holds all weights. The result is the same, as are the checkpoints."""
     max_failures: int = Field(default=2, ge=0, le=1_000_000)
     """Times a crashed trial is resumed from its last checkpoint."""
     environment: tuple[Annotated[str, AfterValidator(_variable_pattern)], ...] = (
@@ -771,6 +775,21 @@ class RunSpec(Placed):
             raise ValueError(
                 "`train.batch_size` is over all workers and must be at least `resources.workers`, but got "
                 f"{self.train.batch_size} for {self.resources.workers} workers"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _shards_what_workers_can_share(self) -> Self:
+        resources = self.resources
+        if resources.strategy == "fsdp" and resources.workers == 1:
+            raise ValueError(
+                "`resources.strategy: fsdp` divides a model over workers, but `resources.workers` is 1: "
+                "raise it, or set `resources.strategy: ddp`"
+            )
+        if resources.strategy == "fsdp" and 0 < resources.gpus < 1:
+            raise ValueError(
+                "`resources.strategy: fsdp` needs a card for each worker, but `resources.gpus_per_worker` is "
+                f"{resources.gpus:g}"
             )
         return self
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from segdist.engine.divided import divided_as, mine
+
 
 class AveragedWeights:
     """A moving average of what moves in a network, over a span that grows with the steps (Karras et al. 2024, eq. 2).
@@ -15,7 +17,7 @@ class AveragedWeights:
     After step t the old average counts (1 - 1/t)^p, and the weights the rest, so that half of the average always comes
     from the last `half_life` share of the steps so far: the first step leaves nothing of the weights before it, and a
     long run needs no other value than a short one. What is frozen is neither copied nor averaged. Averages, as of batch
-    norms, are buffers that move with the weights.
+    norms, are buffers that move with the weights. Of tensors that are divided over workers each averages its part.
     """
 
     def __init__(self, network: nn.Module, trained: Collection[str], *, half_life: float, steps: int = 0) -> None:
@@ -29,7 +31,7 @@ class AveragedWeights:
         """
         self._power = math.log(0.5) / math.log(1 - half_life)
         self._moving = moving(network, trained)
-        self._averages = {name: value.detach().clone() for name, value in self._moving.items()}
+        self._averages = {name: mine(value.detach()).clone() for name, value in self._moving.items()}
         self.steps = steps
 
     @torch.no_grad()
@@ -38,18 +40,21 @@ class AveragedWeights:
         self.steps += 1
         decay = (1 - 1 / self.steps) ** self._power
         average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]  # torch says no types
-        average([*self._averages.values()], [*self._moving.values()], self.steps)
+        average([*self._averages.values()], [*map(mine, self._moving.values())], self.steps)
 
     @torch.no_grad()
     def settle(self, names: Iterable[str]) -> None:
         """Leave what was averaged of some weights behind: they stay as they are, and so does what was made of them."""
         for name in names:
-            self._averages[name].copy_(self._moving[name])
+            self._averages[name].copy_(mine(self._moving[name]))
 
+    @torch.no_grad()
     def exchange(self) -> None:
-        """Put the averages into the network, and keep what was there; once more puts it back. Nothing is copied."""
+        """Put the averages into the network, and keep what was there; once more puts it back."""
         for name, value in self._moving.items():
-            value.data, self._averages[name].data = self._averages[name].data, value.data
+            there = mine(value).clone()
+            mine(value).copy_(self._averages[name])
+            self._averages[name].copy_(there)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -70,6 +75,6 @@ def moving(network: nn.Module, trained: Collection[str]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def put(values: Mapping[str, Tensor], into: Mapping[str, Tensor]) -> None:
-    """Copy values into tensors of the same names."""
+    """Copy whole values into tensors of the same names, of which this worker may hold a part."""
     for name, value in values.items():
-        into[name].copy_(value)
+        mine(into[name]).copy_(mine(divided_as(value, into[name])))

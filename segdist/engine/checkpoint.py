@@ -30,6 +30,7 @@ from segdist.core.json_values import JsonDict
 from segdist.core.plugins import declaration
 from segdist.core.published import PublishedWeights, named
 from segdist.core.spec import AdapterSpec, EvaluateSpec, ModelSpec, RunSpec, Seed
+from segdist.engine.divided import mine, whole
 from segdist.nets import network_size, state_dicts
 from segdist.nets.segmenter import Segmenter
 from segdist.nets.weights import RANDOM
@@ -115,14 +116,17 @@ def build(
     return network
 
 
-def save(
-    network: Segmenter, folder: Path, run: RunSpec, classes: tuple[str, ...], *, trained: Collection[str] | None = None
-) -> None:
-    """Write `model.json` and `weights.safetensors` into a folder.
+Content = tuple[dict[str, torch.Tensor], Description]
+"""What the two files of a model folder hold: tensors on the CPU, which may be the network's own; the description."""
+
+
+def content(
+    network: Segmenter, run: RunSpec, classes: tuple[str, ...], *, trained: Collection[str] | None = None
+) -> Content:
+    """A model as its folder holds it; of a network that is divided over workers all of them must ask.
 
     Args:
         network: built from `run`.
-        folder: made where it is not there.
         run: what was trained.
         classes: class names in order.
         trained: names of the parameters trained in any phase; by default those that require a gradient now.
@@ -134,15 +138,21 @@ def save(
     keeps_all = run.train.adapter.kind != "qlora" and sum(v.nbytes for v in frozen.values()) <= SELF_CONTAINED_BYTES
     kept = state if keeps_all else {k: v for k, v in state.items() if k not in frozen}
     model, frozen_digest = _as_built(run.model, network), "" if keeps_all else _digest_once(network, frozen)
-    write(folder, kept, Description(model, run.train.adapter, classes, run.evaluate, frozen_digest, run.seed))
+    on_cpu = {name: whole(value.detach()).cpu() for name, value in kept.items()}
+    return on_cpu, Description(model, run.train.adapter, classes, run.evaluate, frozen_digest, run.seed)
 
 
-def upload(
-    network: Segmenter, place: str, run: RunSpec, classes: tuple[str, ...], *, trained: Collection[str] | None = None
+def save(
+    network: Segmenter, folder: Path, run: RunSpec, classes: tuple[str, ...], *, trained: Collection[str] | None = None
 ) -> None:
-    """The same into a folder or `s3://` prefix; where its `model.json` is, all of it is."""
+    """Write `model.json` and `weights.safetensors` into a folder, which is made where it is not there."""
+    write(folder, *content(network, run, classes, trained=trained))
+
+
+def upload(place: str, state: Mapping[str, torch.Tensor], description: Description) -> None:
+    """Write a model into a folder or `s3://` prefix; where its `model.json` is, all of it is."""
     with TemporaryDirectory(prefix="segdist-") as scratch:
-        save(network, Path(scratch), run, classes, trained=trained)
+        write(Path(scratch), state, description)
         for name in (WEIGHTS, DESCRIPTION):
             storage.upload(Path(scratch) / name, storage.join(place, name))
 
@@ -415,7 +425,7 @@ def _said(error: Exception) -> str:
 
 def _digest_once(network: nn.Module, frozen: Mapping[str, torch.Tensor]) -> str:
     """`digest_of` a network's frozen weights, computed anew only when one of them was replaced or written to."""
-    now = tuple((name, value.data_ptr(), value._version) for name, value in sorted(frozen.items()))
+    now = tuple((name, mine(value).data_ptr(), value._version) for name, value in sorted(frozen.items()))
     known = _DIGESTS.get(network)
     if known is None or known[0] != now:
         known = _DIGESTS[network] = now, digest_of(frozen)
@@ -427,5 +437,5 @@ def digest_of(state: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(state):
         digest.update(name.encode())
-        digest.update(state[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(whole(state[name].detach()).cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -59,8 +59,8 @@ class EpochBatches(Sampler[list[EpochIndex]]):
     """Micro-batches of one epoch for one worker.
 
     A step of the optimiser takes the next `batch_size` images of the epoch's order, whoever computes them and in how
-    many passes: each worker its share of them, in micro-batches. For a last, smaller batch there may be fewer images
-    than workers: one that has none is given another's, which does not count, so that no worker waits for it.
+    many passes: each worker its share of them, in micro-batches, all in as many passes. One that has no image left for
+    a pass, as of a last, smaller batch, is given another's, which does not count, so that no worker waits for it.
 
     Args:
         count: images.
@@ -94,15 +94,21 @@ class EpochBatches(Sampler[list[EpochIndex]]):
         order = epoch_order(self._count, np.random.default_rng((self._seed, self.epoch)), self.weights)
         for start in range(0, self._count, self._batch_size):
             step = order[start : start + self._batch_size]
-            mine = [(self.epoch, int(i)) for i in step[self._rank :: self._world_size]] or [(self.epoch, int(step[0]))]
-            yield from (mine[i : i + self._micro_batch] for i in range(0, len(mine), self._micro_batch))
+            mine = step[self._rank :: self._world_size]
+            for first in self._passes(len(step)):
+                shown = mine[first : first + self._micro_batch]
+                yield [(self.epoch, int(i)) for i in (shown if len(shown) else step[:1])]
 
     @property
     def steps(self) -> list[list[int]]:
         """For each step of the optimiser, the images that count in each of this worker's micro-batches."""
         sizes = [min(self._batch_size, self._count - start) for start in range(0, self._count, self._batch_size)]
-        shares = [len(range(self._rank, size, self._world_size)) for size in sizes]
-        return [[min(self._micro_batch, n - k) for k in range(0, n, self._micro_batch)] or [0] for n in shares]
+        shares = [(len(range(self._rank, size, self._world_size)), self._passes(size)) for size in sizes]
+        return [[max(0, min(self._micro_batch, n - first)) for first in passes] for n, passes in shares]
+
+    def _passes(self, size: int) -> range:
+        """For each pass of a step of so many images, the first of a worker's images in it."""
+        return range(0, math.ceil(size / self._world_size), self._micro_batch)
 
 
 def loader(

@@ -12,6 +12,7 @@ from torch import nn
 from segdist import adapters
 from segdist.core.errors import SpecError
 from segdist.core.plugins import Batch
+from segdist.engine.divided import average_scalars, clip_gradients
 from segdist.engine.precision import autocast
 from segdist.engine.shares import Share, shares
 from segdist.engine.state import Fit
@@ -178,7 +179,8 @@ def _step(state: Fit, number: int, terms: Mapping[str, torch.Tensor]) -> float:
     """
     state.scaler.unscale_(state.optimizer)
     parameters = [p for p in state.network.parameters() if p.requires_grad]
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, state.run.train.grad_clip))  # the one wait of a step
+    average_scalars(parameters, state.workers)
+    norm = clip_gradients(parameters, state.run.train.grad_clip)
     moves = math.isfinite(norm)
     if not moves:
         _check_loss(state, number, terms)  # on all workers, whose gradients are averaged

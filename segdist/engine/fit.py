@@ -26,6 +26,7 @@ from segdist.engine.state import Fit
 from segdist.engine.taken import PEAK
 from segdist.engine.workers import Workers
 from segdist.metrics import lower_is_better
+from segdist.nets.segmenter import Segmenter
 
 __all__ = ["MODEL", "PICTURES", "TRAINING", "Metrics", "ReportEpoch", "fit"]
 
@@ -73,12 +74,9 @@ def fit(
     """
     workers = workers or Workers.here()
     set_matrix_products(run.train.precision, workers.device)
-    network = checkpoint.build(run.model, classes, adapter=run.train.adapter, seed=run.seed).to(workers.device)
-    if run.train.init_from and not resume:
-        checkpoint.init_from(network, run.train.init_from, run.model, classes)
     family = declaration(run.model.family)
-    if run.train.compile:
-        compile_in_place(network, workers.device)
+    is_sharded = run.resources.strategy == "fsdp" and workers.world_size > 1
+    network = _network(run, classes, workers, resume=resume, is_sharded=is_sharded)
     objective = objective_of(run, family, train, classes)
     network.objective = objective
     batches, sampler = loader(
@@ -93,6 +91,7 @@ def fit(
         steps_per_epoch=len(sampler.steps),
         kept=kept,
         halvings=halvings,
+        is_sharded=is_sharded,
         pace=Pace(on_work, workers.device),
     )
     if resume:
@@ -100,9 +99,8 @@ def fit(
     for number, epochs in state.remaining():
         state.enter(number)
         network.prepare_collating()
-        parallel = workers.parallel(
-            network, finds_unused=bool(family.sometimes_unused)
-        )  # anew, because it knows only what is trained when it is made
+        # anew, because it knows only what is trained when it is made
+        parallel = network if is_sharded else workers.parallel(network, finds_unused=bool(family.sometimes_unused))
         for epoch in epochs:
             sampler.epoch = epoch
             try:
@@ -115,6 +113,26 @@ def fit(
                 return state.finished()
             _score_and_report(state, metrics, val, report)
     return state.finished()
+
+
+def _network(
+    run: RunSpec, classes: tuple[str, ...], workers: Workers, *, resume: Path | None, is_sharded: bool
+) -> Segmenter:
+    """The model with the weights that training goes on from, where it is to be trained."""
+    network = checkpoint.build(run.model, classes, adapter=run.train.adapter, seed=run.seed)
+    if not is_sharded:  # else no device need hold it whole
+        network = network.to(workers.device)
+    if resume:
+        checkpoint.restore(network, resume / MODEL, frozen_digest=checkpoint.describe(resume / MODEL).frozen_digest)
+    elif run.train.init_from:
+        checkpoint.init_from(network, run.train.init_from, run.model, classes)
+    if is_sharded:
+        from segdist.engine import sharding  # half a CPU-second and 50 MB that most trials have no use for
+
+        sharding.shard(network, declaration(run.model.family), workers)
+    if run.train.compile:
+        compile_in_place(network, workers.device)
+    return network
 
 
 def _diverged(state: Fit, error: LossNotFiniteError, images: tuple[str, ...]) -> DivergedError:
@@ -136,16 +154,19 @@ def _worst(name: str) -> float:
 def _score_and_report(state: Fit, metrics: Metrics, val: LabelledImages, report: ReportEpoch) -> None:
     run, workers = state.run, state.workers
     start = time.perf_counter()
-    with state.pace.part("score"), state.model(), autocast(run.train.precision, workers.device):
+    with state.pace.part("score"), state.model():
         workers.share(moving(state.network, ()).values())  # batch norms of each have seen other images
-        values, found = score(state.network, val, run.evaluate, workers=workers)
+        with state.gathered(), autocast(run.train.precision, workers.device):
+            values, found = score(state.network, val, run.evaluate, workers=workers)
     metrics |= {f"val/{name}": value for name, value in values.items()}
     metrics["seconds"] += time.perf_counter() - start
     metrics[PEAK] = runtime.peak_bytes() / 1e6
     with state.pace.part("report"), TemporaryDirectory(prefix="segdist-") as folder:
-        saved = _saves(run, state.epoch) and workers.is_chief
-        if saved:
+        saves = _saves(run, state.epoch)
+        saved = saves and workers.is_chief
+        if saves:
             state.save(Path(folder))
+        if saved:
             pictures.save(Path(folder) / PICTURES, val, found, run.evaluate, classes=state.network.classes)
         report(metrics, Path(folder) if saved else None)
     state.pace.tell()

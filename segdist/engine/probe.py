@@ -145,7 +145,8 @@ def _taken(request: Request, point: Mapping[str, object]) -> Taken:
 def _of_one_worker(run: RunSpec) -> RunSpec:
     """A worker's share of a step, on its own, with images that are all alike."""
     share = math.ceil(run.train.batch_size / run.resources.workers)
-    return run.override({"train.batch_size": share, "resources.workers": 1, **_ALL_ALIKE})
+    alone = {"resources.workers": 1, "resources.strategy": "ddp"}
+    return run.override({"train.batch_size": share, **alone, **_ALL_ALIKE})
 
 
 def _evaluated(run: RunSpec, folder: Path, val: Sequence[LabelledImage]) -> dict[str, float]:

@@ -16,6 +16,7 @@ from segdist.core.plugins import Family
 from segdist.core.spec import RunSpec
 from segdist.engine import checkpoint
 from segdist.engine.averaging import AveragedWeights, moving, put
+from segdist.engine.divided import divided_states, whole, whole_states
 from segdist.engine.pace import Pace
 from segdist.engine.parts import MODEL, TRAINING
 from segdist.engine.precision import scaler_for
@@ -35,7 +36,7 @@ class Fit:
 
     Attributes:
         run: what is trained and how.
-        network: the model, with its adapter in place.
+        network: the model, with its adapter in place; on its device, or divided over the workers.
         family: what the model's family declares.
         workers: this process's place among the workers.
         loss_weights: of each term.
@@ -43,6 +44,7 @@ class Fit:
         trainable: names of the parameters that some phase trains.
         averages: the moving average of the weights; None without `train.ema`.
         scaler: of the loss; does nothing but in float16.
+        is_sharded: whether the network is divided over the workers.
         halvings: times that the learning rate was halved, because the loss was not finite.
         pace: what training takes.
         epoch: epochs done.
@@ -71,6 +73,7 @@ class Fit:
     kept: str = ""
     first_step_at: float = 0.0
     gradients_checked: bool = False
+    is_sharded: bool = False
     _saved: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -90,6 +93,14 @@ class Fit:
     def model(self) -> AbstractContextManager[None]:
         """Within the block the network is the model that is scored and saved: the averaged one, where weights are."""
         return self.averages.in_place() if self.averages else nullcontext()
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Within the block this worker holds all weights, and may use them without the others."""
+        if not self.is_sharded:
+            return nullcontext()
+        from segdist.engine import sharding
+
+        return sharding.gathered(self.network)
 
     def enter(self, number: int) -> None:
         """Begin a phase, or go on in it: what it trains, and an optimiser and schedule of its own.
@@ -127,17 +138,24 @@ class Fit:
     def _go_on_in_phase(self, schedule: torch.optim.lr_scheduler.LambdaLR) -> None:
         """Take up optimiser and schedule where they were saved, at the rates of now, which may have been halved."""
         peaks = list(schedule.base_lrs)
-        self.optimizer.load_state_dict(self._saved["optimizer"])
+        self.optimizer.load_state_dict(divided_states(self._saved["optimizer"], self.optimizer))
         schedule.load_state_dict({**self._saved["schedule"], "base_lrs": peaks})
         for group, peak, factor in zip(self.optimizer.param_groups, peaks, schedule.lr_lambdas, strict=True):
             group["initial_lr"], group["lr"] = peak, peak * factor(schedule.last_epoch)
 
     def save(self, folder: Path) -> None:
-        """Write the model, and what training needs to go on: with averages, the weights that it moves too."""
+        """Write the model, and what training needs to go on: with averages, the weights that it moves too.
+
+        Every worker calls it, and the chief writes.
+        """
+        if not self._has_to_save():
+            return
         with self.model():
-            checkpoint.save(self.network, folder / MODEL, self.run, self.network.classes, trained=self.trainable)
+            model = checkpoint.content(self.network, self.run, self.network.classes, trained=self.trainable)
+            if self.workers.is_chief:
+                checkpoint.write(folder / MODEL, *model)
         state = {
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": whole_states(self.optimizer.state_dict()),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "halvings": self.halvings,
@@ -145,23 +163,28 @@ class Fit:
             "epoch": self.epoch,
         }
         if self.averages:
-            weights = {name: value.detach() for name, value in moving(self.network, self.trainable).items()}
+            moved = moving(self.network, self.trainable)
+            weights = {name: whole(value.detach()).cpu() for name, value in moved.items()}
             state["averaged"] = {"steps": self.averages.steps, "weights": weights}
-        torch.save(state, folder / TRAINING)
+        if self.workers.is_chief:
+            torch.save(state, folder / TRAINING)
+
+    def _has_to_save(self) -> bool:
+        """Whether this worker takes part in saving: where each has a part of the network, all of them."""
+        return self.workers.is_chief or self.is_sharded
 
     def count_step(self) -> None:
         """Count a step of the optimiser; the model is kept every `train.keep_every` steps."""
         self.steps += 1
         every = self.run.train.keep_every
-        if every and self.kept and self.workers.is_chief and self.steps % every == 0:
-            place = storage.join(self.kept, kept_name(self.steps))
+        if every and self.kept and self.steps % every == 0 and self._has_to_save():
             with self.model():
-                checkpoint.upload(self.network, place, self.run, self.network.classes, trained=self.trainable)
+                model = checkpoint.content(self.network, self.run, self.network.classes, trained=self.trainable)
+                if self.workers.is_chief:
+                    checkpoint.upload(storage.join(self.kept, kept_name(self.steps)), *model)
 
     def resume(self, folder: Path) -> None:
-        """Go on where a checkpoint was written."""
-        model = folder / MODEL
-        checkpoint.restore(self.network, model, frozen_digest=checkpoint.describe(model).frozen_digest)
+        """Go on where a checkpoint was written, whose model the network already is."""
         self._saved = torch.load(folder / TRAINING, weights_only=True, map_location="cpu")
         self.epoch = self._saved["epoch"]
         self.halvings = max(self.halvings, self._saved.get("halvings", 0))

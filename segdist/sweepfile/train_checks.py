@@ -29,6 +29,7 @@ def problems(spec: SweepSpec, families: Mapping[str, Family]) -> Iterator[KeyPro
     yield from _phases(spec)
     yield from _layer_decay(spec, families)
     yield from _noise(spec, families)
+    yield from _divided(spec, families)
 
 
 def needs_gpu(spec: SweepSpec, families: Iterable[str]) -> bool:
@@ -58,6 +59,22 @@ def _layer_decay(spec: SweepSpec, families: Mapping[str, Family]) -> Iterator[Ke
     for name, family in families.items():
         if not family.encoder_blocks and not (searched and searched.when.get("model.family", name) != name):
             yield keys, f"`{name}` names no blocks of its encoder. Use `train.encoder_lr_factor`."
+
+
+def _divided(spec: SweepSpec, families: Mapping[str, Family]) -> Iterator[KeyProblem]:
+    """What cannot be trained with its weights divided over workers."""
+    if spec.resources.strategy != "fsdp":
+        return
+    for name in families:
+        for kind, keys in _kinds(spec, name):
+            if kind == _ON_GPU:
+                yield keys, "`resources.strategy: fsdp` cannot divide weights of four bits. Use `lora`."
+        searched = spec.space.get(f"model.{name}.embeddings")
+        written = spec.model.family_options(name).get("embeddings")
+        if "cache" in (searched.choices if searched else (written,)):
+            keys = ("space", f"model.{name}.embeddings") if searched else ("model", name, "embeddings")
+            why = "workers that read cached ones take no part in encoding"
+            yield keys, f"`resources.strategy: fsdp` needs `embeddings: compute`: {why}. Or use `ddp`."
 
 
 def _losses(spec: SweepSpec, families: Mapping[str, Family]) -> Iterator[KeyProblem]:

@@ -202,6 +202,14 @@ def test_qlora_without_a_gpu_is_refused_before_the_start(folder: Path) -> None:
     assert "`qlora` needs a GPU. Set `resources.gpus_per_worker: 1`" in refusal(file, *overrides)
 
 
+def test_what_cannot_be_divided_over_workers_is_refused(folder: Path) -> None:
+    file = write(folder, GOOD.replace("family: unet_cbam", "family: sam\n  sam: {prompt: class, embeddings: cache}"))
+    divided = ("resources.strategy=fsdp", "resources.workers=2")
+    assert "model.sam.embeddings: `resources.strategy: fsdp` needs `embeddings: compute`" in refusal(file, *divided)
+    assert "cannot divide weights of four bits" in refusal(file, *divided, "train.adapter.kind=qlora")
+    assert load(write(folder, GOOD), divided).resources.strategy == "fsdp"
+
+
 PHASES = GOOD.replace("lr: 1e-3", "phases: [{epochs: 3, freeze: encoder, lr: 1e-3}, {epochs: 7, lr: 1e-4}]").replace(
     "train.lr:", "train.phases.1.lr:"
 )

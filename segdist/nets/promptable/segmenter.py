@@ -57,7 +57,7 @@ class Promptable(PromptableNetwork):
         """The terms `focal`, `dice`, `iou` and `class`; zeros connected to the graph where no object is shown."""
         image_N, truth_NSS, labels_N = batch["image_of_prompt"], batch["masks"], batch["labels"]
         if not len(image_N):
-            zero = torch.stack([p.float().sum() for p in self.parameters() if p.requires_grad]).sum() * 0
+            zero = self._nothing(batch)
             return {"focal": zero, "dice": zero, "iou": zero, "class": zero}
         features_N = [level[image_N] for level in self.features_of(batch)]
         ignore_NSS = batch["ignore"][image_N]
@@ -77,6 +77,15 @@ class Promptable(PromptableNetwork):
         if self.options.prompt != "everything":
             return {**terms, "class": terms["iou"] * 0}
         return {**terms, "class": class_loss(self.class_head(decoded.tokens_NMC), labels_N)}
+
+    def _nothing(self, batch: Batch) -> Tensor:
+        """Zero, by way of a box without size: every worker computes every layer, whatever its images show."""
+        shown = exact(torch.zeros(1, 4, device=self.device), self.options)
+        decoded = self.decode([level[:1] for level in self.features_of(batch)], shown)
+        used = [decoded.logits_NMhw, decoded.iou_NM, decoded.tokens_NMC]
+        if self.options.prompt == "everything":
+            used.append(self.class_head(decoded.tokens_NMC))
+        return torch.stack([value.float().sum() for value in used]).sum() * 0
 
     def divisors(self, batch: Batch) -> dict[str, Divisor]:
         """The weight of prompts on objects, of all prompts, and their number."""
