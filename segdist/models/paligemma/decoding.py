@@ -73,6 +73,7 @@ def write_answers(
         pixel_values=pixels_R3SS.to(device),
         logits_processor=LogitsProcessorList([Grammar(states, prompt_length=length)] if grammar else []),
         generation_config=_how_to_write(vocabulary, labels, max_objects),
+        synced_gpus=False,  # a worker that holds all weights waits for no other's answers
     )
     ids_RL = output.sequences[:, length:]
     sure_RL = _log_probabilities(output.scores, ids_RL)
