@@ -4,10 +4,10 @@ Most trials divide nothing, and do not import what only divided tensors need: ha
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import StateDict
 
 from segdist.engine.workers import Workers
 
@@ -47,7 +47,7 @@ def divided_as(value: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
-def whole_states(state: dict[str, Any]) -> dict[str, Any]:
+def whole_states(state: StateDict) -> StateDict:
     """The state dict of an optimiser with whole tensors on the CPU, as one worker alone would have it."""
     whole_of = {
         number: {name: whole(value).cpu() if isinstance(value, Tensor) else value for name, value in of.items()}
@@ -56,7 +56,7 @@ def whole_states(state: dict[str, Any]) -> dict[str, Any]:
     return {**state, "state": whole_of}
 
 
-def divided_states(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def divided_states(state: StateDict, optimizer: torch.optim.Optimizer) -> StateDict:
     """What `whole_states` gave, divided as the parameters of an optimiser are now."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     divided = {
