@@ -4,7 +4,7 @@ import gc
 
 import typer
 
-from segdist.cli import dashboards, data, label, paligemma, ship, sweeps, weights
+from segdist.cli import dashboards, data, jobs, label, paligemma, ship, sweeps, weights
 from segdist.core.terminal import guard_logs, guard_warnings
 
 app = typer.Typer(
@@ -15,6 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(sweeps.app)
+app.add_typer(jobs.app)
 app.add_typer(ship.app)
 app.add_typer(data.app, name="data")
 app.add_typer(dashboards.app, name="dashboards")

@@ -1,5 +1,6 @@
 """What a result depends on beside its sweep file: the commit of the code, and the versions of the libraries."""
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -61,6 +62,25 @@ def environment(folder: Path, *, plugins: Sequence[str] = ()) -> Environment:
         git_dirty=bool(commit and _git(folder, "status", "--porcelain", "--untracked-files=no")),
         git_branch=_git(folder, "branch", "--show-current"),
     )
+
+
+def installed(plugins: Sequence[str] = ()) -> dict[str, str]:
+    """What processes that work together must have alike, with its version; "" where it is not installed.
+
+    Args:
+        plugins: distributions that must be alike, too.
+    """
+    packages = {name: _version(name) for name in ("segdist", "ray", "torch", "mlflow", *plugins)}
+    return {"python": ".".join(platform.python_version_tuple()[:2]), **packages, "code of segdist": _code()}
+
+
+def _code() -> str:
+    """Eight hex digits of the installed source: two checkouts of one version may differ."""
+    root = Path(__file__).parent.parent
+    found = hashlib.sha256()
+    for file in sorted(root.rglob("*.py")):
+        found.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes() + b"\0")
+    return found.hexdigest()[:8]
 
 
 def command_line() -> str:

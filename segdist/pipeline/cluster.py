@@ -51,8 +51,11 @@ _STORAGE_KEYS = {
 
 
 @contextmanager
-def connected() -> Iterator[ModuleType]:
+def connected(*, is_bare: bool = False) -> Iterator[ModuleType]:
     """The `ray` module, connected; a cluster of our own is shut down at the end.
+
+    Args:
+        is_bare: whether processes of a cluster that is joined begin without anything of ours, which may not be there.
 
     Raises:
         BackendError: nobody answers at `RAY_ADDRESS`, or it refuses us.
@@ -73,7 +76,7 @@ def connected() -> Iterator[ModuleType]:
     if ray.is_initialized():
         yield ray
         return
-    with _join_settings(token_mode) if address else _starting() as how:
+    with _join_settings(token_mode, is_bare=is_bare) if address else _starting() as how:
         with signals_kept():
             _start(ray, address, how)
         try:
@@ -98,7 +101,7 @@ def _starting() -> Iterator[dict[str, object]]:
 
 
 @contextmanager
-def _join_settings(token_mode: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+def _join_settings(token_mode: Mapping[str, str], *, is_bare: bool = False) -> Iterator[dict[str, Any]]:
     """How to connect to a cluster that runs already, with what `check_reachable` says of its token.
 
     Its processes know nothing of our environment. The settings travel in the runtime environment, which Ray shows on
@@ -106,6 +109,9 @@ def _join_settings(token_mode: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     hook that runs first in each process: Ray keeps that in the memory of its control store.
     """
     with environment(token_mode):
+        if is_bare:
+            yield {}
+            return
         yield {"runtime_env": {"env_vars": _settings(), "worker_process_setup_hook": _hook_with(travelling())}}
 
 
@@ -173,7 +179,7 @@ def check_reachable(address: str) -> dict[str, str]:
         with environment(with_token):
             if not _is_refused(place):
                 return with_token
-    raise BackendError(_wrong_token(address))
+    raise BackendError(wrong_token(address))
 
 
 def _is_refused(address: str) -> bool:
@@ -201,7 +207,8 @@ def _no_answer(address: str, reason: str) -> str:
     )
 
 
-def _wrong_token(address: str) -> str:
+def wrong_token(address: str) -> str:
+    """What to do where a cluster wants another token than this process shows; no token is in it."""
     mode = os.environ.get("RAY_AUTH_MODE", "token")
     if mode != "token":
         return f"The Ray cluster at {address} wants its token, but RAY_AUTH_MODE is `{mode}`: unset it."

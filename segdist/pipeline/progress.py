@@ -1,5 +1,6 @@
 """What people see while a sweep runs: one live table in a terminal, plain lines in a log."""
 
+import re
 import time
 from collections.abc import Sequence
 from shutil import get_terminal_size
@@ -11,6 +12,10 @@ from segdist.core.terminal import Table, live, say
 from segdist.core.text import counted
 from segdist.searching import Search, Trial
 
+LINE = re.compile(
+    r"trial (?P<trial>\d+) +(?P<text>\S.*?) +(?P<summary>best \S+  done \d.*?)  (?P<values>\S*=.*|repeats trial .*)"
+)
+"""What is said of a trial where there is no terminal, as `Progress` says it."""
 _AROUND = 8
 """Lines of the terminal that hold no trial: the table's head and foot, and what was said last."""
 

@@ -20,6 +20,7 @@ from segdist.pipeline.checkpoints import thin
 from segdist.pipeline.cluster import keep_keys_out_of_logs, slots
 from segdist.pipeline.gpus import given, with_gpus
 from segdist.pipeline.own_cluster import check_own_room
+from segdist.pipeline.growth import asked_to_grow
 from segdist.pipeline.packing import Need, fitting, nodes_of, usable
 from segdist.pipeline.planned import planned, resident_bytes
 from segdist.pipeline.recording import Recording
@@ -261,7 +262,7 @@ def _run(
             ),
         )
         try:
-            with _stopping_gracefully() as stops, broken_down_alone(), ended_trials_forgotten():
+            with _stopping_gracefully() as stops, broken_down_alone(), ended_trials_forgotten(), asked_to_grow(spec):
                 tuner.fit()
             return stops.first
         except Exception as error:

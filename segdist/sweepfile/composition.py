@@ -88,6 +88,17 @@ def compose(
         raise SpecError(f"{path} cannot be composed: {reason}") from None
 
 
+def files_of(path: Path, overrides: Sequence[str] = ()) -> list[Path]:
+    """The files that a sweep file is put together from: itself, and those that `defaults` and overrides name.
+
+    Raises:
+        SpecError: one of them cannot be read.
+    """
+    choices, _ = _parsed(overrides, path.parent)
+    folder = _SweepFolder("main", f"sweep://{path.absolute()}")
+    return folder.files([choice.lstrip("+").replace("=", "/") for choice in choices])
+
+
 class NotAllowedError(SpecError):
     """A value is not what a file may hold.
 
@@ -181,6 +192,18 @@ class _SweepFolder(ConfigSource):
 
     def is_config(self, config_path: str) -> bool:
         return not _is_hydras(config_path) and self._file(config_path).exists()
+
+    def files(self, chosen: Sequence[str]) -> list[Path]:
+        """The sweep file, what is chosen, and whatever their `defaults` name, each once."""
+        found: dict[Path, None] = {}
+        places = [_PRIMARY, *chosen]
+        while places:
+            place = places.pop()
+            file = self._file(place)
+            if file not in found and file.exists():
+                found[file] = None
+                places += self._named(place)
+        return list(found)
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:  # noqa: ARG002 - Hydra's name
         return [] if _is_hydras(config_path) else sorted(f.stem for f in self._inside(config_path).glob("*.yaml"))

@@ -154,7 +154,7 @@ def _become(env: dict[str, str]) -> None:
     own_cluster._reload_token()
 
 
-def _check_reachable(address: str, env: dict[str, str]) -> dict[str, str] | str:
+def _reached(address: str, env: dict[str, str]) -> dict[str, str] | str:
     """What the environment must say to be let in, or the error."""
     _become(env)
     try:
@@ -167,7 +167,7 @@ def test_a_cluster_that_asks_for_no_token_is_shown_none(
     head: Callable[[str], str], elsewhere: ProcessPoolExecutor, tmp_path: Path
 ) -> None:
     for env in ({}, {"RAY_AUTH_TOKEN": TOKEN}):
-        assert elsewhere.submit(_check_reachable, head(""), {"HOME": str(tmp_path), **env}).result() == {}
+        assert elsewhere.submit(_reached, head(""), {"HOME": str(tmp_path), **env}).result() == {}
 
 
 @pytest.mark.parametrize("place", ["RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "home"])
@@ -182,7 +182,7 @@ def test_a_cluster_that_asks_is_shown_the_users_token_wherever_it_is_kept(
         file.write_text(TOKEN)
     if place == "RAY_AUTH_TOKEN_PATH":
         env[place] = str(file.rename(tmp_path / "token"))
-    assert elsewhere.submit(_check_reachable, head(TOKEN), env).result() == {"RAY_AUTH_MODE": "token"}
+    assert elsewhere.submit(_reached, head(TOKEN), env).result() == {"RAY_AUTH_MODE": "token"}
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_a_cluster_that_refuses_us_is_named_with_the_fix_and_no_token_is_printed
     head: Callable[[str], str], elsewhere: ProcessPoolExecutor, tmp_path: Path, env: dict[str, str], fix: str
 ) -> None:
     address = head(TOKEN)
-    said = elsewhere.submit(_check_reachable, address, {"HOME": str(tmp_path), **env}).result()
+    said = elsewhere.submit(_reached, address, {"HOME": str(tmp_path), **env}).result()
     assert fix in said
     assert address in said
     assert TOKEN not in said
