@@ -2,7 +2,7 @@
 
 import json
 import time
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -100,9 +100,9 @@ def preflight(
 
     with report_user_errors(debug=debug):
         try:
-            versions: Any = json.loads(wanted)
-        except ValueError as error:
-            raise SpecError(f"--wanted must be JSON, but: {error}") from None
+            versions = dict(json.loads(wanted))
+        except (ValueError, TypeError) as error:
+            raise SpecError(f"--wanted must be a mapping in JSON, but: {error}") from None
         check_from_cluster(_asked(sweeps), versions)
 
 

@@ -1011,7 +1011,8 @@ class SearchSpec(Strict):
     """Best trials whose checkpoints stay in the storage when the sweep is done. The models of all are in MLflow; a
     checkpoint is needed to bring one to another MLflow server later."""
     concurrency: Count | Literal["auto"] = "auto"
-    """Trials at once; auto takes as many as the resources hold."""
+    """Trials at once, as far as they fit; auto takes as many as the resources hold. A number asks a cluster that can
+    grow for the machines of so many."""
     seed: Seed = 0
     """Seed of the sampler."""
 

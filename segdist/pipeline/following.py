@@ -37,7 +37,7 @@ class Watch:
         if found is None:
             say(text)
             return
-        self._trials[int(found["trial"])] = found.groupdict()
+        self._trials[int(found["trial"])] = found.groupdict("")
         self._summary = found["summary"]
 
     def table(self) -> Table:

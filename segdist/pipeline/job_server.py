@@ -204,12 +204,12 @@ def _let_in(address: str) -> Iterator["JobSubmissionClient"]:
 
 def _page_of(address: str) -> str:
     """Where the job server of a cluster is, which its control store knows."""
+    import ray
     from ray._private import ray_constants
-    from ray._raylet import GcsClient
     from ray.exceptions import RaySystemError, RpcError
 
     try:
-        store = GcsClient(address=address)
+        store = ray._raylet.GcsClient(address=address)
         found = store.internal_kv_get(
             ray_constants.DASHBOARD_ADDRESS.encode(), ray_constants.KV_NAMESPACE_DASHBOARD, timeout=_SECONDS
         )
@@ -232,7 +232,7 @@ def _client(address: str) -> "JobSubmissionClient":
             return JobSubmissionClient(address)
     except AuthenticationError:
         raise
-    except (RuntimeError, OSError, ValueError) as error:  # also what is no job server: no JSON, a status of 404
+    except (RuntimeError, OSError, ValueError, TypeError, KeyError) as error:  # also what is no job server
         raise BackendError(_no_server(address, str(error))) from error
 
 

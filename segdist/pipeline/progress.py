@@ -13,7 +13,8 @@ from segdist.core.text import counted
 from segdist.searching import Search, Trial
 
 LINE = re.compile(
-    r"trial (?P<trial>\d+) +(?P<text>\S.*?) +(?P<summary>best \S+  done \d.*?)  (?P<values>\S*=.*|repeats trial .*)"
+    r"trial (?P<trial>\d+) +(?P<text>\S.*?) +(?P<summary>best \S+  done \d.*?)"
+    r"(?:  (?P<values>\S*=.*|repeats trial .*))?"
 )
 """What is said of a trial where there is no terminal, as `Progress` says it."""
 _AROUND = 8

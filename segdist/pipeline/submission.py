@@ -12,8 +12,8 @@ from segdist.core.errors import BackendError, SpecError
 from segdist.core.provenance import installed
 from segdist.core.registry import distributions
 from segdist.core.terminal import say
-from segdist.pipeline.job_server import SWEEPS, Job, JobServer, job_server
 from segdist.pipeline.following import Watch
+from segdist.pipeline.job_server import SWEEPS, Job, JobServer, job_server
 
 STOP_SECONDS = 120
 """That a job has to save its trials before Ray ends it."""
@@ -24,7 +24,7 @@ _NOT_FOUND = 127
 _MOST_FAILURES = 8
 """Times in a row that the connection may break: half a minute."""
 _LAST_LINES = 4
-_FIRST_LINES = "What it said stands above; the same command goes on with what is done."
+_SAID_ABOVE = "What it said stands above."
 
 
 def submit(asked: Sequence[tuple[str, Sequence[str]]], address: str, *, is_detached: bool, is_checked: bool) -> Job:
@@ -144,7 +144,9 @@ def _watched(server: JobServer, name: str) -> Job:
         say(f"The job goes on without being watched.\n{_further(name, server.address)}", err=True)
         return server.job(name)
     if job.state == "FAILED":
-        raise BackendError(f"The job {name} failed, with exit code {job.exit_code}. {_FIRST_LINES}")
+        why = "Ray ended it" if job.exit_code is None else f"it ended with code {job.exit_code}"
+        said = "\n".join(job.message.strip().splitlines()[:_LAST_LINES]) if job.exit_code is None else _SAID_ABOVE
+        raise BackendError(f"The job {name} failed: {why}. {said}\nThe same command goes on with what is done.")
     return job
 
 

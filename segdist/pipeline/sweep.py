@@ -19,8 +19,8 @@ from segdist.core.text import counted
 from segdist.pipeline.checkpoints import thin
 from segdist.pipeline.cluster import keep_keys_out_of_logs, slots
 from segdist.pipeline.gpus import given, with_gpus
-from segdist.pipeline.own_cluster import check_own_room
 from segdist.pipeline.growth import asked_to_grow
+from segdist.pipeline.own_cluster import check_own_room
 from segdist.pipeline.packing import Need, fitting, nodes_of, usable
 from segdist.pipeline.planned import planned, resident_bytes
 from segdist.pipeline.recording import Recording
