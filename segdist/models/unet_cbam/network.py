@@ -123,8 +123,9 @@ class _Cbam(nn.Module):
         self.where = nn.Conv2d(2, 1, kernel_size=7, padding=3)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        mean_BC, peak_BC = x_BCHW.mean((2, 3)), x_BCHW.amax((2, 3))
+        # The gradient of `max` goes to one place; that of `amax` is shared among equals: a sixth of a training step.
+        mean_BC, peak_BC = x_BCHW.mean((2, 3)), x_BCHW.flatten(2).max(2).values
         channel_BC = torch.sigmoid(sum(self.excite(relu(self.squeeze(v_BC))) for v_BC in (mean_BC, peak_BC)))
         x_BCHW = x_BCHW * channel_BC[:, :, None, None]
-        spatial_B2HW = torch.cat([x_BCHW.mean(1, keepdim=True), x_BCHW.amax(1, keepdim=True)], dim=1)
+        spatial_B2HW = torch.cat([x_BCHW.mean(1, keepdim=True), x_BCHW.max(1, keepdim=True).values], dim=1)
         return x_BCHW * torch.sigmoid(self.where(spatial_B2HW))
