@@ -131,7 +131,8 @@ def _of_this_machine() -> list[str]:
 
 def _ray_folders() -> set[Path]:
     """Below which clusters keep their files, where nobody chose another place for one."""
-    return {Path(os.environ.get("RAY_TMPDIR") or "/tmp"), Path(tempfile.gettempdir()), Path("/tmp")}  # noqa: S108
+    chosen = os.environ.get("RAY_TMPDIR")
+    return {Path(chosen)} if chosen else {Path(tempfile.gettempdir()), Path("/tmp")}  # noqa: S108
 
 
 def _of_cluster(address: str) -> Callable[[], list[str]]:
