@@ -88,6 +88,11 @@ class _Told:
         self._labels = {"sweep": job.sweep, "teacher": "trained" if job.trained_uri else job.label.teacher.family}
         self._laps = Laps()
 
+    def begin(self) -> None:
+        """Nothing is labelled yet: of a counter that nobody saw at 0 the first increase would not be seen."""
+        self.images(())
+        count("segdist_labelling_seconds", 0, part="teacher", **self._labels)
+
     def seconds(self, part: str) -> None:
         """A part is over that took the time since the one before."""
         count("segdist_labelling_seconds", self._laps.lap(), part=part, **self._labels)
@@ -104,6 +109,7 @@ class LabelShard:
 
     def __init__(self, job: LabelJob, teacher: TeacherMaker) -> None:
         self._job = job
+        _Told(job).begin()
         self._teacher = teacher(job.label, job.classes, job.trained_uri)
 
     @answers

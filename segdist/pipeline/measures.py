@@ -69,7 +69,7 @@ MEASURES = (
     Measure(
         "segdist_train_steps", "counter", ("sweep", "family"),
         "Steps of the optimiser; in a group of workers each counts.",
-        "As above.", "trial",
+        "Each step; told about once a second.", "trial",
     ),
     Measure(
         "segdist_step_seconds", "counter", ("sweep", "family", "part"),
@@ -110,12 +110,12 @@ MEASURES = (
     Measure(
         "segdist_labelled_objects", "counter", ("sweep", "teacher"),
         "Objects that a teacher was asked about.",
-        "As above.", "teacher",
+        "After each call of the teacher.", "teacher",
     ),
     Measure(
         "segdist_labelling_seconds", "counter", ("sweep", "teacher", "part"),
         "Seconds of the processes that label, by part; `read` is what is waited for, as images are decoded ahead.",
-        "As above; `write` after each unit of a shard.", "teacher",
+        "After each call of the teacher; `write` after each unit of a shard.", "teacher",
     ),
     Measure(
         "segdist_labelling_images", "gauge", ("sweep", "state"),
@@ -161,7 +161,7 @@ MEASURES = (
     ),
     Measure(
         "segdist_preemptions", "counter", ("sweep",),
-        "Of those, the ones whose node was taken away or died; 0 from the start.",
+        "Times that a trial was taken up again because its node was taken away or died; 0 from the start.",
         "The end of the process.", "driver",
     ),
     Measure(
@@ -186,7 +186,7 @@ MEASURES = (
     ),
     Measure(
         "segdist_spent_money", "gauge", ("sweep",),
-        "The same at `resources.price_per_hour`, in the money of that price; absent where none is given.",
+        "Those seconds at `resources.price_per_hour`, in the money of that price; absent where none is given.",
         "The command.", "driver",
     ),
 )  # fmt: skip

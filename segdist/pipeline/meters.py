@@ -47,11 +47,6 @@ class Gauges:
         """Set a gauge."""
         self._values[name, tuple(labels.items())] = float(value)
 
-    def forget(self, name: str) -> None:
-        """A gauge has nothing more to say."""
-        for key in [key for key in tuple(self._values) if key[0] == name]:
-            self._values.pop(key, None)
-
     def tell(self) -> None:
         """Tell Ray all of them."""
         if is_told():

@@ -40,5 +40,7 @@ def trial_told(sweep: str, run: RunSpec, number: int) -> Iterator[Callable[["Wor
         for part, seconds in work.seconds.items():
             count("segdist_step_seconds", seconds, part=part, **who)
 
+    count("segdist_train_steps", 0, **who)  # of a counter that nobody saw at 0 the first increase would not be seen
+    count("segdist_trained_images", 0, **who)
     with gauges(sweep, look):
         yield tell

@@ -282,11 +282,31 @@ def test_what_keeps_it_from_starting_is_said_with_the_fix(tmp_path: Path, monkey
         watching.watch(port=free_port(), folder=str(tmp_path / "data"))
 
 
+GRAFANA = """\
+#!{python}
+import http.server, json, os
+class Health(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path == "/api/health" else 404)
+        self.end_headers()
+with open("{said}", "w") as file:
+    json.dump({{name: value for name, value in os.environ.items() if name.startswith(("GF_", "SEGDIST_"))}}, file)
+place = (os.environ["GF_SERVER_HTTP_ADDR"], int(os.environ["GF_SERVER_HTTP_PORT"]))
+http.server.HTTPServer(place, Health).serve_forever()
+"""
+"""Stands for Grafana, which is in no registry: it says what it was told."""
+
+
 @needs_prometheus
 def test_up_watches_a_cluster_until_it_is_stopped_and_has_kept_what_it_saw(node: str, tmp_path: Path) -> None:
-    port, folder = free_port(), tmp_path / "data"
+    port, folder, grafana = free_port(), tmp_path / "data", tmp_path / "bin" / "grafana-server"
+    grafana.parent.mkdir()
+    grafana.write_text(GRAFANA.format(python=sys.executable, said=tmp_path / "grafana.json"))
+    grafana.chmod(0o755)
     words = command("dashboards", "up", "--port", str(port), "--folder", str(folder))
+    words += ["--grafana-port", str(further := free_port())]
     env = {**environment(tmp_path), "RAY_TMPDIR": str(tmp_path), "TMPDIR": str(tmp_path)}
+    env["PATH"] = f"{grafana.parent}:{env['PATH']}"
     with (tmp_path / "said").open("wb") as said:
         running = subprocess.Popen(words, stdout=said, stderr=said, env=env)
     server = Prometheus(f"http://127.0.0.1:{port}")
@@ -310,7 +330,13 @@ def test_up_watches_a_cluster_until_it_is_stopped_and_has_kept_what_it_saw(node:
     assert "Ctrl-C ends it." in text
     assert "stopped   what was measured is kept" in text
     assert folder.stat().st_mode & 0o077 == 0, "it is its user's alone"
-    assert not watching._answers(f"{server.address}/-/ready"), "nothing runs on"
+    assert f"grafana   http://127.0.0.1:{further}/dashboards" in text
+    told = json.loads((tmp_path / "grafana.json").read_text())
+    assert told["SEGDIST_PROMETHEUS"] == server.address
+    assert Path(told["SEGDIST_DASHBOARDS"], "sweep.json").is_file()
+    assert Path(told["GF_PATHS_PROVISIONING"], "dashboards", "segdist.yml").is_file()
+    for address in (f"{server.address}/-/ready", f"http://127.0.0.1:{further}/api/health"):
+        assert not watching._answers(address), "nothing runs on"
     assert (folder / "data" / "wal").is_dir()
 
 
