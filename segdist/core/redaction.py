@@ -5,7 +5,7 @@ The one function for it. Whatever is shown, logged or stored goes through it; se
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 HIDDEN = "***"
@@ -74,6 +74,12 @@ def redact(text: str) -> str:
     named like secrets.
     """
     return _redacted(text, _values())
+
+
+def redactor() -> Callable[[str], str]:
+    """The same as a function for many texts, with the environment as it is now."""
+    values = _values()
+    return lambda text: _redacted(text, values)
 
 
 def redact_all(content: object) -> Any:

@@ -22,7 +22,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from segdist.core.redaction import redact, redact_all
+from segdist.core.redaction import redact, redact_all, redactor
 
 _WORD, _LINE = 1_000, 20_000
 """Characters of the longest word and the longest line that are shown whole."""
@@ -35,15 +35,16 @@ _LOG_WIDTH = 10_000
 """Characters of a table's line in a log or a pipe, which has no width of its own; Rich would take 80 and cut names."""
 
 
-def shown(text: str, *, reveal: str = "") -> str:
+def shown(text: str, *, reveal: str = "", hide: Callable[[str], str] = redact) -> str:
     """The text as a terminal may have it: line breaks and tabs stay, everything else that cannot be seen is escaped.
 
     Args:
         text: any length, anything.
         reveal: a secret that the user is to see, e.g. the token that was just drawn for him.
+        hide: what takes out secrets.
     """
     parts = text.split(reveal) if reveal else [text]
-    text = reveal.join(redact(part) for part in parts)
+    text = reveal.join(map(hide, parts))
     text = _LONG_WORD.sub(lambda word: _shortened(word[0], _WORD), text)
     text = "\n".join(_shortened(line, _LINE) for line in text.split("\n"))
     return _NOT_PLAIN.sub(_visible, text)
@@ -87,13 +88,17 @@ def guard_warnings() -> None:
 class Table(RichTable):
     """A table whose headers and cells are shown safely."""
 
+    def __init__(self, *headers: str, **options: Any) -> None:
+        self._hide = redactor()  # of a thousand rows no cell looks through the environment for itself
+        super().__init__(*headers, **options)
+
     def add_column(self, header: RenderableType = "", *args: Any, **options: Any) -> None:
         """Add a column."""
-        super().add_column(_safe(header), *args, **options)
+        super().add_column(_safe(header, self._hide), *args, **options)
 
     def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
         """Add a row."""
-        super().add_row(*(_safe(cell) for cell in cells), **options)
+        super().add_row(*(_safe(cell, self._hide) for cell in cells), **options)
 
 
 class Console:
@@ -134,13 +139,13 @@ class _Shown(logging.Formatter):
         return shown(super().format(record))
 
 
-def _safe(value: object) -> Any:
+def _safe(value: object, hide: Callable[[str], str] = redact) -> Any:
     """A renderable without what a terminal would obey."""
     if isinstance(value, str):
-        return shown(value)
+        return shown(value, hide=hide)
     if isinstance(value, Text):
         value = value.copy()
-        value.plain = shown(value.plain)
+        value.plain = shown(value.plain, hide=hide)
     return value
 
 

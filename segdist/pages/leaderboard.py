@@ -69,12 +69,12 @@ class Leaderboard:
         """What the search made as good as it could."""
         return self.sweep.metric
 
-    @property
+    @cached_property
     def space(self) -> dict[str, Range]:
         """The searched keys and their ranges."""
         return {key: Range.model_validate(value) for key, value in self.sweep.spec.get("space", {}).items()}
 
-    @property
+    @cached_property
     def best(self) -> TrialRecord | None:
         """The best model: of the confirmed trial with the best mean, else of the trial with the best score.
 
@@ -85,7 +85,7 @@ class Leaderboard:
         scored = [t for t in self.trials if self.metric in t.metrics and not t.broken]
         return next((t for t in scored if t.status == "FINISHED"), scored[0] if scored else None)
 
-    @property
+    @cached_property
     def leader(self) -> TrialRecord | None:
         """The trial of the search whose values the best model has: itself, or the one that it repeats."""
         return self.confirmed[0].trial if self.confirmed else self.best
@@ -148,7 +148,7 @@ class Leaderboard:
         never = [name for name in self.objectives if not any(name in t.metrics for t in self.trials)]
         return f"none: {' and '.join(never) if never else 'all objectives at once'} was measured of no trial"
 
-    @property
+    @cached_property
     def baseline(self) -> TrialRecord | None:
         """The untuned trial: the sweep file's own values."""
         return next((t for t in self.trials if t.is_baseline), None)
@@ -247,7 +247,7 @@ class Leaderboard:
         best = self.score(self.best)
         return best is not None and best <= 0
 
-    @property
+    @cached_property
     def is_lower_better(self) -> bool:
         """Whether the search metric is an error or a distance."""
         return metrics.is_minimised(self.metric)
@@ -279,7 +279,7 @@ class Leaderboard:
         """What of the sweep's budget is spent, in words; "" where it has none."""
         return self.sweep.tags.get(names.BUDGET, "")
 
-    @property
+    @cached_property
     def headings(self) -> dict[str, str]:
         """A short name for each searched key."""
         return short_names(self.space)
@@ -288,7 +288,7 @@ class Leaderboard:
         """What the search chose for a trial; without the keys whose `when` did not hold."""
         return {k: trial.params[k] for k, r in self.space.items() if k in trial.params and r.applies(trial.params)}
 
-    @property
+    @cached_property
     def columns(self) -> dict[str, Shown]:
         """What trials are compared by in addition to the search metric: what was measured of at least one of them."""
         known = {name for trial in self.trials for name in trial.metrics}

@@ -11,9 +11,9 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from segdist.core.causes import cause_of, free_space
@@ -22,10 +22,14 @@ from segdist.core.errors import BackendError, SegdistError, StorageError
 from segdist.core.redaction import holds_credentials, redact, without_credentials
 from segdist.core.storage import network_file_system, object_store_errors
 from segdist.core.terminal import say
+from segdist.tracking.rest import RestRuns
+from segdist.tracking.runs import ClientRuns, Runs
+from segdist.tracking.tables import UnreadableError, opened
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+T = TypeVar("T")
 _ANSWER_SECONDS = 5.0
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "6", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 """For a server that answered before: two minutes while it is down, five while it hangs. Who sets them knows better."""
@@ -74,6 +78,20 @@ class Connection:
                 raise
             fix = cause_of(error) or "Check their folder."
             raise StorageError(f"MLflow's files under {self.artifact_root} cannot be used: {error}. {fix}") from error
+
+    def read(self, ask: Callable[[Runs], T]) -> T:
+        """What a question about runs is answered with, in the quickest way that there is to the same answer.
+
+        Raises:
+            BackendError: nobody answers, or MLflow refuses.
+            StorageError: the database or the artifacts cannot be read.
+        """
+        if self._file and self._file.is_file():
+            with contextlib.suppress(UnreadableError), opened(self._file) as runs:
+                return ask(runs)
+        with self.client() as client:
+            is_server = self.uri.startswith(("http://", "https://"))
+            return ask(RestRuns(client, self.uri) if is_server else ClientRuns(client))
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:

@@ -14,8 +14,8 @@ from segdist.core.errors import BackendError
 from segdist.engine.parts import MODEL
 from segdist.tracking import names, pyfunc
 from segdist.tracking.encoding import key, tag_text
-from segdist.tracking.reading import fetch as fetch_of_run
 from segdist.tracking.reading import load_json
+from segdist.tracking.runs import ClientRuns
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -126,7 +126,7 @@ def _show_splits(client: "MlflowClient", run_id: str, inputs: "Sequence[DatasetI
 def fetch(client: "MlflowClient", uri: str, run_id: str, folder: Path) -> Path | None:
     """Copy the files of a run's model; None where it has none. Runs of earlier versions have them among their own."""
     model_id = client.get_run(run_id).data.tags.get(names.MODEL, "")
-    return download(client, uri, model_id, folder) if model_id else fetch_of_run(client, run_id, MODEL, folder)
+    return download(client, uri, model_id, folder) if model_id else ClientRuns(client).fetch(run_id, MODEL, folder)
 
 
 def download(client: "MlflowClient", uri: str, model_id: str, folder: Path) -> Path:
@@ -153,7 +153,7 @@ def read_json(client: "MlflowClient", uri: str, run_id: str, name: str) -> dict[
     """A JSON file of a run's model, without its weights; empty where there is none."""
     model_id = client.get_run(run_id).data.tags.get(names.MODEL, "")
     if not model_id:
-        return load_json(client, run_id, f"{MODEL}/{name}")
+        return load_json(ClientRuns(client), run_id, f"{MODEL}/{name}")
     with tempfile.TemporaryDirectory(prefix="segdist-") as scratch:
         return dict(json.loads(_copied(client, uri, model_id, f"{pyfunc.FILES}/{name}", Path(scratch)).read_text()))
 

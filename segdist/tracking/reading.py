@@ -2,10 +2,8 @@
 
 import json
 import math
-import tempfile
 import time
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from segdist.core import renamed_keys
@@ -15,46 +13,42 @@ from segdist.datasets.shards import Manifest
 from segdist.metrics import is_minimised
 from segdist.tracking import names
 from segdist.tracking.encoding import clip, name_of, param_value
+from segdist.tracking.runs import Run, Runs, texts_of
 from segdist.tracking.values import DatasetInfo, SweepRecord, TrialRecord
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput, Run
+    from mlflow.entities import DatasetInput
 
-_PAGE = 1000
 _OVERFLOW = 1e308  # SQL stores keep infinity as the largest double
 
 
-def latest_sweep(client: "MlflowClient", name: str, *, where: str, other_than: str = "") -> SweepRecord:
+def latest_sweep(runs: Runs, name: str, *, where: str, other_than: str = "") -> SweepRecord:
     """The sweep of a name that was started or resumed last; a single trial only where nothing was searched."""
-    known = _sweep_runs(client, name)
-    runs = [run for run in known if not other_than or run.data.tags[names.FINGERPRINT] != other_than]
-    if known and not runs:
+    known = _sweep_runs(runs, name)
+    wanted = [run for run in known if not other_than or run.tags[names.FINGERPRINT] != other_than]
+    if known and not wanted:
         raise BackendError(f"There is no sweep `{name}` in MLflow at {where} but this very one. Name an earlier one.")
-    if not runs:
-        raise BackendError(f"There is no sweep `{name}` in MLflow at {where}. {_known_sweeps(client, name)}")
-    searches = [run for run in runs if run.data.tags.get(names.KIND) == "sweep"]
-    return sweep(client, max(searches or runs, key=lambda run: int(run.data.tags.get(names.STARTED, 0))))
+    if not wanted:
+        raise BackendError(f"There is no sweep `{name}` in MLflow at {where}. {_known_sweeps(runs, name)}")
+    searches = [run for run in wanted if run.tags.get(names.KIND) == "sweep"]
+    return sweep(runs, max(searches or wanted, key=lambda run: int(run.tags.get(names.STARTED, 0))))
 
 
-def find_sweep(client: "MlflowClient", name: str, fingerprint: str) -> SweepRecord | None:
+def find_sweep(runs: Runs, name: str, fingerprint: str) -> SweepRecord | None:
     """The sweep of a name with a fingerprint; None where it was never started."""
-    runs = [run for run in _sweep_runs(client, name) if run.data.tags.get(names.FINGERPRINT) == fingerprint]
-    return sweep(client, runs[0]) if runs else None
+    found = _sweep_runs(runs, name, fingerprint)
+    return sweep(runs, found[0]) if found else None
 
 
-def sweep(client: "MlflowClient", run: "Run") -> SweepRecord:
+def sweep(runs: Runs, run: Run) -> SweepRecord:
     """The record of a parent run."""
-    marks = run.data.tags
-    with tempfile.TemporaryDirectory() as folder:
-        files = fetch(client, run.info.run_id, "sweep", Path(folder))
-        texts = {f.name: f.read_text("utf-8") for f in files.iterdir()} if files else {}
+    marks, texts = run.tags, texts_of(runs, run.run_id, "sweep")
     spec = renamed_keys.current(json.loads(texts.get("spec.json", "{}")))
     return SweepRecord(
-        run_id=run.info.run_id,
-        name=run.info.run_name,
+        run_id=run.run_id,
+        name=run.name,
         fingerprint=marks.get(names.FINGERPRINT, ""),
-        status=run.info.status,
+        status=run.status,
         metric=marks.get(names.METRIC, "val/iou"),
         question=marks.get(names.QUESTION, spec.get("question", "")),
         spec=spec,
@@ -63,62 +57,49 @@ def sweep(client: "MlflowClient", run: "Run") -> SweepRecord:
         environment=json.loads(texts.get("environment.json", "{}")),
         dataset=_dataset(run),
         params=_params(run),
-        metrics=_finite(run.data.metrics.items()),
+        metrics=_finite(run.metrics.items()),
         tags={name_of(key): value for key, value in marks.items()},
-        started=run.info.start_time,
+        started=run.start_time,
         seconds=_seconds(run),
     )
 
 
-def running_sweeps(client: "MlflowClient") -> list["Run"]:
+def running_sweeps(runs: Runs) -> list[Run]:
     """The parent runs, of all experiments, that are marked RUNNING."""
-    condition = f"attributes.status = 'RUNNING' and tags.`{names.FINGERPRINT}` LIKE '%'"
-    return [run for e in client.search_experiments() for run in _search(client, e.experiment_id, condition)]
+    return [run for e in runs.active_experiments() for run in runs.tagged(e, names.FINGERPRINT, status="RUNNING")]
 
 
-def children(client: "MlflowClient", parent_run_id: str) -> list["Run"]:
+def children(runs: Runs, parent: Run) -> list[Run]:
     """All runs of the trials of a sweep, in order of their start."""
-    experiment_id = client.get_run(parent_run_id).info.experiment_id
-    return _search(client, experiment_id, f"tags.`{names.PARENT}` = '{parent_run_id}'")
+    return runs.tagged(parent.experiment_id, names.PARENT, parent.run_id)
 
 
-def trials(client: "MlflowClient", parent_run_id: str, metric: str = "") -> list[TrialRecord]:
+def trials(runs: Runs, parent_run_id: str, metric: str = "") -> list[TrialRecord]:
     """The trials of a sweep, each once, best first."""
-    metric = metric or client.get_run(parent_run_id).data.tags.get(names.METRIC, "val/iou")
+    parent = runs.run(parent_run_id)
+    metric = metric or parent.tags.get(names.METRIC, "val/iou")
     first: dict[str, TrialRecord] = {}
-    for run in children(client, parent_run_id):
+    for run in children(runs, parent):
         record = _trial(run)
         first.setdefault(record.trial_key, record)
     sign = 1 if is_minimised(metric) else -1
     return sorted(first.values(), key=lambda t: sign * t.metrics.get(metric, sign * math.inf))
 
 
-def trial(client: "MlflowClient", run_id: str, *, where: str) -> tuple[TrialRecord, SweepRecord]:
+def trial(runs: Runs, run_id: str, *, where: str) -> tuple[TrialRecord, SweepRecord]:
     """The record of a trial's run, and of its parent."""
-    run = client.get_run(run_id)
-    parent = run.data.tags.get(names.PARENT)
+    run = runs.run(run_id)
+    parent = run.tags.get(names.PARENT)
     if not parent:
         raise BackendError(
             f"MLflow run {run_id} at {where} is no trial of a sweep. Name a trial's run, or NAME@champion."
         )
-    return _trial(run), sweep(client, client.get_run(parent))
+    return _trial(run), sweep(runs, runs.run(parent))
 
 
-def fetch(client: "MlflowClient", run_id: str, artifact_path: str, folder: Path) -> Path | None:
-    """Copy a file or folder of a run; None where there is none."""
-    parent = str(PurePosixPath(artifact_path).parent)
-    found = client.list_artifacts(run_id, None if parent == "." else parent)
-    if artifact_path not in {item.path for item in found}:
-        return None
-    folder.mkdir(parents=True, exist_ok=True)
-    return Path(client.download_artifacts(run_id, artifact_path, str(folder)))
-
-
-def load_json(client: "MlflowClient", run_id: str, artifact_path: str) -> dict[str, object]:
+def load_json(runs: Runs, run_id: str, artifact_path: str) -> JsonDict:
     """A JSON file of a run; empty where there is none."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = fetch(client, run_id, artifact_path, Path(folder))
-        return dict(json.loads(file.read_text("utf-8"))) if file else {}
+    return next((dict(json.loads(text)) for text in texts_of(runs, run_id, artifact_path).values()), {})
 
 
 def dataset_input(name: str, dataset: Manifest) -> "DatasetInput":
@@ -135,70 +116,57 @@ def dataset_input(name: str, dataset: Manifest) -> "DatasetInput":
     return DatasetInput(entity, [InputTag("mlflow.data.context", "training")])
 
 
-def _search(client: "MlflowClient", experiment_id: str, condition: str) -> list["Run"]:
-    runs: list[Run] = []
-    token: str | None = None
-    while True:
-        page = client.search_runs([experiment_id], condition, 1, _PAGE, ["attributes.start_time ASC"], token)
-        runs += page
-        token = page.token
-        if not token:
-            return runs
+def _sweep_runs(runs: Runs, name: str, fingerprint: str = "") -> list[Run]:
+    experiment = runs.experiment(name)
+    return runs.tagged(experiment, names.FINGERPRINT, fingerprint) if experiment else []
 
 
-def _sweep_runs(client: "MlflowClient", name: str) -> list["Run"]:
-    experiment = client.get_experiment_by_name(name)
-    return _search(client, experiment.experiment_id, f"tags.`{names.FINGERPRINT}` LIKE '%'") if experiment else []
-
-
-def _params(run: "Run") -> JsonDict:
+def _params(run: Run) -> JsonDict:
     """Under the names of today; where a run was resumed under new ones, those it has from then."""
-    params = {name_of(key): param_value(text) for key, text in run.data.params.items()}
+    params = {name_of(key): param_value(text) for key, text in run.params.items()}
     old = {key: value for key, value in params.items() if renamed_keys.current_key(key, [value]) != key}
     new = {key: value for key, value in params.items() if key not in old}
     return renamed_keys.current_values(old) | renamed_keys.current_values(new)
 
 
-def _trial(run: "Run") -> TrialRecord:
-    marks, measured = run.data.tags, _finite(run.data.metrics.items())
+def _trial(run: Run) -> TrialRecord:
+    marks, measured = run.tags, _finite(run.metrics.items())
     best = {name.removeprefix(names.BEST): v for name, v in measured.items() if name.startswith(names.BEST)}
     last = {name: v for name, v in measured.items() if not name.startswith(names.BEST)}
     best_epoch = int(best.pop("epoch", 0))
     return TrialRecord(
-        run_id=run.info.run_id,
-        trial_key=marks.get(names.TRIAL, run.info.run_id),
+        run_id=run.run_id,
+        trial_key=marks.get(names.TRIAL, run.run_id),
         number=int(marks.get(names.NUMBER, 0)),
         is_baseline=marks.get(names.BASELINE, "").lower() == "true",
-        status=run.info.status,
+        status=run.status,
         reason=marks.get(names.END, ""),
         params=_params(run),
         metrics=last | best,
         epochs=int(last.get("epoch", 0)),
         best_epoch=best_epoch,
         seconds=last.get(names.TOTAL_SECONDS) or _seconds(run),
-        started=run.info.start_time,
+        started=run.start_time,
         broken=json.loads(marks.get(names.BROKEN, "{}")),
         repeats=marks.get(names.REPEATS, ""),
         micro_batch=int(marks.get(names.MICRO_BATCH, "0")),
     )
 
 
-def _dataset(run: "Run") -> DatasetInfo | None:
-    for item in run.inputs.dataset_inputs if run.inputs else ():
-        return DatasetInfo(item.dataset.name, item.dataset.digest, json.loads(item.dataset.profile or "{}"))
-    return None
+def _dataset(run: Run) -> DatasetInfo | None:
+    return next((DatasetInfo(one.name, one.digest, json.loads(one.profile)) for one in run.datasets), None)
 
 
 def _finite(metrics: Iterable[tuple[str, float]]) -> dict[str, float]:
     return {name_of(key): value for key, value in metrics if abs(value) < _OVERFLOW}  # NaN compares false too
 
 
-def _seconds(run: "Run") -> float:
-    running = run.info.status == "RUNNING" or not run.info.end_time
-    end = time.time() * 1000 if running else run.info.end_time
-    return float(max(end - run.info.start_time, 0) / 1000)
+def _seconds(run: Run) -> float:
+    running = run.status == "RUNNING" or not run.end_time
+    end = time.time() * 1000 if running else run.end_time
+    return float(max(end - run.start_time, 0) / 1000)
 
 
-def _known_sweeps(client: "MlflowClient", name: str) -> str:
-    known = [e.name for e in client.search_experiments() if e.name != "Default"]
+def _known_sweeps(runs: Runs, name: str) -> str:
+    known = [one for one in runs.experiment_names() if one != "Default"]
     return did_you_mean(name, known) if known else "None was run there yet: segdist run SWEEP.yaml"

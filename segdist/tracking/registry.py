@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from segdist.core.errors import BackendError, did_you_mean
 from segdist.engine.parts import MODEL
 from segdist.tracking import models, names
-from segdist.tracking.reading import fetch
+from segdist.tracking.runs import ClientRuns
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -48,7 +48,7 @@ def model_files(client: "MlflowClient", model: str, folder: Path, *, where: str)
     version = find_version(client, model, where=where)
     if version.source and version.source.startswith(models.source("m-")):
         return models.download(client, where, version.source.removeprefix(models.source("")), folder)
-    files = fetch(client, str(version.run_id), version.tags.get(_FILES, ""), folder)
+    files = ClientRuns(client).fetch(str(version.run_id), version.tags.get(_FILES, ""), folder)
     if files is None:
         raise BackendError(f"The files of model {model} are gone from MLflow run {version.run_id} at {where}.")
     return files

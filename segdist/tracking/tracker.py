@@ -179,8 +179,7 @@ class Tracker:
             parent_run_id: of the sweep.
             winner: the run of its best trial; "" for none.
         """
-        with self._connection.client() as client:
-            experiment = str(client.get_run(parent_run_id).info.experiment_id)
+        experiment = self._connection.read(lambda runs: runs.run(parent_run_id).experiment_id)
         return views.links(self.page, experiment, parent_run_id, winner)
 
     def close_abandoned(self) -> list[str]:
@@ -189,9 +188,8 @@ class Tracker:
         Returns:
             Ids of the sweeps' runs.
         """
-        with self._connection.client() as client:
-            running = reading.running_sweeps(client)
-        gone = [run.info.run_id for run in running if drivers.is_gone(run.data.tags.get(names.DRIVER, ""))]
+        running = self._connection.read(reading.running_sweeps)
+        gone = [run.run_id for run in running if drivers.is_gone(run.tags.get(names.DRIVER, ""))]
         for run_id in gone:
             self.close_orphans(run_id)
             self.end(run_id, "KILLED", reason="its driver was killed; the same command goes on with it")
@@ -208,21 +206,21 @@ class Tracker:
             Ids of the runs that were closed or deleted.
         """
         closed, seen = [], set()
+        found = self._connection.read(lambda runs: reading.children(runs, runs.run(parent_run_id)))
         with self._connection.client() as client:
             # Of two runs of a trial, begun in the same moment because an answer was lost, one was told everything.
-            runs = reading.children(client, parent_run_id)
-            for run in sorted(runs, key=lambda run: (run.info.start_time, -len(run.data.metrics))):
-                trial_key = run.data.tags.get(names.TRIAL, "")
+            for run in sorted(found, key=lambda run: (run.start_time, -len(run.metrics))):
+                trial_key = run.tags.get(names.TRIAL, "")
                 if trial_key in seen:
-                    models.delete(client, run.info.run_id)
-                    client.delete_run(run.info.run_id)
-                elif run.info.status == "RUNNING" and trial_key not in keep:
-                    client.set_terminated(run.info.run_id, "KILLED")
+                    models.delete(client, run.run_id)
+                    client.delete_run(run.run_id)
+                elif run.status == "RUNNING" and trial_key not in keep:
+                    client.set_terminated(run.run_id, "KILLED")
                 else:
                     seen.add(trial_key)
                     continue
                 seen.add(trial_key)
-                closed.append(run.info.run_id)
+                closed.append(run.run_id)
         return closed
 
     # Writing trials
@@ -453,13 +451,11 @@ class Tracker:
 
     def find_files(self, run_id: str, artifact_path: str, folder: Path) -> Path | None:
         """The same; None where the run has none."""
-        with self._connection.client() as client:
-            return reading.fetch(client, run_id, artifact_path, folder)
+        return self._connection.read(lambda runs: runs.fetch(run_id, artifact_path, folder))
 
     def read_json(self, run_id: str, artifact_path: str) -> JsonDict:
         """A JSON file of a run; empty where the run has none."""
-        with self._connection.client() as client:
-            return reading.load_json(client, run_id, artifact_path)
+        return self._connection.read(lambda runs: reading.load_json(runs, run_id, artifact_path))
 
     # Reading
 
@@ -469,18 +465,17 @@ class Tracker:
         Raises:
             BackendError: there is no sweep of this name.
         """
-        with self._connection.client() as client:
-            return reading.latest_sweep(client, name, where=self.uri, other_than=other_than)
+        return self._connection.read(
+            lambda runs: reading.latest_sweep(runs, name, where=self.uri, other_than=other_than)
+        )
 
     def find_sweep(self, name: str, fingerprint: str) -> SweepRecord | None:
         """The sweep of a fingerprint, if it was started before."""
-        with self._connection.client() as client:
-            return reading.find_sweep(client, name, fingerprint)
+        return self._connection.read(lambda runs: reading.find_sweep(runs, name, fingerprint))
 
     def sweep(self, run_id: str) -> SweepRecord:
         """The sweep of a parent run."""
-        with self._connection.client() as client:
-            return reading.sweep(client, client.get_run(run_id))
+        return self._connection.read(lambda runs: reading.sweep(runs, runs.run(run_id)))
 
     def trials(self, parent_run_id: str, metric: str = "") -> list[TrialRecord]:
         """The trials of a sweep, each once, best first; those without a score come last, in order of their start.
@@ -489,8 +484,7 @@ class Tracker:
             parent_run_id: of the sweep.
             metric: what to sort by; "" takes the sweep's search metric.
         """
-        with self._connection.client() as client:
-            return reading.trials(client, parent_run_id, metric)
+        return self._connection.read(lambda runs: reading.trials(runs, parent_run_id, metric))
 
     def trial(self, run_id: str) -> tuple[TrialRecord, SweepRecord]:
         """One trial, and the sweep it belongs to.
@@ -498,13 +492,11 @@ class Tracker:
         Raises:
             BackendError: there is no such run, or it is no trial of a sweep.
         """
-        with self._connection.client() as client:
-            return reading.trial(client, run_id, where=self.uri)
+        return self._connection.read(lambda runs: reading.trial(runs, run_id, where=self.uri))
 
     def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
         """(step, value) in order; of a step that was repeated after a crash, the last value."""
-        with self._connection.client() as client:
-            points = client.get_metric_history(run_id, key(metric))
+        points = self._connection.read(lambda runs: runs.history(run_id, key(metric)))
         return sorted({p.step: p.value for p in sorted(points, key=lambda p: p.timestamp)}.items())
 
     def run_of(self, model: str) -> str:
@@ -523,8 +515,7 @@ class Tracker:
 
     def parent_of(self, run_id: str) -> str:
         """The run of the sweep that a trial belongs to."""
-        with self._connection.client() as client:
-            return str(client.get_run(run_id).data.tags.get(names.PARENT, run_id))
+        return self._connection.read(lambda runs: runs.run(run_id).tags.get(names.PARENT, run_id))
 
     # The registry
 
@@ -535,8 +526,7 @@ class Tracker:
             BackendError: there is no such model.
         """
         run_id = self.run_of(model)
-        with self._connection.client() as client:
-            return str(client.get_run(run_id).data.tags.get(names.KEPT, ""))
+        return self._connection.read(lambda runs: runs.run(run_id).tags.get(names.KEPT, ""))
 
     def register_champion(self, name: str, run_id: str) -> int:
         """Make the model of a run a version of a registered model, with alias `champion`; the same stays one version.
