@@ -60,7 +60,7 @@ def server(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # Starlette says that MLflow uses it in an old way
         import_module("mlflow.server.fastapi_app")  # imported by the first request otherwise
-    monkeypatch.setenv(server.BACKEND_STORE_URI_ENV_VAR, tracker.uri)
+    monkeypatch.setenv("_MLFLOW_SERVER_FILE_STORE", tracker.uri)  # as `mlflow server` tells its workers
     monkeypatch.setattr(handlers, "_tracking_store", None)
     served = make_server("127.0.0.1", 0, server.app, threaded=True)
     thread = threading.Thread(target=served.serve_forever)
