@@ -6,7 +6,6 @@ dashboards up` has watched a sweep.
 """
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,6 +22,7 @@ from urllib.request import urlopen
 
 from PIL import Image
 
+from benchmarks._browser import opened
 from segdist.commands.compare import board_of, pages_of, tracker_of
 from segdist.commands.dashboards import render_dashboards
 from segdist.commands.side_by_side import write_pages
@@ -38,17 +38,23 @@ class Camera:
 
     Attributes:
         window_wh: pixels of the window.
-        milliseconds: of the page's own time until it is drawn.
+        is_drawn: what is true in the page once everything that is in sight is there.
         cut: pixels at the right that are left out: MLflow opens a panel there that has nothing to do with a sweep.
     """
 
     window_wh: tuple[int, int]
-    milliseconds: int
+    is_drawn: str
     cut: int = 0
 
 
-PAGE, MLFLOW = Camera((1440, 900), 20_000), Camera((2020, 1000), 120_000, cut=514)
-DASHBOARDS = Camera((1440, 1262), 20_000)
+_IN_SIGHT = """(() => {
+  const all = [...document.images].filter((image) => image.src.includes("get-artifact"));
+  return all.length >= 4 && all.every((image) => image.complete && image.naturalWidth);
+})()"""
+PAGE, MLFLOW = Camera((1440, 900), "document.body?.dataset.drawn"), Camera((2020, 1000), _IN_SIGHT, cut=514)
+_PATIENCE, _SETTLES = 600, 5
+"""Seconds: for a page, and after that for what moves on it."""
+DASHBOARDS = Camera((1440, 1262), 'document.readyState === "complete"')
 
 
 def main(place: str, sweep: str = "quickstart", hours: str = "0.2") -> None:
@@ -94,15 +100,10 @@ def _mlflow(store: str) -> Iterator[str]:
 
 
 def _take(address: str, name: str, camera: Camera, scratch: Path) -> None:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        sys.exit("There is no chromium on this machine: apt-get install chromium")
-    shot = scratch / f"{name}.png"
-    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"]
-    command += [f"--user-data-dir={scratch / 'profile'}", f"--window-size={camera.window_wh[0]},{camera.window_wh[1]}"]
-    command += [f"--virtual-time-budget={camera.milliseconds}", f"--screenshot={shot}", address]
-    subprocess.run(command, check=True, timeout=600, capture_output=True)
-    picture = Image.open(BytesIO(shot.read_bytes())).convert("RGB")
+    with opened(address, scratch / "profile", window_wh=camera.window_wh) as page:
+        page.wait_for(camera.is_drawn, seconds=_PATIENCE)
+        time.sleep(_SETTLES)
+        picture = Image.open(BytesIO(page.picture())).convert("RGB")
     picture = picture.crop((0, 0, picture.width - camera.cut, picture.height))
     picture = picture.resize((WIDTH, round(WIDTH * picture.height / picture.width)), Image.Resampling.LANCZOS)
     file = DOCS / f"{name}.webp"

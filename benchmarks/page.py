@@ -5,20 +5,17 @@ with moved, thinned, lost and invented parts. From there on everything is the co
 """
 
 import json
-import os
-import shutil
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, Any
 from unittest.mock import patch
 
 import cv2
 import numpy as np
 
+from benchmarks._browser import opened
 from segdist.commands.compare import board_of
 from segdist.commands.side_by_side import write_images
 from segdist.core import masks
@@ -50,13 +47,9 @@ def main() -> None:
         print(f"| written in | {seconds:.1f} s | | |")
         _print("index.html and scores.js", written.page_bytes / 1e6, "MB", HEAVIEST / 1e6)
         print(f"| all files | {written.total_bytes / 1e6:.2f} MB | | |")
-        chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-        if chromium is None:
-            print("| opened | no chromium on this machine | | |")
-            return
-        opened = [_opened(chromium, written.uri, Path(folder) / "profile") for _ in range(RUNS)]
+        times = [_opened(written.uri, Path(folder) / "profile") for _ in range(RUNS)]
         for what, values in zip(
-            ("can be used after", "first images drawn after"), zip(*opened, strict=True), strict=True
+            ("can be used after", "first images drawn after"), zip(*times, strict=True), strict=True
         ):
             _print(what, sorted(values)[RUNS // 2], "s", OPENS)
 
@@ -153,49 +146,13 @@ def _predictions(rows: Sequence[LabelledImage], trials: int) -> list[list[Predic
     return found
 
 
-def _opened(chromium: str, uri: str, profile: Path) -> tuple[float, float]:
+def _opened(uri: str, profile: Path) -> tuple[float, float]:
     """Seconds from asking for the page until its controls work, and until the images in view are drawn."""
-    (to_browser, asks), (answers, from_browser) = os.pipe(), os.pipe()
-    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-pipe"]
-    command += [f"--user-data-dir={profile}", "--window-size=1600,1000", f"file://{uri}"]
-    # Chromium reads commands from descriptor 3 and answers on 4, each ended by a zero byte.
-    shell = ["sh", "-c", f'exec "$@" 3<&{to_browser} 4>&{from_browser}', "sh", *command]
-    with (
-        subprocess.Popen(
-            shell, pass_fds=(to_browser, from_browser), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        ) as browser,
-        os.fdopen(asks, "wb", 0) as out,
-        os.fdopen(answers, "rb") as lines,
-    ):
-        try:
-            return _told(out, lines)
-        finally:
-            browser.terminate()
-
-
-def _told(out: IO[bytes], lines: IO[bytes]) -> tuple[float, float]:
-    """What the page says of itself, as soon as it does."""
-
-    def ask(method: str, session: str = "", **params: object) -> Any:
-        where = {"sessionId": session} if session else {}
-        out.write(json.dumps({"id": 1, "method": method, "params": params, **where}).encode() + b"\0")
-        while True:
-            text = b"".join(iter(lambda: lines.read(1), b"\0"))
-            if (found := json.loads(text)).get("id") == 1:
-                return found["result"]
-
-    for _ in range(600):
-        pages = [t for t in ask("Target.getTargets")["targetInfos"] if t["url"].startswith("file://")]
-        if pages:
-            break
-        time.sleep(0.1)
-    session = ask("Target.attachToTarget", targetId=pages[0]["targetId"], flatten=True)["sessionId"]
-    for _ in range(600):
-        said = ask("Runtime.evaluate", session, expression="JSON.stringify(document.body.dataset)")["result"]["value"]
-        if "drawn" in (found := json.loads(said)):
-            return int(found["ready"]) / 1000, int(found["drawn"]) / 1000
-        time.sleep(0.1)
-    raise TimeoutError("the page was not drawn in a minute")
+    with opened(f"file://{uri}", profile, window_wh=(1600, 1000)) as page:
+        found = json.loads(
+            page.wait_for("document.body?.dataset.drawn && JSON.stringify(document.body.dataset)", seconds=60)
+        )
+        return int(found["ready"]) / 1000, int(found["drawn"]) / 1000
 
 
 def _print(what: str, value: float, unit: str, target: float) -> None:

@@ -12,6 +12,7 @@ import unicodedata
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import typer
@@ -88,9 +89,9 @@ def guard_warnings() -> None:
 class Table(RichTable):
     """A table whose headers and cells are shown safely."""
 
-    def __init__(self, *headers: str, **options: Any) -> None:
-        self._hide = redactor()  # of a thousand rows no cell looks through the environment for itself
-        super().__init__(*headers, **options)
+    @cached_property
+    def _hide(self) -> Callable[[str], str]:
+        return redactor()  # of a thousand rows no cell looks through the environment for itself
 
     def add_column(self, header: RenderableType = "", *args: Any, **options: Any) -> None:
         """Add a column."""

@@ -1,7 +1,9 @@
 """Runs of an MLflow server, taken from its answers as they are: MLflow's client makes an object of every value."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
+from segdist.core.json_values import JsonObject
 from segdist.tracking.runs import PAGE, ClientRuns, DatasetInput, Run, condition_of
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ class RestRuns(ClientRuns):
                 return found
             asked["page_token"] = page["next_page_token"]
 
-    def _post(self, asked: dict[str, object]) -> dict[str, Any]:
+    def _post(self, asked: Mapping[str, object]) -> JsonObject:
         """An answer as JSON; credentials, patience and refusals are those of MLflow's client."""
         from mlflow.utils.credentials import get_default_host_creds
         from mlflow.utils.rest_utils import http_request, verify_rest_response
@@ -48,7 +50,7 @@ class RestRuns(ClientRuns):
         return dict(verify_rest_response(answer, _SEARCH).json())
 
 
-def _run(content: dict[str, Any]) -> Run:
+def _run(content: JsonObject) -> Run:
     info, data = content["info"], content.get("data", {})
     return Run(
         run_id=info["run_id"],
