@@ -58,7 +58,7 @@ MOST_UNSEEN = {
     "labelling": 12,
     "metrics": 10,
     "models": 7,
-    "nets": 10,  # what timm makes
+    "nets": 11,  # what timm makes, what networks take and give
     "pages": 40,  # the rows of a plan, JSON of our own
     "pipeline": 30,
     "reading": 41,

@@ -8,12 +8,22 @@ from collections.abc import Callable, Collection
 from torch import Tensor, nn
 
 from segdist.adapters import conv_lora, freezing, lowrank
-from segdist.adapters.lowrank import ADAPTER, merge
+from segdist.adapters.lowrank import ADAPTER, lora_scalings, merge
 from segdist.core.errors import SpecError
 from segdist.core.plugins import Family
 from segdist.core.spec import AdapterKind, AdapterSpec
 
-__all__ = ["ADAPTER", "apply", "balance_loss", "bytes_of", "merge", "parameters", "trained_names", "trained_parameters"]
+__all__ = [
+    "ADAPTER",
+    "apply",
+    "balance_loss",
+    "bytes_of",
+    "lora_scalings",
+    "merge",
+    "parameters",
+    "trained_names",
+    "trained_parameters",
+]
 
 _Apply = Callable[[nn.Module, Family, AdapterSpec], None]
 _APPLY: dict[AdapterKind, _Apply] = {

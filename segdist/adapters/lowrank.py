@@ -87,6 +87,14 @@ def merge(network: nn.Module) -> None:
             _replace(network, name, quantised.restored(module))
 
 
+def lora_scalings(network: nn.Module) -> dict[str, float]:
+    """By what the product of two low-rank matrices is multiplied, by the name of the second."""
+    second = f".lora_B.{ADAPTER}.weight"
+    names = [name for name, _ in network.named_parameters() if name.endswith(second)]
+    layers = {name: vars(network.get_submodule(name.removesuffix(second))) for name in names}
+    return {name: float(layer["scaling"][ADAPTER]) for name, layer in layers.items()}
+
+
 def _train_heads(network: nn.Module, heads: set[str]) -> None:
     for name, parameter in network.named_parameters():
         if name in heads:

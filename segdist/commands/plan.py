@@ -1,15 +1,19 @@
 """What a sweep would do, in a screen of text; looks at the sources, starts nothing."""
 
 from collections.abc import Iterator
+from itertools import product
 
 from segdist.core.errors import DataError, StorageError
 from segdist.core.plugins import declaration
 from segdist.core.spec import Range, SearchSpec, SweepSpec
 from segdist.core.text import counted
 from segdist.reading.sources import open_sources
+from segdist.sweepfile.alike import may_differ, why_alone
 from segdist.sweepfile.loading import candidates, epochs_of, trials_of
 from segdist.tracking import Tracker
 
+_DECIDING = ("model.family", "train.adapter.kind", "train.adapter.dropout")
+"""Searched keys on which it depends whether trials can share a process."""
 _DRAWN = "synthetic"
 """The format whose images are no photographs."""
 
@@ -26,6 +30,7 @@ def describe(spec: SweepSpec) -> str:
         f"  search    {_search(spec)}",
         *(f"    {key:<28} {_range(range_)}" for key, range_ in spec.space.items()),
         f"  resources {_resources(spec)}",
+        *_packs(spec),
         f"  scored    {', beside '.join(filter(None, (spec.search.metric, beside)))}, prompts: {spec.evaluate.prompts}",
         *(f"    at most {bound:g} {name}" for name, bound in spec.search.constraints.items()),
         *(f"    budget of {most:g} {kind.replace('_', ' ')}" for kind, most in _budget(spec).items()),
@@ -96,6 +101,20 @@ def _range(range_: Range) -> str:
     values = ", ".join(map(str, range_.choices)) if range_.choices else f"{range_.low} .. {range_.high}"
     when = f"  where {', '.join(f'{k}={v}' for k, v in range_.when.items())}" if range_.when else ""
     return f"{values}{' (log)' if range_.log else ''}{when}"
+
+
+def _packs(spec: SweepSpec) -> Iterator[str]:
+    """Which trials share a process, and why others cannot."""
+    if spec.search.pack == 1:
+        return
+    keys = ", ".join(key for key in spec.space if may_differ(key)) or "none"
+    yield f"  packs     up to {counted(spec.search.pack, 'trial')} in a process, which differ at most in {keys}"
+    choices = {key: spec.space[key].choices for key in _DECIDING if key in spec.space and spec.space[key].choices}
+    for values in product(*choices.values()):
+        chosen = dict(zip(choices, values, strict=True))
+        if why := why_alone(spec.run.override(chosen)):
+            where = ", ".join(f"{key}={value}" for key, value in chosen.items())
+            yield f"    alone: {f'{where}: ' if where else ''}{why}"
 
 
 def _resources(spec: SweepSpec) -> str:

@@ -106,6 +106,8 @@ class Family(Generic[ModelOptionsT_co]):
         published: weights that somebody published and that fit: for `segdist weights`, and to be named in a sweep file.
         on_photographs: what is to be said, with these options, to who has it label photographs; "" for nothing.
         recipe: values of dotted keys of a run (`train.lr`) that a sweep file need not name when it names this family.
+        packs: whether several trainings can share what they have frozen (`search.pack`): its network asks for what it
+            computes from tensors alone by `Segmenter.computed`, and looks at no values there.
         extra: the extra of the package that installs what it needs; "" for nothing beside the core.
         licence: of the code and of the published weights.
     """
@@ -131,6 +133,7 @@ class Family(Generic[ModelOptionsT_co]):
     published: tuple[PublishedWeights, ...] = ()
     on_photographs: Callable[[ModelOptionsT_co], str] = field(default=lambda _: "")
     recipe: Mapping[str, object] = field(default_factory=dict)
+    packs: bool = False
     extra: str = ""
     licence: str = "Apache-2.0"
 

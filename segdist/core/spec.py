@@ -1011,8 +1011,12 @@ class SearchSpec(Strict):
     """Best trials whose checkpoints stay in the storage when the sweep is done. The models of all are in MLflow; a
     checkpoint is needed to bring one to another MLflow server later."""
     concurrency: Count | Literal["auto"] = "auto"
-    """Trials at once, as far as they fit; auto takes as many as the resources hold. A number asks a cluster that can
-    grow for the machines of so many."""
+    """Trials at once, as far as they fit; auto takes as many as the resources hold, with `pack` times as many. A number
+    asks a cluster that can grow for the machines of so many."""
+    pack: int = Field(default=1, gt=0, le=64)
+    """Trials that one process trains at once, where they train small weights beside the same frozen ones: what these
+    compute of the same images is computed once for all. Each trial has the results that it has alone. `segdist check`
+    says which trials cannot, and why; these have a process of their own."""
     seed: Seed = 0
     """Seed of the sampler."""
 

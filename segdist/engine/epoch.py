@@ -119,7 +119,7 @@ def _add_gradients(
             with state.pace.part("forward"):
                 found = _losses(state, parallel, batch, share)
             with state.pace.part("backward"):
-                torch.autograd.backward(state.scaler.scale(found["loss"]))
+                state.network.backward(state.scaler.scale(found["loss"]))
         for name, value in found.items():
             terms[name] = value.detach().float() + terms.get(name, 0.0)
     return terms

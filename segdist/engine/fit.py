@@ -19,6 +19,7 @@ from segdist.engine.data import loader
 from segdist.engine.epoch import LossNotFiniteError, Metrics, train_epoch
 from segdist.engine.objective import objective_of
 from segdist.engine.pace import Pace, Work
+from segdist.engine.packs import PackMember
 from segdist.engine.parts import MODEL, PICTURES, TRAINING
 from segdist.engine.precision import autocast, set_matrix_products
 from segdist.engine.predict import score
@@ -46,6 +47,7 @@ def fit(
     kept: str = "",
     halvings: int = 0,
     on_work: Callable[[Work], object] | None = None,
+    member: PackMember | None = None,
 ) -> nn.Module:
     """Train a model on `train`, score it on `val` after every epoch, and report.
 
@@ -61,6 +63,7 @@ def fit(
         kept: folder or prefix for the models of `train.keep_every`; "" keeps none.
         halvings: times that the learning rate is halved, where the checkpoint's is not halved as often already.
         on_work: called about once a second while this worker trains, with what it did since.
+        member: this training's place among those of a pack, with which it computes; only without other workers.
 
     A step whose gradient is not finite is skipped and counted; an epoch of nothing but such steps ends the fit with
     `diverged` 1 and the worst values, as `val/iou` 0, so that a search learns to keep away.
@@ -96,6 +99,8 @@ def fit(
     )
     if resume:
         state.resume(resume)
+    if member:
+        member.train(network)
     for number, epochs in state.remaining():
         state.enter(number)
         network.prepare_collating()

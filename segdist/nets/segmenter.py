@@ -3,7 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from segdist.core.plugins import Batch, Example, ImageHWC, ModelOptions, Objective
@@ -25,6 +27,20 @@ class Divisor:
         return max(self.amount, self.least)
 
 
+Tree = Any
+"""Tensors in lists, tuples, named tuples and dictionaries, however deep."""
+
+
+class Together(Protocol):
+    """What trains several networks at once."""
+
+    def computed(self, network: "Segmenter", method: str, *arguments: object) -> Tree:
+        """See `Segmenter.computed`."""
+
+    def backward(self, loss: Tensor) -> None:
+        """See `Segmenter.backward`."""
+
+
 class Segmenter(nn.Module, ABC):
     """The torch side of a family, which `build(options, classes)` in its `network.py` makes.
 
@@ -44,6 +60,25 @@ class Segmenter(nn.Module, ABC):
     def __init__(self, options: ModelOptions, classes: tuple[str, ...]) -> None:
         super().__init__()
         self.options, self.classes, self.objective = options, classes, Objective()
+        self.together: Together | None = None
+
+    def computed(self, method: str, *arguments: object) -> Tree:
+        """What a method gives that computes from weights and tensors alone; trainings of one pack compute it at once.
+
+        Args:
+            method: takes and gives tensors, in lists, tuples, named tuples and dictionaries.
+            arguments: of it.
+        """
+        if self.together is None:
+            return getattr(self, method)(*arguments)
+        return self.together.computed(self, method, *arguments)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add up the gradients of a loss."""
+        if self.together is None:
+            torch.autograd.backward(loss)
+        else:
+            self.together.backward(loss)
 
     @abstractmethod
     def collate(self, examples: Sequence[Example]) -> Batch:
@@ -115,7 +150,7 @@ class Traceable(Segmenter):
     def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:  # noqa: ARG002 - understands none
         """The three steps; prompts tell it nothing."""
         device = next(self.parameters()).device
-        return self.found(self.outputs(self.pixels(images).to(device)), images) if images else []
+        return self.found(self.computed("outputs", self.pixels(images).to(device)), images) if images else []
 
     def pixels(self, images: Sequence[ImageHWC]) -> Tensor:
         """(B, 3, S, S) scaled, normalised and padded as the network sees them, on the CPU."""

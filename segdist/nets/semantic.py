@@ -59,7 +59,7 @@ class SemanticSegmenter(Traceable):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss terms of a batch: those that have a weight, and those that cost next to nothing."""
-        terms = self._terms(self._enlarged_logits(batch["images"]), batch)
+        terms = self._terms(self.computed("_enlarged_logits", batch["images"]), batch)
         return {name: term() for name, term in terms.items() if name in _ALWAYS or self.objective.wants(name)}
 
     def divisors(self, batch: Batch) -> dict[str, Divisor]:

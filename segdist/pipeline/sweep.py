@@ -26,9 +26,10 @@ from segdist.pipeline.planned import planned, resident_bytes
 from segdist.pipeline.recording import Recording
 from segdist.pipeline.sweep_meters import SweepMeters
 from segdist.pipeline.trial import GROUPS, Job, train_trial
-from segdist.searching import Ledger, Search
+from segdist.searching import Ledger, Search, Trial
 from segdist.searching.budget import Budget, Meter
 from segdist.searching.lease import Lease, leased
+from segdist.sweepfile.alike import likeness
 from segdist.sweepfile.loading import epochs_of
 from segdist.tracking import Tracker
 from segdist.tracking.mirrors import Mirrors
@@ -220,6 +221,7 @@ def _run(
     """
     from ray import tune
 
+    from segdist.pipeline.packs import Packs
     from segdist.pipeline.progress import Progress
     from segdist.pipeline.tune_memory import ended_trials_forgotten
     from segdist.pipeline.tune_trials import Ends, Problem, Suggestions, Verdicts, broken_down_alone
@@ -240,8 +242,12 @@ def _run(
             say(f"search    {cards} joined: what runs now comes to its end, then trials train on them")
         return _concurrency(spec, ray, memory)
 
-    suggestions = Suggestions(search, room, problem)
-    ends = Ends(search, recording, progress, problem, suggestions, max_failures=spec.resources.max_failures)
+    asked = spec.resources
+    packs = Packs(ray, size=spec.search.pack, cpus=asked.cpus_per_worker, gpus=asked.gpus) if _packs(spec) else None
+    if packs:
+        search.share = packs.share
+    suggestions = Suggestions(search, room, problem, packs=packs, alike=lambda trial: _alike(job, trial))
+    ends = Ends(search, recording, progress, problem, suggestions, max_failures=asked.max_failures, packs=packs)
     _concurrency(spec, ray, memory)  # what can never fit is refused here
     with TemporaryDirectory(prefix="segdist-tune-") as scratch:  # Tune's own files: nobody reads them again
         tuner = tune.Tuner(
@@ -271,6 +277,21 @@ def _run(
             raise
         finally:
             progress.stop()
+            if packs:
+                packs.close()
+
+
+def _packs(spec: SweepSpec) -> bool:
+    """Whether processes of their own train the trials, several each."""
+    return spec.search.pack > 1 and spec.resources.workers == 1
+
+
+def _alike(job: Job, trial: Trial) -> str:
+    """What others must have equal to be trained with a trial."""
+    run = job.run_of(trial.settings)
+    return likeness(
+        run.with_micro_batch(trial.micro_batch) if trial.micro_batch else run, job.labels_for(trial.settings)
+    )
 
 
 def _concurrency(spec: SweepSpec, ray: ModuleType, memory: int) -> int:
@@ -285,14 +306,16 @@ def _concurrency(spec: SweepSpec, ray: ModuleType, memory: int) -> int:
     fits = slots(ray, cpus=asked.cpus_per_worker, gpus=asked.gpus, workers=asked.workers)
     if spec.search.concurrency != "auto":
         return min(fits, spec.search.concurrency)
-    need = Need(asked.cpus_per_worker, asked.gpus, memory, asked.workers)
+    need = Need(asked.cpus_per_worker, asked.gpus, memory * spec.search.pack, asked.workers)
     return min(fits, max(fitting(usable(nodes_of(ray)), need), 1))
 
 
 def _driver_resources(spec: SweepSpec) -> dict[str, float]:
-    """What Tune reserves for a trial: everything if it trains in Tune's process, next to nothing if a group does."""
+    """What Tune reserves for a trial: everything if that trains in its process, next to nothing if in others."""
     if spec.resources.workers > 1:
         return {"CPU": 0.01}
+    if _packs(spec):
+        return {"memory": 1.0}  # of a CPU it would take a part from those that train
     gpus = spec.resources.gpus
     return {"CPU": spec.resources.cpus_per_worker, **({"GPU": gpus} if gpus else {})}
 

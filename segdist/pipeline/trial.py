@@ -22,6 +22,7 @@ from segdist.sweepfile.label_policies import policy_name, run_values
 
 if TYPE_CHECKING:
     from segdist.engine.pace import Work
+    from segdist.engine.packs import PackMember
 
 DAMAGED = "damaged_checkpoints"
 """Under which an epoch's report says which checkpoints could not be read."""
@@ -37,6 +38,14 @@ GROUPS = "groups"
 
 Report = Callable[[dict[str, Any]], None]
 """Takes the metrics of an epoch."""
+
+
+@dataclass(frozen=True)
+class Seat:
+    """A trial's place in a pack: the name of the process, and of the place in it."""
+
+    host: str
+    token: str
 
 
 @dataclass(frozen=True)
@@ -86,6 +95,9 @@ def train_trial(config: dict[str, Any], job: Job) -> None:
     if config["micro_batch"]:
         run = run.with_micro_batch(config["micro_batch"])
     job = replace(job, labels_uri=job.labels_for(values))
+    if config["seat"]:
+        follow(Seat(**config["seat"]), run, job, number, known)
+        return
     if run.resources.workers > 1:
         _train_in_group(run, job, number, known)
         return
@@ -105,16 +117,21 @@ def work(run: RunSpec, job: Job, number: int, known: int, report: Report) -> Non
         report: called after every epoch; under `CHECKPOINT` is the URI of what was saved after it, and under `DAMAGED`
             what is to be known of checkpoints that could not be read.
     """
-    from segdist.engine.allocation import give_back
     from segdist.engine.workers import reserved
 
-    with (
-        reserved(cpus=run.resources.cpus_per_worker, gpus=run.resources.gpus),
-        _watched(is_watched=job.is_watched) as watched,
-        trial_told(job.sweep, run, number) as told,
-    ):
+    with reserved(cpus=run.resources.cpus_per_worker, gpus=run.resources.gpus):
+        work_beside(run, job, number, known, report)
+
+
+def work_beside(
+    run: RunSpec, job: Job, number: int, known: int, report: Report, member: "PackMember | None" = None
+) -> None:
+    """`work` in a process that has reserved what it needs, alone or as a member of a pack."""
+    from segdist.engine.allocation import give_back
+
+    with _watched(is_watched=job.is_watched) as watched, trial_told(job.sweep, run, number) as told:
         try:
-            _work(run, job, number, known, report, watched, told)
+            _work(run, job, number, known, report, watched, told, member)
         finally:
             give_back()  # the process is used again
 
@@ -140,6 +157,7 @@ def _work(
     report: Report,
     watched: Callable[[], dict[str, float]],
     on_work: Callable[["Work"], None],
+    member: "PackMember | None",
 ) -> None:
     from segdist.engine.evaluation import costs_of
     from segdist.engine.fit import MODEL, fit
@@ -160,6 +178,7 @@ def _work(
             costs.update(costs_of(folder / MODEL, val, run.evaluate))
         metrics = metrics | costs | watched()
         checkpoints.note(metrics)
+        damaged.extend(member.news() if member else ())
         saved = checkpoints.save(folder, epoch=epoch, score=metrics.get(job.metric)) if folder else ""
         report({**metrics, CHECKPOINT: saved, **({DAMAGED: "\n".join(damaged)} if damaged else {})})
         damaged.clear()
@@ -182,6 +201,7 @@ def _work(
                     report=told,
                     halvings=halvings,
                     on_work=on_work,
+                    member=member,
                 )
             except DivergedError as error:
                 halvings = error.halvings + 1
@@ -195,6 +215,24 @@ def _work(
                 damaged.append(f"goes on from its checkpoint with half the learning rate: {error}")
             else:
                 return
+
+
+def follow(seat: Seat, run: RunSpec, job: Job, number: int, known: int) -> None:
+    """Have a trial be trained in a pack, and pass its reports on to the search."""
+    import ray
+    from ray import tune
+    from ray.exceptions import RayActorError
+
+    try:
+        host = ray.get_actor(seat.host)
+    except ValueError as error:
+        raise RayActorError(error_msg="The actor died unexpectedly: the process of the trial's pack is gone") from error
+    try:
+        ray.get(host.begin.remote(seat.token, run, job, number, known))
+        while (metrics := ray.get(host.next.remote(seat.token))) is not None:
+            tune.report(metrics)
+    finally:  # also where Tune ends this thread, because the trial is stopped
+        host.leave.remote(seat.token)
 
 
 def _train_in_group(run: RunSpec, job: Job, number: int, known: int) -> None:

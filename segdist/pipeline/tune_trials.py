@@ -25,6 +25,7 @@ from segdist.core.terminal import say
 from segdist.core.text import counted
 from segdist.pipeline.checkpoints import CHECKPOINT
 from segdist.pipeline.meters import count, observe
+from segdist.pipeline.packs import Packs
 from segdist.pipeline.progress import Progress
 from segdist.pipeline.recording import Recording
 from segdist.pipeline.sweep_meters import SweepMeters
@@ -89,11 +90,23 @@ class Suggestions(_Unsaved, Searcher):
         search: says which.
         slots: how many fit.
         problem: where errors are kept.
+        packs: has a place for each trial, where several are trained in one process.
+        alike: of a trial, what others must have equal to be trained with it; "" where none can.
     """
 
-    def __init__(self, search: Search, slots: Callable[[], int], problem: Problem) -> None:
+    def __init__(
+        self,
+        search: Search,
+        slots: Callable[[], int],
+        problem: Problem,
+        *,
+        packs: Packs | None = None,
+        alike: Callable[[Trial], str] = lambda _: "",
+    ) -> None:
         super().__init__(metric="epoch", mode="max")  # Tune wants names; nobody asks for them
         self._search, self._slots, self._problem = search, slots, problem
+        self._packs, self._alike = packs, alike
+        self._without_place: Trial | None = None
         self._running: set[str] = set()
         self._handed_out: dict[int, float] = {}
         self._is_closed = False
@@ -105,15 +118,33 @@ class Suggestions(_Unsaved, Searcher):
             self._counted, self._room = time.monotonic(), self._slots()
         if self._is_closed:
             return None if self._running else Searcher.FINISHED
-        if len(self._running) >= min(self._room, self._most):
+        if len(self._running) >= min(self._at_once, self._most):
             return None
-        trial = self._problem.noted(self._search.next)
+        trial = self._without_place or self._problem.noted(self._search.next)
         if trial is None:
             return None if self._search.is_waiting else Searcher.FINISHED
+        seat = None
+        if self._packs:
+            seat = self._packs.take(trial_id, trial.number, self._alike(trial), room=self._room)
+            self._without_place = None if seat else trial
+            if not seat:
+                return None
         self._running.add(trial_id)
         self._handed_out[trial.number] = time.monotonic()
-        known = trial.from_latest().last_epoch
-        return {"number": trial.number, "values": trial.settings, "known": known, "micro_batch": trial.micro_batch}
+        return {
+            "number": trial.number,
+            "values": trial.settings,
+            "known": trial.from_latest().last_epoch,
+            "micro_batch": trial.micro_batch,
+            "seat": seat,
+        }
+
+    @property
+    def _at_once(self) -> int:
+        """Trials that run at the same time."""
+        asked = self._search.spec.search
+        room = self._room * asked.pack if self._packs else self._room
+        return room if asked.concurrency == "auto" else min(room, asked.concurrency)
 
     def taken(self, number: int) -> float:
         """A process has taken a trial; the seconds that it was waited for."""
@@ -140,6 +171,8 @@ class Suggestions(_Unsaved, Searcher):
     def on_trial_complete(self, trial_id: str, result: object = None, error: bool = False) -> None:  # noqa: FBT001, FBT002 - Tune's
         """There is room for another one."""
         self._running.discard(trial_id)
+        if self._packs:
+            self._packs.give_up(trial_id, broke=error)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the ledger has it."""
@@ -185,6 +218,7 @@ class Ends(_Unsaved, TrialProgressCallback):
         problem: where errors are kept.
         suggestions: starts fewer trials at once where memory does not hold as many.
         max_failures: times that a trial is taken up.
+        packs: in which trials are trained together.
     """
 
     def __init__(
@@ -196,7 +230,9 @@ class Ends(_Unsaved, TrialProgressCallback):
         suggestions: Suggestions,
         *,
         max_failures: int,
+        packs: Packs | None = None,
     ) -> None:
+        self._packs = packs
         self._search, self._recording, self._progress, self._problem = search, recording, progress, problem
         self._suggestions, self._max_failures = suggestions, max_failures
         self._started: set[int] = set()
@@ -240,6 +276,8 @@ class Ends(_Unsaved, TrialProgressCallback):
         self._started.discard(number)
         if self._search.ledger[number].state != "running":  # it had done its part
             self.on_trial_complete(iteration, trials, trial)
+        elif kind in _MEMORY and self._packs and self._packs.part(number):
+            self._taken_up(self._problem.noted(lambda: self._search.again(number, f"on its own: {why(text)}")), kind)
         elif kind == "killed for memory" and self._suggestions.let_less_run():
             self._taken_up(self._problem.noted(lambda: self._search.again(number, why(text))), kind)
         elif kind in _MEMORY:

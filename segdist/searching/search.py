@@ -34,6 +34,9 @@ class Search:
         retry: whether trials that failed in an earlier start are tried again: their cause may be gone.
         clock: seconds, from any moment on.
         budget: what the sweep may take; None bounds nothing.
+
+    Attributes:
+        share: the part of what a trial asks for that it holds now, by its number: several may share it.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Search:
         one = Held(cpu_seconds=asked.cpus_per_worker, gpu_seconds=asked.gpus)
         self._held_each_second, self._clock = one * asked.workers, clock
         self._counted_until: dict[int, float] = {}
+        self.share: Callable[[int], float] = lambda _: 1.0
         self.metric = spec.search.metric
         self._is_lower_better = is_minimised(self.metric)
         self._tally = Tally(self.metric)
@@ -290,7 +294,9 @@ class Search:
         since = self._counted_until.pop(number, now)
         if not is_over:
             self._counted_until[number] = now
-        return trial.model_copy(update={"spent": trial.spent + self._held_each_second * (now - since)})
+        return trial.model_copy(
+            update={"spent": trial.spent + self._held_each_second * ((now - since) * self.share(number))}
+        )
 
     @property
     def _is_spent(self) -> bool:

@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing import get_context
@@ -21,6 +21,7 @@ from segdist.core.records import Prompt
 from segdist.core.spec import AdapterSpec, PhaseSpec, RunSpec
 from segdist.engine import checkpoint
 from segdist.engine.fit import fit
+from segdist.engine.packs import Pack
 from segdist.engine.schedule import adamw
 from segdist.engine.shares import shares
 from segdist.engine.workers import Workers
@@ -138,6 +139,28 @@ class TrainingContract(FamilyTests):
         for key, value in network.state_dict().items():
             assert torch.equal(value, again.state_dict()[key]), key
 
+    def test_networks_of_a_pack_have_the_gradients_that_each_has_alone(self, variant: Variant) -> None:
+        """What a family says that declares `packs`."""
+        if not variant.declared.packs:
+            pytest.skip("does not declare `packs`")
+        seen = [example(variant.options.image_size), example(variant.options.image_size, objects=False)]
+        networks = [_apart(adapted(variant, "lora"), by=by) for by in (0.01, 0.03)]
+        expected, pack = [_gradients(variant, network, seen) for network in networks], Pack()
+
+        def compute(network: Segmenter) -> dict[str, torch.Tensor]:
+            with pack.member() as member:
+                member.train(network)
+                return _gradients(variant, network, seen)
+
+        with ThreadPoolExecutor(len(networks)) as threads:
+            found = list(threads.map(compute, networks))
+        assert not pack.refused
+        assert pack.at_once
+        for alone, together in zip(expected, found, strict=True):
+            assert alone.keys() == together.keys()
+            for name, gradient in alone.items():
+                torch.testing.assert_close(together[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
+
     @pytest.mark.filterwarnings(
         "ignore:Grad strides do not match"
     )  # of 1 x 1 convolutions: slower by a copy, not wrong
@@ -224,6 +247,23 @@ def adapted(variant: Variant, kind: str, *, seed: int = 0) -> Segmenter:
     network = variant.build(seed)
     adapters.apply(network, variant.declared, AdapterSpec.model_validate({"kind": kind, "rank": 2, "blocks": 1}))
     return network.train()
+
+
+def _apart(network: Segmenter, *, by: float) -> Segmenter:
+    """The network, somewhat trained."""
+    random = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            parameter.data += by * torch.randn(parameter.shape, generator=random)
+    return network
+
+
+def _gradients(variant: Variant, network: Segmenter, seen: Sequence[Example]) -> dict[str, torch.Tensor]:
+    """Of what is trained, after the loss of some examples."""
+    torch.manual_seed(0)
+    network.zero_grad(set_to_none=True)
+    network.backward(variant.weighted(network(network.collate(seen))))
+    return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
 
 
 def backward(variant: Variant, network: nn.Module, batch: Batch) -> torch.Tensor:

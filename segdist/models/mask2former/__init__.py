@@ -80,6 +80,7 @@ FAMILY = Family(
     check=check,
     published=(PUBLISHED.declared(licence="CC BY-NC 4.0"), *backbones.CATALOGUE),
     noise=EVERY_NOISE,
+    packs=True,
     tasks=("semantic", "instance"),
     sizes={
         "debug": "1.5 M parameters, random",

@@ -7,10 +7,10 @@ Shapes: B images, S side of the padded square, Q queries, C classes, N objects, 
 """
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
-from torch import Tensor
-from transformers.utils import ModelOutput
+from torch import Tensor, nn
 
 from segdist.core.plugins import Batch, Example, ImageHWC
 from segdist.core.records import Instance
@@ -47,11 +47,35 @@ class Mask2Former(Traceable):
         if options.backbone == SWIN:
             # Swin's last norm feeds the pooled output, which nothing reads.
             encoder.swin.layernorm.requires_grad_(requires_grad=False)
+        self._bounded = [
+            layer
+            for layer in self.model.model.pixel_level_module.decoder.encoder.layers
+            if not (layer.dropout or layer.activation_dropout)
+        ]
+        for layer in self._bounded:
+            layer.register_forward_hook(self._bound)
 
     @property
     def colours(self) -> tuple[ChannelValues, ChannelValues]:
         """Those that a backbone of timm was trained with, otherwise those of ImageNet."""
         return self._colours
+
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 - torch's
+        """Training mode, but for layers that would look at their values then, to bound them: `_bound` does it unseen.
+
+        What looks at values cannot be computed for several trainings at once.
+        """
+        super().train(mode)
+        for layer in self._bounded:
+            layer.training = False
+        return self
+
+    def _bound(self, _: nn.Module, __: object, outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """In training, values bounded as transformers does: half precision may be too small for them."""
+        if not self.training:
+            return outputs
+        most = torch.finfo(outputs[0].dtype).max - 1000
+        return outputs[0].clamp(-most, most), *outputs[1:]
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Pixels normalised by `colours` (B, 3, S, S), and for each image its objects' labels and masks (N, S, S)."""
@@ -64,11 +88,27 @@ class Mask2Former(Traceable):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The terms `class`, `mask` and `dice`, each a mean over the decoder's layers and the guess before them."""
-        output = self.model(batch["pixels_B3SS"], output_auxiliary_logits=True)
-        targets = Targets.of(batch)
-        layers = [_layer(auxiliary) for auxiliary in output.auxiliary_logits]
+        features = self.computed("features", batch["pixels_B3SS"])
+        layers = [Layer(*logits) for logits in self.computed("layers", features)]
         with torch.autocast(batch["pixels_B3SS"].device.type, enabled=False):  # sums over thousands of points
-            return self.criterion([*layers, _layer(output)], targets)
+            return self.criterion(layers, Targets.of(batch))
+
+    def features(self, pixels_B3SS: Tensor) -> tuple[Tensor, ...]:
+        """What the encoder makes of images, the finest first."""
+        return tuple(self.model.model.pixel_level_module.encoder(pixels_B3SS).feature_maps)
+
+    def layers(self, features: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Logits of classes and masks after each layer of the decoder, the guess before them first; in float32."""
+        inner = self.model.model
+        pixels = inner.pixel_level_module.decoder(features)
+        decoded = inner.transformer_module(
+            multi_scale_features=pixels.multi_scale_features,
+            mask_features=pixels.mask_features,
+            output_hidden_states=True,
+            output_attentions=False,
+        )
+        hidden = zip(decoded.intermediate_hidden_states, decoded.masks_queries_logits, strict=True)
+        return [(self.model.class_predictor(h.transpose(0, 1)).float(), masks.float()) for h, masks in hidden]
 
     def divisors(self, batch: Batch) -> dict[str, Divisor]:
         """Those of the criterion."""
@@ -76,8 +116,7 @@ class Mask2Former(Traceable):
 
     def outputs(self, pixels_B3SS: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the last layer: classes with "no object" last (B, Q, C + 1), and masks (B, Q, h, w)."""
-        output = self.model(pixels_B3SS)
-        return output.class_queries_logits.float(), output.masks_queries_logits.float()
+        return self.layers(self.features(pixels_B3SS))[-1]
 
     def found(self, outputs: Sequence[Tensor], images: Sequence[ImageHWC]) -> list[tuple[Instance, ...]]:
         """Instances of each image, best first."""
@@ -108,8 +147,3 @@ def build(options: Options, classes: tuple[str, ...]) -> Mask2Former:
         WeightsError: the weights are missing or do not fit.
     """
     return Mask2Former(options, classes)
-
-
-def _layer(output: ModelOutput) -> Layer:
-    """One layer's logits in float32; for transformers' outputs and for its dictionaries of inner layers."""
-    return Layer(output["class_queries_logits"].float(), output["masks_queries_logits"].float())

@@ -193,6 +193,7 @@ FAMILY = Family(
     published=PUBLISHED,
     noise=EVERY_NOISE,
     places=lambda o: () if o.weights in (SHIPPED, RANDOM) else ("weights",),
+    packs=True,
     tasks=("promptable", "semantic", "instance"),
     sizes={
         "tiny": "1.2 M parameters, shipped",

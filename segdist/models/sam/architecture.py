@@ -144,6 +144,26 @@ def _four_cells(layer: nn.ConvTranspose2d, cells_KC: Tensor, activation: Activat
     return cells_K4D.view(*cells_KC.shape[:-1], 4, -1)
 
 
+class OutOfPlacePrompts(PromptEncoder):
+    """SAM's prompt encoder, with the same results, that writes into no tensor: trainings of a pack share its input."""
+
+    def _embed_points(self, points: Tensor, labels: Tensor, pad: bool) -> Tensor:  # noqa: FBT001 - segment-anything's
+        points_NP2, labels_NP = points + 0.5, labels
+        if pad:
+            points_NP2 = torch.cat([points_NP2, points_NP2.new_zeros(len(points), 1, 2)], dim=1)
+            labels_NP = torch.cat([labels_NP, -labels_NP.new_ones(len(labels), 1)], dim=1)
+        found_NPC = self.pe_layer.forward_with_coords(points_NP2, self.input_image_size)
+        off, on = (self.point_embeddings[i].weight for i in (0, 1))
+        kinds_NP1 = labels_NP[..., None]
+        found_NPC = torch.where(kinds_NP1 == -1, self.not_a_point_embed.weight, found_NPC)
+        found_NPC = torch.where(kinds_NP1 == 0, found_NPC + off, found_NPC)
+        return torch.where(kinds_NP1 == 1, found_NPC + on, found_NPC)
+
+    def _embed_boxes(self, boxes: Tensor) -> Tensor:
+        corners_N2C = self.pe_layer.forward_with_coords((boxes + 0.5).reshape(-1, 2, 2), self.input_image_size)
+        return corners_N2C + torch.cat([self.point_embeddings[i].weight for i in (2, 3)])
+
+
 def _image_encoder(
     image_size: int, *, width: int, depth: int, heads: int, global_blocks: tuple[int, ...]
 ) -> ImageEncoderViT:
@@ -170,7 +190,7 @@ def _build_sam(image_encoder: ImageEncoderViT | TinyViT) -> Sam:
     grid = image_size // _PATCH
     sam = Sam(
         image_encoder=image_encoder,
-        prompt_encoder=PromptEncoder(
+        prompt_encoder=OutOfPlacePrompts(
             embed_dim=_EMBEDDING,
             image_embedding_size=(grid, grid),
             input_image_size=(image_size, image_size),
@@ -264,7 +284,7 @@ class _Stem(nn.Module):
         return features
 
 
-class _BoxAsMaskEncoder(PromptEncoder):
+class _BoxAsMaskEncoder(OutOfPlacePrompts):
     """A prompt encoder that also shows each box as a mask, filled with 1 inside and -1 outside."""
 
     def forward(

@@ -72,6 +72,7 @@ FAMILY = Family(
     places=lambda o: () if o.backbone == SCRATCH or o.weights in (PACKAGED, RANDOM) else ("weights",),
     adapters=(*USUAL_ADAPTERS, "partial"),
     onnx=lambda _: ("scores_BKSS",),
+    packs=True,
     sizes={
         SCRATCH: "width 32, depth 4: 8 M parameters",
         "efficientnet_lite0": "with `weights: packaged` pretrained on ImageNet; for photographs",

@@ -5,7 +5,7 @@ Shapes: B images, N prompts over all images of a batch, M masks a prompt, C chan
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,7 @@ from segdist.nets.promptable.shown import PromptBatch
 from segdist.nets.segmenter import Traceable
 
 
-@dataclass(frozen=True)
-class DecodedMasks:
+class DecodedMasks(NamedTuple):
     """What the decoder says to N prompts: mask logits, predicted IoU, and the token each mask was read from."""
 
     logits_NMhw: Tensor
@@ -47,6 +46,10 @@ class PromptableNetwork(Traceable):
     @abstractmethod
     def encode(self, images_BCHW: Tensor) -> Features:
         """What the decoder needs to know of each image: levels, images first."""
+
+    def embed(self, images_BCHW: Tensor) -> Features:
+        """What the decoder reads of each image."""
+        return self.project(self.encode(images_BCHW))
 
     def project(self, features_B: Features) -> Features:
         """Trained layers between what may be cached and the decoder; none by default."""
@@ -91,7 +94,7 @@ class PromptableNetwork(Traceable):
     def features_of(self, batch: Batch) -> Features:
         """The embeddings of all images of a batch; those computed here are kept."""
         if "known" not in batch:
-            return self.project(self.encode(batch["images"].to(self.device)))
+            return self.computed("embed", batch["images"].to(self.device))
         known: list[Features] = list(batch["known"])
         for i, levels in self._encoded(batch["images"], {i: batch["keys"][i] for i in batch["missing"]}):
             known[i] = levels

@@ -61,7 +61,7 @@ class Promptable(PromptableNetwork):
             return {"focal": zero, "dice": zero, "iou": zero, "class": zero}
         features_N = [level[image_N] for level in self.features_of(batch)]
         ignore_NSS = batch["ignore"][image_N]
-        decoded = self.decode(features_N, self._training_prompts(batch["boxes"], truth_NSS & ~ignore_NSS))
+        decoded = self.computed("decode", features_N, self._training_prompts(batch["boxes"], truth_NSS & ~ignore_NSS))
         size = self.options.image_size
         logits_NMSS = interpolate(decoded.logits_NMhw.float(), (size, size), mode="bilinear", align_corners=False)
         is_object_N = labels_N < len(self.classes)
@@ -118,7 +118,7 @@ class Promptable(PromptableNetwork):
 
     def outputs(self, pixels_B3SS: Tensor) -> tuple[Tensor]:
         """With `prompt: class`, the mask logits (B, K, h, w) of every class."""
-        return (self._class_logits(self.project(self.encode(pixels_B3SS))),)
+        return (self._class_logits(self.embed(pixels_B3SS)),)
 
     def found(self, outputs: Sequence[Tensor], images: Sequence[ImageHWC]) -> list[tuple[Instance, ...]]:
         """With `prompt: class`, one instance for each class with a pixel."""
@@ -182,7 +182,9 @@ class Promptable(PromptableNetwork):
         count = len(prompt.boxes_xyxy) or len(prompt.points_xy)
         found: list[Instance | None] = [None] * count
         for indices in _portions(prompt, count, size_hw, most=self._prompts_at_once):
-            decoded = self.decode(_repeated(features_1, len(indices)), self._shown(prompt, indices, size_hw))
+            decoded = self.computed(
+                "decode", _repeated(features_1, len(indices)), self._shown(prompt, indices, size_hw)
+            )
             best_N = decoded.iou_NM.argmax(1)
             rows_N = torch.arange(len(indices), device=best_N.device)
             logits_Nhw = decoded.logits_NMhw[rows_N, best_N]
@@ -220,8 +222,8 @@ class Promptable(PromptableNetwork):
     def _class_logits(self, features_B: Features) -> Tensor:
         """(B, K, h, w) of the mask that is trusted most, for each class."""
         images, classes = len(features_B[0]), len(self.classes)
-        decoded = self.decode(
-            [level.repeat_interleave(classes, 0) for level in features_B], self._class_prompts(images)
+        decoded = self.computed(
+            "decode", [level.repeat_interleave(classes, 0) for level in features_B], self._class_prompts(images)
         )
         best_N = decoded.iou_NM.argmax(1)
         best_Nhw = decoded.logits_NMhw[torch.arange(len(best_N), device=best_N.device), best_N]
@@ -254,7 +256,7 @@ class Promptable(PromptableNetwork):
 
     def _under(self, features_1: Features, points_P2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mask logits, predicted IoU and class logits of the good masks under some points of the grid."""
-        decoded = self.decode(_repeated(features_1, len(points_P2)), on_object(points_P2[:, None]))
+        decoded = self.computed("decode", _repeated(features_1, len(points_P2)), on_object(points_P2[:, None]))
         best_P = decoded.iou_NM.argmax(1)
         rows_P = torch.arange(len(best_P), device=best_P.device)
         logits_Phw, iou_P = decoded.logits_NMhw[rows_P, best_P].float(), decoded.iou_NM[rows_P, best_P].float()

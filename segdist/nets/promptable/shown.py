@@ -5,7 +5,7 @@ Shapes: N prompts over all images of a batch, P points each, T tokens of C chann
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,8 +13,7 @@ from torch import Tensor
 from segdist.nets.promptable.options import PromptableOptions
 
 
-@dataclass(frozen=True)
-class PromptBatch:
+class PromptBatch(NamedTuple):
     """N prompts of one kind, in pixels of the padded square.
 
     Attributes:
@@ -28,10 +27,6 @@ class PromptBatch:
     points_NP2: Tensor | None = None
     is_object_NP: Tensor | None = None
     tokens_NTC: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        assert (self.points_NP2 is None) == (self.is_object_NP is None)
-        assert any(v is not None for v in (self.boxes_N4, self.points_NP2, self.tokens_NTC))
 
 
 def on_object(points_N12: Tensor) -> PromptBatch:
