@@ -28,6 +28,9 @@ SWEEPS = "segdist.sweeps"
 """In a job's metadata, the names of its sweeps."""
 _PORTS = {"http": 80, "https": 443}
 _SECONDS = 10
+_STARTING_SECONDS = 30
+_NO_AGENT = "No available agent"
+"""Says a cluster that has just started, and one whose agent did not get its port (`--dashboard-agent-listen-port`)."""
 _RAYS = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+\tINFO job_manager|Running entrypoint for job |$")
 _LOGS = ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging")
 """Of Ray's: which packages it made, which connections it closed."""
@@ -94,9 +97,18 @@ class JobServer:
             values: environment variables, which everybody who reaches the cluster can read.
             metadata: to find it by.
         """
-        with self._asking():
-            runtime_env = {"working_dir": str(folder), "env_vars": dict(values)}
-            return str(self._client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env, metadata=dict(metadata)))
+        runtime_env = {"working_dir": str(folder), "env_vars": dict(values)}
+        deadline = time.monotonic() + _STARTING_SECONDS
+        while True:
+            try:
+                with self._asking():
+                    return str(
+                        self._client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env, metadata=dict(metadata))
+                    )
+            except BackendError as error:
+                if _NO_AGENT not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
 
     def jobs(self) -> list[Job]:
         """All that were submitted, the latest last."""
