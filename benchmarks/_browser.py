@@ -52,6 +52,11 @@ class Page:
         """What is seen, as PNG."""
         return base64.b64decode(self._ask("Page.captureScreenshot", format="png")["data"])
 
+    def close(self) -> None:
+        """End the browser."""
+        self._session = {}
+        self._ask("Browser.close")
+
     def _ask(self, method: str, **params: object) -> Any:
         self._out.write(json.dumps({"id": 1, "method": method, "params": params, **self._session}).encode() + b"\0")
         while True:
@@ -83,7 +88,10 @@ def opened(address: str, profile: Path, *, window_wh: tuple[int, int]) -> Iterat
         os.fdopen(asks, "wb", 0) as out,
         os.fdopen(answers, "rb") as lines,
     ):
+        page = Page(out, lines)
         try:
-            yield Page(out, lines)
+            yield page
+            page.close()  # and nothing is left that still writes into the profile
+            browser.wait(30)
         finally:
             browser.terminate()

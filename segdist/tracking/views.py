@@ -79,8 +79,9 @@ def of_sweep(
         _chart("PARALLEL", "scores", selectedParams=of_all, selectedMetrics=[key(best)]),
         _chart("SCATTER", "scores", xaxis=_measure(LATENCY), yaxis=_measure(best)),
         _chart("LINE", "loss", metricKey=LOSS, selectedMetricKeys=[LOSS], **_LINE),
-        *(_chart("IMAGE", "images", imageKeys=[picture], step=1, showRunParams=False) for picture in pictures),
+        *([_chart("IMAGE", "images", imageKeys=list(pictures), step=1, showRunParams=False)] if pictures else []),
     ]
+    grid = [_section("images", **_TABLE)] if pictures else []
     return {
         "searchFilter": f"tags.`{names.PARENT}` = '{parent_run_id}'",
         "orderByKey": f"metrics.`{key(best)}`",
@@ -92,7 +93,7 @@ def of_sweep(
         "selectedColumns": columns,
         "runsHiddenMode": "SHOW_ALL",
         "compareRunCharts": charts,
-        "compareRunSections": [_section("scores"), *([_section("images")] if pictures else []), _section("loss")],
+        "compareRunSections": [_section("scores"), *grid, _section("loss")],
         "isAccordionReordered": True,  # otherwise MLflow sorts them among the sections that it makes itself
         "hideEmptyCharts": True,
     }
@@ -122,9 +123,13 @@ def _chart(kind: str, section: str, **more: object) -> dict[str, object]:
     }
 
 
-def _section(name: str) -> dict[str, object]:
+_TABLE = {"columns": 1, "cardHeight": 840}
+"""One card of the whole width, in which the same images stand in rows and trials in columns."""
+
+
+def _section(name: str, **more: object) -> dict[str, object]:
     shown = {"display": True, "isReordered": False, "deleted": False, "isGenerated": False}
-    return {"uuid": name, "name": name.capitalize(), **shown}
+    return {"uuid": name, "name": name.capitalize(), **shown, **more}
 
 
 def _measure(name: str) -> dict[str, str]:

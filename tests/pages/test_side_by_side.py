@@ -141,12 +141,12 @@ def test_the_page_holds_scores_and_beside_it_lie_a_photograph_and_all_maps_of_ea
         [
             "index.html",
             "scores.js",
-            *(f"{kind}/0000{k}.{end}" for kind, end in (("maps", "js"), ("photos", "jpg")) for k in range(3)),
+            *(f"{kind}/0000{k}.{end}" for kind, end in (("maps", "js"), ("photos", "webp")) for k in range(3)),
         ]
     )
     assert done.total_bytes == sum(files.values())
     assert done.page_bytes == files["index.html"] + files["scores.js"]
-    assert decode_image((folder / "photos" / "00001.jpg").read_bytes()).shape == (96, 128, 3)
+    assert decode_image((folder / "photos" / "00001.webp").read_bytes()).shape == (96, 128, 3)
 
     said = re.fullmatch(r'segdistRow\(1,"(.*)"\)', (folder / "maps" / "00001.js").read_text("utf-8"))
     assert said is not None
@@ -200,18 +200,20 @@ def test_a_second_writing_leaves_nothing_of_the_first_and_touches_nothing_of_oth
     board: Leaderboard, images: ShownImages, tmp_path: Path
 ) -> None:
     (tmp_path / "photos").mkdir()
-    mine = tmp_path / "photos" / "00004.jpg"
-    mine.write_bytes(b"a photograph of somebody")
+    mine, earlier = tmp_path / "photos" / "00004.webp", tmp_path / "photos" / "00000.jpg"
+    for photograph in (mine, earlier):
+        photograph.write_bytes(b"a photograph of somebody")
     written = columns(board, images)
     fewer = ShownImages(images.rows, images.places[:1], images.classes)
     write_side_by_side(str(tmp_path), board, written, images, metric="iou")
     assert mine.exists(), "there was no page before"
+    assert earlier.exists()
     mine.unlink()
     (tmp_path / "photos" / "holiday.jpg").touch()
     write_side_by_side(str(tmp_path), board, written, fewer, metric="iou")
     assert sorted(f.name for f in tmp_path.rglob("*.*")) == [
-        "00000.jpg",
         "00000.js",
+        "00000.webp",
         "holiday.jpg",
         "index.html",
         "scores.js",

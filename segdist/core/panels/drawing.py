@@ -62,6 +62,11 @@ def encode_jpeg(image_HWC: ImageHWC, *, quality: int = 88) -> bytes:
     return _encode(".jpg", image_HWC, [cv2.IMWRITE_JPEG_QUALITY, quality])
 
 
+def encode_webp(image_HWC: ImageHWC, *, quality: int) -> bytes:
+    """The image as WebP bytes: a third smaller than JPEG; for pages alone, which browsers read."""
+    return _encode(".webp", image_HWC, [cv2.IMWRITE_WEBP_QUALITY, quality])
+
+
 def encode_png(image_HWC: ImageHWC) -> bytes:
     """The image as PNG bytes, without loss."""
     return _encode(".png", image_HWC, [])

@@ -18,7 +18,7 @@ from importlib.resources import files
 from markupsafe import Markup
 
 from segdist.core import storage
-from segdist.core.panels import ERRORS, colour, encode_jpeg
+from segdist.core.panels import ERRORS, colour, encode_webp
 from segdist.core.panels.drawing import CROWD
 from segdist.core.records import LabelledImages
 from segdist.metrics.contributions import Contributions
@@ -34,7 +34,7 @@ from segdist.tracking import TrialRecord
 FOLDER, PAGE = "side_by_side", "index.html"
 """Where it lies beside the report."""
 SCORES = "scores.js"
-_OF_AN_IMAGE = re.compile(r"/((?:maps|photos)/\d{5}\.(?:js|jpg))$")
+_OF_AN_IMAGE = re.compile(r"/((?:maps|photos)/\d{5}\.(?:js|jpg|webp))$")
 _PHOTO = 640
 """Pixels of a photograph's longest side."""
 _QUALITY = 80
@@ -140,7 +140,7 @@ def _write_image(
     between = disagreement(found)
     squeezed = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)  # no header: what browsers call deflate-raw
     maps = squeezed.compress(b"".join(m.packed for m in (truth, *found, between.where))) + squeezed.flush()
-    write(f"photos/{name:05d}.jpg", encode_jpeg(photo_HWC, quality=_QUALITY))
+    write(f"photos/{name:05d}.webp", encode_webp(photo_HWC, quality=_QUALITY))
     write(f"maps/{name:05d}.js", f'segdistRow({name},"{b64encode(maps).decode()}")'.encode())
     return {
         "id": sample.image_id,

@@ -67,8 +67,8 @@ function photoOf(place) {
   found ??= new Promise((resolve, reject) => {
     const photo = new Image();
     photo.onload = () => resolve(photo);
-    photo.onerror = () => { photos.delete(place); reject(new Error(`photos/${fileName(place)}.jpg is not there`)); };
-    photo.src = `photos/${fileName(place)}.jpg`;
+    photo.onerror = () => { photos.delete(place); reject(new Error(`photos/${fileName(place)}.webp is not there`)); };
+    photo.src = `photos/${fileName(place)}.webp`;
   });
   photos.set(place, found);
   if (photos.size > MOST_ROWS) photos.delete(photos.keys().next().value);
