@@ -6,6 +6,7 @@ To be called in a process of its own: what that needed at most is then what the 
 import gc
 import json
 import math
+import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -15,6 +16,7 @@ from pathlib import Path
 import torch
 
 from segdist import adapters
+from segdist.core.cards import has_card
 from segdist.core.causes import is_out_of_memory
 from segdist.core.errors import SegdistError
 from segdist.core.plugins import declaration
@@ -55,6 +57,7 @@ class Request:
         classes: the class names in order.
         train: labelled images, as many as are at hand.
         val: the same.
+        beside: bytes that a trial has resident beside what the probe has, such as the rest of the data.
     """
 
     run: RunSpec
@@ -64,6 +67,33 @@ class Request:
     classes: tuple[str, ...]
     train: Sequence[LabelledImage]
     val: Sequence[LabelledImage]
+    beside: int = 0
+
+
+class _Watch:
+    """Seconds as a machine with nothing else to do would take them.
+
+    On a CPU that others use too, work takes the clock longer than the CPU: then its CPU-seconds are told.
+    """
+
+    def __init__(self) -> None:
+        self._last = self._now()
+
+    def lap(self) -> tuple[float, float]:
+        """Seconds since the last lap, and the share of them that a machine with nothing else to do would have taken."""
+        (wall, busy), self._last = self._last, self._now()
+        wall, busy = self._last[0] - wall, self._last[1] - busy
+        return wall, min(1.0, busy / wall) if wall and not has_card() else 1.0
+
+    def quiet(self) -> float:
+        """Seconds since the last lap, as a machine with nothing else to do would have taken."""
+        wall, share = self.lap()
+        return wall * share
+
+    @staticmethod
+    def _now() -> tuple[float, float]:
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return time.perf_counter(), time.process_time() + children.ru_utime + children.ru_stime
 
 
 class _EnoughError(Exception):
@@ -100,16 +130,17 @@ def _taken(request: Request, point: Mapping[str, object]) -> Taken:
     val = _repeated(request.val, min(run.evaluate.batch_size, 2 * len(request.val)))
     found: list[Taken] = []
     epochs: list[tuple[float, float, float]] = []
-    began = last = time.perf_counter()
+    watch, setup = _Watch(), 0.0
 
     def report(metrics: Metrics, folder: Path | None) -> None:
-        nonlocal last
+        nonlocal setup
         if folder is None:  # it diverged: nothing was saved, and nothing more is to be seen
             raise SegdistError(f"The loss is not finite in the first steps at {dict(point)}: lower `train.lr`.")
         training = len(train) / metrics["train/images_per_second"]
-        saving = time.perf_counter() - last - metrics["seconds"]
-        epochs.append((training, metrics["seconds"] - training, saving))
-        last = time.perf_counter()
+        wall, share = watch.lap()
+        rest = wall - metrics["seconds"]  # until the first epoch begins, or until one is saved
+        setup = setup or share * rest
+        epochs.append((share * training, share * (metrics["seconds"] - training), share * rest))
         done = epochs[1:]
         if not done or (sum(seconds for seconds, _, _ in done) < _ENOUGH_SECONDS and len(epochs) < _EPOCHS):
             return
@@ -121,13 +152,13 @@ def _taken(request: Request, point: Mapping[str, object]) -> Taken:
             Taken(
                 point=dict(point),
                 batch=run.train.batch_size,
-                setup_seconds=max(0.0, last - began - sum(map(sum, epochs)) + epochs[0][2]),
+                setup_seconds=setup,
                 step_seconds=seconds[0] / math.ceil(len(train) / run.train.batch_size),
                 score_seconds=seconds[1] / len(val),
                 save_seconds=seconds[2],
-                memory=memory,
-                resident=resident,
-                evaluation_memory=runtime.peak_bytes(),
+                memory=memory + (0 if has_card() else request.beside),
+                resident=resident + request.beside,
+                evaluation_memory=runtime.peak_bytes() + (0 if has_card() else request.beside),
                 checkpoint_bytes=_bytes_of(folder),
                 model_bytes=_bytes_of(folder / MODEL),
                 picture_bytes=_bytes_of(folder / PICTURES),
@@ -152,14 +183,14 @@ def _of_one_worker(run: RunSpec) -> RunSpec:
 def _evaluated(run: RunSpec, folder: Path, val: Sequence[LabelledImage]) -> dict[str, float]:
     """What the evaluation of a kept model takes: of each image, and to time the model."""
     network = checkpoint.load(folder / MODEL, trusted=True, device=Workers.here().device)
-    start = time.perf_counter()
+    watch = _Watch()
     evaluate_network(network, val[:1], run.evaluate)
-    once, start = time.perf_counter() - start, time.perf_counter()
+    once = watch.quiet()
     found = EvaluationAccumulator(network.classes, run.evaluate)
     for sample, image, prediction in predict(network, val, run.evaluate.model_copy(update={"batch_size": 1})):
         found.add(sample, image, prediction)
     report = found.result()
-    each = (time.perf_counter() - start) / len(val)
+    each = watch.quiet() / len(val)
     place = folder / "evaluation"
     report.write(place, "val", val)
     return {

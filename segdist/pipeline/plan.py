@@ -52,6 +52,8 @@ _PROCESS = 6.0
 """Seconds until a process of Ray's has imported what training needs."""
 _RAY_DATA = 9.0
 """Seconds until Ray Data has its first worker."""
+_RAY_BYTES = 120_000_000
+"""That Ray has in the process of a trial (measured: 793 MB with it, 675 without)."""
 _ROW_BYTES = 300
 """Of a labelled image without its masks."""
 _CHECKPOINTS = 1.5
@@ -184,6 +186,7 @@ def _family(
         classes=data.classes,
         train=rows["train"],
         val=rows.get("val") or rows["train"],
+        beside=_RAY_BYTES + _mapped_bytes(data),
     )
     first = answer = ask(request, most_bytes=most_bytes)
     run = request.run.override(first.at)
@@ -208,6 +211,12 @@ def _family(
         lack=first.lack,
     )
     return found, first.cards
+
+
+def _mapped_bytes(data: Excerpt) -> int:
+    """Of the splits that a trial reads through mapped files, which count as its memory once they were read."""
+    read = data.images["train"] + data.images.get("val", 0)
+    return round(data.shard_bytes * read / max(1, sum(data.images.values())))
 
 
 def _draws(spec: SweepSpec, family: str, sizes: Container[str]) -> tuple[dict[str, object], ...]:

@@ -54,6 +54,25 @@ def test_the_largest_point_has_the_heaviest_value_of_each_key_that_matters() -> 
     assert found["at"][0] == {}
 
 
+def test_what_a_trial_has_beside_its_probe_counts_as_its_memory() -> None:
+    own = told(request({}, beside=10**12))["own"][0]
+    assert min(own["memory"], own["resident"], own["evaluation_memory"]) > 10**12
+
+
+@pytest.mark.parametrize(
+    ("clock", "cpu", "expected"),
+    [(20.0, 5.0, (20.0, 0.25)), (4.0, 7.0, (4.0, 1.0))],
+    ids=["the CPU was busy with others", "two threads"],
+)
+def test_time_that_others_had_the_cpu_is_not_counted(
+    clock: float, cpu: float, expected: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "has_card", lambda: False)
+    times = iter([(100.0, 3.0), (100.0 + clock, 3.0 + cpu)])
+    monkeypatch.setattr(probe._Watch, "_now", staticmethod(lambda: next(times)))
+    assert probe._Watch().lap() == expected
+
+
 def test_where_nothing_matters_the_own_point_is_the_largest() -> None:
     found = told(request({}))
     assert "largest" not in found
