@@ -60,7 +60,9 @@ class SemanticSegmenter(Traceable):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss terms of a batch: those that have a weight, and those that cost next to nothing."""
         terms = self._terms(self.computed("_enlarged_logits", batch["images"]), batch)
-        return {name: term() for name, term in terms.items() if name in _ALWAYS or self.objective.wants(name)}
+        found = {name: term() for name, term in terms.items() if self.objective.wants(name)}
+        with torch.no_grad():  # nothing is kept for a backward pass through what has no weight
+            return found | {name: terms[name]() for name in _ALWAYS if name not in found}
 
     def divisors(self, batch: Batch) -> dict[str, Divisor]:
         """The weight of the pixels that count, or the pairs of an image and a class that it shows."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from segdist.core.plugins import SEMANTIC_LOSSES, ModelOptions
+from segdist.core.plugins import SEMANTIC_LOSSES, ModelOptions, Objective
 from segdist.core.records import Prompt
 from segdist.losses import cross_entropy
 from segdist.nets.semantic import SemanticSegmenter, regions
@@ -43,6 +43,18 @@ def test_logits_of_any_size_are_compared_with_the_truth_at_the_images_own(stride
     (scores,) = network.outputs(batch["images"])
     assert scores.shape == (2, len(CLASSES) + 1, SIZE, SIZE)
     torch.testing.assert_close(scores, large.softmax(1))
+
+
+def test_a_term_without_a_weight_is_told_and_keeps_nothing_for_the_backward_pass() -> None:
+    network = Coarse()
+    batch = network.collate([example(SIZE)])
+    expected = network(batch)["focal"]
+    network.objective = Objective({**SEMANTIC_LOSSES, "cross_entropy": 1.0, "focal": 0.0})
+    terms = network(batch)
+    assert terms.keys() == {"cross_entropy", "dice", "focal"}
+    assert terms["cross_entropy"].requires_grad
+    assert not terms["focal"].requires_grad
+    torch.testing.assert_close(terms["focal"], expected.detach())
 
 
 def test_a_prediction_is_one_region_a_class_and_its_pixels_are_the_largest_logits() -> None:
