@@ -733,7 +733,8 @@ class ResourceSpec(Strict):
     strategy: Literal["ddp", "fsdp"] = "ddp"
     """How the workers of a trial divide its work. ddp: each has the whole model and a share of the images. fsdp: each
     has a share of weights, gradients and states of the optimiser as well (torch's FSDP2), for what does not fit one
-    card; while it is scored and saved, each still holds all weights. The result is the same, as are the checkpoints."""
+    card; while it is scored, each still holds all weights. The result is the same, as are the checkpoints. A plan tells
+    the memory of a worker with the whole model."""
     max_failures: int = Field(default=2, ge=0, le=1_000_000)
     """Times a crashed trial is resumed from its last checkpoint."""
     environment: tuple[Annotated[str, AfterValidator(_variable_pattern)], ...] = (
