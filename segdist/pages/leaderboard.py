@@ -170,6 +170,20 @@ class Leaderboard:
         return self.compared.gaps.get(trial.number) if self.compared else None
 
     @property
+    def against_the_teacher(self) -> str:
+        """What scores say where no person drew a mask in the images they are of, in a sentence; "" where one did."""
+        profile = self.sweep.dataset.profile if self.sweep.dataset else {}
+        splits = {name: profile.get("splits", {}).get(name) or {} for name in ("val", "test")}
+        bare = [name for name, counts in splits.items() if counts.get("instances") and not counts.get("masks")]
+        if not bare or not self.sweep.spec.get("label"):
+            return ""
+        return (
+            f"No object of {' and '.join(bare)} has a mask of a person, so these scores say how well the student "
+            "repeats its teacher's masks, not how right they are: look at the pictures, and draw a few masks "
+            "(`segdist label review export SWEEP.yaml -o queue/`)."
+        )
+
+    @property
     def standing(self) -> str:
         """How clearly the best trial is the best, in a sentence; "" where it was not looked at."""
         found = self.compared
@@ -459,7 +473,7 @@ def conclusions(board: Leaderboard) -> list[str]:
         lines.append(f"best   trial {best.number}: {board.metric} {board.score(best):.3f}{won}")
     if board.front_in_words:
         lines.append(f"front  {board.front_in_words}")
-    lines += [f"note   {said}" for said in (board.standing, *board.not_confirmed) if said]
+    lines += [f"note   {said}" for said in (board.standing, *board.not_confirmed, board.against_the_teacher) if said]
     if "test/iou" in best.metrics:
         lines.append(f"test   iou {best.metrics['test/iou']:.3f} {board.test_looks}")
     lines += [f"infeasible  trial {t.number}: {board.broken(t)}" for t in board.trials if t.broken]

@@ -118,6 +118,23 @@ def test_how_clearly_the_best_is_the_best_is_said_as_long_as_it_is(
     )
 
 
+def test_scores_against_a_teachers_masks_alone_are_said_to_be_that(board: Leaderboard) -> None:
+    assert board.sweep.dataset is not None
+    splits = {"val": {"instances": 9, "masks": 0}, "test": {"instances": 4, "masks": 0}}
+    bare = replace(board.sweep.dataset, profile={**board.sweep.dataset.profile, "splits": splits})
+    spec = {**board.sweep.spec, "label": {"teacher": {"family": "classical"}}}
+    said = r"note   No object of val and test has a mask of a person"
+    assert said in " ".join(
+        printed(Leaderboard(replace(board.sweep, spec=spec, dataset=bare), board.trials)).split("\n")
+    )
+    assert "a mask of a person" not in printed(board)
+    splits["val"]["masks"] = 1
+    of_test = Leaderboard(replace(board.sweep, spec=spec, dataset=bare), board.trials).against_the_teacher
+    assert of_test.startswith("No object of test has")
+    unlabelled = Leaderboard(replace(board.sweep, spec={**spec, "label": None}, dataset=bare), board.trials)
+    assert not unlabelled.against_the_teacher
+
+
 def test_keys_that_only_some_trials_have_stand_together_and_no_line_is_broken(board: Leaderboard) -> None:
     space = {
         "model.family": {"choices": ["mask2former", "rf_detr"]},
