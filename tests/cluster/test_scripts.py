@@ -75,9 +75,10 @@ def test_a_job_of_slurm_that_is_told_to_stop_queues_again_and_then_finishes(tmp_
         "SEGDIST_VENV": str(Path(sys.executable).parent.parent),
     }
     words = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", str(SLURM), str(sweep)]
+    words += ["train.epochs=40", "search.trials=1"]
     log = tmp_path / "first.log"
     with log.open("w") as file:
-        job = subprocess.Popen([*words, "train.epochs=300"], env=env, stdout=file, stderr=file)
+        job = subprocess.Popen(words, env=env, stdout=file, stderr=file)
         deadline = time.monotonic() + 200
         while not re.search(r"trial 0 +epoch +\d", log.read_text()):
             assert job.poll() is None, log.read_text()
@@ -92,4 +93,5 @@ def test_a_job_of_slurm_that_is_told_to_stop_queues_again_and_then_finishes(tmp_
     assert job.returncode == 128 + signal.SIGTERM
     done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert not re.search(r"trial 0 +epoch +1/", done.stdout), "it goes on where it was stopped"
     assert "champion" in done.stdout

@@ -64,6 +64,7 @@ def head(folder: Path, token: str, cache: Path, env: Mapping[str, str] | None = 
     words += ["--dashboard-host", "127.0.0.1", "--num-cpus", "2", "--object-store-memory", "100000000"]
     words += ["--temp-dir", str(folder), "--disable-usage-stats"]
     env = {**environment(cache), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, **(env or {})}
+    env["RAY_memory_monitor_refresh_ms"] = "0"  # what else fills this machine must end no job
     env |= {"PATH": f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     address = f"http://127.0.0.1:{ports[1]}"
     with (folder / "head.log").open("w") as log:
