@@ -123,7 +123,7 @@ def _chart(kind: str, section: str, **more: object) -> dict[str, object]:
     }
 
 
-_TABLE = {"columns": 1, "cardHeight": 840}
+_TABLE = {"columns": 1, "cardHeight": 760}
 """One card of the whole width, in which the same images stand in rows and trials in columns."""
 
 
