@@ -84,8 +84,8 @@ MEASURES = (
     ),
     Measure(
         "segdist_trial_number", "gauge", ("sweep", "family"),
-        "The number of the trial that a process runs, as in `SWEEP#NUMBER`: a value, not a label. Of trials that share a "
-        "process (`search.pack`) it is that of one of them.",
+        "The number of the trial that a process runs, as in `SWEEP#NUMBER`: a value, not a label. Of trials that share "
+        "a process (`search.pack`) it is that of one of them.",
         "Set when the trial begins.", "trial",
     ),
     Measure(
