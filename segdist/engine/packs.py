@@ -6,7 +6,6 @@ member's own, and so are its errors.
 """
 
 import logging
-import warnings
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
@@ -32,10 +31,8 @@ class Pack:
     """
 
     def __init__(self) -> None:
-        # Where a kernel knows no batches of weights, `vmap` calls it once for each: no slower than separate trainings.
-        warnings.filterwarnings(
-            "ignore", "There is a performance drop because we have not yet implemented the batching"
-        )
+        # A kernel that knows no batches of weights is called once for each, as in separate trainings: no news.
+        torch._C._debug_only_display_vmap_fallback_warnings(False)  # type: ignore[attr-defined]  # noqa: FBT003 - no other
         self._turns = Turns()
         self._networks: dict[PackMember, Segmenter] = {}
         self._checked: set[Hashable] = set()

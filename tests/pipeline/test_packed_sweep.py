@@ -18,7 +18,7 @@ from segdist.sweepfile.loading import load
 from tests.engine.drawn import Reports
 from tests.pipeline.conftest import SWEEP, command, environment, processes
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 _LORA = """\
   train.adapter.rank: {{choices: [2, 4]}}
 search: {{trials: 4, sampler: grid, asha: null, pack: 4}}
@@ -41,7 +41,7 @@ def test_a_sweep_of_one_process_learns_what_its_trials_learn_alone_and_outlives_
             time.sleep(0.1)
         (host,) = (one for one in found if psutil.Process(one).ppid() not in found)  # not those that decode images
         os.kill(host, signal.SIGKILL)
-        assert driver.wait(600) == 0, (tmp_path / "log").read_text()
+        assert driver.wait(1200) == 0, (tmp_path / "log").read_text()
     finally:
         driver.kill()
 
