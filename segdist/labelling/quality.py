@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from segdist.core.json_values import JsonDict, JsonObject
-from segdist.labelling.tally import ACCEPTED, FINAL, MEASURES, Sums
+from segdist.labelling.tally import ACCEPTED, FINAL, MEASURES, MOMENTS, Sums
 from segdist.metrics.calibration import brier, calibration_error
 
 
@@ -15,10 +15,12 @@ def summarise(notes: Iterable[JsonObject]) -> JsonDict:
 
     `quality` is null where no truth is known. In it, `iou`, `boundary_iou` and `box_fill_iou` are those of all labels
     whatever their verdict, `accepted` those of the accepted ones alone, and `strategies` those of the surest mask of
-    each prompt strategy, before consensus and cleaning; `per_class` has the same for each class. `calibration_error`
-    and `brier` take a score for the chance that the label's IoU is at least 0.5. `oracle_iou` is what a student scores
-    that draws exactly what the labels teach: the IoU of each class's summed pixels, without ignored ones,
-    and its mean over classes. A student that averages out unsystematic errors may pass it.
+    each prompt strategy, before consensus and cleaning; `per_class` has the same for each class. A score is
+    meant to be the label's IoU: `score_error` is the mean distance of the two, `calibration_error` that of their means
+    in bins of the score (LaACE and LaECE of Kuzucu et al. 2024, with 15 equal bins), `score_correlation` Pearson's.
+    `hit_calibration_error` and `brier` take it for the chance of an IoU of at least 0.5. `oracle_iou` is what a student
+    scores that draws exactly what the labels teach: the IoU of each class's summed pixels, without ignored ones, and
+    its mean over classes. A student that averages out unsystematic errors may pass it.
     """
     counts: Counter[str] = Counter()
     classes: dict[str, _OfClass] = {}
@@ -42,12 +44,14 @@ class _OfClass:
         self.verdicts: Counter[str] = Counter()
         self.rows: dict[str, Sums] = {}
         self.reliability: Sums = []
+        self.foretold: Sums = []
         self.taught: Sums = []
 
     def add(self, note: JsonObject, label: str) -> None:
         self.verdicts.update(note.get("verdicts", {}).get(label, {}))
         self.rows = _rows_added(self.rows, note.get("quality", {}).get(label, {}))
         self.reliability = _added(self.reliability, note.get("reliability", {}).get(label, []))
+        self.foretold = _added(self.foretold, note.get("foretold", {}).get(label, []))
         self.taught = _added(self.taught, note.get("taught", {}).get(label, []))
 
 
@@ -59,7 +63,8 @@ def _quality(classes: Sequence[_OfClass]) -> dict[str, object]:
     strategies = {row: _mean(values) for row, values in sorted(rows.items()) if row not in (FINAL, ACCEPTED)}
     return {
         **_mean(rows[FINAL]),
-        **_calibration([of.reliability for of in classes if of.reliability]),
+        **_as_iou([of.foretold for of in classes if of.foretold]),
+        **_as_chance([of.reliability for of in classes if of.reliability]),
         "oracle_iou": _oracle_iou([of.taught for of in classes if of.taught]),
         "accepted": _mean(rows[ACCEPTED]) if ACCEPTED in rows else None,
         "strategies": strategies,
@@ -74,12 +79,25 @@ def _added(a: Sums, b: Sums) -> Sums:
     return [x + y for x, y in zip(a, b, strict=True)] if a and b else a or b
 
 
-def _calibration(parts: Sequence[Sums]) -> dict[str, float | None]:
-    """Calibration error and Brier score over the sums of some classes."""
+def _as_iou(parts: Sequence[Sums]) -> dict[str, float | None]:
+    """How well scores foretell IoUs, over the sums of some classes; no correlation where either never differs."""
     if not parts:
-        return {"calibration_error": None, "brier": None}
+        return {"calibration_error": None, "score_correlation": None}
+    sums = np.sum(parts, axis=0)
+    count, scores, ious, squared_scores, squared_ious, products = sums[-MOMENTS:]
+    spread = (count * squared_scores - scores**2) * (count * squared_ious - ious**2)
+    return {
+        "calibration_error": float(calibration_error(*sums[:-MOMENTS, None])[0]),
+        "score_correlation": float((count * products - scores * ious) / np.sqrt(spread)) if spread > 1e-12 else None,
+    }
+
+
+def _as_chance(parts: Sequence[Sums]) -> dict[str, float | None]:
+    """How well scores foretell hits."""
+    if not parts:
+        return {"hit_calibration_error": None, "brier": None}
     columns = np.sum(parts, axis=0)[:, None]  # one "class", pooled
-    return {"calibration_error": float(calibration_error(*columns)[0]), "brier": float(brier(*columns)[0])}
+    return {"hit_calibration_error": float(calibration_error(*columns)[0]), "brier": float(brier(*columns)[0])}
 
 
 def _oracle_iou(parts: Sequence[Sums]) -> float | None:

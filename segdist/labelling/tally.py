@@ -10,6 +10,7 @@ from segdist.core.json_values import JsonDict
 from segdist.core.records import Instance, Rle, Sample, Verdict
 from segdist.labelling.consensus import CandidateMask, most_confident
 from segdist.metrics.calibration import outcomes
+from segdist.metrics.counting import Numbers
 from segdist.metrics.matching import band_iou
 
 FINAL, ACCEPTED = "label", "accepted"
@@ -20,6 +21,8 @@ MEASURES = ("iou", "boundary_iou", "box_fill_iou", "score_error")
 """Means over objects; `score_error` is the distance of a label's score to its IoU, which it is meant to foretell."""
 HIT_IOU = 0.5
 """From this IoU on a label is right, where scores are looked at as chances of being right."""
+MOMENTS = 6
+"""Sums at the end of `foretold` from which the correlation follows."""
 Sums = list[float]
 
 
@@ -30,7 +33,7 @@ class Tally:
         self.counts: Counter[str] = Counter(labelled=0, review=0, rejected=0, kept=0)
         self.per_class: dict[str, Counter[str]] = {}
         self.sums: dict[str, dict[str, Sums]] = {}
-        self.outcomes: dict[str, list[tuple[float, bool]]] = {}
+        self.outcomes: dict[str, list[tuple[float, float]]] = {}
         self.taught: dict[str, Sums] = {}
 
     def add(
@@ -59,10 +62,8 @@ class Tally:
             "counts": dict(self.counts),
             "verdicts": {label: dict(counts) for label, counts in self.per_class.items()},
             "quality": self.sums,
-            "reliability": {
-                label: outcomes(np.array([s for s, _ in of]), np.array([float(h) for _, h in of])).tolist()
-                for label, of in self.outcomes.items()
-            },
+            "reliability": {label: _reliability(np.array(of)) for label, of in self.outcomes.items()},
+            "foretold": {label: _foretold(np.array(of)) for label, of in self.outcomes.items()},
             "taught": self.taught,
         }
 
@@ -78,7 +79,7 @@ class Tally:
         fill = masks.iou(true.mask, box)
         of_class = self.sums.setdefault(true.label, {})
         reached = _add(of_class, FINAL, true.mask, proposed(guess), fill, guess.score)
-        self.outcomes.setdefault(true.label, []).append((guess.score, reached >= HIT_IOU))
+        self.outcomes.setdefault(true.label, []).append((guess.score, reached))
         if guess.mask is not None:
             _add(of_class, ACCEPTED, true.mask, guess.mask, fill, guess.score)
         for strategy in sorted({o.strategy for o in candidates}):
@@ -98,6 +99,18 @@ class Tally:
         sums = self.taught.setdefault(label, [0.0, 0.0])
         for k, pixels in enumerate((common, either)):
             sums[k] += pixels.area - masks.intersection_area(pixels, unknown)
+
+
+def _reliability(outcomes_K2: Numbers) -> Sums:
+    """Of scores and IoUs, what `calibration_error` and `brier` need for scores taken as chances of a hit."""
+    return outcomes(outcomes_K2[:, 0], (outcomes_K2[:, 1] >= HIT_IOU).astype(np.float64)).tolist()
+
+
+def _foretold(outcomes_K2: Numbers) -> Sums:
+    """What `calibration_error` needs for scores taken as the IoU itself; then sums of both, of squares and products."""
+    scores, ious = outcomes_K2.T
+    moments = [len(scores), scores.sum(), ious.sum(), (scores**2).sum(), (ious**2).sum(), (scores * ious).sum()]
+    return [*outcomes(scores, ious).tolist(), *map(float, moments)]
 
 
 def _ignored(made: Sample) -> Iterator[Rle]:

@@ -75,13 +75,21 @@ def label_sets(summary: JsonObject) -> list[JsonDict]:
 
 
 def _details(manifest: JsonObject) -> JsonObject:
-    """Of the labels, also where they were made when the upper bound had another name."""
+    """Of the labels, also where they were made when parts of it had other names, or were not measured."""
     details = manifest["details"]
     quality = details.get("quality")
-    if not quality or "oracle_iou" in quality:
+    if not quality or {"oracle_iou", "score_correlation"} <= quality.keys():
         return details
-    per_class = {label: {**of, "oracle_iou": of.get("ceiling_iou")} for label, of in quality["per_class"].items()}
-    return {**details, "quality": {**quality, "oracle_iou": quality.get("ceiling_iou"), "per_class": per_class}}
+    per_class = {label: _as_today(of) for label, of in quality["per_class"].items()}
+    return {**details, "quality": {**_as_today(quality), "per_class": per_class}}
+
+
+def _as_today(quality: Mapping[str, object]) -> JsonDict:
+    found = {**quality, "oracle_iou": quality.get("oracle_iou", quality.get("ceiling_iou"))}
+    if "score_correlation" in quality:
+        return found
+    hits = quality.get("calibration_error")  # scores were taken for chances alone
+    return {**found, "hit_calibration_error": hits, "calibration_error": None, "score_correlation": None}
 
 
 def _of_page(policy: Mapping[str, object], manifest: Mapping[str, object]) -> JsonDict:
@@ -136,8 +144,10 @@ def _print_one(one: JsonObject, out: Console) -> None:
     out.print(_quality_table(quality, one["verdicts"]))
     out.print(_strategy_table(quality))
     out.print(
-        f"  scores: calibration error {number(quality['calibration_error'])}, Brier {number(quality['brier'])} "
-        f"(right from IoU 0.5 on);\n  mean distance of a score to its IoU {number(quality['score_error'])}"
+        f"  scores foretell the IoU: calibration error {number(quality['calibration_error'])}, mean distance "
+        f"{number(quality['score_error'])}, correlation {number(quality['score_correlation'])};\n"
+        f"  taken for chances of IoU 0.5: calibration error {number(quality['hit_calibration_error'])}, Brier "
+        f"{number(quality['brier'])}"
     )
     oracle = quality["oracle_iou"]
     out.print(

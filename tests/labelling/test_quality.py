@@ -86,8 +86,22 @@ def test_calibration_takes_scores_for_chances_of_an_iou_of_a_half() -> None:
     hits = overlaps >= 0.5
     assert 0 < hits.sum() < len(hits)
     assert found["brier"] == pytest.approx(np.mean((scores - hits) ** 2))
-    assert found["calibration_error"] == pytest.approx(np.mean(np.abs(scores - hits)))  # each score is alone in its bin
+    alone = np.mean(np.abs(scores - hits))  # each score is alone in its bin
+    assert found["hit_calibration_error"] == pytest.approx(alone)
     assert found["score_error"] == pytest.approx(np.mean(np.abs(scores - overlaps)))
+
+
+def test_scores_are_measured_as_the_iou_they_foretell() -> None:
+    made = _shifted(TRUTH)
+    found = _quality(TRUTH, made)
+    pairs = [(t, g) for a, b in zip(TRUTH, made, strict=True) for t, g in zip(a.instances, b.instances, strict=True)]
+    overlaps = np.array([masks.iou(t.mask, g.mask) for t, g in pairs if t.mask and g.mask])
+    assert found["calibration_error"] == pytest.approx(np.mean(np.abs(np.array(SCORES) - overlaps)))
+    assert found["score_correlation"] == pytest.approx(np.corrcoef(SCORES, overlaps)[0, 1])
+    same = [replace(s, instances=tuple(replace(i, score=0.5) for i in s.instances)) for s in made]
+    in_one_bin = _quality(TRUTH, same)
+    assert in_one_bin["calibration_error"] == pytest.approx(abs(0.5 - overlaps.mean()))
+    assert in_one_bin["score_correlation"] is None
 
 
 def test_verdicts_are_counted_by_class_and_what_people_drew_is_kept() -> None:
@@ -231,4 +245,5 @@ def test_where_every_label_was_rejected_nothing_is_learned_and_there_is_no_upper
 def test_without_scores_of_single_objects_there_is_no_calibration() -> None:
     found = summarise([{"quality": {"a": {"label": [1, 0.5, 0.5, 0.5, 0.0]}}}])["quality"]
     assert (found["calibration_error"], found["brier"], found["oracle_iou"]) == (None, None, None)
+    assert (found["hit_calibration_error"], found["score_correlation"]) == (None, None)
     assert summarise([{"counts": {"labelled": 1}}]) == {"labelled": 1, "verdicts": {}, "quality": None}

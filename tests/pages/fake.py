@@ -156,7 +156,13 @@ def _instance(label: str, mask_HW: masks.Mask) -> Instance:
 def _manifest(kind: Any) -> Manifest:
     means = {"objects": 120, "iou": 0.81, "boundary_iou": 0.77, "box_fill_iou": 0.34, "oracle_iou": 0.83}
     verdicts = {name: {"labelled": 160, "review": k, "rejected": k // 2} for k, name in enumerate(CLASSES)}
-    scores = {"calibration_error": 0.056, "brier": 0.11, "score_error": 0.08}
+    scores = {
+        "calibration_error": 0.056,
+        "score_correlation": 0.61,
+        "hit_calibration_error": 0.1,
+        "brier": 0.11,
+        "score_error": 0.08,
+    }
     per_class = {name: {**means, "iou": 0.85 - 0.05 * k} for k, name in enumerate(CLASSES)}
     return Manifest(
         kind=kind,
