@@ -306,7 +306,8 @@ class LabelSpec(Placed):
     policy: Literal["vote", "auto"] = "vote"
     """What becomes of the masks of several teachers. vote: `consensus` makes one of them. auto: each class gets those
     of one teacher, the filled box being one as well: the one nearest to people's masks where at least five objects
-    have some in `train` or `val`, else the one nearest to the other teachers' masks."""
+    have some in `train` or `val`, else the one nearest to the other teachers' masks. Where ten objects of all classes
+    have some, scores are learned from them, and objects of a class get the mask of one teacher each where that pays."""
     prompt: PromptSpec = PromptSpec()
     """How each box is shown to the teacher."""
     consensus: ConsensusSpec | None = None

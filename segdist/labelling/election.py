@@ -2,19 +2,44 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segdist.core import masks
 from segdist.core.records import Evidence, Instance, Rle
 from segdist.labelling.consensus import CandidateMask
+from segdist.labelling.foretelling import FOLDS, Floats, foretold, learned, signs
 from segdist.metrics.matching import overlap_matrix
 
-PollSums = Mapping[str, Mapping[str, Sequence[float]]]
-"""By class and teacher: objects with a human mask, the sum of IoU with it, all objects, the sum of agreement."""
 ENOUGH = 5
 """Objects of a class with a human mask from which on these decide."""
+SURE = 10
+"""Objects of all classes with a human mask from which on these tell how far each sign of a good mask is to be believed,
+and so which teacher's mask of an object is the best."""
+EACH = "the surest for each object"
+"""In place of a teacher's name: of each object the mask that is foretold to be the nearest to the truth."""
+
+
+_WORTH_IT = 0.01
+"""IoU that choosing for each object must add to what the best teacher alone gives; less may be an accident."""
+
+
+class Known(TypedDict):
+    """One object that has a human mask: its class, and for each teacher the IoU with it and the signs of its mask."""
+
+    label: str
+    iou: dict[str, float]
+    signs: dict[str, list[float]]
+
+
+class PollContent(TypedDict):
+    """What a poll has counted: objects and the sum of agreements, by class and teacher; and what is known of some."""
+
+    agreement: dict[str, dict[str, list[float]]]
+    known: list[Known]
 
 
 @dataclass(frozen=True)
@@ -22,84 +47,158 @@ class Choice:
     """Who labels a class, and why.
 
     Attributes:
-        teacher: the name.
+        teacher: the name, or `EACH`.
         by: `masks` of people, or the teachers' `agreement`.
         objects: on how many it rests.
-        would_give: for each teacher the mean IoU with these masks, or with the other teachers' answers.
+        would_give: for each teacher the mean IoU with these masks, or with the other teachers' answers; for `EACH` as
+            measured on objects from which nothing was learned.
+        foretells: for each teacher the weights by which the signs of its masks foretell their IoU; none where too few
+            human masks are there.
     """
 
     teacher: str
     by: str
     objects: int
     would_give: Mapping[str, float]
+    foretells: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
 class Poll:
-    """Sums over objects, for each class and teacher: IoU with human masks, and with the other teachers' answers."""
+    """What teachers say about objects: how far they agree and, where people's masks are there, who is right when."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, dict[str, list[float]]] = defaultdict(dict)
+        self._agreement: dict[str, dict[str, list[float]]] = defaultdict(dict)
+        self._known: list[Known] = []
 
-    def add(self, label: str, candidates: Sequence[CandidateMask], truth: Rle | None) -> None:
+    def add(self, asked: Instance, candidates: Sequence[CandidateMask], truth: Rle | None) -> None:
         """Count what the teachers said of one object.
 
         Args:
-            label: its class.
+            asked: its class and box.
             candidates: one of each teacher, as `consensus.CandidateMask.strategy` names it; further ones are left out.
             truth: a person's mask, where there is one.
         """
-        firsts = {c.strategy: c.instance.mask for c in reversed(candidates)}
-        size_hw = next((m.size_hw for m in (truth, *firsts.values()) if m is not None), (1, 1))
-        rles = [mask or masks.empty(size_hw) for mask in firsts.values()]
+        answers = firsts(candidates)
+        size_hw = next((i.mask.size_hw for i in answers.values() if i.mask), (1, 1))
+        rles = [i.mask or masks.empty(size_hw) for i in answers.values()]
         overlaps = np.nan_to_num(overlap_matrix(rles, rles))
         others = max(len(rles) - 1, 1)
-        for n, (name, rle) in enumerate(zip(firsts, rles, strict=True)):
-            sums = self._sums[label].setdefault(name, [0.0, 0.0, 0.0, 0.0])
-            agreement = float(overlaps[n].sum() - overlaps[n, n]) / others
-            known = [1.0, masks.iou(truth, rle)] if truth is not None else [0.0, 0.0]
-            for k, value in enumerate([*known, 1.0, agreement]):
-                sums[k] += value
+        for n, name in enumerate(answers):
+            sums = self._agreement[asked.label].setdefault(name, [0.0, 0.0])
+            sums[0] += 1
+            sums[1] += float(overlaps[n].sum() - overlaps[n, n]) / others
+        if truth is not None:
+            iou = {name: masks.iou(truth, i.mask) if i.mask else 0.0 for name, i in answers.items()}
+            of_masks = {name: list(values) for name, values in signs(answers, asked).items()}
+            self._known.append({"label": asked.label, "iou": iou, "signs": of_masks})
 
-    def add_sums(self, sums: PollSums) -> None:
-        """Add another poll's sums."""
-        for label, of_class in sums.items():
+    def add_content(self, content: PollContent) -> None:
+        """Add what another poll has counted."""
+        for label, of_class in content["agreement"].items():
             for name, values in of_class.items():
-                own = self._sums[label].setdefault(name, [0.0] * len(values))
-                self._sums[label][name] = [a + b for a, b in zip(own, values, strict=True)]
+                own = self._agreement[label].setdefault(name, [0.0] * len(values))
+                self._agreement[label][name] = [a + b for a, b in zip(own, values, strict=True)]
+        self._known += content["known"]
 
     @property
-    def sums(self) -> PollSums:
-        """What was counted so far, to be added to another poll's."""
-        return self._sums
+    def content(self) -> PollContent:
+        """What was counted so far, to be added to another poll."""
+        return {"agreement": dict(self._agreement), "known": self._known}
 
     def choices(self) -> dict[str, Choice]:
         """Who labels each class that was asked about; of equals the first."""
-        return {label: _choice(of_class) for label, of_class in sorted(self._sums.items())}
+        labels = sorted(self._agreement)
+        lessons = _Lessons(labels, self._known) if len(self._known) >= SURE else None
+        return {label: self._choice(label, lessons) for label in labels}
+
+    def _choice(self, label: str, lessons: "_Lessons | None") -> Choice:
+        known = [one for one in self._known if one["label"] == label]
+        foretells = lessons.weights(label) if lessons else {}
+        if len(known) < ENOUGH:
+            sums = self._agreement[label]
+            means = {name: total / count for name, (count, total) in sums.items()}
+            return Choice(_best(means), "agreement", int(next(iter(sums.values()))[0]), means)
+        means = {name: float(np.mean([one["iou"][name] for one in known])) for name in known[0]["iou"]}
+        best = _best(means)
+        if lessons:
+            means[EACH] = lessons.held_out[label]
+            best = EACH if means[EACH] >= means[best] + _WORTH_IT else best
+        return Choice(best, "masks", len(known), means, foretells)
 
 
-def elected(candidates: Sequence[CandidateMask], choice: Choice | None) -> list[CandidateMask]:
-    """The answer of who labels the class, scored by how well the others agree with it; all where nobody was chosen."""
-    own = next((c.instance for c in candidates if choice and c.strategy == choice.teacher), None)
-    if own is None or choice is None:
+class _Lessons:
+    """What people's masks teach about every teacher.
+
+    Attributes:
+        held_out: for each class the mean IoU where each object has the mask that is foretold to be the best, by what
+            the objects of other folds teach.
+    """
+
+    def __init__(self, labels: Sequence[str], known: Sequence[Known]) -> None:
+        self._labels = labels
+        self._names = sorted(known[0]["iou"])
+        self._classes_KC = np.array([[float(one["label"] == label) for label in labels] for one in known])
+        self._iou = {name: np.array([one["iou"][name] for one in known]) for name in self._names}
+        self._signs = {name: np.array([one["signs"][name] for one in known]) for name in self._names}
+        every = np.ones(len(known), np.bool_)
+        self._weights = {name: self._learned(name, every) for name in self._names}
+        reached_K = self._by_folds(len(known))
+        counts_C = np.maximum(self._classes_KC.sum(axis=0), 1)
+        self.held_out = dict(zip(labels, (reached_K @ self._classes_KC / counts_C).tolist(), strict=True))
+
+    def weights(self, label: str) -> dict[str, list[float]]:
+        """By teacher, those of a class."""
+        return {name: of[self._labels.index(label)].tolist() for name, of in self._weights.items()}
+
+    def _learned(self, name: str, some_K: NDArray[np.bool_]) -> Floats:
+        return learned(self._signs[name][some_K], self._classes_KC[some_K], self._iou[name][some_K])
+
+    def _by_folds(self, count: int) -> Floats:
+        """The IoU of each object's best mask; objects of an image are neighbours, and so mostly of one fold."""
+        reached_K = np.zeros(count)
+        for fold in np.array_split(np.arange(count), FOLDS):
+            others = np.ones(count, np.bool_)
+            others[fold] = False
+            weights = {name: self._learned(name, others) for name in self._names}
+            for k in fold.tolist():
+                row = int(self._classes_KC[k].argmax())
+                best = max(self._names, key=lambda n: foretold(weights[n][row], self._signs[n][k]))
+                reached_K[k] = self._iou[best][k]
+        return reached_K
+
+
+def firsts(candidates: Sequence[CandidateMask]) -> dict[str, Instance]:
+    """The first answer of each teacher."""
+    return {c.strategy: c.instance for c in reversed(candidates)}
+
+
+def elected(asked: Instance, candidates: Sequence[CandidateMask], choice: Choice | None) -> list[CandidateMask]:
+    """The answer of who labels the class, or the best one, with the IoU that it may have; all where nobody was chosen.
+
+    Where too few human masks tell what to believe, the score is the agreement with the nearest other teacher.
+    """
+    answers = firsts(candidates)
+    if choice is None or (choice.teacher != EACH and choice.teacher not in answers):
         return list(candidates)
-    others = [c.instance.mask for c in candidates if c.strategy != choice.teacher]
-    if own.mask is None or not others:
-        return [CandidateMask(choice.teacher, own)]
-    return [CandidateMask(choice.teacher, _scored(own, own.mask, others, choice))]
-
-
-def _scored(own: Instance, mask: Rle, others: Sequence[Rle | None], choice: Choice) -> Instance:
-    """With the agreement of the nearest other teacher as evidence, and as a score where people's masks bear it out."""
+    values = _foretold(answers, asked, choice)
+    name = max(values, key=lambda n: values[n]) if choice.teacher == EACH and values else choice.teacher
+    if name not in answers:
+        return list(candidates)
+    own, mask = answers[name], answers[name].mask
+    others = [i.mask for teacher, i in answers.items() if teacher != name]
+    if mask is None or not others:
+        return [CandidateMask(name, own)]
     agreement = max(masks.iou(mask, other) if other else 0.0 for other in others)
     said = replace(own.evidence or Evidence(), agreement=agreement)
-    usual = choice.would_give[choice.teacher]
-    return replace(own, score=(agreement + usual) / 2 if choice.by == "masks" else agreement, evidence=said)
+    return [CandidateMask(name, replace(own, score=values.get(name, agreement), evidence=said))]
 
 
-def _choice(of_class: Mapping[str, Sequence[float]]) -> Choice:
-    by_masks = all(sums[0] >= ENOUGH for sums in of_class.values())
-    count, total = (0, 1) if by_masks else (2, 3)
-    means = {name: sums[total] / sums[count] if sums[count] else 0.0 for name, sums in of_class.items()}
-    best = max(means, key=lambda name: means[name])
-    objects = int(next(iter(of_class.values()))[count])
-    return Choice(best, "masks" if by_masks else "agreement", objects, means)
+def _foretold(answers: Mapping[str, Instance], asked: Instance, choice: Choice) -> dict[str, float]:
+    if not choice.foretells or set(answers) != set(choice.foretells):
+        return {}
+    of_masks = signs(answers, asked)
+    return {name: foretold(choice.foretells[name], of_masks[name]) for name in sorted(answers)}
+
+
+def _best(means: Mapping[str, float]) -> str:
+    return max(means, key=lambda name: means[name])

@@ -40,6 +40,8 @@ from segdist.pipeline.teacher import check_teacher, shared_model, teacher_digest
 
 CODE_VERSION = 3
 """Raised when the same teacher gives other labels than before."""
+_ELECTION_VERSION = 2
+"""Raised when the same polls lead to other labels than before."""
 _HOW_FAST = {
     "teacher", "teachers", "actors", "max_actors", "cpus_per_actor", "gpus_per_actor", "images_per_shard", "precision",
     "compile",
@@ -113,6 +115,8 @@ def label_key(spec: SweepSpec, dataset: Dataset, trained_uri: str = "") -> str:
     how = policy.model_dump(mode="json", exclude=_HOW_FAST)
     if policy.policy == "vote":
         del how["policy"]  # what there was before teachers could be elected
+    else:
+        how["election"] = _ELECTION_VERSION
     if policy.gpus_per_actor and policy.precision != "float32":
         how["precision"] = policy.precision
     who: list[object] = ["trained", trained_uri.rpartition("/")[2]] if trained_uri else _identity(policy.teacher)
@@ -233,11 +237,11 @@ def _choices(root: str, job: LabelJob, dataset: Dataset, teacher: TeacherMaker) 
     uri = storage.join(root, _POLL)
     poll = Poll()
     if storage.exists(uri):
-        poll.add_sums(load_json(storage.read_bytes(uri), uri, error=StorageError))
+        poll.add_content(load_json(storage.read_bytes(uri), uri, error=StorageError))
     else:
         for text in _asked(_polled(dataset, job.label), job, teacher, PollShard):
-            poll.add_sums(json.loads(text))
-        storage.write_atomic(uri, json.dumps(poll.sums).encode())
+            poll.add_content(json.loads(text))
+        storage.write_atomic(uri, json.dumps(poll.content).encode())
     return poll.choices()
 
 

@@ -71,7 +71,7 @@ def label_samples(
             said, instances = next(candidates), list(entry.shown.instances)
             for index, of_one in zip(entry.question.indices, said, strict=True):
                 asked = instances[index]
-                answer = elected(of_one, job.choices.get(asked.label))
+                answer = elected(asked, of_one, job.choices.get(asked.label))
                 instances[index] = pseudo_label(asked, answer, entry.question.image_HWC, job.label)
             made = replace(entry.shown, instances=tuple(instances), source=job.source)
             tally.add(entry.truth, made, entry.question.indices, said)
@@ -143,7 +143,7 @@ class PollShard:
 
     @answers
     def __call__(self, unit: PollUnit) -> str:
-        """The sums of a poll over the images of a unit, as JSON; people's masks are asked for once more."""
+        """What a poll counts over the images of a unit, as JSON; people's masks are asked for once more."""
         rows = read_rows(unit["shard"])
         poll = Poll()
         for entries in _entries([rows[n] for n in unit["rows"]], replace(self._job, asks_all=True)):
@@ -153,8 +153,8 @@ class PollShard:
                 assert entry.question is not None
                 for index, of_one in zip(entry.question.indices, of_image, strict=True):
                     known = None if entry.truth.split in self._job.hidden else entry.truth.instances[index].mask
-                    poll.add(entry.truth.instances[index].label, of_one, known)
-        return json.dumps(poll.sums)
+                    poll.add(entry.shown.instances[index], of_one, known)
+        return json.dumps(poll.content)
 
 
 @dataclass(frozen=True)

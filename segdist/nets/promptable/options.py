@@ -20,6 +20,12 @@ class PromptableOptions(ModelOptions):
     class; needs to be shown nothing either."""
     masks: Literal["one", "best_of_three"] = "one"
     """best_of_three draws three masks a prompt and takes the one it trusts most; one is better for boxes."""
+    fit_box: bool = False
+    """Boxes are tight: nothing of a mask lies outside its box, and where it falls short of the sides, the network's
+    second thoughts count too. For photographs labelled from boxes that were drawn with care."""
+    average_boxes: bool = False
+    """Each box is asked about five times, moved by 5 % of its sides, and the answers' mean is the mask: steadier, above
+    all for small objects, at five times the decoder's time. How well the answers agree is the mask's stability."""
     class_tokens: int = Field(default=4, gt=0, le=256)
     """Length of the learned prompt of a class."""
     prompts_per_image: int = Field(default=16, gt=0, le=1000)

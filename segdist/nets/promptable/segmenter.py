@@ -19,8 +19,10 @@ from segdist.nets.collate import ignored, instance_smoothing, instance_weights, 
 from segdist.nets.promptable import grid
 from segdist.nets.promptable.criterion import class_loss, mask_losses
 from segdist.nets.promptable.embeddings import Features
+from segdist.nets.promptable.moved import averaged, moved_boxes
 from segdist.nets.promptable.network import PromptableNetwork
 from segdist.nets.promptable.shown import PromptBatch, centres, exact, on_object, training_prompts
+from segdist.nets.promptable.tight import within_boxes
 from segdist.nets.segmenter import Divisor
 from segdist.reading.examples import letterbox, restore, scale_boxes, scaled_size
 
@@ -182,16 +184,22 @@ class Promptable(PromptableNetwork):
         count = len(prompt.boxes_xyxy) or len(prompt.points_xy)
         found: list[Instance | None] = [None] * count
         for indices in _portions(prompt, count, size_hw, most=self._prompts_at_once):
-            decoded = self.computed(
-                "decode", _repeated(features_1, len(indices)), self._shown(prompt, indices, size_hw)
-            )
+            shown = self._shown(prompt, indices, size_hw)
+            decoded = self.computed("decode", _repeated(features_1, len(indices)), shown)
+            moved = moved_boxes(shown) if self.options.average_boxes else []
+            others = [self.computed("decode", _repeated(features_1, len(indices)), boxes) for boxes in moved]
+            if others:
+                decoded, agreed_NM = averaged([decoded, *others])
             best_N = decoded.iou_NM.argmax(1)
             rows_N = torch.arange(len(indices), device=best_N.device)
             logits_Nhw = decoded.logits_NMhw[rows_N, best_N]
             own_NHW = restore(logits_Nhw, size_hw=size_hw, image_size=self.options.image_size)
-            rles = masks.encode_many((own_NHW > 0).cpu().numpy())
+            drawn_NHW = (own_NHW > 0).cpu().numpy()
+            if self.options.fit_box and prompt.boxes_xyxy:
+                drawn_NHW = within_boxes(own_NHW.cpu().numpy(), [prompt.boxes_xyxy[i] for i in indices])
+            rles = masks.encode_many(drawn_NHW)
             scores = decoded.iou_NM[rows_N, best_N].float().clamp(0, 1).tolist()
-            stable = grid.stability(logits_Nhw.float()).tolist()
+            stable = (agreed_NM[rows_N, best_N] if others else grid.stability(logits_Nhw.float())).tolist()
             for i, rle, score, stability in zip(indices, rles, scores, stable, strict=True):
                 box = prompt.boxes_xyxy[i] if prompt.boxes_xyxy else rle.box_xyxy
                 label = prompt.labels[i] if prompt.labels else self.classes[0]
