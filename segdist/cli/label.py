@@ -1,5 +1,6 @@
 """`segdist label ...`: boxes to masks, and people's say in them. What is heavy is imported by the command."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -71,6 +72,9 @@ def export_(
     ] = None,
     most: Annotated[int, typer.Option(min=1, help="Labels at most.")] = 1000,
     policy: Annotated[int, typer.Option(min=1, help="The n-th of several searched policies.")] = 1,
+    teach: Annotated[
+        bool, typer.Option("--teach", help="Of the images that `label report` names, what would teach most.")
+    ] = False,
     limit: Limit = 0,
 ) -> None:
     """Write what waits for a person, the most rewarding first: COCO, CVAT, Label Studio, and a gallery."""
@@ -79,7 +83,14 @@ def export_(
     with report_user_errors():
         file, overrides = file_and_overrides(sweep)
         doubts = export_review(
-            file, overrides, out, verdicts=_verdicts(verdict or ["review"]), most=most, policy=policy, limit=limit
+            file,
+            overrides,
+            out,
+            verdicts=_verdicts(verdict or (["review", "reject", "accept"] if teach else ["review"])),
+            most=most,
+            policy=policy,
+            limit=limit,
+            teach=teach,
         )
         images = len({d.image_id for d in doubts})
         say(
@@ -143,10 +154,12 @@ def file_and_overrides(words: list[str]) -> tuple[str, list[str]]:
 
 
 def _show(sets: "Sequence[LabelSet]", *, as_json: bool) -> None:
+    from segdist.labelling.lessons import lessons
     from segdist.pages.labels import label_report, print_label_reports
 
     reports = [
         label_report(one.policy.title, one.policy.values, one.labels.uri, one.labels.manifest.model_dump(mode="json"))
+        | {"lessons": [asdict(lesson) for lesson in lessons(one.labels.samples())]}
         for one in sets
     ]
     if as_json:

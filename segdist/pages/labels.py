@@ -134,6 +134,8 @@ def _print_one(one: JsonObject, out: Console) -> None:
         out.print(f"  {severity}: {', '.join(f'{code} {count}' for code, count in codes.items())}")
     for choice in one["choices"]:
         out.print(f"  {escape(choice)}")
+    for lesson in one.get("lessons", []):
+        out.print(f"  {escape(lesson_in_words(lesson))}")
     for warning in one["warnings"]:
         out.print(f"  [bold]warning: {escape(warning)}[/bold]")
     quality = one["quality"]
@@ -156,6 +158,18 @@ def _print_one(one: JsonObject, out: Console) -> None:
         else f"  a student that draws exactly what these labels teach gets IoU {number(oracle)}"
     )
     out.print()
+
+
+def lesson_in_words(lesson: JsonObject) -> str:
+    """What a person should correct of a class, and what for.
+
+    Args:
+        lesson: a `labelling.lessons.Lesson` as JSON values.
+    """
+    wanted = counted(lesson["wanted"], "corrected mask")
+    use = "would decide who labels it" if lesson["decides"] else "would make its scores surer"
+    there = f", beside {counted(lesson['known'], 'human one')}" if lesson["known"] else ""
+    return f"{lesson['label']}: {wanted} {use}{there}; first {', '.join(lesson['images'])}"
 
 
 def label_warnings(details: JsonObject) -> list[str]:

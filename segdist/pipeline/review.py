@@ -9,6 +9,7 @@ from segdist.core.records import Verdict
 from segdist.core.text import counted
 from segdist.datasets.shards import Dataset
 from segdist.labelling.corrections import Corrections, corrections_uri
+from segdist.labelling.lessons import lessons
 from segdist.labelling.review import back, coco, cvat, label_studio
 from segdist.labelling.review.queue import Doubt, Task, by_image, queue
 from segdist.pages import doubts as gallery
@@ -30,6 +31,7 @@ def export_review(
     most: int,
     policy: int = 1,
     limit: int = 0,
+    teach: bool = False,
 ) -> list[Doubt]:
     """Write the queue of a sweep's labels: images, COCO, CVAT and Label Studio files, and a gallery; the queue.
 
@@ -41,6 +43,7 @@ def export_review(
         most: how many at most.
         policy: of several searched label policies the n-th, from 1 on.
         limit: of the set of labels, as it was made.
+        teach: only those of which a few corrected ones would teach most; see `labelling.lessons`.
 
     Raises:
         DataError: the labels are not made yet, or there is nothing to review.
@@ -50,7 +53,11 @@ def export_review(
         raise SpecError(f"The folder {out} must be empty or not there, so that no file of another queue stays in it.")
     dataset, sets = find_label_sets(file, overrides, limit=limit)
     one = _chosen(sets, policy)
-    doubts = queue(one.labels.samples(), verdicts=verdicts, most=most)
+    taught = lessons(one.labels.samples()) if teach else []
+    only = {(image_id, lesson.label) for lesson in taught for image_id in lesson.images} if teach else None
+    doubts = queue(one.labels.samples(), verdicts=verdicts, most=most, only=only)
+    if teach and not taught:
+        raise DataError("Every class has human masks enough. Look at doubtful ones: leave out --teach.")
     if not doubts:
         raise DataError(
             f"No label has the verdict {' or '.join(verdicts)}. Set limits in `label.review`, e.g. {{score: 0.8}}, "

@@ -145,7 +145,8 @@ def class_names(wanted: Sequence[str], found: Counter[str]) -> tuple[str, ...]:
     """
     if not found:
         raise DataError(
-            "The data have no annotated instance, so there is nothing to learn. Check the annotation files."
+            "The data have no annotated instance, so there is nothing to learn. `segdist data validate PATH` says what "
+            "was left out of the annotation files and why, e.g. boxes that lie outside their images."
         )
     if missing := [name for name in wanted if name not in found]:
         raise DataError(

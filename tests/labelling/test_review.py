@@ -75,6 +75,8 @@ def test_the_queue_begins_where_correction_promises_most() -> None:
     assert [d.gain for d in found] == sorted((d.gain for d in found), reverse=True)
     assert [d.number for d in found] == [1, 2, 3]
     assert len(queue(SAMPLES, verdicts=[Verdict.REVIEW], most=2)) == 2
+    at = (found[1].image_id, found[1].instance.label)
+    assert {(d.image_id, d.instance.label) for d in queue(SAMPLES, verdicts=[*Verdict], most=9, only={at})} == {at}
 
 
 def _write_all(folder: Path, doubts: list[Doubt]) -> dict[str, Path]:

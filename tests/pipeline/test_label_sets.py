@@ -96,6 +96,15 @@ def test_labels_are_made_for_every_policy_reported_reviewed_and_corrected(
     monkeypatch.setattr(label_sets, "connected", lambda: pytest.fail("Ray is started although nothing is left to do"))
     assert answer("label", file).count("labelling") == 0, "labelled twice"
 
+    (lesson,) = box["lessons"]
+    assert lesson["label"] == "roof"
+    assert lesson["images"]
+    assert f"would {'decide' if lesson['decides'] else 'make its scores'}" in " ".join(answer("label", file).split())
+    few = tmp_path / "few"
+    answer("label", "review", "export", file, "-o", few, "--teach")
+    shown = {entry["image_id"] for entry in json.loads((few / "queue.json").read_text())["objects"]}
+    assert shown == set(lesson["images"])
+
     before = _fingerprint(load(file), "sweep")
     out = tmp_path / "queue"
     assert "gain" in answer("label", "review", "export", file, "-o", out) + (out / "index.html").read_text()

@@ -52,7 +52,13 @@ class Task:
     doubts: tuple[Doubt, ...]
 
 
-def queue(samples: Iterable[Sample], *, verdicts: Collection[Verdict], most: int) -> list[Doubt]:
+def queue(
+    samples: Iterable[Sample],
+    *,
+    verdicts: Collection[Verdict],
+    most: int,
+    only: Collection[tuple[str, str]] | None = None,
+) -> list[Doubt]:
     """Labels with one of the verdicts, those first whose correction promises to raise the mean IoU of classes most.
 
     A label of score s and a pixels is expected to be wrong in (1 - s) a of them. Put right, they raise its class's
@@ -63,6 +69,7 @@ def queue(samples: Iterable[Sample], *, verdicts: Collection[Verdict], most: int
         samples: labels; those without evidence are people's and not looked at.
         verdicts: which to take.
         most: the length of the queue at most.
+        only: image ids and classes to take; None for all.
     """
     pixels: Counter[str] = Counter()
     found: list[Doubt] = []
@@ -70,7 +77,8 @@ def queue(samples: Iterable[Sample], *, verdicts: Collection[Verdict], most: int
         for index, instance in enumerate(sample.instances):
             area = _pixels(instance)
             pixels[instance.label] += area
-            if instance.evidence is not None and instance.evidence.verdict in verdicts:
+            is_wanted = only is None or (sample.image_id, instance.label) in only
+            if is_wanted and instance.evidence is not None and instance.evidence.verdict in verdicts:
                 wrong = (1 - min(max(instance.score, 0.0), 1.0)) * area
                 found.append(Doubt(0, sample.image_id, index, instance, wrong))
     shares = [(d.gain / max(pixels[d.instance.label], 1), d) for d in found]
