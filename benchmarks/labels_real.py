@@ -70,7 +70,7 @@ def _quality(name: str) -> dict[str, Any]:
     choices = poll.choices()
     job = LabelJob(spec, classes, ("train",), source="benchmark", choices=choices)
     _, _, notes = label_samples([(replace(sample, split="train"), content) for sample, content in asked], job, panel)
-    found: dict[str, Any] = summarise([notes])["quality"]  # type: ignore[assignment]
+    found: dict[str, Any] = summarise([notes])["quality"]
     return {**found, "choices": choices, "known": len(poll.content["known"])}
 
 
