@@ -305,9 +305,10 @@ class LabelSpec(Placed):
     """Further teachers: families, shown the same boxes."""
     policy: Literal["vote", "auto"] = "vote"
     """What becomes of the masks of several teachers. vote: `consensus` makes one of them. auto: each class gets those
-    of one teacher, the filled box being one as well: the one nearest to people's masks where at least five objects
-    have some in `train` or `val`, else the one nearest to the other teachers' masks. Where ten objects of all classes
-    have some, scores are learned from them, and objects of a class get the mask of one teacher each where that pays."""
+    of one teacher, the filled box being one as well: the one nearest to people's masks in `train` or `val` where at
+    least five objects have some, else the one nearest to the other teachers' masks. Where ten objects of all classes
+    have some, a class with fewer than five goes by those of the others too, scores are learned from them, and each
+    object gets the mask of the teacher foretold to be the best, in classes where that pays."""
     prompt: PromptSpec = PromptSpec()
     """How each box is shown to the teacher."""
     consensus: ConsensusSpec | None = None

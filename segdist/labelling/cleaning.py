@@ -12,7 +12,7 @@ from segdist.core.masks import Mask
 from segdist.core.plugins import ImageHWC
 from segdist.core.records import Rle
 from segdist.core.spec import CleanStep, ClipToBox, FillHoles, Morphology, RemoveParts, Smooth, Snap
-from segdist.labelling.estimates import cut_out
+from segdist.reading.geometry import cut_out
 
 Floats = NDArray[np.float32]
 _MARGIN = 32

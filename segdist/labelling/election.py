@@ -15,7 +15,7 @@ from segdist.labelling.foretelling import FOLDS, Floats, foretold, learned, sign
 from segdist.metrics.matching import overlap_matrix
 
 ENOUGH = 5
-"""Objects of a class with a human mask from which on these decide."""
+"""Objects of a class with a human mask from which on these decide; fewer do with those of other classes."""
 SURE = 10
 """Objects of all classes with a human mask from which on these tell how far each sign of a good mask is to be believed,
 and so which teacher's mask of an object is the best."""
@@ -49,9 +49,10 @@ class Choice:
     Attributes:
         teacher: the name, or `EACH`.
         by: `masks` of people, or the teachers' `agreement`.
-        objects: on how many it rests.
-        would_give: for each teacher the mean IoU with these masks, or with the other teachers' answers; for `EACH` as
-            measured on objects from which nothing was learned.
+        objects: of the class, on how many it rests.
+        would_give: for each teacher the mean IoU with these masks, as if five more objects were as all classes are on
+            average, so that a few do not decide alone; or with the other teachers' answers. For `EACH` as measured on
+            objects from which nothing was learned.
         foretells: for each teacher the weights by which the signs of its masks foretell their IoU; none where too few
             human masks are there.
     """
@@ -113,17 +114,32 @@ class Poll:
 
     def _choice(self, label: str, lessons: "_Lessons | None") -> Choice:
         known = [one for one in self._known if one["label"] == label]
-        foretells = lessons.weights(label) if lessons else {}
-        if len(known) < ENOUGH:
+        if lessons is None and len(known) < ENOUGH:
             sums = self._agreement[label]
             means = {name: total / count for name, (count, total) in sums.items()}
             return Choice(_best(means), "agreement", int(next(iter(sums.values()))[0]), means)
-        means = {name: float(np.mean([one["iou"][name] for one in known])) for name in known[0]["iou"]}
+        usual = _mean_of_classes(self._known)
+        means = {
+            name: (sum(one["iou"][name] for one in known) + ENOUGH * mean) / (len(known) + ENOUGH)
+            for name, mean in usual.items()
+        }
         best = _best(means)
-        if lessons:
-            means[EACH] = lessons.held_out[label]
-            best = EACH if means[EACH] >= means[best] + _WORTH_IT else best
-        return Choice(best, "masks", len(known), means, foretells)
+        if lessons and len(known) >= ENOUGH:
+            own = float(np.mean([one["iou"][best] for one in known]))
+            means[EACH] = means[best] + lessons.held_out[label] - own
+            best = EACH if lessons.held_out[label] >= own + _WORTH_IT else best
+        return Choice(best, "masks", len(known), means, lessons.weights(label) if lessons else {})
+
+
+def _mean_of_classes(known: Sequence[Known]) -> dict[str, float]:
+    """By teacher, the mean IoU over classes, each of which counts the same."""
+    of_class: dict[str, list[dict[str, float]]] = defaultdict(list)
+    for one in known:
+        of_class[one["label"]].append(one["iou"])
+    return {
+        name: float(np.mean([np.mean([iou[name] for iou in ious]) for ious in of_class.values()]))
+        for name in known[0]["iou"]
+    }
 
 
 class _Lessons:

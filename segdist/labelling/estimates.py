@@ -14,19 +14,10 @@ from segdist.core.plugins import ImageHWC
 from segdist.core.skeletons import skeleton
 
 Corners = Sequence[float]
-Cut = tuple[slice, slice]
 _LINE_WIDTHS = (5, 9, 17)
 """Sides in pixels of the squares that a line must be narrower than."""
 _LEAST_GROUND = 8
 """Pixels of certain ground, below which the box is as good as the whole image."""
-
-
-def cut_out(box_xyxy: Corners, size_hw: tuple[int, int], *, margin: float = 0.0) -> Cut:
-    """Rows and columns of a box, widened by a share of its sides, inside the image; at least one pixel."""
-    x1, y1, x2, y2 = box_xyxy
-    dx, dy = margin * (x2 - x1), margin * (y2 - y1)
-    rows = _span(y1 - dy, y2 + dy, size_hw[0])
-    return rows, _span(x1 - dx, x2 + dx, size_hw[1])
 
 
 def line(image_HWC: ImageHWC) -> Mask:
@@ -86,11 +77,6 @@ def middle_points(mask_HW: Mask, count: int) -> list[tuple[float, float]]:
         chosen.append(int(apart.argmax()))
         apart = np.minimum(apart, np.linalg.norm(points - points[chosen[-1]], axis=1))
     return [(float(x) + 0.5, float(y) + 0.5) for x, y in points[chosen]]
-
-
-def _span(low: float, high: float, size: int) -> slice:
-    start = min(max(int(np.floor(low)), 0), size - 1)
-    return slice(start, max(min(int(np.ceil(high)), size), start + 1))
 
 
 def _line_response(image_HWC: ImageHWC) -> NDArray[np.uint8]:

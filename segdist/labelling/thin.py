@@ -20,7 +20,8 @@ from scipy.sparse.csgraph import dijkstra
 
 from segdist.core.masks import Mask
 from segdist.core.plugins import ImageHWC
-from segdist.labelling.estimates import Corners, cut_out, grabcut
+from segdist.labelling.estimates import Corners, grabcut
+from segdist.reading.geometry import cut_out
 
 Values = NDArray[np.floating]
 """Of a picture; OpenCV says no more of what it returns."""

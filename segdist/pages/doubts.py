@@ -7,9 +7,9 @@ import numpy as np
 from segdist.core.panels import ImageHWC, overlay
 from segdist.core.records import Instance
 from segdist.core.text import counted
-from segdist.labelling.estimates import cut_out
 from segdist.labelling.review.queue import Doubt
 from segdist.pages.base import Figure, Section, picture, write_page
+from segdist.reading.geometry import cut_out
 
 FILE = "index.html"
 MOST = 300

@@ -10,7 +10,7 @@ from rich.text import Text
 from segdist.core.json_values import JsonDict, JsonObject
 from segdist.core.terminal import Console, Table
 from segdist.core.text import counted
-from segdist.labelling.election import Choice
+from segdist.labelling.election import ENOUGH, Choice
 from segdist.pages.leaderboard import number
 
 _CHOICES = TypeAdapter(dict[str, Choice])
@@ -57,7 +57,10 @@ def label_choices(details: Mapping[str, object]) -> list[str]:
     for label, choice in _CHOICES.validate_python(details.get("choices") or {}).items():
         among = ", ".join(f"{name} {number(v)}" for name, v in sorted(choice.would_give.items(), key=lambda e: -e[1]))
         objects = counted(choice.objects, "object")
-        by = f"human masks of {objects}" if choice.by == "masks" else f"agreement on {objects}, for want of masks"
+        with_others = " and of other classes" if choice.objects < ENOUGH else ""
+        by = f"human masks of {objects}{with_others}"
+        if choice.by == "agreement":
+            by = f"agreement on {objects}, for want of masks"
         found.append(f"{label}: {choice.teacher}, by {by} ({among})")
     return found
 

@@ -5,7 +5,8 @@ from pydantic import Field, PositiveInt
 from segdist.core.plugins import ImageHWC, Question
 from segdist.core.records import Instance, Prompt
 from segdist.core.spec import Strict
-from segdist.labelling.estimates import cut_out, foreground, middle_points
+from segdist.labelling.estimates import foreground, middle_points
+from segdist.reading.geometry import cut_out
 
 NEEDS = "point"
 

@@ -316,3 +316,16 @@ def stated_size(height: Any, width: Any, *, most: float = MAX_PIXELS) -> tuple[i
         message = f"`height` x `width` must be at most {most:,} pixels, but is {sides[0]:g} x {sides[1]:g}"
         raise UnusableAnnotation("image-size-invalid", Severity.ERROR, message)
     return int(sides[0]), int(sides[1])
+
+
+def cut_out(box_xyxy: Sequence[float], size_hw: tuple[int, int], *, margin: float = 0.0) -> tuple[slice, slice]:
+    """Rows and columns of a box, widened by a share of its sides, inside the image; at least one pixel."""
+    x1, y1, x2, y2 = box_xyxy
+    dx, dy = margin * (x2 - x1), margin * (y2 - y1)
+    rows = _span(y1 - dy, y2 + dy, size_hw[0])
+    return rows, _span(x1 - dx, x2 + dx, size_hw[1])
+
+
+def _span(low: float, high: float, size: int) -> slice:
+    start = min(max(int(np.floor(low)), 0), size - 1)
+    return slice(start, max(min(int(np.ceil(high)), size), start + 1))

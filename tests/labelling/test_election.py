@@ -122,6 +122,16 @@ def test_scores_learned_from_human_masks_are_the_iou_on_average() -> None:
     assert abs(scores.mean() - ious.mean()) < 0.05
 
 
+def test_a_class_with_few_human_masks_goes_by_those_of_others_too() -> None:
+    poll = taught()
+    for _ in range(3):
+        poll.add(asked("rare"), said(sam=(0, 10), otsu=(0, 30), thin=(0, 12), box=(0, 40)), None)
+    choice = poll.choices()["rare"]
+    assert (choice.by, choice.objects) == ("masks", 0)
+    assert choice.teacher == "thin", "the best of all classes, where the box agrees with otsu"
+    assert set(choice.foretells) == {"sam", "otsu", "thin", "box"}
+
+
 def test_few_human_masks_teach_no_scores() -> None:
     poll = Poll()
     for _ in range(SURE - 1):

@@ -9,7 +9,8 @@ from skimage.filters import threshold_otsu
 from skimage.morphology import black_tophat, skeletonize, white_tophat
 
 from segdist.labelling import estimates
-from segdist.labelling.estimates import blob, cut_out, foreground, line, middle_points, stands_out_as_line
+from segdist.labelling.estimates import blob, foreground, line, middle_points, stands_out_as_line
+from segdist.reading.geometry import cut_out
 
 SIZE_HW = (60, 80)
 

@@ -10,8 +10,9 @@ from PIL import Image
 from scipy.sparse.csgraph import dijkstra
 
 from segdist.labelling import thin as module
-from segdist.labelling.estimates import blob, cut_out
+from segdist.labelling.estimates import blob
 from segdist.labelling.thin import thin
+from segdist.reading.geometry import cut_out
 
 MASONRY = Path(__file__).parents[3] / "shared" / "data" / "masonry"
 Box = tuple[int, int, int, int]

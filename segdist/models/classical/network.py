@@ -12,10 +12,11 @@ from segdist.core.masks import Mask
 from segdist.core.plugins import Example, ImageHWC
 from segdist.core.records import Instance, Prompt
 from segdist.labelling.boxes import has_size
-from segdist.labelling.estimates import blob, cut_out, grabcut, line, stands_out_as_line
+from segdist.labelling.estimates import blob, grabcut, line, stands_out_as_line
 from segdist.labelling.thin import thin
 from segdist.models.classical import Options
 from segdist.nets.segmenter import Segmenter
+from segdist.reading.geometry import cut_out
 
 _SURROUNDINGS = 0.25
 """What GrabCut sees around a box, as a share of its sides; it learns the background there."""

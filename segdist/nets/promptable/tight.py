@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from segdist.core.masks import Mask
 from segdist.core.records import Box
-from segdist.labelling.estimates import cut_out
+from segdist.reading.geometry import cut_out
 
 _THRESHOLDS = np.array([0, -0.5, -1, -1.5, -2, -3, -4, -5, -6], np.float32)
 """On logits; below the last one the network is sure that there is nothing."""
