@@ -201,3 +201,27 @@ def test_the_image_size_follows_the_network_unless_given(size: str, expected: in
 def test_an_image_size_of_broken_patches_is_refused() -> None:
     with pytest.raises(ValueError, match="multiple of 16"):
         Options.model_validate({"size": "vit_b", "image_size": 1000})
+
+
+def test_masks_keep_to_their_boxes_and_answers_to_moved_boxes_are_averaged_on_request() -> None:
+    image, truth = picture()
+    boxes = prompt(truth).boxes_xyxy
+    asked = Prompt(boxes_xyxy=boxes, labels=(CLASSES[0],) * 2)
+    found = {}
+    for name in ("", "fit_box", "average_boxes"):
+        network = build(Options.model_validate({name: True} if name else {}), CLASSES).eval()
+        with torch.inference_mode():
+            (found[name],) = network.predict([image], [asked])
+    for instance, box in zip(found["fit_box"], boxes, strict=True):
+        assert instance.mask is not None
+        assert instance.mask.area
+        x1, y1, x2, y2 = instance.mask.box_xyxy
+        assert (x1, y1) >= box[:2]
+        assert x2 <= box[2]
+        assert y2 <= box[3]
+    for plain, averaged in zip(found[""], found["average_boxes"], strict=True):
+        assert averaged.evidence is not None
+        assert plain.evidence is not None
+        assert averaged.evidence.stability is not None
+        assert 0 < averaged.evidence.stability <= 1
+        assert averaged.evidence.stability != plain.evidence.stability
