@@ -11,6 +11,7 @@ from segdist.core.json_values import JsonDict, JsonObject
 from segdist.core.terminal import Console, Table
 from segdist.core.text import counted
 from segdist.labelling.election import ENOUGH, Choice
+from segdist.labelling.lessons import Lesson
 from segdist.pages.leaderboard import number
 
 _CHOICES = TypeAdapter(dict[str, Choice])
@@ -87,7 +88,7 @@ def _details(manifest: JsonObject) -> JsonObject:
     return {**details, "quality": {**_as_today(quality), "per_class": per_class}}
 
 
-def _as_today(quality: Mapping[str, object]) -> JsonDict:
+def _as_today(quality: Mapping[str, object]) -> dict[str, object]:
     found = {**quality, "oracle_iou": quality.get("oracle_iou", quality.get("ceiling_iou"))}
     if "score_correlation" in quality:
         return found
@@ -138,7 +139,7 @@ def _print_one(one: JsonObject, out: Console) -> None:
     for choice in one["choices"]:
         out.print(f"  {escape(choice)}")
     for lesson in one.get("lessons", []):
-        out.print(f"  {escape(lesson_in_words(lesson))}")
+        out.print(f"  {escape(lesson_in_words(Lesson(**lesson)))}")
     for warning in one["warnings"]:
         out.print(f"  [bold]warning: {escape(warning)}[/bold]")
     quality = one["quality"]
@@ -163,16 +164,12 @@ def _print_one(one: JsonObject, out: Console) -> None:
     out.print()
 
 
-def lesson_in_words(lesson: JsonObject) -> str:
-    """What a person should correct of a class, and what for.
-
-    Args:
-        lesson: a `labelling.lessons.Lesson` as JSON values.
-    """
-    wanted = counted(lesson["wanted"], "corrected mask")
-    use = "would decide who labels it" if lesson["decides"] else "would make its scores surer"
-    there = f", beside {counted(lesson['known'], 'human one')}" if lesson["known"] else ""
-    return f"{lesson['label']}: {wanted} {use}{there}; first {', '.join(lesson['images'])}"
+def lesson_in_words(lesson: Lesson) -> str:
+    """What a person should correct of a class, and what for."""
+    wanted = counted(lesson.wanted, "corrected mask")
+    use = "would decide who labels it" if lesson.decides else "would make its scores surer"
+    there = f", beside {counted(lesson.known, 'human one')}" if lesson.known else ""
+    return f"{lesson.label}: {wanted} {use}{there}; first {', '.join(lesson.images)}"
 
 
 def label_warnings(details: JsonObject) -> list[str]:
