@@ -43,7 +43,8 @@ def name_of(teacher: TeacherSpec) -> str:
     """A teacher in a few words: its family and what was set of it, e.g. `classical thin`, or the trained model."""
     if teacher.trained:
         return teacher.trained
-    values = (PurePosixPath(str(value)).name for value in teacher.family_options().values())
+    options = teacher.family_options()
+    values = (key if value is True else PurePosixPath(str(value)).name for key, value in options.items())
     return " ".join([teacher.family, *values])
 
 
