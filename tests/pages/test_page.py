@@ -136,7 +136,7 @@ def test_label_quality_shows_verdicts_calibration_and_every_policy(page: Path) -
     text = page.read_text("utf-8")
     part = text[text.index("Label quality") : text.index('id="provenance"')]
     assert "prompt &lt;skeleton&gt;" in part
-    assert "Calibration error 0.056, Brier 0.110" in part
+    assert "Calibration error 0.056, correlation 0.610" in part
     assert re.search(r"drywall seam</td>.*?<td>160</td><td>1</td><td>0</td></tr>", part)
     assert re.search(r"<b>all objects</b></td>.*?0\.770.*?<td>480</td><td>3</td><td>1</td></tr>", part)
 
