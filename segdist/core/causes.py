@@ -185,6 +185,7 @@ _TABLE = (
             r"node has died",
             r"node was (?:terminated|preempted)",
             r"node it was running on is",
+            r"PreemptedError",
         ),
         "A node of the cluster is gone: {place}.",
         "Look at it with `ray list nodes`.",

@@ -54,6 +54,10 @@ class DivergedError(SegdistError):
         self.images, self.halvings = images, halvings
 
 
+class PreemptedError(SegdistError):
+    """A trial was asked to leave its node: what it needs to go on elsewhere is saved."""
+
+
 class ExportError(SegdistError):
     """A model cannot be written in the form that was asked for."""
 

@@ -72,13 +72,14 @@ class EpochBatches(Sampler[list[EpochIndex]]):
 
     Attributes:
         epoch: chooses the order.
+        first_step: of the epoch, before which nothing is given; 0 but where an epoch is gone on with.
         weights: (N,) how often each image is to be drawn; None draws each once.
     """
 
     def __init__(self, count: int, *, batch_size: int, micro_batch: int, seed: int, rank: int, world_size: int) -> None:
         self._count, self._batch_size, self._micro_batch, self._seed = count, batch_size, micro_batch, seed
         self._rank, self._world_size = rank, world_size
-        self.epoch = 0
+        self.epoch = self.first_step = 0
         self.weights: Weights | None = None
 
     def __len__(self) -> int:
@@ -92,7 +93,7 @@ class EpochBatches(Sampler[list[EpochIndex]]):
 
     def __iter__(self) -> Iterator[list[EpochIndex]]:
         order = epoch_order(self._count, np.random.default_rng((self._seed, self.epoch)), self.weights)
-        for start in range(0, self._count, self._batch_size):
+        for start in range(self.first_step * self._batch_size, self._count, self._batch_size):
             step = order[start : start + self._batch_size]
             mine = step[self._rank :: self._world_size]
             for first in self._passes(len(step)):

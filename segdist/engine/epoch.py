@@ -16,6 +16,7 @@ from segdist.engine.divided import average_scalars, clip_gradients
 from segdist.engine.precision import autocast
 from segdist.engine.shares import Share, shares
 from segdist.engine.state import Fit
+from segdist.engine.under_way import UnderWay
 from segdist.nets.collate import on_device
 
 
@@ -32,6 +33,10 @@ class LossNotFiniteError(Exception):
         self.step, self.terms = step, terms
 
 
+class LeftError(Exception):
+    """Training is to be left after the steps that are under way."""
+
+
 Metrics = dict[str, float]
 _BALANCE = "balance"
 
@@ -42,20 +47,26 @@ def train_epoch(
     """Train on every batch once; what was measured, by the names of MLflow.
 
     Args:
-        state: moved on by an epoch.
+        state: moved on by an epoch, of which the steps under way are done.
         parallel: its network, wrapped for data-parallel training.
-        batches: of this worker.
+        batches: of this worker, for the steps that are left.
         steps: for each step of the optimiser, the images that count in each of this worker's batches.
         images: of all workers.
 
     Raises:
         SpecError: a parameter that is to be trained is not used.
+        LeftError: a worker is to leave; all raise it after the same step.
     """
     state.reseed()
-    start = time.perf_counter()
-    metrics = _all_steps(state, parallel, iter(batches), steps)
-    seconds = time.perf_counter() - start
+    left_after, start = state.under_way.seconds, time.perf_counter()
+    of_worker = iter(batches)  # which may draw a number
+    state.under_way.take_up_chance(state.workers)
+    try:
+        metrics = _all_steps(state, parallel, of_worker, steps)
+    finally:
+        seconds = state.under_way.seconds = left_after + time.perf_counter() - start
     state.epoch += 1
+    state.under_way = UnderWay()
     sizes = {
         "model/parameters": float(adapters.parameters(state.network)),
         "model/trained_parameters": float(adapters.trained_parameters(state.network)),
@@ -68,14 +79,14 @@ def train_epoch(
 def _all_steps(state: Fit, parallel: nn.Module, batches: Iterator[Batch], steps: Sequence[Sequence[int]]) -> Metrics:
     """One pass over the training split; means of the loss terms, the gradient norm and the last learning rate."""
     _train_mode(parallel)
-    values: dict[str, list[torch.Tensor]] = {}
-    norms: list[float] = []
-    for number, counts in enumerate(steps):
+    under_way = state.under_way
+    norms = under_way.norms
+    for number, counts in enumerate(steps[under_way.steps :], start=under_way.steps):
         with state.pace.part("data"):
             step = list(islice(batches, len(counts)))
         terms = _add_gradients(state, parallel, step, counts)
         for name, value in terms.items():
-            values.setdefault(name, []).append(value)  # stays on the device: to read it is to wait for it
+            under_way.terms.setdefault(name, []).append(value)
         if not state.gradients_checked:
             _check_gradients(state)
         with state.pace.part("update"):
@@ -83,9 +94,12 @@ def _all_steps(state: Fit, parallel: nn.Module, batches: Iterator[Batch], steps:
         state.count_step()
         state.pace.stepped(sum(counts))
         state.first_step_at = state.first_step_at or time.time()
+        if state.is_to_leave:
+            under_way.counts = _counts(state)
+            raise LeftError
     metrics: Metrics = {
         f"train/{'loss' if name == 'loss' else f'loss/{name}'}": state.workers.mean(_finite_mean(of_steps))
-        for name, of_steps in ((name, torch.stack(one).tolist()) for name, one in values.items())
+        for name, of_steps in under_way.values().items()
     }
     finite = [n for n in norms if math.isfinite(n)]
     metrics["train/grad_norm"] = _finite_mean(norms)
@@ -99,8 +113,9 @@ def _all_steps(state: Fit, parallel: nn.Module, batches: Iterator[Batch], steps:
 
 def _counts(state: Fit) -> Metrics:
     """What the family counted in this epoch, over all workers; see `Segmenter`."""
-    counted = state.network.take_counts()
-    return {f"train/{name}": sum(state.workers.gather([count])) for name, count in counted.items()}
+    counted, before = state.network.take_counts(), state.under_way.counts
+    here = {f"train/{name}": sum(state.workers.gather([count])) for name, count in counted.items()}
+    return {name: count + before.get(name, 0.0) for name, count in here.items()}
 
 
 def _finite_mean(values: list[float]) -> float:

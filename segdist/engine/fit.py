@@ -3,12 +3,13 @@
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from torch import nn
 
-from segdist.core.errors import DivergedError
+from segdist.core.errors import DivergedError, PreemptedError
 from segdist.core.plugins import declaration
 from segdist.core.records import LabelledImages
 from segdist.core.spec import RunSpec
@@ -16,7 +17,7 @@ from segdist.engine import checkpoint, pictures, runtime
 from segdist.engine.averaging import moving
 from segdist.engine.compiling import compile_in_place
 from segdist.engine.data import loader
-from segdist.engine.epoch import LossNotFiniteError, Metrics, train_epoch
+from segdist.engine.epoch import LeftError, LossNotFiniteError, Metrics, train_epoch
 from segdist.engine.objective import objective_of
 from segdist.engine.pace import Pace, Work
 from segdist.engine.packs import PackMember
@@ -35,6 +36,20 @@ ReportEpoch = Callable[[Metrics, Path | None], None]
 """Takes the metrics of an epoch and, where one was saved, the checkpoint folder (gone after the call)."""
 
 
+@dataclass(frozen=True)
+class Leaving:
+    """How a fit is left in the middle of an epoch.
+
+    Attributes:
+        is_asked: asked by every worker after every step; whether it has to leave.
+        save: called by the chief with a checkpoint folder (gone after the call), the epochs that are done, and the
+            steps of the next one.
+    """
+
+    is_asked: Callable[[], bool]
+    save: Callable[[Path, int, int], object]
+
+
 def fit(
     run: RunSpec,
     classes: tuple[str, ...],
@@ -48,6 +63,7 @@ def fit(
     halvings: int = 0,
     on_work: Callable[[Work], object] | None = None,
     member: PackMember | None = None,
+    leaving: Leaving | None = None,
 ) -> nn.Module:
     """Train a model on `train`, score it on `val` after every epoch, and report.
 
@@ -64,6 +80,7 @@ def fit(
         halvings: times that the learning rate is halved, where the checkpoint's is not halved as often already.
         on_work: called about once a second while this worker trains, with what it did since.
         member: this training's place among those of a pack, with which it computes; only without other workers.
+        leaving: how it is left early; None where it never is.
 
     A step whose gradient is not finite is skipped and counted; an epoch of nothing but such steps ends the fit with
     `diverged` 1 and the worst values, as `val/iou` 0, so that a search learns to keep away.
@@ -74,6 +91,7 @@ def fit(
     Raises:
         SpecError: a phase trains nothing, a parameter that is to be trained is not used, or there is no compiler.
         DivergedError: the loss of a step is infinite or no number, on any worker; no worker has taken the step.
+        PreemptedError: a worker has to leave, and all is saved; every worker raises it.
     """
     workers = workers or Workers.here()
     set_matrix_products(run.train.precision, workers.device)
@@ -96,6 +114,7 @@ def fit(
         halvings=halvings,
         is_sharded=is_sharded,
         pace=Pace(on_work, workers.device),
+        leave=leaving.is_asked if leaving else None,
     )
     if resume:
         state.resume(resume)
@@ -107,12 +126,15 @@ def fit(
         # anew, because it knows only what is trained when it is made
         parallel = network if is_sharded else workers.parallel(network, finds_unused=bool(family.sometimes_unused))
         for epoch in epochs:
-            sampler.epoch = epoch
+            sampler.epoch, sampler.first_step = epoch, state.under_way.steps
             try:
                 metrics = train_epoch(state, parallel, batches, steps=sampler.steps, images=len(train))
             except LossNotFiniteError as error:
                 images = tuple(train[index][0].image_id for index in sampler.images_of(error.step))
                 raise _diverged(state, error, images) from error
+            except LeftError:
+                assert leaving, "else nobody asked for it"
+                raise _left(state, leaving) from None
             if metrics["diverged"]:
                 report(metrics | {f"val/{name}": _worst(name) for name in run.evaluate.each_epoch}, None)
                 return state.finished()
@@ -138,6 +160,16 @@ def _network(
     if run.train.compile:
         compile_in_place(network, workers.device)
     return network
+
+
+def _left(state: Fit, leaving: Leaving) -> PreemptedError:
+    under_way = state.under_way.state(state.workers)
+    with TemporaryDirectory(prefix="segdist-") as folder:
+        state.save(Path(folder), under_way=under_way)
+        if state.workers.is_chief:
+            leaving.save(Path(folder), state.epoch, state.under_way.steps)
+    state.workers.gather([0])  # the first that ends, ends the others too
+    return PreemptedError(f"it is saved after step {state.under_way.steps} of epoch {state.epoch + 1}")
 
 
 def _diverged(state: Fit, error: LossNotFiniteError, images: tuple[str, ...]) -> DivergedError:

@@ -1,6 +1,6 @@
 """The state of one fit: the model, what moves it, how far it came; its phases and its checkpoints."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from segdist.engine.pace import Pace
 from segdist.engine.parts import MODEL, TRAINING
 from segdist.engine.precision import scaler_for
 from segdist.engine.schedule import adamw, rates
+from segdist.engine.under_way import UnderWay
 from segdist.engine.workers import Workers
 from segdist.nets.segmenter import Segmenter
 
@@ -52,6 +53,8 @@ class Fit:
         kept: folder or prefix for the models of `train.keep_every`.
         first_step_at: seconds since 1970.
         gradients_checked: whether the first step has shown that every trained parameter is used.
+        under_way: the steps of the next epoch that are done.
+        leave: asked after every step; whether this worker is to leave.
     """
 
     run: RunSpec
@@ -74,6 +77,8 @@ class Fit:
     first_step_at: float = 0.0
     gradients_checked: bool = False
     is_sharded: bool = False
+    under_way: UnderWay = field(default_factory=UnderWay)
+    leave: Callable[[], bool] | None = None
     _saved: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -143,10 +148,19 @@ class Fit:
         for group, peak, factor in zip(self.optimizer.param_groups, peaks, schedule.lr_lambdas, strict=True):
             group["initial_lr"], group["lr"] = peak, peak * factor(schedule.last_epoch)
 
-    def save(self, folder: Path) -> None:
+    @property
+    def is_to_leave(self) -> bool:
+        """Whether any worker is to; each asks after every step."""
+        return self.leave is not None and self.workers.totals([float(self.leave())])[0] > 0
+
+    def save(self, folder: Path, *, under_way: Mapping[str, Any] | None = None) -> None:
         """Write the model, and what training needs to go on: with averages, the weights that it moves too.
 
         Every worker calls it, and the chief writes.
+
+        Args:
+            folder: to write into.
+            under_way: the state of an epoch that is not over.
         """
         if not self._has_to_save():
             return
@@ -161,6 +175,7 @@ class Fit:
             "halvings": self.halvings,
             "phase": self.phase,
             "epoch": self.epoch,
+            "under_way": under_way,
         }
         if self.averages:
             moved = moving(self.network, self.trainable)
@@ -188,7 +203,9 @@ class Fit:
         self._saved = torch.load(folder / TRAINING, weights_only=True, map_location="cpu")
         self.epoch = self._saved["epoch"]
         self.halvings = max(self.halvings, self._saved.get("halvings", 0))
-        self.steps = self.epoch * self.steps_per_epoch
+        if under_way := self._saved.pop("under_way", None):
+            self.under_way = UnderWay.of(under_way)
+        self.steps = self.epoch * self.steps_per_epoch + self.under_way.steps
         if self._saved.get("scaler"):
             self.scaler.load_state_dict(self._saved["scaler"])
         averaged = self._saved.pop("averaged", {"steps": self.steps, "weights": {}})

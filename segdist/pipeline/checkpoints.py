@@ -59,16 +59,9 @@ class Checkpoints:
         if score is not None and not isfinite(score):
             score = None  # undefined, as where validation has no object: it is the best of nothing
         place = storage.join(self._folder, f"{epoch:05d}")
-        storage.remove(place)  # half of it may be there
-        sums = {}
-        for file in sorted(f for f in files.rglob("*") if f.is_file()):
-            name = file.relative_to(files).as_posix()
-            sums[name] = _digest(file)
-            storage.upload(file, storage.join(place, name))
         if self._history:
             self._history[-1][CHECKPOINT] = place
-        about = {"epoch": epoch, "score": score, "sha256": sums, "history": self._history}
-        storage.write_json(storage.join(place, MARKER), about)
+        self._write(files, place, {"epoch": epoch, "score": score, "history": self._history})
         if score is not None and (self._best is None or self._is_better(score, self._best[0])):
             self._best = score, place
         kept = {place, self._best[1] if self._best else place}
@@ -76,6 +69,30 @@ class Checkpoints:
             if old not in kept:
                 _remove(old)
         return place
+
+    def save_midway(self, files: Path, *, epochs: int, steps: int) -> None:
+        """Keep a local folder as the checkpoint after some steps of an epoch, beside those that are kept.
+
+        Args:
+            files: of the checkpoint.
+            epochs: that are done.
+            steps: of the next one.
+
+        Raises:
+            StorageError: it cannot be written; those before are still there.
+        """
+        place = storage.join(self._folder, f"{epochs:05d}-{steps:07d}")
+        about = {"epoch": epochs, "steps": steps, "score": None, "history": self._history}
+        self._write(files, place, about)
+
+    def _write(self, files: Path, place: str, about: Mapping[str, object]) -> None:
+        storage.remove(place)  # half of it may be there
+        sums = {}
+        for file in sorted(f for f in files.rglob("*") if f.is_file()):
+            name = file.relative_to(files).as_posix()
+            sums[name] = _digest(file)
+            storage.upload(file, storage.join(place, name))
+        storage.write_json(storage.join(place, MARKER), {**about, "sha256": sums})
 
     @contextmanager
     def latest(self, report: Callable[[str], None]) -> Iterator[Path | None]:

@@ -22,6 +22,7 @@ from segdist.pipeline.travelling import travelling
 # Read by Ray when it is imported or when a session starts.
 _SETTINGS = {
     "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a trial looks for itself: see `draining`
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the default of 2 s is added to every report of a worker group
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths in a sweep file mean the same in a trial as in the driver
@@ -42,7 +43,6 @@ _STARTS = 3
 within 15 seconds, and no setting says otherwise; beside other work they can need more."""
 _MOST_SHOWN = 4
 """Nodes that an error of one screen lists."""
-_PREEMPTION = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 _HOOK = "segdist.pipeline.cluster.begin_in_own_cluster"
 _STORAGE_KEYS = {
     "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN",
@@ -63,8 +63,6 @@ def connected(*, is_bare: bool = False) -> Iterator[ModuleType]:
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     address = os.environ.get("RAY_ADDRESS")
-    if not address:
-        os.environ.setdefault(_PREEMPTION, "0")  # nobody takes this machine away; saves a worker group four CPU-seconds
     token_mode = check_reachable(address) if address else {}
     import ray
 
@@ -252,7 +250,7 @@ def _hook_with(values: Mapping[str, str]) -> Callable[[], None]:
 
 
 def _settings() -> dict[str, str]:
-    names = [*_SETTINGS, _PREEMPTION, "SEGDIST_CACHE", "SEGDIST_DEBUG", DOWNLOAD, "YOLO_CONFIG_DIR"]
+    names = [*_SETTINGS, "SEGDIST_CACHE", "SEGDIST_DEBUG", DOWNLOAD, "YOLO_CONFIG_DIR"]
     found = {name: os.environ[name] for name in names if name in os.environ}
     # One thread a process: trials share the machine, and each sets its own number when it starts.
     return {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **found}

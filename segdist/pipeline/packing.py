@@ -1,7 +1,7 @@
 """How many holders of some resources fit at once: packed onto nodes and cards one by one, not onto their sum."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from math import floor
 from pathlib import Path
@@ -69,9 +69,14 @@ def usable(nodes: Sequence[Node]) -> list[Node]:
     return [replace(node, memory=max(0.0, USABLE * node.memory - BESIDE)) for node in nodes]
 
 
-def nodes_of(ray: ModuleType) -> list[Node]:
-    """The nodes of the connected cluster that are alive."""
-    alive = (node for node in ray.nodes() if node["Alive"])
+def nodes_of(ray: ModuleType, *, leaving: Collection[str] = ()) -> list[Node]:
+    """The nodes of the connected cluster that are alive.
+
+    Args:
+        ray: the connected `ray` module.
+        leaving: ids of nodes that do not count, because nothing is started there any more.
+    """
+    alive = (node for node in ray.nodes() if node["Alive"] and node.get("NodeID") not in leaving)
     return [
         Node(
             name=str(node["NodeManagerAddress"]),

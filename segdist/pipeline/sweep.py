@@ -3,7 +3,7 @@
 import signal
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from tempfile import TemporaryDirectory
@@ -17,11 +17,12 @@ from segdist.core.spec import SweepSpec
 from segdist.core.terminal import say
 from segdist.core.text import counted
 from segdist.pipeline.checkpoints import thin
-from segdist.pipeline.cluster import keep_keys_out_of_logs, slots
+from segdist.pipeline.cluster import holders, keep_keys_out_of_logs
+from segdist.pipeline.draining import draining
 from segdist.pipeline.gpus import given, with_gpus
 from segdist.pipeline.growth import asked_to_grow
 from segdist.pipeline.own_cluster import check_own_room
-from segdist.pipeline.packing import Need, fitting, nodes_of, usable
+from segdist.pipeline.packing import Need, Node, fitting, nodes_of, usable
 from segdist.pipeline.planned import planned, resident_bytes
 from segdist.pipeline.recording import Recording
 from segdist.pipeline.sweep_meters import SweepMeters
@@ -233,14 +234,24 @@ def _run(
     plan = planned(job.storage_path)
     memory = resident_bytes(plan.families) if plan else 0
 
+    has_room = True
+
     def room() -> int:
+        nonlocal has_room
         lease.check()
-        nodes = nodes_of(ray)
+        nodes = nodes_of(ray, leaving=draining())
         meter.nodes = len(nodes)
         if waits_for_cards and given("auto", ray).gpus and suggestions.close():
             cards = counted(sum(int(node.gpus) for node in nodes), "GPU")
             say(f"search    {cards} joined: what runs now comes to its end, then trials train on them")
-        return _concurrency(spec, ray, memory)
+        try:
+            fits = _concurrency(spec, nodes, memory)
+        except BackendError:  # what held trials when the search began has left
+            fits = 0
+        if has_room and not fits:
+            say("search    waits for a node that holds a trial: the last one has left the cluster")
+        has_room = fits > 0
+        return fits
 
     asked = spec.resources
     packs = Packs(ray, size=spec.search.pack, cpus=asked.cpus_per_worker, gpus=asked.gpus) if _packs(spec) else None
@@ -248,7 +259,7 @@ def _run(
         search.share = packs.share
     suggestions = Suggestions(search, room, problem, packs=packs, alike=lambda trial: _alike(job, trial))
     ends = Ends(search, recording, progress, problem, suggestions, max_failures=asked.max_failures, packs=packs)
-    _concurrency(spec, ray, memory)  # what can never fit is refused here
+    _concurrency(spec, nodes_of(ray), memory)  # what can never fit is refused here
     with TemporaryDirectory(prefix="segdist-tune-") as scratch:  # Tune's own files: nobody reads them again
         tuner = tune.Tuner(
             trainable,
@@ -294,20 +305,23 @@ def _alike(job: Job, trial: Trial) -> str:
     )
 
 
-def _concurrency(spec: SweepSpec, ray: ModuleType, memory: int) -> int:
+def _concurrency(spec: SweepSpec, nodes: Sequence[Node], memory: int) -> int:
     """Trials that fit the cluster as it is now.
 
     Args:
         spec: the sweep.
-        ray: the connected `ray` module.
+        nodes: of the cluster.
         memory: bytes that a plan found a worker to need; 0 where there is none. One trial runs all the same.
+
+    Raises:
+        BackendError: not even one fits.
     """
     asked = spec.resources
-    fits = slots(ray, cpus=asked.cpus_per_worker, gpus=asked.gpus, workers=asked.workers)
+    fits = holders(nodes, Need(asked.cpus_per_worker, asked.gpus, workers=asked.workers))
     if spec.search.concurrency != "auto":
         return min(fits, spec.search.concurrency)
     need = Need(asked.cpus_per_worker, asked.gpus, memory * spec.search.pack, asked.workers)
-    return min(fits, max(fitting(usable(nodes_of(ray)), need), 1))
+    return min(fits, max(fitting(usable(nodes), need), 1))
 
 
 def _driver_resources(spec: SweepSpec) -> dict[str, float]:

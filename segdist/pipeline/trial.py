@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segdist.core import storage
-from segdist.core.errors import DivergedError
+from segdist.core.errors import DivergedError, PreemptedError
 from segdist.core.spec import RunSpec
 from segdist.datasets.shards import Dataset
 from segdist.metrics import is_minimised
 from segdist.pipeline.checkpoints import CHECKPOINT, Checkpoints
+from segdist.pipeline.draining import said, watched_for_draining
 from segdist.pipeline.own_cluster import SESSION
 from segdist.pipeline.trial_meters import trial_told
 from segdist.searching.ledger import checkpoints_of
@@ -103,10 +104,16 @@ def train_trial(config: dict[str, Any], job: Job) -> None:
         return
     from ray import tune
 
-    work(run, job, number, known, tune.report)
+    work(run, job, number, known, tune.report, nodes=(_node(),))
 
 
-def work(run: RunSpec, job: Job, number: int, known: int, report: Report) -> None:
+def _node() -> str:
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def work(run: RunSpec, job: Job, number: int, known: int, report: Report, *, nodes: tuple[str, ...] = ()) -> None:
     """Fit on this process's share, from the trial's latest checkpoint on.
 
     Args:
@@ -116,22 +123,39 @@ def work(run: RunSpec, job: Job, number: int, known: int, report: Report) -> Non
         known: the last epoch that the driver has heard of; those that earlier processes did since are told again.
         report: called after every epoch; under `CHECKPOINT` is the URI of what was saved after it, and under `DAMAGED`
             what is to be known of checkpoints that could not be read.
+        nodes: ids of those that the trial needs; when one of them is about to leave, the trial does.
+
+    Raises:
+        PreemptedError: it has left, and goes on elsewhere after the step that it had come to.
     """
     from segdist.engine.workers import reserved
 
-    with reserved(cpus=run.resources.cpus_per_worker, gpus=run.resources.gpus):
-        work_beside(run, job, number, known, report)
+    with (
+        reserved(cpus=run.resources.cpus_per_worker, gpus=run.resources.gpus),
+        watched_for_draining(*nodes) as is_asked_to_leave,
+    ):
+        try:
+            work_beside(run, job, number, known, report, is_asked_to_leave=is_asked_to_leave)
+        except PreemptedError as error:
+            raise PreemptedError(f"{said(nodes)}: {error}") from error
 
 
 def work_beside(
-    run: RunSpec, job: Job, number: int, known: int, report: Report, member: "PackMember | None" = None
+    run: RunSpec,
+    job: Job,
+    number: int,
+    known: int,
+    report: Report,
+    member: "PackMember | None" = None,
+    *,
+    is_asked_to_leave: Callable[[], bool] | None = None,
 ) -> None:
     """`work` in a process that has reserved what it needs, alone or as a member of a pack."""
     from segdist.engine.allocation import give_back
 
     with _watched(is_watched=job.is_watched) as watched, trial_told(job.sweep, run, number) as told:
         try:
-            _work(run, job, number, known, report, watched, told, member)
+            _work(run, job, number, known, report, watched, told, member, is_asked_to_leave)
         finally:
             give_back()  # the process is used again
 
@@ -158,9 +182,10 @@ def _work(
     watched: Callable[[], dict[str, float]],
     on_work: Callable[["Work"], None],
     member: "PackMember | None",
+    is_asked_to_leave: Callable[[], bool] | None,
 ) -> None:
     from segdist.engine.evaluation import costs_of
-    from segdist.engine.fit import MODEL, fit
+    from segdist.engine.fit import MODEL, Leaving, fit
 
     dataset = Dataset.open(job.dataset_uri)
     labels = Dataset.open(job.labels_uri) if job.labels_uri else None
@@ -183,6 +208,9 @@ def _work(
         report({**metrics, CHECKPOINT: saved, **({DAMAGED: "\n".join(damaged)} if damaged else {})})
         damaged.clear()
 
+    def save_midway(folder: Path, epochs: int, steps: int) -> None:
+        checkpoints.save_midway(folder, epochs=epochs, steps=steps)
+
     halvings = 0
     while True:
         with checkpoints.latest(damaged.append) as resume:
@@ -202,6 +230,7 @@ def _work(
                     halvings=halvings,
                     on_work=on_work,
                     member=member,
+                    leaving=is_asked_to_leave and Leaving(is_asked_to_leave, save_midway),
                 )
             except DivergedError as error:
                 halvings = error.halvings + 1
@@ -247,9 +276,10 @@ def _train_in_group(run: RunSpec, job: Job, number: int, known: int) -> None:
     backend = "nccl" if gpus >= 1 else "gloo"  # NCCL refuses two workers on one card
     per_worker = {"CPU": run.resources.cpus_per_worker, "GPU": gpus}
     filesystem, path = storage.arrow_filesystem(storage.join(job.storage_path, GROUPS))
+    of_trial = {"run": run.model_dump_json(), "job": job, "number": number, "known": known, "driver": _node()}
     TorchTrainer(
         _train_worker,
-        train_loop_config={"run": run.model_dump_json(), "job": job, "number": number, "known": known},
+        train_loop_config=of_trial,
         torch_config=(MeetingOverFile if SESSION in os.environ else TorchConfig)(backend=backend),
         scaling_config=train.ScalingConfig(
             num_workers=run.resources.workers,
@@ -276,4 +306,5 @@ def _train_worker(config: dict[str, Any]) -> None:
     if run.resources.gpus:
         check_card()
         torch.cuda.set_device(get_device())  # each worker of a group sees the cards of all on its node
-    work(run, config["job"], config["number"], config["known"], train.report)
+    nodes = (_node(), config["driver"])
+    work(run, config["job"], config["number"], config["known"], train.report, nodes=nodes)

@@ -19,7 +19,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from segdist.core.causes import OF_STORAGE, cause_of, why
-from segdist.core.errors import DivergedError, StorageError
+from segdist.core.errors import DivergedError, PreemptedError, StorageError
 from segdist.core.storage import absolute
 from segdist.core.terminal import say
 from segdist.core.text import counted
@@ -276,6 +276,8 @@ class Ends(_Unsaved, TrialProgressCallback):
         self._started.discard(number)
         if self._search.ledger[number].state != "running":  # it had done its part
             self.on_trial_complete(iteration, trials, trial)
+        elif PreemptedError.__name__ in text:
+            self._taken_up(self._problem.noted(lambda: self._search.moved(number, why(text))), "node")
         elif kind in _MEMORY and self._packs and self._packs.part(number):
             self._taken_up(self._problem.noted(lambda: self._search.again(number, f"on its own: {why(text)}")), kind)
         elif kind == "killed for memory" and self._suggestions.let_less_run():

@@ -267,6 +267,12 @@ class Search:
         self._queue.insert(0, number)
         return trial
 
+    def moved(self, number: int, reason: str) -> Trial:
+        """A trial left its node, and all that it did is saved: `next` gives it again."""
+        trial = self._counted(number)
+        self.ledger.write(trial.model_copy(update={"of_use": trial.spent - trial.lost}))
+        return self.again(number, reason)
+
     def out_of_memory(self, number: int, reason: str) -> Trial:
         """Memory did not hold a trial: `next` gives it with half the images at once, and with one it is infeasible.
 

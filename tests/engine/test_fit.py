@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from segdist.core.errors import DivergedError
+from segdist.core.errors import DivergedError, PreemptedError
 from segdist.core.spec import RunSpec
 from segdist.engine.data import loader
-from segdist.engine.fit import TRAINING, fit
+from segdist.engine.fit import TRAINING, Leaving, fit
 from segdist.engine.pace import Work
 from segdist.models.unet_cbam import Options
 from segdist.models.unet_cbam.network import UnetCbam
@@ -222,3 +222,37 @@ def test_the_work_that_is_told_is_all_of_it_and_changes_no_bit() -> None:
     assert {part for work in heard for part in work.seconds} == {
         "data", "forward", "backward", "update", "score", "report"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("at", [1, 3, 4])
+def test_a_fit_left_in_the_middle_of_an_epoch_ends_elsewhere_with_the_same_bits_and_metrics(
+    at: int, tmp_path: Path
+) -> None:
+    """Left twice: after a step of the first epoch or its last one, and after a step of the second."""
+    run = tiny_run(epochs=2, batch_size=2, adapter={"kind": "lora", "rank": 2, "dropout": 0.5}, ema=0.5)
+    whole = Reports()
+    expected = fitted(run, whole)
+
+    rest, left = Reports(), list[tuple[int, int]]()
+    places: list[Path | None] = [None]
+    for asked_after in (at, 5 - at, None):
+        calls = iter(range(1, 99))
+
+        def save(folder: Path, epochs: int, steps: int) -> None:
+            left.append((epochs, steps))
+            places.append(folder.rename(tmp_path / f"{len(places)}"))
+            folder.mkdir()
+
+        leaving = Leaving(lambda calls=calls, asked_after=asked_after: next(calls) == asked_after, save)  # type: ignore[misc]
+        torch.manual_seed(99)  # whatever the process did before
+        if asked_after is None:
+            ended = fit(run, CLASSES, train=TRAIN, val=VAL, report=rest, resume=places[-1], leaving=leaving)
+        else:
+            with pytest.raises(PreemptedError, match=r"it is saved after step \d of epoch \d"):
+                fit(run, CLASSES, train=TRAIN, val=VAL, report=rest, resume=places[-1], leaving=leaving)
+    assert left == [(0, at), (1, 1)]
+    assert_same_bits(weights(ended), expected)
+    for mine, wanted in zip(rest.metrics, whole.metrics, strict=True):
+        assert mine.keys() == wanted.keys()
+        for name in ("epoch", "train/loss", "train/loss/dice", "train/grad_norm", "train/lr", "val/iou"):
+            assert mine[name] == pytest.approx(wanted[name], rel=1e-12), name

@@ -141,3 +141,16 @@ def test_a_sweep_that_is_done_keeps_the_checkpoints_of_its_best_trials_and_of_th
     assert thin(Ledger(ledger.folder), metric="val/hausdorff_95", keep=1) == 2, "the lowest was removed before"
     assert left() == [4, 5, 6, 8]
     assert [t.number for t in Ledger(ledger.folder).trials if t.thinned] == [0, 1, 2, 3, 7]
+
+
+def test_what_was_saved_in_the_middle_of_an_epoch_is_the_latest_until_that_epoch_is_saved(tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    checkpoints = saved(str(folder), tmp_path, 0.9, 0.2)
+    (tmp_path / "made" / "state").write_text("2 and 7 steps")
+    checkpoints.save_midway(tmp_path / "made", epochs=2, steps=7)
+    assert kept(folder) == ["00001", "00002", "00002-0000007"], "the ledger may name the one before"
+    after = Checkpoints(str(folder), is_better=operator.ge)
+    assert state(after) == "2 and 7 steps"
+    (tmp_path / "made" / "state").write_text("3")
+    after.save(tmp_path / "made", epoch=3, score=0.3)
+    assert kept(folder) == ["00001", "00003"]

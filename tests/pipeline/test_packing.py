@@ -6,7 +6,7 @@ import pytest
 
 from segdist.core.errors import BackendError
 from segdist.pipeline.cluster import slots
-from segdist.pipeline.packing import Need, Node, fitting, memory_here, this_machine
+from segdist.pipeline.packing import Need, Node, fitting, memory_here, nodes_of, this_machine
 from segdist.pipeline.sweep import _concurrency
 from tests.searching.sweeps import sweep
 
@@ -46,7 +46,8 @@ class Cluster:
 
     def nodes(self) -> list[dict[str, Any]]:
         alive = [
-            {"Alive": True, "NodeManagerAddress": f"10.0.0.{k}", "Resources": r} for k, r in enumerate(self._nodes)
+            {"Alive": True, "NodeID": f"{k}", "NodeManagerAddress": f"10.0.0.{k}", "Resources": r}
+            for k, r in enumerate(self._nodes)
         ]
         return [*alive, {"Alive": False, "NodeManagerAddress": "10.0.0.9", "Resources": {"CPU": 64.0}}]
 
@@ -57,12 +58,17 @@ def test_the_concurrency_of_a_search_is_what_the_living_nodes_hold() -> None:
     assert slots(ray, cpus=1, gpus=0.6) == 2
 
 
+def test_a_node_that_is_about_to_leave_holds_nothing() -> None:
+    ray = cast("Any", Cluster({"CPU": 3.0}, {"CPU": 5.0}))
+    assert fitting(nodes_of(ray, leaving={"1": 0.0}), Need(1)) == 3
+
+
 def test_a_plan_s_memory_bounds_the_automatic_concurrency_and_never_to_nothing() -> None:
-    ray = cast("Any", Cluster({"CPU": 8.0, "memory": 8e9, "object_store_memory": 2e9}))
-    assert _concurrency(sweep(), ray, 0) == 8
-    assert _concurrency(sweep(), ray, 4_000_000_000) == 2, "of ten, 0.95 less what Ray has"
-    assert _concurrency(sweep(), ray, 40_000_000_000) == 1
-    assert _concurrency(sweep(concurrency=5), ray, 4_000_000_000) == 5
+    nodes = nodes_of(cast("Any", Cluster({"CPU": 8.0, "memory": 8e9, "object_store_memory": 2e9})))
+    assert _concurrency(sweep(), nodes, 0) == 8
+    assert _concurrency(sweep(), nodes, 4_000_000_000) == 2, "of ten, 0.95 less what Ray has"
+    assert _concurrency(sweep(), nodes, 40_000_000_000) == 1
+    assert _concurrency(sweep(concurrency=5), nodes, 4_000_000_000) == 5
 
 
 def test_what_fits_nowhere_is_refused_with_what_each_node_has() -> None:

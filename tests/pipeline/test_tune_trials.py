@@ -231,3 +231,13 @@ def test_a_trial_that_tune_gave_up_without_a_word_is_taken_up_again(running: Run
     assert running.suggest("d") == [0], "its place is free"
     running.ends.on_step_end(1, trials)
     assert running.suggest("e") == [], "once"
+
+
+def test_a_trial_that_leaves_its_node_goes_on_however_often_and_has_not_failed(tmp_path: Path) -> None:
+    running = Running(sweep(trials=4, asha=None), tmp_path, max_failures=0)
+    for _ in range(3):
+        running.suggest("a")
+        running.start(0)
+        text = "segdist.core.errors.PreemptedError: its node leaves the cluster in 9 seconds: it is saved after step 3"
+        assert running.break_down("a", 0, text) == "waiting"
+    assert running.search.ledger[0].reason == text.partition(": ")[2]

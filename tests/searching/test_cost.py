@@ -148,3 +148,19 @@ def test_the_cost_goes_through_mlflow_and_is_said_of_the_dearest_resource() -> N
     assert str(cpu).startswith("3 CPU-seconds, of which 0 (0 %)")
     assert str(Cost(Held(), Held())) == ""
     assert Cost.from_metrics({}).metrics == {}
+
+
+def test_a_trial_that_left_its_node_in_time_has_lost_nothing_and_is_the_next(tmp_path: Path) -> None:
+    clock = Clock()
+    search = begun(sweep(trials=3, asha=None), tmp_path, clock)
+    number = started(search)
+    epoch(search, number, clock, 1, takes=10)
+    clock.now += 7
+    assert search.moved(number, "its node leaves").state == "waiting"
+    trial = search.next()
+    assert trial
+    assert (trial.number, trial.reason, trial.last_epoch) == (number, "its node leaves", 1)
+    assert (trial.spent.cpu_seconds, trial.lost.cpu_seconds) == (17, 0)
+    search.start(number)
+    clock.now += 5
+    assert search.again(number, "killed").lost.cpu_seconds == 5, "what was done since is"

@@ -1,0 +1,78 @@
+"""Nodes come and go under a sweep: its trials go on elsewhere, each is recorded once, and next to nothing is lost."""
+
+import os
+import re
+import signal
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from segdist.core import storage
+from segdist.searching import Ledger
+from segdist.tracking import Tracker
+from tests.pipeline.conftest import SWEEP, command, environment, wait_for
+from tests.pipeline.nodes import cluster_of
+
+EPOCHS = 24
+
+
+@pytest.mark.timeout(900)
+def test_a_node_is_warned_one_dies_and_one_joins_and_each_trial_is_recorded_once(
+    tmp_path: Path, short_folder: Path, s3_bucket: str
+) -> None:
+    place = f"{s3_bucket}/faults"
+    file, log = tmp_path / "tiny.yaml", tmp_path / "log"
+    file.write_text(SWEEP.format(storage=place).replace("batch_size: 8", "batch_size: 1"))
+    overrides = (
+        "search.trials=2",
+        "search.asha=null",
+        f"train.epochs={EPOCHS}",
+        f"tracking.uri=sqlite:///{tmp_path}/mlflow.db",
+    )
+    with cluster_of(["a", "b"], tmp_path, short_folder) as nodes, log.open("w") as out:
+        driver = subprocess.Popen(
+            command("run", file, *overrides),
+            stdout=out,
+            stderr=out,
+            env={**environment(tmp_path), "RAY_ADDRESS": nodes.address, "RAY_AUTH_MODE": "disabled"},
+            start_new_session=True,
+        )
+        try:
+            for number in (0, 1):
+                wait_for(log, rf"trial {number} +epoch +1/", driver)
+            nodes.ask("warn", name="a", seconds=60)
+            wait_for(log, r"leaves the cluster", driver)
+            nodes.ask("kill", name="b")
+            nodes.ask("add", name="c")
+            assert driver.wait(500) == 0, log.read_text()
+        finally:
+            if driver.poll() is None:
+                os.killpg(driver.pid, signal.SIGKILL)
+                driver.wait()
+
+    said = log.read_text()
+    moved = re.findall(
+        r"trial (\d) +(?:goes on after epoch \d+|begins again): its node leaves the cluster in \d+ seconds: "
+        r"it is saved after step \d+ of epoch \d+",
+        said,
+    )
+    died = re.findall(r"trial (\d) +(?:goes on after epoch \d+|begins again): A (?:node|process) ", said)
+    assert (len(moved), len(died)) == (1, 1), said
+    for of_trial in (0, 1):
+        reported = re.findall(rf"trial {of_trial} +epoch +(\d+)/", said)
+        assert list(map(int, reported)) == list(range(1, EPOCHS + 1)), "no epoch that was told is done again"
+    trials = Ledger(storage.join(place, _sweep_folder(place))).trials
+    assert [t.state for t in trials] == ["finished", "finished"]
+    assert sum(t.starts for t in trials) == 4
+    tracker = Tracker.at(place, f"sqlite:///{tmp_path}/mlflow.db")
+    recorded = tracker.trials(tracker.latest_sweep("tiny").run_id)
+    assert Counter((t.number, t.status) for t in recorded) == {(0, "FINISHED"): 1, (1, "FINISHED"): 1}
+    for trial in recorded:
+        assert [step for step, _ in tracker.history(trial.run_id, "val/iou")] == list(range(1, EPOCHS + 1))
+
+
+def _sweep_folder(place: str) -> str:
+    (one,) = {e.uri.removeprefix(f"{place}/").split("/trials/")[0] for e in storage.find(place, suffix="/0000.json")}
+    return one
