@@ -737,6 +737,9 @@ class ResourceSpec(Strict):
     has a share of weights, gradients and states of the optimiser as well (torch's FSDP2), for what does not fit one
     card; while it is scored, each still holds all weights. The result is the same, as are the checkpoints. A plan tells
     the memory of a worker with the whole model."""
+    collective_timeout: float = Field(default=600.0, ge=5, le=86_400)
+    """Seconds that the workers of a trial wait for one of them, which may hang, before the trial goes on from its
+    checkpoint; longer than a checkpoint takes to be saved, for that is when they wait for the first of them."""
     max_failures: int = Field(default=2, ge=0, le=1_000_000)
     """Times a crashed trial is resumed from its last checkpoint."""
     environment: tuple[Annotated[str, AfterValidator(_variable_pattern)], ...] = (

@@ -1,5 +1,6 @@
 """One trial: inside the search's own process, or in a group of data-parallel workers; both report the same way."""
 
+import math
 import operator
 import os
 import uuid
@@ -275,12 +276,19 @@ def _train_in_group(run: RunSpec, job: Job, number: int, known: int) -> None:
     gpus = run.resources.gpus
     backend = "nccl" if gpus >= 1 else "gloo"  # NCCL refuses two workers on one card
     per_worker = {"CPU": run.resources.cpus_per_worker, "GPU": gpus}
+    timeout = math.ceil(run.resources.collective_timeout)
+    os.environ |= {
+        "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": f"{timeout}",  # of reports, for which all wait
+        "RAY_TRAIN_ENABLE_NCCL_HANG_DETECTOR": "1" if backend == "nccl" else "0",
+        "RAY_TRAIN_NCCL_RAS_ACTION": "fail",
+        "RAY_TRAIN_NCCL_RAS_CONFIRM_DURATION_S": f"{timeout}",
+    }  # Ray Train reads them here
     filesystem, path = storage.arrow_filesystem(storage.join(job.storage_path, GROUPS))
     of_trial = {"run": run.model_dump_json(), "job": job, "number": number, "known": known, "driver": _node()}
     TorchTrainer(
         _train_worker,
         train_loop_config=of_trial,
-        torch_config=(MeetingOverFile if SESSION in os.environ else TorchConfig)(backend=backend),
+        torch_config=(MeetingOverFile if SESSION in os.environ else TorchConfig)(backend=backend, timeout_s=timeout),
         scaling_config=train.ScalingConfig(
             num_workers=run.resources.workers,
             use_gpu=gpus > 0,
@@ -300,6 +308,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     from ray import train
     from ray.train.torch import get_device
 
+    from segdist.engine.hangs import hangs_named
     from segdist.engine.workers import check_card
 
     run = RunSpec.model_validate_json(config["run"])
@@ -307,4 +316,5 @@ def _train_worker(config: dict[str, Any]) -> None:
         check_card()
         torch.cuda.set_device(get_device())  # each worker of a group sees the cards of all on its node
     nodes = (_node(), config["driver"])
-    work(run, config["job"], config["number"], config["known"], train.report, nodes=nodes)
+    with hangs_named(run.resources.collective_timeout):
+        work(run, config["job"], config["number"], config["known"], train.report, nodes=nodes)

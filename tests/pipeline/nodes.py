@@ -47,7 +47,9 @@ def cluster_of(names: list[str], folder: Path, short_folder: Path) -> Iterator[N
         folder: of the test.
         short_folder: for Ray's sockets and logs.
     """
-    env = {**environment(folder), "RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": str(short_folder)}
+    ray = {"RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": str(short_folder)}
+    ray["RAY_memory_monitor_refresh_ms"] = "0"  # what else runs on this machine is no reason to end a trial
+    env = {**environment(folder), **ray}
     words = [sys.executable, "-m", "tests.pipeline.nodes", *names]
     with (
         (folder / "cluster.log").open("w") as log,

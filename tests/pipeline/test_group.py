@@ -52,3 +52,32 @@ def test_a_killed_worker_goes_on_from_its_checkpoint_and_leaves_its_cpus_to_the_
         model = tracker.model(trial.run_id, tmp_path / trial.run_id)
         assert (model / "weights.safetensors").is_file()
         assert list(tracker.download(trial.run_id, "pictures", tmp_path / trial.run_id).glob("*.jpg"))
+
+
+@pytest.mark.slow  # two starts of a worker group
+def test_a_worker_that_hangs_is_named_and_the_trial_goes_on_from_its_checkpoint(sweep: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    overrides = (*OVERRIDES, "search.trials=1", "resources.collective_timeout=20")
+    with log.open("w") as out:
+        driver = subprocess.Popen(
+            command("run", sweep, *overrides), stdout=out, stderr=out, env=environment(tmp_path), start_new_session=True
+        )
+        try:
+            wait_for(log, r"trial 0 +epoch +2/", driver)
+            os.kill(processes(tmp_path, "ray::RayTrainWorker")[1], signal.SIGSTOP)
+            assert driver.wait(480) == 0, log.read_text()
+        finally:
+            if driver.poll() is None:
+                os.killpg(driver.pid, signal.SIGKILL)
+                driver.wait()
+            for left in processes(tmp_path, "ray::RayTrainWorker"):
+                os.kill(left, signal.SIGKILL)
+
+    text = log.read_text()
+    assert re.search(
+        r"trial 0 +goes on after epoch \d+: Worker \d of 2 workers waited in .* for the others in vain "
+        r"\(20 seconds are `resources\.collective_timeout`\)\. No sign of life comes from worker \d on ",
+        text,
+    ), text
+    reported = [int(epoch) for epoch in re.findall(r"trial 0 +epoch +(\d+)/", text)]
+    assert reported == list(range(1, EPOCHS + 1)), "it went on, and did not begin again"
