@@ -720,6 +720,9 @@ class ResourceSpec(Strict):
 
     workers: int = Field(default=1, gt=0, le=10_000)
     """Data-parallel workers of a trial; one trains inside the search's own process, more form a Ray Train group."""
+    min_workers: int | None = Field(default=None, gt=0, le=10_000)
+    """Workers that a trial of several is content with where nodes are gone: it starts with as many as there is room
+    for. A step has as many images as ever, of which each worker computes more, in further passes; null: all of them."""
     cpus_per_worker: float = Field(default=1.0, gt=0, le=10_000)
     """CPUs each worker reserves."""
     gpus_per_worker: Gpus = "auto"
@@ -748,6 +751,14 @@ class ResourceSpec(Strict):
     """Environment variables that the workers of a cluster are to have as the driver has them, by name; `AWS_*` is all
     that begin so, where there are any; a name without `*` must be there. Their values travel in memory: they are in no
     log, no file and no MLflow run."""
+
+    @model_validator(mode="after")
+    def _fewest_are_no_more_than_all(self) -> Self:
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError(
+                f"`min_workers` must be at most `workers`, but got {self.min_workers} for {self.workers} workers"
+            )
+        return self
 
     @property
     def gpus(self) -> float:
@@ -824,6 +835,11 @@ class RunSpec(Placed):
         at_once = max(1, self.evaluate.batch_size * images // self.micro_batch)
         evaluate = self.evaluate.model_copy(update={"batch_size": min(at_once, self.evaluate.batch_size)})
         return self.model_copy(update={"resources": resources, "evaluate": evaluate})
+
+    def with_workers(self, count: int) -> Self:
+        """The same training on fewer workers, each of which computes as many images at once as before."""
+        resources = {"workers": count, "micro_batch": self.micro_batch}
+        return self.model_copy(update={"resources": self.resources.model_copy(update=resources)})
 
     def override(self, values: Mapping[str, object]) -> Self:
         """This run with other values for dotted keys, e.g. `{"train.lr": 3e-4, "model.sam.size": "tiny"}`.

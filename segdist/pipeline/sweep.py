@@ -317,11 +317,13 @@ def _concurrency(spec: SweepSpec, nodes: Sequence[Node], memory: int) -> int:
         BackendError: not even one fits.
     """
     asked = spec.resources
-    fits = holders(nodes, Need(asked.cpus_per_worker, asked.gpus, workers=asked.workers))
+    need = Need(asked.cpus_per_worker, asked.gpus, workers=asked.workers)
+    if asked.min_workers and not fitting(nodes, need):
+        need = replace(need, workers=asked.min_workers)
+    fits = holders(nodes, need)
     if spec.search.concurrency != "auto":
         return min(fits, spec.search.concurrency)
-    need = Need(asked.cpus_per_worker, asked.gpus, memory * spec.search.pack, asked.workers)
-    return min(fits, max(fitting(usable(nodes), need), 1))
+    return min(fits, max(fitting(usable(nodes), replace(need, memory=memory * spec.search.pack)), 1))
 
 
 def _driver_resources(spec: SweepSpec) -> dict[str, float]:

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 from segdist.core import storage
 from segdist.core.errors import DivergedError, PreemptedError
 from segdist.core.spec import RunSpec
+from segdist.core.text import counted
 from segdist.datasets.shards import Dataset
 from segdist.metrics import is_minimised
 from segdist.pipeline.checkpoints import CHECKPOINT, Checkpoints
 from segdist.pipeline.draining import said, watched_for_draining
+from segdist.pipeline.elastic import for_the_room
 from segdist.pipeline.own_cluster import SESSION
 from segdist.pipeline.trial_meters import trial_told
 from segdist.searching.ledger import checkpoints_of
@@ -114,7 +116,16 @@ def _node() -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
-def work(run: RunSpec, job: Job, number: int, known: int, report: Report, *, nodes: tuple[str, ...] = ()) -> None:
+def work(
+    run: RunSpec,
+    job: Job,
+    number: int,
+    known: int,
+    report: Report,
+    *,
+    nodes: tuple[str, ...] = (),
+    news: str = "",
+) -> None:
     """Fit on this process's share, from the trial's latest checkpoint on.
 
     Args:
@@ -125,6 +136,7 @@ def work(run: RunSpec, job: Job, number: int, known: int, report: Report, *, nod
         report: called after every epoch; under `CHECKPOINT` is the URI of what was saved after it, and under `DAMAGED`
             what is to be known of checkpoints that could not be read.
         nodes: ids of those that the trial needs; when one of them is about to leave, the trial does.
+        news: for people, told with the next epoch.
 
     Raises:
         PreemptedError: it has left, and goes on elsewhere after the step that it had come to.
@@ -136,9 +148,21 @@ def work(run: RunSpec, job: Job, number: int, known: int, report: Report, *, nod
         watched_for_draining(*nodes) as is_asked_to_leave,
     ):
         try:
-            work_beside(run, job, number, known, report, is_asked_to_leave=is_asked_to_leave)
+            work_beside(run, job, number, known, _with_news(report, news), is_asked_to_leave=is_asked_to_leave)
         except PreemptedError as error:
             raise PreemptedError(f"{said(nodes)}: {error}") from error
+
+
+def _with_news(report: Report, news: str) -> Report:
+    """Tell of news with the first report."""
+    left = [news] if news else []
+
+    def tell(metrics: dict[str, Any]) -> None:
+        told = [*left, *([metrics[DAMAGED]] if DAMAGED in metrics else [])]
+        left.clear()
+        report({**metrics, DAMAGED: "\n".join(told)} if told else metrics)
+
+    return tell
 
 
 def work_beside(
@@ -266,7 +290,25 @@ def follow(seat: Seat, run: RunSpec, job: Job, number: int, known: int) -> None:
 
 
 def _train_in_group(run: RunSpec, job: Job, number: int, known: int) -> None:
-    """A Ray Train group of `resources.workers` processes; its reports pass through to the search."""
+    """A Ray Train group of `resources.workers` processes, or of fewer where `resources.min_workers` are enough."""
+    import ray
+    from ray.train import ControllerError
+
+    while True:
+        here = for_the_room(run, ray)
+        lacks = here.resources.workers < run.resources.workers
+        news = f"trains with {counted(here.resources.workers, 'worker')} of {run.resources.workers}" if lacks else ""
+        try:
+            _fit_group(here, job, number, known, news)
+        except ControllerError:
+            if run.resources.min_workers is None:
+                raise
+            continue  # what was there has gone before the group began
+        return
+
+
+def _fit_group(run: RunSpec, job: Job, number: int, known: int, news: str) -> None:
+    """Its reports pass through to the search."""
     from ray import train
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
@@ -284,7 +326,8 @@ def _train_in_group(run: RunSpec, job: Job, number: int, known: int) -> None:
         "RAY_TRAIN_NCCL_RAS_CONFIRM_DURATION_S": f"{timeout}",
     }  # Ray Train reads them here
     filesystem, path = storage.arrow_filesystem(storage.join(job.storage_path, GROUPS))
-    of_trial = {"run": run.model_dump_json(), "job": job, "number": number, "known": known, "driver": _node()}
+    of_trial = {"run": run.model_dump_json(), "job": job, "number": number, "known": known}
+    of_trial |= {"driver": _node(), "news": news}
     TorchTrainer(
         _train_worker,
         train_loop_config=of_trial,
@@ -298,6 +341,7 @@ def _train_in_group(run: RunSpec, job: Job, number: int, known: int) -> None:
             name=f"{number:04d}-{uuid.uuid4().hex[:8]}",  # by a name it knows, Train would find a state of its own
             storage_path=path,
             storage_filesystem=filesystem,
+            failure_config=train.FailureConfig(controller_failure_limit=0 if run.resources.min_workers else -1),
             callbacks=[TuneReportCallback()],  # a group that breaks down is taken up by the driver, which knows why
         ),
     ).fit()
@@ -317,4 +361,4 @@ def _train_worker(config: dict[str, Any]) -> None:
         torch.cuda.set_device(get_device())  # each worker of a group sees the cards of all on its node
     nodes = (_node(), config["driver"])
     with hangs_named(run.resources.collective_timeout):
-        work(run, config["job"], config["number"], config["known"], train.report, nodes=nodes)
+        work(run, config["job"], config["number"], config["known"], train.report, nodes=nodes, news=config["news"])

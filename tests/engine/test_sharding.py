@@ -47,11 +47,11 @@ _SAVE = Fit.save
 def _looking_at(shares: list[float]) -> None:
     """From here on, a fit that saves tells which share of its bytes this process holds."""
 
-    def look(self: Fit, folder: Path) -> None:
+    def look(self: Fit, folder: Path, **how: Any) -> None:
         states = [value for of in self.optimizer.state.values() for value in of.values() if value.ndim]
         held = [*self.network.parameters(), *states]
         shares.append(sum(mine(value).nbytes for value in held) / sum(value.nbytes for value in held))
-        _SAVE(self, folder)
+        _SAVE(self, folder, **how)
 
     Fit.save = look  # type: ignore[method-assign]
 

@@ -85,11 +85,12 @@ def main(names: list[str]) -> None:
 
 def _drain(address: str, node_id: str, seconds: int) -> None:
     """What `ray drain-node` does, and whoever watches spot machines."""
-    from ray._raylet import GcsClient
+    from ray import _raylet
     from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
     reason, deadline_ms = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION"), int((time.time() + seconds) * 1000)
-    is_accepted, why_not = GcsClient(address=address).drain_node(node_id, reason, "spot", deadline_ms)
+    client = _raylet.GcsClient(address=address)  # type: ignore[attr-defined]  # it is compiled
+    is_accepted, why_not = client.drain_node(node_id, reason, "spot", deadline_ms)
     assert is_accepted, why_not
 
 

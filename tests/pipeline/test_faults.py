@@ -73,6 +73,43 @@ def test_a_node_is_warned_one_dies_and_one_joins_and_each_trial_is_recorded_once
         assert [step for step, _ in tracker.history(trial.run_id, "val/iou")] == list(range(1, EPOCHS + 1))
 
 
+@pytest.mark.slow  # two starts of a worker group over two nodes
+@pytest.mark.timeout(900)
+def test_a_group_that_loses_a_node_goes_on_with_fewer_workers_and_takes_the_same_steps(
+    tmp_path: Path, short_folder: Path
+) -> None:
+    place, log = tmp_path / "storage", tmp_path / "log"
+    file = tmp_path / "tiny.yaml"
+    file.write_text(SWEEP.format(storage=place))
+    resources = ("resources.workers=2", "resources.min_workers=1", "resources.cpus_per_worker=0.9")
+    overrides = ("search.trials=1", "search.asha=null", f"train.epochs={EPOCHS}", *resources)
+    with cluster_of(["a", "b"], tmp_path, short_folder) as nodes, log.open("w") as out:
+        driver = subprocess.Popen(
+            command("run", file, *overrides),
+            stdout=out,
+            stderr=out,
+            env={**environment(tmp_path), "RAY_ADDRESS": nodes.address, "RAY_AUTH_MODE": "disabled"},
+            start_new_session=True,
+        )
+        try:
+            wait_for(log, r"trial 0 +epoch +2/", driver)
+            nodes.ask("kill", name="b")
+            assert driver.wait(600) == 0, log.read_text()
+        finally:
+            if driver.poll() is None:
+                os.killpg(driver.pid, signal.SIGKILL)
+                driver.wait()
+
+    said = log.read_text()
+    assert re.search(r"trial 0 +goes on after epoch \d+", said), said
+    assert "trial 0   trains with 1 worker of 2" in said
+    assert list(map(int, re.findall(r"trial 0 +epoch +(\d+)/", said))) == list(range(1, EPOCHS + 1))
+    tracker = Tracker.at(str(place))
+    (trial,) = tracker.trials(tracker.latest_sweep("tiny").run_id)
+    rates = [rate for _, rate in tracker.history(trial.run_id, "train/lr")]
+    assert rates == sorted(rates, reverse=True), "one schedule from beginning to end"
+
+
 def _sweep_folder(place: str) -> str:
     (one,) = {e.uri.removeprefix(f"{place}/").split("/trials/")[0] for e in storage.find(place, suffix="/0000.json")}
     return one
