@@ -21,7 +21,7 @@ from segdist.engine.pace import Pace
 from segdist.engine.parts import MODEL, TRAINING
 from segdist.engine.precision import scaler_for
 from segdist.engine.schedule import adamw, rates
-from segdist.engine.under_way import UnderWay
+from segdist.engine.under_way import Kept, UnderWay
 from segdist.engine.workers import Workers
 from segdist.nets.segmenter import Segmenter
 
@@ -153,7 +153,7 @@ class Fit:
         """Whether any worker is to; each asks after every step."""
         return self.leave is not None and self.workers.totals([float(self.leave())])[0] > 0
 
-    def save(self, folder: Path, *, under_way: Mapping[str, Any] | None = None) -> None:
+    def save(self, folder: Path, *, under_way: Kept | None = None) -> None:
         """Write the model, and what training needs to go on: with averages, the weights that it moves too.
 
         Every worker calls it, and the chief writes.

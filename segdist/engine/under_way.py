@@ -1,11 +1,21 @@
 """An epoch that is not over: what its steps have measured, kept where training is left in the middle of it."""
 
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Self, TypedDict
 
 import torch
 
 from segdist.engine.workers import Workers
+
+
+class Kept(TypedDict):
+    """What of an epoch under way is in a checkpoint."""
+
+    terms: dict[str, list[float]]
+    norms: list[float]
+    counts: dict[str, float]
+    seconds: float
+    random: list[dict[str, torch.Tensor]]
 
 
 @dataclass
@@ -34,7 +44,7 @@ class UnderWay:
         """Of each loss term, one a step."""
         return {name: _read(values) for name, values in self.terms.items()}
 
-    def state(self, workers: Workers) -> dict[str, Any]:
+    def state(self, workers: Workers) -> Kept:
         """What goes on elsewhere, also with another number of workers; every worker asks for it.
 
         Loss terms are means over the workers, so that whoever goes on has those of all.
@@ -51,7 +61,7 @@ class UnderWay:
         }
 
     @classmethod
-    def of(cls, state: dict[str, Any]) -> Self:
+    def of(cls, state: Kept) -> Self:
         """An epoch that is gone on with."""
         terms = {name: list(torch.tensor(values, dtype=torch.float64)) for name, values in state["terms"].items()}
         return cls(terms, state["norms"], state["counts"], state["seconds"], state["random"])

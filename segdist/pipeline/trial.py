@@ -157,8 +157,8 @@ def _with_news(report: Report, news: str) -> Report:
     """Tell of news with the first report."""
     left = [news] if news else []
 
-    def tell(metrics: dict[str, Any]) -> None:
-        told = [*left, *([metrics[DAMAGED]] if DAMAGED in metrics else [])]
+    def tell(metrics: dict[str, object]) -> None:
+        told = [*left, *([str(metrics[DAMAGED])] if DAMAGED in metrics else [])]
         left.clear()
         report({**metrics, DAMAGED: "\n".join(told)} if told else metrics)
 
