@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from segdist.core.text import counted
 from segdist.pipeline.own_cluster import SESSION
 
-_EVERY = 3.0
+EVERY = 3.0
 """Seconds between two looks; the shortest warning of a cloud is 30."""
 
 
@@ -40,7 +40,7 @@ def watched_for_draining(*nodes: str) -> Iterator[Callable[[], bool]]:
         while not is_over.is_set() and not leaves.is_set():
             if not draining().keys().isdisjoint(nodes):
                 leaves.set()
-            is_over.wait(_EVERY)
+            is_over.wait(EVERY)
 
     watcher = threading.Thread(target=look, name="draining", daemon=True)
     watcher.start()
