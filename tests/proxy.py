@@ -4,12 +4,18 @@ import itertools
 import re
 import socket
 import threading
+import time
 from collections import Counter
 from contextlib import suppress
 from typing import Self
 from urllib.parse import urlsplit
 
 _REQUEST = re.compile(rb"(GET|POST|PUT|PATCH|DELETE) (/[^ ?]*)[^ \r\n]* HTTP/1\.[01]\r\n")
+
+_SLOW_DOWN = (
+    b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nConnection: close\r\nContent-Length: 87\r\n\r\n"
+    b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+)
 
 
 class Proxy:
@@ -29,6 +35,10 @@ class Proxy:
         self._answers = itertools.count(1)
         self.loses_every = 0
         """Of so many answers one is not passed on, though the server did what it was asked for; 0 for none."""
+        self.is_busy = False
+        """Whether requests are answered by 503 (Slow Down, as S3 calls it), and not passed on."""
+        self.delay = 0.0
+        """Seconds that what is asked is held back."""
         self.requests: Counter[str] = Counter()
         """How often each path was asked for, by method and path."""
         self.refused = threading.Event()
@@ -92,6 +102,10 @@ class Proxy:
             while data := source.recv(1 << 16):
                 if is_asked:
                     self._count(data)
+                    time.sleep(self.delay)
+                    if self.is_busy and _REQUEST.match(data):
+                        source.sendall(_SLOW_DOWN)
+                        break
                 elif self.loses_every and data.startswith(b"HTTP/1.") and not next(self._answers) % self.loses_every:
                     break
                 target.sendall(data)
