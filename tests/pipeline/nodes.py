@@ -4,14 +4,17 @@ Ray knows one cluster a process: that of the other tests is not to be touched.
 """
 
 import json
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from tests.pipeline.conftest import environment
 
@@ -76,11 +79,22 @@ def main(names: list[str]) -> None:
                 nodes[name] = cluster.add_node(num_cpus=1, **small)
             elif what == "kill":
                 cluster.remove_node(nodes[name], allow_graceful=False)
+            elif what in ("freeze", "thaw"):
+                _signal(nodes[name], signal.SIGSTOP if what == "freeze" else signal.SIGCONT)
             elif what == "warn":
                 _drain(cluster.address, nodes[name].node_id, asked["seconds"])
             _say(time.time())
     finally:
         cluster.shutdown()
+
+
+def _signal(node: Any, number: int) -> None:
+    """All of a node's processes: it hears and says nothing, as one whose network is cut."""
+    for [process] in node.all_processes.values():
+        with suppress(psutil.NoSuchProcess):
+            family = psutil.Process(process.process.pid)
+            for one in (family, *family.children(recursive=True)):
+                one.send_signal(number)
 
 
 def _drain(address: str, node_id: str, seconds: int) -> None:

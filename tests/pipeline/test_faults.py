@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from segdist.searching import Ledger
 from segdist.tracking import Tracker
 from tests.pipeline.conftest import SWEEP, command, environment, wait_for
 from tests.pipeline.nodes import cluster_of
+from tests.pipeline.test_servers import mlflow_server
+
+__all__ = ["mlflow_server"]
 
 EPOCHS = 24
 
@@ -71,6 +75,49 @@ def test_a_node_is_warned_one_dies_and_one_joins_and_each_trial_is_recorded_once
     assert Counter((t.number, t.status) for t in recorded) == {(0, "FINISHED"): 1, (1, "FINISHED"): 1}
     for trial in recorded:
         assert [step for step, _ in tracker.history(trial.run_id, "val/iou")] == list(range(1, EPOCHS + 1))
+
+
+@pytest.mark.slow  # a node is away for a minute
+@pytest.mark.timeout(1800)
+def test_eight_trials_end_whole_with_a_node_that_dies_one_that_is_cut_off_and_one_that_joins(
+    tmp_path: Path, short_folder: Path, s3_bucket: str, mlflow_server: str
+) -> None:
+    place = f"{s3_bucket}/cut-off"
+    file, log = tmp_path / "tiny.yaml", tmp_path / "log"
+    file.write_text(SWEEP.format(storage=place))
+    overrides = ("search.trials=8", "search.asha=null", f"train.epochs={EPOCHS}", f"tracking.uri={mlflow_server}")
+    with cluster_of(["a", "b"], tmp_path, short_folder) as nodes, log.open("w") as out:
+        driver = subprocess.Popen(
+            command("run", file, *overrides),
+            stdout=out,
+            stderr=out,
+            env={**environment(tmp_path), "RAY_ADDRESS": nodes.address, "RAY_AUTH_MODE": "disabled"},
+            start_new_session=True,
+        )
+        try:
+            for number in (0, 1):
+                wait_for(log, rf"trial {number} +epoch +2/", driver)
+            nodes.ask("freeze", name="b")
+            time.sleep(60)
+            nodes.ask("thaw", name="b")
+            nodes.ask("add", name="c")
+            wait_for(log, r"done 2/8", driver)
+            nodes.ask("kill", name="a")
+            assert driver.wait(1200) == 0, log.read_text()
+        finally:
+            if driver.poll() is None:
+                os.killpg(driver.pid, signal.SIGKILL)
+                driver.wait()
+
+    said = log.read_text()
+    every = list(range(1, EPOCHS + 1))
+    for of_trial in range(8):
+        assert list(map(int, re.findall(rf"trial {of_trial} +epoch +(\d+)/", said))) == every, said
+    tracker = Tracker.at(place, mlflow_server)
+    recorded = tracker.trials(tracker.latest_sweep("tiny").run_id)
+    assert Counter((t.number, t.status) for t in recorded) == Counter((n, "FINISHED") for n in range(8))
+    for trial in recorded:
+        assert [step for step, _ in tracker.history(trial.run_id, "val/iou")] == every
 
 
 @pytest.mark.slow  # two starts of a worker group over two nodes
