@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from segdist.core.errors import WeightsError
 from segdist.core.text import counted
-from segdist.nets import network_size
+from segdist.nets import network_size, state_dicts
 from segdist.nets.weights import Published
 
 TOKENIZERS = ("tokenizer.json", "vocab.json")
@@ -93,6 +93,8 @@ def _pretrained(
 ) -> tuple[PreTrainedModel, _LoadingInfo]:
     try:
         with published.shown(weights) as folder, _quietly():
+            for file in folder.glob("*.safetensors"):
+                state_dicts.check_whole(file)
             config = network_class.config_class.from_pretrained(folder, local_files_only=True, **overrides)
             _check_size(network_class, config, folder)
             return network_class.from_pretrained(
@@ -104,6 +106,8 @@ def _pretrained(
                 ignore_mismatched_sizes=True,  # `load` looks at what did not fit
                 output_loading_info=True,
             )
+    except WeightsError as error:
+        raise WeightsError(f"The weights {weights} cannot be loaded: {error}. {published.how_to_get}") from error
     except _UNLOADABLE as error:
         raise WeightsError(f"The weights {weights} cannot be loaded: {error} {published.how_to_get}") from error
 

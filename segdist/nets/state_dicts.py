@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import IO, Any, Self
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -136,9 +136,11 @@ def unpickled(file: Path, stand_ins: Sequence[str] = ()) -> object:
         with torch.serialization.safe_globals(classes):
             return torch.load(file, map_location="cpu", weights_only=True)
     except _UNPICKLABLE as error:
-        raise WeightsError(
-            f"{file} must be a safetensors file or a plain torch state dict, but cannot be read: {_reason(error)}"
-        ) from error
+        is_whole = zipfile.is_zipfile(file) and not isinstance(error, (zipfile.BadZipFile, EOFError))
+        found = (
+            f"cannot be read: {_reason(error)}" if is_whole else f"is cut off, or no file of torch: {fetch_again(file)}"
+        )
+        raise WeightsError(f"{file} must be a safetensors file or a plain torch state dict, but {found}") from error
 
 
 @contextmanager
@@ -169,7 +171,25 @@ def safe(file: Path) -> State:
             raise WeightsError(f"{file} must have a header of at most {_MOST_HEADER:,} bytes, but has {header_bytes:,}")
         return dict(load_file(file))
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, MemoryError) as error:
-        raise WeightsError(f"{file} must be a safetensors file, but is damaged: {_reason(error)}") from error
+        raise WeightsError(_damaged(file, error)) from error
+
+
+def check_whole(file: Path) -> None:
+    """Whether a safetensors file is as long as it says; its tensors are not read.
+
+    Raises:
+        WeightsError: it is cut off or damaged.
+    """
+    try:
+        with safe_open(file, "pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(_damaged(file, error)) from error
+
+
+def fetch_again(file: Path) -> str:
+    """What to do about a file that came here in parts."""
+    return f"it has {file.stat().st_size:,} bytes. Fetch it again, and compare its size with that at its source"
 
 
 def _named(file: Path) -> set[str]:
@@ -231,6 +251,10 @@ def _bytes_held(value: Tensor) -> int:
 
 def _kind(value: object) -> str:
     return value.class_name if isinstance(value, StandIn) else type(value).__name__
+
+
+def _damaged(file: Path, error: BaseException) -> str:
+    return f"{file} must be a safetensors file, but is cut off or damaged ({_reason(error)}): {fetch_again(file)}"
 
 
 def _reason(error: BaseException) -> str:

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 LOCAL_PAGE = "http://127.0.0.1:5000"
 """Where `mlflow ui` listens when it is told nothing else."""
-_PICTURE_WIDTH = 720
-"""Pixels; MLflow keeps PNG, of which a photograph has two bytes a pixel."""
+_PICTURE_SIDE = 448
+"""Pixels of the longest side; MLflow keeps PNG, of which a photograph has up to two bytes a pixel, and shows 256."""
 _PARAMS_PER_CALL = 100  # MLflow's limit
 _METRICS_PER_CALL = 1000
 
@@ -416,7 +416,7 @@ class Tracker:
         with self._connection.client() as client:
             for name, content in pictures.items():
                 image = Image.fromarray(decode_image(content, name=name))
-                image.thumbnail((_PICTURE_WIDTH, _PICTURE_WIDTH))
+                image.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE))
                 client.log_image(run_id, image, key=name, step=step)
 
     def log_json(self, run_id: str, content: Mapping[str, object], artifact_path: str) -> None:

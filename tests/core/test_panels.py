@@ -72,13 +72,29 @@ def test_a_panel_takes_any_size_and_shows_four_views(size: tuple[int, int]) -> N
     sample = Sample("a", "", size, (Instance("wall", masks.encode(np.ones(size)), (0, 0, size[1], size[0])),))
     picture = panels.panel(grey(*size), sample, Prediction("a", ()), classes=CLASSES)
     height, width = (max(1, round(side * 420 / max(size))) for side in size)
-    assert picture.shape[1] == 4 * width + 5 * 10
-    assert picture.shape[0] > height
+    columns = (picture.shape[1] - 10) // (width + 10)
+    assert picture.shape[1] == 10 + columns * (width + 10)
+    assert picture.shape[0] > 4 // columns * height
+
+
+@pytest.mark.parametrize(
+    ("size", "columns"), [((64, 64), 2), ((48, 64), 2), ((64, 48), 2), ((64, 640), 1), ((640, 64), 4)]
+)
+def test_a_panel_is_about_square_whatever_the_image(size: tuple[int, int], columns: int) -> None:
+    picture = panels.panel(grey(*size), Sample("a", "", size), Prediction("a", ()))
+    width = round(size[1] * 420 / max(size))
+    assert picture.shape[1] == 10 + columns * (width + 10)
+
+
+def test_an_odd_number_of_views_leaves_the_last_place_white() -> None:
+    picture = panels.panel(grey(), Sample("a", "", (64, 64)), Prediction("a", ()), bleed=True)
+    assert picture.shape[1] == 10 + 3 * 430
+    assert (picture[-300:-100, -400:-50] == 255).all()
 
 
 def test_a_panel_without_instances_is_a_panel() -> None:
     picture = panels.panel(grey(), Sample("a", "", (64, 64)), Prediction("a", ()))
-    views = [picture[100, x] for x in (100, 600, 1000, 1500)]
+    views = [picture[y, x] for y in (200, 700) for x in (100, 600)]
     assert all((view == 128).all() for view in views[:3])
     assert (views[3] == 128 // 2 + 115).all(), "paler, and no error in it"
 

@@ -93,7 +93,12 @@ def test_weights_of_another_size_name_the_size_and_where_to_get_them(tmp_path: P
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, r"encoder\.onnx cannot be read"), (b"\xff" * 64, "is damaged"), (b"", "holds no"), ("other", "holds no")],
+    [
+        (None, r"encoder\.onnx cannot be read"),
+        (b"\xff" * 64, "cut off or damaged: it has 64 bytes"),
+        (b"", "holds no"),
+        ("other", "holds no"),
+    ],
     ids=["missing", "garbage", "empty", "another_graph"],
 )
 def test_graphs_that_are_not_those_of_mobile_sam_are_named(

@@ -125,6 +125,25 @@ def test_a_hostile_pickle_is_refused_by_name(case: str, tmp_path: Path, monkeypa
     assert not Path("it-ran").exists()
 
 
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.98])
+@pytest.mark.parametrize("write", [torch.save, legacy, save_file], ids=["torch", "old", "safetensors"])
+def test_a_file_that_is_cut_off_is_named_with_its_size_and_what_to_do(
+    write: Callable[[Any, Path], None], share: float, tmp_path: Path
+) -> None:
+    file = tmp_path / ("w.safetensors" if write is save_file else "w.pt")
+    write({"a": torch.ones(50, 50)}, file)
+    size = int(share * file.stat().st_size)
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(WeightsError, match=rf"w\.\w+ must [^\n]*is cut off[^\n]* {size:,} bytes\. Fetch it again"):
+        state_dicts.read(str(file))
+
+
+def test_a_page_in_place_of_weights_is_no_file_of_torch(tmp_path: Path) -> None:
+    (tmp_path / "w.pt").write_text("<!DOCTYPE html><html>not found</html>")
+    with pytest.raises(WeightsError, match="no file of torch: it has 37 bytes"):
+        state_dicts.read(str(tmp_path / "w.pt"))
+
+
 SAFE: dict[str, Callable[[Path], object]] = {
     "empty": lambda file: file.write_bytes(b""),
     "text": lambda file: file.write_text("no weights at all"),

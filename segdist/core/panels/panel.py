@@ -1,4 +1,4 @@
-"""Several views of one image side by side, with captions and a legend."""
+"""Several views of one image in a grid, with captions and a legend."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -24,8 +24,9 @@ from segdist.core.records import HUMAN, Instance, Prediction, Sample
 
 _VIEW = 420  # pixels of the longest side of one view
 _GAP = 10
-_TEXT = 22  # large, because panels are looked at as thumbnails
-_LINE = 30
+_TEXT = 30  # large, because panels are looked at as thumbnails: MLflow shows them 256 pixels wide
+_LINE = 38
+_KEY = 24
 _FAINT = (95, 99, 104)
 Entries = list[tuple[str, Rgb]]
 
@@ -33,7 +34,7 @@ Entries = list[tuple[str, Rgb]]
 def panel(
     image_HWC: ImageHWC, truth: Sample, prediction: Prediction, *, classes: Sequence[str] = (), bleed: bool = False
 ) -> ImageHWC:
-    """[image | truth | prediction | error] side by side, with captions and a legend, at a size that suits a screen.
+    """[image | truth | prediction | error] in a grid as square as it can be, with captions and a legend.
 
     Args:
         image_HWC: RGB at its own size.
@@ -49,7 +50,7 @@ def panel(
     if bleed:
         views["edge"] = edge_bleed(small, truth, found)
         legend += list(EDGES.items())
-    return _compose(list(views.values()), list(views), legend)
+    return _compose(views, legend, columns=_columns(len(views), small))
 
 
 def versus(
@@ -68,7 +69,7 @@ def versus(
     for name, instances in found.items():
         shown |= {name: views[name], f"error of {name}": errors(small, truth, instances)}
     legend += [e for e in ERRORS.items() if any(e in _shown(ERRORS, view) for view in shown.values())]
-    return _compose(list(shown.values()), list(shown), legend)
+    return _compose(shown, legend, columns=len(shown))
 
 
 def _views(
@@ -98,22 +99,33 @@ def _fit(image_HWC: ImageHWC) -> ImageHWC:
     return np.asarray(cv2.resize(image_HWC, size, interpolation=way), dtype=np.uint8)
 
 
-def _compose(views: Sequence[ImageHWC], captions: Sequence[str], legend: Sequence[tuple[str, Rgb]]) -> ImageHWC:
-    height, width = views[0].shape[:2]
+def _columns(count: int, view_HWC: ImageHWC) -> int:
+    """In how many columns as many views are largest in a square; of equal ways, that with the fewest empty places."""
+    height, width = view_HWC.shape[:2]
+
+    def cost(columns: int) -> tuple[int, int, int]:
+        rows = math.ceil(count / columns)
+        return max(columns * width, rows * height), rows * columns, abs(columns - rows)
+
+    return min(range(count, 0, -1), key=cost)
+
+
+def _compose(views: Mapping[str, ImageHWC], legend: Entries, *, columns: int) -> ImageHWC:
+    """Views below their captions, and the legend below all of them."""
+    height, width = next(iter(views.values())).shape[:2]
     font = font_of(_TEXT)
-    columns = [_GAP + i * (width + _GAP) for i in range(len(views))]
-    total = columns[-1] + width + _GAP
+    across, down = width + _GAP, _LINE + height + _GAP
+    total, top = _GAP + columns * across, _GAP + math.ceil(len(views) / columns) * down
     entries, bottom = _legend_places(legend, font, total)
-    top = _GAP + _LINE
-    canvas = Image.new("RGB", (total, top + height + (bottom + 8 if entries else 0) + _GAP), PAPER)
+    canvas = Image.new("RGB", (total, top + bottom if entries else top), PAPER)
     pen = ImageDraw.Draw(canvas)
-    for x, view, caption in zip(columns, views, captions, strict=True):
-        pen.text((x, _GAP - 2), caption, fill=_FAINT, font=font)
-        canvas.paste(Image.fromarray(view), (x, top))
+    for number, (caption, view) in enumerate(views.items()):
+        x, y = _GAP + number % columns * across, _GAP + number // columns * down
+        pen.text((x, y - 4), caption, fill=_FAINT, font=font)
+        canvas.paste(Image.fromarray(view), (x, y + _LINE))
     for x, y, name, shade in entries:
-        y += top + height + 8
-        pen.rounded_rectangle((x, y + 4, x + 18, y + 22), radius=4, fill=shade)
-        pen.text((x + 26, y), name, fill=INK, font=font)
+        pen.rounded_rectangle((x, top + y + 5, x + _KEY, top + y + 5 + _KEY), radius=5, fill=shade)
+        pen.text((x + _KEY + 8, top + y - 2), name, fill=INK, font=font)
     return np.asarray(canvas)
 
 
@@ -123,7 +135,7 @@ def _legend_places(
     """(x, y, name, colour) of every entry, broken into lines, and the height of all lines."""
     x, y, places = _GAP, 0, []
     for name, shade in legend:
-        needed = 26 + math.ceil(font.getlength(name)) + 26
+        needed = _KEY + 8 + math.ceil(font.getlength(name)) + 24
         if x > _GAP and x + needed > width:
             x, y = _GAP, y + _LINE
         places.append((x, y, name, shade))

@@ -86,7 +86,9 @@ def _parsed(file: Path) -> "GraphProto":
     except OSError as error:
         raise WeightsError(f"{file} cannot be read: {error.strerror}") from error
     except DecodeError as error:
-        raise WeightsError(f"{file} must be an ONNX graph, but is damaged") from error
+        raise WeightsError(
+            f"{file} must be an ONNX graph, but is cut off or damaged: {state_dicts.fetch_again(file)}"
+        ) from error
     if any(tensor.external_data for tensor in model.graph.initializer):
         raise WeightsError(f"{file} must hold its tensors itself, but names other files")
     return model.graph
