@@ -227,7 +227,7 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("name", "content", "rule"),
     [
-        ("damaged.pt", b"PK\x03\x04 not a network", r"is cut off.* 17 bytes\. Fetch it again"),
+        ("damaged.pt", b"PK\x03\x04 not a network", r"is cut off.* 18 bytes\. Fetch it again"),
         ("plain.pt", {"model": {"a": torch.zeros(1)}}, "must hold a YOLOv8 or YOLO11 with masks"),
         ("list.pt", [1, 2], "must hold a YOLOv8 or YOLO11 with masks"),
         ("layer.pt", {"model": torch.nn.SiLU()}, "its last layer is torch.nn.modules.activation.SiLU"),
