@@ -369,9 +369,9 @@ def _kept_of_a_trial(spec: SweepSpec, data: Excerpt) -> float:
 
 
 def _times_shown(reached: Sequence[float]) -> float:
-    """How often MLflow's image grid gets the pictures of a trial: after 1, 2, 4, 8, ... epochs, and of its best one."""
+    """How often MLflow's image grid gets pictures of trials: after 1, 2, 4, 8, ... epochs, and of the best one."""
     at_powers = [count for epoch, count in enumerate(reached, start=1) if epoch & (epoch - 1) == 0]
-    return sum(at_powers) + (reached[0] / 2 if len(reached) > 2 else 0.0)
+    return sum(at_powers) + reached[0]
 
 
 def _uploaded(spec: SweepSpec, disk: Mapping[str, float]) -> dict[str, float]:

@@ -45,7 +45,10 @@ _PATIENCE_WHEN_STOPPED = 10.0
 """The same, of a search that was stopped: the next start tells what is left."""
 _MANY = 20
 PICTURES_SHOWN = 4
-"""Validation images in MLflow's image grid: each is kept after 1, 2, 4, 8, ... epochs."""
+"""Validation images in MLflow's image grid: each is kept after 1, 2, 4, 8, ... epochs, and after the best one."""
+BEST, VALIDATION = "best_epoch", "validation"
+"""Names of pictures: MLflow's grid shows one step of all trials, and only under a name of its own is it each's best."""
+_BEST_STEP = 1
 _SUMMED_UP_EVERY = 5.0
 """Seconds, at the least, between two points of the sweep's own charts."""
 _ENDED = "trials/ended"
@@ -290,16 +293,16 @@ class Recording:
 
     def _show_pictures(self, trial: Trial, run: "_Run") -> None:
         """The same validation images after 1, 2, 4, 8, ... epochs and after the best one, as far as they are kept."""
-        saved = trial.best if trial.has_ended else trial.latest
+        saved, name = (trial.best, BEST) if trial.has_ended else (trial.latest, VALIDATION)
         if saved is None or not (trial.has_ended or saved.epoch >= 2 * run.pictured):
             return
         try:
             kept = storage.find(storage.join(saved.uri, PICTURES), suffix=".jpg")
             first = sorted(entry.uri for entry in kept)[:PICTURES_SHOWN]
-            pictures = {picture_key(number): storage.read_bytes(uri) for number, uri in enumerate(first)}
+            pictures = {picture_key(name, number): storage.read_bytes(uri) for number, uri in enumerate(first)}
         except StorageError:  # the trial went on, and its checkpoint gave way to the next
             return
-        self._tracker.log_pictures(run.run_id, pictures, step=saved.epoch)
+        self._tracker.log_pictures(run.run_id, pictures, step=_BEST_STEP if trial.has_ended else saved.epoch)
         run.pictured = saved.epoch
 
     @staticmethod
@@ -366,9 +369,19 @@ def _small(image_bytes: bytes) -> bytes:
     return encode_jpeg(np.asarray(image))
 
 
-def picture_key(number: int) -> str:
+def picture_key(name: str, number: int) -> str:
     """Under which all trials show the same validation image."""
-    return f"validation/{number:03d}"
+    return f"{name}/{number:03d}"
+
+
+def pictures_shown(most: int) -> list[list[str]]:
+    """The keys of MLflow's tables of images: of each trial's best epoch, and of one epoch of all of them.
+
+    Args:
+        most: pictures that a trial keeps.
+    """
+    numbers = range(min(PICTURES_SHOWN, most))
+    return [[picture_key(name, number) for number in numbers] for name in (BEST, VALIDATION)] if numbers else []
 
 
 class _Run:

@@ -30,7 +30,7 @@ from segdist.pipeline.importance import importance
 from segdist.pipeline.ingest import ingest
 from segdist.pipeline.label_sets import LabelSet, make_label_sets
 from segdist.pipeline.planned import Plan, against_truth, planned
-from segdist.pipeline.recording import PICTURES_SHOWN, picture_key
+from segdist.pipeline.recording import pictures_shown
 from segdist.pipeline.sweep import search, thin_checkpoints
 from segdist.pipeline.trial import Job
 from segdist.pipeline.warm_start import take_warm_start
@@ -163,10 +163,8 @@ def _open(
         params={"search.metric": spec.search.metric},
         dataset=dataset.manifest,
     )
-    pictures = [picture_key(number) for number in range(min(PICTURES_SHOWN, spec.evaluate.pictures))]
-    tracker.save_view(
-        parent, searched={name: not range_.when for name, range_ in spec.space.items()}, pictures=pictures
-    )
+    searched = {name: not range_.when for name, range_ in spec.space.items()}
+    tracker.save_view(parent, searched=searched, pictures=pictures_shown(spec.evaluate.pictures))
     tracker.log_json(parent, _summary(labels), pages.SUMMARY)
     return parent
 

@@ -159,13 +159,15 @@ class Tracker:
                 client.log_text(run_id, redact(decode_text(file.read_bytes(), str(file))), "sweep/file.yaml")
         return run_id
 
-    def save_view(self, parent_run_id: str, *, searched: Mapping[str, bool], pictures: Sequence[str] = ()) -> None:
+    def save_view(
+        self, parent_run_id: str, *, searched: Mapping[str, bool], pictures: Sequence[Sequence[str]] = ()
+    ) -> None:
         """Keep a view of a sweep for MLflow's own pages, which `links` opens.
 
         Args:
             parent_run_id: of the sweep.
             searched: its searched keys, and whether every trial has a value of it.
-            pictures: keys of the pictures that its trials log.
+            pictures: of each table of images, the keys of the pictures that its trials log.
         """
         state = views.of_sweep(parent_run_id, self.metric, searched, pictures)
         tag = views.TAG + views.key_of(parent_run_id)

@@ -59,7 +59,7 @@ def report_of(experiment_id: str, parent_run_id: str) -> str:
 
 
 def of_sweep(
-    parent_run_id: str, metric: str, searched: Mapping[str, bool], pictures: Sequence[str]
+    parent_run_id: str, metric: str, searched: Mapping[str, bool], pictures: Sequence[Sequence[str]]
 ) -> dict[str, object]:
     """What the view of a sweep shows.
 
@@ -67,7 +67,7 @@ def of_sweep(
         parent_run_id: the sweep's run.
         metric: that decides.
         searched: the searched keys, and whether every trial has a value of it: MLflow draws only those that do.
-        pictures: keys of the pictures that trials log.
+        pictures: of each table of images, the keys of the pictures that trials log.
     """
     best = names.BEST + metric
     params = list(searched)[:_MOST_COLUMNS]
@@ -79,7 +79,7 @@ def of_sweep(
         _chart("PARALLEL", "scores", selectedParams=of_all, selectedMetrics=[key(best)]),
         _chart("SCATTER", "scores", xaxis=_measure(LATENCY), yaxis=_measure(best)),
         _chart("LINE", "loss", metricKey=LOSS, selectedMetricKeys=[LOSS], **_LINE),
-        *([_chart("IMAGE", "images", imageKeys=list(pictures), step=1, showRunParams=False)] if pictures else []),
+        *(_chart("IMAGE", "images", imageKeys=list(one), step=1, showRunParams=False) for one in pictures),
     ]
     grid = [_section("images", **_TABLE)] if pictures else []
     return {

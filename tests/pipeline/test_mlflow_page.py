@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from segdist.core.panels import encode_jpeg
-from segdist.pipeline.recording import picture_key
+from segdist.pipeline.recording import BEST, VALIDATION, picture_key
 from segdist.tracking import Measured, Tracker, views
 from tests.browser import dom, needs_chromium
 from tests.engine.shipped import model_folder
@@ -25,8 +25,9 @@ def test_the_links_show_trials_best_first_with_charts_and_pictures(mlflow_server
     picture = encode_jpeg(np.full((60, 180, 3), 90, np.uint8))
     trials = tracker.trials(parent)
     for trial in trials:
-        tracker.log_pictures(trial.run_id, {picture_key(0): picture}, step=1)
-    tracker.save_view(parent, searched=dict.fromkeys(SPACE, True), pictures=[picture_key(0)])
+        tracker.log_pictures(trial.run_id, {picture_key(BEST, 0): picture, picture_key(VALIDATION, 0): picture}, step=1)
+    tables = [[picture_key(name, 0)] for name in (BEST, VALIDATION)]
+    tracker.save_view(parent, searched=dict.fromkeys(SPACE, True), pictures=tables)
     trained = model_folder(tmp_path / "trained" / "model", "unet_cbam")
     scored = Measured(trials[0].best_epoch, {"val/iou": 0.875})
     tracker.keep_model(trials[0].run_id, trained, epoch=scored.epoch, family="unet_cbam", measured=scored)
@@ -36,7 +37,7 @@ def test_the_links_show_trials_best_first_with_charts_and_pictures(mlflow_server
     assert "shared view" in charts
     said = " ".join(re.sub(r"<[^>]+>", " ", charts).split())
     sections = [(section, int(count)) for section, count in re.findall(r"(Scores|Images|Loss) \( ?(\d) ?\)", said)]
-    assert sections == [("Scores", 3), ("Images", 1), ("Loss", 1)], said[:3000]
+    assert sections == [("Scores", 3), ("Images", 2), ("Loss", 1)], said[:3000]
     assert "js-plotly-plot" in charts, "lines are drawn"
     assert "get-artifact" in charts, "the picture is there"
     table = dom(links["trials"], tmp_path)

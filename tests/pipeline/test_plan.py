@@ -107,9 +107,9 @@ def test_the_disk_of_a_plan_counts_models_that_are_kept_and_pictures_that_come_b
     assert less["kept models"] == 0
     assert more["kept models"] == 3 * 6 * 3 / 2 * 10_000_000, "trials, epochs, steps of 17 images, a model"
     assert {**less, "kept models": 0} == {**more, "kept models": 0}
-    shown = 3 * (3 + 0.5)  # of each trial after epochs 1, 2 and 4, and of some after the best one
+    shown = 3 * (3 + 1)  # of each trial after epochs 1, 2 and 4, and after the best one
     assert planning._times_shown((3.0,) * 6) == shown
-    assert planning._times_shown((3.0, 2.0)) == 5
+    assert planning._times_shown((3.0, 2.0)) == 8
     once = 200_000 + 10 * 100_000 + 4 * 1000.0 + 10_000_000
     assert less["models"] == pytest.approx(3 * once + 4 * planning._PNG * 100_000 * shown)
 

@@ -25,7 +25,7 @@ def kept(tracker: Tracker, parent: str) -> dict[str, Any]:
 
 def test_a_sweep_has_a_view_of_its_trials_best_first_with_charts(tracker: Tracker, spec: SweepSpec) -> None:
     parent = start_sweep(tracker, spec)
-    tracker.save_view(parent, searched={"train.lr": True}, pictures=["val/000", "val/001"])
+    tracker.save_view(parent, searched={"train.lr": True}, pictures=[["best/000", "best/001"], ["val/000", "val/001"]])
     state = kept(tracker, parent)
     assert state["searchFilter"] == f"tags.`mlflow.parentRunId` = '{parent}'"
     assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`best/val/iou`", False)
@@ -34,8 +34,8 @@ def test_a_sweep_has_a_view_of_its_trials_best_first_with_charts(tracker: Tracke
     sections = {section["uuid"] for section in state["compareRunSections"]}
     assert {kind for kind, _ in charts} == {"LINE", "PARALLEL", "SCATTER", "IMAGE"}
     assert {section for _, section in charts} == sections
-    (grid,) = (chart for chart in state["compareRunCharts"] if chart["type"] == "IMAGE")
-    assert grid["imageKeys"] == ["val/000", "val/001"], "one table: images in rows, trials in columns"
+    grids = [chart["imageKeys"] for chart in state["compareRunCharts"] if chart["type"] == "IMAGE"]
+    assert grids == [["best/000", "best/001"], ["val/000", "val/001"]], "tables: images in rows, trials in columns"
     client = MlflowClient(tracker.uri)
     assert client.search_runs([client.get_run(parent).info.experiment_id], state["searchFilter"]) == []
 
@@ -51,7 +51,7 @@ def test_a_view_of_many_keys_fits_mlflow_and_a_later_one_takes_its_place(tracker
     parent = start_sweep(tracker, spec)
     for many in (1, 60):
         keys = {f"model.a_family.some_long_key_{i}": i < 3 for i in range(many)}
-        tracker.save_view(parent, searched=keys, pictures=["a"] * 8)
+        tracker.save_view(parent, searched=keys, pictures=[["a"] * 8])
     state = kept(tracker, parent)
     assert len(state["selectedColumns"]) == 12 + 5
     (parallel,) = (chart for chart in state["compareRunCharts"] if chart["type"] == "PARALLEL")
