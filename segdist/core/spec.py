@@ -744,7 +744,8 @@ class ResourceSpec(Strict):
     """Seconds that the workers of a trial wait for one of them, which may hang, before the trial goes on from its
     checkpoint; longer than a checkpoint takes to be saved, for that is when they wait for the first of them."""
     max_failures: int = Field(default=2, ge=0, le=1_000_000)
-    """Times a crashed trial is resumed from its last checkpoint."""
+    """Times a crashed trial is resumed from its last checkpoint. One whose node is gone goes on however often, as long
+    as it came an epoch further since it lost the node before."""
     environment: tuple[Annotated[str, AfterValidator(_variable_pattern)], ...] = (
         "AWS_*", "HF_*", "MLFLOW_*", "NCCL_*", "*_PROXY", "*_proxy",
     )  # fmt: skip

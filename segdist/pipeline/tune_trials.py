@@ -24,6 +24,7 @@ from segdist.core.storage import absolute
 from segdist.core.terminal import say
 from segdist.core.text import counted
 from segdist.pipeline.checkpoints import CHECKPOINT
+from segdist.pipeline.departed import node_is_gone
 from segdist.pipeline.meters import count, observe
 from segdist.pipeline.packs import Packs
 from segdist.pipeline.progress import Progress
@@ -238,6 +239,7 @@ class Ends(_Unsaved, TrialProgressCallback):
         self._started: set[int] = set()
         self._kills: dict[int, int] = {}
         self._died_at: dict[int, int] = {}
+        self._lost_node_at: dict[int, int] = {}
         self._failures = Counter[int]()
 
     def setup(self, **info: object) -> None:
@@ -269,7 +271,7 @@ class Ends(_Unsaved, TrialProgressCallback):
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         """A trial broke down: it is taken up again, or has failed for good."""
-        number, text = trial.config["number"], error_text(trial)
+        number, text = trial.config["number"], _with_node(error_text(trial))
         if number not in self._started:  # its process died before it began
             self.on_trial_start(iteration, trials, trial)
         kind = self._kind(number, text)
@@ -284,7 +286,7 @@ class Ends(_Unsaved, TrialProgressCallback):
             self._taken_up(self._problem.noted(lambda: self._search.again(number, why(text))), kind)
         elif kind in _MEMORY:
             self._taken_up(self._problem.noted(lambda: self._search.out_of_memory(number, why(text))), kind, error=text)
-        elif self._may_go_on(number, text):
+        elif (kind == "node" and self._came_further(number)) or self._may_go_on(number, text):
             self._taken_up(self._problem.noted(lambda: self._search.again(number, why(text))), kind)
         elif self._is_for_all(text):
             self._problem.noted(partial(self._give_up, number, why(text)))
@@ -342,6 +344,12 @@ class Ends(_Unsaved, TrialProgressCallback):
         self._died_at[number] = trial.last_epoch
         return "memory" if is_second and self._search.micro_batch(trial) > 1 else "process"
 
+    def _came_further(self, number: int) -> bool:
+        """Whether a trial whose node is gone has done an epoch since it lost one before: it is not what ends them."""
+        epoch = self._search.ledger[number].last_epoch
+        before, self._lost_node_at[number] = self._lost_node_at.get(number, -1), epoch
+        return epoch > before
+
     def _may_go_on(self, number: int, text: str) -> bool:
         """Whether a trial that broke down is taken up again; one whose loss is not finite has been, inside."""
         self._failures[number] += 1
@@ -385,6 +393,12 @@ def kernel_kills() -> int:
         return 0
     found = re.search(r"^oom_kill (\d+)$", counts, re.MULTILINE)
     return int(found[1]) if found else 0
+
+
+def _with_node(text: str) -> str:
+    """What ended a trial, with the death of its node where that is why its process died."""
+    cause = cause_of(text)
+    return f"NodeDiedError\n{text}" if cause and cause.kind == "process" and node_is_gone(text) else text
 
 
 def error_text(trial: TuneTrial) -> str:

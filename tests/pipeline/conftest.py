@@ -76,7 +76,14 @@ def command(*arguments: str | Path) -> list[str]:
 
 def environment(folder: Path) -> dict[str, str]:
     """This environment, with nothing of the user's: no storage, cache or cluster outside the test's folder."""
-    outside = {"RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "SEGDIST_STORAGE", "MLFLOW_TRACKING_URI"}
+    outside = {
+        "RAY_ADDRESS",
+        "RAY_AUTH_MODE",
+        "RAY_AUTH_TOKEN",
+        "SEGDIST_STORAGE",
+        "SEGDIST_SESSION",
+        "MLFLOW_TRACKING_URI",
+    }
     kept = {k: v for k, v in os.environ.items() if k not in outside}
     return {**kept, "SEGDIST_CACHE": str(folder / "cache")}
 

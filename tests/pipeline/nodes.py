@@ -52,6 +52,7 @@ def cluster_of(names: list[str], folder: Path, short_folder: Path) -> Iterator[N
     """
     ray = {"RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": str(short_folder)}
     ray["RAY_memory_monitor_refresh_ms"] = "0"  # what else runs on this machine is no reason to end a trial
+    ray["SEGDIST_DRAIN_LOOK_SECONDS"] = "0.3"
     env = {**environment(folder), **ray}
     words = [sys.executable, "-m", "tests.pipeline.nodes", *names]
     with (

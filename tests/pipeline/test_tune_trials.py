@@ -198,9 +198,8 @@ def test_one_that_memory_does_not_hold_goes_on_with_half_the_images_at_once_and_
     assert running.suggest("b") == [1]
 
 
-def test_waits_and_what_is_taken_up_again_are_counted_by_cause(
-    running: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_waits_and_what_is_taken_up_again_are_counted_by_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = Running(sweep(trials=4, asha=None), tmp_path, max_failures=1)
     told: list[tuple[str, dict[str, str]]] = []
     waits: list[float] = []
     monkeypatch.setattr(tune_trials, "count", lambda name, **labels: told.append((name, labels)))
@@ -241,3 +240,19 @@ def test_a_trial_that_leaves_its_node_goes_on_however_often_and_has_not_failed(t
         text = "segdist.core.errors.PreemptedError: its node leaves the cluster in 9 seconds: it is saved after step 3"
         assert running.break_down("a", 0, text) == "waiting"
     assert running.search.ledger[0].reason == text.partition(": ")[2]
+
+
+def test_a_trial_whose_process_died_with_its_node_has_not_failed_as_long_as_it_comes_further(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What ends every node that it comes to is the trial's own doing."""
+    monkeypatch.setattr(tune_trials, "node_is_gone", lambda _: True)
+    running = Running(sweep(trials=4, asha=None), tmp_path, max_failures=1)
+    for epoch, state in ((0, "waiting"), (1, "waiting"), (2, "waiting"), (2, "waiting"), (2, "failed")):
+        assert running.suggest("a") == [0]
+        running.start(0)
+        if epoch > running.search.ledger[0].last_epoch:
+            running.search.report(0, {"epoch": float(epoch), "val/iou": 0.5}, "")
+        assert running.break_down("a", 0, DIED) == state
+    said = capsys.readouterr().out
+    assert said.count("trial 0   begins again: A node of the cluster is gone: the node 10.0.0.7.") == 4
