@@ -19,7 +19,7 @@ from tests.pipeline.test_servers import mlflow_server
 
 __all__ = ["mlflow_server"]
 
-EPOCHS, FEW_EPOCHS = 24, 10
+EPOCHS, FEW_EPOCHS = 24, 14
 
 
 @pytest.mark.timeout(900)
@@ -33,6 +33,7 @@ def test_a_node_is_warned_one_dies_and_one_joins_and_each_trial_is_recorded_once
         "search.trials=2",
         "search.asha=null",
         "resources.max_failures=0",
+        "evaluate.pictures=0",
         f"train.epochs={FEW_EPOCHS}",
         f"tracking.uri=sqlite:///{tmp_path}/mlflow.db",
     )
