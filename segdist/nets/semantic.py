@@ -61,7 +61,8 @@ class SemanticSegmenter(Traceable):
         """The loss terms of a batch: those that have a weight, and those that cost next to nothing."""
         terms = self._terms(self.computed("_enlarged_logits", batch["images"]), batch)
         found = {name: term() for name, term in terms.items() if self.objective.wants(name)}
-        with torch.no_grad():  # nothing is kept for a backward pass through what has no weight
+        # Nothing is kept for a backward pass through what has no weight, unless there is nothing else to go through.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not found):
             return found | {name: terms[name]() for name in _ALWAYS if name not in found}
 
     def divisors(self, batch: Batch) -> dict[str, Divisor]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Barrier
 from typing import ClassVar
 
 import pytest
@@ -146,10 +147,13 @@ class TrainingContract(FamilyTests):
         seen = [example(variant.options.image_size), example(variant.options.image_size, objects=False)]
         networks = [_apart(adapted(variant, "lora"), by=by) for by in (0.01, 0.03)]
         expected, pack = [_gradients(variant, network, seen) for network in networks], Pack()
+        are_here = Barrier(len(networks))
 
         def compute(network: Segmenter) -> dict[str, torch.Tensor]:
             with pack.member() as member:
                 member.train(network)
+                with member.away():
+                    are_here.wait()
                 return _gradients(variant, network, seen)
 
         with ThreadPoolExecutor(len(networks)) as threads:

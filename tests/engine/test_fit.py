@@ -98,8 +98,9 @@ def test_every_epoch_reports_its_metrics_by_name(tmp_path: Path) -> None:
 
 
 def broken(term: torch.Tensor) -> torch.Tensor:
-    """A finite value whose gradient is not."""
-    term.register_hook(lambda gradient: gradient * float("inf"))  # type: ignore[no-untyped-call]
+    """A finite value whose gradient, if it has one, is not."""
+    if term.requires_grad:
+        term.register_hook(lambda gradient: gradient * float("inf"))  # type: ignore[no-untyped-call]
     return term
 
 

@@ -96,9 +96,9 @@ def test_a_worker_of_a_group_takes_the_card_that_is_its_own(gpus: float, monkeyp
     monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cuda", 1))
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
     monkeypatch.setattr(workers, "check_card", lambda: None)
-    monkeypatch.setattr(trial, "work", lambda *_: taken.append(torch.device("meta")))
+    monkeypatch.setattr(trial, "work", lambda *_, **__: taken.append(torch.device("meta")))
     run = RunSpec.model_validate({"model": {"family": "unet_cbam"}, "resources": {"gpus_per_worker": gpus}})
-    trial._train_worker({"run": run.model_dump_json(), "job": None, "number": 0, "known": 0})
+    trial._train_worker({"run": run.model_dump_json(), "job": None, "number": 0, "known": 0, "driver": "", "news": ""})
     assert [device.type for device in taken] == (["cuda", "meta"] if gpus else ["meta"])
 
 
