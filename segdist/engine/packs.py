@@ -32,7 +32,7 @@ class Pack:
 
     def __init__(self) -> None:
         # A kernel that knows no batches of weights is called once for each, as in separate trainings: no news.
-        torch._C._functorch._set_vmap_fallback_warning_enabled(False)  # noqa: FBT003 - torch has no other way
+        torch._C._functorch._set_vmap_fallback_warning_enabled(False)  # type: ignore[attr-defined]  # noqa: FBT003
         self._turns = Turns()
         self._networks: dict[PackMember, Segmenter] = {}
         self._checked: set[Hashable] = set()
