@@ -1,6 +1,5 @@
 """Commands that take sweep files, and those that score and compare. What is heavy is imported by the command."""
 
-import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -115,16 +114,16 @@ def compare(
     with report_user_errors(debug=debug):
         board = board_of(name, storage=storage, tracking=tracking)
         written = write_pages(tracker_of(board, storage=storage, tracking=tracking), board, html) if html else {}
+        shown = pages_of(board, storage=storage, tracking=tracking)
         if as_json:
             say_json(to_json(board))
         else:
             print_leaderboard(board)
-            shown = pages_of(board, storage=storage, tracking=tracking)
             say(str(shown))
             for what, where in written.items():
                 say(f"{what:<9} {where}")
-            if in_browser:
-                webbrowser.open(shown.links["charts"])
+        if in_browser:
+            shown.open()
 
 
 @app.command()

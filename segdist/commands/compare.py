@@ -1,8 +1,12 @@
 """`segdist compare`: the leaderboard of a sweep; in Python a table of pandas."""
 
+import socket
+import webbrowser
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
+from segdist.core.errors import BackendError
 from segdist.core.storage import default_folder
 from segdist.pages.leaderboard import Leaderboard, leaderboard
 from segdist.tracking import Tracker, TrialRecord
@@ -40,6 +44,25 @@ class Shown:
         """Lines for people."""
         lines = [f"mlflow    start `{self.command}`, then open:"] if self.command else []
         return "\n".join(lines + [f"{name:<9} {link}" for name, link in self.links.items()])
+
+    def open(self) -> None:
+        """Open MLflow's charts in a browser.
+
+        Raises:
+            BackendError: no server shows them yet, or there is no browser.
+        """
+        charts = self.links["charts"]
+        place = urlsplit(charts)
+        if self.command:  # the links of a server were made by asking it
+            try:
+                socket.create_connection((str(place.hostname), int(place.port or 80)), timeout=5).close()
+            except OSError as error:
+                raise BackendError(
+                    f"Nothing answers at {place.scheme}://{place.netloc} yet. Start `{self.command}` in another "
+                    "terminal, and run this again."
+                ) from error
+        if not webbrowser.open(charts):
+            raise BackendError(f"There is no browser on this machine. Open {charts} in one that reaches it.")
 
 
 def tracker_of(board: Leaderboard, *, storage: str = "", tracking: str = "embedded") -> Tracker:
