@@ -677,7 +677,7 @@ class EvaluateSpec(Placed):
     boundary_width_pixels: PositiveFloat | None = None
     """The same width in pixels, whatever the size of the image."""
     pictures: int = Field(default=6, ge=0, le=1_000_000)
-    """Panels [image | truth | prediction] kept for each trial."""
+    """Panels of an image, its truth, the prediction and the error, kept for each trial."""
     images_side_by_side: int = Field(default=200, ge=0, le=1_000_000)
     """Validation images on the page that lays all trials beside each other; of more, those whose scores differ most.
     An image takes about 50 KB, and some 500 bytes a trial; 0 writes no page."""

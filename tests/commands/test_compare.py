@@ -13,7 +13,12 @@ from segdist.core.errors import BackendError
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Addresses that the browser was given."""
     seen: list[str] = []
-    monkeypatch.setattr("webbrowser.open", lambda address: not seen.append(address))
+
+    def opens(address: str) -> bool:
+        seen.append(address)
+        return True
+
+    monkeypatch.setattr("webbrowser.open", opens)
     return seen
 
 
