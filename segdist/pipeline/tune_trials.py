@@ -25,6 +25,7 @@ from segdist.core.terminal import say
 from segdist.core.text import counted
 from segdist.pipeline.checkpoints import CHECKPOINT
 from segdist.pipeline.departed import node_is_gone
+from segdist.pipeline.memory_kills import MemoryKill
 from segdist.pipeline.meters import count, observe
 from segdist.pipeline.packs import Packs
 from segdist.pipeline.progress import Progress
@@ -38,6 +39,8 @@ _SLOTS_FOR = 5.0
 _STOPPED = "stopped; runs on when the sweep does"
 _MEMORY = ("memory", "card memory", "killed for memory")
 """Kinds of causes that half as many images at once may mend."""
+_PAUSES = (30.0, 120.0)
+"""Seconds in which others may let go of the memory of a node, before a trial that runs alone is taken up again."""
 _NO_SCORES = frozenset(
     {
         "first_step_at",
@@ -110,7 +113,7 @@ class Suggestions(_Unsaved, Searcher):
         self._without_place: Trial | None = None
         self._running: set[str] = set()
         self._handed_out: dict[int, float] = {}
-        self._is_closed = False
+        self._is_closed, self._paused_until = False, 0.0
         self._counted, self._room, self._most = float("-inf"), 0, sys.maxsize
 
     def suggest(self, trial_id: str) -> Any:
@@ -119,7 +122,7 @@ class Suggestions(_Unsaved, Searcher):
             self._counted, self._room = time.monotonic(), self._slots()
         if self._is_closed:
             return None if self._running else Searcher.FINISHED
-        if len(self._running) >= min(self._at_once, self._most):
+        if len(self._running) >= min(self._at_once, self._most) or time.monotonic() < self._paused_until:
             return None
         trial = self._without_place or self._problem.noted(self._search.next)
         if trial is None:
@@ -159,6 +162,10 @@ class Suggestions(_Unsaved, Searcher):
         """Nothing more begins: Tune ends with what runs. Whether that is news."""
         was_open, self._is_closed = not self._is_closed, True
         return was_open
+
+    def pause(self, seconds: float) -> None:
+        """Nothing begins for a while."""
+        self._paused_until = time.monotonic() + seconds
 
     def let_less_run(self) -> bool:
         """Fewer trials at once from now on, since memory does not hold those; False where no other one runs."""
@@ -241,6 +248,7 @@ class Ends(_Unsaved, TrialProgressCallback):
         self._died_at: dict[int, int] = {}
         self._lost_node_at: dict[int, int] = {}
         self._failures = Counter[int]()
+        self._pushed = Counter[tuple[int, int]]()
 
     def setup(self, **info: object) -> None:
         """Start the table, where there is a terminal to draw it in."""
@@ -280,12 +288,8 @@ class Ends(_Unsaved, TrialProgressCallback):
             self.on_trial_complete(iteration, trials, trial)
         elif PreemptedError.__name__ in text:
             self._taken_up(self._problem.noted(lambda: self._search.moved(number, why(text))), "node")
-        elif kind in _MEMORY and self._packs and self._packs.part(number):
-            self._taken_up(self._problem.noted(lambda: self._search.again(number, f"on its own: {why(text)}")), kind)
-        elif kind == "killed for memory" and self._suggestions.let_less_run():
-            self._taken_up(self._problem.noted(lambda: self._search.again(number, why(text))), kind)
         elif kind in _MEMORY:
-            self._taken_up(self._problem.noted(lambda: self._search.out_of_memory(number, why(text))), kind, error=text)
+            self._short_of_memory(number, kind, text)
         elif (kind == "node" and self._came_further(number)) or self._may_go_on(number, text):
             self._taken_up(self._problem.noted(lambda: self._search.again(number, why(text))), kind)
         elif self._is_for_all(text):
@@ -294,6 +298,38 @@ class Ends(_Unsaved, TrialProgressCallback):
             self._problem.noted(lambda: self._search.fail(number, why(text)))
             self._recording.changed(number, error=text)
             self._progress.ended(number)
+
+    def _short_of_memory(self, number: int, kind: str, text: str) -> None:
+        """Have a trial taken up alone, later, or with half the images at once: the first that may help."""
+        search, reason = self._search, why(text)
+        kill = MemoryKill.of(text)
+        if self._packs and self._packs.part(number):
+            taken_up = partial(search.again, number, f"on its own: {reason}")
+        elif kind == "killed for memory" and self._suggestions.let_less_run():
+            taken_up = partial(search.again, number, reason)
+        elif kill and kill.is_of_others:
+            taken_up = self._pushed_out(number, kill)
+        else:
+            taken_up = partial(search.out_of_memory, number, reason)
+        self._taken_up(self._problem.noted(taken_up), kind, error=text)
+
+    def _pushed_out(self, number: int, kill: MemoryKill) -> Callable[[], Trial]:
+        """What to do with a trial that runs alone and yet had to go for what others hold: it need not be too large.
+
+        They may leave; they may stay, so that fewer images fit beside them; and then it has failed, and the search
+        learns nothing about its values.
+        """
+        trial = self._search.ledger[number]
+        at = number, trial.last_epoch
+        self._pushed[at] += 1
+        if self._pushed[at] <= len(_PAUSES):
+            seconds = _PAUSES[self._pushed[at] - 1]
+            self._suggestions.pause(seconds)
+            return partial(self._search.again, number, f"in {seconds:.0f} seconds: {kill}")
+        if self._search.micro_batch(trial) > 1:
+            return partial(self._search.out_of_memory, number, str(kill))
+        fix = "Have them end or hold less, and run the sweep again, which takes the trial up."
+        return partial(self._search.fail, number, f"{kill} It waited for them {counted(len(_PAUSES), 'time')}. {fix}")
 
     def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: object) -> None:
         """Trials that never began are taken up again.

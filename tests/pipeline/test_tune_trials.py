@@ -15,6 +15,7 @@ from segdist.pipeline import tune_trials
 from segdist.pipeline.progress import Progress
 from segdist.pipeline.tune_trials import Ends, Problem, Suggestions, broken_down_alone
 from segdist.searching import Ledger, Search
+from tests.pipeline.test_memory_kills import said
 from tests.searching.sweeps import sweep
 
 FOR_MEMORY = "Failure # 1\nOutOfMemoryError: 1 worker(s) were killed due to the node running low on memory."
@@ -119,6 +120,47 @@ def test_one_that_had_to_go_for_the_memory_of_others_has_not_failed_and_fewer_ru
     assert "from now on 2 trials at once" in (said := capsys.readouterr().out)
     assert "from now on 1 trial at once" in said
     assert running.suggest("d", "e") == [1], "and the others have their turn, one by one"
+
+
+def test_one_that_had_to_go_alone_for_what_other_programs_hold_waits_and_fails_and_teaches_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Between them it takes fewer images at once, which may fit beside what stays."""
+    now = [0.0]
+    monkeypatch.setattr(tune_trials.time, "monotonic", lambda: now[0])
+    running = Running(sweep(trials=4, asha=None), tmp_path, max_failures=0)
+    text, held = said(0.73, used=21.9), []
+    for pause in (30.0, 120.0, 0.0, 0.0, 0.0):
+        assert running.suggest("a") == [0]
+        held.append(running.search.micro_batch(running.search.ledger[0]))
+        running.start(0)
+        assert running.break_down("a", 0, text) == "waiting"
+        if pause:
+            now[0] += pause - 1
+            assert running.suggest("a") == [], "others have not had the time"
+            now[0] += 1
+    assert held == [8, 8, 8, 4, 2]
+    assert running.suggest("a") == [0]
+    running.start(0)
+    assert running.break_down("a", 0, text) == "failed"
+    trial = running.search.ledger[0]
+    assert not trial.too_large
+    assert "12.6 GB by `python other.py --large`). It waited for them 2 times. Have them end" in trial.reason
+    assert (
+        "begins again: in 120 seconds: Other processes hold the memory of the node 10.0.0.7" in capsys.readouterr().out
+    )
+    assert running.suggest("b") == [1], "the search goes on"
+
+
+def test_one_that_holds_most_of_a_node_itself_is_halved_without_a_pause(running: Running) -> None:
+    for micro_batch in (4, 2, 1):
+        assert running.suggest("a") == [0]
+        running.start(0)
+        assert running.break_down("a", 0, said(18.0, used=21.9)) == "waiting"
+        assert running.search.ledger[0].micro_batch == micro_batch
+    assert running.suggest("a") == [0]
+    running.start(0)
+    assert running.break_down("a", 0, said(18.0, used=21.9)) == "infeasible"
 
 
 def test_what_had_done_its_part_before_its_process_died_has_ended(running: Running) -> None:
