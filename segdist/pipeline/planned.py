@@ -70,6 +70,23 @@ class Plan(Strict):
         """When the sweep is done."""
         return sum(self.disk.values())
 
+    def of_what_ran(self, *, trials: int, epochs: int) -> tuple[float, float]:
+        """Seconds and bytes of a sweep that ended early, its report left out of the bytes.
+
+        What is done once counts whole, what is done for each trial or epoch by how many there were.
+
+        Args:
+            trials: that trained at all.
+            epochs: that they trained together.
+        """
+        of_trials, of_epochs = trials / self.trials, epochs / sum(self.epochs)
+        share = {"search": of_epochs, "evaluation": of_trials}
+        shares = {"checkpoints": of_trials, "models": of_trials, "kept models": of_epochs, "report": 0.0}
+        return (
+            sum(seconds * share.get(step, 1.0) for step, seconds in self.seconds.items()),
+            sum(size * shares.get(name, 1.0) for name, size in self.disk.items()),
+        )
+
 
 def resident_bytes(families: Iterable[FamilyPlan]) -> int:
     """Of a node's memory, what a worker of any of them needs at most."""
@@ -107,6 +124,8 @@ def against_truth(
 ) -> dict[str, object]:
     """What was predicted, and what came: rows of numbers and of texts.
 
+    Where fewer trials ran than were planned, or some were cut off, time and disk are those predicted for what ran.
+
     Args:
         plan: of the sweep as it was when it was planned; it may have got other trials since.
         seconds: of all starts so far.
@@ -117,12 +136,21 @@ def against_truth(
     peaks = [e.metrics[PEAK] * 1e6 for trial in ledger.trials for e in trial.epochs if PEAK in e.metrics]
     disk = sum(entry.size for folder in folders for entry in storage.find(folder))
     ended = sum(trial.has_ended for trial in ledger.trials)
+    ran, epochs = sum(bool(trial.epochs) for trial in ledger.trials), sum(len(t.epochs) for t in ledger.trials)
+    is_early = min(ended, ran) < plan.trials or any(trial.is_cut_off for trial in ledger.trials)
+    of, in_epochs = "", []
+    wall_seconds, disk_bytes = plan.wall_seconds, plan.disk_bytes - plan.disk["report"]
+    if is_early:
+        of = f", of the {counted(ran, 'trial')} that ran"
+        in_epochs = [("epochs", sum(plan.epochs), float(epochs), _whole)]
+        wall_seconds, disk_bytes = plan.of_what_ran(trials=ran, epochs=epochs)
     took = "wall time" if starts == 1 else f"wall time, of {counted(starts, 'start')} together"
     rows = [
         ("trials", plan.trials, float(ended), _whole),
-        (took, plan.wall_seconds, seconds, clock),
+        *in_epochs,
+        (took + of, wall_seconds, seconds, clock),
         ("peak memory of a trial", plan.peak_memory, max(peaks, default=0.0), gigabytes),
-        ("disk, without the report", plan.disk_bytes - plan.disk["report"], float(disk), gigabytes),
+        (f"disk, without the report{of}", disk_bytes, float(disk), gigabytes),
     ]
     return {
         "rows": [

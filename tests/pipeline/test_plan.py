@@ -19,6 +19,7 @@ from segdist.pipeline.planned import PLAN, Plan, against_truth, clock, gigabytes
 from segdist.pipeline.probing import Answer, TeacherRequest, ask
 from segdist.pipeline.run import folder_of
 from segdist.searching import Epoch, Ledger, Trial
+from segdist.searching.budget import OVER
 from tests.engine.drawn import CLASSES, roofs, tiny_run
 
 GB = 1_000_000_000
@@ -177,12 +178,13 @@ def test_what_was_predicted_is_compared_with_what_came(
     spec, plan = plan_sweep(str(sweep), [])
     ledger = Ledger(str(tmp_path / "sweep"))
     epochs = tuple(Epoch(epoch=n, metrics={"train/peak_memory_mb": 500.0 * n}) for n in (1, 2))
-    ledger.write(Trial(number=0, values={}, epochs=epochs, state="finished"))
+    for number in range(3):
+        ledger.write(Trial(number=number, values={}, epochs=epochs, state="finished"))
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "weights").write_bytes(b"0" * 5000)
     found = against_truth(plan, seconds=90.0, starts=1, ledger=ledger, folders=[str(tmp_path / "models")])
     assert plan_rows(found) == [
-        ("trials", "3", "1 (-67 %)"),
+        ("trials", "3", "3 (+0 %)"),
         ("wall time", clock(plan.wall_seconds), f"0:01:30 ({100 * (90 / plan.wall_seconds - 1):+.0f} %)"),
         ("peak memory of a trial", "2.00 GB", "1.00 GB (-50 %)"),
         ("disk, without the report", gigabytes(plan.disk_bytes - plan.disk["report"]), "0.0 MB (-100 %)"),
@@ -194,6 +196,36 @@ def test_what_was_predicted_is_compared_with_what_came(
     assert planned(folder_of(spec)) is None
     assert planned(str(tmp_path)) is None
     assert plan_rows({}) == [], "a sweep that was never planned"
+
+
+@pytest.mark.parametrize("state", ["finished", "stopped"])
+def test_a_sweep_that_ended_early_is_compared_with_what_was_predicted_for_the_part_that_ran(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, state: Any
+) -> None:
+    """One trial of three, whether it came to its end or the budget cut it off."""
+    Machine(monkeypatch)
+    plan = plan_sweep(str(sweep), ["search.asha=null"])[1]
+    assert sum(plan.epochs) == 18
+    ledger = Ledger(str(tmp_path / "sweep"))
+    epochs = tuple(Epoch(epoch=n, metrics={"train/peak_memory_mb": 2000.0}) for n in (1, 2, 3))
+    reason = OVER if state == "stopped" else ""
+    ledger.write(Trial(number=0, values={}, epochs=epochs, state=state, reason=reason))
+    each_trial, each_epoch, once = plan.seconds["evaluation"] / 3, plan.seconds["search"] / 18, plan.seconds["start"]
+    expected = once + plan.seconds["data"] + each_trial + 3 * each_epoch
+    disk = plan.disk["data"] + (plan.disk["checkpoints"] + plan.disk["models"]) / 3
+    (tmp_path / "all").write_bytes(b"0" * round(disk))
+    found = against_truth(plan, seconds=expected, starts=1, ledger=ledger, folders=[str(tmp_path)])
+    rows = plan_rows(found)
+    assert rows[:3] == [
+        ("trials", "3", "1 (-67 %)"),
+        ("epochs", "18", "3 (-83 %)"),
+        ("wall time, of the 1 trial that ran", clock(expected), f"{clock(expected)} (+0 %)"),
+    ]
+    assert rows[4] == (
+        "disk, without the report, of the 1 trial that ran",
+        gigabytes(disk),
+        f"{gigabytes(disk)} (+0 %)",
+    )
 
 
 def test_data_that_are_not_there_are_said_before_anything_is_probed(
