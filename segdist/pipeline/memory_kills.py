@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Self
 
 _NODE = re.compile(r"Memory on the node \(IP: (\S+?),.*?\) was ([\d.]+)GB used / ([\d.]+)GB limit")
-_ENDED = re.compile(r"Memory used: ([\d.]+) GiB")
-_USER = re.compile(r"^\d+\t([\d.]+)\t(.+)$", re.MULTILINE)
+_ENDED = re.compile(r"^Selected to kill: .*?\bpid=(\d+), actual memory used=([\d.]+)GB", re.MULTILINE)
+_USER = re.compile(r"^(\d+)\t([\d.]+)\t(.+)$", re.MULTILINE)
 _NAMED = 3
 _SHORT = 60
 """Characters of a command."""
@@ -21,23 +21,23 @@ class MemoryKill:
         ended: that the ended workers had together.
         used: that all processes of the node had.
         limit: that there was.
-        users: the largest processes: what each had, and its command.
+        others: the largest of the processes that go on: what each had, and its command.
     """
 
     node: str
     ended: float
     used: float
     limit: float
-    users: tuple[tuple[float, str], ...]
+    others: tuple[tuple[float, str], ...]
 
     @classmethod
     def of(cls, text: str) -> Self | None:
         """From the text of an error; None where the monitor did not say whose memory it was."""
-        node, ended = _NODE.search(text), _ENDED.findall(text)
+        node, ended = _NODE.search(text), dict(_ENDED.findall(text))
         if not node or not ended:
             return None
-        users = ((float(size), command.strip()) for size, command in _USER.findall(text))
-        return cls(node[1], sum(map(float, ended)), float(node[2]), float(node[3]), tuple(users))
+        others = ((float(size), line.strip()) for pid, size, line in _USER.findall(text) if pid not in ended)
+        return cls(node[1], sum(map(float, ended.values())), float(node[2]), float(node[3]), tuple(others))
 
     @property
     def is_of_others(self) -> bool:
@@ -45,9 +45,8 @@ class MemoryKill:
         return self.used - self.ended > self.ended
 
     def __str__(self) -> str:
-        largest = [f"{size:g} GB by `{command[:_SHORT]}`" for size, command in self.users if size > self.ended]
-        named = f": {', '.join(largest[:_NAMED])}" if largest else ""
+        largest = ", ".join(f"{size:g} GB by `{command[:_SHORT]}`" for size, command in self.others[:_NAMED])
         return (
-            f"Other processes hold the memory of the node {self.node} ({self.used:g} of {self.limit:g} GB are used, "
-            f"{self.ended:g} of them by what was ended for it{named})."
+            f"Other processes hold the memory of the node {self.node}: {self.used:g} of {self.limit:g} GB are used, "
+            f"{self.ended:g} of them by the trial" + (f", {largest}." if largest else ".")
         )

@@ -7,18 +7,24 @@ import ray
 
 from segdist.pipeline.memory_kills import MemoryKill
 
-LEASE = "(Worker's Lease ID: 0f76 | Granted time: 2026-11-29 | Retriable: false | Memory used: {} GiB)"
+KILL = (
+    "Selected to kill: (Actor(7c2d): job ID=01000000, lease ID=00, task name=A.train, required resources={{}}, pid={}, "
+)
 
 
 def said(*ended: float, used: float) -> str:
-    """As Ray 2.60 words it."""
-    killed = "\n".join(LEASE.format(one) for one in ended)
+    """As Ray 2.60 words it; the ended processes have the numbers 548, 549, ..."""
+    killed = "\n".join(
+        f"{KILL.format(pid)}actual memory used={size:.2f}GB, worker ID=bf4e)" for pid, size in enumerate(ended, 548)
+    )
     return (
         "Failure # 1\nray.exceptions.OutOfMemoryError: 1 worker(s) were killed due to the node running low on memory. "
         f"Memory on the node (IP: 10.0.0.7, ID: 8c5a) was {used:.2f}GB used / 22.90GB limit (0.958)\n"
-        f"Object store memory usage: [- num bytes created: 0]\nRay killed {len(ended)} worker(s) based on the killing "
-        f"policy\n{killed}\nTop 10 memory users: PID\tMEM(GB)\tCOMMAND\n41\t12.60\tpython other.py --large\n"
-        "548\t0.73\tray::train()\n7\t0.20\t/usr/bin/postgres\n"
+        f"OOM kill reason: Memory usage exceeded threshold\nObject store memory usage: [- objects spillable: 0\n]\n"
+        f"Ray killed {len(ended)} worker(s) based on the killing policy\nConsidered workers: [\n{killed}\n]\n"
+        "To see more information, use `ray logs raylet.out`\nTop 10 memory users: PID\tMEM(GB)\tCOMMAND\n"
+        f"41\t12.60\tpython other.py --large\n548\t{ended[0]:.2f}\tray::train()\n7\t0.20\t/usr/bin/postgres\n"
+        "Refer to the documentation on how to address the out of memory issue."
     )
 
 
@@ -28,8 +34,8 @@ def test_what_others_hold_is_told_from_what_was_ended_and_they_are_named() -> No
     assert (kill.node, kill.ended, kill.used, kill.limit) == ("10.0.0.7", 0.73, 21.9, 22.9)
     assert kill.is_of_others
     assert str(kill) == (
-        "Other processes hold the memory of the node 10.0.0.7 (21.9 of 22.9 GB are used, 0.73 of them by what was "
-        "ended for it: 12.6 GB by `python other.py --large`)."
+        "Other processes hold the memory of the node 10.0.0.7: 21.9 of 22.9 GB are used, 0.73 of them by the trial, "
+        "12.6 GB by `python other.py --large`, 0.2 GB by `/usr/bin/postgres`."
     )
 
 
@@ -48,7 +54,8 @@ def test_an_error_that_does_not_say_whose_memory_it_was_blames_nobody() -> None:
     "template",
     [
         b"Memory on the node (IP: %s, ID: %s) was %sGB used / %sGB limit (%f)",
-        b"(Worker's Lease ID: %s | Granted time: %s | Retriable: %s | Memory used: %s GiB)",
+        b"Selected to kill: %s",
+        b"pid=%d, actual memory used=%sGB, worker ID=%s)",
         b"Top 10 memory users: %s",
     ],
 )

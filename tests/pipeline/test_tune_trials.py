@@ -145,7 +145,7 @@ def test_one_that_had_to_go_alone_for_what_other_programs_hold_waits_and_fails_a
     assert running.break_down("a", 0, text) == "failed"
     trial = running.search.ledger[0]
     assert not trial.too_large
-    assert "12.6 GB by `python other.py --large`). It waited for them 2 times. Have them end" in trial.reason
+    assert "0.2 GB by `/usr/bin/postgres`. It waited for them 2 times. Have them end" in trial.reason
     assert (
         "begins again: in 120 seconds: Other processes hold the memory of the node 10.0.0.7" in capsys.readouterr().out
     )
