@@ -738,8 +738,8 @@ class ResourceSpec(Strict):
     strategy: Literal["ddp", "fsdp"] = "ddp"
     """How the workers of a trial divide its work. ddp: each has the whole model and a share of the images. fsdp: each
     has a share of weights, gradients and states of the optimiser as well (torch's FSDP2), for what does not fit one
-    card; while it is scored, each still holds all weights. The result is the same, as are the checkpoints. A plan tells
-    the memory of a worker with the whole model."""
+    card; while it is scored, each still holds all weights. The result is the same, as are the checkpoints. A plan
+    measures the whole model and leaves out what a worker does not hold of gradients and states."""
     collective_timeout: float = Field(default=600.0, ge=5, le=86_400)
     """Seconds that the workers of a trial wait for one of them, which may hang, before the trial goes on from its
     checkpoint; longer than a checkpoint takes to be saved, for that is when they wait for the first of them."""

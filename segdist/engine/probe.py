@@ -42,7 +42,7 @@ _ALL_ALIKE: dict[str, object] = {"train.sampling": None}
 _MATTERS = 1.02
 """A key matters where the heaviest of its values weighs this many times the lightest."""
 _STATES = 4
-"""Numbers that a trained parameter takes: itself, its gradient, and two of AdamW's."""
+"""Numbers that a trained parameter takes: itself, its gradient, and two of AdamW's; its average is one more."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,7 @@ def _taken(request: Request, point: Mapping[str, object]) -> Taken:
                 checkpoint_bytes=_bytes_of(folder),
                 model_bytes=_bytes_of(folder / MODEL),
                 picture_bytes=_bytes_of(folder / PICTURES),
+                divided_bytes=round(4 * (_STATES - 1 + bool(run.train.ema)) * metrics["model/trained_parameters"]),
                 **evaluated,
             )
         )

@@ -1,7 +1,8 @@
 """What a run takes: measured by a probe, known to who plans. Both names are here because a driver needs no torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 PEAK = "train/peak_memory_mb"
 """The most memory so far, in units of 1e6 bytes: of the process, or what torch had on a card."""
@@ -27,6 +28,8 @@ class Taken:
         model_bytes: of the model alone.
         picture_bytes: of the pictures alone.
         evaluation_bytes: of what the evaluation writes about an image.
+        divided_bytes: of `memory`, what workers with `resources.strategy: fsdp` would divide and never join: gradients,
+            states of the optimiser and averages of weights. Weights they join to score.
     """
 
     point: Mapping[str, object]
@@ -44,3 +47,10 @@ class Taken:
     model_bytes: int
     picture_bytes: int
     evaluation_bytes: float
+    divided_bytes: int = 0
+
+    def divided(self, workers: int, *, on_card: bool) -> Self:
+        """What each of some workers has, where they divide what they can."""
+        less = round(self.divided_bytes * (1 - 1 / workers))
+        resident = self.resident if on_card else self.resident - less
+        return replace(self, memory=self.memory - less, resident=resident)

@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
+from segdist.core.redaction import redact
+
 _NODE = re.compile(r"Memory on the node \(IP: (\S+?),.*?\) was ([\d.]+)GB used / ([\d.]+)GB limit")
 _ENDED = re.compile(r"^Selected to kill: .*?\bpid=(\d+), actual memory used=([\d.]+)GB", re.MULTILINE)
 _USER = re.compile(r"^(\d+)\t([\d.]+)\t(.+)$", re.MULTILINE)
@@ -45,7 +47,7 @@ class MemoryKill:
         return self.used - self.ended > self.ended
 
     def __str__(self) -> str:
-        largest = ", ".join(f"{size:g} GB by `{command[:_SHORT]}`" for size, command in self.others[:_NAMED])
+        largest = ", ".join(f"{size:g} GB by `{redact(command)[:_SHORT]}`" for size, command in self.others[:_NAMED])
         return (
             f"Other processes hold the memory of the node {self.node}: {self.used:g} of {self.limit:g} GB are used, "
             f"{self.ended:g} of them by the trial" + (f", {largest}." if largest else ".")

@@ -20,6 +20,7 @@ from segdist.core.terminal import say
 from segdist.core.text import counted
 from segdist.datasets.excerpt import Excerpt, excerpt
 from segdist.engine.probe import Request
+from segdist.engine.taken import Taken
 from segdist.pipeline.cluster import connected, holders
 from segdist.pipeline.gpus import expected, with_gpus
 from segdist.pipeline.label import checked_teacher, policy_of
@@ -189,29 +190,52 @@ def _family(
         val=rows.get("val") or rows["train"],
         beside=_RAY_BYTES + _mapped_bytes(data),
     )
-    first = answer = ask(request, most_bytes=most_bytes)
-    run = request.run.override(first.at)
-    asked = micro_batch = run.resources.micro_batch or ceil(run.train.batch_size / run.resources.workers)
-    while answer.lack:
-        micro_batch //= 2
-        if not micro_batch:
-            raise SpecError(_too_large(family, first))
-        answer = ask(replace(request, largest={**first.at, _MICRO_BATCH: micro_batch}), most_bytes=most_bytes)
-    largest = answer.largest or answer.own
+    first, fits, asked, micro_batch = _measured(request, most_bytes)
+    cards, on_card = first.cards, bool(first.cards)
+    if fits.lack and cards and _is_divided(spec):
+        say(f"warning   `{family}` does not fit a card whole: its seconds are those of this machine's CPU", err=True)
+        on_card, alone = False, request.run.override({"resources.gpus_per_worker": 0})
+        first, fits, asked, micro_batch = _measured(replace(request, run=alone), most_bytes)
+    if fits.lack:
+        raise SpecError(_too_large(family, first, is_divided=_is_divided(spec)))
+    largest = fits.largest or fits.own
     assert largest is not None
     largest = replace(largest, point=first.at if first.lack else largest.point)
     own = first.own or largest
+
+    def of_worker(taken: Taken) -> Taken:
+        return taken.divided(spec.resources.workers, on_card=on_card) if _is_divided(spec) else taken
+
     found = FamilyPlan(
         family=family,
-        own=own,
-        timed=(own, *first.draws),
-        largest=largest,
+        own=of_worker(own),
+        timed=tuple(map(of_worker, (own, *first.draws))),
+        largest=of_worker(largest),
         matters=first.matters,
         micro_batch=micro_batch,
         asked=asked,
         lack=first.lack,
     )
-    return found, first.cards
+    return found, cards
+
+
+def _measured(request: Request, most_bytes: float) -> tuple[Answer, Answer, int, int]:
+    """What a family takes as the file has it, and with as many images at once as fit; how many it asks for, and gets.
+
+    The second lacks something where not even one fits.
+    """
+    first = answer = ask(request, most_bytes=most_bytes)
+    run = request.run.override(first.at)
+    asked = micro_batch = run.resources.micro_batch or ceil(run.train.batch_size / run.resources.workers)
+    while answer.lack and micro_batch > 1:
+        micro_batch //= 2
+        answer = ask(replace(request, largest={**first.at, _MICRO_BATCH: micro_batch}), most_bytes=most_bytes)
+    return first, answer, asked, micro_batch
+
+
+def _is_divided(spec: SweepSpec) -> bool:
+    """Whether a worker has a part of the states only; a probe, which is one worker, has all of them."""
+    return spec.resources.strategy == "fsdp" and spec.resources.workers > 1
 
 
 def _mapped_bytes(data: Excerpt) -> int:
@@ -235,11 +259,19 @@ def _draws(spec: SweepSpec, family: str, sizes: Container[str]) -> tuple[dict[st
     return tuple(found[:_DRAWS])
 
 
-def _too_large(family: str, answer: Answer) -> str:
+def _too_large(family: str, answer: Answer, *, is_divided: bool) -> str:
     where = ", ".join(f"{key}={value}" for key, value in answer.at.items()) or "the values of the file"
     fits = f" What fits: the values of the file, with {gigabytes(answer.own.memory)}." if answer.own else ""
     keys = ", ".join(f"`{key}`" for key in answer.at) or f"`model.{family}.image_size`"
-    return f"`{family}` must fit with at least one image a step, but with {where} {answer.lack}.{fits} Lower {keys}."
+    here = (
+        " A probe is one worker, which divides nothing: plan on a machine that holds the model whole, or run the sweep "
+        "without a plan."
+        if is_divided
+        else ""
+    )
+    return (
+        f"`{family}` must fit with at least one image a step, but with {where} {answer.lack}.{fits} Lower {keys}.{here}"
+    )
 
 
 def _nodes(cards: int) -> list[Node]:

@@ -48,6 +48,7 @@ def test_the_largest_point_has_the_heaviest_value_of_each_key_that_matters() -> 
     own, largest = found["own"][0], found["largest"][0]
     assert (own["batch"], largest["batch"]) == (4, 8)
     assert largest["memory"] > 0.95 * own["memory"], "of the whole process, so that small networks hardly differ"
+    assert own["divided_bytes"] == pytest.approx(own["model_bytes"] * 3, rel=0.1), "a gradient and two states a weight"
     assert own["checkpoint_bytes"] > 2.5 * own["model_bytes"], "with the two states of AdamW, and pictures"
     for name in ("step_seconds", "score_seconds", "evaluate_seconds", "memory", "picture_bytes", "evaluation_bytes"):
         assert own[name] > 0, name

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ class Machine:
     ) -> None:
         self.asked: list[dict[str, object]] = []
         self.cards = [card * GB for card in cards]
-        self.each_image = 0.25
+        self.each_image, self.divided = 0.25, 0.0
+        self.card = float("inf")
         monkeypatch.setattr(planning, "ask", self)
         monkeypatch.setattr(planning, "memory_here", lambda: int(gigabytes * GB))
         monkeypatch.setattr(planning, "this_machine", lambda gpus: Node("here", 4, gpus, gigabytes * GB))
@@ -69,10 +71,12 @@ class Machine:
         answer = Answer(cards=self.cards, at=point)
         if request.largest is None:
             answer.own = taken({}, batch=2, memory=0.5)
-        if needed * GB > most_bytes:
-            answer.lack = f"it needs more than {most_bytes / GB:.1f} GB"
+        most = most_bytes if not self.cards or request.run.resources.gpus_per_worker == 0 else self.card * GB
+        if needed * GB > most:
+            answer.lack = f"it needs more than {most / GB:.1f} GB"
         else:
             answer.matters, answer.largest = ("train.batch_size",), taken(point, batch=batch, memory=needed)
+            answer.largest = replace(answer.largest, divided_bytes=int(self.divided * GB))
         return answer
 
 
@@ -147,6 +151,36 @@ def test_a_share_of_a_card_that_is_too_small_is_refused_with_one_that_is_not(
     with pytest.raises(SpecError, match=r"2\.00 GB of a card.*gpus_per_worker: 0\.4.*1\.52 GB.*Raise that to 0\.53"):
         plan_sweep(str(sweep), ["resources.gpus_per_worker=0.4"])
     assert plan_sweep(str(sweep), ["resources.gpus_per_worker=0.6"])[1].at_once == 2
+
+
+FSDP = ["resources.strategy=fsdp", "resources.workers=2", "resources.gpus_per_worker=1", "train.batch_size=8"]
+
+
+def test_of_what_workers_divide_each_counts_its_part(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The probe measures the whole; 2 GB fit no card of 1.5 GB, but less half of 1.2 GB they do."""
+    machine = Machine(monkeypatch, cards=(1.5, 1.5))
+    with pytest.raises(SpecError, match=r"2\.00 GB of a card"):
+        plan_sweep(str(sweep), [*FSDP, "resources.strategy=ddp"])
+    machine.divided = 1.2
+    largest = plan_sweep(str(sweep), FSDP)[1].families[0].largest
+    assert (largest.memory, largest.resident) == (1_400_000_000, 2 * GB), "a card's memory is not the process's"
+
+
+def test_a_model_that_fits_a_card_only_in_parts_is_measured_beside_it(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine = Machine(monkeypatch, cards=(1.5, 1.5))
+    machine.card, machine.each_image, machine.divided = 0.2, 0.25, 1.2
+    with pytest.raises(SpecError, match=r"at least one image a step, but .* it needs more than 0\.2 GB"):
+        plan_sweep(str(sweep), [*FSDP, "resources.strategy=ddp"])
+    largest = plan_sweep(str(sweep), FSDP)[1].families[0].largest
+    assert (largest.memory, largest.resident) == (1_400_000_000, 1_400_000_000)
+    assert (
+        "`unet_cbam` does not fit a card whole: its seconds are those of this machine's CPU" in capsys.readouterr().err
+    )
+    machine.each_image = 20.0
+    with pytest.raises(SpecError, match=r"A probe is one worker, which divides nothing.*run the sweep without a plan"):
+        plan_sweep(str(sweep), FSDP)
 
 
 def test_a_disk_that_is_too_small_is_refused_with_how_many_trials_fit(
