@@ -303,6 +303,7 @@ class Ends(_Unsaved, TrialProgressCallback):
         """Have a trial taken up alone, later, or with half the images at once: the first that may help."""
         search, reason = self._search, why(text)
         kill = MemoryKill.of(text)
+        taken_up: Callable[[], Trial]
         if self._packs and self._packs.part(number):
             taken_up = partial(search.again, number, f"on its own: {reason}")
         elif kind == "killed for memory" and self._suggestions.let_less_run():

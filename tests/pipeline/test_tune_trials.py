@@ -127,7 +127,7 @@ def test_one_that_had_to_go_alone_for_what_other_programs_hold_waits_and_fails_a
 ) -> None:
     """Between them it takes fewer images at once, which may fit beside what stays."""
     now = [0.0]
-    monkeypatch.setattr(tune_trials.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
     running = Running(sweep(trials=4, asha=None), tmp_path, max_failures=0)
     text, held = said(0.73, used=21.9), []
     for pause in (30.0, 120.0, 0.0, 0.0, 0.0):
