@@ -16,7 +16,7 @@ from segdist.engine.divided import average_scalars, clip_gradients
 from segdist.engine.precision import autocast
 from segdist.engine.shares import Share, shares
 from segdist.engine.state import Fit
-from segdist.engine.under_way import UnderWay
+from segdist.engine.under_way import LeftError, UnderWay
 from segdist.nets.collate import on_device
 
 
@@ -31,10 +31,6 @@ class LossNotFiniteError(Exception):
     def __init__(self, step: int, terms: Sequence[str]) -> None:
         super().__init__(step, terms)
         self.step, self.terms = step, terms
-
-
-class LeftError(Exception):
-    """Training is to be left after the steps that are under way."""
 
 
 Metrics = dict[str, float]
@@ -108,14 +104,15 @@ def _all_steps(state: Fit, parallel: nn.Module, batches: Iterator[Batch], steps:
     metrics["train/phase"] = state.phase + 1.0
     metrics["diverged"] = float(not finite and not state.finds_its_scale)
     metrics["first_step_at"] = state.first_step_at
-    return metrics | _counts(state)
+    under_way.counts = _counts(state)
+    return metrics | under_way.counts
 
 
 def _counts(state: Fit) -> Metrics:
     """What the family counted in this epoch, over all workers; see `Segmenter`."""
     counted, before = state.network.take_counts(), state.under_way.counts
     here = {f"train/{name}": sum(state.workers.gather([count])) for name, count in counted.items()}
-    return {name: count + before.get(name, 0.0) for name, count in here.items()}
+    return {name: here.get(name, 0.0) + before.get(name, 0.0) for name in before | here}
 
 
 def _finite_mean(values: list[float]) -> float:

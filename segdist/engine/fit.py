@@ -17,7 +17,7 @@ from segdist.engine import checkpoint, pictures, runtime
 from segdist.engine.averaging import moving
 from segdist.engine.compiling import compile_in_place
 from segdist.engine.data import loader
-from segdist.engine.epoch import LeftError, LossNotFiniteError, Metrics, train_epoch
+from segdist.engine.epoch import LossNotFiniteError, Metrics, train_epoch
 from segdist.engine.objective import objective_of
 from segdist.engine.pace import Pace, Work
 from segdist.engine.packs import PackMember
@@ -26,6 +26,7 @@ from segdist.engine.precision import autocast, set_matrix_products
 from segdist.engine.predict import score
 from segdist.engine.state import Fit
 from segdist.engine.taken import PEAK
+from segdist.engine.under_way import LeftError, UnderWay
 from segdist.engine.workers import Workers
 from segdist.metrics import lower_is_better
 from segdist.nets.segmenter import Segmenter
@@ -41,7 +42,7 @@ class Leaving:
     """How a fit is left in the middle of an epoch.
 
     Attributes:
-        is_asked: asked by every worker after every step; whether it has to leave.
+        is_asked: asked by every worker after every step, and every image that is scored; whether it has to leave.
         save: called by the chief with a checkpoint folder (gone after the call), the epochs that are done, and the
             steps of the next one.
     """
@@ -126,19 +127,22 @@ def fit(
         # anew, because it knows only what is trained when it is made
         parallel = network if is_sharded else workers.parallel(network, finds_unused=bool(family.sometimes_unused))
         for epoch in epochs:
-            sampler.epoch, sampler.first_step = epoch, state.under_way.steps
+            under_way = state.under_way
+            sampler.epoch, sampler.first_step = epoch, under_way.steps
             try:
                 metrics = train_epoch(state, parallel, batches, steps=sampler.steps, images=len(train))
             except LossNotFiniteError as error:
                 images = tuple(train[index][0].image_id for index in sampler.images_of(error.step))
                 raise _diverged(state, error, images) from error
             except LeftError:
-                assert leaving, "else nobody asked for it"
-                raise _left(state, leaving) from None
+                raise _left(state, epoch, under_way, leaving) from None
             if metrics["diverged"]:
                 report(metrics | {f"val/{name}": _worst(name) for name in run.evaluate.each_epoch}, None)
                 return state.finished()
-            _score_and_report(state, metrics, val, report)
+            try:
+                _score_and_report(state, metrics, val, report)
+            except LeftError:
+                raise _left(state, epoch, under_way, leaving) from None
     return state.finished()
 
 
@@ -162,14 +166,17 @@ def _network(
     return network
 
 
-def _left(state: Fit, leaving: Leaving) -> PreemptedError:
-    under_way = state.under_way.state(state.workers)
+def _left(state: Fit, epoch: int, under_way: UnderWay, leaving: Leaving | None) -> PreemptedError:
+    """Save what is done of an epoch: where it was being scored, all of its steps."""
+    assert leaving, "else nobody asked for it"
+    state.epoch, state.under_way = epoch, under_way
+    kept = under_way.state(state.workers)
     with TemporaryDirectory(prefix="segdist-") as folder:
-        state.save(Path(folder), under_way=under_way)
+        state.save(Path(folder), under_way=kept)
         if state.workers.is_chief:
-            leaving.save(Path(folder), state.epoch, state.under_way.steps)
+            leaving.save(Path(folder), epoch, under_way.steps)
     state.workers.gather([0])  # the first that ends, ends the others too
-    return PreemptedError(f"it is saved after step {state.under_way.steps} of epoch {state.epoch + 1}")
+    return PreemptedError(f"it is saved after step {under_way.steps} of epoch {epoch + 1}")
 
 
 def _diverged(state: Fit, error: LossNotFiniteError, images: tuple[str, ...]) -> DivergedError:
@@ -194,7 +201,7 @@ def _score_and_report(state: Fit, metrics: Metrics, val: LabelledImages, report:
     with state.pace.part("score"), state.model():
         workers.share(moving(state.network, ()).values())  # batch norms of each have seen other images
         with state.gathered(), autocast(run.train.precision, workers.device):
-            values, found = score(state.network, val, run.evaluate, workers=workers)
+            values, found = score(state.network, val, run.evaluate, workers=workers, leave=state.leave)
     metrics |= {f"val/{name}": value for name, value in values.items()}
     metrics["seconds"] += time.perf_counter() - start
     metrics[PEAK] = runtime.peak_bytes() / 1e6

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
 import torch
@@ -16,6 +16,7 @@ from segdist.core.spec import EvaluateSpec
 from segdist.engine.post import cleaned
 from segdist.engine.separate import separated
 from segdist.engine.tiles import predict_tiled, tile_size
+from segdist.engine.under_way import LeftError
 from segdist.engine.views import predict_views
 from segdist.engine.workers import Workers
 from segdist.metrics import WORST_GROUP, evaluator_of
@@ -141,22 +142,42 @@ def box_prompt(sample: Sample) -> Prompt:
 
 
 def score(
-    network: Segmenter, rows: Sequence[LabelledImage], evaluate: EvaluateSpec, *, workers: Workers
+    network: Segmenter,
+    rows: Sequence[LabelledImage],
+    evaluate: EvaluateSpec,
+    *,
+    workers: Workers,
+    leave: Callable[[], bool] | None = None,
 ) -> tuple[dict[str, float], list[Prediction]]:
     """The metrics of every epoch over all rows, each worker predicting its share; `WORST_GROUP` where it is defined.
 
+    Args:
+        network: a `Segmenter`.
+        rows: of all workers.
+        evaluate: how it predicts and is scored.
+        workers: this process's place among them.
+        leave: asked after every image; whether this worker is to leave.
+
     Returns:
         The values; and of this worker's own predictions the first few, as many as `evaluate.pictures` needs.
+
+    Raises:
+        LeftError: a worker is to leave; all raise it.
     """
     mine = (rows[i] for i in range(workers.rank, len(rows), workers.world_size))
     evaluator = evaluator_of(network.classes, evaluate, dict.fromkeys((*evaluate.each_epoch, WORST_GROUP)))
     kept: list[Prediction] = []
     seconds: list[float] = []
+    is_to_leave = False
     for sample, _, prediction in predict(network, mine, evaluate):
         evaluator.add(sample, prediction)
         seconds.append(prediction.seconds)
         if len(kept) < evaluate.pictures:
             kept.append(prediction)
+        if leave and (is_to_leave := leave()):
+            break
+    if leave and workers.totals([float(is_to_leave)])[0]:
+        raise LeftError
     evaluator.seen = sorted(workers.gather(evaluator.seen), key=lambda image: image.image_id)
     values = evaluator.values()
     if math.isnan(values[WORST_GROUP]):

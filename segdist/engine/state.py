@@ -54,7 +54,7 @@ class Fit:
         first_step_at: seconds since 1970.
         gradients_checked: whether the first step has shown that every trained parameter is used.
         under_way: the steps of the next epoch that are done.
-        leave: asked after every step; whether this worker is to leave.
+        leave: asked after every step and scored image; whether this worker is to leave.
     """
 
     run: RunSpec

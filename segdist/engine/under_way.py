@@ -8,6 +8,10 @@ import torch
 from segdist.engine.workers import Workers
 
 
+class LeftError(Exception):
+    """Training is to be left, with the epoch that is under way."""
+
+
 class Kept(TypedDict):
     """What of an epoch under way is in a checkpoint."""
 

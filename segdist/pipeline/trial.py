@@ -353,12 +353,12 @@ def _train_worker(config: dict[str, Any]) -> None:
     from ray.train.torch import get_device
 
     from segdist.engine.hangs import hangs_named
-    from segdist.engine.workers import check_card
+    from segdist.engine.workers import Workers, check_card
 
     run = RunSpec.model_validate_json(config["run"])
     if run.resources.gpus:
         check_card()
         torch.cuda.set_device(get_device())  # each worker of a group sees the cards of all on its node
-    nodes = (_node(), config["driver"])
+    nodes = (*Workers.here().gather([_node()]), config["driver"])  # of all: who scores waits for nobody
     with hangs_named(run.resources.collective_timeout):
         work(run, config["job"], config["number"], config["known"], train.report, nodes=nodes, news=config["news"])
