@@ -1039,7 +1039,8 @@ class SearchSpec(Strict):
     pack: int = Field(default=1, gt=0, le=64)
     """Trials that one process trains at once, where they train small weights beside the same frozen ones: what these
     compute of the same images is computed once for all. Each trial has the results that it has alone. `segdist check`
-    says which trials cannot, and why; these have a process of their own."""
+    says which trials cannot, and why; these have a process of their own. Trials that share one do not save when their
+    node is about to leave the cluster: they go on from their checkpoints when it has left."""
     seed: Seed = 0
     """Seed of the sampler."""
 
