@@ -51,7 +51,7 @@ _IN_SIGHT = """(() => {
   const all = [...document.images].filter((image) => image.src.includes("get-artifact"));
   return all.length >= 4 && all.every((image) => image.complete && image.naturalWidth);
 })()"""
-PAGE, MLFLOW = Camera((1440, 900), "document.body?.dataset.drawn"), Camera((2020, 1500), _IN_SIGHT, cut=514)
+PAGE, MLFLOW = Camera((1440, 900), "document.body?.dataset.drawn"), Camera((2020, 1640), _IN_SIGHT, cut=514)
 _PATIENCE, _SETTLES = 600, 5
 """Seconds: for a page, and after that for what moves on it."""
 DASHBOARDS = Camera((1440, 1262), 'document.readyState === "complete"')
