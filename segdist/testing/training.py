@@ -305,6 +305,7 @@ def process_group(folder: Path, *, rank: int, workers: int) -> Iterator[None]:
     try:
         yield
     finally:
+        time.sleep(0.05)  # torch waits for gloo's threads with the interpreter locked, which their last act may need
         distributed.destroy_process_group()
 
 

@@ -133,7 +133,7 @@ def test_cut_weights_are_named(share: float, tmp_path: Path) -> None:
     file = tmp_path / checkpoint.WEIGHTS
     content = file.read_bytes()
     file.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(WeightsError, match=f"{file} must be a safetensors file, but is damaged"):
+    with pytest.raises(WeightsError, match=f"{file} must be a safetensors file, but is cut off or damaged"):
         checkpoint.load(tmp_path)
 
 

@@ -82,6 +82,7 @@ def environment(folder: Path) -> dict[str, str]:
         "RAY_AUTH_TOKEN",
         "SEGDIST_STORAGE",
         "SEGDIST_SESSION",
+        "RAY_TMPDIR",  # of the tests' own cluster
         "MLFLOW_TRACKING_URI",
     }
     kept = {k: v for k, v in os.environ.items() if k not in outside}
