@@ -9,6 +9,7 @@ import typer
 from segdist.cli.options import Debug, Json, overrides_by_file, report_user_errors
 from segdist.core.errors import SpecError
 from segdist.core.terminal import Console, Table, say, say_json
+from segdist.core.text import minutes
 
 app = typer.Typer()
 
@@ -59,7 +60,7 @@ def status(address: Address = "", as_json: Json = False, debug: Debug = False) -
         table = Table("job", "state", "sweeps", "began", "took")
         for job in jobs:
             began = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.started)) if job.started else ""
-            table.add_row(job.name, job.state.lower(), job.sweeps, began, _minutes(job.seconds))
+            table.add_row(job.name, job.state.lower(), job.sweeps, began, minutes(job.seconds))
         Console().print(table)
 
 
@@ -117,7 +118,3 @@ def _exit(state: str) -> None:
     """The code of a job that was watched: of one that was stopped, and of one that goes on."""
     if state != "SUCCEEDED":
         raise typer.Exit(_STOPPED if state == "STOPPED" else _NOT_WATCHED)
-
-
-def _minutes(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -109,6 +109,11 @@ def short(value: object) -> str:
     return text if len(text) <= _SHORT else text[: _SHORT - 3] + "..."
 
 
+def minutes(seconds: float) -> str:
+    """A duration in minutes and seconds, e.g. 83:07."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
 def counted(amount: float, one: str, many: str = "") -> str:
     """An amount with what it counts, as people read it: "1 box", "2,000 boxes", "1 image is".
 

@@ -148,6 +148,15 @@ def _kill_orphans(error: Exception) -> None:
             return
 
 
+def listens(host: str, port: int) -> bool:
+    """Whether anybody takes connections there, within a second."""
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
 def check_reachable(address: str) -> dict[str, str]:
     """What the environment must say to be let in at an address.
 

@@ -2,10 +2,10 @@
 
 import os
 import re
-import socket
 import time
 from collections.abc import Mapping
 
+from segdist.pipeline.cluster import listens
 from segdist.pipeline.own_cluster import SESSION
 
 PATIENCE = 2.0
@@ -41,10 +41,4 @@ def node_is_gone(text: str) -> bool:
 
 def _answers(node: Mapping[str, str | int | bool]) -> bool:
     """Whether Ray counts on a node, and its raylet takes calls."""
-    if not node["Alive"]:
-        return False
-    try:
-        socket.create_connection((str(node["NodeManagerAddress"]), int(node["NodeManagerPort"])), timeout=1).close()
-    except OSError:
-        return False
-    return True
+    return bool(node["Alive"]) and listens(str(node["NodeManagerAddress"]), int(node["NodeManagerPort"]))

@@ -157,8 +157,17 @@ class JobServer:
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
-        with _explained(self.address):
+        """Errors of the server's name it, and the fix."""
+        from ray.exceptions import AuthenticationError
+
+        try:
             yield
+        except AuthenticationError as error:
+            raise BackendError(wrong_token(self.address)) from error
+        except (RuntimeError, OSError) as error:  # requests' are OSErrors; Ray's are RuntimeErrors with a traceback
+            said = [line for line in str(error).strip().splitlines() if line.strip()]
+            reason = said[-1] if said else repr(error)
+            raise BackendError(f"The job server at {self.address} does not do it: {reason}") from error
 
 
 @contextmanager
@@ -246,19 +255,6 @@ def _client(address: str) -> "JobSubmissionClient":
         raise
     except (RuntimeError, OSError, ValueError, TypeError, KeyError) as error:  # also what is no job server
         raise BackendError(_no_server(address, str(error))) from error
-
-
-@contextmanager
-def _explained(address: str) -> Iterator[None]:
-    from ray.exceptions import AuthenticationError
-
-    try:
-        yield
-    except AuthenticationError as error:
-        raise BackendError(wrong_token(address)) from error
-    except (RuntimeError, OSError) as error:  # requests' errors are OSErrors; Ray's are RuntimeErrors with a traceback
-        said = [line for line in str(error).strip().splitlines() if line.strip()]
-        raise BackendError(f"The job server at {address} does not do it: {said[-1] if said else error!r}") from error
 
 
 def _is_the_drivers(line: str) -> bool:

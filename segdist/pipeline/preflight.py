@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
 
@@ -86,26 +87,22 @@ def _from_nodes(ray: ModuleType, places: Sequence[str], here: Mapping[str, str])
     return problems
 
 
-class _marked:  # noqa: N801 - used as a function
+@contextmanager
+def _marked(places: Sequence[str], problems: list[str]) -> Iterator[Mapping[str, str]]:
     """Leave a file in each storage, by which another node knows that it sees the same place."""
-
-    def __init__(self, places: Sequence[str], problems: list[str]) -> None:
-        self._places, self._problems = places, problems
-        self._marks: dict[str, str] = {}
-
-    def __enter__(self) -> Mapping[str, str]:
-        for place in self._places:
+    marks: dict[str, str] = {}
+    try:
+        for place in places:
             mark = storage.join(place, f".segdist-{uuid.uuid4().hex}")
             try:
                 storage.write_atomic(mark, b"")
             except SegdistError as error:
-                self._problems.append(f"the driver's node: {error}")
+                problems.append(f"the driver's node: {error}")
             else:
-                self._marks[place] = mark
-        return self._marks
-
-    def __exit__(self, *_: object) -> None:
-        for mark in self._marks.values():
+                marks[place] = mark
+        yield marks
+    finally:
+        for mark in marks.values():
             storage.remove(mark)
 
 

@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.text import Text
 
 from segdist.core.terminal import Table, live, say
-from segdist.core.text import counted
+from segdist.core.text import counted, minutes
 from segdist.searching import Search, Trial
 
 LINE = re.compile(
@@ -87,7 +87,7 @@ class Progress:
         if done <= self._done_before:
             return "time left ?"
         left = elapsed / (done - self._done_before) * max(in_all - done, 0)
-        return f"left {int(left) // 60}:{int(left) % 60:02d}"
+        return f"left {minutes(left)}"
 
     def _values(self, trial: Trial) -> str:
         if trial.repeats:

@@ -14,6 +14,7 @@ from segdist.core import storage
 from segdist.core.redaction import redact
 from segdist.core.spec import SweepSpec, digest
 from segdist.core.terminal import say
+from segdist.core.text import minutes
 from segdist.datasets.ingest import ingest_key
 from segdist.labelling.corrections import Corrections, corrections_uri
 from segdist.pipeline.travelling import taken_along
@@ -87,7 +88,7 @@ def _run(spec: SweepSpec, file: str, *, kind: str) -> str:
         end = do_steps(spec, file, kind=kind, fingerprint=fingerprint, folder=folder, meter=meter)
     budget = _bounds(spec) if end.was_cut_off else {}
     storage.write_json(storage.join(folder, DONE), asdict(_Done(end.run_id, _asked(spec), end.said, budget)))
-    say(f"took      {_minutes(time.monotonic() - started)}")
+    say(f"took      {minutes(time.monotonic() - started)}")
     return end.run_id
 
 
@@ -152,7 +153,3 @@ def _fingerprint(spec: SweepSpec, kind: str) -> str:
     key = ingest_key(spec)
     decided = Corrections.load(corrections_uri(spec.storage, key)).fingerprint if spec.label else ""
     return digest([kind, spec.sweep_fingerprint, key, *([decided] if decided else [])])
-
-
-def _minutes(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

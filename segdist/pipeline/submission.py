@@ -58,7 +58,7 @@ def submit(asked: Sequence[tuple[str, Sequence[str]]], address: str, *, is_detac
 def status(address: str) -> list[Job]:
     """The jobs of a cluster, the latest last."""
     with job_server(address) as server:
-        return [job for job in server.jobs() if job.sweeps != _PREFLIGHT]
+        return _of_sweeps(server)
 
 
 def logs(address: str, name: str, *, is_followed: bool) -> Job:
@@ -192,13 +192,18 @@ def _ended(server: JobServer, name: str, show: Callable[[str], None]) -> Job:
         time.sleep(_POLL_SECONDS)  # its log is closed a moment before its state is written
 
 
+def _of_sweeps(server: JobServer) -> list[Job]:
+    """The jobs that are no checks, the latest last."""
+    return [job for job in server.jobs() if job.sweeps != _PREFLIGHT]
+
+
 def _latest(server: JobServer) -> Job:
     """The latest job that is no check.
 
     Raises:
         SpecError: there is none.
     """
-    jobs = [job for job in server.jobs() if job.sweeps != _PREFLIGHT]
+    jobs = _of_sweeps(server)
     if not jobs:
         raise SpecError(f"No sweep was submitted to {server.address} yet.")
     return jobs[-1]
@@ -210,7 +215,7 @@ def _running(server: JobServer) -> Job:
     Raises:
         SpecError: there is none, or there are several.
     """
-    jobs = [job for job in server.jobs() if not job.has_ended and job.sweeps != _PREFLIGHT]
+    jobs = [job for job in _of_sweeps(server) if not job.has_ended]
     if not jobs:
         raise SpecError(f"No job runs at {server.address}.")
     if len(jobs) > 1:

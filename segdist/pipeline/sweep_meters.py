@@ -51,15 +51,13 @@ class SweepMeters:
         count("segdist_epochs", sweep=self._spec.name, family=family)
 
     def _look(self, shown: Gauges) -> None:
-        sweep, trials = self._spec.name, self._ledger.trials
-        states = Counter(trial.state for trial in trials)
+        sweep = self._spec.name
+        states = Counter(trial.state for trial in self._ledger.trials)
         for state in get_args(State):
             shown.show("segdist_trials", states[state], sweep=sweep, state=state)
-        for kind in ("cpu", "gpu"):
-            of_kind = f"{kind}_seconds"
-            spent = sum(getattr(trial.spent, of_kind) for trial in trials)
-            wasted = sum(getattr(trial.wasted, of_kind) for trial in trials)
-            for outcome, seconds in (("useful", spent - wasted), ("wasted", wasted)):
+        spent, wasted = self._ledger.cost
+        for outcome, held in (("useful", spent - wasted), ("wasted", wasted)):
+            for kind, seconds in (("cpu", held.cpu_seconds), ("gpu", held.gpu_seconds)):
                 shown.show("segdist_compute_seconds", seconds, sweep=sweep, resource=kind, outcome=outcome)
         if self._first_step_at < float("inf"):
             wait = self._first_step_at - self._meter.started_at

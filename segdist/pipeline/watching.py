@@ -19,7 +19,7 @@ from segdist.core import storage
 from segdist.core.errors import BackendError, SpecError
 from segdist.core.terminal import say
 from segdist.core.text import counted
-from segdist.pipeline.cluster import check_reachable
+from segdist.pipeline.cluster import check_reachable, listens
 from segdist.pipeline.own_cluster import PREFIX, environment
 
 EVERY = 5.0
@@ -159,11 +159,7 @@ def _of_cluster(address: str) -> Callable[[], list[str]]:
 
 def _listens(target: str) -> bool:
     host, _, port = target.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
-    except (OSError, ValueError):
-        return False
-    return True
+    return port.isdigit() and listens(host.strip("[]"), int(port))
 
 
 def _check_free(what: str, port: int, option: str) -> None:

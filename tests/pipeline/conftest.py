@@ -4,11 +4,13 @@ import base64
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -87,6 +89,19 @@ def environment(folder: Path) -> dict[str, str]:
     }
     kept = {k: v for k, v in os.environ.items() if k not in outside}
     return {**kept, "SEGDIST_CACHE": str(folder / "cache")}
+
+
+@contextmanager
+def driving(words: Sequence[str], log: Path, env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A driver in a session of its own that writes to a file; killed with all it started if the block ends before."""
+    with log.open("w") as out:
+        driver = subprocess.Popen(words, stdout=out, stderr=out, env=env, start_new_session=True)
+    try:
+        yield driver
+    finally:
+        if driver.poll() is None:
+            os.killpg(driver.pid, signal.SIGKILL)
+            driver.wait()
 
 
 @pytest.fixture

@@ -1,9 +1,6 @@
 """Nodes come and go under a sweep: its trials go on elsewhere, each is recorded once, and next to nothing is lost."""
 
-import os
 import re
-import signal
-import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -13,7 +10,7 @@ import pytest
 from segdist.core import storage
 from segdist.searching import Ledger
 from segdist.tracking import Tracker
-from tests.pipeline.conftest import SWEEP, command, environment, wait_for
+from tests.pipeline.conftest import SWEEP, command, driving, environment, wait_for
 from tests.pipeline.nodes import cluster_of
 from tests.pipeline.test_servers import mlflow_server
 
@@ -37,15 +34,9 @@ def test_a_node_is_warned_one_dies_and_one_joins_and_each_trial_is_recorded_once
         f"train.epochs={FEW_EPOCHS}",
         f"tracking.uri=sqlite:///{tmp_path}/mlflow.db",
     )
-    with cluster_of(["a", "b"], tmp_path, short_folder) as nodes, log.open("w") as out:
-        driver = subprocess.Popen(
-            command("run", file, *overrides),
-            stdout=out,
-            stderr=out,
-            env={**environment(tmp_path), "RAY_ADDRESS": nodes.address, "RAY_AUTH_MODE": "disabled"},
-            start_new_session=True,
-        )
-        try:
+    with cluster_of(["a", "b"], tmp_path, short_folder) as nodes:
+        env = {**environment(tmp_path), "RAY_ADDRESS": nodes.address, "RAY_AUTH_MODE": "disabled"}
+        with driving(command("run", file, *overrides), log, env) as driver:
             for number in (0, 1):
                 wait_for(log, rf"trial {number} +epoch +1/", driver)
             nodes.ask("warn", name="a", seconds=60)
@@ -53,10 +44,6 @@ def test_a_node_is_warned_one_dies_and_one_joins_and_each_trial_is_recorded_once
             nodes.ask("kill", name="b")
             nodes.ask("add", name="c")
             assert driver.wait(500) == 0, log.read_text()
-        finally:
-            if driver.poll() is None:
-                os.killpg(driver.pid, signal.SIGKILL)
-                driver.wait()
 
     said = log.read_text()
     moved = re.findall(
@@ -88,15 +75,9 @@ def test_eight_trials_end_whole_with_a_node_that_dies_one_that_is_cut_off_and_on
     file, log = tmp_path / "tiny.yaml", tmp_path / "log"
     file.write_text(SWEEP.format(storage=place))
     overrides = ("search.trials=8", "search.asha=null", f"train.epochs={EPOCHS}", f"tracking.uri={mlflow_server}")
-    with cluster_of(["a", "b"], tmp_path, short_folder) as nodes, log.open("w") as out:
-        driver = subprocess.Popen(
-            command("run", file, *overrides),
-            stdout=out,
-            stderr=out,
-            env={**environment(tmp_path), "RAY_ADDRESS": nodes.address, "RAY_AUTH_MODE": "disabled"},
-            start_new_session=True,
-        )
-        try:
+    with cluster_of(["a", "b"], tmp_path, short_folder) as nodes:
+        env = {**environment(tmp_path), "RAY_ADDRESS": nodes.address, "RAY_AUTH_MODE": "disabled"}
+        with driving(command("run", file, *overrides), log, env) as driver:
             for number in (0, 1):
                 wait_for(log, rf"trial {number} +epoch +2/", driver)
             nodes.ask("freeze", name="b")
@@ -106,10 +87,6 @@ def test_eight_trials_end_whole_with_a_node_that_dies_one_that_is_cut_off_and_on
             wait_for(log, r"done 2/8", driver)
             nodes.ask("kill", name="a")
             assert driver.wait(1200) == 0, log.read_text()
-        finally:
-            if driver.poll() is None:
-                os.killpg(driver.pid, signal.SIGKILL)
-                driver.wait()
 
     said = log.read_text()
     every = list(range(1, EPOCHS + 1))
@@ -132,22 +109,12 @@ def test_a_group_that_loses_a_node_goes_on_with_fewer_workers_and_takes_the_same
     file.write_text(SWEEP.format(storage=place))
     resources = ("resources.workers=2", "resources.min_workers=1", "resources.cpus_per_worker=0.9")
     overrides = ("search.trials=1", "search.asha=null", f"train.epochs={EPOCHS}", *resources)
-    with cluster_of(["a", "b"], tmp_path, short_folder) as nodes, log.open("w") as out:
-        driver = subprocess.Popen(
-            command("run", file, *overrides),
-            stdout=out,
-            stderr=out,
-            env={**environment(tmp_path), "RAY_ADDRESS": nodes.address, "RAY_AUTH_MODE": "disabled"},
-            start_new_session=True,
-        )
-        try:
+    with cluster_of(["a", "b"], tmp_path, short_folder) as nodes:
+        env = {**environment(tmp_path), "RAY_ADDRESS": nodes.address, "RAY_AUTH_MODE": "disabled"}
+        with driving(command("run", file, *overrides), log, env) as driver:
             wait_for(log, r"trial 0 +epoch +2/", driver)
             nodes.ask("kill", name="b")
             assert driver.wait(600) == 0, log.read_text()
-        finally:
-            if driver.poll() is None:
-                os.killpg(driver.pid, signal.SIGKILL)
-                driver.wait()
 
     said = log.read_text()
     assert re.search(r"trial 0 +goes on after epoch \d+", said), said

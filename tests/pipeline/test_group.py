@@ -3,13 +3,12 @@
 import os
 import re
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from segdist.tracking import Tracker
-from tests.pipeline.conftest import command, environment, processes, wait_for
+from tests.pipeline.conftest import command, driving, environment, processes, wait_for
 
 EPOCHS = 12
 OVERRIDES = (
@@ -26,20 +25,12 @@ def test_a_killed_worker_goes_on_from_its_checkpoint_and_leaves_its_cpus_to_the_
     sweep: Path, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
-    with log.open("w") as out:
-        driver = subprocess.Popen(
-            command("run", sweep, *OVERRIDES), stdout=out, stderr=out, env=environment(tmp_path), start_new_session=True
-        )
-        try:
-            wait_for(log, r"trial 0 +epoch +2/", driver)
-            victim = processes(tmp_path, "ray::RayTrainWorker")[1]
-            os.kill(victim, signal.SIGKILL)
-            assert not re.search(rf"epoch +{EPOCHS}/", log.read_text()), "it was killed in the middle"
-            assert driver.wait(480) == 0, log.read_text()
-        finally:
-            if driver.poll() is None:
-                os.killpg(driver.pid, signal.SIGKILL)
-                driver.wait()
+    with driving(command("run", sweep, *OVERRIDES), log, environment(tmp_path)) as driver:
+        wait_for(log, r"trial 0 +epoch +2/", driver)
+        victim = processes(tmp_path, "ray::RayTrainWorker")[1]
+        os.kill(victim, signal.SIGKILL)
+        assert not re.search(rf"epoch +{EPOCHS}/", log.read_text()), "it was killed in the middle"
+        assert driver.wait(480) == 0, log.read_text()
 
     text = log.read_text()
     reported = [int(epoch) for epoch in re.findall(r"trial 0 +epoch +(\d+)/", text)]
@@ -58,20 +49,14 @@ def test_a_killed_worker_goes_on_from_its_checkpoint_and_leaves_its_cpus_to_the_
 def test_a_worker_that_hangs_is_named_and_the_trial_goes_on_from_its_checkpoint(sweep: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     overrides = (*OVERRIDES, "search.trials=1", "resources.collective_timeout=20")
-    with log.open("w") as out:
-        driver = subprocess.Popen(
-            command("run", sweep, *overrides), stdout=out, stderr=out, env=environment(tmp_path), start_new_session=True
-        )
-        try:
+    try:
+        with driving(command("run", sweep, *overrides), log, environment(tmp_path)) as driver:
             wait_for(log, r"trial 0 +epoch +2/", driver)
             os.kill(processes(tmp_path, "ray::RayTrainWorker")[1], signal.SIGSTOP)
             assert driver.wait(480) == 0, log.read_text()
-        finally:
-            if driver.poll() is None:
-                os.killpg(driver.pid, signal.SIGKILL)
-                driver.wait()
-            for left in processes(tmp_path, "ray::RayTrainWorker"):
-                os.kill(left, signal.SIGKILL)
+    finally:
+        for left in processes(tmp_path, "ray::RayTrainWorker"):
+            os.kill(left, signal.SIGKILL)
 
     text = log.read_text()
     assert re.search(
