@@ -1,4 +1,4 @@
-"""What README, SECURITY, CONTRIBUTING, the sweep files and --help tell a user to write or type, exists and works."""
+"""What documents, sweep files and --help tell a user to write or type, exists and works."""
 
 import ast
 import inspect
@@ -19,7 +19,8 @@ from segdist.cli import app
 from segdist.cli.options import files_and_overrides, overrides_by_file
 from segdist.sweepfile.loading import load
 
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
+PAGES = sorted(map(str, Path("docs").glob("*.md")))
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "SECURITY.md", *PAGES)
 ROOT = Path.cwd()
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"(?<!`)`(segdist [^`\n]+)`")
@@ -220,3 +221,14 @@ def test_an_override_is_told_from_a_file(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "lr=1.yaml").write_text("name: x\n")
     files, overrides = files_and_overrides(["a.yaml", "lr=1.yaml", "lr=2", "~space.x"])
     assert (files, overrides) == (["a.yaml", "lr=1.yaml"], ["lr=2", "~space.x"])
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, "cluster/README.md", "dashboards/README.md"])
+def test_what_a_document_links_to_is_there(document: str) -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", Path(document).read_text("utf-8")):
+        path, _, heading = link.partition("#")
+        target = Path(document).parent / path if path else Path(document)
+        assert target.exists(), f"{document}: {link}"
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", target.read_text("utf-8"), re.MULTILINE)
+            assert heading in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}, link
