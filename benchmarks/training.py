@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 SIZE, BATCH, EPOCHS = 256, 8, 3
-COUNTS = {"train": 16, "val": 8}
+COUNTS = {"train": 64, "val": 16}
 MEMORY, TIME = 1.3, 1.0
 """The targets, relative to the loop."""
 

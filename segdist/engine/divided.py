@@ -69,14 +69,49 @@ def divided_states(state: StateDict, optimizer: torch.optim.Optimizer) -> StateD
     return {**state, "state": divided}
 
 
+def forget_unused(parameters: Sequence[nn.Parameter], workers: Workers) -> None:
+    """Leave divided parameters that a step has not used on any worker without a gradient, as where nothing is divided.
+
+    FSDP gives them a gradient of zeros, with which AdamW would decay them and go on with their momentum.
+
+    Args:
+        parameters: that a step may leave unused; the same on every worker.
+        workers: all of them.
+    """
+    divided = [p for p in parameters if is_divided(p) and p.grad is not None]
+    if not divided:
+        return
+    used = workers.totals([float(mine(p.grad).any()) for p in divided if p.grad is not None])
+    for parameter, workers_with in zip(divided, used, strict=True):
+        if not workers_with:
+            parameter.grad = None
+
+
 def average_scalars(parameters: Sequence[nn.Parameter], workers: Workers) -> None:
     """Average the gradients of parameters that are not divided, where the others are and so are averaged already."""
     if not any(map(is_divided, parameters)):
         return
     for parameter in parameters:
         if not is_divided(parameter):
-            mine = 0.0 if parameter.grad is None else float(parameter.grad)
-            parameter.grad = torch.full_like(parameter, workers.mean(mine))
+            own = [] if parameter.grad is None else [float(parameter.grad)]
+            used = workers.gather(own)
+            parameter.grad = torch.full_like(parameter, sum(used) / workers.world_size) if used else None
+
+
+def unscale(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> None:
+    """Divide gradients by the scale of their loss; where some are divided and some are not, which torch does not mix.
+
+    Args:
+        scaler: of the loss.
+        optimizer: that will move the parameters.
+        parameters: all of them.
+    """
+    if not scaler.is_enabled():
+        return
+    kinds = [[p for p in parameters if is_divided(p) is divided] for divided in (True, False)]
+    alike = [optimizer] if not all(kinds) else [torch.optim.SGD(kind, lr=0.0) for kind in kinds]
+    for one in alike:
+        scaler.unscale_(one)
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], most: float) -> float:

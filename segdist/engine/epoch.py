@@ -12,7 +12,7 @@ from torch import nn
 from segdist import adapters
 from segdist.core.errors import SpecError
 from segdist.core.plugins import Batch
-from segdist.engine.divided import average_scalars, clip_gradients
+from segdist.engine.divided import average_scalars, clip_gradients, forget_unused, unscale
 from segdist.engine.precision import autocast
 from segdist.engine.shares import Share, shares
 from segdist.engine.state import Fit
@@ -189,9 +189,11 @@ def _step(state: Fit, number: int, terms: Mapping[str, torch.Tensor]) -> float:
     Raises:
         LossNotFiniteError: the loss is not, on any worker, and nothing moved; all workers raise it.
     """
-    state.scaler.unscale_(state.optimizer)
-    parameters = [p for p in state.network.parameters() if p.requires_grad]
-    average_scalars(parameters, state.workers)
+    trained = [(name, p) for name, p in state.network.named_parameters() if p.requires_grad]
+    parameters = [p for _, p in trained]
+    average_scalars(parameters, state.workers)  # before: all workers have to find the same scale
+    unscale(state.scaler, state.optimizer, parameters)
+    forget_unused([p for name, p in trained if name.startswith(state.family.sometimes_unused)], state.workers)
     norm = clip_gradients(parameters, state.run.train.grad_clip)
     moves = math.isfinite(norm)
     if not moves:

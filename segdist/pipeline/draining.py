@@ -9,9 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
+from segdist.core.errors import PreemptedError
 from segdist.core.text import counted
 from segdist.pipeline.own_cluster import SESSION
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
 
 EVERY = float(os.environ.get("SEGDIST_DRAIN_LOOK_SECONDS", "3"))
 """Seconds between two looks; the shortest warning of a cloud is 30. Tests look more often."""
@@ -22,6 +27,40 @@ def draining() -> dict[str, float]:
     from ray._private.state import state
 
     return {node: deadline / 1000 for node, deadline in state.get_draining_nodes().items()}
+
+
+def node_here() -> str:
+    """The id of the node on which this process runs."""
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def is_to_leave(actor: "ActorHandle") -> bool:
+    """Whether an actor runs on a node that is about to leave the connected cluster."""
+    leaving = draining()
+    if not leaving:
+        return False
+    from ray._private.state import state
+
+    return state.actor_table(actor._actor_id.hex())["Address"]["NodeID"] in leaving
+
+
+@contextmanager
+def left_early(*nodes: str) -> Iterator[Callable[[], bool]]:
+    """What says whether a trial has to leave, because one of its nodes does.
+
+    Args:
+        nodes: their ids.
+
+    Raises:
+        PreemptedError: it has left, and why.
+    """
+    with watched_for_draining(*nodes) as is_asked_to_leave:
+        try:
+            yield is_asked_to_leave
+        except PreemptedError as error:
+            raise PreemptedError(f"{_said(nodes)}: {error}") from error
 
 
 @contextmanager
@@ -50,7 +89,7 @@ def watched_for_draining(*nodes: str) -> Iterator[Callable[[], bool]]:
         is_over.set()
 
 
-def said(nodes: tuple[str, ...]) -> str:
+def _said(nodes: tuple[str, ...]) -> str:
     """Why a trial leaves one of these nodes, for people."""
     deadlines = [deadline for node, deadline in draining().items() if node in nodes and deadline]
     left = f" in {counted(max(round(min(deadlines) - time.time()), 0), 'second')}" if deadlines else ""

@@ -10,6 +10,7 @@ from typing import Literal
 from segdist.core.spec import RunSpec
 from segdist.engine.packs import Pack, PackMember
 from segdist.engine.workers import reserved
+from segdist.pipeline.draining import left_early, node_here
 from segdist.pipeline.trial import Job, work_beside
 
 _Metrics = dict[str, object]
@@ -44,13 +45,13 @@ class PackHost:
         self._pack = Pack()
         self._taken: dict[str, _Taken] = {}
 
-    def begin(self, token: str, run: RunSpec, job: Job, number: int, known: int) -> None:
-        """Start to train a trial; see `trial.work`."""
+    def begin(self, token: str, run: RunSpec, job: Job, number: int, known: int, node: str) -> None:
+        """Start to train a trial, which is told to Tune on that node; see `trial.work`."""
         taken = self._taken[token] = _Taken()
 
         def train() -> None:
             try:
-                self._train(taken, run, job, number, known)
+                self._train(taken, run, job, number, known, node)
                 taken.news.put(None)
             except BaseException as error:  # noqa: BLE001 - raised where the trial is told to Tune
                 taken.news.put(error)
@@ -60,8 +61,8 @@ class PackHost:
         )
         taken.thread.start()
 
-    def _train(self, taken: _Taken, run: RunSpec, job: Job, number: int, known: int) -> None:
-        with self._pack.member() as member:
+    def _train(self, taken: _Taken, run: RunSpec, job: Job, number: int, known: int, node: str) -> None:
+        with left_early(node_here(), node) as is_asked_to_leave, self._pack.member() as member:
             taken.member = member
 
             def report(metrics: _Metrics) -> None:
@@ -70,7 +71,7 @@ class PackHost:
                     if taken.verdicts.get() == "stop":
                         raise SystemExit
 
-            work_beside(run, job, number, known, report, member)
+            work_beside(run, job, number, known, report, member, is_asked_to_leave=is_asked_to_leave)
 
     def next(self, token: str) -> _Metrics | None:
         """Let a trial go on, and wait for its next report; None when it has ended.

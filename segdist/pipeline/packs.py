@@ -1,6 +1,7 @@
 """Which trials are trained together: the processes that train several at once, and who has a place in which."""
 
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from types import ModuleType
@@ -40,10 +41,19 @@ class Packs:
         size: trials that one of them trains at once.
         cpus: of each.
         gpus: of each.
+        is_to_leave: whether the node of a process is about to leave the cluster: then it gets no more trials.
     """
 
-    def __init__(self, ray: ModuleType, *, size: int, cpus: float, gpus: float) -> None:
-        self._ray, self.size, self._cpus, self._gpus = ray, size, cpus, gpus
+    def __init__(
+        self,
+        ray: ModuleType,
+        *,
+        size: int,
+        cpus: float,
+        gpus: float,
+        is_to_leave: Callable[[ActorHandle], bool] = lambda _: False,
+    ) -> None:
+        self._ray, self.size, self._cpus, self._gpus, self._is_to_leave = ray, size, cpus, gpus, is_to_leave
         self._hosts: list[_Host] = []
         self._gone: list[_Host] = []
         self._alone: set[int] = set()
@@ -59,7 +69,8 @@ class Packs:
             room: processes that the cluster holds.
         """
         kind = "" if number in self._alone else kind
-        host = self._free(room) or self._joinable(kind)
+        staying = [host for host in self._hosts if not self._is_to_leave(host.actor)]
+        host = self._free(staying, room) or self._joinable(staying, kind)
         if host is None:
             return None
         host.kind = kind
@@ -103,14 +114,15 @@ class Packs:
         for host in list(self._hosts):
             self._end(host)
 
-    def _free(self, room: int) -> _Host | None:
+    def _free(self, staying: list[_Host], room: int) -> _Host | None:
         """A process without trials; a new one where the cluster holds another."""
         for host in [host for host in self._hosts if not host.seats]:
-            if len(self._hosts) > room or not self._is_alive(host):
+            if host not in staying or len(staying) > room or not self._is_alive(host):
                 self._end(host)
+                staying = [one for one in staying if one is not host]
             else:
                 return host
-        if len(self._hosts) >= room:
+        if len(staying) >= room:
             return None
         name = f"pack-{uuid.uuid4().hex}"
         actor = self._ray.remote(PackHost).options(
@@ -122,9 +134,9 @@ class Packs:
         self._hosts.append(_Host(actor.remote(self._cpus, self._gpus), name))
         return self._hosts[-1]
 
-    def _joinable(self, kind: str) -> _Host | None:
+    def _joinable(self, staying: list[_Host], kind: str) -> _Host | None:
         """The process of trials of this kind that has the fewest."""
-        alike = [host for host in self._hosts if kind and host.kind == kind and len(host.seats) < self.size]
+        alike = [host for host in staying if kind and host.kind == kind and len(host.seats) < self.size]
         return min(alike, key=lambda host: len(host.seats), default=None)
 
     def _is_alive(self, host: _Host) -> bool:

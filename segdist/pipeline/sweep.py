@@ -18,7 +18,7 @@ from segdist.core.terminal import say
 from segdist.core.text import counted
 from segdist.pipeline.checkpoints import thin
 from segdist.pipeline.cluster import holders, keep_keys_out_of_logs
-from segdist.pipeline.draining import draining
+from segdist.pipeline.draining import draining, is_to_leave
 from segdist.pipeline.gpus import given, with_gpus
 from segdist.pipeline.growth import asked_to_grow
 from segdist.pipeline.own_cluster import check_own_room
@@ -254,8 +254,9 @@ def _run(
         return fits
 
     asked = spec.resources
-    packs = Packs(ray, size=spec.search.pack, cpus=asked.cpus_per_worker, gpus=asked.gpus) if _packs(spec) else None
-    if packs:
+    packs = None
+    if _packs(spec):
+        packs = Packs(ray, size=spec.search.pack, cpus=asked.cpus_per_worker, gpus=asked.gpus, is_to_leave=is_to_leave)
         search.share = packs.share
     suggestions = Suggestions(search, room, problem, packs=packs, alike=lambda trial: _alike(job, trial))
     ends = Ends(search, recording, progress, problem, suggestions, max_failures=asked.max_failures, packs=packs)

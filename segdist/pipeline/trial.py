@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segdist.core import storage
-from segdist.core.errors import DivergedError, PreemptedError
+from segdist.core.errors import DivergedError
 from segdist.core.spec import RunSpec
 from segdist.core.text import counted
 from segdist.datasets.shards import Dataset
 from segdist.metrics import is_minimised
 from segdist.pipeline.checkpoints import CHECKPOINT, Checkpoints
-from segdist.pipeline.draining import said, watched_for_draining
+from segdist.pipeline.draining import left_early, node_here
 from segdist.pipeline.elastic import for_the_room
 from segdist.pipeline.own_cluster import SESSION
 from segdist.pipeline.trial_meters import trial_told
@@ -107,13 +107,7 @@ def train_trial(config: dict[str, Any], job: Job) -> None:
         return
     from ray import tune
 
-    work(run, job, number, known, tune.report, nodes=(_node(),))
-
-
-def _node() -> str:
-    import ray
-
-    return str(ray.get_runtime_context().get_node_id())
+    work(run, job, number, known, tune.report, nodes=(node_here(),))
 
 
 def work(
@@ -145,12 +139,9 @@ def work(
 
     with (
         reserved(cpus=run.resources.cpus_per_worker, gpus=run.resources.gpus),
-        watched_for_draining(*nodes) as is_asked_to_leave,
+        left_early(*nodes) as is_asked_to_leave,
     ):
-        try:
-            work_beside(run, job, number, known, _with_news(report, news), is_asked_to_leave=is_asked_to_leave)
-        except PreemptedError as error:
-            raise PreemptedError(f"{said(nodes)}: {error}") from error
+        work_beside(run, job, number, known, _with_news(report, news), is_asked_to_leave=is_asked_to_leave)
 
 
 def _with_news(report: Report, news: str) -> Report:
@@ -282,7 +273,7 @@ def follow(seat: Seat, run: RunSpec, job: Job, number: int, known: int) -> None:
     except ValueError as error:
         raise RayActorError(error_msg="The actor died unexpectedly: the process of the trial's pack is gone") from error
     try:
-        ray.get(host.begin.remote(seat.token, run, job, number, known))
+        ray.get(host.begin.remote(seat.token, run, job, number, known, node_here()))
         while (metrics := ray.get(host.next.remote(seat.token))) is not None:
             tune.report(metrics)
     finally:  # also where Tune ends this thread, because the trial is stopped
@@ -327,7 +318,7 @@ def _fit_group(run: RunSpec, job: Job, number: int, known: int, news: str) -> No
     }  # Ray Train reads them here
     filesystem, path = storage.arrow_filesystem(storage.join(job.storage_path, GROUPS))
     of_trial = {"run": run.model_dump_json(), "job": job, "number": number, "known": known}
-    of_trial |= {"driver": _node(), "news": news}
+    of_trial |= {"driver": node_here(), "news": news}
     TorchTrainer(
         _train_worker,
         train_loop_config=of_trial,
@@ -359,6 +350,6 @@ def _train_worker(config: dict[str, Any]) -> None:
     if run.resources.gpus:
         check_card()
         torch.cuda.set_device(get_device())  # each worker of a group sees the cards of all on its node
-    nodes = (*Workers.here().gather([_node()]), config["driver"])  # of all: who scores waits for nobody
+    nodes = (*Workers.here().gather([node_here()]), config["driver"])  # of all: who scores waits for nobody
     with hangs_named(run.resources.collective_timeout):
         work(run, config["job"], config["number"], config["known"], train.report, nodes=nodes, news=config["news"])

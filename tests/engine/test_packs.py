@@ -3,15 +3,16 @@
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from segdist.core.errors import DivergedError
+from segdist.core.errors import DivergedError, PreemptedError
 from segdist.core.spec import RunSpec
-from segdist.engine.fit import Metrics, fit
+from segdist.engine.fit import Leaving, Metrics, fit
 from segdist.engine.packs import Pack
 from segdist.nets.promptable.embeddings import EmbeddingCache
 from tests.engine.drawn import CLASSES, Reports, roofs, weights
@@ -24,6 +25,9 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "SAM's decoder": ("sam", {"size": "tiny", "weights": "random", "point_share": 0.5}, {"kind": "frozen_encoder"}),
     "SAM with LoRA": ("sam", {"size": "tiny", "weights": "random"}, LORA),
     "Mask2Former with LoRA": ("mask2former", {"weights": "random", "image_size": 64}, LORA),
+    "PaliGemma with LoRA": ("paligemma", {"weights": "random", "image_size": 64, "max_objects": 2}, LORA),
+    "SAM 2's decoder": ("sam2", {"weights": "random", "image_size": 96}, {"kind": "frozen_encoder"}),
+    "OneFormer's decoder": ("oneformer", {"weights": "random", "image_size": 64}, {"kind": "frozen_encoder"}),
 }
 Report = Callable[[Metrics, Path | None], None]
 
@@ -35,7 +39,7 @@ def run_of(named: str, **train: Any) -> RunSpec:
         {
             "model": {"family": family, family: {"image_size": 32, **options}},
             "train": {**given, **train, "adapter": {**adapter, **train.get("adapter", {})}},
-            "evaluate": {"pictures": 0, "prompts": "box" if family == "sam" else "none"},
+            "evaluate": {"pictures": 0, "prompts": "box" if family.startswith("sam") else "none"},
         }
     )
 
@@ -47,6 +51,7 @@ class Fitted:
         self.run, self.reports, self._report = run, Reports(), report
         self.weights: dict[str, np.ndarray] = {}
         self.error: BaseException | None = None
+        self.how: dict[str, Any] = {}
 
     def __call__(self, pack: Pack | None = None) -> "Fitted":
         try:
@@ -65,7 +70,7 @@ class Fitted:
             if self._report:
                 self._report(metrics, folder)
 
-        return fit(self.run, CLASSES, train=TRAIN, val=VAL, report=report, member=member)
+        return fit(self.run, CLASSES, train=TRAIN, val=VAL, report=report, member=member, **self.how)
 
 
 def together(*fitted: Fitted) -> Pack:
@@ -96,7 +101,7 @@ def test_trainings_of_a_pack_learn_what_they_learn_alone(named: str) -> None:
     ranks: Sequence[dict[str, Any]] = [{"rank": 2, "alpha": 4.0}, {"rank": 4, "alpha": 4.0}, {}]
     runs = [
         run_of(named, lr=lr, adapter=rank if "LoRA" in named else {})
-        for lr, rank in zip((1e-3, 3e-4, 2e-3), ranks, strict=True)
+        for lr, rank in zip((1e-3, 3e-4, 5e-4), ranks, strict=True)
     ]
     fitted = [Fitted(run) for run in runs]
     pack = together(*fitted)
@@ -128,6 +133,25 @@ def test_what_ends_one_training_of_a_pack_does_nothing_to_the_others() -> None:
     assert isinstance(breaks.error, OSError)
     assert isinstance(diverges.error, DivergedError)
     assert_alike(fine, Fitted(fine.run)())
+
+
+def test_one_that_has_to_leave_its_pack_goes_on_in_another_where_it_was(tmp_path: Path) -> None:
+    """In the middle of an epoch, and between the meetings of those that stay."""
+    steps, named = iter(range(1, 100)), "unet with LoRA"
+    leaves, stays = Fitted(run_of(named, lr=3e-4)), Fitted(run_of(named))
+
+    def save(folder: Path, *_: int) -> None:
+        copytree(folder, tmp_path / "saved")
+
+    leaves.how = {"leaving": Leaving(lambda: next(steps) == 1, save)}
+    assert not together(leaves, stays).refused
+    assert isinstance(leaves.error, PreemptedError)
+    assert "step 1 of epoch 1" in str(leaves.error)
+    goes_on, other = Fitted(leaves.run), Fitted(run_of(named, lr=2e-3))
+    goes_on.how = {"resume": tmp_path / "saved"}
+    assert not together(goes_on, other).refused
+    for one in (stays, goes_on, other):
+        assert_alike(one, Fitted(one.run)())
 
 
 def test_memory_that_does_not_hold_a_pack_is_told_to_each_of_it(monkeypatch: pytest.MonkeyPatch) -> None:

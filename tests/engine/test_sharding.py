@@ -10,12 +10,14 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.numpy import load_file
-from torch import distributed
+from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from segdist.core.spec import RunSpec
 from segdist.engine import checkpoint
 from segdist.engine.checkpoint import WEIGHTS
-from segdist.engine.divided import mine
+from segdist.engine.divided import forget_unused, mine, unscale
 from segdist.engine.fit import MODEL, TRAINING, Metrics, fit
 from segdist.engine.state import Fit
 from segdist.engine.workers import Workers
@@ -39,6 +41,39 @@ class Outcome:
     of_lora: list[Metrics]
     share: float
     """Of the bytes of parameters and states of the optimiser, what this worker holds between two steps."""
+    has_gradient: list[bool]
+    """Of layers that all workers used in a step, one of them, and none."""
+    unscaled: tuple[float, float]
+    """Gradients, of a divided weight and of a scalar that is not divided, whose scale was taken away."""
+
+
+class Layers(nn.Module):
+    """Of which a step takes some, times a scalar."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(2.0))
+        self.layers = nn.ParameterList(torch.ones(4, 2) for _ in range(3))
+
+    def forward(self, taken: list[int]) -> torch.Tensor:
+        return self.factor * torch.stack([self.layers[k].sum() for k in taken]).sum()
+
+
+def _of_layers(rank: int) -> tuple[list[bool], tuple[float, float]]:
+    network, mesh = Layers(), init_device_mesh("cpu", (2,))
+    fully_shard(network, mesh=mesh, ignored_params={network.factor})
+    assert isinstance(network, FSDPModule)
+    network.set_reduce_scatter_unused_params(True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    scaler.scale(network([0, 1] if rank else [0])).backward()
+    parameters = list(network.parameters())
+    unscale(scaler, torch.optim.SGD(parameters, lr=1.0), parameters)
+    scaler.update()
+    forget_unused(parameters, Workers.here())
+    gradient, of_factor = network.layers[0].grad, network.factor.grad
+    assert gradient is not None
+    assert of_factor is not None
+    return [layer.grad is not None for layer in network.layers], (float(mine(gradient)[0, 0]), float(of_factor))
 
 
 _SAVE = Fit.save
@@ -73,7 +108,8 @@ def _work(rank: int, world_size: int, folder: Path, resume: Path | None) -> Outc
             _fit(run, resumed, resume=resume)
         checkpoint.SELF_CONTAINED_BYTES = 0
         _fit(LORA.override(divided), lora)
-        return Outcome(whole.metrics, resumed.metrics, lora.metrics, shares[1])
+        of_layers = _of_layers(rank) if world_size > 1 else ([], (0.0, 0.0))
+        return Outcome(whole.metrics, resumed.metrics, lora.metrics, shares[1], *of_layers)
     finally:
         if world_size > 1:
             distributed.destroy_process_group()
@@ -167,6 +203,17 @@ def test_each_worker_holds_about_half(divided: Divided) -> None:
     """Not less where a first dimension cannot be halved."""
     for outcome in divided[1]:
         assert 0.4 < outcome.share < 0.6
+
+
+def test_what_no_worker_used_in_a_step_has_no_gradient_and_is_not_moved(divided: Divided) -> None:
+    """As where nothing is divided: AdamW would decay it, and go on with its momentum."""
+    for outcome in divided[1]:
+        assert outcome.has_gradient == [True, True, False]
+
+
+def test_the_scale_of_the_loss_is_taken_from_divided_gradients_and_others_alike(divided: Divided) -> None:
+    for outcome, of_factor in zip(divided[1], (8.0, 16.0), strict=True):
+        assert outcome.unscaled == (2.0, of_factor)
 
 
 @pytest.mark.parametrize("resources", [{"workers": 1}, {"workers": 2, "gpus_per_worker": 0.5}])

@@ -95,7 +95,7 @@ class TestText:
         batch = net.collate([ONE, EMPTY])
         everything = batch["texts_UL"][batch["which_BT"]]
         expected = net.model.model.text_mapper(everything)
-        found = net._encoded(batch["texts_UL"], batch["which_BT"])
+        found = net.text_queries(batch["texts_UL"], batch["which_BT"])
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
         assert found.shape[1] == net.model.config.num_queries
 
@@ -128,6 +128,25 @@ class TestTasks:
         with torch.inference_mode():
             a, b = (net.model.model(pixels, net._task_tokens([t])) for t in ("semantic", "instance"))
         assert not torch.equal(a.transformer_decoder_class_predictions, b.transformer_decoder_class_predictions)
+
+    def test_encoder_and_decoder_one_by_one_say_what_transformers_network_says(self) -> None:
+        net = network().eval()
+        pixels = net.collate([ONE])["pixels_B3SS"]
+        with torch.inference_mode():
+            expected = net.model.model(pixels, net._task_tokens([net.options.task]))
+            classes, masks = net.outputs(pixels)
+        torch.testing.assert_close(classes, expected.transformer_decoder_class_predictions)
+        torch.testing.assert_close(masks, expected.transformer_decoder_mask_predictions)
+
+    def test_dropout_of_the_pixel_decoder_is_for_training_alone(self) -> None:
+        net = network()
+        for layer in net.model.model.pixel_level_module.decoder.encoder.layers:
+            layer.dropout = 0.5
+        pixels = net.collate([ONE])["pixels_B3SS"]
+        with torch.inference_mode():
+            for is_training in (True, False):
+                first, second = (net.train(is_training).outputs(pixels)[0] for _ in range(2))
+                assert torch.equal(first, second) is not is_training
 
     def test_semantic_regions_do_not_overlap_and_undecided_pixels_are_background(self) -> None:
         scores_QC = torch.tensor([[0.9, 0.05], [0.05, 0.9], [0.1, 0.1]])

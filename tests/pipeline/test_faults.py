@@ -99,6 +99,36 @@ def test_eight_trials_end_whole_with_a_node_that_dies_one_that_is_cut_off_and_on
         assert [step for step, _ in tracker.history(trial.run_id, "val/iou")] == every
 
 
+@pytest.mark.slow  # the trials that share a process start again on another node
+@pytest.mark.timeout(900)
+def test_trials_of_a_pack_leave_a_node_that_is_warned_in_the_middle_of_an_epoch(
+    tmp_path: Path, short_folder: Path
+) -> None:
+    file, log = tmp_path / "tiny.yaml", tmp_path / "log"
+    file.write_text(SWEEP.format(storage=tmp_path / "storage").replace("batch_size: 8", "batch_size: 1"))
+    lora = ("train.adapter.kind=lora", "train.adapter.rank=4", "search.pack=2")
+    overrides = ("search.trials=2", "search.asha=null", "resources.max_failures=0", f"train.epochs={FEW_EPOCHS}", *lora)
+    with cluster_of(["a"], tmp_path, short_folder) as nodes:
+        env = {**environment(tmp_path), "RAY_ADDRESS": nodes.address, "RAY_AUTH_MODE": "disabled"}
+        with driving(command("run", file, *overrides), log, env) as driver:
+            for number in (0, 1):
+                wait_for(log, rf"trial {number} +epoch +1/", driver)
+            nodes.ask("warn", name="a", seconds=60)
+            nodes.ask("add", name="b")
+            assert driver.wait(600) == 0, log.read_text()
+
+    said = log.read_text()
+    moved = re.findall(
+        r"trial (\d) +(?:goes on after epoch \d+|begins again): its node leaves the cluster in \d+ seconds: "
+        r"it is saved after step \d+ of epoch \d+",
+        said,
+    )
+    assert sorted(moved) == ["0", "1"], said
+    for of_trial in (0, 1):
+        reported = re.findall(rf"trial {of_trial} +epoch +(\d+)/", said)
+        assert list(map(int, reported)) == list(range(1, FEW_EPOCHS + 1)), "no epoch that was told is done again"
+
+
 @pytest.mark.slow  # two starts of a worker group over two nodes
 @pytest.mark.timeout(900)
 def test_a_group_that_loses_a_node_goes_on_with_fewer_workers_and_takes_the_same_steps(

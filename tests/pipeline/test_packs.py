@@ -16,7 +16,7 @@ class Actor:
 
     def __init__(self) -> None:
         self.told: list[str] = []
-        self.is_alive = True
+        self.is_alive, self.is_to_leave = True, False
         self.leave = self
 
     def remote(self, token: str) -> "Actor":
@@ -61,7 +61,7 @@ def ray() -> Rays:
 @pytest.fixture
 def packs(ray: Rays) -> Packs:
     module: Any = ray
-    return Packs(module, size=3, cpus=1, gpus=0)
+    return Packs(module, size=3, cpus=1, gpus=0, is_to_leave=lambda actor: actor.is_to_leave)
 
 
 def places(packs: Packs, *kinds: str, room: int, first: int = 0) -> list[str]:
@@ -120,6 +120,18 @@ def test_a_process_that_is_gone_is_replaced(packs: Packs, ray: Rays) -> None:
     assert ray.killed[-1] == ray.actors[-1]
 
 
+def test_a_process_whose_node_is_about_to_leave_gets_no_more_trials(packs: Packs, ray: Rays) -> None:
+    assert places(packs, *"aa", room=1) == ["0", "0"]
+    ray.actors[0].is_to_leave = True
+    assert packs.take("t2", 2, "a", room=0) is None
+    assert places(packs, *"aaaa", room=1, first=2) == ["0", "0", "0", ""], "one where it stays, and full"
+    assert len(ray.actors) == 2
+    for number in (0, 1):
+        packs.give_up(f"t{number}", broke=True)
+    assert packs.take("t6", 6, "a", room=1) is None
+    assert ray.killed == ray.actors[:1], "nobody uses it again"
+
+
 def test_runs_are_alike_that_differ_in_rates_and_ranks() -> None:
     lora: dict[str, Any] = {"kind": "lora", "rank": 2}
     run = tiny_run(adapter=lora)
@@ -141,7 +153,7 @@ def test_runs_are_alike_that_differ_in_rates_and_ranks() -> None:
         ({"train.adapter.dropout": 0.1}, "dropout"),
         ({"train.compile": True}, "compile"),
         ({"resources.workers": 2}, "workers: 2"),
-        ({"model.family": "segformer"}, "segformer"),
+        ({"model.family": "yolo"}, "yolo"),
     ],
     ids=str,
 )

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from typing import Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from segdist.core.plugins import Batch, Example, ImageHWC
 from segdist.core.records import Instance
 from segdist.models.mask2former import SWIN, Options
 from segdist.models.mask2former.architecture import load
 from segdist.nets import timm_features
+from segdist.nets.bounded import BoundedLayers
 from segdist.nets.collate import ChannelValues, stack_images
 from segdist.nets.queries import instances_of_queries, object_targets, without_empty
 from segdist.nets.segmenter import Divisor, Traceable
@@ -47,13 +48,7 @@ class Mask2Former(Traceable):
         if options.backbone == SWIN:
             # Swin's last norm feeds the pooled output, which nothing reads.
             encoder.swin.layernorm.requires_grad_(requires_grad=False)
-        self._bounded = [
-            layer
-            for layer in self.model.model.pixel_level_module.decoder.encoder.layers
-            if not (layer.dropout or layer.activation_dropout)
-        ]
-        for layer in self._bounded:
-            layer.register_forward_hook(self._bound)
+        self._bounded = BoundedLayers(self.model.model.pixel_level_module.decoder.encoder.layers)
 
     @property
     def colours(self) -> tuple[ChannelValues, ChannelValues]:
@@ -61,21 +56,10 @@ class Mask2Former(Traceable):
         return self._colours
 
     def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 - torch's
-        """Training mode, but for layers that would look at their values then, to bound them: `_bound` does it unseen.
-
-        What looks at values cannot be computed for several trainings at once.
-        """
+        """Training mode, but for layers that would look at their values then."""
         super().train(mode)
-        for layer in self._bounded:
-            layer.training = False
+        self._bounded.train(is_training=mode)
         return self
-
-    def _bound(self, _: nn.Module, __: object, outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """In training, values bounded as transformers does: half precision may be too small for them."""
-        if not self.training:
-            return outputs
-        most = torch.finfo(outputs[0].dtype).max - 1000
-        return outputs[0].clamp(-most, most), *outputs[1:]
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Pixels normalised by `colours` (B, 3, S, S), and for each image its objects' labels and masks (N, S, S)."""

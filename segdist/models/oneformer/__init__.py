@@ -62,6 +62,7 @@ FAMILY = Family(
     tasks=("semantic", "instance"),
     sizes={"debug": "1.7 M parameters, random", "swin_tiny": "67 M parameters with the text encoder of training"},
     adapters=("full", "frozen_encoder", "partial", "layernorm", "bitfit", "lora", "dora"),
+    packs=True,
     onnx=lambda _: ("classes_BQC", "masks_BQhw"),
     hub_module="model",
     shape_in_weights=lambda _: True,

@@ -8,20 +8,20 @@ length, C classes, N objects.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers.utils import ModelOutput
 
 from segdist.core.errors import SpecError, did_you_mean
 from segdist.core.plugins import Batch, Example, ImageHWC
-from segdist.core.records import Instance
+from segdist.core.records import Instance, Prompt
 from segdist.models.oneformer import Options
 from segdist.models.oneformer.architecture import load
 from segdist.models.oneformer.tasks import merged, panoptic, semantic
 from segdist.models.oneformer.text import TASKS, sentences
+from segdist.nets.bounded import BoundedLayers
 from segdist.nets.collate import stack_images
 from segdist.nets.queries import instances_of_queries, object_targets, without_empty
 from segdist.nets.segmenter import Divisor, Traceable
@@ -54,6 +54,14 @@ class OneFormer(Traceable):
         )
         # Swin's last norm feeds the pooled output, which nothing reads.
         self.model.model.pixel_level_module.encoder.swin.layernorm.requires_grad_(requires_grad=False)
+        # `is_training` of the configuration, which builds the text encoder, would have dropout in predictions too.
+        self._bounded = BoundedLayers(self.model.model.pixel_level_module.decoder.encoder.layers, flag="is_training")
+
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 - torch's
+        """Training mode, but for layers that would look at their values then."""
+        super().train(mode)
+        self._bounded.train(is_training=mode)
+        return self
 
     @property
     def region_classes(self) -> tuple[str, ...]:
@@ -76,20 +84,32 @@ class OneFormer(Traceable):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The terms `class`, `mask` and `dice` as means over the decoder's layers, and `contrastive`."""
-        output = self.model.model(batch["pixels_B3SS"], batch["tasks_BL"])
-        targets = Targets.of(batch)
-        layers = [
-            Layer(inner["class_queries_logits"].float(), inner["masks_queries_logits"].float())
-            for inner in output.transformer_decoder_auxiliary_predictions
-        ]
-        texts_BQE = self._encoded(batch["texts_UL"], batch["which_BT"])
+        features = self.computed("features", batch["pixels_B3SS"])
+        # Its decoder picks rows by their values, which cannot be done for several trainings at once.
+        layers, queries_BQE = self._answers(features, batch["tasks_BL"])
+        texts_BQE = self.computed("text_queries", batch["texts_UL"], batch["which_BT"])
         with torch.autocast(batch["pixels_B3SS"].device.type, enabled=False):  # sums over thousands of points
             return {
-                **self.criterion([*layers, Layer(*_last(output))], targets),
-                "contrastive": contrastive(
-                    output.transformer_decoder_contrastive_queries.float(), texts_BQE.float(), self.logit_scale
-                ),
+                **self.criterion([Layer(*logits) for logits in layers], Targets.of(batch)),
+                "contrastive": contrastive(queries_BQE, texts_BQE, self.logit_scale),
             }
+
+    def features(self, pixels_B3SS: Tensor) -> tuple[Tensor, ...]:
+        """What the encoder makes of images, the finest first."""
+        return tuple(self.model.model.pixel_level_module.encoder(pixels_B3SS).feature_maps)
+
+    def _answers(self, features: Sequence[Tensor], tasks_BL: Tensor) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+        """Logits of classes and masks after each layer of the decoder, and its queries for the texts; in float32."""
+        inner = self.model.model
+        pixels = inner.pixel_level_module.decoder(list(features))
+        decoded = inner.transformer_module(
+            multi_scale_features=pixels.multi_scale_features,
+            mask_features=pixels.mask_features,
+            task_token=inner.task_encoder(tasks_BL.to(inner.dtype)),
+        )
+        layers = [(of["class_queries_logits"], of["masks_queries_logits"]) for of in decoded.auxiliary_predictions]
+        every = [*layers, (decoded.prediction_class, decoded.prediction_masks)]
+        return [(classes.float(), masks.float()) for classes, masks in every], decoded.contrastive_logits.float()
 
     def divisors(self, batch: Batch) -> dict[str, Divisor]:
         """Those of the criterion. `contrastive` compares the images of a batch, so it depends on how many they are."""
@@ -97,8 +117,19 @@ class OneFormer(Traceable):
 
     def outputs(self, pixels_B3SS: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the last layer for `task`: classes with "no object" last (B, Q, C + 1), and masks (B, Q, h, w)."""
-        task_1L = self._task_tokens([self.options.task]).to(pixels_B3SS.device)
-        return _last(self.model.model(pixels_B3SS, task_1L.expand(len(pixels_B3SS), -1)))
+        return self._last_layer(self.features(pixels_B3SS))
+
+    def _last_layer(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        task_1L = self._task_tokens([self.options.task]).to(features[0].device)
+        layers, _ = self._answers(features, task_1L.expand(len(features[0]), -1))
+        return layers[-1]
+
+    def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:  # noqa: ARG002 - understands none
+        """`found` in the `outputs`; prompts tell it nothing."""
+        if not images:
+            return []
+        features = self.computed("features", self.pixels(images).to(self.model.device))
+        return self.found(self._last_layer(features), images)
 
     def found(self, outputs: Sequence[Tensor], images: Sequence[ImageHWC]) -> list[tuple[Instance, ...]]:
         """Instances of each image in the way of `task`, best first."""
@@ -145,13 +176,14 @@ class OneFormer(Traceable):
         which_BT = torch.tensor([[different.index(sentence) for sentence in one] for one in said])
         return self.vocabulary.numbers(different, length=config.text_encoder_context_length), which_BT
 
-    def _encoded(self, texts_UL: Tensor, which_BT: Tensor) -> Tensor:
-        """(B, Q, E) the text queries: encoded sentences, and learned words behind them."""
+    def text_queries(self, texts_UL: Tensor, which_BT: Tensor) -> Tensor:
+        """(B, Q, E) encoded sentences, and learned words behind them; in float32."""
         mapper = self.model.model.text_mapper
         texts_BTE = mapper.text_projector(mapper.text_encoder(texts_UL))[which_BT]
         if mapper.prompt_ctx is None:
-            return texts_BTE
-        return torch.cat([texts_BTE, mapper.prompt_ctx.weight.expand(len(which_BT), -1, -1).to(texts_BTE)], dim=1)
+            return texts_BTE.float()
+        words_BWE = mapper.prompt_ctx.weight.expand(len(which_BT), -1, -1)
+        return torch.cat([texts_BTE.float(), words_BWE.float()], dim=1)
 
 
 def build(options: Options, classes: tuple[str, ...]) -> OneFormer:
@@ -174,7 +206,3 @@ def contrastive(queries_BQE: Tensor, texts_BQE: Tensor, logit_scale: Tensor) -> 
     logits_BB = texts_BF @ images_BF.T * logit_scale.exp().clamp(max=_MOST_CERTAIN)
     own_B = torch.arange(len(logits_BB), device=logits_BB.device)
     return functional.cross_entropy(logits_BB, own_B) + functional.cross_entropy(logits_BB.T, own_B)
-
-
-def _last(output: ModelOutput) -> tuple[Tensor, Tensor]:
-    return output.transformer_decoder_class_predictions.float(), output.transformer_decoder_mask_predictions.float()

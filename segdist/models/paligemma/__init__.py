@@ -126,6 +126,7 @@ FAMILY = Family(
     tasks=("instance", "semantic"),
     sizes={"random": "0.6 M parameters, untrained", "weights": "3, 10 or 28 billion parameters, as published"},
     adapters=("full", "frozen_encoder", "partial", "layernorm", "bitfit", "lora", "dora", "qlora"),
+    packs=True,
     places=_places,
     shape_in_weights=lambda _: True,
     extra="hf",

@@ -78,21 +78,32 @@ class PaliGemma(Segmenter):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The term `text`: cross-entropy over the tokens of answers, each weighted by its row's class."""
-        inner = self.model.model
-        features_BND = inner.get_image_features(batch["pixels_B3SS"]).pooler_output
-        output = inner(
-            input_ids=batch["ids_RL"],
-            attention_mask=batch["shown_RL"],
-            # What is no answer sees all of the question; padding counts as answer and is seen by nobody.
-            token_type_ids=(batch["is_answer_RL"] | (batch["shown_RL"] == 0)).long(),
-            mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=features_BND[batch["image_R"]])},
-            use_cache=False,
-        )
+        features_BND = self.computed("features", batch["pixels_B3SS"])
+        rows = batch["ids_RL"], batch["shown_RL"], batch["is_answer_RL"]
+        hidden_RLD = self.computed("read", features_BND[batch["image_R"]], *rows)
         is_target_RL = batch["is_answer_RL"][:, 1:]
-        logits = self._logits(output.last_hidden_state[:, :-1][is_target_RL])
+        logits = self._logits(hidden_RLD[:, :-1][is_target_RL])
         each = cross_entropy(logits.float(), batch["ids_RL"][:, 1:][is_target_RL], reduction="none")
         weights = batch["weight_R"][:, None].expand_as(is_target_RL)[is_target_RL]
         return {"text": (each * weights).sum() / weights.sum()}
+
+    def features(self, pixels_B3SS: Tensor) -> Tensor:
+        """(B, N, D) what the language model reads of each tile."""
+        found: Tensor = self.model.model.get_image_features(pixels_B3SS).pooler_output
+        return found
+
+    def read(self, features_RND: Tensor, ids_RL: Tensor, shown_RL: Tensor, is_answer_RL: Tensor) -> Tensor:
+        """(R, L, D) what the last layer makes of rows, each with the features of its tile."""
+        output = self.model.model(
+            input_ids=ids_RL,
+            attention_mask=shown_RL,
+            # What is no answer sees all of the question; padding counts as answer and is seen by nobody.
+            token_type_ids=(is_answer_RL | (shown_RL == 0)).long(),
+            mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=features_RND)},
+            use_cache=False,
+        )
+        hidden: Tensor = output.last_hidden_state
+        return hidden
 
     def divisors(self, batch: Batch) -> dict[str, Divisor]:
         """The weight of the tokens of answers."""

@@ -59,6 +59,7 @@ FAMILY = Family(
     tasks=("promptable", "semantic", "instance"),
     sizes={"debug": "0.5 M parameters, random", "hiera_tiny": "39 M parameters"},
     adapters=("full", "frozen_encoder", "partial", "layernorm", "bitfit", "lora", "dora"),
+    packs=True,
     sometimes_unused=("model.prompt_encoder.",),
     hub_module="model",
     shape_in_weights=lambda _: True,

@@ -82,15 +82,26 @@ class Sam2(Promptable):
     def _prompts(self, shown: PromptBatch, coarse_NCHW: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 1, T, C) tokens and (N, C, H, W) dense embeddings of what is shown."""
         encoder = self.model.prompt_encoder
+        no_mask_1C11 = encoder.no_mask_embed.weight.view(1, -1, 1, 1)
         if shown.tokens_NTC is not None:
-            no_mask_1C11 = encoder.no_mask_embed.weight.view(1, -1, 1, 1)
             return shown.tokens_NTC[:, None], no_mask_1C11.expand_as(coarse_NCHW)
-        return encoder(
-            input_points=None if shown.points_NP2 is None else shown.points_NP2[:, None],
-            input_labels=None if shown.is_object_NP is None else shown.is_object_NP[:, None].to(torch.int32),
-            input_boxes=None if shown.boxes_N4 is None else shown.boxes_N4[:, None],
-            input_masks=None,
-        )
+        sparse = [] if shown.boxes_N4 is None else [self._corners(shown.boxes_N4)]
+        if shown.points_NP2 is not None:
+            assert shown.is_object_NP is not None
+            is_object_N1P = shown.is_object_NP[:, None].to(torch.int32)
+            sparse.insert(0, encoder._embed_points(shown.points_NP2[:, None], is_object_N1P, pad=not sparse))
+        return torch.cat(sparse, dim=2), no_mask_1C11.expand_as(coarse_NCHW)
+
+    def _corners(self, boxes_N4: Tensor) -> Tensor:
+        """(N, 1, 3, C) tokens of two corners and of no further point.
+
+        What transformers gives, which writes into tensors: that cannot be done for several trainings at once.
+        """
+        encoder = self.model.prompt_encoder
+        corners_N122 = (boxes_N4 + 0.5).view(-1, 1, 2, 2)  # the middle of a pixel
+        places_N12C = encoder.shared_embedding(corners_N122, (encoder.input_image_size, encoder.input_image_size))
+        nowhere_N11C = encoder.not_a_point_embed.weight.expand(len(boxes_N4), 1, 1, -1)
+        return torch.cat([places_N12C + encoder.point_embed.weight[2:4], nowhere_N11C], dim=2)
 
 
 def _unused(options: Options) -> tuple[str, ...]:

@@ -52,6 +52,7 @@ FAMILY = Family(
         "b5": "84.7 M parameters",
     },
     adapters=(*USUAL_ADAPTERS, "partial"),
+    packs=True,
     onnx=lambda _: ("scores_BKSS",),
     hub_module="model",
     shape_in_weights=lambda _: True,

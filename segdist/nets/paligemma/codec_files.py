@@ -47,7 +47,10 @@ def open_codec(place: str = SHIPPED, *, published_sha256: str | None = PUBLISHED
 def _opened(place: str, published_sha256: str | None) -> MaskCodec:
     file = _file(place)
     state = _published(file, _content(place), published_sha256) if file.endswith(".npz") else _ours(file)
-    return _filled(file, state)
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # else the first network of a process would draw other weights than later ones
+        return _filled(file, state)
 
 
 def digest(place: str = SHIPPED) -> str:

@@ -4,6 +4,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from segdist.core.errors import WeightsError
@@ -61,6 +62,12 @@ def test_decoded_logits_are_those_of_a_float64_reference(codec: MaskCodec) -> No
     for codes in rng.integers(0, 128, (4, 16)).tolist():
         wanted = decoded(ARRAYS, codes)
         assert np.abs(codec.decode([codes])[0] - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
+def test_opening_a_codec_draws_no_numbers_that_others_would_draw(published: Path) -> None:
+    before = torch.get_rng_state()
+    open_codec(f"file://{published}", published_sha256=None)  # by a name under which it was not opened yet
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_many_masks_are_what_each_is_alone(codec: MaskCodec) -> None:
