@@ -13,7 +13,17 @@ import torch
 from torch import Tensor
 
 from segdist.core.causes import is_out_of_memory
-from segdist.engine.stacked import Call, at_once, furthest, share_frozen, structure
+from segdist.engine.stacked import (
+    Call,
+    are_alike,
+    at_once,
+    differing,
+    furthest,
+    read_by,
+    share_frozen,
+    statistics_kept,
+    structure,
+)
 from segdist.engine.turns import Member, RandomState, Turns, random_state, set_random_state
 from segdist.nets.segmenter import Segmenter, Tree
 
@@ -36,6 +46,7 @@ class Pack:
         self._turns = Turns()
         self._networks: dict[PackMember, Segmenter] = {}
         self._checked: set[Hashable] = set()
+        self._reads: dict[Hashable, tuple[str, ...]] = {}
         self.at_once = 0
         self.refused: dict[str, str] = {}
 
@@ -82,16 +93,39 @@ class Pack:
                 member.answer = (answer,)
 
     def _at_once(self, members: Sequence[Member], calls: Sequence[Call], random: RandomState) -> list[Tree]:
-        found = at_once(calls)
-        drawn = random_state()
-        if drawn != random and any(member.random != random for member in members):
-            raise ValueError("it draws at random, and the trials do not draw the same")
-        known = calls[0].kind, frozenset(map(id, members))
+        networks = [call.network for call in calls]
+        names = differing(networks)
+        kind, first = (calls[0].manner, names), []
+        if kind not in self._reads:
+            with statistics_kept(networks[:1]):
+                answer, self._reads[kind] = read_by(calls[0], names)
+            first = [answer]
+        if not self._reads[kind] and are_alike(calls):
+            found = [first[0] if first else calls[0].alone()] * len(calls)
+            self._check_chance(members, random)
+            return found
+        set_random_state(random)
+        found = at_once(calls, self._reads[kind])
+        drawn = self._check_chance(members, random)
+        known = calls[0].manner, frozenset(map(id, members))
         if known not in self._checked:
-            _check(calls, found, random)
+            with statistics_kept(networks):
+                _check(calls, found, random)
             set_random_state(drawn)
             self._checked.add(known)
         return found
+
+    @staticmethod
+    def _check_chance(members: Sequence[Member], random: RandomState) -> RandomState:
+        """What is drawn next, after what was computed for all members.
+
+        Raises:
+            ValueError: it drew, and alone they would not all have drawn the same.
+        """
+        drawn = random_state()
+        if drawn != random and any(member.random != random for member in members):
+            raise ValueError("it draws at random, and the trials do not draw the same")
+        return drawn
 
 
 class PackMember:

@@ -5,6 +5,7 @@ and does not depend on what differs, is computed once.
 """
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from torch.nn.functional import pad
 from torch.utils import _pytree as pytree
 
 from segdist.adapters import lora_scalings
+from segdist.engine.reads import Reads
 from segdist.nets.segmenter import Segmenter, Tree
 
 
@@ -41,7 +43,12 @@ class Call:
     @property
     def kind(self) -> Hashable:
         """Equal for calls, of networks of one structure, that can be computed at once."""
-        kinds = tuple((tuple(v.shape), v.dtype, v.device) if isinstance(v, Tensor) else v for v in self.leaves)
+        return self.manner, tuple(tuple(v.shape) for v in self.leaves if isinstance(v, Tensor))
+
+    @property
+    def manner(self) -> Hashable:
+        """How it is computed, whatever the sizes of its arguments are."""
+        kinds = tuple((v.ndim, v.dtype, v.device) if isinstance(v, Tensor) else v for v in self.leaves)
         casts = tuple(
             torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
             for device in ("cpu", "cuda")
@@ -69,15 +76,50 @@ def share_frozen(networks: Iterable[Segmenter], network: Segmenter) -> None:
                 own[name].data = value.data
 
 
-def at_once(calls: Sequence[Call]) -> list[Tree]:
+def differing(networks: Sequence[Segmenter]) -> tuple[str, ...]:
+    """Names of the weights that are not the same in all of the networks."""
+    moving = _moving_buffers(networks[0])
+    named = zip(*map(_named_tensors, networks), strict=True)
+    return tuple(of[0][0] for of in named if of[0][0] in moving or not _are_one([value for _, value in of]))
+
+
+def read_by(call: Call, names: Sequence[str]) -> tuple[Tree, tuple[str, ...]]:
+    """What a call gives, and which of these weights it reads."""
+    tensors = dict(_named_tensors(call.network))
+    with Reads({name: tensors[name] for name in names}) as reads:
+        answer = call.alone()
+    return answer, tuple(name for name in names if name in reads.names)
+
+
+def are_alike(calls: Sequence[Call]) -> bool:
+    """Whether all have the same arguments."""
+    return all(_one_or_stacked(values)[1] is None for values in zip(*(call.leaves for call in calls), strict=True))
+
+
+@contextmanager
+def statistics_kept(networks: Iterable[nn.Module]) -> Iterator[None]:
+    """After the block the statistics that a forward pass writes to are what they were."""
+    kept = [(buffer, buffer.clone()) for network in networks for buffer in _moving_buffers(network).values()]
+    try:
+        yield
+    finally:
+        for buffer, before in kept:
+            buffer.copy_(before)
+
+
+def at_once(calls: Sequence[Call], names: Sequence[str]) -> list[Tree]:
     """What each of the calls gives.
+
+    Args:
+        calls: of one kind.
+        names: of the weights that they read and that are not the same in all of their networks.
 
     Raises:
         RuntimeError: the method does what cannot be computed at once: it draws at random where the networks differ, or
             what it does next depends on values.
     """
-    first = calls[0]
-    weights = _stacked_weights([call.network for call in calls])
+    first, networks = calls[0], [call.network for call in calls]
+    weights = _stacked_weights(networks, names)
     leaves = [_one_or_stacked(values) for values in zip(*(call.leaves for call in calls), strict=True)]
     own = {number: stack for number, (_, stack) in enumerate(leaves) if stack is not None}
     module = _Method(first.network, first.method)
@@ -86,9 +128,10 @@ def at_once(calls: Sequence[Call]) -> list[Tree]:
         given = [own.get(number, value) for number, (value, _) in enumerate(leaves)]
         return functional_call(module, dict(weights), tuple(pytree.tree_unflatten(given, first.spec)))
 
-    if not weights and not own:
-        return [compute({}, {})] * len(calls)
     values, spec = pytree.tree_flatten(vmap(compute, randomness="error")(weights, own))
+    for name in _moving_buffers(first.network).keys() & names:
+        for network, moved in zip(networks, weights[f"network.{name}"].unbind(), strict=True):
+            network.get_buffer(name).copy_(moved)
     return [pytree.tree_unflatten(of_one, spec) for of_one in zip(*(v.unbind() for v in values), strict=True)]
 
 
@@ -122,19 +165,16 @@ def _one_or_stacked(values: Sequence[object]) -> tuple[object, Tensor | None]:
     return first, torch.stack(tensors)
 
 
-def _stacked_weights(networks: Sequence[Segmenter]) -> dict[str, Tensor]:
+def _stacked_weights(networks: Sequence[Segmenter], names: Sequence[str]) -> dict[str, Tensor]:
     """What is not the same in all networks, as attributes of `_Method`.
 
     Low-rank matrices are filled up with zeros to the largest rank, which changes no product. Their scale stands in the
     first network, which computes: those of the others are multiplied by what theirs is more than that.
     """
     scalings = [lora_scalings(network) for network in networks]
-    moving = _moving_buffers(networks[0])
-    found = {}
-    for named in zip(*map(_named_tensors, networks), strict=True):
-        name, values = named[0][0], [value for _, value in named]
-        if name not in moving and _are_one(values):
-            continue
+    found, of_networks = {}, [dict(_named_tensors(network)) for network in networks]
+    for name in names:
+        values = [of_one[name] for of_one in of_networks]
         scale = scalings[0].get(name)
         factors = [of_one[name] / scale if scale else 1.0 for of_one in scalings] if scale else []
         if any(factor != 1 for factor in factors):
@@ -161,14 +201,14 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     return one.data_ptr() == other.data_ptr() or torch.equal(one, other)
 
 
-def _moving_buffers(network: nn.Module) -> set[str]:
+def _moving_buffers(network: nn.Module) -> dict[str, Tensor]:
     """Statistics that a forward pass writes to: in a stack each network has its own."""
     norms = {
         name: module
         for name, module in network.named_modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
     }
-    return {f"{name}.{buffer}" for name, module in norms.items() for buffer, _ in module.named_buffers()}
+    return {f"{name}.{of}": buffer for name, module in norms.items() for of, buffer in module.named_buffers()}
 
 
 def _of_one_shape(values: Sequence[Tensor]) -> list[Tensor]:

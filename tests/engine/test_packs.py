@@ -11,10 +11,13 @@ import pytest
 import torch
 
 from segdist.core.errors import DivergedError, PreemptedError
-from segdist.core.spec import RunSpec
+from segdist.core.spec import ModelSpec, RunSpec
 from segdist.engine.fit import Leaving, Metrics, fit
 from segdist.engine.packs import Pack
+from segdist.models.sam.network import SegmentAnything
+from segdist.models.sam2.network import Sam2
 from segdist.nets.promptable.embeddings import EmbeddingCache
+from segdist.nets.promptable.segmenter import Promptable
 from tests.engine.drawn import CLASSES, Reports, roofs, weights
 
 TRAIN, VAL = roofs(4), roofs(2, seed=1)
@@ -178,6 +181,41 @@ def test_one_that_begins_when_another_is_under_way_learns_what_it_learns_alone()
     threads[0].join()
     for one in (first, later):
         assert_alike(one, Fitted(one.run)())
+
+
+def test_each_training_of_a_pack_has_the_statistics_of_its_own_batches() -> None:
+    """Of the batch norm in SegFormer's head: variances, for no bias before it moves them."""
+    model = {"family": "segformer", "segformer": {"weights": "random", "image_size": 32}}
+    runs = [run_of("unet with LoRA", lr=lr).model_copy(update={"model": ModelSpec(**model)}) for lr in (1e-3, 3e-4)]
+    fitted = [Fitted(run) for run in runs]
+    assert not together(*fitted).refused
+    for one in fitted:
+        alone = Fitted(one.run)()
+        statistics = {name: value for name, value in alone.weights.items() if "running_var" in name}
+        assert all((value != 1).all() for value in statistics.values()), "they have moved"
+        assert statistics
+        for name, value in statistics.items():
+            np.testing.assert_allclose(one.weights[name], value, rtol=1e-3, err_msg=name)
+
+
+@pytest.mark.parametrize("named", ["SAM's decoder", "SAM 2's decoder"])
+def test_a_frozen_encoder_runs_as_often_for_all_as_for_one(named: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also to compare what is computed at once with what each computes alone."""
+    networks: dict[str, type[Promptable]] = {"SAM's decoder": SegmentAnything, "SAM 2's decoder": Sam2}
+    family, calls = networks[named], list[int]()
+    encode = family.encode
+
+    def note(network: Any, images_BCHW: torch.Tensor) -> list[torch.Tensor]:
+        calls.append(len(images_BCHW))
+        return encode(network, images_BCHW)
+
+    monkeypatch.setattr(family, "encode", note)
+    runs = [run_of(named, lr=lr) for lr in (1e-3, 3e-4, 5e-4)]
+    assert Fitted(runs[0])().error is None
+    alone = calls.copy()
+    calls.clear()
+    assert not together(*map(Fitted, runs)).refused
+    assert calls == alone
 
 
 def test_a_frozen_encoder_is_in_memory_once_and_embeddings_are_computed_once(

@@ -94,7 +94,8 @@ class PromptableNetwork(Traceable):
     def features_of(self, batch: Batch) -> Features:
         """The embeddings of all images of a batch; those computed here are kept."""
         if "known" not in batch:
-            return self.computed("embed", batch["images"].to(self.device))
+            # One after the other: trainings of a pack that differ in what is between have the encoder in common.
+            return self.computed("project", self.computed("encode", batch["images"].to(self.device)))
         known: list[Features] = list(batch["known"])
         for i, levels in self._encoded(batch["images"], {i: batch["keys"][i] for i in batch["missing"]}):
             known[i] = levels
