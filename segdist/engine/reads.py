@@ -1,7 +1,6 @@
 """Which tensors a computation reads, found by doing it once."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -31,11 +30,11 @@ class Reads(TorchFunctionMode):
 
     def __torch_function__(
         self,
-        function: Callable[..., Any],
+        function: Callable[..., object],
         types: object,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         """Note what a function of torch is given, and call it."""
         if function not in _ABOUT:
             for given in pytree.tree_leaves((args, kwargs or {})):
