@@ -147,6 +147,19 @@ def test_backbones_of_every_make_give_a_class_map_at_full_resolution(name: str) 
         assert network.logits(torch.zeros(1, 3, 64, 64)).shape == (1, 3, 64, 64)
 
 
+@pytest.mark.parametrize(("name", "stride"), [("test_resnet", 2), ("test_convnext", 4)])
+def test_without_full_resolution_the_class_map_is_as_fine_as_the_backbone_and_enlarged(name: str, stride: int) -> None:
+    network = build(options(backbone=name, full_resolution=False), CLASSES).eval()
+    with torch.inference_mode():
+        assert network.logits(torch.zeros(1, 3, 64, 64)).shape == (1, 3, 64 // stride, 64 // stride)
+        assert network.outputs(torch.zeros(1, 3, 64, 64))[0].shape == (1, 3, 64, 64)
+
+
+def test_from_scratch_full_resolution_cannot_be_left_out() -> None:
+    with pytest.raises(ValueError, match=r"`full_resolution: false` needs a `backbone`"):
+        Options(full_resolution=False)
+
+
 def test_frozen_with_the_encoder_is_the_backbone_and_not_the_new_stem() -> None:
     network = build(options(), CLASSES)
     assert not [n for n, _ in network.named_parameters() if "stem" in n and n.startswith(FAMILY.encoder)]

@@ -6,7 +6,7 @@ from segdist.testing.variants import Modes
 MODES: dict[str, Modes] = {
     "unet_cbam": {
         "backbone": {"backbone": "test_resnet", "weights": "random"},
-        "packaged": {"backbone": "efficientnet_lite0", "weights": "packaged"},
+        "packaged": {"backbone": "efficientnet_lite0", "weights": "packaged", "full_resolution": False},
     },
     "mask2former": {"packaged": {"backbone": "efficientnet_lite0", "weights": "packaged"}},
     "sam": {

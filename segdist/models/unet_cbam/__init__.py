@@ -31,6 +31,10 @@ class Options(ModelOptions):
     """Channels at full resolution; from scratch, every level down has twice as many."""
     depth: int = Field(default=4, ge=1, le=6)
     """Number of times the resolution is halved; a backbone has its own."""
+    full_resolution: bool = True
+    """Also learn features at the image's own resolution, which with a backbone take half of the time. false: the class
+    map is as fine as the backbone's finest features, every second pixel or less, and enlarged; `width` counts then not.
+    """
 
     @model_validator(mode="before")
     @classmethod
@@ -44,6 +48,8 @@ class Options(ModelOptions):
         if self.backbone != SCRATCH and (self.image_size % _BACKBONE_STRIDE or self.image_size < 2 * _BACKBONE_STRIDE):
             # At 32 pixels one value a channel is left, of which batch norm can compute no variance.
             raise ValueError(f"`image_size` must be 64, 96, 128, ... with a backbone, but got {self.image_size}")
+        if self.backbone == SCRATCH and not self.full_resolution:
+            raise ValueError("`full_resolution: false` needs a `backbone`; from scratch, lower `image_size` or `width`")
         return self
 
 

@@ -40,9 +40,10 @@ class UnetCbam(SemanticSegmenter):
             self.encoder = _Encoder(channels)
         else:
             self.encoder = backbone = Backbone(options)
-            # The finest features of a backbone are half the size of the image or less; thin structures need all of it.
-            self.stem = _Block(3, options.width)
-            channels = [options.width, *backbone.channels]
+            channels = backbone.channels
+            if options.full_resolution:
+                self.stem = _Block(3, options.width)
+                channels = [options.width, *channels]
         self.decoder = _Decoder(channels)
         self.head = nn.Conv2d(channels[0], len(classes) + 1, kernel_size=1)
         if isinstance(self.encoder, Backbone):
@@ -54,7 +55,7 @@ class UnetCbam(SemanticSegmenter):
         return (self.encoder.mean, self.encoder.std) if isinstance(self.encoder, Backbone) else super().colours
 
     def logits(self, images_BCHW: Tensor) -> Tensor:
-        """(B, K, H, W), background first."""
+        """(B, K, H / s, W / s), background first; the stride s is 1 but without features at full resolution."""
         if isinstance(self.encoder, Backbone):
             images_BCHW = images_BCHW.contiguous(memory_format=self.encoder.layout)
         features = self.encoder(images_BCHW)
