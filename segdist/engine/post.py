@@ -104,9 +104,9 @@ def dense_crf(image_HWC: ImageHWC, mask_HW: Mask, *, score: float, radius: float
 
 def without_small_parts(mask_HW: Mask, least: float) -> Mask:
     """The mask without connected parts (also at corners) of fewer than `least` pixels."""
-    count, parts_HW, stats, _ = cv2.connectedComponentsWithStats(mask_HW.view(np.uint8), connectivity=8)
-    keeps = np.zeros(count, np.bool_)
-    keeps[1:] = stats[1:, cv2.CC_STAT_AREA] >= least
+    _, parts_HW = cv2.connectedComponents(mask_HW.view(np.uint8), connectivity=8)
+    keeps = _areas(parts_HW) >= least
+    keeps[0] = False
     return np.asarray(keeps[parts_HW])
 
 
@@ -117,12 +117,17 @@ def without_small_holes(mask_HW: Mask, least: float) -> Mask:
         mask_HW: with a margin of unset pixels where the image goes on.
         least: in pixels.
     """
-    count, parts_HW, stats, _ = cv2.connectedComponentsWithStats((~mask_HW).view(np.uint8), connectivity=4)
-    fills = np.zeros(count, np.bool_)
-    fills[1:] = stats[1:, cv2.CC_STAT_AREA] < least
+    _, parts_HW = cv2.connectedComponents((~mask_HW).view(np.uint8), connectivity=4)
+    fills = _areas(parts_HW) < least
+    fills[0] = False
     frame = np.unique(np.concatenate([parts_HW[0], parts_HW[-1], parts_HW[:, 0], parts_HW[:, -1]]))
     fills[frame] = False
     return np.asarray(mask_HW | fills[parts_HW])
+
+
+def _areas(parts_HW: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Pixels of each part; OpenCV, which finds boxes and centres with them, takes twice as long."""
+    return np.bincount(parts_HW.ravel())
 
 
 def _cleaned(image_HWC: ImageHWC, instance: Instance, post: PostSpec) -> Instance:

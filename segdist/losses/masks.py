@@ -119,8 +119,9 @@ def dice(
     """
     counts_NHW = _counting(ignore_NHW, weight_NHW)
     p_NHW, g_NHW = probabilities_NHW.float(), target_NHW.float()
-    common_N = (counts_NHW * p_NHW * g_NHW).flatten(1).sum(1)
-    total_N = (counts_NHW * (p_NHW**2 + g_NHW**2)).flatten(1).sum(1)
+    counted_NHW = counts_NHW * p_NHW
+    common_N = (counted_NHW * g_NHW).flatten(1).sum(1)
+    total_N = (counted_NHW * p_NHW).flatten(1).sum(1) + (counts_NHW * g_NHW).flatten(1).sum(1)
     return 1 - (2 * common_N + smooth) / (total_N + smooth)
 
 

@@ -75,10 +75,9 @@ def class_dice(
         ignore_BHW: True where a pixel is ignored.
         weight_BHW: how much each pixel counts; None counts them equally.
     """
-    probabilities_NHW, target_NHW, ignore_NHW, shown_N = _by_class(logits_BKHW, target_BHW, ignore_BHW)
-    weight_NHW = None if weight_BHW is None else _by_image(weight_BHW, like_NHW=target_NHW)
-    values_N = dice(probabilities_NHW, target_NHW, ignore_NHW=ignore_NHW, weight_NHW=weight_NHW)
-    return mean_or_zero(values_N[shown_N], graph=probabilities_NHW)
+    shown_NHW, target_NHW, ignore_NHW, weight_NHW = _of_shown_classes(logits_BKHW, target_BHW, ignore_BHW, weight_BHW)
+    values_N = dice(shown_NHW, target_NHW, ignore_NHW=ignore_NHW, weight_NHW=weight_NHW)
+    return mean_or_zero(values_N, graph=logits_BKHW)
 
 
 def class_tversky(
@@ -100,12 +99,9 @@ def class_tversky(
         beta: what a false negative costs.
         weight_BHW: how much each pixel counts; None counts them equally.
     """
-    probabilities_NHW, target_NHW, ignore_NHW, shown_N = _by_class(logits_BKHW, target_BHW, ignore_BHW)
-    weight_NHW = None if weight_BHW is None else _by_image(weight_BHW, like_NHW=target_NHW)
-    values_N = tversky(
-        probabilities_NHW, target_NHW, ignore_NHW=ignore_NHW, alpha=alpha, beta=beta, weight_NHW=weight_NHW
-    )
-    return mean_or_zero(values_N[shown_N], graph=probabilities_NHW)
+    shown_NHW, target_NHW, ignore_NHW, weight_NHW = _of_shown_classes(logits_BKHW, target_BHW, ignore_BHW, weight_BHW)
+    values_N = tversky(shown_NHW, target_NHW, ignore_NHW=ignore_NHW, alpha=alpha, beta=beta, weight_NHW=weight_NHW)
+    return mean_or_zero(values_N, graph=logits_BKHW)
 
 
 def class_lovasz(logits_BKHW: Tensor, target_BHW: Tensor, *, ignore_BHW: Tensor) -> Tensor:
@@ -180,17 +176,23 @@ def _one_vs_rest(logits_BKHW: Tensor) -> Tensor:
     return logits_BKHW - torch.stack(others, dim=1)
 
 
-def _by_class(logits_BKHW: Tensor, target_BHW: Tensor, ignore_BHW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of each image and each class but background: probabilities, truth, ignored pixels, and whether it is shown."""
-    probabilities_NHW = logits_BKHW.float().softmax(1)[:, 1:].flatten(0, 1)
-    target_NHW = torch.stack([target_BHW == k for k in range(1, logits_BKHW.shape[1])], dim=1).flatten(0, 1)
-    ignore_NHW = _by_image(ignore_BHW, like_NHW=target_NHW)
-    return probabilities_NHW, target_NHW, ignore_NHW, (target_NHW & ~ignore_NHW).flatten(1).any(1)
+def _of_shown_classes(
+    logits_BKHW: Tensor, target_BHW: Tensor, ignore_BHW: Tensor, weight_BHW: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """(N, H, W) of each image and each class but background that it shows: probabilities, truth, ignored, weights.
 
-
-def _by_image(pixels_BHW: Tensor, *, like_NHW: Tensor) -> Tensor:
-    """(N, H, W) for each image and class what is given for each image."""
-    return pixels_BHW.repeat_interleave(len(like_NHW) // len(pixels_BHW), dim=0)
+    Of ten classes an image shows few; to compute all would take a tenth of a training step.
+    """
+    shows = [((target_BHW == k) & ~ignore_BHW).flatten(1).any(1) for k in range(1, logits_BKHW.shape[1])]
+    image_N, class_N = torch.stack(shows, dim=1).nonzero(as_tuple=True)
+    class_N = class_N + 1
+    probabilities = logits_BKHW.float().softmax(1).flatten(0, 1)
+    return (
+        probabilities.index_select(0, image_N * logits_BKHW.shape[1] + class_N),
+        target_BHW[image_N] == class_N[:, None, None],
+        ignore_BHW[image_N],
+        None if weight_BHW is None else weight_BHW[image_N],
+    )
 
 
 def _weights(target_BHW: Tensor, weight_BHW: Tensor | None, class_weights_K: Tensor | None) -> Tensor | None:
