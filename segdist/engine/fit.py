@@ -22,6 +22,7 @@ from segdist.engine.objective import objective_of
 from segdist.engine.pace import Pace, Work
 from segdist.engine.packs import PackMember
 from segdist.engine.parts import MODEL, PICTURES, TRAINING
+from segdist.engine.pointwise import hasten
 from segdist.engine.precision import autocast, set_matrix_products
 from segdist.engine.predict import score
 from segdist.engine.state import Fit
@@ -153,6 +154,8 @@ def _network(
     network = checkpoint.build(run.model, classes, adapter=run.train.adapter, seed=run.seed)
     if not is_sharded:  # else no device need hold it whole
         network = network.to(workers.device)
+    if workers.device.type == "cpu":
+        hasten(network)
     if resume:
         checkpoint.restore(network, resume / MODEL, frozen_digest=checkpoint.describe(resume / MODEL).frozen_digest)
     elif run.train.init_from:
