@@ -31,7 +31,6 @@ from segdist.core.plugins import declaration
 from segdist.core.published import PublishedWeights, named
 from segdist.core.spec import AdapterSpec, EvaluateSpec, ModelSpec, RunSpec, Seed
 from segdist.engine.divided import mine, whole
-from segdist.engine.pointwise import hasten
 from segdist.nets import network_size, state_dicts
 from segdist.nets.segmenter import Segmenter
 from segdist.nets.weights import RANDOM
@@ -344,8 +343,6 @@ def load(folder: Path, *, trusted: bool = False, device: torch.device | str = "c
     restore(network, folder, frozen_digest=description.frozen_digest)
     if not trusted:
         state_dicts.check(network.state_dict(), str(folder))
-    if torch.device(device).type == "cpu":
-        hasten(network)
     return network.to(device).eval()
 
 

@@ -22,7 +22,7 @@ from segdist.engine.objective import objective_of
 from segdist.engine.pace import Pace, Work
 from segdist.engine.packs import PackMember
 from segdist.engine.parts import MODEL, PICTURES, TRAINING
-from segdist.engine.pointwise import hasten
+from segdist.engine.pointwise import hastened
 from segdist.engine.precision import autocast, set_matrix_products
 from segdist.engine.predict import score
 from segdist.engine.state import Fit
@@ -131,7 +131,8 @@ def fit(
             under_way = state.under_way
             sampler.epoch, sampler.first_step = epoch, under_way.steps
             try:
-                metrics = train_epoch(state, parallel, batches, steps=sampler.steps, images=len(train))
+                with hastened(network, workers.device):
+                    metrics = train_epoch(state, parallel, batches, steps=sampler.steps, images=len(train))
             except LossNotFiniteError as error:
                 images = tuple(train[index][0].image_id for index in sampler.images_of(error.step))
                 raise _diverged(state, error, images) from error
@@ -154,8 +155,6 @@ def _network(
     network = checkpoint.build(run.model, classes, adapter=run.train.adapter, seed=run.seed)
     if not is_sharded:  # else no device need hold it whole
         network = network.to(workers.device)
-    if workers.device.type == "cpu":
-        hasten(network)
     if resume:
         checkpoint.restore(network, resume / MODEL, frozen_digest=checkpoint.describe(resume / MODEL).frozen_digest)
     elif run.train.init_from:

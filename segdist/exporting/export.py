@@ -15,7 +15,6 @@ from segdist.core.plugins import declaration
 from segdist.core.spec import AdapterSpec
 from segdist.engine import checkpoint
 from segdist.engine.checkpoint import Description
-from segdist.engine.pointwise import as_declared
 from segdist.nets.segmenter import Segmenter
 from segdist.nets.weights import RANDOM, WORDS, local_folder
 
@@ -38,7 +37,6 @@ def load_merged(folder: Path, *, trusted: bool = False) -> tuple[Segmenter, Desc
     """
     description = checkpoint.describe(folder)
     network = checkpoint.load(folder, trusted=trusted)
-    as_declared(network)
     if description.adapter.kind in ("lora", "dora", "qlora"):
         adapters.merge(network)
     stays = description.adapter.kind == "conv_lora"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.profiler import profile
 
-from segdist.engine.pointwise import as_declared, hasten
+from segdist.engine.pointwise import hastened
 
 SLOW = "aten::_slow_conv2d_forward"
 
@@ -41,15 +41,17 @@ def test_a_small_batch_on_one_thread_goes_to_onednn_and_the_result_stays() -> No
     x_BCHW, of = torch.randn(8, 6, 24, 24), network()
     plain, names = computed(of, x_BCHW)
     assert SLOW in names, "else there is nothing to mend"
-    hasten(of)
-    quick, names = computed(of, x_BCHW)
+    with hastened(of, torch.device("cpu")):
+        quick, names = computed(of, x_BCHW)
     assert SLOW not in names
     torch.testing.assert_close(quick, plain, rtol=1e-5, atol=1e-6)
 
 
-def test_only_kernels_of_one_pixel_without_a_stride_are_touched_and_it_can_be_undone() -> None:
+@pytest.mark.parametrize(("device", "by"), [("cpu", (2, 2)), ("cuda", (1, 1))])
+def test_only_kernels_of_one_pixel_without_a_stride_are_touched_and_only_on_a_cpu(
+    device: str, by: tuple[int, int]
+) -> None:
     of = network()
-    hasten(of)
-    assert [c.dilation for c in of.children()] == [(2, 2), (1, 1), (2, 2), (1, 1)]
-    as_declared(of)
+    with hastened(of, torch.device(device)):
+        assert [c.dilation for c in of.children()] == [by, (1, 1), by, (1, 1)]
     assert {c.dilation for c in of.children()} == {(1, 1)}
