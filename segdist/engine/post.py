@@ -125,9 +125,9 @@ def without_small_holes(mask_HW: Mask, least: float) -> Mask:
     return np.asarray(mask_HW | fills[parts_HW])
 
 
-def _areas(parts_HW: NDArray[np.integer]) -> NDArray[np.int64]:
+def _areas(parts_HW: NDArray[np.number]) -> NDArray[np.int64]:
     """Pixels of each part; OpenCV, which finds boxes and centres with them, takes twice as long."""
-    return np.bincount(parts_HW.ravel())
+    return np.bincount(parts_HW.ravel().astype(np.int64))
 
 
 def _cleaned(image_HWC: ImageHWC, instance: Instance, post: PostSpec) -> Instance:
