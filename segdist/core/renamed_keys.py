@@ -30,6 +30,8 @@ LATER: Mapping[str, object] = {
     "evaluate.post.instances": "as_found",
     "evaluate.post.stuff": [],
     "label.policy": "vote",
+    "label.rounds": 0,
+    "label.student": None,
     "label.teachers": [],
     "train.ema": None,
     "train.layer_decay": 1.0,

@@ -294,6 +294,30 @@ class TeacherSpec(ModelSpec):
         return self
 
 
+class StudentSpec(Strict):
+    """The students of `label.rounds`: small, and trained for minutes."""
+
+    model: ModelSpec | None = None
+    """A family that is shown nothing, e.g. unet_cbam or segformer. null: unet_cbam at 224 pixels, where the extra
+    `encoders` is installed on efficientnet_lite0 with its ImageNet weights."""
+    epochs: Count = 16
+    """Passes of each student over its half of the training images."""
+    max_steps: Count = 400
+    """Most steps of each student, whatever the number of images: it then sees them less often, or some of them."""
+    batch_size: int = Field(default=8, gt=0, le=4096)
+    """Images a step."""
+    lr: PositiveFloat = 2e-3
+    """Peak learning rate of AdamW."""
+    encoder_lr_factor: float = Field(default=0.3, gt=0, le=1)
+    """Learning rate of the encoder relative to `lr`."""
+    agree_iou: float = Field(default=0.5, gt=0, le=1)
+    """Where no human masks decide: IoU of the student's mask and the label from which on the student's replaces it."""
+
+
+MAX_ROUNDS = 5
+"""Of self-training: after two or three students learn little but their own habits."""
+
+
 class LabelSpec(Placed):
     """Which teacher turns boxes into masks, and what of its work is kept."""
 
@@ -309,6 +333,14 @@ class LabelSpec(Placed):
     least five objects have some, else the one nearest to the other teachers' masks. Where ten objects of all classes
     have some, a class with fewer than five goes by those of the others too, scores are learned from them, and each
     object gets the mask of the teacher foretold to be the best, in classes where that pays."""
+    rounds: int = Field(default=0, ge=0, le=MAX_ROUNDS)
+    """Rounds of self-training after the first labels. In each, two students learn the labels of one half of the
+    training images each, by group, and look into the boxes of the other half. A mask on which a student and the label
+    agree becomes the student's, the others stay; the agreement is the score. Where five objects of a class have a human
+    mask in `train` or `val`, or ten of all classes, these decide whether the student or the label is nearer to the
+    truth, as with `policy: auto`, and scores are learned from them."""
+    student: StudentSpec | None = None
+    """Who learns in `rounds`; null takes what stands there by default."""
     prompt: PromptSpec = PromptSpec()
     """How each box is shown to the teacher."""
     consensus: ConsensusSpec | None = None
@@ -365,7 +397,9 @@ class LabelSpec(Placed):
         who = " and ".join(dict.fromkeys(one.family or one.trained for one in (self.teacher, *self.teachers)))
         how = " and ".join(dict.fromkeys(prompt.strategy for prompt in self.prompts))
         chosen = ", of several the best for each class" if self.policy == "auto" else ""
-        return f"{who} by {how}{chosen}"
+        more = f" in {self.rounds} rounds" if self.rounds > 1 else ""
+        trained = f", then self-training{more}" if self.rounds else ""
+        return f"{who} by {how}{chosen}{trained}"
 
     @property
     def prompts(self) -> tuple[PromptSpec, ...]:

@@ -4,39 +4,35 @@ Human masks are kept, except in the splits of `data.boxes_only`, where they are 
 only measure it. What people decided in a review wins over every teacher.
 """
 
-import json
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from types import ModuleType
 from typing import Any
 
 from segdist.commands.model import model_folder
 from segdist.core import registry, storage
-from segdist.core.bounded_json import load_json
-from segdist.core.errors import SpecError, StorageError
+from segdist.core.errors import SpecError
 from segdist.core.plugins import declaration
-from segdist.core.spec import LabelSpec, SweepSpec, TeacherSpec, digest
+from segdist.core.spec import LabelSpec, ModelSpec, SweepSpec, digest
 from segdist.datasets.shards import (
     MANIFEST,
     SCHEMA_VERSION,
     Dataset,
     ShardSummary,
     read_rows,
-    read_summary,
     write_manifest,
     write_shard,
 )
 from segdist.labelling.corrections import Corrections, corrections_uri
-from segdist.labelling.election import Choice, Poll
+from segdist.labelling.election import Choice
 from segdist.labelling.quality import summarise
-from segdist.pipeline.cluster import connected, slots
-from segdist.pipeline.dataflow import map_items
-from segdist.pipeline.gpus import given
-from segdist.pipeline.label_rows import LabelJob, LabelShard, PollShard, PollUnit, TeacherMaker
-from segdist.pipeline.meters import gauges
+from segdist.pipeline import label_pool
+from segdist.pipeline.label_pool import OnProgress, Unit
+from segdist.pipeline.label_rows import LabelJob, LabelShard, PollShard, TeacherMaker
 from segdist.pipeline.panel import Panel, members
+from segdist.pipeline.rounds import ROUNDS_VERSION, self_trained
+from segdist.pipeline.students import check_students
 from segdist.pipeline.teacher import check_teacher, shared_model, teacher_digest
+from segdist.sweepfile.students import student_model, student_of
 
 CODE_VERSION = 3
 """Raised when the same teacher gives other labels than before."""
@@ -47,16 +43,12 @@ _HOW_FAST = {
     "compile",
 }  # fmt: skip
 """Keys of a label policy that do not tell which labels it makes, or that `label_key` looks at more closely."""
-POLLED_IMAGES = 96
-"""Images about which all teachers are asked before one is chosen for each class, spread over the data set."""
-_POLLED_AT_ONCE = 8
-_POLL = "poll.json"
 
 
 def label(
     spec: SweepSpec,
     dataset: Dataset,
-    on_progress: Callable[[str], None] = lambda _: None,
+    on_progress: OnProgress = lambda _: None,
     *,
     teacher: TeacherMaker = Panel,
     limit: int = 0,
@@ -74,17 +66,28 @@ def label(
         SpecError: the teacher does not understand the prompts.
         WeightsError: its weights are missing.
     """
+    made = _made(spec, dataset, on_progress, teacher, limit)
+    return corrected(made, Corrections.load(corrections_uri(spec.storage, dataset.uri)))
+
+
+def _made(spec: SweepSpec, dataset: Dataset, on_progress: OnProgress, teacher: TeacherMaker, limit: int) -> Dataset:
+    """The labels of teachers, or of a round of self-training over those of the round before."""
     policy = policy_of(spec)
     trained_uri = checked_teacher(spec, policy)
     root = _root(spec, dataset, trained_uri, limit)
     if storage.exists(storage.join(root, MANIFEST)):
-        made = Dataset.open(root)
-    else:
-        source = f"label-{root.rpartition('/')[2]}"
-        hidden = tuple(spec.data.boxes_only)
-        job = LabelJob(policy, dataset.manifest.classes, hidden, source, trained_uri, sweep=spec.name)
-        made = _label(root, job, dataset, on_progress, teacher, limit)
-    return corrected(made, Corrections.load(corrections_uri(spec.storage, dataset.uri)))
+        return Dataset.open(root)
+    source = f"label-{root.rpartition('/')[2]}"
+    job = LabelJob(policy, dataset.manifest.classes, tuple(spec.data.boxes_only), source, trained_uri, sweep=spec.name)
+    if not policy.rounds:
+        return _first(root, job, dataset, on_progress, teacher, limit)
+    check_students(policy, dataset, job.hidden)
+    before = _made(_with_rounds(spec, policy.rounds - 1), dataset, on_progress, teacher, limit)
+    return self_trained(root, job, dataset, before, on_progress, teacher)
+
+
+def _with_rounds(spec: SweepSpec, rounds: int) -> SweepSpec:
+    return spec.model_copy(update={"label": policy_of(spec).model_copy(update={"rounds": rounds})})
 
 
 def label_root(spec: SweepSpec, dataset: Dataset, limit: int = 0) -> str:
@@ -117,6 +120,11 @@ def label_key(spec: SweepSpec, dataset: Dataset, trained_uri: str = "") -> str:
         del how["policy"]  # what there was before teachers could be elected
     else:
         how["election"] = _ELECTION_VERSION
+    if policy.rounds:
+        student = student_of(policy).model_dump(mode="json", exclude={"model"})
+        how |= {"student": [student, _identity(student_model(policy)), ROUNDS_VERSION]}
+    else:
+        del how["rounds"], how["student"]
     if policy.gpus_per_actor and policy.precision != "float32":
         how["precision"] = policy.precision
     who: list[object] = ["trained", trained_uri.rpartition("/")[2]] if trained_uri else _identity(policy.teacher)
@@ -125,7 +133,7 @@ def label_key(spec: SweepSpec, dataset: Dataset, trained_uri: str = "") -> str:
     return digest([SCHEMA_VERSION, CODE_VERSION, content, how, who])
 
 
-def _identity(teacher: TeacherSpec) -> list[object]:
+def _identity(teacher: ModelSpec) -> list[object]:
     return [teacher.family, _identifying_options(teacher), teacher_digest(teacher)]
 
 
@@ -145,41 +153,33 @@ def corrected(made: Dataset, decisions: Corrections) -> Dataset:
     return write_manifest(root, "labels", made.manifest.classes, shards, findings=made.findings(), details=details)
 
 
-def _label(
+def _first(
     root: str,
     job: LabelJob,
     dataset: Dataset,
-    on_progress: Callable[[str], None],
+    on_progress: OnProgress,
     teacher: TeacherMaker,
     limit: int,
 ) -> Dataset:
+    """The labels of teachers."""
     job = replace(job, choices=_choices(root, job, dataset, teacher))
-    units = _units(root, dataset, job.label, limit)
-    there = {entry.uri for entry in storage.find(root, suffix=".parquet")}
-    done = [read_summary(unit["target"]) for unit in units if unit["target"] in there]
-    todo = [unit for unit in units if unit["target"] not in there]
-    started = time.monotonic()
-    with gauges(job.sweep) as shown:
-        before = sum(len(summary.rows) for summary in done)
-        planned = sum(int(str(unit["stop"])) - int(str(unit["start"])) for unit in units)
-        shown.show("segdist_labelling_images", planned, sweep=job.sweep, state="planned")
 
-        def show(images: int) -> None:
-            shown.show("segdist_labelling_images", before + images, sweep=job.sweep, state="done")
+    def run(todo: Sequence[Unit]) -> Iterator[ShardSummary]:
+        return _run(todo, job, teacher)
 
-        made = list(_reported(_run(todo, job, teacher), len(todo), started, on_progress, show)) if todo else []
-    seconds = time.monotonic() - started
-    notes = [shard.notes for shard in (*done, *made)]
+    units = label_pool.units_of(root, dataset, job.label, limit)
+    shards, per_second = label_pool.made(root, units, run, sweep=job.sweep, on_progress=on_progress)
+    notes = [shard.notes for shard in shards]
     details = {
         **summarise(notes),
         "halved": sum(note.get("halved", 0) for note in notes),
-        "images_per_second": sum(len(s.rows) for s in made) / seconds if made else None,
+        "images_per_second": per_second,
         "teacher_seconds": sum(note.get("seconds", 0.0) for note in notes),
         "dataset": dataset.manifest.content_hash,
         "policy": job.label.model_dump(mode="json"),
         "choices": {label: asdict(choice) for label, choice in job.choices.items()},
     }
-    return write_manifest(root, "labels", dataset.manifest.classes, [*done, *made], details=details)
+    return write_manifest(root, "labels", dataset.manifest.classes, shards, details=details)
 
 
 def _root(spec: SweepSpec, dataset: Dataset, trained_uri: str, limit: int) -> str:
@@ -212,115 +212,25 @@ def _check_prompts(policy: LabelSpec, model: Any, name: str) -> None:
     check_teacher(policy, family.prompts(options), name)
 
 
-def _units(root: str, dataset: Dataset, spec: LabelSpec, limit: int) -> list[dict[str, object]]:
-    """What is labelled and saved at once: at most `images_per_shard` images of one shard."""
-    found = []
-    left = limit or None
-    for uri in dataset.shard_uris:
-        name = uri.rsplit("/", 1)[-1].removesuffix(".parquet")
-        if _split_of(uri) not in spec.splits:
-            continue
-        count = len(read_summary(uri).rows)
-        if left is not None:
-            count, left = min(count, left), left - min(count, left)
-        for start in range(0, count, spec.images_per_shard):
-            stop = min(start + spec.images_per_shard, count)
-            target = storage.join(root, f"{name}-{start:05d}-{stop:05d}.parquet")
-            found.append({"shard": uri, "start": start, "stop": stop, "target": target})
-    return found
-
-
 def _choices(root: str, job: LabelJob, dataset: Dataset, teacher: TeacherMaker) -> dict[str, Choice]:
-    """Who labels each class, by a poll over some images; kept beside the labels, so that it is taken once."""
+    """Who labels each class, by a poll over some images."""
     if job.label.policy != "auto":
         return {}
-    uri = storage.join(root, _POLL)
-    poll = Poll()
-    if storage.exists(uri):
-        poll.add_content(load_json(storage.read_bytes(uri), uri, error=StorageError))
-    else:
-        for text in _asked(_polled(dataset, job.label), job, teacher, PollShard):
-            poll.add_content(json.loads(text))
-        storage.write_atomic(uri, json.dumps(poll.content).encode())
-    return poll.choices()
+
+    def ask() -> Iterator[str]:
+        return label_pool.asked(label_pool.polled(dataset, job.label), job, teacher, PollShard)
+
+    return label_pool.poll_of(root, ask).choices()
 
 
-def _polled(dataset: Dataset, spec: LabelSpec) -> list[PollUnit]:
-    """Images over all shards of the splits that models learn and are chosen on; the test split is nobody's advice."""
-    uris = [uri for uri in dataset.shard_uris if _split_of(uri) in {*spec.splits} - {"test"}]
-    counts = [len(read_summary(uri).rows) for uri in uris]
-    step = max(1, -(-sum(counts) // POLLED_IMAGES))
-    units: list[PollUnit] = []
-    before = 0
-    for uri, count in zip(uris, counts, strict=True):
-        rows = list(range(-before % step, count, step))
-        before += count
-        units += [{"shard": uri, "rows": rows[i : i + _POLLED_AT_ONCE]} for i in range(0, len(rows), _POLLED_AT_ONCE)]
-    return units
-
-
-def _run(units: Sequence[dict[str, object]], job: LabelJob, teacher: TeacherMaker) -> Iterator[ShardSummary]:
-    for text in _asked(units, job, teacher, LabelShard):
+def _run(units: Sequence[Unit], job: LabelJob, teacher: TeacherMaker) -> Iterator[ShardSummary]:
+    for text in label_pool.asked(units, job, teacher, LabelShard):
         yield ShardSummary.model_validate_json(text)
 
 
-def _asked(
-    units: Sequence[dict[str, object] | PollUnit],
-    job: LabelJob,
-    teacher: TeacherMaker,
-    actor: type[LabelShard | PollShard],
-) -> Iterator[str]:
-    """What a pool of actors answers to each unit."""
-    spec = job.label
-    with connected() as ray:
-        gpus = given(spec.gpus_per_actor, ray).gpus
-        job = replace(job, label=spec.model_copy(update={"gpus_per_actor": gpus}))
-        # A fraction of a CPU lets reading go on beside the teachers; more teachers than CPUs would only queue.
-        most = slots(ray, cpus=max(1.0, spec.cpus_per_actor), gpus=gpus)
-        actors = min(len(units), most if spec.actors == "auto" else spec.actors)
-        yield from map_items(
-            ray,
-            actor,
-            units,
-            fn_constructor_args=(job, teacher),
-            compute=_pool(ray, actors, min(len(units), spec.max_actors or actors)),
-            num_cpus=spec.cpus_per_actor,
-            num_gpus=gpus,
-        )
-
-
-def _pool(ray: ModuleType, actors: int, most: int) -> Any:
-    """A pool that is there from the start, or one that grows while work waits."""
-    if most <= actors:
-        return ray.data.ActorPoolStrategy(size=actors)
-    return ray.data.ActorPoolStrategy(min_size=actors, max_size=most, initial_size=actors)
-
-
-def _identifying_options(teacher: TeacherSpec) -> dict[str, object]:
+def _identifying_options(teacher: ModelSpec) -> dict[str, object]:
     """A family's options without those that say where and how much is kept, which changes no label."""
     fields = declaration(teacher.family).options.model_fields
     extras = {name: field.json_schema_extra for name, field in fields.items()}
     silent = {name for name, extra in extras.items() if isinstance(extra, dict) and extra.get("housekeeping")}
     return {name: value for name, value in teacher.family_options().items() if name not in silent}
-
-
-def _reported(
-    shards: Iterator[ShardSummary],
-    total: int,
-    started: float,
-    on_progress: Callable[[str], None],
-    show: Callable[[int], None],
-) -> Iterator[ShardSummary]:
-    images = 0
-    show(images)
-    for number, shard in enumerate(shards, start=1):
-        images += len(shard.rows)
-        show(images)
-        seconds = time.monotonic() - started
-        minutes, rest = divmod(int(seconds / number * (total - number)), 60)
-        on_progress(f"labelling shard {number}/{total}, {images / seconds:.1f} images/s, {minutes}:{rest:02d} left")
-        yield shard
-
-
-def _split_of(shard_uri: str) -> str:
-    return shard_uri.rsplit("/", 1)[-1].rpartition("-")[0]

@@ -127,6 +127,25 @@ class LabelShard:
         return written.model_dump_json()
 
 
+class KnownShard:
+    """One actor of the pool: says what the labels would be for objects that have a human mask which may be seen."""
+
+    def __init__(self, job: LabelJob, teacher: TeacherMaker) -> None:
+        self._job = replace(job, asks_all=True)
+        self._teacher = teacher(job.label, job.classes, job.trained_uri)
+
+    @answers
+    def __call__(self, unit: dict[str, Any]) -> str:
+        """Write a shard of a unit's images with such objects; its summary as JSON."""
+        rows = read_rows(unit["shard"])
+        known = [rows[n] for n in unit["rows"] if self._has_masks(rows[n][0])]
+        samples, _, _ = label_samples(known, self._job, self._teacher)
+        return write_shard(unit["target"], [(s, None) for s in samples]).model_dump_json()
+
+    def _has_masks(self, sample: Sample) -> bool:
+        return sample.split not in self._job.hidden and any(i.mask and not i.is_crowd for i in sample.instances)
+
+
 class PollUnit(TypedDict):
     """Some images of a shard, by their places in it."""
 

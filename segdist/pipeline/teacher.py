@@ -14,7 +14,7 @@ from segdist.core.causes import is_out_of_memory
 from segdist.core.errors import BackendError, SpecError, WeightsError
 from segdist.core.plugins import ChoosingStrategy, ImageHWC, Question, declaration, prompt_strategy
 from segdist.core.records import Instance, Prompt
-from segdist.core.spec import LabelSpec, PromptSpec, TeacherSpec, View, digest
+from segdist.core.spec import LabelSpec, ModelSpec, PromptSpec, View, digest
 from segdist.labelling.boxes import asked_of, joined, part_of, seen_back, seen_from
 from segdist.labelling.consensus import CandidateMask
 
@@ -237,7 +237,7 @@ def check_teacher(spec: LabelSpec, understands: frozenset[str], name: str) -> No
             )
 
 
-def teacher_digest(teacher: TeacherSpec) -> str:
+def teacher_digest(teacher: ModelSpec) -> str:
     """Changes with the weights of a family: files named in its options, and those shipped with it."""
     shipped = files(registry.load("models", teacher.family).__name__)
     contents = [

@@ -1,0 +1,97 @@
+"""Self-training: what becomes of a label once a student that never saw it has looked into its box.
+
+A student remembers what it has learned, noise included, so it is asked about the half of the images that it has not
+learned (cross-fitting). Where the student and the label agree, the student's mask is taken: it is what many labels have
+in common, without the accidents of one. Where they do not, the student knows no better, and the label stays (Khoreva et
+al. 2017 go back to the first label likewise, where a mask does not fit its box).
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+from segdist.core import masks
+from segdist.core.records import Evidence, Instance, Sample
+from segdist.labelling.consensus import CandidateMask
+from segdist.labelling.election import Choice, elected
+
+STUDENT = "student"
+"""What the student's masks are called beside `label_name`."""
+
+
+def label_name(number: int) -> str:
+    """What the labels are called that a round, counted from 1, begins with."""
+    return "first labels" if number == 1 else f"round {number - 1}"
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Two halves of a data set: images of a group are in the same one, so that no half shows what the other does.
+
+    Attributes:
+        boundary: of the digests of groups; those before it are the first half.
+        by_image: each image is a group of its own, as where all are of one.
+    """
+
+    boundary: str
+    by_image: bool
+
+    def of(self, sample: Sample) -> int:
+        """The half, 0 or 1, of any sample, of whatever split."""
+        return int(_digest(sample, by_image=self.by_image) >= self.boundary)
+
+
+def halves_of(samples: Iterable[Sample]) -> Halves | None:
+    """Two halves of about as many of these samples; None where there are not two samples."""
+    groups, images = Counter[str](), Counter[str]()
+    for sample in samples:
+        groups[_digest(sample, by_image=False)] += 1
+        images[_digest(sample, by_image=True)] += 1
+    counts = groups if len(groups) > 1 else images
+    if len(counts) < 2:
+        return None
+    digests = sorted(counts)
+    before = list(accumulate((counts[d] for d in digests), initial=0))
+    cut = min(range(1, len(digests)), key=lambda n: abs(2 * before[n] - before[-1]))
+    return Halves(digests[cut], by_image=counts is images)
+
+
+def relabelled(
+    label: Instance, student: Instance, *, choice: Choice | None, name: str, agree_iou: float
+) -> CandidateMask:
+    """Whose mask an object has after a round, under the name of who drew it, with the score that it has then.
+
+    Args:
+        label: the object with the mask it has.
+        student: what the student drew in its box; its mask is None or empty where it saw nothing.
+        choice: by human masks, between the two; None has them agree or not.
+        name: of the label.
+        agree_iou: least IoU of the two at which they agree.
+    """
+    assert label.mask is not None
+    candidates = [CandidateMask(name, label), CandidateMask(STUDENT, student)]
+    saw_something = student.mask is not None and student.mask.area > 0
+    if choice is not None:
+        (found,) = elected(label, candidates, choice if saw_something else replace(choice, teacher=name))
+        return found
+    agreement = masks.iou(label.mask, student.mask) if student.mask is not None and saw_something else 0.0
+    taken = candidates[saw_something and agreement >= agree_iou]
+    said = replace(taken.instance.evidence or Evidence(), agreement=agreement)
+    return CandidateMask(taken.strategy, replace(taken.instance, score=agreement, evidence=said))
+
+
+def is_relabelled(instance: Instance) -> bool:
+    """Whether a round looks at an object: one with a mask that no person drew, neither waiting nor rejected."""
+    return instance.mask is not None and instance.evidence is not None
+
+
+def can_teach(sample: Sample) -> bool:
+    """Whether a student learns anything from an image: some mask, or that nothing is there."""
+    return not sample.instances or any(instance.mask is not None for instance in sample.instances)
+
+
+def _digest(sample: Sample, *, by_image: bool) -> str:
+    name = sample.image_id if by_image else sample.group or sample.image_id
+    return hashlib.sha256(name.encode()).hexdigest()

@@ -1,0 +1,150 @@
+"""Labelling over a cluster: a pool of actors, the units that they are given, and the shards that these become."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+from segdist.core import storage
+from segdist.core.bounded_json import load_json
+from segdist.core.errors import StorageError
+from segdist.core.spec import LabelSpec
+from segdist.datasets.shards import Dataset, ShardSummary, read_summary
+from segdist.labelling.election import Poll
+from segdist.pipeline.cluster import connected, slots
+from segdist.pipeline.dataflow import map_items
+from segdist.pipeline.gpus import given
+from segdist.pipeline.label_rows import LabelJob, PollUnit, TeacherMaker
+from segdist.pipeline.meters import gauges
+
+POLLED_IMAGES = 96
+"""Images about which all teachers are asked before one is chosen for each class, spread over the data set."""
+_POLLED_AT_ONCE = 8
+_POLL = "poll.json"
+OnProgress = Callable[[str], None]
+Unit = dict[str, Any]
+"""What is labelled and saved at once, in a `target`."""
+
+
+def units_of(root: str, dataset: Dataset, spec: LabelSpec, limit: int) -> list[Unit]:
+    """At most `images_per_shard` images of one shard each."""
+    found = []
+    left = limit or None
+    for uri in dataset.shard_uris:
+        name = uri.rsplit("/", 1)[-1].removesuffix(".parquet")
+        if _split_of(uri) not in spec.splits:
+            continue
+        count = len(read_summary(uri).rows)
+        if left is not None:
+            count, left = min(count, left), left - min(count, left)
+        for start in range(0, count, spec.images_per_shard):
+            stop = min(start + spec.images_per_shard, count)
+            target = storage.join(root, f"{name}-{start:05d}-{stop:05d}.parquet")
+            found.append({"shard": uri, "start": start, "stop": stop, "target": target})
+    return found
+
+
+def polled(dataset: Dataset, spec: LabelSpec) -> list[PollUnit]:
+    """Images over all shards of the splits that models learn and are chosen on; the test split is nobody's advice."""
+    uris = [uri for uri in dataset.shard_uris if _split_of(uri) in {*spec.splits} - {"test"}]
+    counts = [len(read_summary(uri).rows) for uri in uris]
+    step = max(1, -(-sum(counts) // POLLED_IMAGES))
+    units: list[PollUnit] = []
+    before = 0
+    for uri, count in zip(uris, counts, strict=True):
+        rows = list(range(-before % step, count, step))
+        before += count
+        units += [{"shard": uri, "rows": rows[i : i + _POLLED_AT_ONCE]} for i in range(0, len(rows), _POLLED_AT_ONCE)]
+    return units
+
+
+def poll_of(root: str, ask: Callable[[], Iterator[str]]) -> Poll:
+    """A poll, kept beside the labels, so that it is taken once."""
+    uri = storage.join(root, _POLL)
+    poll = Poll()
+    if storage.exists(uri):
+        poll.add_content(load_json(storage.read_bytes(uri), uri, error=StorageError))
+    else:
+        for text in ask():
+            poll.add_content(json.loads(text))
+        storage.write_atomic(uri, json.dumps(poll.content).encode())
+    return poll
+
+
+def made(
+    root: str,
+    units: Sequence[Unit],
+    run: Callable[[Sequence[Unit]], Iterator[ShardSummary]],
+    *,
+    sweep: str,
+    on_progress: OnProgress,
+) -> tuple[list[ShardSummary], float | None]:
+    """The shards of all units, of which those that are there are not made again; images a second of the others."""
+    there = {entry.uri for entry in storage.find(root, suffix=".parquet")}
+    done = [read_summary(unit["target"]) for unit in units if unit["target"] in there]
+    todo = [unit for unit in units if unit["target"] not in there]
+    started = time.monotonic()
+    with gauges(sweep) as shown:
+        before = sum(len(summary.rows) for summary in done)
+        planned = before + sum(unit["stop"] - unit["start"] for unit in todo)
+        shown.show("segdist_labelling_images", planned, sweep=sweep, state="planned")
+
+        def show(images: int) -> None:
+            shown.show("segdist_labelling_images", before + images, sweep=sweep, state="done")
+
+        new = list(_reported(run(todo), len(todo), started, on_progress, show)) if todo else []
+    images = sum(len(summary.rows) for summary in new)
+    return [*done, *new], images / (time.monotonic() - started) if new else None
+
+
+def asked(
+    units: Sequence[Unit] | Sequence[PollUnit], job: LabelJob, teacher: TeacherMaker, actor: Callable[..., Any]
+) -> Iterator[str]:
+    """What a pool of actors answers to each unit."""
+    spec = job.label
+    with connected() as ray:
+        gpus = given(spec.gpus_per_actor, ray).gpus
+        job = replace(job, label=spec.model_copy(update={"gpus_per_actor": gpus}))
+        # A fraction of a CPU lets reading go on beside the teachers; more teachers than CPUs would only queue.
+        most = slots(ray, cpus=max(1.0, spec.cpus_per_actor), gpus=gpus)
+        actors = min(len(units), most if spec.actors == "auto" else spec.actors)
+        yield from map_items(
+            ray,
+            actor,
+            units,
+            fn_constructor_args=(job, teacher),
+            compute=_pool(ray, actors, min(len(units), spec.max_actors or actors)),
+            num_cpus=spec.cpus_per_actor,
+            num_gpus=gpus,
+        )
+
+
+def _pool(ray: ModuleType, actors: int, most: int) -> Any:
+    """A pool that is there from the start, or one that grows while work waits."""
+    if most <= actors:
+        return ray.data.ActorPoolStrategy(size=actors)
+    return ray.data.ActorPoolStrategy(min_size=actors, max_size=most, initial_size=actors)
+
+
+def _reported(
+    shards: Iterator[ShardSummary],
+    total: int,
+    started: float,
+    on_progress: OnProgress,
+    show: Callable[[int], None],
+) -> Iterator[ShardSummary]:
+    images = 0
+    show(images)
+    for number, shard in enumerate(shards, start=1):
+        images += len(shard.rows)
+        show(images)
+        seconds = time.monotonic() - started
+        minutes, rest = divmod(int(seconds / number * (total - number)), 60)
+        on_progress(f"labelling shard {number}/{total}, {images / seconds:.1f} images/s, {minutes}:{rest:02d} left")
+        yield shard
+
+
+def _split_of(shard_uri: str) -> str:
+    return shard_uri.rsplit("/", 1)[-1].rpartition("-")[0]

@@ -1,0 +1,121 @@
+"""A round of self-training over a cluster: students learn the labels there are, then every box is looked into again.
+
+All of it is kept beside the labels that the round makes: the students, a poll, and every shard. What is there is not
+made again.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+
+from pydantic import TypeAdapter
+
+from segdist.core import storage
+from segdist.core.json_values import JsonDict
+from segdist.datasets.shards import Dataset, ShardSummary, write_manifest
+from segdist.labelling.election import Choice
+from segdist.labelling.quality import summarise
+from segdist.pipeline import label_pool
+from segdist.pipeline.label_pool import OnProgress, Unit
+from segdist.pipeline.label_rows import KnownShard, LabelJob, TeacherMaker
+from segdist.pipeline.round_rows import RoundJob, RoundPoll, RoundShard, student
+from segdist.pipeline.students import learned
+from segdist.sweepfile.students import student_of
+
+ROUNDS_VERSION = 1
+"""Raised when a round makes other labels of the same ones than before."""
+_KNOWN = "known-"
+"""Begins the names of files beside the labels that hold what they would be for objects with a human mask."""
+_CHOICES = TypeAdapter(dict[str, Choice])
+
+
+def self_trained(
+    root: str, job: LabelJob, dataset: Dataset, before: Dataset, on_progress: OnProgress, teacher: TeacherMaker
+) -> Dataset:
+    """The labels of one more round.
+
+    Args:
+        root: where they go.
+        job: with `label.rounds`, the number of this round.
+        dataset: the images.
+        before: the labels that the round begins with.
+        on_progress: takes a line now and then.
+        teacher: makes the teachers of the first labels, who are asked about objects that have a human mask.
+    """
+    policy = job.label
+    places, halves = learned(root, policy, dataset, before, job.hidden, on_progress)
+    fields = {name: getattr(job, name) for name in LabelJob.__dataclass_fields__}
+    agree = student_of(policy).agree_iou
+    again = RoundJob(**fields, students=places, halves=halves, agree_iou=agree)
+    known = _units(_known(before, job, dataset, teacher), dataset, root)
+    if known:
+        poll = label_pool.poll_of(root, lambda: label_pool.asked(known, again, student, RoundPoll))
+        again = replace(again, choices={n: choice for n, choice in poll.choices().items() if choice.by == "masks"})
+
+    def run(todo: Sequence[Unit]) -> Iterator[ShardSummary]:
+        for text in label_pool.asked(todo, again, student, RoundShard):
+            yield ShardSummary.model_validate_json(text)
+
+    units = [*_units(before.shard_uris, dataset, root), *known]
+    shards, per_second = label_pool.made(root, units, run, sweep=job.sweep, on_progress=on_progress)
+    shards = [shard for shard in shards if not shard.file.startswith(_KNOWN)]
+    details = _details(again, dataset, before, shards, per_second)
+    return write_manifest(root, "labels", dataset.manifest.classes, shards, findings=before.findings(), details=details)
+
+
+def _details(
+    job: RoundJob, dataset: Dataset, before: Dataset, shards: Sequence[ShardSummary], per_second: float | None
+) -> dict[str, object]:
+    """What the labels' manifest says: how good they are, who made them, and what each round has done."""
+    notes, earlier = [shard.notes for shard in shards], before.manifest.details
+    taken = Counter[str]()
+    for note in notes:
+        taken.update(note["taken"])
+    this: JsonDict = {"taken": dict(taken), "choices": {n: asdict(choice) for n, choice in job.choices.items()}}
+    return {
+        **summarise(notes),
+        "halved": earlier.get("halved", 0) + sum(note["halved"] for note in notes),
+        "images_per_second": per_second,
+        "teacher_seconds": earlier.get("teacher_seconds", 0.0) + sum(note["seconds"] for note in notes),
+        "dataset": dataset.manifest.content_hash,
+        "policy": job.label.model_dump(mode="json"),
+        "choices": earlier.get("choices", {}),
+        "rounds": [*earlier.get("rounds", []), this],
+    }
+
+
+def _known(before: Dataset, job: LabelJob, dataset: Dataset, teacher: TeacherMaker) -> list[str]:
+    """The shards that say what the labels would be for objects that have a human mask, of which there are some."""
+    seen = [name for name in ("train", "val") if name in dataset.manifest.splits and name not in job.hidden]
+    if not any(dataset.manifest.splits[name].masks for name in seen):
+        return []
+    there = [entry.uri for entry in storage.find(before.uri, suffix=".parquet")]
+    there = sorted(uri for uri in there if _file(uri).startswith(_KNOWN))
+    if "rounds" in before.manifest.details:
+        return there  # the round made them
+    units = [{**unit, "target": _target(before.uri, unit)} for unit in label_pool.polled(dataset, job.label)]
+    first = replace(job, choices=_CHOICES.validate_python(before.manifest.details.get("choices") or {}))
+    if todo := [unit for unit in units if unit["target"] not in there]:
+        for _ in label_pool.asked(todo, first, teacher, KnownShard):
+            pass
+    return sorted(str(unit["target"]) for unit in units)
+
+
+def _target(root: str, unit: Unit) -> str:
+    name = _file(unit["shard"]).removesuffix(".parquet")
+    return storage.join(root, f"{_KNOWN}{name}-{unit['rows'][0]:05d}-{unit['rows'][-1] + 1:05d}.parquet")
+
+
+def _units(labels: Sequence[str], dataset: Dataset, root: str) -> list[Unit]:
+    """Shards of labels, each with that of its images, and where those of the round go."""
+    found = []
+    for uri in labels:
+        name, start, stop = _file(uri).removesuffix(".parquet").rsplit("-", 2)
+        shard = storage.join(dataset.uri, f"{name.removeprefix(_KNOWN)}.parquet")
+        target = storage.join(root, _file(uri))
+        found.append({"shard": shard, "labels": uri, "target": target, "start": int(start), "stop": int(stop)})
+    return found
+
+
+def _file(uri: str) -> str:
+    return uri.rpartition("/")[2]
