@@ -17,8 +17,8 @@ from segdist.core.records import Evidence, Instance, Sample
 from segdist.labelling.consensus import CandidateMask
 from segdist.labelling.election import Choice, elected
 
-STUDENT = "student"
-"""What the student's masks are called beside `label_name`."""
+STUDENT, BOTH = "student", "label or student"
+"""What the student's masks are called beside `label_name`, and what has every pixel of either."""
 
 
 def label_name(number: int) -> str:
@@ -58,26 +58,41 @@ def halves_of(samples: Iterable[Sample]) -> Halves | None:
     return Halves(digests[cut], by_image=counts is images)
 
 
-def relabelled(
-    label: Instance, student: Instance, *, choice: Choice | None, name: str, agree_iou: float
-) -> CandidateMask:
-    """Whose mask an object has after a round, under the name of who drew it, with the score that it has then.
+def proposals(label: Instance, student: Instance, *, name: str) -> list[CandidateMask]:
+    """What an object's mask may become: the label, what the student drew in its box, or both together.
 
     Args:
         label: the object with the mask it has.
-        student: what the student drew in its box; its mask is None or empty where it saw nothing.
-        choice: by human masks, between the two; None has them agree or not.
+        student: its mask is None or empty where it saw nothing.
+        name: of the label.
+    """
+    assert label.mask is not None
+    drawn = [label.mask] + ([student.mask] if student.mask is not None else [])
+    both = replace(label, mask=masks.union(drawn, size_hw=label.mask.size_hw))
+    return [CandidateMask(name, label), CandidateMask(STUDENT, student), CandidateMask(BOTH, both)]
+
+
+def relabelled(
+    label: Instance, student: Instance, *, choice: Choice | None, name: str, agree_iou: float
+) -> CandidateMask:
+    """The mask that an object has after a round, under the name of who drew it, with the score that it has then.
+
+    Args:
+        label: the object with the mask it has.
+        student: what the student drew in its box.
+        choice: by human masks, of the three `proposals`; None has label and student agree or not.
         name: of the label.
         agree_iou: least IoU of the two at which they agree.
     """
-    assert label.mask is not None
-    candidates = [CandidateMask(name, label), CandidateMask(STUDENT, student)]
+    own, drawn, both = proposals(label, student, name=name)
     saw_something = student.mask is not None and student.mask.area > 0
-    if choice is not None:
-        (found,) = elected(label, candidates, choice if saw_something else replace(choice, teacher=name))
-        return found
-    agreement = masks.iou(label.mask, student.mask) if student.mask is not None and saw_something else 0.0
-    taken = candidates[saw_something and agreement >= agree_iou]
+    agreement = masks.iou(label.mask, student.mask) if label.mask and student.mask and saw_something else 0.0
+    if choice is None:
+        taken = both if saw_something and agreement >= agree_iou else own
+    else:
+        (taken,) = elected(label, [own, drawn, both], choice if saw_something else replace(choice, teacher=name))
+        if choice.foretells:
+            return taken
     said = replace(taken.instance.evidence or Evidence(), agreement=agreement)
     return CandidateMask(taken.strategy, replace(taken.instance, score=agreement, evidence=said))
 

@@ -1,6 +1,6 @@
 """How good sets of labels are, in the terminal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from pydantic import TypeAdapter
 from rich.console import Console as RichConsole
@@ -12,9 +12,11 @@ from segdist.core.terminal import Console, Table
 from segdist.core.text import counted
 from segdist.labelling.election import ENOUGH, Choice
 from segdist.labelling.lessons import Lesson
+from segdist.labelling.rounds import BOTH, STUDENT
 from segdist.pages.leaderboard import number
 
 _CHOICES = TypeAdapter(dict[str, Choice])
+_BECAME = {BOTH: "got the pixels that a student adds", STUDENT: "became the student's"}
 _VERDICTS = ("labelled", "review", "rejected")
 _MEASURES = ("iou", "boundary_iou", "box_fill_iou")
 
@@ -49,21 +51,36 @@ def label_report(title: str, values: JsonObject, uri: str, manifest: JsonObject)
 
 
 def label_choices(details: Mapping[str, object]) -> list[str]:
-    """Who labels each class where one of several teachers was chosen, why, and what each would have given.
+    """Who labels each class where one of several was chosen, why, and what each would have given; what rounds did.
 
     Args:
         details: of the labels' manifest.
     """
-    found = []
-    for label, choice in _CHOICES.validate_python(details.get("choices") or {}).items():
+    found = [*_choices(details.get("choices") or {})]
+    for number_, one in enumerate(details.get("rounds") or (), start=1):
+        found += _round(number_, one)
+    return found
+
+
+def _round(number_: int, one: JsonObject) -> Iterator[str]:
+    """What a round of self-training has done."""
+    taken = {said: one["taken"].get(name, 0) for name, said in _BECAME.items()}
+    stayed = sum(one["taken"].values()) - sum(taken.values())
+    became = [f"{count} {said}" for said, count in taken.items() if count]
+    masks = counted(stayed + sum(taken.values()), "mask")
+    yield f"round {number_} of self-training, {masks}: {', '.join([*became, f'{stayed} stayed as they were'])}"
+    yield from _choices(one["choices"])
+
+
+def _choices(of_class: object) -> Iterator[str]:
+    for label, choice in _CHOICES.validate_python(of_class).items():
         among = ", ".join(f"{name} {number(v)}" for name, v in sorted(choice.would_give.items(), key=lambda e: -e[1]))
         objects = counted(choice.objects, "object")
         with_others = " and of other classes" if choice.objects < ENOUGH else ""
         by = f"human masks of {objects}{with_others}"
         if choice.by == "agreement":
             by = f"agreement on {objects}, for want of masks"
-        found.append(f"{label}: {choice.teacher}, by {by} ({among})")
-    return found
+        yield f"{label}: {choice.teacher}, by {by} ({among})"
 
 
 def label_sets(summary: JsonObject) -> list[JsonDict]:

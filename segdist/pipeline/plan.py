@@ -24,6 +24,7 @@ from segdist.engine.taken import Taken
 from segdist.pipeline.cluster import connected, holders
 from segdist.pipeline.gpus import expected, with_gpus
 from segdist.pipeline.label import checked_teacher, policy_of
+from segdist.pipeline.label_plan import label_seconds, sets_of_labels, student_taken, students_of
 from segdist.pipeline.label_rows import LabelJob
 from segdist.pipeline.packing import BESIDE, USABLE, Need, Node, fitting, memory_here, nodes_of, this_machine, usable
 from segdist.pipeline.planned import PLAN, FamilyPlan, Plan, gigabytes, resident_bytes
@@ -51,8 +52,6 @@ _EACH_TRIAL = 1.0
 """Seconds between the end of a trial and the first step of the next, in a process that is there already."""
 _PROCESS = 6.0
 """Seconds until a process of Ray's has imported what training needs."""
-_RAY_DATA = 9.0
-"""Seconds until Ray Data has its first worker."""
 _RAY_BYTES = 120_000_000
 """That Ray has in the process of a trial (measured: 793 MB with it, 675 without)."""
 _ROW_BYTES = 300
@@ -92,6 +91,7 @@ def _planned(spec: SweepSpec, data: Excerpt) -> Plan:
     say(f"probing   {', '.join(candidates(spec))}: a few steps on images of the sweep", err=True)
     most_bytes = USABLE * memory_here() - BESIDE
     teacher, rows = _taught(spec, data, most_bytes)
+    student = student_taken(spec, data, rows, most_bytes=most_bytes, beside=_RAY_BYTES + _mapped_bytes(data))
     found = [_family(spec, family, data, rows, most_bytes) for family in candidates(spec)]
     families, cards = [one for one, _ in found], found[0][1]
     nodes = _nodes(len(cards))
@@ -107,7 +107,7 @@ def _planned(spec: SweepSpec, data: Excerpt) -> Plan:
     seconds = {
         "start": _STARTS,
         "data": 2 * data.open_seconds * sum(data.images.values()),
-        "labels": _label_seconds(spec, data, teacher, nodes),
+        "labels": label_seconds(spec, data, teacher, student, nodes),
     }
     played = forecast(
         spec,
@@ -121,6 +121,7 @@ def _planned(spec: SweepSpec, data: Excerpt) -> Plan:
         "evaluation": _evaluation_seconds(data, families, played, fitting(nodes, replace(need, workers=1))),
     }
     disk = _disk(spec, data, rows, families, played)
+    disk["labels"] += students_of(spec) * student.model_bytes if student else 0
     hours, price = played.trial_seconds / 3600 * need.workers, spec.resources.price_per_hour
     plan = Plan(
         sweep=spec.name,
@@ -135,7 +136,9 @@ def _planned(spec: SweepSpec, data: Excerpt) -> Plan:
         cpu_hours=hours * need.cpus,
         gpu_hours=hours * need.gpus,
         money=None if price is None else price * len(nodes) * sum(seconds.values()) / 3600,
-        peak_memory=max(max(one.largest.memory, one.own.memory) for one in families),
+        peak_memory=max(
+            *(max(one.largest.memory, one.own.memory) for one in families), student.memory if student else 0
+        ),
         disk=disk,
         uploaded=_uploaded(spec, disk),
     )
@@ -326,25 +329,6 @@ def _pace(one: FamilyPlan, data: Excerpt, workers: int) -> Pace:
     return Pace(_EACH_TRIAL + one.own.setup_seconds, sum(each) / len(each))
 
 
-def _label_seconds(spec: SweepSpec, data: Excerpt, teacher: Taught | None, nodes: Sequence[Node]) -> float:
-    if spec.label is None or teacher is None:
-        return 0.0
-    images = sum(data.images.get(name, 0) for name in spec.label.splits if _is_asked(spec, name, data.rows))
-    label = spec.label
-    gpus = expected(label.gpus_per_actor, nodes).gpus
-    many = fitting(nodes, Need(max(1.0, label.cpus_per_actor), gpus))
-    units = sum(ceil(data.images.get(name, 0) / label.images_per_shard) for name in label.splits)
-    actors = max(1, min(units, many if label.actors == "auto" else label.actors))
-    policies = sum(1 for _ in label_policies.policies(spec))
-    return policies * (_RAY_DATA + teacher.setup_seconds + images * teacher.image_seconds / actors)
-
-
-def _is_asked(spec: SweepSpec, split: str, rows: Mapping[str, Sequence[LabelledImage]]) -> bool:
-    """Whether the teacher has something to draw in a split."""
-    bare = any(instance.mask is None for sample, _ in rows.get(split, ()) for instance in sample.instances)
-    return bare or split in spec.data.boxes_only
-
-
 def _evaluation_seconds(data: Excerpt, families: Sequence[FamilyPlan], played: Forecast, at_once: int) -> float:
     each = [
         _PROCESS + one.own.timing_seconds + data.images.get("val", 0) * one.own.evaluate_seconds for one in families
@@ -368,7 +352,7 @@ def _disk(
 
     shown = [sample for of in rows.values() for sample, _ in of]
     label_bytes = mean([float(sum(len(i.mask.counts) if i.mask else 0 for i in s.instances)) for s in shown])
-    sets = sum(1 for _ in label_policies.policies(spec)) if spec.label else 0
+    sets = sets_of_labels(spec)
     images, kept = sum(data.images.values()), data.images.get("val", 0)
     model = mean(
         [

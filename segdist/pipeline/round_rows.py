@@ -14,7 +14,7 @@ from segdist.datasets.shards import read_rows, write_shard
 from segdist.labelling.consensus import CandidateMask, most_confident
 from segdist.labelling.decide import pseudo_label, verdict_of
 from segdist.labelling.election import Choice, Poll
-from segdist.labelling.rounds import STUDENT, Halves, is_relabelled, label_name, relabelled
+from segdist.labelling.rounds import Halves, is_relabelled, label_name, proposals, relabelled
 from segdist.labelling.tally import Tally
 from segdist.pipeline.dataflow import answers
 from segdist.pipeline.label_rows import IMAGES_PER_CALL, LabelJob, TeacherMaker
@@ -95,9 +95,8 @@ class RoundPoll(_Round):
         for look in self._looked_at(unit):
             for index, drawn in look.objects:
                 label, truth = look.labels.instances[index], look.truth.instances[index].mask
-                said = [CandidateMask(self._name, label), CandidateMask(STUDENT, drawn)]
                 if truth is not None:
-                    poll.add(label, said, truth)
+                    poll.add(label, proposals(label, drawn, name=self._name), truth)
         return json.dumps(poll.content)
 
 
@@ -125,9 +124,9 @@ class RoundShard(_Round):
         job = self._job
         choice: Choice | None = job.choices.get(label.label)
         found = relabelled(label, drawn, choice=choice, name=self._name, agree_iou=job.agree_iou)
-        if found.strategy == STUDENT:
+        if found.strategy != self._name:
             assert look.question is not None
-            return STUDENT, pseudo_label(label, [found], look.question.image_HWC, job.label)
+            return found.strategy, pseudo_label(label, [found], look.question.image_HWC, job.label)
         verdict = verdict_of(found.instance, job.label)
         assert found.instance.evidence is not None
         if verdict is Verdict.ACCEPT:
@@ -138,4 +137,4 @@ class RoundShard(_Round):
     def _said(self, look: _Look, index: int, drawn: Mapping[int, Instance]) -> list[CandidateMask]:
         if index not in drawn:
             return []
-        return [CandidateMask(self._name, look.labels.instances[index]), CandidateMask(STUDENT, drawn[index])]
+        return proposals(look.labels.instances[index], drawn[index], name=self._name)

@@ -35,11 +35,10 @@ def check_students(policy: LabelSpec, dataset: Dataset, hidden: Sequence[str]) -
         DataError: fewer than two training images, or none that will have a mask.
     """
     counts = dataset.manifest.splits.get("train")
-    images, objects = (counts.images, counts.instances) if counts else (0, 0)
+    images, objects, masks = (counts.images, counts.instances, counts.masks) if counts else (0, 0, 0)
     if images < 2 or not objects:
         raise _nothing_to_learn(policy, f"`train` has {counted(images, 'image')} with {counted(objects, 'object')}")
-    assert counts is not None
-    if "train" not in policy.splits and (not counts.masks or "train" in hidden):
+    if "train" not in policy.splits and (not masks or "train" in hidden):
         raise _nothing_to_learn(policy, "`label.splits` leaves `train` out, and it has no masks that may be seen")
 
 
@@ -107,7 +106,8 @@ def learned(
     )
     with connected() as ray:
         gpus = given(policy.gpus_per_actor, ray).gpus
-        cpus = next((n for n in range(_MOST_CPUS, 1, -1) if _fit(ray, n, gpus, len(todo))), 1)
+        # as many as both can have, also where one is there: other threads add up in another order
+        cpus = next((n for n in range(_MOST_CPUS, 1, -1) if _both_fit(ray, n, gpus)), 1)
 
         @answers
         def learn(unit: dict[str, Any]) -> str:
@@ -124,9 +124,9 @@ def learned(
     return places, halves
 
 
-def _fit(ray: Any, cpus: int, gpus: float, students: int) -> bool:
+def _both_fit(ray: Any, cpus: int, gpus: float) -> bool:
     try:
-        return slots(ray, cpus=cpus, gpus=gpus) >= students
+        return slots(ray, cpus=cpus, gpus=gpus) >= 2
     except BackendError:
         return False
 

@@ -22,7 +22,7 @@ from segdist.core.errors import SegdistError, SpecError, did_you_mean
 from segdist.core.json_values import JsonDict
 from segdist.core.plugins import declaration, prompt_strategy
 from segdist.core.spec import ModelSpec, PhaseSpec, Range, RunSpec, SweepSpec, TrainSpec
-from segdist.sweepfile import grid, label_policies, train_checks
+from segdist.sweepfile import grid, label_policies, students, train_checks
 from segdist.sweepfile.composition import NotAllowedError, compose, opened
 from segdist.sweepfile.objectives import COSTS
 from segdist.sweepfile.train_checks import Keys
@@ -210,6 +210,7 @@ def _label_problems(spec: SweepSpec) -> Iterator[Problem]:
         wrong += _family_problems(teacher, [teacher.family], ("label", "teacher"))
     for n, one in enumerate(spec.label.teachers):
         wrong += _family_problems(one, [one.family], ("label", "teachers", str(n)))
+    wrong += _student_problems(spec)
     yield from wrong
     if wrong or not teacher.family:
         return
@@ -222,6 +223,27 @@ def _label_problems(spec: SweepSpec) -> Iterator[Problem]:
                 f"`{prompt.strategy}` needs a teacher that takes {needed} prompts, but `{teacher.family}` as "
                 f"configured takes {', '.join(sorted(understood))}",
             )
+
+
+def _student_problems(spec: SweepSpec) -> Iterator[Problem]:
+    """What is wrong with who learns in the rounds of a policy."""
+    policy = spec.label
+    assert policy is not None
+    if not policy.rounds:
+        if policy.student and "label.rounds" not in spec.space:
+            message = "`label.student` learns in rounds, but there is none: set `label.rounds: 1`, or take it away"
+            yield Problem(("label", "student"), message)
+        return
+    if "train" not in policy.splits and "train" in spec.data.boxes_only:
+        yield Problem(
+            ("label", "rounds"),
+            "students learn the labels of `train`, but `label.splits` leaves it out and `data.boxes_only` hides its "
+            "masks: add `train` to `label.splits`, or set `label.rounds: 0`",
+        )
+    model = students.student_model(policy)
+    keys: Keys = ("label", "student", "model")
+    wrong = list(_family_problems(model, [model.family], keys))
+    yield from wrong or (Problem((*keys, "family"), message) for message in students.problems(policy))
 
 
 def _policy_problems(spec: SweepSpec) -> Iterator[Problem]:

@@ -7,9 +7,17 @@ import pytest
 
 from segdist.core import masks
 from segdist.core.records import Evidence, Instance, Sample
-from segdist.labelling.consensus import CandidateMask
 from segdist.labelling.election import Choice, Poll
-from segdist.labelling.rounds import STUDENT, can_teach, halves_of, is_relabelled, label_name, relabelled
+from segdist.labelling.rounds import (
+    BOTH,
+    STUDENT,
+    can_teach,
+    halves_of,
+    is_relabelled,
+    label_name,
+    proposals,
+    relabelled,
+)
 
 SIZE_HW = (20, 30)
 BOX = (2.0, 3.0, 22.0, 13.0)
@@ -26,13 +34,13 @@ def _object(drawn: np.ndarray | None, score: float = 0.9) -> Instance:
     return Instance("crack", None if drawn is None else masks.encode(drawn), BOX, score, evidence=Evidence())
 
 
-@pytest.mark.parametrize(("x1", "x2"), [(4, 20), (6, 18), (4, 12), (4, 11), (12, 20), (20, 24)])
-def test_where_both_agree_the_students_mask_is_taken_and_the_agreement_is_the_score(x1: int, x2: int) -> None:
+@pytest.mark.parametrize(("x1", "x2"), [(4, 20), (6, 18), (4, 12), (4, 11), (12, 20), (20, 24), (2, 14)])
+def test_where_both_agree_the_label_gets_what_the_student_adds_and_the_agreement_is_the_score(x1: int, x2: int) -> None:
     label, drawn = _mask(4, 20), _mask(x1, x2)
     iou = (label & drawn).sum() / (label | drawn).sum()
     found = relabelled(_object(label), _object(drawn), choice=None, name=NAME, agree_iou=0.5)
-    assert found.strategy == (STUDENT if iou >= 0.5 else NAME)
-    assert found.instance.mask == masks.encode(drawn if iou >= 0.5 else label)
+    assert found.strategy == (BOTH if iou >= 0.5 else NAME)
+    assert found.instance.mask == masks.encode(label | drawn if iou >= 0.5 else label)
     assert found.instance.score == pytest.approx(iou)
     assert found.instance.evidence is not None
     assert found.instance.evidence.agreement == pytest.approx(iou)
@@ -48,22 +56,30 @@ def test_where_the_student_sees_nothing_the_label_stays_and_nobody_vouches_for_i
     assert (found.strategy, found.instance.mask, found.instance.score) == (NAME, label.mask, 0.0)
 
 
-@pytest.mark.parametrize("nearer", [NAME, STUDENT])
-def test_human_masks_decide_who_is_nearer_and_what_scores_say(nearer: str) -> None:
+@pytest.mark.parametrize("nearer", [NAME, STUDENT, BOTH])
+def test_human_masks_decide_which_is_nearer_and_what_scores_say(nearer: str) -> None:
     poll, random = Poll(), np.random.default_rng(0)
+    label, drawn = _object(_mask(4, 14)), _object(_mask(10, 20))
     for _ in range(40):
-        length = int(random.integers(6, 18))
-        good, bad = _mask(4, 4 + length), _mask(4, 4 + length // 2)
-        said = {NAME: bad, STUDENT: bad} | {nearer: good}
-        candidates = [CandidateMask(name, _object(said[name])) for name in (NAME, STUDENT)]
-        poll.add(_object(None), candidates, masks.encode(good))
+        shift = int(random.integers(0, 3))
+        label, drawn = _object(_mask(4 + shift, 14)), _object(_mask(10 - shift, 20))
+        said = proposals(label, drawn, name=NAME)
+        truth = next(one.instance.mask for one in said if one.strategy == nearer)
+        poll.add(_object(None), said, truth)
     (choice,) = poll.choices().values()
     assert (choice.by, choice.teacher) == ("masks", nearer)
     assert choice.would_give[nearer] == pytest.approx(1.0)
-    label, drawn = _object(_mask(4, 20)), _object(_mask(4, 12))
-    found = relabelled(label, drawn, choice=choice, name=NAME, agree_iou=0.9)
+    found = relabelled(label, drawn, choice=choice, name=NAME, agree_iou=0.99)
     assert found.strategy == nearer, "whether or not they agree"
     assert found.instance.score == pytest.approx(1.0, abs=0.1), "as near to the truth as this one always was"
+
+
+@pytest.mark.parametrize("by", [STUDENT, BOTH])
+def test_masks_too_few_to_learn_scores_from_leave_the_agreement_of_student_and_label(by: str) -> None:
+    label, drawn = _mask(4, 14), _mask(10, 20)
+    found = relabelled(_object(label), _object(drawn), choice=Choice(by, "masks", 6, {}), name=NAME, agree_iou=0.5)
+    assert found.strategy == by
+    assert found.instance.score == pytest.approx((label & drawn).sum() / (label | drawn).sum())
 
 
 def _samples(counts: dict[str, int]) -> list[Sample]:

@@ -20,6 +20,7 @@ from segdist.formats.synthetic import Format, Options
 from segdist.labelling.consensus import CandidateMask
 from segdist.labelling.quality import summarise
 from segdist.pipeline import label as module
+from segdist.pipeline import label_pool
 from segdist.pipeline.label import label, label_key
 from segdist.pipeline.label_rows import LabelJob, label_samples
 from segdist.pipeline.teacher import Teacher
@@ -240,7 +241,7 @@ def test_a_pool_that_may_grow_beyond_the_cluster_makes_the_same_labels(tmp_path:
 def test_the_pool_grows_where_it_may() -> None:
     import ray
 
-    steady, growing = module._pool(ray, 2, 2), module._pool(ray, 2, 5)
+    steady, growing = label_pool._pool(ray, 2, 2), label_pool._pool(ray, 2, 5)
     assert (steady.min_size, steady.max_size) == (2, 2)
     assert (growing.min_size, growing.max_size, growing.initial_size) == (2, 5, 2)
     with pytest.raises(ValueError, match="`actors <= max_actors` must hold"):

@@ -14,6 +14,7 @@ from segdist.core.spec import LabelSpec, SweepSpec
 from segdist.datasets.shards import Dataset
 from segdist.pages.labels import label_choices
 from segdist.pipeline import label as module
+from segdist.pipeline import label_pool
 from segdist.pipeline.ingest import ingest
 from segdist.pipeline.label import label, label_key
 from segdist.pipeline.panel import Panel, members, name_of
@@ -58,7 +59,7 @@ def test_each_class_gets_the_teacher_nearest_to_human_masks_and_the_labels_say_w
     quality = labels.manifest.details["quality"]
     assert quality["iou"] > quality["box_fill_iou"]
     assert set(quality["strategies"]) == set(choice["would_give"])
-    monkeypatch.setattr(module, "_polled", lambda *_: pytest.fail("asked again"))
+    monkeypatch.setattr(label_pool, "polled", lambda *_: pytest.fail("asked again"))
     (Path(labels.uri) / "manifest.json").unlink()
     assert made(tmp_path, policy="auto", teachers=[OTSU]).manifest.content_hash == labels.manifest.content_hash
 
@@ -89,8 +90,8 @@ def test_a_poll_leaves_the_test_split_alone_and_spreads_over_the_others(
     spec = sweep(tmp_path, policy="auto")
     dataset = ingest(spec)
     assert spec.label is not None
-    monkeypatch.setattr(module, "POLLED_IMAGES", 6)
-    units = module._polled(dataset, spec.label)
+    monkeypatch.setattr(label_pool, "POLLED_IMAGES", 6)
+    units = label_pool.polled(dataset, spec.label)
     assert {unit["shard"].rpartition("/")[2].partition("-")[0] for unit in units} == {"train", "val"}
     assert 4 <= sum(len(unit["rows"]) for unit in units) <= 6
 
