@@ -8,7 +8,7 @@ al. 2017 go back to the first label likewise, where a mask does not fit its box)
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -24,6 +24,19 @@ STUDENT, BOTH = "student", "label or student"
 def label_name(number: int) -> str:
     """What the labels are called that a round, counted from 1, begins with."""
     return "first labels" if number == 1 else f"round {number - 1}"
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a round has done.
+
+    Attributes:
+        taken: of how many objects the mask is whose.
+        choices: of each class for which human masks decided, by these.
+    """
+
+    taken: Mapping[str, int]
+    choices: Mapping[str, Choice]
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from segdist.core.terminal import Console, Table
 from segdist.core.text import counted
 from segdist.labelling.election import ENOUGH, Choice
 from segdist.labelling.lessons import Lesson
-from segdist.labelling.rounds import BOTH, STUDENT
+from segdist.labelling.rounds import BOTH, STUDENT, Done
 from segdist.pages.leaderboard import number
 
 _CHOICES = TypeAdapter(dict[str, Choice])
+_ROUNDS = TypeAdapter(list[Done])
 _BECAME = {BOTH: "got the pixels that a student adds", STUDENT: "became the student's"}
 _VERDICTS = ("labelled", "review", "rejected")
 _MEASURES = ("iou", "boundary_iou", "box_fill_iou")
@@ -56,24 +57,24 @@ def label_choices(details: Mapping[str, object]) -> list[str]:
     Args:
         details: of the labels' manifest.
     """
-    found = [*_choices(details.get("choices") or {})]
-    for number_, one in enumerate(details.get("rounds") or (), start=1):
+    found = [*_choices(_CHOICES.validate_python(details.get("choices") or {}))]
+    for number_, one in enumerate(_ROUNDS.validate_python(details.get("rounds") or []), start=1):
         found += _round(number_, one)
     return found
 
 
-def _round(number_: int, one: JsonObject) -> Iterator[str]:
+def _round(number_: int, one: Done) -> Iterator[str]:
     """What a round of self-training has done."""
-    taken = {said: one["taken"].get(name, 0) for name, said in _BECAME.items()}
-    stayed = sum(one["taken"].values()) - sum(taken.values())
+    taken = {said: one.taken.get(name, 0) for name, said in _BECAME.items()}
+    stayed = sum(one.taken.values()) - sum(taken.values())
     became = [f"{count} {said}" for said, count in taken.items() if count]
     masks = counted(stayed + sum(taken.values()), "mask")
     yield f"round {number_} of self-training, {masks}: {', '.join([*became, f'{stayed} stayed as they were'])}"
-    yield from _choices(one["choices"])
+    yield from _choices(one.choices)
 
 
-def _choices(of_class: object) -> Iterator[str]:
-    for label, choice in _CHOICES.validate_python(of_class).items():
+def _choices(of_class: Mapping[str, Choice]) -> Iterator[str]:
+    for label, choice in of_class.items():
         among = ", ".join(f"{name} {number(v)}" for name, v in sorted(choice.would_give.items(), key=lambda e: -e[1]))
         objects = counted(choice.objects, "object")
         with_others = " and of other classes" if choice.objects < ENOUGH else ""

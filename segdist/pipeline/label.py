@@ -26,8 +26,8 @@ from segdist.labelling.corrections import Corrections, corrections_uri
 from segdist.labelling.election import Choice
 from segdist.labelling.quality import summarise
 from segdist.pipeline import label_pool
-from segdist.pipeline.label_pool import OnProgress, Unit
-from segdist.pipeline.label_rows import LabelJob, LabelShard, PollShard, TeacherMaker
+from segdist.pipeline.label_pool import OnProgress
+from segdist.pipeline.label_rows import LabelJob, LabelShard, LabelUnit, PollShard, TeacherMaker
 from segdist.pipeline.panel import Panel, members
 from segdist.pipeline.rounds import ROUNDS_VERSION, self_trained
 from segdist.pipeline.students import check_students
@@ -164,7 +164,7 @@ def _first(
     """The labels of teachers."""
     job = replace(job, choices=_choices(root, job, dataset, teacher))
 
-    def run(todo: Sequence[Unit]) -> Iterator[ShardSummary]:
+    def run(todo: Sequence[LabelUnit]) -> Iterator[ShardSummary]:
         return _run(todo, job, teacher)
 
     units = label_pool.units_of(root, dataset, job.label, limit)
@@ -223,7 +223,7 @@ def _choices(root: str, job: LabelJob, dataset: Dataset, teacher: TeacherMaker) 
     return label_pool.poll_of(root, ask).choices()
 
 
-def _run(units: Sequence[Unit], job: LabelJob, teacher: TeacherMaker) -> Iterator[ShardSummary]:
+def _run(units: Sequence[LabelUnit], job: LabelJob, teacher: TeacherMaker) -> Iterator[ShardSummary]:
     for text in label_pool.asked(units, job, teacher, LabelShard):
         yield ShardSummary.model_validate_json(text)
 

@@ -16,7 +16,7 @@ from segdist.labelling.election import Poll
 from segdist.pipeline.cluster import connected, slots
 from segdist.pipeline.dataflow import map_items
 from segdist.pipeline.gpus import given
-from segdist.pipeline.label_rows import LabelJob, PollUnit, TeacherMaker
+from segdist.pipeline.label_rows import LabelJob, LabelUnit, PollUnit, TeacherMaker
 from segdist.pipeline.meters import gauges
 
 POLLED_IMAGES = 96
@@ -24,13 +24,11 @@ POLLED_IMAGES = 96
 _POLLED_AT_ONCE = 8
 _POLL = "poll.json"
 OnProgress = Callable[[str], None]
-Unit = dict[str, Any]
-"""What is labelled and saved at once, in a `target`."""
 
 
-def units_of(root: str, dataset: Dataset, spec: LabelSpec, limit: int) -> list[Unit]:
+def units_of(root: str, dataset: Dataset, spec: LabelSpec, limit: int) -> list[LabelUnit]:
     """At most `images_per_shard` images of one shard each."""
-    found = []
+    found: list[LabelUnit] = []
     left = limit or None
     for uri in dataset.shard_uris:
         name = uri.rsplit("/", 1)[-1].removesuffix(".parquet")
@@ -75,8 +73,8 @@ def poll_of(root: str, ask: Callable[[], Iterator[str]]) -> Poll:
 
 def made(
     root: str,
-    units: Sequence[Unit],
-    run: Callable[[Sequence[Unit]], Iterator[ShardSummary]],
+    units: Sequence[LabelUnit],
+    run: Callable[[Sequence[LabelUnit]], Iterator[ShardSummary]],
     *,
     sweep: str,
     on_progress: OnProgress,
@@ -100,7 +98,7 @@ def made(
 
 
 def asked(
-    units: Sequence[Unit] | Sequence[PollUnit], job: LabelJob, teacher: TeacherMaker, actor: Callable[..., Any]
+    units: Sequence[LabelUnit] | Sequence[PollUnit], job: LabelJob, teacher: TeacherMaker, actor: Callable[..., Any]
 ) -> Iterator[str]:
     """What a pool of actors answers to each unit."""
     spec = job.label

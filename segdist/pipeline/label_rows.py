@@ -104,6 +104,15 @@ class _Told:
         count("segdist_labelled_objects", asked, **self._labels)
 
 
+class LabelUnit(TypedDict):
+    """What is labelled and saved at once: some images of a shard, in a row, and the shard of labels they become."""
+
+    shard: str
+    start: int
+    stop: int
+    target: str
+
+
 class LabelShard:
     """One actor of the pool: holds a teacher, and labels a unit of a shard at a time."""
 
@@ -113,7 +122,7 @@ class LabelShard:
         self._teacher = teacher(job.label, job.classes, job.trained_uri)
 
     @answers
-    def __call__(self, unit: dict[str, Any]) -> str:
+    def __call__(self, unit: LabelUnit) -> str:
         """Write the label shard of a unit; its summary as JSON."""
         started = time.monotonic()
         rows = read_rows(unit["shard"])[unit["start"] : unit["stop"]]
@@ -127,6 +136,19 @@ class LabelShard:
         return written.model_dump_json()
 
 
+class PollUnit(TypedDict):
+    """Some images of a shard, by their places in it."""
+
+    shard: str
+    rows: list[int]
+
+
+class KnownUnit(PollUnit):
+    """The same, with the shard that they become."""
+
+    target: str
+
+
 class KnownShard:
     """One actor of the pool: says what the labels would be for objects that have a human mask which may be seen."""
 
@@ -135,7 +157,7 @@ class KnownShard:
         self._teacher = teacher(job.label, job.classes, job.trained_uri)
 
     @answers
-    def __call__(self, unit: dict[str, Any]) -> str:
+    def __call__(self, unit: KnownUnit) -> str:
         """Write a shard of a unit's images with such objects; its summary as JSON."""
         rows = read_rows(unit["shard"])
         known = [rows[n] for n in unit["rows"] if self._has_masks(rows[n][0])]
@@ -144,13 +166,6 @@ class KnownShard:
 
     def _has_masks(self, sample: Sample) -> bool:
         return sample.split not in self._job.hidden and any(i.mask and not i.is_crowd for i in sample.instances)
-
-
-class PollUnit(TypedDict):
-    """Some images of a shard, by their places in it."""
-
-    shard: str
-    rows: list[int]
 
 
 class PollShard:

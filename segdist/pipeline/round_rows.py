@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from segdist.core.plugins import Question
 from segdist.core.records import Instance, Sample, Verdict
@@ -17,7 +16,7 @@ from segdist.labelling.election import Choice, Poll
 from segdist.labelling.rounds import Halves, is_relabelled, label_name, proposals, relabelled
 from segdist.labelling.tally import Tally
 from segdist.pipeline.dataflow import answers
-from segdist.pipeline.label_rows import IMAGES_PER_CALL, LabelJob, TeacherMaker
+from segdist.pipeline.label_rows import IMAGES_PER_CALL, LabelJob, LabelUnit, TeacherMaker
 from segdist.pipeline.meters import Laps
 from segdist.pipeline.teacher import Answers, Teacher
 from segdist.reading.examples import decode_image
@@ -31,6 +30,12 @@ class RoundJob(LabelJob):
     """The URI of the model folder of each half's student."""
     halves: Halves = field(default_factory=lambda: Halves("", by_image=True))
     agree_iou: float = 0.5
+
+
+class RoundUnit(LabelUnit):
+    """A shard of labels: `shard` has its images."""
+
+    labels: str
 
 
 def student(spec: LabelSpec, classes: tuple[str, ...], uri: str) -> Answers:
@@ -47,7 +52,7 @@ class _Round:
         self._job, self._name = job, label_name(job.label.rounds)
         self._students = [make(job.label, job.classes, uri) for uri in job.students]
 
-    def _looked_at(self, unit: Mapping[str, Any]) -> Iterator["_Look"]:
+    def _looked_at(self, unit: RoundUnit) -> Iterator["_Look"]:
         """The images of a unit, as they are labelled and with what students say."""
         rows = {sample.image_id: (sample, content) for sample, content in read_rows(unit["shard"])}
         labels = [sample for sample, _ in read_rows(unit["labels"])]
@@ -89,7 +94,7 @@ class RoundPoll(_Round):
     """Counts how near the labels and the students are to people's masks."""
 
     @answers
-    def __call__(self, unit: dict[str, Any]) -> str:
+    def __call__(self, unit: RoundUnit) -> str:
         """What a poll counts over the images of a unit, as JSON."""
         poll = Poll()
         for look in self._looked_at(unit):
@@ -104,7 +109,7 @@ class RoundShard(_Round):
     """Labels a unit again."""
 
     @answers
-    def __call__(self, unit: dict[str, Any]) -> str:
+    def __call__(self, unit: RoundUnit) -> str:
         """Write the label shard of a unit; its summary as JSON."""
         laps, tally, taken, samples = Laps(), Tally(), list[str](), list[Sample]()
         for look in self._looked_at(unit):

@@ -11,14 +11,14 @@ from dataclasses import asdict, replace
 from pydantic import TypeAdapter
 
 from segdist.core import storage
-from segdist.core.json_values import JsonDict
 from segdist.datasets.shards import Dataset, ShardSummary, write_manifest
 from segdist.labelling.election import Choice
 from segdist.labelling.quality import summarise
+from segdist.labelling.rounds import Done
 from segdist.pipeline import label_pool
-from segdist.pipeline.label_pool import OnProgress, Unit
-from segdist.pipeline.label_rows import KnownShard, LabelJob, TeacherMaker
-from segdist.pipeline.round_rows import RoundJob, RoundPoll, RoundShard, student
+from segdist.pipeline.label_pool import OnProgress
+from segdist.pipeline.label_rows import KnownShard, KnownUnit, LabelJob, LabelUnit, PollUnit, TeacherMaker
+from segdist.pipeline.round_rows import RoundJob, RoundPoll, RoundShard, RoundUnit, student
 from segdist.pipeline.students import learned
 from segdist.sweepfile.students import student_of
 
@@ -52,7 +52,7 @@ def self_trained(
         poll = label_pool.poll_of(root, lambda: label_pool.asked(known, again, student, RoundPoll))
         again = replace(again, choices={n: choice for n, choice in poll.choices().items() if choice.by == "masks"})
 
-    def run(todo: Sequence[Unit]) -> Iterator[ShardSummary]:
+    def run(todo: Sequence[LabelUnit]) -> Iterator[ShardSummary]:
         for text in label_pool.asked(todo, again, student, RoundShard):
             yield ShardSummary.model_validate_json(text)
 
@@ -71,7 +71,6 @@ def _details(
     taken = Counter[str]()
     for note in notes:
         taken.update(note["taken"])
-    this: JsonDict = {"taken": dict(taken), "choices": {n: asdict(choice) for n, choice in job.choices.items()}}
     return {
         **summarise(notes),
         "halved": earlier.get("halved", 0) + sum(note["halved"] for note in notes),
@@ -80,7 +79,7 @@ def _details(
         "dataset": dataset.manifest.content_hash,
         "policy": job.label.model_dump(mode="json"),
         "choices": earlier.get("choices", {}),
-        "rounds": [*earlier.get("rounds", []), this],
+        "rounds": [*earlier.get("rounds", []), asdict(Done(dict(taken), dict(job.choices)))],
     }
 
 
@@ -93,27 +92,30 @@ def _known(before: Dataset, job: LabelJob, dataset: Dataset, teacher: TeacherMak
     there = sorted(uri for uri in there if _file(uri).startswith(_KNOWN))
     if "rounds" in before.manifest.details:
         return there  # the round made them
-    units = [{**unit, "target": _target(before.uri, unit)} for unit in label_pool.polled(dataset, job.label)]
+    units = [
+        KnownUnit(shard=unit["shard"], rows=unit["rows"], target=_target(before.uri, unit))
+        for unit in label_pool.polled(dataset, job.label)
+    ]
     first = replace(job, choices=_CHOICES.validate_python(before.manifest.details.get("choices") or {}))
     if todo := [unit for unit in units if unit["target"] not in there]:
         for _ in label_pool.asked(todo, first, teacher, KnownShard):
             pass
-    return sorted(str(unit["target"]) for unit in units)
+    return sorted(unit["target"] for unit in units)
 
 
-def _target(root: str, unit: Unit) -> str:
+def _target(root: str, unit: PollUnit) -> str:
     name = _file(unit["shard"]).removesuffix(".parquet")
     return storage.join(root, f"{_KNOWN}{name}-{unit['rows'][0]:05d}-{unit['rows'][-1] + 1:05d}.parquet")
 
 
-def _units(labels: Sequence[str], dataset: Dataset, root: str) -> list[Unit]:
+def _units(labels: Sequence[str], dataset: Dataset, root: str) -> list[RoundUnit]:
     """Shards of labels, each with that of its images, and where those of the round go."""
     found = []
     for uri in labels:
         name, start, stop = _file(uri).removesuffix(".parquet").rsplit("-", 2)
         shard = storage.join(dataset.uri, f"{name.removeprefix(_KNOWN)}.parquet")
         target = storage.join(root, _file(uri))
-        found.append({"shard": shard, "labels": uri, "target": target, "start": int(start), "stop": int(stop)})
+        found.append(RoundUnit(shard=shard, labels=uri, target=target, start=int(start), stop=int(stop)))
     return found
 
 

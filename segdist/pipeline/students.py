@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, overload
+from types import ModuleType
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
@@ -102,7 +103,7 @@ def learned(
     counts = [sum(halves.of(sample) == half for sample in teaching) for half in (0, 1)]
     on_progress(
         f"round {policy.rounds}: {counted(len(todo), 'student')} to learn the labels of "
-        f"{' and '.join(str(counts[n]) for n in todo)} images"
+        f"{' and of '.join(counted(counts[n], 'image') for n in todo)}"
     )
     with connected() as ray:
         gpus = given(policy.gpus_per_actor, ray).gpus
@@ -110,8 +111,8 @@ def learned(
         cpus = next((n for n in range(_MOST_CPUS, 1, -1) if _both_fit(ray, n, gpus)), 1)
 
         @answers
-        def learn(unit: dict[str, Any]) -> str:
-            half = int(unit["half"])
+        def learn(unit: dict[str, int]) -> str:
+            half = unit["half"]
             run = student_run(policy, counts[half], seed=2 * policy.rounds + half, cpus=cpus, gpus=gpus)
             return _learn(run, half, halves, places[half], dataset, labels, hidden, most=_most(policy, run))
 
@@ -119,12 +120,13 @@ def learned(
         for text in map_items(ray, learn, units, num_cpus=cpus, num_gpus=gpus):
             found = json.loads(text)
             on_progress(
-                f"round {policy.rounds}: a student has learned {found['images']} images in {found['epochs']} epochs"
+                f"round {policy.rounds}: a student has learned {counted(found['images'], 'image')} in "
+                f"{counted(found['epochs'], 'epoch')}"
             )
     return places, halves
 
 
-def _both_fit(ray: Any, cpus: int, gpus: float) -> bool:
+def _both_fit(ray: ModuleType, cpus: int, gpus: float) -> bool:
     try:
         return slots(ray, cpus=cpus, gpus=gpus) >= 2
     except BackendError:
