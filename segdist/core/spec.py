@@ -300,9 +300,9 @@ class StudentSpec(Strict):
     model: ModelSpec | None = None
     """A family that is shown nothing, e.g. unet_cbam or segformer. null: unet_cbam at 224 pixels, where the extra
     `encoders` is installed on efficientnet_lite0 with its ImageNet weights."""
-    epochs: Count = 16
+    epochs: Count = 10
     """Passes of each student over its half of the training images."""
-    max_steps: Count = 400
+    max_steps: Count = 300
     """Most steps of each student, whatever the number of images: it then sees them less often, or some of them."""
     batch_size: int = Field(default=8, gt=0, le=4096)
     """Images a step."""
@@ -311,7 +311,7 @@ class StudentSpec(Strict):
     encoder_lr_factor: float = Field(default=0.3, gt=0, le=1)
     """Learning rate of the encoder relative to `lr`."""
     agree_iou: float = Field(default=0.5, gt=0, le=1)
-    """Where no human masks decide: IoU of the student's mask and the label from which on the student's replaces it."""
+    """Where no human masks decide: IoU of the student's mask and the label from which on they agree."""
 
 
 MAX_ROUNDS = 5
@@ -335,10 +335,10 @@ class LabelSpec(Placed):
     object gets the mask of the teacher foretold to be the best, in classes where that pays."""
     rounds: int = Field(default=0, ge=0, le=MAX_ROUNDS)
     """Rounds of self-training after the first labels. In each, two students learn the labels of one half of the
-    training images each, by group, and look into the boxes of the other half. A mask on which a student and the label
-    agree becomes the student's, the others stay; the agreement is the score. Where five objects of a class have a human
-    mask in `train` or `val`, or ten of all classes, these decide whether the student or the label is nearer to the
-    truth, as with `policy: auto`, and scores are learned from them."""
+    training images each, by group, and look into the boxes of the other half. Where a student and the label agree, the
+    label gets the pixels that the student adds; otherwise it stays. The agreement is the score. Where five objects of a
+    class have a human mask in `train` or `val`, or ten of all classes, these decide whether the label, the student's
+    mask or both together are nearest to the truth, as with `policy: auto`, and from ten on scores are learned."""
     student: StudentSpec | None = None
     """Who learns in `rounds`; null takes what stands there by default."""
     prompt: PromptSpec = PromptSpec()

@@ -1,9 +1,10 @@
 """Self-training: what becomes of a label once a student that never saw it has looked into its box.
 
 A student remembers what it has learned, noise included, so it is asked about the half of the images that it has not
-learned (cross-fitting). Where the student and the label agree, the student's mask is taken: it is what many labels have
-in common, without the accidents of one. Where they do not, the student knows no better, and the label stays (Khoreva et
-al. 2017 go back to the first label likewise, where a mask does not fit its box).
+learned (cross-fitting). It errs towards too few pixels, as it is unsure of every edge and of whatever labels are seldom
+right about; in its box, what it is sure of beside the label is mostly object that the label has missed. So where both
+agree, the label gets these pixels. Where they do not, one of them is wrong and nobody knows which: the label stays
+(Khoreva et al. 2017 go back to the first label likewise, where a mask does not fit its box).
 """
 
 import hashlib
