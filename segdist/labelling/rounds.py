@@ -18,7 +18,7 @@ from segdist.core.records import Evidence, Instance, Sample
 from segdist.labelling.consensus import CandidateMask
 from segdist.labelling.election import Choice, elected
 
-STUDENT, BOTH = "student", "label or student"
+STUDENT, BOTH = "student", "both together"
 """What the student's masks are called beside `label_name`, and what has every pixel of either."""
 
 

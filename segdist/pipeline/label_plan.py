@@ -101,7 +101,7 @@ def _sets(spec: SweepSpec) -> list[LabelSpec]:
         assert policy.spec.label is not None
         for rounds in range(policy.spec.label.rounds + 1):
             one = policy.spec.label.model_copy(update={"rounds": rounds})
-            excluded = set() if rounds else {"student"}
+            excluded: set[str] = set() if rounds else {"student"}
             found.setdefault(digest(one.model_dump(mode="json", exclude=excluded)), one)
     return list(found.values())
 

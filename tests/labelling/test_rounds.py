@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from segdist.core import masks
+from segdist.core.masks import Mask
 from segdist.core.records import Evidence, Instance, Sample
 from segdist.labelling.election import Choice, Poll
 from segdist.labelling.rounds import (
@@ -24,13 +25,13 @@ BOX = (2.0, 3.0, 22.0, 13.0)
 NAME = label_name(1)
 
 
-def _mask(x1: int, x2: int) -> np.ndarray:
+def _mask(x1: int, x2: int) -> Mask:
     drawn = np.zeros(SIZE_HW, np.bool_)
     drawn[4:10, x1:x2] = True
     return drawn
 
 
-def _object(drawn: np.ndarray | None, score: float = 0.9) -> Instance:
+def _object(drawn: Mask | None, score: float = 0.9) -> Instance:
     return Instance("crack", None if drawn is None else masks.encode(drawn), BOX, score, evidence=Evidence())
 
 
@@ -49,7 +50,7 @@ def test_where_both_agree_the_label_gets_what_the_student_adds_and_the_agreement
 @pytest.mark.parametrize("nothing", [None, np.zeros(SIZE_HW, np.bool_)])
 @pytest.mark.parametrize("choice", [None, Choice(STUDENT, "masks", 9, {NAME: 0.1, STUDENT: 0.9})])
 def test_where_the_student_sees_nothing_the_label_stays_and_nobody_vouches_for_it(
-    nothing: np.ndarray | None, choice: Choice | None
+    nothing: Mask | None, choice: Choice | None
 ) -> None:
     label = _object(_mask(4, 20))
     found = relabelled(label, _object(nothing), choice=choice, name=NAME, agree_iou=0.5)

@@ -78,7 +78,7 @@ def test_a_round_replaces_what_student_and_label_agree_on_and_scores_by_it(tmp_p
     labels = made(sweep(tmp_path, rounds=1), lines.append)
     first = made(sweep(tmp_path))
     (this,) = labels.manifest.details["rounds"]
-    assert set(this["taken"]) == {"label or student", "first labels"}
+    assert set(this["taken"]) == {"both together", "first labels"}
     assert this["choices"] == {}, "there is no human mask that may be seen"
     before = {s.image_id: s for s in first.samples()}
     replaced = 0
@@ -95,8 +95,8 @@ def test_a_round_replaces_what_student_and_label_agree_on_and_scores_by_it(tmp_p
             assert now.mask == was.mask or now.score >= 0.5
             assert now.evidence is not None
             assert now.score == now.evidence.agreement
-    assert 5 < replaced <= this["taken"]["label or student"]
-    assert set(labels.manifest.details["quality"]["strategies"]) == {"first labels", "student", "label or student"}
+    assert 5 < replaced <= this["taken"]["both together"]
+    assert set(labels.manifest.details["quality"]["strategies"]) == {"first labels", "student", "both together"}
     (said,) = label_choices(labels.manifest.details)
     assert said.startswith("round 1 of self-training, ")
     assert sum("has learned" in line for line in lines) == 2
