@@ -310,8 +310,12 @@ class StudentSpec(Strict):
     """Peak learning rate of AdamW."""
     encoder_lr_factor: float = Field(default=0.3, gt=0, le=1)
     """Learning rate of the encoder relative to `lr`."""
+    where_agreed: Literal["label", "student", "both", "common"] = "label"
+    """Where no human masks decide, what a mask becomes on which student and label agree. label: it stays, and only its
+    score is new. student: the student's. both: every pixel of either; for thin objects, of which labels miss parts.
+    common: the pixels that both have; for masks that are too large. Otherwise it stays in any case."""
     agree_iou: float = Field(default=0.5, gt=0, le=1)
-    """Where no human masks decide: IoU of the student's mask and the label from which on they agree."""
+    """IoU of the student's mask and the label from which on they agree."""
 
 
 MAX_ROUNDS = 5
@@ -335,10 +339,10 @@ class LabelSpec(Placed):
     object gets the mask of the teacher foretold to be the best, in classes where that pays."""
     rounds: int = Field(default=0, ge=0, le=MAX_ROUNDS)
     """Rounds of self-training after the first labels. In each, two students learn the labels of one half of the
-    training images each, by group, and look into the boxes of the other half. Where a student and the label agree, the
-    label gets the pixels that the student adds; otherwise it stays. The agreement is the score. Where five objects of a
-    class have a human mask in `train` or `val`, or ten of all classes, these decide whether the label, the student's
-    mask or both together are nearest to the truth, as with `policy: auto`, and from ten on scores are learned."""
+    training images each, by group, and look into the boxes of the other half. How far student and label agree becomes
+    the score. Where five objects of a class have a human mask in `train` or `val`, or ten of all classes, these decide
+    whether the label, the student's mask, both together or what both have is nearest to the truth, as with `policy:
+    auto`, and from ten on scores are learned from them. Without them see `label.student.where_agreed`."""
     student: StudentSpec | None = None
     """Who learns in `rounds`; null takes what stands there by default."""
     prompt: PromptSpec = PromptSpec()

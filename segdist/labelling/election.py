@@ -106,13 +106,20 @@ class Poll:
         """What was counted so far, to be added to another poll."""
         return {"agreement": dict(self._agreement), "known": self._known}
 
-    def choices(self) -> dict[str, Choice]:
-        """Who labels each class that was asked about; of equals the first."""
+    def choices(self, preferred: str = "", floor: str = "") -> dict[str, Choice]:
+        """Who labels each class that was asked about; of equals the first.
+
+        Args:
+            preferred: who labels where human masks decide and nobody is better by more than the standard error of the
+                difference (the rule of one standard error, Breiman et al. 1984): of many that are tried on a few
+                objects the best is the luckiest, too.
+            floor: who must not be better than the one preferred, by any difference.
+        """
         labels = sorted(self._agreement)
         lessons = _Lessons(labels, self._known) if len(self._known) >= SURE else None
-        return {label: self._choice(label, lessons) for label in labels}
+        return {label: self._choice(label, lessons, preferred, floor) for label in labels}
 
-    def _choice(self, label: str, lessons: "_Lessons | None") -> Choice:
+    def _choice(self, label: str, lessons: "_Lessons | None", preferred: str, floor: str) -> Choice:
         known = [one for one in self._known if one["label"] == label]
         if lessons is None and len(known) < ENOUGH:
             sums = self._agreement[label]
@@ -124,11 +131,20 @@ class Poll:
             for name, mean in usual.items()
         }
         best = _best(means)
+        if preferred in means and means[preferred] >= means.get(floor, 0.0):
+            of_whom = known if len(known) >= ENOUGH else self._known
+            best = best if _is_clearly_better(best, preferred, of_whom) else preferred
         if lessons and len(known) >= ENOUGH:
             own = float(np.mean([one["iou"][best] for one in known]))
             means[EACH] = means[best] + lessons.held_out[label] - own
             best = EACH if lessons.held_out[label] >= own + _WORTH_IT else best
         return Choice(best, "masks", len(known), means, lessons.weights(label) if lessons else {})
+
+
+def _is_clearly_better(one: str, other: str, known: Sequence[Known]) -> bool:
+    """Whether the mean difference of IoUs is larger than its standard error."""
+    differences = np.array([of["iou"][one] - of["iou"][other] for of in known])
+    return bool(differences.mean() > differences.std(ddof=1) / np.sqrt(len(differences)))
 
 
 def _mean_of_classes(known: Sequence[Known]) -> dict[str, float]:

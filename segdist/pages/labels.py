@@ -12,12 +12,16 @@ from segdist.core.terminal import Console, Table
 from segdist.core.text import counted
 from segdist.labelling.election import ENOUGH, Choice
 from segdist.labelling.lessons import Lesson
-from segdist.labelling.rounds import BOTH, STUDENT, Done
+from segdist.labelling.rounds import BOTH, COMMON, STUDENT, Done
 from segdist.pages.leaderboard import number
 
 _CHOICES = TypeAdapter(dict[str, Choice])
 _ROUNDS = TypeAdapter(list[Done])
-_BECAME = {BOTH: "got the pixels that a student adds", STUDENT: "became the student's"}
+_BECAME = {
+    STUDENT: "became the student's",
+    BOTH: "got the pixels that a student adds",
+    COMMON: "kept the pixels that a student has too",
+}
 _VERDICTS = ("labelled", "review", "rejected")
 _MEASURES = ("iou", "boundary_iou", "box_fill_iou")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from segdist.core.plugins import Question
 from segdist.core.records import Instance, Sample, Verdict
-from segdist.core.spec import LabelSpec
+from segdist.core.spec import LabelSpec, StudentSpec
 from segdist.datasets.rows import without_masks
 from segdist.datasets.shards import read_rows, write_shard
 from segdist.labelling.consensus import CandidateMask, most_confident
@@ -29,7 +29,7 @@ class RoundJob(LabelJob):
     students: tuple[str, ...] = ()
     """The URI of the model folder of each half's student."""
     halves: Halves = field(default_factory=lambda: Halves("", by_image=True))
-    agree_iou: float = 0.5
+    options: StudentSpec = field(default_factory=StudentSpec)
 
 
 class RoundUnit(LabelUnit):
@@ -128,7 +128,7 @@ class RoundShard(_Round):
     def _decided(self, label: Instance, drawn: Instance, look: _Look) -> tuple[str, Instance]:
         job = self._job
         choice: Choice | None = job.choices.get(label.label)
-        found = relabelled(label, drawn, choice=choice, name=self._name, agree_iou=job.agree_iou)
+        found = relabelled(label, drawn, choice=choice, name=self._name, options=job.options)
         if found.strategy != self._name:
             assert look.question is not None
             return found.strategy, pseudo_label(label, [found], look.question.image_HWC, job.label)

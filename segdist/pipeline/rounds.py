@@ -14,7 +14,7 @@ from segdist.core import storage
 from segdist.datasets.shards import Dataset, ShardSummary, write_manifest
 from segdist.labelling.election import Choice
 from segdist.labelling.quality import summarise
-from segdist.labelling.rounds import Done
+from segdist.labelling.rounds import Done, label_name
 from segdist.pipeline import label_pool
 from segdist.pipeline.label_pool import OnProgress
 from segdist.pipeline.label_rows import KnownShard, KnownUnit, LabelJob, LabelUnit, PollUnit, TeacherMaker
@@ -45,12 +45,12 @@ def self_trained(
     policy = job.label
     places, halves = learned(root, policy, dataset, before, job.hidden, on_progress)
     fields = {name: getattr(job, name) for name in LabelJob.__dataclass_fields__}
-    agree = student_of(policy).agree_iou
-    again = RoundJob(**fields, students=places, halves=halves, agree_iou=agree)
+    again = RoundJob(**fields, students=places, halves=halves, options=student_of(policy))
     known = _units(_known(before, job, dataset, teacher), dataset, root)
     if known:
         poll = label_pool.poll_of(root, lambda: label_pool.asked(known, again, student, RoundPoll))
-        again = replace(again, choices={n: choice for n, choice in poll.choices().items() if choice.by == "masks"})
+        choices = poll.choices(preferred=label_name(policy.rounds))
+        again = replace(again, choices={label: choice for label, choice in choices.items() if choice.by == "masks"})
 
     def run(todo: Sequence[LabelUnit]) -> Iterator[ShardSummary]:
         for text in label_pool.asked(todo, again, student, RoundShard):

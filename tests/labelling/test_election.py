@@ -142,3 +142,32 @@ def test_few_human_masks_teach_no_scores() -> None:
 def test_where_nobody_was_chosen_all_answers_stand() -> None:
     answers = said(sam=(0, 10), box=(0, 20))
     assert elected(asked(), answers, None) == answers
+
+
+def test_the_preferred_teacher_labels_unless_another_is_better_by_more_than_chance() -> None:
+    poll = Poll()
+    ends = [(10, 12), (14, 12), (11, 12), (13, 11)] * 2
+    for sam, otsu in ends:
+        poll.add(asked(), said(sam=(0, sam), otsu=(0, otsu), box=(0, 40)), bar(0, 12))
+    ious = {
+        name: [min(end, 12) / max(end, 12) for end in of]
+        for name, of in zip(("sam", "otsu"), zip(*ends, strict=True), strict=True)
+    }
+    differences = np.array(ious["otsu"]) - np.array(ious["sam"])
+    assert differences.mean() > differences.std(ddof=1) / np.sqrt(len(differences)), "so it is clear"
+    assert poll.choices("sam")["a"].teacher == "otsu"
+    close = Poll()
+    for sam, otsu in [(10, 12), (12, 11), (13, 12), (12, 11)] * 2:
+        close.add(asked(), said(sam=(0, sam), otsu=(0, otsu), box=(0, 40)), bar(0, 12))
+    means = close.choices()["a"].would_give
+    assert means["otsu"] > means["sam"]
+    assert close.choices("sam")["a"].teacher == "sam"
+    assert close.choices()["a"].teacher == close.choices("otsu")["a"].teacher == "otsu"
+
+
+def test_nobody_is_preferred_to_the_filled_box_where_that_is_better_at_all() -> None:
+    poll = Poll()
+    for sam, box in [(10, 12), (12, 11), (13, 12), (12, 11)] * 2:
+        poll.add(asked(), said(sam=(0, sam), box=(0, box)), bar(0, 12))
+    assert poll.choices("sam")["a"].teacher == "sam"
+    assert poll.choices("sam", floor="box")["a"].teacher == "box"

@@ -1,6 +1,7 @@
 """A round of self-training: whose mask an object has, with which score, and which student may look at which image."""
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -8,9 +9,11 @@ import pytest
 from segdist.core import masks
 from segdist.core.masks import Mask
 from segdist.core.records import Evidence, Instance, Sample
+from segdist.core.spec import StudentSpec
 from segdist.labelling.election import Choice, Poll
 from segdist.labelling.rounds import (
     BOTH,
+    COMMON,
     STUDENT,
     can_teach,
     halves_of,
@@ -36,28 +39,33 @@ def _object(drawn: Mask | None, score: float = 0.9) -> Instance:
 
 
 @pytest.mark.parametrize(("x1", "x2"), [(4, 20), (6, 18), (4, 12), (4, 11), (12, 20), (20, 24), (2, 14)])
-def test_where_both_agree_the_label_gets_what_the_student_adds_and_the_agreement_is_the_score(x1: int, x2: int) -> None:
+@pytest.mark.parametrize("becomes", ["label", "student", "both", "common"])
+def test_where_both_agree_the_mask_becomes_what_is_asked_and_the_agreement_is_the_score(
+    x1: int, x2: int, becomes: Literal["label", "student", "both", "common"]
+) -> None:
     label, drawn = _mask(4, 20), _mask(x1, x2)
     iou = (label & drawn).sum() / (label | drawn).sum()
-    found = relabelled(_object(label), _object(drawn), choice=None, name=NAME, agree_iou=0.5)
-    assert found.strategy == (BOTH if iou >= 0.5 else NAME)
-    assert found.instance.mask == masks.encode(label | drawn if iou >= 0.5 else label)
+    wanted = {"label": label, "student": drawn, "both": label | drawn, "common": label & drawn}[becomes]
+    options = StudentSpec(where_agreed=becomes)
+    found = relabelled(_object(label), _object(drawn), choice=None, name=NAME, options=options)
+    assert found.instance.mask == masks.encode(wanted if iou >= 0.5 else label)
+    assert (found.strategy == NAME) == (iou < 0.5 or becomes == "label")
     assert found.instance.score == pytest.approx(iou)
     assert found.instance.evidence is not None
     assert found.instance.evidence.agreement == pytest.approx(iou)
 
 
 @pytest.mark.parametrize("nothing", [None, np.zeros(SIZE_HW, np.bool_)])
-@pytest.mark.parametrize("choice", [None, Choice(STUDENT, "masks", 9, {NAME: 0.1, STUDENT: 0.9})])
+@pytest.mark.parametrize("who", ["", STUDENT, COMMON])
 def test_where_the_student_sees_nothing_the_label_stays_and_nobody_vouches_for_it(
-    nothing: Mask | None, choice: Choice | None
+    nothing: Mask | None, who: str
 ) -> None:
-    label = _object(_mask(4, 20))
-    found = relabelled(label, _object(nothing), choice=choice, name=NAME, agree_iou=0.5)
+    label, choice = _object(_mask(4, 20)), Choice(who, "masks", 9, {NAME: 0.1, STUDENT: 0.9}) if who else None
+    found = relabelled(label, _object(nothing), choice=choice, name=NAME, options=StudentSpec(where_agreed="common"))
     assert (found.strategy, found.instance.mask, found.instance.score) == (NAME, label.mask, 0.0)
 
 
-@pytest.mark.parametrize("nearer", [NAME, STUDENT, BOTH])
+@pytest.mark.parametrize("nearer", [NAME, STUDENT, BOTH, COMMON])
 def test_human_masks_decide_which_is_nearer_and_what_scores_say(nearer: str) -> None:
     poll, random = Poll(), np.random.default_rng(0)
     label, drawn = _object(_mask(4, 14)), _object(_mask(10, 20))
@@ -67,18 +75,18 @@ def test_human_masks_decide_which_is_nearer_and_what_scores_say(nearer: str) -> 
         said = proposals(label, drawn, name=NAME)
         truth = next(one.instance.mask for one in said if one.strategy == nearer)
         poll.add(_object(None), said, truth)
-    (choice,) = poll.choices().values()
+    (choice,) = poll.choices(NAME).values()
     assert (choice.by, choice.teacher) == ("masks", nearer)
     assert choice.would_give[nearer] == pytest.approx(1.0)
-    found = relabelled(label, drawn, choice=choice, name=NAME, agree_iou=0.99)
+    found = relabelled(label, drawn, choice=choice, name=NAME, options=StudentSpec(agree_iou=0.99))
     assert found.strategy == nearer, "whether or not they agree"
     assert found.instance.score == pytest.approx(1.0, abs=0.1), "as near to the truth as this one always was"
 
 
-@pytest.mark.parametrize("by", [STUDENT, BOTH])
+@pytest.mark.parametrize("by", [STUDENT, BOTH, COMMON])
 def test_masks_too_few_to_learn_scores_from_leave_the_agreement_of_student_and_label(by: str) -> None:
-    label, drawn = _mask(4, 14), _mask(10, 20)
-    found = relabelled(_object(label), _object(drawn), choice=Choice(by, "masks", 6, {}), name=NAME, agree_iou=0.5)
+    label, drawn, choice = _mask(4, 14), _mask(10, 20), Choice(by, "masks", 6, {})
+    found = relabelled(_object(label), _object(drawn), choice=choice, name=NAME, options=StudentSpec())
     assert found.strategy == by
     assert found.instance.score == pytest.approx((label & drawn).sum() / (label | drawn).sum())
 

@@ -73,9 +73,9 @@ def made(spec: SweepSpec, said: Callable[[str], None] = lambda _: None) -> Datas
     return label(spec, ingest(spec), said)
 
 
-def test_a_round_replaces_what_student_and_label_agree_on_and_scores_by_it(tmp_path: Path) -> None:
+def test_a_round_adds_what_a_student_sees_where_it_and_the_label_agree_and_scores_by_that(tmp_path: Path) -> None:
     lines = list[str]()
-    labels = made(sweep(tmp_path, rounds=1), lines.append)
+    labels = made(sweep(tmp_path, rounds=1, student={**SMALL, "where_agreed": "both"}), lines.append)
     first = made(sweep(tmp_path))
     (this,) = labels.manifest.details["rounds"]
     assert set(this["taken"]) == {"both together", "first labels"}
@@ -96,7 +96,12 @@ def test_a_round_replaces_what_student_and_label_agree_on_and_scores_by_it(tmp_p
             assert now.evidence is not None
             assert now.score == now.evidence.agreement
     assert 5 < replaced <= this["taken"]["both together"]
-    assert set(labels.manifest.details["quality"]["strategies"]) == {"first labels", "student", "both together"}
+    assert set(labels.manifest.details["quality"]["strategies"]) == {
+        "first labels",
+        "student",
+        "both together",
+        "what both have",
+    }
     (said,) = label_choices(labels.manifest.details)
     assert said.startswith("round 1 of self-training, ")
     assert sum("has learned" in line for line in lines) == 2
