@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 
 from segdist.labelling.quality import summarise
-from segdist.pages.labels import label_report, print_label_reports
+from segdist.pages.labels import label_choices, label_report, print_label_reports
 
 
 def _note(label: str, iou: float, box_fill: float) -> dict[str, Any]:
@@ -74,3 +74,17 @@ def test_without_an_accepted_label_the_report_says_that_nothing_is_learned() -> 
     assert "  nothing is learned from these labels: none of them was accepted" in lines
     assert any("no label accepted: crack. Nothing of it can be learned." in line for line in lines)
     assert not [line for line in lines if line.rstrip().endswith("IoU")]
+
+
+def test_what_rounds_did_is_said_after_who_labelled_first_with_what_each_would_have_given() -> None:
+    choice: dict[str, Any] = {"teacher": "both together", "by": "masks", "objects": 34, "foretells": {}}
+    choice["would_give"] = {"first labels": 0.674, "student": 0.576, "both together": 0.711}
+    done = [
+        {"taken": {"both together": 471, "first labels": 32}, "choices": {"crack": choice}},
+        {"taken": {"round 1": 503}, "choices": {}},
+    ]
+    assert label_choices({"choices": {}, "rounds": done}) == [
+        "round 1 of self-training, 503 masks: 471 got the pixels that a student adds, 32 stayed as they were",
+        "crack: both together, by human masks of 34 objects (both together 0.711, first labels 0.674, student 0.576)",
+        "round 2 of self-training, 503 masks: 503 stayed as they were",
+    ]
