@@ -31,7 +31,7 @@ from segdist.labelling.consensus import CandidateMask
 from segdist.labelling.election import Poll
 from segdist.labelling.quality import summarise
 from segdist.pipeline.label_rows import LabelJob, label_samples
-from segdist.pipeline.panel import Panel
+from segdist.pipeline.panel import FILLED_BOX, Panel, name_of
 from segdist.reading.examples import decode_image
 
 DATA = Path("../shared/data")
@@ -144,8 +144,9 @@ def _quality(name: str, rows: Sequence[LabelledImage], said: dict[str, Said], se
         shown = without_masks(sample)
         for index, of_one in zip(_known(sample), said[sample.image_id], strict=True):
             poll.add(shown.instances[index], of_one, sample.instances[index].mask)
-    choices = poll.choices()
-    job = LabelJob(_policy(name), _classes(rows), ("train",), source="benchmark", choices=choices)
+    policy = _policy(name)
+    choices = poll.choices(name_of(policy.teacher), floor=name_of(FILLED_BOX))
+    job = LabelJob(policy, _classes(rows), ("train",), source="benchmark", choices=choices)
     hidden = [(replace(_measurable(sample), split="train"), content) for sample, content in measured]
     _, _, notes = label_samples(hidden, job, _Recorded(said))
     found: dict[str, Any] = summarise([notes])["quality"]

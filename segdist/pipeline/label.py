@@ -28,7 +28,7 @@ from segdist.labelling.quality import summarise
 from segdist.pipeline import label_pool
 from segdist.pipeline.label_pool import OnProgress
 from segdist.pipeline.label_rows import LabelJob, LabelShard, LabelUnit, PollShard, TeacherMaker
-from segdist.pipeline.panel import Panel, members
+from segdist.pipeline.panel import FILLED_BOX, Panel, members, name_of
 from segdist.pipeline.rounds import ROUNDS_VERSION, self_trained
 from segdist.pipeline.students import check_students
 from segdist.pipeline.teacher import check_teacher, shared_model, teacher_digest
@@ -36,7 +36,7 @@ from segdist.sweepfile.students import student_model, student_of
 
 CODE_VERSION = 3
 """Raised when the same teacher gives other labels than before."""
-_ELECTION_VERSION = 2
+_ELECTION_VERSION = 3
 """Raised when the same polls lead to other labels than before."""
 _HOW_FAST = {
     "teacher", "teachers", "actors", "max_actors", "cpus_per_actor", "gpus_per_actor", "images_per_shard", "precision",
@@ -220,7 +220,7 @@ def _choices(root: str, job: LabelJob, dataset: Dataset, teacher: TeacherMaker) 
     def ask() -> Iterator[str]:
         return label_pool.asked(label_pool.polled(dataset, job.label), job, teacher, PollShard)
 
-    return label_pool.poll_of(root, ask).choices()
+    return label_pool.poll_of(root, ask).choices(name_of(job.label.teacher), floor=name_of(FILLED_BOX))
 
 
 def _run(units: Sequence[LabelUnit], job: LabelJob, teacher: TeacherMaker) -> Iterator[ShardSummary]:
