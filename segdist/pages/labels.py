@@ -85,7 +85,10 @@ def _choices(of_class: Mapping[str, Choice]) -> Iterator[str]:
         by = f"human masks of {objects}{with_others}"
         if choice.by == "agreement":
             by = f"agreement on {objects}, for want of masks"
-        yield f"{label}: {choice.teacher}, by {by} ({among})"
+        best = max(choice.would_give, key=lambda name: choice.would_give[name])
+        is_close = choice.by == "masks" and choice.would_give[best] > choice.would_give[choice.teacher]
+        not_clear = f"; {best} is better by no more than chance" if is_close else ""
+        yield f"{label}: {choice.teacher}, by {by} ({among}{not_clear})"
 
 
 def label_sets(summary: JsonObject) -> list[JsonDict]:
