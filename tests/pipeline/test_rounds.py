@@ -182,9 +182,8 @@ def test_labels_have_another_key_only_where_there_are_rounds(tmp_path: Path) -> 
     dataset = ingest(sweep(tmp_path))
     none = label_key(sweep(tmp_path, student=None), dataset)
     assert none == label_key(sweep(tmp_path), dataset), "without rounds nobody learns"
-    keys = [
-        label_key(sweep(tmp_path, rounds=n, **more), dataset) for n, more in ((1, {}), (2, {}), (1, {"student": None}))
-    ]
+    policies: list[dict[str, Any]] = [{"rounds": 1}, {"rounds": 2}, {"rounds": 1, "student": None}]
+    keys = [label_key(sweep(tmp_path, **policy), dataset) for policy in policies]
     assert len({none, *keys}) == 4
     assert sweep(tmp_path, student=None).sweep_fingerprint != sweep(tmp_path, rounds=1).sweep_fingerprint
 
