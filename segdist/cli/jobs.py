@@ -8,6 +8,7 @@ import typer
 
 from segdist.cli.options import Debug, Json, overrides_by_file, report_user_errors
 from segdist.core.errors import SpecError
+from segdist.core.provenance import command_line
 from segdist.core.terminal import Console, Table, say, say_json
 from segdist.core.text import minutes
 
@@ -39,7 +40,8 @@ def submit(
     from segdist.pipeline.submission import submit as submitted
 
     with report_user_errors(debug=debug):
-        job = submitted(_asked(sweeps), address, is_detached=detach, is_checked=not unchecked)
+        typed = command_line(["segdist", "submit", *sweeps, "--address", address])
+        job = submitted(_asked(sweeps), address, typed=typed, is_detached=detach, is_checked=not unchecked)
     if not detach:
         _exit(job.state)
 

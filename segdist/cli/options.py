@@ -1,7 +1,6 @@
 """Options that several commands share, and how their errors and their end reach a user."""
 
 import os
-import shlex
 import sys
 import traceback
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from segdist.core.bounded_yaml import load_yaml
 from segdist.core.causes import cause_of
 from segdist.core.errors import SegdistError, SpecError, did_you_mean
 from segdist.core.interruption import Interrupted, Stops, interruptible
-from segdist.core.redaction import redact
+from segdist.core.provenance import command_line
 from segdist.core.storage import default_folder
 from segdist.core.terminal import say
 
@@ -48,7 +47,7 @@ def report_user_errors(*, debug: bool = False) -> Iterator[Stops]:
         if debug:
             say("".join(traceback.format_exception(error)), err=True)
         said = [*getattr(error, "__notes__", ()), "Run the same command again to go on:"]
-        say(f"{stop}. {' '.join(said)}\n  {command_line(sys.argv[1:])}", err=True)
+        say(f"{stop}. {' '.join(said)}\n  {command_line(['segdist', *sys.argv[1:]])}", err=True)
         raise typer.Exit(stop.exit_code) from None
 
 
@@ -77,11 +76,6 @@ def files_named() -> Iterator[None]:
 
 
 _DONE_IS_KEPT = "What is done is kept: run the same command again."
-
-
-def command_line(words: list[str]) -> str:
-    """A segdist command to be typed again."""
-    return redact(shlex.join(["segdist", *words]))
 
 
 def show(error: SegdistError, *, debug: bool) -> None:

@@ -12,7 +12,6 @@ from segdist.cli.options import (
     Json,
     Storage,
     Tracking,
-    command_line,
     files_named,
     overrides_by_file,
     report_user_errors,
@@ -21,6 +20,7 @@ from segdist.cli.options import (
 )
 from segdist.core import renamed_keys
 from segdist.core.errors import DataError, SegdistError, SpecError, WeightsError
+from segdist.core.provenance import command_line
 from segdist.core.terminal import say, say_json
 
 app = typer.Typer()
@@ -361,6 +361,6 @@ def _outcome(
     except SegdistError as error:
         show(error, debug=debug)
         if again and not isinstance(error, SpecError | DataError | WeightsError):
-            say(f"Then go on: {command_line([again, file, *overrides])}", err=True)
+            say(f"Then go on: {command_line(['segdist', again, file, *overrides])}", err=True)
         return "failed: " + str(error).splitlines()[0]
     return "ok"

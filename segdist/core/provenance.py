@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,11 @@ _LIBRARIES = (
     "segdist", "torch", "torchvision", "transformers", "peft", "segment-anything", "ray", "mlflow", "optuna",
     "numpy", "pyarrow", "pycocotools", "opencv-python-headless", "pillow", "pydantic", "hydra-core",
 )  # fmt: skip
+
+TYPED = "SEGDIST_TYPED"
+"""The variable with what a user typed on another machine or in another program to have this process started."""
+_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""The variable that Ray sets in what a job runs."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +89,16 @@ def _code() -> str:
     return found.hexdigest()[:8]
 
 
-def command_line() -> str:
-    """The command as typed, without the folder of the program and without secrets."""
-    return redact(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))
+def command_line(words: Sequence[str] = ()) -> str:
+    """What to type to have a command done again, without secrets: in a cluster's job that is what submitted the job.
+
+    Args:
+        words: of the command; those of this process, without the folder of the program, where there are none.
+    """
+    line = shlex.join(words or [Path(sys.argv[0]).name, *sys.argv[1:]])
+    if _JOB in os.environ:
+        line = f"ray job submit --working-dir . -- {line}"
+    return redact(os.environ.get(TYPED) or line)
 
 
 def _version(package: str) -> str:

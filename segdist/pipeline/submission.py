@@ -3,13 +3,13 @@
 import json
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from segdist.commands.parcel import Parcel, parcel_of
 from segdist.core.errors import BackendError, SpecError
-from segdist.core.provenance import installed
+from segdist.core.provenance import TYPED, installed
 from segdist.core.registry import distributions
 from segdist.core.terminal import say
 from segdist.pipeline.following import Watch
@@ -27,12 +27,15 @@ _LAST_LINES = 4
 _SAID_ABOVE = "What it said stands above."
 
 
-def submit(asked: Sequence[tuple[str, Sequence[str]]], address: str, *, is_detached: bool, is_checked: bool) -> Job:
+def submit(
+    asked: Sequence[tuple[str, Sequence[str]]], address: str, *, typed: str, is_detached: bool, is_checked: bool
+) -> Job:
     """Run sweeps on a cluster as `segdist run` does here; the job as it is when this returns.
 
     Args:
         asked: sweep files, each with its overrides.
         address: of the job server, or of the cluster.
+        typed: the command that does this, which the job tells who has to go on with it.
         is_detached: whether to return once it is submitted, instead of showing what it says until it ends.
         is_checked: whether to look first, from the cluster, for all that the sweeps need.
 
@@ -40,14 +43,13 @@ def submit(asked: Sequence[tuple[str, Sequence[str]]], address: str, *, is_detac
         SegdistError: something a user can fix; nothing was started, unless it says so.
     """
     parcel = parcel_of(asked)
+    values = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), TYPED: typed, **parcel.variables}
     say(f"parcel    {parcel}")
     with job_server(address) as server, TemporaryDirectory(prefix="segdist-") as folder:
         parcel.write(Path(folder))
         if is_checked:
-            _check(server, parcel, Path(folder))
-        name = server.submit(
-            _line("run", *parcel.words), Path(folder), _values(parcel), {SWEEPS: ", ".join(parcel.names)}
-        )
+            _check(server, parcel, Path(folder), values)
+        name = server.submit(_line("run", *parcel.words), Path(folder), values, {SWEEPS: ", ".join(parcel.names)})
         say(f"job       {name}: {', '.join(parcel.names)}")
         if is_detached:
             say(_further(name, address))
@@ -100,7 +102,7 @@ def stop(address: str, name: str) -> Job:
         return job
 
 
-def _check(server: JobServer, parcel: Parcel, folder: Path) -> None:
+def _check(server: JobServer, parcel: Parcel, folder: Path, values: Mapping[str, str]) -> None:
     """Run `segdist preflight` as a job of its own.
 
     Raises:
@@ -109,7 +111,7 @@ def _check(server: JobServer, parcel: Parcel, folder: Path) -> None:
     versions = installed(distributions())
     wanted = {what: has for what, has in versions.items() if what not in ("python", "ray", "torch", "mlflow")}
     line = _line("preflight", *parcel.words, "--wanted", json.dumps(wanted))
-    name = server.submit(line, folder, _values(parcel), {SWEEPS: _PREFLIGHT})
+    name = server.submit(line, folder, values, {SWEEPS: _PREFLIGHT})
     said: list[str] = []
     say(f"checking  from the cluster, in job {name}")
 
@@ -221,10 +223,6 @@ def _running(server: JobServer) -> Job:
     if len(jobs) > 1:
         raise SpecError(f"Name the job to stop, for {len(jobs)} run: {', '.join(job.name for job in jobs)}.")
     return jobs[0]
-
-
-def _values(parcel: Parcel) -> dict[str, str]:
-    return {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), **parcel.variables}
 
 
 def _line(*words: str) -> str:

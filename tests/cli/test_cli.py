@@ -212,6 +212,18 @@ def test_what_the_machine_lacks_is_one_message_wherever_it_happens(
     assert found.output.splitlines()[-1] == f"Then go on: segdist run {sweep} train.epochs=3"
 
 
+def test_an_error_on_a_cluster_names_the_command_that_brought_the_sweep_there(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("segdist.pipeline.run.run_sweep", lacking)
+    monkeypatch.setenv("SEGDIST_TYPED", "segdist submit a.yaml b.yaml --address http://me:mypassword@head:8265")
+    found = CliRunner().invoke(app, ["run", str(sweep)])
+    assert found.output.splitlines()[-1] == ("Then go on: segdist submit a.yaml b.yaml --address http://***@head:8265")
+
+
 def test_our_own_mistake_keeps_its_traceback(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("segdist.pipeline.run.run_sweep", lambda *_: 1 / 0)
     found = CliRunner().invoke(app, ["run", str(sweep)])

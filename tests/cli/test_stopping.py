@@ -76,6 +76,20 @@ def test_a_stop_whose_error_a_library_lost_still_keeps_the_next_file_from_starti
     assert "secret" not in found.stderr
 
 
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({}, "segdist run one.yaml two.yaml tracking.uri="),
+        ({"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"}, "ray job submit --working-dir . -- segdist run one.yaml two.yaml "),
+        ({"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}", "SEGDIST_TYPED": "sbatch sweep.sbatch one.yaml"}, "sbatch sweep.sbatch"),
+    ],
+)
+def test_the_way_to_go_on_is_what_was_typed_also_where_that_was_elsewhere(env: dict[str, str], said: str) -> None:
+    code = [sys.executable, "-c", LOSES_IT.format(number=int(signal.SIGTERM))]
+    found = subprocess.run(code, env=os.environ | env, capture_output=True, text=True, timeout=60, check=False)
+    assert f"Run the same command again to go on:\n  {said}" in found.stderr
+
+
 def test_two_signals_at_once_are_one_stop_and_a_later_one_ends_the_clean_up(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])

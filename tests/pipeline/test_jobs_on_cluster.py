@@ -108,6 +108,7 @@ def test_a_job_is_submitted_and_seen_and_stopped_and_its_runs_end_as_killed(
         stopped = typed(address, TOKENS[0], "stop")
         assert stopped.returncode == 0, stopped.stdout + stopped.stderr
         assert "stopped by SIGTERM. Done: data" in stopped.stdout
+        assert f"go on:\n  segdist submit tiny.yaml train.epochs=500 --address {address}\n" in stopped.stdout
         assert set(runs(tmp_path / "storage", "tiny")) == {"KILLED"}
         (listed,) = json.loads(typed(address, TOKENS[0], "status", "--json").stdout)
         assert (listed["name"], listed["state"], listed["stop_seconds"]) == (name, "STOPPED", 120)

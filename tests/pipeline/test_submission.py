@@ -98,7 +98,8 @@ def test_a_sweep_is_checked_then_run_with_time_to_save_and_found_by_its_name(pla
     assert checked.startswith("segdist preflight roofs.yaml search.trials=2 --wanted ")
     assert checking["segdist.sweeps"] == "segdist.preflight"
     assert entrypoint == "segdist run roofs.yaml search.trials=2"
-    assert values == {"RAY_JOB_STOP_WAIT_TIME_S": "120"}
+    typed_here = f"segdist submit roofs.yaml search.trials=2 --address {ADDRESS}"
+    assert values == {"RAY_JOB_STOP_WAIT_TIME_S": "120", "SEGDIST_TYPED": typed_here}
     assert metadata == {"segdist.sweeps": "roofs"}
     assert files == ["roofs.yaml"]
     assert "1 file, 0." in done.output
@@ -251,5 +252,5 @@ def test_a_sweep_file_that_is_wrong_is_told_before_anybody_is_asked(plays: Calla
     assert done.exit_code == 2
     assert "Did you mean `trials`" in done.stderr
     with pytest.raises(SpecError):
-        submission.submit([("roofs.yaml", ["storage=out"])], ADDRESS, is_detached=True, is_checked=False)
+        submission.submit([("roofs.yaml", ["storage=out"])], ADDRESS, typed="", is_detached=True, is_checked=False)
     assert not server.submitted
