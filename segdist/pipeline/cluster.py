@@ -5,7 +5,7 @@ import os
 import socket
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +15,7 @@ from segdist.core.interruption import signals_kept
 from segdist.core.published import DOWNLOAD
 from segdist.core.storage import cache_dir
 from segdist.pipeline.backend_lines import raylet_lines_hidden
-from segdist.pipeline.own_cluster import check_room, environment, listen_on_loopback, private_session
+from segdist.pipeline.own_cluster import check_room, environment, listen_on_loopback, on_loopback, private_session
 from segdist.pipeline.packing import DRIVER_CPUS, Need, Node, fitting, nodes_of
 from segdist.pipeline.travelling import travelling
 
@@ -75,7 +75,7 @@ def connected(*, is_bare: bool = False) -> Iterator[ModuleType]:
         yield ray
         return
     with _join_settings(token_mode, is_bare=is_bare) if address else _starting() as how:
-        with signals_kept():
+        with signals_kept(), on_loopback() if _is_on_loopback_alone(address or "") else nullcontext():
             _start(ray, address, how)
         try:
             with raylet_lines_hidden():
@@ -187,6 +187,14 @@ def check_reachable(address: str) -> dict[str, str]:
             if not _is_refused(place):
                 return with_token
     raise BackendError(wrong_token(address))
+
+
+def _is_on_loopback_alone(address: str) -> bool:
+    """Whether a cluster listens on loopback and nowhere else, as one does whose `--node-ip-address` is 127.0.0.1."""
+    from ray._private import services
+
+    host, _, port = address.rpartition(":")
+    return services.is_localhost(host) and not listens(services.get_node_ip_address(), int(port))
 
 
 def _is_refused(address: str) -> bool:

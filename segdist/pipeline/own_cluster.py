@@ -53,7 +53,7 @@ def private_session() -> Iterator[Path]:
     with _folder() as folder:
         # Ray's libraries write under `RAY_TMPDIR`, too: locks, checkpoints on their way.
         own = {SESSION: str(folder), "RAY_TMPDIR": str(folder), "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        with environment({**_DOOR, **own}), _on_loopback(), _out_of_our_group():
+        with environment({**_DOOR, **own}), on_loopback(), _out_of_our_group():
             yield folder / "r"  # Ray opens this one to all users; nobody passes the private one above it
 
 
@@ -88,8 +88,8 @@ def _reload_token() -> None:
 
 
 @contextmanager
-def _on_loopback() -> Iterator[None]:
-    """The same as in `_DOOR`, for a process that had imported Ray before."""
+def on_loopback() -> Iterator[None]:
+    """Ray takes loopback for the address of this machine; it would put that of the network in its place."""
     from ray._private import ray_constants
 
     before = ray_constants.ENABLE_RAY_CLUSTER

@@ -10,9 +10,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 SWEEP = """\
@@ -102,6 +103,15 @@ def driving(words: Sequence[str], log: Path, env: dict[str, str]) -> Iterator[su
         if driver.poll() is None:
             os.killpg(driver.pid, signal.SIGKILL)
             driver.wait()
+
+
+def signal_family(pid: int, number: int) -> None:
+    """Send a signal to a process and to all that it started."""
+    with suppress(psutil.NoSuchProcess):
+        first = psutil.Process(pid)
+        for one in (first, *first.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                one.send_signal(number)
 
 
 @pytest.fixture

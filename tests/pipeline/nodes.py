@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
+from tests.pipeline.conftest import environment, signal_family
 
-from tests.pipeline.conftest import environment
+OBJECT_STORE = 80_000_000
+"""Bytes of a node's."""
 
 
 class Nodes:
@@ -41,20 +42,26 @@ def _answer(process: subprocess.Popen[str]) -> Any:
     raise AssertionError(f"the cluster's process has ended: {process.wait()}")
 
 
+def node_environment(folder: Path, short_folder: Path) -> dict[str, str]:
+    """Of the processes of a node."""
+    ray = {"RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": str(short_folder)}
+    ray["RAY_memory_monitor_refresh_ms"] = "0"  # what else runs on this machine is no reason to end a trial
+    ray["SEGDIST_DRAIN_LOOK_SECONDS"] = "0.3"
+    return {**environment(folder), **ray}
+
+
 @contextmanager
-def cluster_of(names: list[str], folder: Path, short_folder: Path) -> Iterator[Nodes]:
+def cluster_of(names: list[str], folder: Path, short_folder: Path, host: str = "") -> Iterator[Nodes]:
     """A head without room for trials, and a node of one CPU for each name.
 
     Args:
         names: of nodes.
         folder: of the test.
         short_folder: for Ray's sockets and logs.
+        host: address of this machine where nodes elsewhere join; "" for one that only this machine has.
     """
-    ray = {"RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": str(short_folder)}
-    ray["RAY_memory_monitor_refresh_ms"] = "0"  # what else runs on this machine is no reason to end a trial
-    ray["SEGDIST_DRAIN_LOOK_SECONDS"] = "0.3"
-    env = {**environment(folder), **ray}
-    words = [sys.executable, "-m", "tests.pipeline.nodes", *names]
+    env = node_environment(folder, short_folder)
+    words = [sys.executable, "-m", "tests.pipeline.nodes", host, *names]
     with (
         (folder / "cluster.log").open("w") as log,
         subprocess.Popen(
@@ -64,11 +71,11 @@ def cluster_of(names: list[str], folder: Path, short_folder: Path) -> Iterator[N
         yield Nodes(process, _answer(process))
 
 
-def main(names: list[str]) -> None:
+def main(host: str, names: list[str]) -> None:
     """Hold a cluster until nobody has anything to ask any more."""
     from ray.cluster_utils import Cluster
 
-    small = {"object_store_memory": 80_000_000}
+    small = {"object_store_memory": OBJECT_STORE, **({"node_ip_address": host} if host else {})}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "dashboard_port": _free_port(), **small})
     nodes = {name: cluster.add_node(num_cpus=1, **small) for name in names}
     try:
@@ -77,7 +84,7 @@ def main(names: list[str]) -> None:
             asked = json.loads(line)
             what, name = asked["what"], asked.get("name")
             if what == "add":
-                nodes[name] = cluster.add_node(num_cpus=1, **small)
+                nodes[name] = cluster.add_node(num_cpus=asked.get("cpus", 1), **small)
             elif what == "kill":
                 cluster.remove_node(nodes[name], allow_graceful=False)
             elif what in ("freeze", "thaw"):
@@ -92,10 +99,7 @@ def main(names: list[str]) -> None:
 def _signal(node: Any, number: int) -> None:
     """All of a node's processes: it hears and says nothing, as one whose network is cut."""
     for [process] in node.all_processes.values():
-        with suppress(psutil.NoSuchProcess):
-            family = psutil.Process(process.process.pid)
-            for one in (family, *family.children(recursive=True)):
-                one.send_signal(number)
+        signal_family(process.process.pid, number)
 
 
 def _drain(address: str, node_id: str, seconds: int) -> None:
@@ -121,4 +125,4 @@ def _say(answer: object) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.argv[1], sys.argv[2:])

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.conftest import SECRETS, SWEEP, command, environment, leaks
+from tests.pipeline.conftest import SECRETS, SWEEP, command, environment, leaks, signal_family
 
 RAY = str(Path(sysconfig.get_path("scripts")) / "ray")
 TOKENS = ("0123456789abcdef" * 2, "fedcba9876543210" * 2)
@@ -65,7 +65,7 @@ def head(folder: Path, token: str, cache: Path, env: Mapping[str, str] | None = 
     words += ["--temp-dir", str(folder), "--disable-usage-stats"]
     env = {**environment(cache), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, **(env or {})}
     env["RAY_memory_monitor_refresh_ms"] = "0"  # what else fills this machine must end no job
-    env |= {"PATH": f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    env["PATH"] = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
     address = f"http://127.0.0.1:{ports[1]}"
     with (folder / "head.log").open("w") as log:
         process = subprocess.Popen(words, env=env, stdout=log, stderr=log, start_new_session=True)
@@ -74,8 +74,8 @@ def head(folder: Path, token: str, cache: Path, env: Mapping[str, str] | None = 
         assert process.poll() is None, (folder / "head.log").read_text()
         yield address
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        signal_family(process.pid, signal.SIGKILL)  # asked to end, `ray start --block` takes 30 seconds
+        process.wait()
 
 
 @pytest.fixture
