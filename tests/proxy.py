@@ -19,14 +19,15 @@ _SLOW_DOWN = (
 
 
 class Proxy:
-    """Passes bytes on to a server, on a port of its own on loopback.
+    """Passes bytes on to a server, on a port of its own.
 
     Args:
         server: its address.
+        host: address of this machine that it listens on.
     """
 
-    def __init__(self, server: str) -> None:
-        place = urlsplit(server)
+    def __init__(self, server: str, host: str = "127.0.0.1") -> None:
+        place, self._host = urlsplit(server), host
         self._server = (str(place.hostname), int(place.port or 80))
         self._listener = self._listen(0)
         self._port = self._listener.getsockname()[1]
@@ -47,7 +48,7 @@ class Proxy:
     @property
     def address(self) -> str:
         """What clients are to ask."""
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://{self._host}:{self._port}"
 
     def __enter__(self) -> Self:
         self._serve()
@@ -74,11 +75,10 @@ class Proxy:
         self.refused.clear()
         self._serve()
 
-    @staticmethod
-    def _listen(port: int) -> socket.socket:
+    def _listen(self, port: int) -> socket.socket:
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", port))
+        listener.bind((self._host, port))
         listener.listen(64)
         return listener
 
