@@ -33,8 +33,7 @@ class Options(ModelOptions):
     """Number of times the resolution is halved; a backbone has its own."""
     full_resolution: bool = True
     """Also learn features at the image's own resolution, which with a backbone take half of the time. false: the class
-    map is as fine as the backbone's finest features, every second pixel or less, and enlarged; `width` counts then not.
-    """
+    map is as fine as the backbone's finest features, every second pixel or less, and enlarged; `width` is not used."""
 
     @model_validator(mode="before")
     @classmethod
