@@ -73,22 +73,28 @@ def _round(number_: int, one: Done) -> Iterator[str]:
     stayed = sum(one.taken.values()) - sum(taken.values())
     became = [f"{count} {said}" for said, count in taken.items() if count]
     masks = counted(stayed + sum(taken.values()), "mask")
-    yield f"round {number_} of self-training, {masks}: {', '.join([*became, f'{stayed} stayed as they were'])}"
+    yield (
+        f"round {number_} of self-training: students, each on images that it had not learned, looked into the boxes of "
+        f"{masks} again; {', '.join([*became, f'{stayed} stayed as they were'])}"
+    )
     yield from _choices(one.choices)
 
 
 def _choices(of_class: Mapping[str, Choice]) -> Iterator[str]:
     for label, choice in of_class.items():
-        among = ", ".join(f"{name} {number(v)}" for name, v in sorted(choice.would_give.items(), key=lambda e: -e[1]))
+        ranked = sorted(choice.would_give.items(), key=lambda entry: -entry[1])
+        each = ", ".join(f"{name} {mean:.3f}" for name, mean in ranked)
         objects = counted(choice.objects, "object")
-        with_others = " and of other classes" if choice.objects < ENOUGH else ""
-        by = f"human masks of {objects}{with_others}"
         if choice.by == "agreement":
-            by = f"agreement on {objects}, for want of masks"
-        best = max(choice.would_give, key=lambda name: choice.would_give[name])
-        is_close = choice.by == "masks" and choice.would_give[best] > choice.would_give[choice.teacher]
-        not_clear = f"; {best} is better by no more than chance" if is_close else ""
-        yield f"{label}: {choice.teacher}, by {by} ({among}{not_clear})"
+            yield (
+                f"{label}: {choice.teacher}, for want of human masks by agreement; mean IoU with the others on "
+                f"{objects}: {each}"
+            )
+            continue
+        by = f"human masks of {objects}{' and of other classes' if choice.objects < ENOUGH else ''}"
+        best, most = ranked[0]
+        not_clear = f" ({best} is better by no more than chance)" if most > choice.would_give[choice.teacher] else ""
+        yield f"{label}: {choice.teacher}, by {by}; mean IoU with them: {each}{not_clear}"
 
 
 def label_sets(summary: JsonObject) -> list[JsonDict]:

@@ -103,7 +103,7 @@ def test_a_round_adds_what_a_student_sees_where_it_and_the_label_agree_and_score
         "what both have",
     }
     (said,) = label_choices(labels.manifest.details)
-    assert said.startswith("round 1 of self-training, ")
+    assert said.startswith("round 1 of self-training: ")
     assert sum("has learned" in line for line in lines) == 2
     assert {s.image_id for s in labels.samples()} == set(before)
 
