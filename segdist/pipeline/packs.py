@@ -9,7 +9,6 @@ from types import ModuleType
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
-from segdist.pipeline.pack_host import PackHost
 from segdist.pipeline.trial import Seat
 
 _PATIENCE = 60.0
@@ -125,6 +124,8 @@ class Packs:
         if len(staying) >= room:
             return None
         name = f"pack-{uuid.uuid4().hex}"
+        from segdist.pipeline.pack_host import PackHost  # imports torch, which a driver without packs does without
+
         actor = self._ray.remote(PackHost).options(
             name=name,
             num_cpus=self._cpus,

@@ -52,3 +52,9 @@ def test_who_drives_a_sweep_needs_no_torch_and_ray_and_mlflow_only_when_they_are
     code = f"import sys, segdist.pipeline.steps; print(*[m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_who_runs_the_trials_of_a_search_imports_no_torch() -> None:
+    code = "import sys, segdist.pipeline.sweep, segdist.pipeline.tune_trials; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"], "it makes the driver more than twice as large"
