@@ -437,9 +437,13 @@ def check_writable(uri: str) -> None:
 
 def note_traffic(way: Literal["read", "written"], uri: str, size: int) -> None:
     """Count bytes that were moved; by whoever moves them past this module, too."""
-    place = "local" if is_local(uri) else uri.partition("://")[0]
     with _traffic_lock:
-        _traffic[way, place] += size
+        _traffic[way, kind_of(uri)] += size
+
+
+def kind_of(uri: str) -> str:
+    """`local`, or the scheme of an object store."""
+    return "local" if is_local(uri) else uri.partition("://")[0]
 
 
 def take_traffic() -> dict[tuple[Literal["read", "written"], str], int]:

@@ -78,7 +78,8 @@ def _made(spec: SweepSpec, dataset: Dataset, on_progress: OnProgress, teacher: T
     if storage.exists(storage.join(root, MANIFEST)):
         return Dataset.open(root)
     source = f"label-{root.rpartition('/')[2]}"
-    job = LabelJob(policy, dataset.manifest.classes, tuple(spec.data.boxes_only), source, trained_uri, sweep=spec.name)
+    hidden, place = tuple(spec.data.boxes_only), storage.kind_of(root)
+    job = LabelJob(policy, dataset.manifest.classes, hidden, source, trained_uri, sweep=spec.name, place=place)
     if not policy.rounds:
         return _first(root, job, dataset, on_progress, teacher, limit)
     check_students(policy, dataset, job.hidden)
@@ -168,7 +169,7 @@ def _first(
         return _run(todo, job, teacher)
 
     units = label_pool.units_of(root, dataset, job.label, limit)
-    shards, per_second = label_pool.made(root, units, run, sweep=job.sweep, on_progress=on_progress)
+    shards, per_second = label_pool.made(root, units, run, told_as=job.told_as, on_progress=on_progress)
     notes = [shard.notes for shard in shards]
     details = {
         **summarise(notes),

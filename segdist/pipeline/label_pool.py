@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -17,7 +17,7 @@ from segdist.pipeline.cluster import connected, slots
 from segdist.pipeline.dataflow import map_items
 from segdist.pipeline.gpus import given
 from segdist.pipeline.label_rows import LabelJob, LabelUnit, PollUnit, TeacherMaker
-from segdist.pipeline.meters import gauges
+from segdist.pipeline.meters import begin, gauges
 
 POLLED_IMAGES = 96
 """Images about which all teachers are asked before one is chosen for each class, spread over the data set."""
@@ -76,7 +76,7 @@ def made(
     units: Sequence[LabelUnit],
     run: Callable[[Sequence[LabelUnit]], Iterator[ShardSummary]],
     *,
-    sweep: str,
+    told_as: Mapping[str, str],
     on_progress: OnProgress,
 ) -> tuple[list[ShardSummary], float | None]:
     """The shards of all units, of which those that are there are not made again; images a second of the others."""
@@ -84,13 +84,14 @@ def made(
     done = [read_summary(unit["target"]) for unit in units if unit["target"] in there]
     todo = [unit for unit in units if unit["target"] not in there]
     started = time.monotonic()
-    with gauges(sweep) as shown:
+    begin("driver", sweep=told_as["sweep"], place=storage.kind_of(root))
+    with gauges(told_as["sweep"]) as shown:
         before = sum(len(summary.rows) for summary in done)
         planned = before + sum(unit["stop"] - unit["start"] for unit in todo)
-        shown.show("segdist_labelling_images", planned, sweep=sweep, state="planned")
+        shown.show("segdist_labelling_images", planned, state="planned", **told_as)
 
         def show(images: int) -> None:
-            shown.show("segdist_labelling_images", before + images, sweep=sweep, state="done")
+            shown.show("segdist_labelling_images", before + images, state="done", **told_as)
 
         new = list(_reported(run(todo), len(todo), started, on_progress, show)) if todo else []
     images = sum(len(summary.rows) for summary in new)

@@ -19,7 +19,7 @@ from segdist.labelling.decide import pseudo_label
 from segdist.labelling.election import Choice, Poll, elected
 from segdist.labelling.tally import Tally
 from segdist.pipeline.dataflow import answers
-from segdist.pipeline.meters import Laps, count, tell_traffic
+from segdist.pipeline.meters import Laps, begin, count, tell_traffic
 from segdist.pipeline.teacher import Answers
 from segdist.reading.codes import finding
 from segdist.reading.examples import decode_image
@@ -47,8 +47,15 @@ class LabelJob:
     """With `label.policy: auto`, who labels each class."""
     sweep: str = ""
     """For which labels are made, by its name in metrics."""
+    place: str = "local"
+    """The kind of place that labels are written to, by its name in metrics."""
     asks_all: bool = False
     """Whether objects are asked about that have a mask of a person, too; it is not shown."""
+
+    @property
+    def told_as(self) -> dict[str, str]:
+        """What metrics know it by."""
+        return {"sweep": self.sweep, "teacher": "trained" if self.trained_uri else self.label.teacher.family}
 
 
 def label_samples(
@@ -85,13 +92,7 @@ class _Told:
     """What Prometheus is told while labels are made."""
 
     def __init__(self, job: LabelJob) -> None:
-        self._labels = {"sweep": job.sweep, "teacher": "trained" if job.trained_uri else job.label.teacher.family}
-        self._laps = Laps()
-
-    def begin(self) -> None:
-        """Nothing is labelled yet: of a counter that nobody saw at 0 the first increase would not be seen."""
-        self.images(())
-        count("segdist_labelling_seconds", 0, part="teacher", **self._labels)
+        self._labels, self._laps = job.told_as, Laps()
 
     def seconds(self, part: str) -> None:
         """A part is over that took the time since the one before."""
@@ -118,7 +119,7 @@ class LabelShard:
 
     def __init__(self, job: LabelJob, teacher: TeacherMaker) -> None:
         self._job = job
-        _Told(job).begin()
+        begin("teacher", place=job.place, **job.told_as)
         self._teacher = teacher(job.label, job.classes, job.trained_uri)
 
     @answers

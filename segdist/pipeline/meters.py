@@ -9,7 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from segdist.core import storage
-from segdist.pipeline.measures import WAITS, measure
+from segdist.pipeline.measures import MEASURES, WAITS, Teller, measure
 
 if TYPE_CHECKING:
     from ray.util.metrics import Counter, Gauge, Histogram
@@ -25,8 +25,23 @@ def is_told() -> bool:
     return bool(ray and getattr(ray, "is_initialized", bool)())
 
 
+def begin(teller: Teller, **labels: str) -> None:
+    """Tell 0 of all that this process will count: of a counter nobody saw at 0, the first increase is not seen.
+
+    Args:
+        teller: what this process is.
+        labels: what is known beforehand; a counter that has further ones, whose values are not known either, waits.
+    """
+    for one in MEASURES:
+        if one.kind == "counter" and teller in one.told_by:
+            *known, last = one.labels
+            for value in one.of_each or ((labels[last],) if last in labels else ()):
+                if labels.keys() >= set(known):
+                    count(one.name, 0, **{label: labels[label] for label in known}, **{last: value})
+
+
 def count(name: str, amount: float = 1.0, **labels: str) -> None:
-    """Add to a counter; an amount of 0 makes it known, so that its first increase is seen as one."""
+    """Add to a counter."""
     if is_told():
         _metric(name)._record(float(amount), labels)  # `inc` refuses 0
 

@@ -57,7 +57,7 @@ def self_trained(
             yield ShardSummary.model_validate_json(text)
 
     units = [*_units(before.shard_uris, dataset, root), *known]
-    shards, per_second = label_pool.made(root, units, run, sweep=job.sweep, on_progress=on_progress)
+    shards, per_second = label_pool.made(root, units, run, told_as=job.told_as, on_progress=on_progress)
     shards = [shard for shard in shards if not shard.file.startswith(_KNOWN)]
     details = _details(again, dataset, before, shards, per_second)
     return write_manifest(root, "labels", dataset.manifest.classes, shards, findings=before.findings(), details=details)

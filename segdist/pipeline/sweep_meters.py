@@ -6,11 +6,13 @@ from contextlib import contextmanager
 from typing import get_args
 
 from segdist.core.spec import SweepSpec
-from segdist.pipeline.meters import Gauges, count, gauges
+from segdist.core.storage import kind_of
+from segdist.pipeline.meters import Gauges, begin, count, gauges
 from segdist.pipeline.recording import Recording
 from segdist.searching import Ledger, Search
 from segdist.searching.budget import Meter
 from segdist.searching.ledger import State
+from segdist.sweepfile.loading import candidates
 
 
 class SweepMeters:
@@ -34,8 +36,8 @@ class SweepMeters:
     @contextmanager
     def told(self) -> Iterator[None]:
         """Tell them until the block ends."""
-        count("segdist_retries", 0, sweep=self._spec.name, cause="process")
-        count("segdist_preemptions", 0, sweep=self._spec.name)
+        for family in candidates(self._spec):
+            begin("driver", sweep=self._spec.name, family=family, place=kind_of(self._spec.storage))
         with gauges(self._spec.name, self._look):
             yield
 

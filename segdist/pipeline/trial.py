@@ -169,7 +169,10 @@ def work_beside(
     """`work` in a process that has reserved what it needs, alone or as a member of a pack."""
     from segdist.engine.allocation import give_back
 
-    with _watched(is_watched=job.is_watched) as watched, trial_told(job.sweep, run, number) as told:
+    with (
+        _watched(is_watched=job.is_watched) as watched,
+        trial_told(job.sweep, run, number, place=storage.kind_of(job.storage_path)) as told,
+    ):
         try:
             _work(run, job, number, known, report, watched, told, member, is_asked_to_leave)
         finally:

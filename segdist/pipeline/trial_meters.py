@@ -7,20 +7,21 @@ from typing import TYPE_CHECKING
 
 from segdist.core.cards import has_card
 from segdist.core.spec import RunSpec
-from segdist.pipeline.meters import Gauges, count, gauges
+from segdist.pipeline.meters import Gauges, begin, count, gauges
 
 if TYPE_CHECKING:
     from segdist.engine.pace import Work
 
 
 @contextmanager
-def trial_told(sweep: str, run: RunSpec, number: int) -> Iterator[Callable[["Work"], None]]:
+def trial_told(sweep: str, run: RunSpec, number: int, *, place: str) -> Iterator[Callable[["Work"], None]]:
     """What tells the work of a trial's process; its gauges are told until the block ends.
 
     Args:
         sweep: its name.
         run: what the trial learns.
         number: of the trial.
+        place: the kind of place that it is stored in.
     """
     from segdist.engine.runtime import peak_bytes
 
@@ -40,7 +41,6 @@ def trial_told(sweep: str, run: RunSpec, number: int) -> Iterator[Callable[["Wor
         for part, seconds in work.seconds.items():
             count("segdist_step_seconds", seconds, part=part, **who)
 
-    count("segdist_train_steps", 0, **who)  # of a counter that nobody saw at 0 the first increase would not be seen
-    count("segdist_trained_images", 0, **who)
+    begin("trial", place=place, **who)
     with gauges(sweep, look):
         yield tell

@@ -110,15 +110,22 @@ def free_port() -> int:
         return int(tried.getsockname()[1])
 
 
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Prometheus, Span]]:
-    """A Prometheus that has seen every metric for ten minutes."""
-    folder, end = tmp_path_factory.mktemp("prometheus"), time.time()
-    (folder / "metrics").write_text(exposition([end - 600 + 10 * n for n in range(61)]))
+@contextmanager
+def prometheus_that_saw(text: str, folder: Path) -> Iterator[Prometheus]:
+    """A Prometheus with what some OpenMetrics say."""
+    (folder / "metrics").write_text(text)
     make = ["promtool", "tsdb", "create-blocks-from", "openmetrics", str(folder / "metrics"), str(folder / "data")]
     subprocess.run(make, check=True, capture_output=True)
     (folder / "none.yml").write_text("{}")
     with prometheus(folder / "data", f"--config.file={folder / 'none.yml'}") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Prometheus, Span]]:
+    """A Prometheus that has seen every metric for ten minutes."""
+    folder, end = tmp_path_factory.mktemp("prometheus"), time.time()
+    with prometheus_that_saw(exposition([end - 600 + 10 * n for n in range(61)]), folder) as server:
         yield server, Span(end - 600, end, 10)
 
 
@@ -132,6 +139,24 @@ def test_a_panel_without_data_is_a_failure(recorded: tuple[Prometheus, Span]) ->
     empty = [f"{b.name}: {p.title}: {q.expr}" for b, p, q in every_query() if not has_data(server, q, span)]
     assert not empty
     assert not has_data(server, Query("sum(ray_segdist_trials_total)", ""), span), "there is no such metric"
+
+
+@needs_prometheus
+def test_a_labelling_of_seconds_has_a_pace_although_its_counter_was_never_seen_at_0(tmp_path: Path) -> None:
+    end = time.time()
+    at, who = [end - 60 + 10 * n for n in range(5)], 'sweep="cracks",teacher="sam"'
+    done = [f'ray_segdist_labelling_images{{{who},state="done"}} {n} {at[i]:.0f}' for i, n in enumerate((0, 0, 64))]
+    all_at_once = [f"ray_segdist_labelled_images_total{{{who}}} 64 {moment:.0f}" for moment in at[2:]]
+    with prometheus_that_saw("\n".join([*done, *all_at_once, "# EOF", ""]), tmp_path) as server:
+        asked = [
+            query
+            for board, panel, query in every_query()
+            if board.name == "labelling" and panel.title in ("Images per second", "Images labelled per second")
+        ]
+        assert len(asked) == 2
+        for query in asked:
+            (one,) = server.range(query.promql(), Span(at[2], at[4], 10))
+            assert max(value for _, value in one.points) > 0.5, query.expr
 
 
 @needs_prometheus

@@ -2,11 +2,13 @@
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from segdist.pipeline import meters, sweep_meters
+from segdist.engine.pace import Part, Work
+from segdist.pipeline import meters, sweep_meters, trial_meters
+from segdist.pipeline.measures import MEASURES, Teller, measure
 from segdist.pipeline.meters import Gauges, gauges
 from segdist.pipeline.sweep_meters import SweepMeters
 from segdist.searching import Ledger, Search, Trial
@@ -33,7 +35,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float, dict[str,
     def count(name: str, amount: float = 1.0, **labels: str) -> None:
         heard.append((name, amount, labels))
 
-    monkeypatch.setattr(sweep_meters, "count", count)
+    for module in (meters, sweep_meters, trial_meters):
+        monkeypatch.setattr(module, "count", count)
     return heard
 
 
@@ -86,11 +89,40 @@ def test_counters_of_rare_things_are_there_before_the_first(tmp_path: Path, coun
     spec = sweep(trials=1, asha=None)
     told: Any = SweepMeters(spec, Ledger(str(tmp_path)), Behind(), Meter(str(tmp_path / "m")))  # type: ignore[arg-type]
     with told.told():
-        pass
-    assert counted == [
-        ("segdist_retries", 0, {"sweep": spec.name, "cause": "process"}),
-        ("segdist_preemptions", 0, {"sweep": spec.name}),
-    ], "or `increase` would not see it"
+        first = [*counted]
+    name, place = {"sweep": spec.name}, {"sweep": spec.name, "place": "local"}
+    assert ("segdist_preemptions", 0, name) in first, "or `increase` would not see it"
+    assert ("segdist_epochs", 0, {**name, "family": spec.model.family}) in first
+    for cause in ("process", "node", "memory", "other"):
+        assert ("segdist_retries", 0, {**name, "cause": cause}) in first
+    assert ("segdist_read_bytes", 0, place) in first
+    assert {amount for _, amount, _ in first} == {0}
+
+
+def test_every_counter_of_a_process_is_there_before_it_works(counted: list[Any]) -> None:
+    known = {"sweep": "s", "family": "sam", "teacher": "sam", "place": "s3"}
+    for teller in get_args(Teller):
+        counted.clear()
+        meters.begin(teller, **known)
+        mine = [one for one in MEASURES if one.kind == "counter" and teller in one.told_by]
+        assert {name for name, _, _ in counted} == {one.name for one in mine}
+        for name, amount, labels in counted:
+            assert (amount, tuple(labels)) == (0, measure(name).labels), name
+    counted.clear()
+    meters.begin("driver", sweep="s")
+    assert {name for name, _, _ in counted} == {"segdist_retries", "segdist_preemptions"}, "what is known is told"
+
+
+def test_a_trial_is_told_from_its_first_part_on(counted: list[Any]) -> None:
+    who = {"sweep": "s", "family": "unet_cbam"}
+    with trial_meters.trial_told("s", sweep().run, 3, place="local") as tell:
+        before = [*counted]
+        tell(Work(steps=2, images=16, seconds={"forward": 0.5}))
+    for part in get_args(Part):
+        assert ("segdist_step_seconds", 0, {**who, "part": part}) in before
+    assert ("segdist_trained_images", 0, who) in before
+    assert ("segdist_trained_images", 16, who) in counted
+    assert ("segdist_step_seconds", 0.5, {**who, "part": "forward"}) in counted
 
 
 def test_gauges_are_told_again_and_again_and_no_more_when_the_work_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
