@@ -5,7 +5,7 @@ from types import ModuleType
 
 from segdist.core.spec import RunSpec
 from segdist.pipeline.draining import draining
-from segdist.pipeline.packing import Need, Node, fitting
+from segdist.pipeline.packing import Need, Node, fitting, nodes_of
 
 _EVERY = 2.0
 """Seconds between two looks for room."""
@@ -21,7 +21,7 @@ def for_the_room(run: RunSpec, ray: ModuleType) -> RunSpec:
     fewest, most = run.resources.min_workers, run.resources.workers
     if fewest is None:
         return run
-    while (count := min(room(run, free_nodes(ray)), most)) < fewest:
+    while (count := min(room(run, nodes_of(ray, leaving=draining(), is_free=True)), most)) < fewest:
         sleep(_EVERY)
     return run if count == most else run.with_workers(count)
 
@@ -29,13 +29,3 @@ def for_the_room(run: RunSpec, ray: ModuleType) -> RunSpec:
 def room(run: RunSpec, nodes: list[Node]) -> int:
     """Workers that these nodes hold."""
     return fitting(nodes, Need(run.resources.cpus_per_worker, run.resources.gpus))
-
-
-def free_nodes(ray: ModuleType) -> list[Node]:
-    """The nodes that are alive and stay, with what nobody has reserved."""
-    from ray._private.state import available_resources_per_node
-
-    free, leaving = available_resources_per_node(), draining()
-    names = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
-    of_node = {name: free.get(name, {}) for name in names}
-    return [Node(name, cpus=has.get("CPU", 0.0), gpus=has.get("GPU", 0.0)) for name, has in of_node.items()]

@@ -69,23 +69,33 @@ def usable(nodes: Sequence[Node]) -> list[Node]:
     return [replace(node, memory=max(0.0, USABLE * node.memory - BESIDE)) for node in nodes]
 
 
-def nodes_of(ray: ModuleType, *, leaving: Collection[str] = ()) -> list[Node]:
+def nodes_of(ray: ModuleType, *, leaving: Collection[str] = (), is_free: bool = False) -> list[Node]:
     """The nodes of the connected cluster that are alive.
 
     Args:
         ray: the connected `ray` module.
         leaving: ids of nodes that do not count, because nothing is started there any more.
+        is_free: with what nobody has reserved, instead of all that they have.
     """
-    alive = (node for node in ray.nodes() if node["Alive"] and node.get("NodeID") not in leaving)
+    alive = [node for node in ray.nodes() if node["Alive"] and node.get("NodeID") not in leaving]
+    free = _unreserved() if is_free else {}
+    found = [(node, free.get(node["NodeID"], {}) if is_free else node["Resources"]) for node in alive]
     return [
         Node(
             name=str(node["NodeManagerAddress"]),
-            cpus=float(node["Resources"].get("CPU", 0)),
-            gpus=float(node["Resources"].get("GPU", 0)),
-            memory=float(node["Resources"].get("memory", 0)) + float(node["Resources"].get("object_store_memory", 0)),
+            cpus=float(has.get("CPU", 0)),
+            gpus=float(has.get("GPU", 0)),
+            memory=float(has.get("memory", 0)) + float(has.get("object_store_memory", 0)),
         )
-        for node in alive
+        for node, has in found
     ]
+
+
+def _unreserved() -> dict[str, dict[str, float]]:
+    """Resources of the connected cluster that nobody has, by the id of their node."""
+    from ray._private.state import available_resources_per_node
+
+    return dict(available_resources_per_node())
 
 
 def this_machine(*, gpus: int) -> Node:

@@ -1,6 +1,8 @@
 """What sweeps need on a cluster, looked at from its nodes before anything starts."""
 
+import re
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +23,18 @@ from segdist.tracking import Tracker
 
 _SECONDS = 120.0
 """In which each node must have answered: the first process there imports much."""
+_MOST_NAMED = 4
+"""Of the nodes that have the same fault."""
+_PROBE = re.compile(r"/\.{1,2}segdist-[0-9a-f]{32}(?:\.[0-9a-f]{32}\.part)?")
+"""The file by which a node tries to write: of another name on each."""
+_FIXES = {
+    "versions": "Versions: install on every node what the driver's has, segdist from one wheel or checkout "
+    "(`constraints.txt` holds the rest).",
+    "storage": "Storage: mount on every node what the driver's has there, under the same path and writable, or set "
+    "`storage` to what all reach, such as s3://BUCKET/PREFIX.",
+    "environment": "Environment: set these variables where the driver starts; its workers get them from it.",
+}
+"""By what is wrong, the sentence that says what mends it."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +42,7 @@ class Answer:
     """What a node has.
 
     Attributes:
-        node: its address.
+        node: its address, with its id where others have the same.
         has: versions by what they are of; empty where segdist is not there, or too old to say.
         lacks: by storage, why it cannot be used there.
         error: why it could not answer.
@@ -53,42 +67,70 @@ def check_from_cluster(asked: Sequence[tuple[str, Sequence[str]]], wanted: Mappi
     """
     specs = [load(file, overrides) for file, overrides in asked]
     here = installed(distributions())
-    problems = [f"the driver's node {said}" for said in _differences(here, {**here, **wanted})]
+    faults = _Faults()
+    for said in _differences(here, {**here, **wanted}):
+        faults.add(said, "versions", who="the driver's node")
     names = list(dict.fromkeys(name for spec in specs for name in spec.resources.environment))
     if lacking := not_set(names):
-        problems.append(f"the driver's environment lacks {', '.join(lacking)}, which `resources.environment` names")
+        said = f"lacks {', '.join(lacking)}, which `resources.environment` names"
+        faults.add(said, "environment", who="the driver's environment")
     with taken_along([name for name in names if name not in lacking]), connected(is_bare=True) as ray:
         places = list(dict.fromkeys(storage.absolute(spec.storage) for spec in specs))
-        problems += _from_nodes(ray, places, here)
+        _look_at_nodes(ray, places, here, faults)
         say(f"secrets   {', '.join(sorted(travelling())) or 'none'}: by these names, from the driver to its workers")
-    problems += _of_trackers(specs)
-    for spec in specs:
-        problems += _of_data(spec)
-    if problems:
-        raise BackendError("\n".join(["The cluster must be fit for the sweeps, but:", *(f"- {p}" for p in problems)]))
+    problems = [*_of_trackers(specs), *(problem for spec in specs for problem in _of_data(spec))]
+    if said := [*faults.said(), *problems]:
+        raise BackendError(
+            "\n".join(["The cluster must be fit for the sweeps, but:", *(f"- {p}" for p in said), *faults.fixes()])
+        )
 
 
-def _from_nodes(ray: ModuleType, places: Sequence[str], here: Mapping[str, str]) -> list[str]:
+class _Faults:
+    """What is wrong with nodes: each fault once, with those that have it."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], list[str]] = {}
+
+    def add(self, said: str, kind: str = "", *, who: str) -> None:
+        """Somebody has a fault, told in the words after a name; `kind` is one of `_FIXES`."""
+        self._found.setdefault((said, kind), []).append(who)
+
+    def said(self) -> Iterator[str]:
+        """A line for each fault."""
+        for (said, _), who in self._found.items():
+            if len(who) == 1:
+                yield f"{who[0]} {said}"
+                continue
+            rest = f" and {counted(len(who) - _MOST_NAMED, 'other')}" if len(who) > _MOST_NAMED else ""
+            yield f"each of the nodes {', '.join(one.removeprefix('node ') for one in who[:_MOST_NAMED])}{rest} {said}"
+
+    def fixes(self) -> list[str]:
+        """What mends them."""
+        return [fix for kind, fix in _FIXES.items() if any(kind == of for _, of in self._found)]
+
+
+def _look_at_nodes(ray: ModuleType, places: Sequence[str], here: Mapping[str, str], faults: _Faults) -> None:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     sums = {kind: sum(float(node["Resources"].get(kind, 0)) for node in nodes) for kind in ("CPU", "GPU")}
     said = f"{counted(len(nodes), 'node')}, {sums['CPU']:g} CPUs, {sums['GPU']:g} GPUs"
     say(f"cluster   {said}; segdist {here['segdist']}, Ray {here['ray']}, Python {here['python']}")
-    problems: list[str] = []
-    with _marked(places, problems) as marks:
+    with _marked(places, faults) as marks:
         answers = list(_asked(ray, nodes, marks))
     for answer in answers:
+        who = f"node {answer.node}"
         if answer.error:
-            problems.append(f"node {answer.node} {answer.error}")
-        problems += [f"node {answer.node} {said}" for said in _differences(answer.has, here) if answer.has]
-        problems += [f"node {answer.node} cannot use {place}: {why}" for place, why in answer.lacks.items()]
+            faults.add(answer.error, who=who)
+        for said in _differences(answer.has, here) if answer.has else ():
+            faults.add(said, "versions", who=who)
+        for place, why in answer.lacks.items():
+            faults.add(f"cannot use {place}: {_PROBE.sub('', why)}", "storage", who=who)
     for place in marks:
         if not any(place in answer.lacks or answer.error for answer in answers):
             say(f"storage   {place}: seen and written from {counted(len(answers), 'node')}")
-    return problems
 
 
 @contextmanager
-def _marked(places: Sequence[str], problems: list[str]) -> Iterator[Mapping[str, str]]:
+def _marked(places: Sequence[str], faults: _Faults) -> Iterator[Mapping[str, str]]:
     """Leave a file in each storage, by which another node knows that it sees the same place."""
     marks: dict[str, str] = {}
     try:
@@ -97,7 +139,7 @@ def _marked(places: Sequence[str], problems: list[str]) -> Iterator[Mapping[str,
             try:
                 storage.write_atomic(mark, b"")
             except SegdistError as error:
-                problems.append(f"the driver's node: {error}")
+                faults.add(f"cannot use {place}: {error}", "storage", who="the driver's node")
             else:
                 marks[place] = mark
         yield marks
@@ -112,10 +154,10 @@ def _asked(ray: ModuleType, nodes: Sequence[Mapping[str, str]], marks: Mapping[s
 
     ask = ray.remote(_question(travelling(), dict(marks)))
     asked = {
-        node["NodeManagerAddress"]: ask.options(
+        name: ask.options(
             num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         ).remote()
-        for node in nodes
+        for name, node in _named(nodes)
     }
     ready, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=_SECONDS)
     for name, reference in asked.items():
@@ -128,6 +170,14 @@ def _asked(ray: ModuleType, nodes: Sequence[Mapping[str, str]], marks: Mapping[s
             yield Answer(name, error=f"cannot run anything: {str(failed).strip().splitlines()[-1]}")
         else:
             yield Answer(name, has, lacks, error)
+
+
+def _named(nodes: Sequence[Mapping[str, str]]) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """Nodes by their addresses, and by how Ray's own lists begin their ids where several have one address."""
+    addresses = Counter(node["NodeManagerAddress"] for node in nodes)
+    for node in nodes:
+        address = node["NodeManagerAddress"]
+        yield (address if addresses[address] == 1 else f"{address} ({node['NodeID'][:8]})"), node
 
 
 def _question(

@@ -117,7 +117,7 @@ def _check(server: JobServer, parcel: Parcel, folder: Path, values: Mapping[str,
 
     def show(text: str) -> None:
         said.append(text)
-        if not text.startswith(("error:", "- ")):
+        if not any(one.startswith("error:") for one in said):
             say(text)
 
     job = _ended(server, name, show)

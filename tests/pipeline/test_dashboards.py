@@ -399,6 +399,10 @@ def test_every_panel_shows_something_of_a_sweep_that_runs(tmp_path: Path) -> Non
             if not p.needs_card and not has_data(server, q, span, "tiny")
         ]
         assert not empty
+        for title in ("Images per second", "Images labelled per second", "Images learned from per second"):
+            (query,) = (q for _, panel, q in every_query() if panel.title == title)
+            lines = server.range(query.promql("tiny"), span)
+            assert max(value for one in lines for _, value in one.points) > 0, f"{title}: {query.expr}"
         time.sleep(15)  # it is seen that the cluster is gone
         now = Span(time.time() - 1, time.time(), 1)
         assert not server.range("ray_segdist_best_score", now), "of a sweep that ended no gauge stays"

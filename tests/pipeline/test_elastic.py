@@ -43,7 +43,8 @@ def test_fewer_workers_compute_as_many_images_at_once_and_the_step_stays_what_it
 def test_it_waits_for_the_fewest_and_takes_what_there_is_up_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
     run, ray = run_of(12, workers=4, min_workers=2, cpus_per_worker=2), Any
     looks = iter([[Node("a", 3)], [Node("a", 3), Node("b", 1)], [Node("a", 4), Node("b", 3)], [Node("a", 64)]])
-    monkeypatch.setattr(elastic, "free_nodes", lambda _: next(looks))
+    monkeypatch.setattr(elastic, "nodes_of", lambda *_, **__: next(looks))
+    monkeypatch.setattr(elastic, "draining", dict)
     monkeypatch.setattr(elastic, "sleep", lambda _: None)
     assert for_the_room(run, ray).resources.workers == 3  # type: ignore[arg-type]
     assert for_the_room(run, ray) is run  # type: ignore[arg-type]

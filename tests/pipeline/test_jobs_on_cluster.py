@@ -10,7 +10,7 @@ import subprocess
 import sysconfig
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -47,35 +47,46 @@ def until(done: Callable[[], object], what: str) -> None:
 @contextmanager
 def head(folder: Path, token: str, cache: Path, env: Mapping[str, str] | None = None) -> Iterator[str]:
     """A cluster on loopback that asks for a token; the address of its job server."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
-    ports = [str(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
+    ports = [str(port) for port in free_ports(4)]
     options = ("--port", "--dashboard-port", "--dashboard-agent-listen-port", "--ray-client-server-port")
-    words = [
-        str(Path(sysconfig.get_path("scripts")) / "ray"),
-        "start",
-        "--head",
-        "--block",
-        "--node-ip-address",
-        "127.0.0.1",
-    ]
+    words = [RAY, "start", "--head", "--block", "--node-ip-address", "127.0.0.1"]
     words += [word for pair in zip(options, ports, strict=True) for word in pair]
     words += ["--dashboard-host", "127.0.0.1", "--num-cpus", "2", "--object-store-memory", "100000000"]
     words += ["--temp-dir", str(folder), "--disable-usage-stats"]
     env = {**environment(cache), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, **(env or {})}
-    env["RAY_memory_monitor_refresh_ms"] = "0"  # what else fills this machine must end no job
-    env["PATH"] = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
-    address = f"http://127.0.0.1:{ports[1]}"
-    with (folder / "head.log").open("w") as log:
-        process = subprocess.Popen(words, env=env, stdout=log, stderr=log, start_new_session=True)
+    with started(words, env, folder / "head.log"):
+        yield f"http://127.0.0.1:{ports[1]}"
+
+
+@contextmanager
+def started(words: Sequence[str], env: Mapping[str, str], file: Path) -> Iterator[None]:
+    """A node that `ray start --block` has begun, until the block ends.
+
+    Args:
+        words: of the command.
+        env: of the node's processes.
+        file: for what it says.
+    """
+    own = {"PATH": f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"}
+    own["RAY_memory_monitor_refresh_ms"] = "0"  # what else fills this machine must end no job
+    with file.open("w") as log:
+        process = subprocess.Popen(words, env={**env, **own}, stdout=log, stderr=log, start_new_session=True)
     try:
-        until(lambda: "--block" in (folder / "head.log").read_text() or process.poll() is not None, "the head starts")
-        assert process.poll() is None, (folder / "head.log").read_text()
-        yield address
+        until(lambda: "--block" in file.read_text() or process.poll() is not None, "a node starts")
+        assert process.poll() is None, file.read_text()
+        yield
     finally:
         signal_family(process.pid, signal.SIGKILL)  # asked to end, `ray start --block` takes 30 seconds
         process.wait()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody listens on."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(one.getsockname()[1]) for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
 
 
 @pytest.fixture

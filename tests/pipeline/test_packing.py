@@ -63,6 +63,15 @@ def test_a_node_that_is_about_to_leave_holds_nothing() -> None:
     assert fitting(nodes_of(ray, leaving={"1": 0.0}), Need(1)) == 3
 
 
+def test_what_is_free_is_asked_of_the_same_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = {"0": {"CPU": 1.0}, "2": {"CPU": 4.0, "GPU": 0.5, "memory": 1e9}}
+    monkeypatch.setattr("ray._private.state.available_resources_per_node", lambda: free)
+    ray = cast("Any", Cluster({"CPU": 3.0}, {"CPU": 5.0}, {"CPU": 5.0, "GPU": 1.0, "memory": 2e9}))
+    found = [(node.cpus, node.gpus, node.memory) for node in nodes_of(ray, is_free=True)]
+    assert found == [(1, 0, 0), (0, 0, 0), (4, 0.5, 1e9)], "of one that has nothing left, nothing is told"
+    assert len(nodes_of(ray, leaving={"0"}, is_free=True)) == 2
+
+
 def test_a_plan_s_memory_bounds_the_automatic_concurrency_and_never_to_nothing() -> None:
     nodes = nodes_of(cast("Any", Cluster({"CPU": 8.0, "memory": 8e9, "object_store_memory": 2e9})))
     assert _concurrency(sweep(), nodes, 0) == 8

@@ -70,7 +70,7 @@ def test_everything_that_is_wrong_is_named_at_once(
         "- the driver's environment lacks SITE_KEY, which `resources.environment` names",
         "- tiny: No MLflow server answers at http://127.0.0.1:9",
         "- tiny: There is no /not/there",
-        "- the driver's node: Cannot write",
+        f"- the driver's node cannot use {tmp_path / 'file'}: Cannot write",
     ):
         assert [line for line in said if line.startswith(problem)], f"{problem} is not in {said}"
 
@@ -84,13 +84,24 @@ def test_nodes_that_differ_or_see_another_place_or_say_nothing_are_named(
         Answer("10.0.0.2", {**here, "ray": "2.50.0", "torch": here["torch"].partition("+")[0] + "+cpu"}),
         Answer("10.0.0.3", here, {place: "it is another place there"}),
         Answer("10.0.0.4", error="does not answer within 120 seconds"),
+        *(Answer(f"10.0.1.{n}", {**here, "mlflow": ""}) for n in range(9)),
     ]
     monkeypatch.setattr(preflight, "_asked", lambda *_: iter(answers))
     assert problems([(sweep_file, [])]) == [
         f"- node 10.0.0.2 has ray 2.50.0, not {here['ray']}",
         f"- node 10.0.0.3 cannot use {place}: it is another place there",
         "- node 10.0.0.4 does not answer within 120 seconds",
+        f"- each of the nodes 10.0.1.0, 10.0.1.1, 10.0.1.2, 10.0.1.3 and 5 others lacks mlflow {here['mlflow']}",
+        preflight._FIXES["versions"],
+        preflight._FIXES["storage"],
     ]
+
+
+def test_nodes_of_one_address_are_told_apart() -> None:
+    nodes = [
+        {"NodeManagerAddress": a, "NodeID": f"{n}" * 56} for n, a in enumerate(("10.0.0.1", "10.0.0.2", "10.0.0.2"))
+    ]
+    assert [name for name, _ in preflight._named(nodes)] == ["10.0.0.1", "10.0.0.2 (11111111)", "10.0.0.2 (22222222)"]
 
 
 def test_a_node_asks_itself_with_what_the_driver_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,6 +111,7 @@ def test_a_cluster_that_is_not_fit_is_told_as_its_nodes_tell_it_and_nothing_star
 ) -> None:
     said = (
         "cluster   1 node\nerror: The cluster must be fit for the sweeps, but:\n- node a has segdist 0.0.9, not 0.1.0\n"
+        "Versions: install on every node what the driver's has.\n"
     )
     server = plays(Server(ended("check", "FAILED", code=2), ended("run", "SUCCEEDED"), logs={"check": said}))
     done = typed("submit", "roofs.yaml")
@@ -118,7 +119,7 @@ def test_a_cluster_that_is_not_fit_is_told_as_its_nodes_tell_it_and_nothing_star
     assert len(server.submitted) == 1
     assert "error: The cluster must be fit for the sweeps, but:\n- node a has segdist 0.0.9" in done.stderr
     assert "Nothing was started." in done.stderr
-    assert done.output.count("segdist 0.0.9") == 1
+    assert done.output.count("segdist 0.0.9") == done.output.count("Versions: install") == 1
 
 
 @pytest.mark.parametrize(
