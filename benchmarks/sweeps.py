@@ -72,9 +72,9 @@ def main() -> None:
         ("tpe", "tpe", TRIALS, False),
         ("random, with MLflow", "random", TOLD, True),
     ):
-        found = _alone(report_once, sampler=sampler, trials=trials, epochs=1, is_told=is_told)
+        found = alone(report_once, sampler=sampler, trials=trials, epochs=1, is_told=is_told)
         _print_many(name, found)
-    found = _alone(compute_a_minute, sampler="random", trials=LONG, epochs=EPOCHS, is_told=True)
+    found = alone(compute_a_minute, sampler="random", trials=LONG, epochs=EPOCHS, is_told=True)
     cores = os.cpu_count() or 1
     turns = zip(found.trained, found.first_steps, found.first_steps[cores:], strict=False)
     share = statistics.median(1 - trained / (following - began) for trained, began, following in turns)
@@ -116,15 +116,32 @@ def compute_a_minute(config: dict[str, Any], job: Job) -> None:
 
 
 def measure(
-    trainable: Callable[..., None], folder: str, *, sampler: str, trials: int, epochs: int, is_told: bool
+    trainable: Callable[..., None],
+    folder: str,
+    *,
+    sampler: str,
+    trials: int,
+    epochs: int,
+    is_told: bool,
+    concurrency: int | str = "auto",
 ) -> Course:
-    """Run a search in this process."""
+    """Run a search in this process.
+
+    Args:
+        trainable: a trial, as `train_trial` is.
+        folder: for everything.
+        sampler: of the search.
+        trials: how many.
+        epochs: of each.
+        is_told: whether MLflow is.
+        concurrency: trials at once.
+    """
     os.environ.setdefault("RAY_worker_niceness", "0")  # beside other work, trials get as much as the driver
     from segdist.pipeline import sweep
     from segdist.pipeline.cluster import connected
     from segdist.tracking import Tracker
 
-    spec = _spec(folder, sampler=sampler, trials=trials, epochs=epochs)
+    spec = _spec(folder, sampler=sampler, trials=trials, epochs=epochs, concurrency=concurrency)
     tracker: Any = Tracker.for_sweep(spec) if is_told else _Nobody()
     parent = tracker.start_sweep(
         "many", "0" * 16, spec_text="{}", spec_file="many", tags={}, params={}, dataset=_NO_DATA
@@ -172,7 +189,8 @@ class _Nobody:
 _NO_DATA = Manifest(kind="dataset", content_hash="0" * 16, classes=("roof",), splits={}, findings={}, shards=())
 
 
-def _alone(trainable: Callable[..., None], **options: Any) -> Course:
+def alone(trainable: Callable[..., None], **options: Any) -> Course:
+    """Run a search in a process of its own; see `measure`."""
     with (
         TemporaryDirectory(prefix="segdist-bench-") as folder,
         ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool,
@@ -180,7 +198,7 @@ def _alone(trainable: Callable[..., None], **options: Any) -> Course:
         return pool.submit(measure, trainable, folder, **options).result()
 
 
-def _spec(folder: str, *, sampler: str, trials: int, epochs: int) -> SweepSpec:
+def _spec(folder: str, *, sampler: str, trials: int, epochs: int, concurrency: int | str = "auto") -> SweepSpec:
     return SweepSpec.model_validate(
         {
             "name": "many",
@@ -193,7 +211,7 @@ def _spec(folder: str, *, sampler: str, trials: int, epochs: int) -> SweepSpec:
                 "train.weight_decay": {"low": 0.0, "high": 0.1},
                 "train.loss.dice": {"low": 0.5, "high": 2.0},
             },
-            "search": {"trials": trials, "sampler": sampler, "asha": None},
+            "search": {"trials": trials, "sampler": sampler, "asha": None, "concurrency": concurrency},
         }
     )
 

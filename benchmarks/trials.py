@@ -5,7 +5,7 @@ the same rows in a process that knows nothing of Ray.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
 from dataclasses import replace
@@ -43,10 +43,10 @@ def main() -> None:
         TemporaryDirectory(prefix="segdist-bench-") as folder,
         patch.dict("os.environ", settings, SEGDIST_CACHE=f"{folder}/c"),
     ):
-        dataset = _drawn(f"{folder}/data")
-        before = _bare(_job(_spec(folder, "bare"), dataset))
+        dataset = drawn(f"{folder}/data", IMAGES, SIZE)
+        before = _bare(job_of(_spec(folder, "bare"), dataset))
         inline, grouped = _of_one_worker(folder, dataset)
-        bare = [before, _bare(_job(_spec(folder, "bare"), dataset))]
+        bare = [before, _bare(job_of(_spec(folder, "bare"), dataset))]
         _print_throughput(bare, inline, grouped)
         _print_starts(bare, inline, _ONE_WORKER)
         gone = time.monotonic() - began
@@ -95,8 +95,8 @@ def _of_one_worker(folder: str, dataset: Dataset) -> tuple[Clock, Clock]:
 
     with connected() as ray:
         return (
-            _search(ray, _spec(folder, "inline", trials=2), dataset),
-            _search(ray, _spec(folder, "grouped", trials=1), dataset, trainable=in_group),
+            search(ray, _spec(folder, "inline", trials=2), dataset),
+            search(ray, _spec(folder, "grouped", trials=1), dataset, trainable=in_group),
         )
 
 
@@ -104,10 +104,18 @@ def _of_two_workers(folder: str, dataset: Dataset) -> Clock:
     from segdist.pipeline.cluster import connected
 
     with connected() as ray:
-        return _search(ray, _spec(folder, "pairs", trials=2, workers=2, cpus=0.9, epochs=2), dataset)
+        return search(ray, _spec(folder, "pairs", trials=2, workers=2, cpus=0.9, epochs=2), dataset)
 
 
-def _search(ray: Any, spec: SweepSpec, dataset: Dataset, *, trainable: Callable[..., None] = train_trial) -> Clock:
+def search(ray: Any, spec: SweepSpec, dataset: Dataset, *, trainable: Callable[..., None] = train_trial) -> Clock:
+    """Run a search, beside MLflow as ever.
+
+    Args:
+        ray: the connected `ray` module.
+        spec: of the sweep.
+        dataset: what its trials learn.
+        trainable: a trial, as `train_trial` is.
+    """
     from segdist.pipeline import sweep
     from segdist.tracking import Tracker
 
@@ -120,18 +128,24 @@ def _search(ray: Any, spec: SweepSpec, dataset: Dataset, *, trainable: Callable[
         redirect_stdout(StringIO()),  # the searches' own progress
         patch.object(sweep, "train_trial", trainable),
     ):
-        job = _job(spec, dataset)
+        job = job_of(spec, dataset)
         sweep.search(spec, job, ray, tracker, parent, {}, Meter(job.storage_path))
     return clock
 
 
-def _drawn(root: str) -> Dataset:
-    """Roofs with their true masks, as `ingest` would store them."""
-    drawn = Format(Options(scene="roofs", count=sum(IMAGES.values()), size=SIZE))
-    samples = iter(list(drawn.read(lambda _: None)))
+def drawn(root: str, images: Mapping[str, int], size: int) -> Dataset:
+    """Roofs with their true masks, as `ingest` would store them.
+
+    Args:
+        root: the folder of the data set.
+        images: how many, by split.
+        size: of each side, in pixels.
+    """
+    source = Format(Options(scene="roofs", count=sum(images.values()), size=size))
+    samples = iter(list(source.read(lambda _: None)))
     shards = []
-    for split, count in IMAGES.items():
-        rows = [(replace(s, split=split), drawn.image_bytes(s)) for s, _ in zip(samples, range(count), strict=False)]
+    for split, count in images.items():
+        rows = [(replace(s, split=split), source.image_bytes(s)) for s, _ in zip(samples, range(count), strict=False)]
         shards.append(write_shard(f"{root}/{split}.parquet", rows))
     return write_manifest(root, "dataset", ("roof",), shards)
 
@@ -153,7 +167,8 @@ def _spec(
     )
 
 
-def _job(spec: SweepSpec, dataset: Dataset) -> Job:
+def job_of(spec: SweepSpec, dataset: Dataset) -> Job:
+    """What the trials of a sweep have in common."""
     return Job(spec.run, dataset.uri, "", (), f"{spec.storage}/trials", spec.search.metric)
 
 
