@@ -26,7 +26,7 @@ WATCHED = 15.0
 """Seconds in which the idle nodes' CPU time is taken."""
 LEAST_FREE = 8e9
 """Bytes of memory that must be left for another node."""
-LOOKS = 20
+LOOKS = 200
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
         print(f"a whole node, idle: raylet {_pss([raylet]):.0f} MB, its agents {_pss(agents):.0f} MB")
         print(
             f"{'nodes':>5}{'s to join':>11}{'MB each':>9}{'CPU-ms/s each':>15}{'control store MB':>18}"
-            f"{'its CPU-ms/s':>14}{'ms to look: for room':>22}{'for who leaves':>16}"
+            f"{'its CPU-ms/s':>14}{'ms to look: for room':>22}{'for who leaves':>16}{'its CPU-ms a look':>19}"
         )
         raylets: list[psutil.Process] = []
         for count in NODES:
@@ -47,10 +47,10 @@ def main() -> None:
                 raylets.append(psutil.Process(add_node(cluster).pid))
             seconds = (time.perf_counter() - began) / max(1, len(raylets) - before)
             idle, busy = _cpu_a_second(raylets), _cpu_a_second([control])
-            room, leaving = _looks()
+            room, leaving, answered = _looks(control)
             print(
                 f"{len(raylets):5}{seconds:11.2f}{_pss(raylets) / len(raylets):9.1f}{1000 * idle / len(raylets):15.2f}"
-                f"{_pss([control]):18.0f}{1000 * busy:14.1f}{room:22.1f}{leaving:16.1f}",
+                f"{_pss([control]):18.0f}{1000 * busy:14.1f}{room:22.1f}{leaving:16.1f}{answered:19.2f}",
                 flush=True,
             )
             if len(raylets) < count:
@@ -99,8 +99,11 @@ class _Workers:
                 self.megabytes = max(self.megabytes, _pss(found) / len(found))
 
 
-def _looks() -> tuple[float, float]:
-    """Milliseconds that a driver takes to see which nodes have room, and which are about to leave."""
+def _looks(control: psutil.Process) -> tuple[float, float, float]:
+    """Milliseconds to see which nodes have room, as a driver does, and which are about to leave, as each trial does.
+
+    With the control store's CPU-milliseconds for the latter.
+    """
     import ray
 
     from segdist.pipeline.draining import draining
@@ -108,7 +111,9 @@ def _looks() -> tuple[float, float]:
 
     ray.init(log_to_driver=False, logging_level="ERROR")
     try:
-        return _milliseconds(lambda: nodes_of(ray)), _milliseconds(draining)
+        room, before = _milliseconds(lambda: nodes_of(ray)), _cpu([control])
+        leaving = _milliseconds(draining)
+        return room, leaving, 1000 * (_cpu([control]) - before) / LOOKS
     finally:
         ray.shutdown()
 
