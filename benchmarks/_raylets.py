@@ -61,13 +61,14 @@ def add_node(cluster: Any) -> Popen[bytes]:
 
 def _without_agents(command: Sequence[str], agent: int) -> list[str]:
     """The command of a raylet that starts no Python process before it has work: environments are made by the head's."""
-    from ray import _raylet
+    from ray import _raylet as compiled
 
+    raylet: Any = compiled
     asked = dict(word.partition("=")[::2] for word in command)
     for name in ("METRICS_AGENT", "METRICS_EXPORT", "DASHBOARD_AGENT_LISTEN", "RUNTIME_ENV_AGENT"):
         port = agent if name == "RUNTIME_ENV_AGENT" else _PORT
         # Where an agent would write its port, and the raylet waits for it.
-        _raylet.persist_port(asked["--session_dir"], asked["--node_id"], getattr(_raylet, f"{name}_PORT_NAME"), port)
+        raylet.persist_port(asked["--session_dir"], asked["--node_id"], getattr(raylet, f"{name}_PORT_NAME"), port)
     asked |= {"--dashboard_agent_command": _NOBODY, "--runtime_env_agent_command": _NOBODY}
     asked["--num_prestart_python_workers"] = "0"
     return [f"{name}={value}" if value or name != command[0] else name for name, value in asked.items()]

@@ -79,6 +79,6 @@ def _telling_seconds() -> tuple[float, float]:
     for name in ("segdist_last_step_timestamp_seconds", "segdist_trial_number"):
         gauges.show(name, 1.0, sweep="s", family="f")
     gauges.show("segdist_peak_memory_bytes", 1.0, sweep="s", family="f", device="cpu")
-    with trial_told("s", tiny_run(), 0) as tell:
+    with trial_told("s", tiny_run(), 0, place="local") as tell:
         told = _each(lambda: tell(work))
     return told, _each(gauges.tell)

@@ -79,9 +79,10 @@ def check_from_cluster(asked: Sequence[tuple[str, Sequence[str]]], wanted: Mappi
         _look_at_nodes(ray, places, here, faults)
         say(f"secrets   {', '.join(sorted(travelling())) or 'none'}: by these names, from the driver to its workers")
     problems = [*_of_trackers(specs), *(problem for spec in specs for problem in _of_data(spec))]
-    if said := [*faults.said(), *problems]:
+    problems = [*faults.said(), *problems]
+    if problems:
         raise BackendError(
-            "\n".join(["The cluster must be fit for the sweeps, but:", *(f"- {p}" for p in said), *faults.fixes()])
+            "\n".join(["The cluster must be fit for the sweeps, but:", *(f"- {p}" for p in problems), *faults.fixes()])
         )
 
 
