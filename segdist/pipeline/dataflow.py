@@ -41,8 +41,9 @@ def map_items(
     Raises:
         SegdistError: a worker met it.
     """
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plans and metrics are no news to a user
     ray.data.DataContext.get_current().enable_progress_bars = False
+    # Its plans and metrics are no news to a user. After the line above: when it is imported, it sets levels of its own.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     rows = ray.data.from_items(list(items), override_num_blocks=len(items)).map(function, **how)
     with core_lines_hidden():
         for row in rows.iter_rows():
