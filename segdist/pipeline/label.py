@@ -36,7 +36,7 @@ from segdist.sweepfile.students import student_model, student_of
 
 CODE_VERSION = 3
 """Raised when the same teacher gives other labels than before."""
-_ELECTION_VERSION = 3
+_ELECTION_VERSION = 4
 """Raised when the same polls lead to other labels than before."""
 _HOW_FAST = {
     "teacher", "teachers", "actors", "max_actors", "cpus_per_actor", "gpus_per_actor", "images_per_shard", "precision",
@@ -219,7 +219,7 @@ def _choices(root: str, job: LabelJob, dataset: Dataset, teacher: TeacherMaker) 
         return {}
 
     def ask() -> Iterator[str]:
-        return label_pool.asked(label_pool.polled(dataset, job.label), job, teacher, PollShard)
+        return label_pool.asked(label_pool.polled(dataset, job.label, job.hidden), job, teacher, PollShard)
 
     return label_pool.poll_of(root, ask).choices(name_of(job.label.teacher), floor=name_of(FILLED_BOX))
 

@@ -4,6 +4,8 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
 from types import ModuleType
 from typing import Any
 
@@ -11,7 +13,7 @@ from segdist.core import storage
 from segdist.core.bounded_json import load_json
 from segdist.core.errors import StorageError
 from segdist.core.spec import LabelSpec
-from segdist.datasets.shards import Dataset, ShardSummary, read_summary
+from segdist.datasets.shards import Dataset, ShardSummary, read_samples, read_summary
 from segdist.labelling.election import Poll
 from segdist.pipeline.cluster import connected, slots
 from segdist.pipeline.dataflow import map_items
@@ -20,7 +22,7 @@ from segdist.pipeline.label_rows import LabelJob, LabelUnit, PollUnit, TeacherMa
 from segdist.pipeline.meters import begin, gauges
 
 POLLED_IMAGES = 96
-"""Images about which all teachers are asked before one is chosen for each class, spread over the data set."""
+"""Images about which all teachers are asked before one is chosen for each class."""
 _POLLED_AT_ONCE = 8
 _POLL = "poll.json"
 OnProgress = Callable[[str], None]
@@ -44,18 +46,34 @@ def units_of(root: str, dataset: Dataset, spec: LabelSpec, limit: int) -> list[L
     return found
 
 
-def polled(dataset: Dataset, spec: LabelSpec) -> list[PollUnit]:
-    """Images over all shards of the splits that models learn and are chosen on; the test split is nobody's advice."""
-    uris = [uri for uri in dataset.shard_uris if _split_of(uri) in {*spec.splits} - {"test"}]
-    counts = [len(read_summary(uri).rows) for uri in uris]
-    step = max(1, -(-sum(counts) // POLLED_IMAGES))
+def polled(dataset: Dataset, spec: LabelSpec, hidden: Sequence[str]) -> list[PollUnit]:
+    """Images of the splits that models learn and are chosen on; the test split is nobody's advice.
+
+    Two thirds of them, if there are as many, show a human mask that may be seen; both parts are spread over all shards.
+
+    Args:
+        dataset: the images.
+        spec: whose splits are labelled.
+        hidden: splits whose human masks are not to be seen.
+    """
+    known: list[tuple[str, int]] = []
+    others: list[tuple[str, int]] = []
+    for uri in (uri for uri in dataset.shard_uris if _split_of(uri) in {*spec.splits} - {"test"}):
+        for row, sample in enumerate(read_samples(uri)):
+            of_people = any(i.mask is not None and not i.is_crowd for i in sample.instances)
+            (known if of_people and _split_of(uri) not in hidden else others).append((uri, row))
+    chosen = _spread(known, POLLED_IMAGES * 2 // 3)
+    chosen = sorted(chosen + _spread(others, POLLED_IMAGES - len(chosen)))
     units: list[PollUnit] = []
-    before = 0
-    for uri, count in zip(uris, counts, strict=True):
-        rows = list(range(-before % step, count, step))
-        before += count
+    for uri, of_shard in groupby(chosen, key=itemgetter(0)):
+        rows = [row for _, row in of_shard]
         units += [{"shard": uri, "rows": rows[i : i + _POLLED_AT_ONCE]} for i in range(0, len(rows), _POLLED_AT_ONCE)]
     return units
+
+
+def _spread(places: list[tuple[str, int]], most: int) -> list[tuple[str, int]]:
+    """At most so many of them, from the first to the last."""
+    return places[:: max(1, -(-len(places) // most))]
 
 
 def poll_of(root: str, ask: Callable[[], Iterator[str]]) -> Poll:

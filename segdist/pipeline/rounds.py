@@ -94,7 +94,7 @@ def _known(before: Dataset, job: LabelJob, dataset: Dataset, teacher: TeacherMak
         return there  # the round made them
     units = [
         KnownUnit(shard=unit["shard"], rows=unit["rows"], target=_target(before.uri, unit))
-        for unit in label_pool.polled(dataset, job.label)
+        for unit in label_pool.polled(dataset, job.label, job.hidden)
     ]
     first = replace(job, choices=_CHOICES.validate_python(before.manifest.details.get("choices") or {}))
     if todo := [unit for unit in units if unit["target"] not in there]:

@@ -1,6 +1,7 @@
 """Several teachers: one elected for each class, or all of them voting."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from segdist.core import storage
 from segdist.core.errors import SpecError
 from segdist.core.plugins import Question
 from segdist.core.spec import LabelSpec, SweepSpec
-from segdist.datasets.shards import Dataset
+from segdist.datasets.shards import Dataset, read_samples
 from segdist.pages.labels import label_choices
 from segdist.pipeline import label as module
 from segdist.pipeline import label_pool
@@ -92,9 +93,30 @@ def test_a_poll_leaves_the_test_split_alone_and_spreads_over_the_others(
     dataset = ingest(spec)
     assert spec.label is not None
     monkeypatch.setattr(label_pool, "POLLED_IMAGES", 6)
-    units = label_pool.polled(dataset, spec.label)
+    units = label_pool.polled(dataset, spec.label, ["train"])
     assert {unit["shard"].rpartition("/")[2].partition("-")[0] for unit in units} == {"train", "val"}
     assert 4 <= sum(len(unit["rows"]) for unit in units) <= 6
+
+
+def test_most_of_those_who_are_polled_show_a_human_mask_where_so_many_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = sweep(tmp_path, policy="auto")
+    dataset = ingest(spec)
+    assert spec.label is not None
+    monkeypatch.setattr(label_pool, "POLLED_IMAGES", 6)
+
+    def asked(*hidden: str) -> Counter[str]:
+        assert spec.label is not None
+        found = Counter[str]()
+        for unit in label_pool.polled(dataset, spec.label, hidden):
+            samples = read_samples(unit["shard"])
+            found.update(samples[row].split for row in unit["rows"] if any(i.mask for i in samples[row].instances))
+        return found
+
+    assert asked("train")["val"] >= 3, "of those in val, which is a third as large"
+    assert asked("train", "val")["train"] >= 3, "where none may be seen, all images are alike"
+    assert asked("val")["train"] >= 3
 
 
 def test_one_teacher_alone_is_asked_as_before_under_the_names_of_its_prompts(tmp_path: Path) -> None:
