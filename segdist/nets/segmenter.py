@@ -150,12 +150,17 @@ class Traceable(Segmenter):
     def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:  # noqa: ARG002 - understands none
         """The three steps; prompts tell it nothing."""
         device = next(self.parameters()).device
-        return self.found(self.computed("outputs", self.pixels(images).to(device)), images) if images else []
+        return self.found(self.answered(self.pixels(images).to(device)), images) if images else []
 
     def pixels(self, images: Sequence[ImageHWC]) -> Tensor:
         """(B, 3, S, S) scaled, normalised and padded as the network sees them, on the CPU."""
         size, (mean, std) = self.options.image_size, self.colours
         return stack_images([letterbox(image, size) for image in images], size, mean=mean, std=std)
+
+    def answered(self, pixels_B3SS: Tensor) -> tuple[Tensor, ...]:
+        """`outputs`, of which trainings of one pack compute at once what they can."""
+        answer: tuple[Tensor, ...] = self.computed("outputs", pixels_B3SS)
+        return answer
 
     @abstractmethod
     def outputs(self, pixels_B3SS: Tensor) -> tuple[Tensor, ...]:

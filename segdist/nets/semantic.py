@@ -59,7 +59,7 @@ class SemanticSegmenter(Traceable):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss terms of a batch: those that have a weight, and those that cost next to nothing."""
-        terms = self._terms(self.computed("_enlarged_logits", batch["images"]), batch)
+        terms = self._terms(self._packed_logits(batch["images"]), batch)
         found = {name: term() for name, term in terms.items() if self.objective.wants(name)}
         # Nothing is kept for a backward pass through what has no weight, unless there is nothing else to go through.
         with torch.set_grad_enabled(torch.is_grad_enabled() and not found):
@@ -86,11 +86,17 @@ class SemanticSegmenter(Traceable):
         best = [most_likely(s, size_hw=i.shape[:2], image_size=size) for s, i in zip(outputs[0], images, strict=True)]
         return [regions(class_HW, score_HW, classes=self.classes) for class_HW, score_HW in best]
 
+    def answered(self, pixels_B3SS: Tensor) -> tuple[Tensor]:
+        """`outputs`, of which trainings of one pack compute at once what they can."""
+        return (self._packed_logits(pixels_B3SS).float().softmax(1),)
+
+    def _packed_logits(self, images_B3SS: Tensor) -> Tensor:
+        """(B, K, S, S), of which trainings of one pack compute at once what they can."""
+        logits_BKSS: Tensor = self.computed("_enlarged_logits", images_B3SS)
+        return logits_BKSS
+
     def _enlarged_logits(self, images_B3SS: Tensor) -> Tensor:
-        logits_BKhw = self.logits(images_B3SS)
-        if logits_BKhw.shape[2:] == images_B3SS.shape[2:]:
-            return logits_BKhw
-        return interpolate(logits_BKhw, images_B3SS.shape[2:], mode="bilinear", align_corners=False)
+        return enlarged(self.logits(images_B3SS), images_B3SS)
 
     def _terms(self, logits_BKSS: Tensor, batch: Batch) -> dict[str, Callable[[], Tensor]]:
         target_BSS, options = batch["target"], self.objective.options
@@ -113,6 +119,13 @@ class SemanticSegmenter(Traceable):
     def _class_weights(self, like: Tensor) -> Tensor | None:
         weights = self.objective.class_weights
         return torch.tensor(weights, device=like.device) if weights else None
+
+
+def enlarged(logits_BKhw: Tensor, images_B3SS: Tensor) -> Tensor:
+    """(B, K, S, S) the logits at the resolution of the images."""
+    if logits_BKhw.shape[2:] == images_B3SS.shape[2:]:
+        return logits_BKhw
+    return interpolate(logits_BKhw, images_B3SS.shape[2:], mode="bilinear", align_corners=False)
 
 
 def regions(class_HW: Tensor, score_HW: Tensor, *, classes: Sequence[str]) -> tuple[Instance, ...]:

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from segdist.core.errors import SpecError, did_you_mean
 from segdist.core.plugins import Batch, Example, ImageHWC
-from segdist.core.records import Instance, Prompt
+from segdist.core.records import Instance
 from segdist.models.oneformer import Options
 from segdist.models.oneformer.architecture import load
 from segdist.models.oneformer.tasks import merged, panoptic, semantic
@@ -124,12 +124,9 @@ class OneFormer(Traceable):
         layers, _ = self._answers(features, task_1L.expand(len(features[0]), -1))
         return layers[-1]
 
-    def predict(self, images: Sequence[ImageHWC], prompts: Sequence[Prompt]) -> list[tuple[Instance, ...]]:  # noqa: ARG002 - understands none
-        """`found` in the `outputs`; prompts tell it nothing."""
-        if not images:
-            return []
-        features = self.computed("features", self.pixels(images).to(self.model.device))
-        return self.found(self._last_layer(features), images)
+    def answered(self, pixels_B3SS: Tensor) -> tuple[Tensor, Tensor]:
+        """`outputs`; trainings of one pack have the encoder in common."""
+        return self._last_layer(self.computed("features", pixels_B3SS))
 
     def found(self, outputs: Sequence[Tensor], images: Sequence[ImageHWC]) -> list[tuple[Instance, ...]]:
         """Instances of each image in the way of `task`, best first."""

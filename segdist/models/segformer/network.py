@@ -5,14 +5,14 @@ transformers' processor is not used: it stretches images to a square, and its lo
 Shapes: B images, S side of the padded square, K classes with background.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from segdist.models.segformer import PUBLISHED, Options
 from segdist.nets import pretrained
-from segdist.nets.semantic import BACKGROUND, SemanticSegmenter
+from segdist.nets.semantic import BACKGROUND, SemanticSegmenter, enlarged
 from segdist.nets.weights import RANDOM
 
 _NARROW, _WIDE = (32, 64, 160, 256), (64, 128, 320, 512)
@@ -49,8 +49,19 @@ class Segformer(SemanticSegmenter):
 
     def logits(self, images_B3SS: Tensor) -> Tensor:
         """(B, K, S / 4, S / 4), background first."""
-        logits_BKhw: Tensor = self.model(images_B3SS).logits
+        return self._head(self.features(images_B3SS))
+
+    def features(self, images_B3SS: Tensor) -> tuple[Tensor, ...]:
+        """What the encoder makes of images, the finest first."""
+        return tuple(self.model.segformer(images_B3SS, output_hidden_states=True).hidden_states)
+
+    def _head(self, features: Sequence[Tensor]) -> Tensor:
+        logits_BKhw: Tensor = self.model.decode_head(features)
         return logits_BKhw
+
+    def _packed_logits(self, images_B3SS: Tensor) -> Tensor:
+        """The head for each training alone: it draws at random."""
+        return enlarged(self._head(self.computed("features", images_B3SS)), images_B3SS)
 
 
 def build(options: Options, classes: tuple[str, ...]) -> Segformer:
