@@ -1,13 +1,14 @@
 """What four trainings save that share a process and the forward pass of what they have frozen (`search.pack: 4`).
 
 They differ in their learning rate, and with LoRA in their rank; the seed is the same, so they see the same images. Each
-row is a process of its own on two threads, which has done one training step of the kind before: imports are not
+row is a process of its own on all cores that it may use, which has done one training step of the kind before: imports are not
 counted. Embeddings are not cached: where a trial alone reads them from disk (`embeddings: cache`, the benchmark
 `shared_encoder`), a pack has little left to share.
 
 `python -m benchmarks.packs decoder` does the rows with that word in their name.
 """
 
+import os
 import sys
 import threading
 import time
@@ -27,7 +28,7 @@ from segdist.formats.synthetic import Format, Options
 
 RATES, RANKS = (1e-3, 5e-4, 2e-4, 1e-4), (2, 4, 8, 16)
 EPOCHS, BATCH, TRAIN, VAL, SIZE = 4, 4, 24, 8, 128
-THREADS, TARGET = 2, 2.0
+TARGET = 2.0
 _SAM: dict[str, Any] = {"size": "vit_b", "weights": "random"}
 _IN_DECODER = {"kind": "lora", "targets": ["mask_decoder.*q_proj", "mask_decoder.*v_proj"]}
 KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
@@ -74,7 +75,7 @@ def _in_a_process(kind: str, *, is_packed: bool) -> _Found:
 
 def _trained(kind: str, *, is_packed: bool) -> _Found:
     """Seconds, CPU seconds, the peak of memory in GB, and val/iou of each training after each epoch."""
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     drawn = Format(Options(scene="roofs", count=TRAIN + VAL, size=SIZE, seed=3))
     rows = [(sample, drawn.image_bytes(sample)) for sample in drawn.read(lambda _: None)]
     fit(_run(kind, 0, epochs=1), ("roof",), train=rows[:1], val=rows[-1:], report=lambda *_: None)
