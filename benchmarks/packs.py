@@ -1,8 +1,8 @@
 """What four trainings save that share a process and the forward pass of what they have frozen (`search.pack: 4`).
 
 They differ in their learning rate, and with LoRA in their rank; the seed is the same, so they see the same images. Each
-row is a process of its own on all cores that it may use, which has done one training step of the kind before: imports are not
-counted. Embeddings are not cached: where a trial alone reads them from disk (`embeddings: cache`, the benchmark
+row is a process of its own on all cores that it may use, which has done one training step of the kind before: imports
+are not counted. Embeddings are not cached: where a trial alone reads them from disk (`embeddings: cache`, the benchmark
 `shared_encoder`), a pack has little left to share.
 
 `python -m benchmarks.packs decoder` does the rows with that word in their name.
