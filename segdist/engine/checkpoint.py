@@ -133,7 +133,8 @@ def content(
     """
     state = network.state_dict()
     trained = adapters.trained_names(network) if trained is None else trained
-    frozen = {k: v for k, v in state.items() if k not in {*trained, *(name for name, _ in network.named_buffers())}}
+    moves = {*trained, *(name for name, _ in network.named_buffers())}
+    frozen = {k: v for k, v in state.items() if k not in moves}
     # Weights of four bits are made anew from the base: torch cannot load them into a layer.
     keeps_all = run.train.adapter.kind != "qlora" and sum(v.nbytes for v in frozen.values()) <= SELF_CONTAINED_BYTES
     kept = state if keeps_all else {k: v for k, v in state.items() if k not in frozen}
