@@ -3,7 +3,8 @@
 Both train the same network (`smp.Unet` on EfficientNet-Lite0, random weights) on the same drawn images in the same
 batches with cross-entropy, Dice and AdamW, and score the same images after each epoch, on one thread, each in a fresh
 process. The loop does what the library's examples do: files read by OpenCV, its Dice loss, its counts of pixels. A
-trial also scores each image at its own size and worst group, saves what it needs to go on, and draws panels.
+trial also scores each image at its own size and worst group, saves what it needs to go on, and draws panels; its
+network has its channels last, as those of our own families on such an encoder.
 """
 
 import statistics
@@ -88,6 +89,7 @@ def trial(folder: Path) -> Cost:
     from segdist.formats.synthetic import Format, Options
     from segdist.models.unet_cbam import network as family
     from segdist.nets.semantic import SemanticSegmenter
+    from segdist.nets.timm_features import layout
 
     class Network(SemanticSegmenter):
         """The loop's."""
@@ -95,9 +97,10 @@ def trial(folder: Path) -> Cost:
         def __init__(self, *of_family: Any) -> None:
             super().__init__(*of_family)
             self.network = _network()
+            self.layout = layout(self.network)
 
         def logits(self, images_B3SS: torch.Tensor) -> torch.Tensor:
-            return self.network(images_B3SS)
+            return self.network(images_B3SS.contiguous(memory_format=self.layout))
 
     setattr(family, "UnetCbam", Network)  # noqa: B010 - in this process
     rows = {
