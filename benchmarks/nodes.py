@@ -10,6 +10,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import psutil
@@ -94,9 +95,9 @@ class _Workers:
 
     def _look(self) -> None:
         while not self._is_over.wait(15):
-            found = [child for one in self._raylets for child in one.children() if child.name().startswith("ray::")]
-            if found:
-                self.megabytes = max(self.megabytes, _pss(found) / len(found))
+            with suppress(psutil.Error):  # one ended while it was looked at
+                found = [child for one in self._raylets for child in one.children() if child.name().startswith("ray::")]
+                self.megabytes = max(self.megabytes, _pss(found) / max(1, len(found)))
 
 
 def _looks(control: psutil.Process) -> tuple[float, float, float]:
