@@ -18,11 +18,23 @@ SECONDS_OF_A_REQUEST = 0.08
 """Assumed: an MLflow server over SQLite, two cores."""
 BYTES_OF_A_TRIAL = 10_000
 """Of the driver's memory; sweeps."""
+SECONDS_OF_A_UNIT = 0.0043
+"""CPU-seconds of the driver for a unit of labelling, of `label.images_per_shard` images; units."""
+BYTES_OF_A_UNIT = 10_000
+"""Of the driver's memory; units."""
+SECONDS_OF_A_NODE = 0.0005
+"""CPU-seconds of the control store in each second for a node that idles; nodes."""
+SECONDS_OF_A_LOOK = 0.00005
+"""CPU-seconds of the control store for a trial that looks for nodes that leave; nodes."""
+BYTES_OF_A_NODE = 250_000
+"""Of the control store's memory; nodes."""
 LABELLED_EACH_SECOND = 20.0
 """Assumed: a teacher that needs 50 ms of a GPU for an image. One core labels 21.7 with the tiny SAM; labelling."""
 MINUTES, EPOCHS = 30, 20
 """Assumed: of a trial on one GPU."""
 IMAGES = 10_000_000
+LARGER = 512
+"""Images of a unit where the default is too small."""
 GPUS = (8, 64, 256, 1000)
 
 
@@ -39,13 +51,21 @@ def main() -> None:
     print(f"| the driver's loop, of a core | {_row(_share(one) for one in loop)}")
     print(f"| its thread that tells MLflow, of a core | {_row(_share(one) for one in thread)}")
     print(f"| MLflow over SQLite, of one worker of its server | {_row(_share(one) for one in server)}")
-    print(f"| looks for nodes that leave, a second | {_row(f'{gpus / SECONDS_BETWEEN_LOOKS:.0f}' for gpus in GPUS)}")
+    looks = [gpus / SECONDS_BETWEEN_LOOKS for gpus in GPUS]
+    print(f"| looks for nodes that leave, a second | {_row(f'{one:.0f}' for one in looks)}")
+    store = [n * SECONDS_OF_A_NODE + one * SECONDS_OF_A_LOOK for n, one in zip(GPUS, looks, strict=True)]
+    print(f"| control store, a node for each GPU: its looks and its nodes, of a core | {_row(map(_share, store))}")
+    print(f"| its memory for nodes, MB | {_row(f'{gpus * BYTES_OF_A_NODE / 1e6:.0f}' for gpus in GPUS)}")
     memory = [24 * 2 * gpus * BYTES_OF_A_TRIAL / 1e6 for gpus in GPUS]
     print(f"| the driver's memory after a day of such trials, MB | {_row(f'{one:.0f}' for one in memory)}")
     print(f"| labelling, minutes | {_row(f'{IMAGES / LABELLED_EACH_SECOND / gpus / 60:.0f}' for gpus in GPUS)}")
-    shards = IMAGES / LabelSpec.model_fields["images_per_shard"].default
-    stored = [shards * gpus * LABELLED_EACH_SECOND / IMAGES for gpus in GPUS]
-    print(f"| its shards, of {shards:,.0f}, a second | {_row(f'{one:.2f}' for one in stored)}")
+    for images in (LabelSpec.model_fields["images_per_shard"].default, LARGER):
+        units = [gpus * LABELLED_EACH_SECOND / images for gpus in GPUS]
+        print(f"| its units of {images} images, {IMAGES / images:,.0f}, a second | {_row(f'{n:.2f}' for n in units)}")
+        print(f"| their driver, of a core | {_row(_share(one * SECONDS_OF_A_UNIT) for one in units)}")
+        print(
+            f"| its memory for all of them, MB | {_row([f'{IMAGES / images * BYTES_OF_A_UNIT / 1e6:.0f}'] * len(GPUS))}"
+        )
 
 
 def _row(cells: Iterable[object]) -> str:
