@@ -22,11 +22,11 @@ SECONDS_OF_A_UNIT = 0.0043
 """CPU-seconds of the driver for a unit of labelling, of `label.images_per_shard` images; units."""
 BYTES_OF_A_UNIT = 10_000
 """Of the driver's memory; units."""
-SECONDS_OF_A_NODE = 0.0005
+SECONDS_OF_A_NODE = 0.00025
 """CPU-seconds of the control store in each second for a node that idles; nodes."""
-SECONDS_OF_A_LOOK = 0.00005
+SECONDS_OF_A_LOOK = 0.0002
 """CPU-seconds of the control store for a trial that looks for nodes that leave; nodes."""
-BYTES_OF_A_NODE = 250_000
+BYTES_OF_A_NODE = 260_000
 """Of the control store's memory; nodes."""
 LABELLED_EACH_SECOND = 20.0
 """Assumed: a teacher that needs 50 ms of a GPU for an image. One core labels 21.7 with the tiny SAM; labelling."""
