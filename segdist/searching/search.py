@@ -280,8 +280,9 @@ class Search:
         """
         held = self.micro_batch(self.ledger[number])
         if held > 1:
-            self.again(number, f"with {counted(held, 'image')} at once: {reason}")
-            return self.ledger.change(number, micro_batch=(held + 1) // 2)
+            less = (held + 1) // 2
+            self.again(number, f"with {counted(less, 'image')} at once instead of {held}: {reason}")
+            return self.ledger.change(number, micro_batch=less)
         self._out.discard(number)
         changes = {"state": "infeasible", "too_large": True, "micro_batch": 1}
         trial = self._counted(number, is_over=True).model_copy(update=changes)

@@ -146,7 +146,7 @@ def test_trials_that_memory_does_not_hold_go_on_with_half_the_images_at_once_and
         (folder / name).write_text(str(fitting))
     assert search.finish(search.start()) == 0, search.log.read_text()
     said, trials = search.log.read_text(), Ledger(str(folder)).trials
-    assert "trial 1   goes on after epoch 2: with 8 images at once: The card's memory" in said
+    assert "trial 1   goes on after epoch 2: with 4 images at once instead of 8: The card's memory" in said
     assert "Traceback" not in said
     assert [t.state for t in trials] == ["finished", "finished", "finished", "infeasible"]
     assert [t.micro_batch for t in trials[1:]] == [2, 1, 1]

@@ -87,7 +87,7 @@ def test_a_trial_is_taken_up_as_often_as_the_sweep_says_and_told_why(
     assert held == [None, None, 4, 2, 1, 1]
     said = capsys.readouterr().out
     assert said.count("trial 0   begins again: A process died on the node 10.0.0.7.") == 2
-    assert "trial 0   begins again: with 8 images at once: A process died on the node 10.0.0.7." in said
+    assert "trial 0   begins again: with 4 images at once instead of 8: A process died on the node 10.0.0.7." in said
     assert running.search.ledger[0].reason.startswith("A process died on the node 10.0.0.7.")
     assert running.told.news[-1] == (0, DIED)
     assert running.suggest("b") == [1]

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from segdist.core.text import counted
 from segdist.searching import Epoch, Ledger, Search, Trial
 from segdist.searching.memory import Sizes, micro_batch_like
 from tests.searching.sweeps import begun, run, sweep
@@ -28,7 +29,8 @@ def test_the_images_at_once_are_halved_down_to_one_and_never_count_as_a_failure(
     tried = []
     for _ in range(3):
         again = search.out_of_memory(first.number, "the card is full")
-        said = f"with {2 * (again.micro_batch or 0)} images at once: the card is full"
+        less = again.micro_batch or 0
+        said = f"with {counted(less, 'image')} at once instead of {2 * less}: the card is full"
         assert (again.state, again.reason) == ("waiting", said)
         given = search.next()
         assert given
