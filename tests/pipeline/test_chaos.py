@@ -29,7 +29,7 @@ from tests.proxy import Proxy
 __all__ = ["mlflow_server"]
 
 MINUTES = float(os.environ.get("SEGDIST_CHAOS_MINUTES", "30"))
-EPOCHS = 6
+EPOCHS = 12
 AT_WORK = re.compile(r"ray::(ImplicitFunc|_?MapWorker|MapBatches)")
 """Processes that train or label."""
 NOT_AT_WORK = ("", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::IDLE", "ray::IDLE_SpillWorker")
