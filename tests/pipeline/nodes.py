@@ -84,7 +84,7 @@ def main(host: str, names: list[str]) -> None:
             asked = json.loads(line)
             what, name = asked["what"], asked.get("name")
             if what == "add":
-                nodes[name] = cluster.add_node(num_cpus=asked.get("cpus", 1), **small)
+                nodes[name] = cluster.add_node(num_cpus=1, **small)
             elif what == "kill":
                 cluster.remove_node(nodes[name], allow_graceful=False)
             elif what in ("freeze", "thaw"):

@@ -47,8 +47,8 @@ def test_a_node_is_warned_one_dies_and_one_joins_and_each_trial_is_recorded_once
                 wait_for(log, rf"trial {number} +epoch +1/", driver)
             nodes.ask("warn", name="a", seconds=60)
             wait_for(log, r"leaves the cluster", driver)
-            nodes.ask("add", name="c", cpus=2)
             nodes.ask("kill", name="b")
+            nodes.ask("add", name="c")
             assert driver.wait(500) == 0, log.read_text()
 
     said = log.read_text()
