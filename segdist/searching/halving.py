@@ -61,6 +61,15 @@ class Halving:
         """A trial may go on until some epoch whatever the others score."""
         self._free_until[trial.number] = until
 
+    def is_let_go(self, trial: Trial) -> bool:
+        """Whether it goes on to its end whatever the others score."""
+        return self._free_until.get(trial.number) == inf
+
+    def is_ahead(self, trial: Trial, *, of: Trial) -> bool:
+        """Whether a trial scored better than one that waits, where that one waits."""
+        ranked = [number for *_, number in self._ranked[of.last_epoch]]
+        return trial.number in ranked and ranked.index(trial.number) < ranked.index(of.number)
+
     def next(self, waiting: Iterable[Trial]) -> Trial | None:
         """The one to go on, of those that wait: the best of the highest rung whose best it is among."""
         at = {trial.number: trial for trial in waiting}

@@ -179,7 +179,7 @@ class Search:
             self._queue.append(self._suggest())
         if not self._queue and self._stop and not self._out:
             self._choose()
-        if not self._queue and self._halving and not self._out:
+        if not self._queue and self._halving:
             self._finish(self._halving)
         if not self._queue and not self._out and self.done >= self.total and not self._is_repeating:
             self._repeat_best()
@@ -386,19 +386,32 @@ class Search:
                 self._give_up(trial, f"not among the best {self._stop.keep} after epoch {self._stop.top_after}")
 
     def _finish(self, halving: Halving) -> None:
-        """No trial is among the best of its rung, and none is to come: the sweep is brought to its end.
+        """No trial is among the best of its rung, and none is to begin: the sweep is brought to its end.
 
-        One trial at least is trained as long as it may, and so is the untuned one, with which it is compared.
+        One trial at least is trained as long as it may, and so is the untuned one, with which it is compared: as soon
+        as there is room, for it has to be in any case.
         """
         waiting = self._waiting()
-        has_finished = any(t.state in ("finished", "infeasible") and t.epochs for t in self.ledger.searched)
-        untuned = next((trial for trial in waiting if trial.is_baseline), None)
-        if last := untuned if has_finished else halving.last(waiting):
-            halving.let_go(last, until=inf)
-            self._queue.append(last.number)
-            return
-        for trial in waiting:
-            self._give_up(trial, f"not among the best after epoch {trial.last_epoch}")
+        best, untuned = halving.last(waiting), next((trial for trial in waiting if trial.is_baseline), None)
+        running = [self.ledger[number] for number in self._out]
+        is_open = any(not halving.is_let_go(trial) for trial in running)  # those may yet make others the best
+        if best and not is_open and not self._has_rival(halving, best):
+            self._let_go(halving, best)
+        elif untuned:
+            self._let_go(halving, untuned)
+        elif not running:
+            for trial in waiting:
+                self._give_up(trial, f"not among the best after epoch {trial.last_epoch}")
+
+    def _has_rival(self, halving: Halving, best: Trial) -> bool:
+        """Whether one is trained as long as it may that this one would be trained for: the untuned one, if better."""
+        ended = [t for t in self.ledger.searched if t.state in ("finished", "infeasible") and t.epochs]
+        going = [self.ledger[number] for number in self._out]
+        return any(not t.is_baseline or halving.is_ahead(t, of=best) for t in (*ended, *going))
+
+    def _let_go(self, halving: Halving, trial: Trial) -> None:
+        halving.let_go(trial, until=inf)
+        self._queue.append(trial.number)
 
     def _waiting(self) -> list[Trial]:
         """Those at a rung, for others to do worse."""

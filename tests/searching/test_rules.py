@@ -280,6 +280,34 @@ def test_where_none_is_among_the_best_the_best_one_is_trained_to_its_end(start: 
     assert _ends(search) == [("finished", 6), ("stopped", 1), ("finished", 6)]
 
 
+def test_the_untuned_one_is_trained_beside_the_best_one_and_not_after_it(start: Callable[..., Search]) -> None:
+    search = start(asha={**PAUSE, "reduction_factor": 4}, trials=2)
+    for number in (number_of(search), number_of(search)):
+        run(search, search.ledger[number])
+    assert _ends(search) == [("waiting", 1), ("waiting", 1)]
+    assert (number_of(search), number_of(search)) == (1, 0)
+    assert search.next() is None
+    for number in (1, 0):
+        run(search, search.ledger[number])
+    assert _ends(search) == [("finished", 6), ("finished", 6)]
+    assert search.next() is None
+
+
+def test_where_there_is_room_the_untuned_one_goes_on_and_the_best_of_the_others_still_is_trained_to_its_end(
+    start: Callable[..., Search],
+) -> None:
+    search = start(asha={**PAUSE, "reduction_factor": 4}, trials=3)
+    assert [number_of(search) for _ in range(3)] == [0, 1, 2]
+    for number in (0, 1):
+        run(search, search.ledger[number])
+    assert number_of(search) == 0  # trial 2 is in its first epoch
+    run(search, search.ledger[0])
+    assert _ends(search) == [("finished", 6), ("waiting", 1), ("waiting", 0)]
+    run(search, search.ledger[2])
+    finish(search)
+    assert _ends(search) == [("finished", 6), ("stopped", 1), ("finished", 6)]
+
+
 def test_rungs_lie_where_checkpoints_do_and_none_where_trials_end(tmp_path: Path) -> None:
     every = spec(asha={**PAUSE, "reduction_factor": 4}, trials=4)
     every = every.model_copy(update={"train": every.train.model_copy(update={"checkpoint_every": 3})})
