@@ -124,7 +124,7 @@ def test_a_search_keeps_away_from_what_memory_never_held(tmp_path: Path, sampler
             search.report(trial.number, {"epoch": 1, "val/iou": size / 1024}, "")
             search.end(trial.number)
     further = lost[[n for n, one in enumerate(lost) if one][1] + 1 :]
-    assert sum(further) <= 0.15 * len(further)
+    assert sum(further) <= 0.1 * len(further)
     trials = Ledger(str(tmp_path)).trials
     assert {t.state for t in trials if t.values["model.unet_cbam.image_size"] > 512} == {"infeasible"}
     assert "failed" not in {t.state for t in trials}
