@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from segdist.pipeline import label as module
 from segdist.pipeline import label_pool
 from segdist.pipeline.ingest import ingest
 from segdist.pipeline.label import label, label_key
+from segdist.pipeline.label_rows import PollUnit
 from segdist.pipeline.panel import Panel, members, name_of
 from segdist.sweepfile.loading import load
 
@@ -86,30 +88,30 @@ def test_all_teachers_vote_where_consensus_says_how(tmp_path: Path) -> None:
     }
 
 
-def test_a_poll_leaves_the_test_split_alone_and_spreads_over_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def poll_of_six(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[PollUnit]]:
+    """Who is polled where six images may be, by the splits whose masks are hidden."""
     spec = sweep(tmp_path, policy="auto")
-    dataset = ingest(spec)
-    assert spec.label is not None
+    dataset, policy = ingest(spec), spec.label
+    assert policy is not None
     monkeypatch.setattr(label_pool, "POLLED_IMAGES", 6)
-    units = label_pool.polled(dataset, spec.label, ["train"])
+    return lambda *hidden: label_pool.polled(dataset, policy, hidden)
+
+
+def test_a_poll_leaves_the_test_split_alone_and_spreads_over_the_others(
+    poll_of_six: Callable[..., list[PollUnit]],
+) -> None:
+    units = poll_of_six("train")
     assert {unit["shard"].rpartition("/")[2].partition("-")[0] for unit in units} == {"train", "val"}
     assert 4 <= sum(len(unit["rows"]) for unit in units) <= 6
 
 
 def test_most_of_those_who_are_polled_show_a_human_mask_where_so_many_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    poll_of_six: Callable[..., list[PollUnit]],
 ) -> None:
-    spec = sweep(tmp_path, policy="auto")
-    dataset = ingest(spec)
-    assert spec.label is not None
-    monkeypatch.setattr(label_pool, "POLLED_IMAGES", 6)
-
     def asked(*hidden: str) -> Counter[str]:
-        assert spec.label is not None
         found = Counter[str]()
-        for unit in label_pool.polled(dataset, spec.label, hidden):
+        for unit in poll_of_six(*hidden):
             samples = read_samples(unit["shard"])
             found.update(samples[row].split for row in unit["rows"] if any(i.mask for i in samples[row].instances))
         return found
