@@ -2,7 +2,7 @@
 
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import inf, isfinite
 from sys import intern
 
@@ -173,8 +173,7 @@ class Search:
                 self._cut_off()
             return None
         if not self._queue and self._halving and (best := self._halving.next(self._waiting())):
-            self._halving.let_go(best, until=best.last_epoch)
-            self._queue.append(best.number)
+            self._let_go(self._halving, best, until=best.last_epoch)
         if not self._queue and self._tally.searched < self.total:
             self._queue.append(self._suggest())
         if not self._queue and self._stop and not self._out:
@@ -395,22 +394,22 @@ class Search:
         best, untuned = halving.last(waiting), next((trial for trial in waiting if trial.is_baseline), None)
         running = [self.ledger[number] for number in self._out]
         is_open = any(not halving.is_let_go(trial) for trial in running)  # those may yet make others the best
-        if best and not is_open and not self._has_rival(halving, best):
-            self._let_go(halving, best)
+        if best and not is_open and not self._has_rival(halving, best, running):
+            self._let_go(halving, best, until=inf)
         elif untuned:
-            self._let_go(halving, untuned)
+            self._let_go(halving, untuned, until=inf)
         elif not running:
             for trial in waiting:
                 self._give_up(trial, f"not among the best after epoch {trial.last_epoch}")
 
-    def _has_rival(self, halving: Halving, best: Trial) -> bool:
+    def _has_rival(self, halving: Halving, best: Trial, running: Sequence[Trial]) -> bool:
         """Whether one is trained as long as it may that this one would be trained for: the untuned one, if better."""
         ended = [t for t in self.ledger.searched if t.state in ("finished", "infeasible") and t.epochs]
-        going = [self.ledger[number] for number in self._out]
-        return any(not t.is_baseline or halving.is_ahead(t, of=best) for t in (*ended, *going))
+        return any(not t.is_baseline or halving.is_ahead(t, of=best) for t in (*ended, *running))
 
-    def _let_go(self, halving: Halving, trial: Trial) -> None:
-        halving.let_go(trial, until=inf)
+    def _let_go(self, halving: Halving, trial: Trial, *, until: float) -> None:
+        """A trial that waits goes on, and waits for nobody until after an epoch."""
+        halving.let_go(trial, until=until)
         self._queue.append(trial.number)
 
     def _waiting(self) -> list[Trial]:
