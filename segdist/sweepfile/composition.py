@@ -23,7 +23,7 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -81,6 +81,8 @@ def compose(
         if "storage" not in content:
             content["storage"] = SweepSpec.model_fields["storage"].default
         return filled_in(content, str(path))
+    except MissingConfigException as error:
+        raise SpecError(_no_part(path, error)) from None
     except (HydraException, OmegaConfBaseException) as error:
         raise SpecError(f"{path} cannot be composed: {_first_lines(error)}") from error
     except RecursionError:
@@ -153,6 +155,17 @@ def _no_file(path: Path) -> str:
         return f"{path} must be a file, but is a {'folder' if path.is_dir() else 'pipe or device'}."
     near = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
     return f"There is no sweep file {path}. {did_you_mean(path.name, near) if near else 'Check the path.'}"
+
+
+def _no_part(path: Path, error: MissingConfigException) -> str:
+    """That a file is not there which `defaults`, or a choice on the command line, name."""
+    name = error.missing_cfg_file or ""
+    group, _, choice = name.rpartition("/")
+    fix = did_you_mean(choice, error.options) if error.options else "Copy it there too, or take the line out."
+    return (
+        f"{path}: `defaults` or the command line name `{f'{group}: ' if group else ''}{choice}`, but there is no file "
+        f"{path.parent / name}.yaml. {fix}"
+    )
 
 
 # Files

@@ -143,6 +143,21 @@ def test_only_files_of_its_own_folder_belong_to_it(tmp_path: Path, defaults: str
     assert said in refusal(file)
 
 
+def test_a_part_that_is_not_there_is_named_by_its_file_with_the_fix(tmp_path: Path) -> None:
+    file = write(tmp_path, f"defaults: [search: few, _self_]\n{GOOD}")
+    said = refusal(file)
+    assert f"`search: few`, but there is no file {tmp_path / 'search' / 'few.yaml'}. Copy it there too" in said
+    assert "hydra" not in said.lower()
+    write(tmp_path / "search", "trials: 2\n", "fewer.yaml")
+    assert "few.yaml. Did you mean `fewer`?" in refusal(file)
+    assert "/none.yaml. Known: fewer." in refusal(file, "search=none")
+
+
+def test_the_sweep_file_to_copy_needs_no_other_file(tmp_path: Path) -> None:
+    shipped = Path(__file__).parents[2] / "sweeps" / "photos.yaml"
+    assert load(write(tmp_path, shipped.read_bytes(), "cracks.yaml")).name == "photos"
+
+
 def test_defaults_that_double_at_every_level_are_refused(tmp_path: Path) -> None:
     for level in range(30):
         write(tmp_path, f"defaults: [part{level + 1}@a, part{level + 1}@b]\n", f"part{level}.yaml")
