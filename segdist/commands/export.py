@@ -19,6 +19,7 @@ from segdist.engine.checkpoint import Description
 from segdist.exporting import card, export
 from segdist.exporting.card import CARD, Origin
 from segdist.nets.segmenter import Segmenter, Traceable
+from segdist.nets.weights import hub_errors
 from segdist.tracking import Tracker
 
 Form = Literal["safetensors", "hf", "onnx", "pyfunc"]
@@ -74,15 +75,13 @@ def push(folder: Path, repository: str) -> str:
     """
     try:
         import huggingface_hub
-        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
     except ModuleNotFoundError as error:
         raise ExportError(extras.needs("Pushing", "huggingface_hub")) from error
-    expected = (OSError, HfHubHTTPError, OfflineModeIsEnabled, ValueError, RuntimeError, *_http_errors())
     try:
         hub = huggingface_hub.HfApi()
         hub.create_repo(repository, private=True, exist_ok=True)
         return str(hub.upload_folder(repo_id=repository, folder_path=str(folder)))
-    except expected as error:
+    except hub_errors() as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ExportError(
             f"The Hugging Face hub did not take {repository}: {reason} The folder {folder} is complete; push it where "
@@ -111,12 +110,6 @@ def origin_of(model: str, storage: str, tracking: str) -> Origin:
         packages=sweep.environment.get("packages", {}),
         commit=sweep.environment.get("git_commit", ""),
     )
-
-
-def _http_errors() -> tuple[type[Exception], ...]:
-    import httpx
-
-    return (httpx.HTTPError,)
 
 
 def _safetensors(job: _Job) -> None:

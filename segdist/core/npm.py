@@ -18,6 +18,7 @@ _RATE = 50_000
 _SPARE = 16 << 20
 """Of a package, bytes of files that nobody asks for."""
 _PIECE = 1 << 20
+_NO_SENTENCE = ("code ", "syscall ", "errno ", "path ", "dest ")
 
 
 @contextmanager
@@ -80,5 +81,6 @@ def unpack(archive: Path, name: str, target: Path, *, size: int) -> None:
 
 
 def _reason(said: str) -> str:
-    lines = [line.removeprefix("npm error").strip() for line in said.splitlines() if line.strip()]
-    return next((line for line in lines if not line.startswith("code ")), "") or "it says nothing"
+    """Of what npm says the first sentence: names and numbers of system calls stand before it."""
+    lines = (line.removeprefix("npm error").strip() for line in said.splitlines())
+    return next((line for line in lines if line and not line.startswith(_NO_SENTENCE)), "") or "it says nothing"

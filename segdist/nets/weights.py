@@ -192,14 +192,20 @@ def bytes_on_hub(name: str) -> int:
     """What a repository on the hub would bring; 0 where the hub does not say."""
     try:
         import huggingface_hub
-        from huggingface_hub.errors import HfHubHTTPError
     except ModuleNotFoundError:
         return 0
     try:
         files = huggingface_hub.HfApi().model_info(name, files_metadata=True, timeout=_HUB_SECONDS).siblings or []
-    except (OSError, HfHubHTTPError, ValueError, RuntimeError):  # offline, not there, no permission
+    except hub_errors():
         return 0
     return sum(file.size or 0 for file in files if _is_needed(file.rfilename))
+
+
+def hub_errors() -> tuple[type[Exception], ...]:
+    """What the hub's client raises where the hub is not reached, has no such name or refuses."""
+    from huggingface_hub.errors import HTTPError  # of the library that asks: one after the other, by its version
+
+    return (OSError, HTTPError, ValueError, RuntimeError)
 
 
 def _fetched(uri: str) -> Path:
@@ -221,13 +227,12 @@ def from_hub(name: str) -> Path:
     """
     try:
         import huggingface_hub
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
     except ModuleNotFoundError as error:
         raise WeightsError(extras.needs(f"The hub's {name}", "huggingface_hub")) from error
     patterns = [_CONFIG, _INDEX, _WORDS, *WORDS, "model.safetensors", "model-*-of-*.safetensors"]
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
-    except (OSError, HfHubHTTPError, HFValidationError, ValueError) as error:  # not there, offline, no permission
+    except hub_errors() as error:
         raise WeightsError(
             f"The weights {name}, neither a folder here nor a reachable name on the hub, cannot be had: "
             f"{str(error).splitlines()[0]}. Get them where there is a network: hf download {name} --local-dir FOLDER"

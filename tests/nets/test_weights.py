@@ -7,7 +7,7 @@ import fsspec
 import pytest
 
 from segdist.core.errors import WeightsError
-from segdist.nets.weights import RANDOM, Published, local_folder
+from segdist.nets.weights import RANDOM, Published, bytes_on_hub, from_hub, local_folder
 
 ANY = Published("mask2former", "mask2former", "facebook/mask2former-swin-tiny-coco-instance", parts=("swin",))
 
@@ -48,6 +48,14 @@ def test_a_folder_a_hub_name_and_random_are_reported_apart(tmp_path: Path) -> No
     assert local_folder("s3://bucket/x") is None
     with pytest.raises(WeightsError, match=r"no folder \./here"):
         ANY.check("./here")
+
+
+def test_a_hub_that_is_not_reached_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    assert bytes_on_hub("somebody/weights") == 0
+    with pytest.raises(WeightsError, match="hf download somebody/weights --local-dir FOLDER"):
+        from_hub("somebody/weights")
 
 
 def test_a_hub_name_is_fetched_without_what_is_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
