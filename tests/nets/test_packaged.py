@@ -66,3 +66,10 @@ def test_a_package_that_is_missing_is_named_with_its_extra(monkeypatch: pytest.M
     monkeypatch.setattr(packaged, "find_spec", lambda name: None if name == missing else find(name))
     with pytest.raises(SpecError, match=r"pip install 'segdist\[encoders\]'"):
         FAMILY.check(options())
+
+
+def test_weights_of_a_backbone_that_is_not_named_are_not_passed_over() -> None:
+    with pytest.raises(SpecError, match="must go with a `backbone`, but none is named") as caught:
+        FAMILY.check(Options.model_validate({"weights": "packaged"}))
+    assert caught.value.option == "weights"
+    FAMILY.check(Options.model_validate({"backbone": "scratch", "weights": "packaged"}))  # as one of several searched

@@ -4,6 +4,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from segdist.core.errors import SpecError
 from segdist.core.plugins import EVERY_NOISE, SEMANTIC_LOSSES, USUAL_ADAPTERS, Family, ModelOptions
 from segdist.nets import backbones
 from segdist.nets.backbones import PUBLISHED
@@ -56,9 +57,15 @@ def check(options: Options) -> None:
     """Looks for timm, the backbone's name in it, and the weights file; a hub name is not looked up.
 
     Raises:
-        SpecError: timm is not installed, or has no such model.
+        SpecError: timm is not installed, or has no such model; weights are named, but not of which backbone.
         WeightsError: the file is not there.
     """
+    if "backbone" not in options.model_fields_set and options.weights not in (PUBLISHED, RANDOM):
+        raise SpecError(
+            f"`model.{NAME}.weights: {options.weights}` must go with a `backbone`, but none is named. Add one, e.g. "
+            "`backbone: efficientnet_lite0`, or take `weights` away to train from scratch.",
+            option="weights",
+        )
     if options.backbone != SCRATCH:
         backbones.check(options.backbone, options.weights, family=NAME, own=SCRATCH)
 
