@@ -219,7 +219,7 @@ def test_a_searched_backbone_that_its_weights_are_not_of_is_refused_before_a_tri
     text = GOOD.replace("unet_cbam: {image_size: 64}", "unet_cbam: {backbone: efficientnet_lite0, weights: packaged}")
     file = write(folder, text + "  model.unet_cbam.backbone: [efficientnet_lite1, resnet18]\n")
     said = refusal(file)
-    assert "demo.yaml:13: space.model.unet_cbam.backbone: 'resnet18' is not possible: `weights: packaged`" in said
+    assert "demo.yaml:15: space.model.unet_cbam.backbone: 'resnet18' is not possible: `weights: packaged`" in said
     load(file, ["space.model.unet_cbam.backbone=[efficientnet_lite1, scratch]"])
     pairs = "space.model.unet_cbam.weights={choices: [random], when: {model.unet_cbam.backbone: resnet18}}"
     load(file, [pairs])
