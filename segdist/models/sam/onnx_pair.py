@@ -16,13 +16,13 @@ from torch import Tensor
 
 from segdist.core import extras
 from segdist.core.errors import WeightsError
+from segdist.models.sam import DECODER, ENCODER
 from segdist.nets import state_dicts
 from segdist.nets.state_dicts import State
 
 if TYPE_CHECKING:
     from onnx import GraphProto
 
-ENCODER, DECODER = "encoder.onnx", "sam.onnx"
 _PARTS = {"mask_downscaling": "prompt_encoder.", "transformer": "mask_decoder.", "output_upscaling": "mask_decoder."}
 """Where in SAM the modules lie that the decoder's graph names by their own names alone."""
 _LARGEST_FILE = 1 << 28
