@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -30,8 +31,6 @@ from segdist.sweepfile.loading import load
 
 BATCH, RATE, DECAY, WARMUP = 8, 1e-3, 1e-2, 0.05
 """Of the peers: usual for their networks, not tuned on these photographs."""
-PROBED = 32
-"""Images on which ours looks how many epochs its seconds hold."""
 IGNORED = 255
 Found = Callable[[Sequence[LabelledImage]], Iterator[Prediction]]
 """What a student that has learned says of photographs."""
@@ -150,19 +149,18 @@ def _predictions(network: Segmenter, run: RunSpec) -> Found:
 
 
 def _lasting(run: RunSpec, of: Photographs, train: Sequence[LabelledImage], seconds: float) -> RunSpec:
-    """The same with as many epochs in its last phase as the seconds hold."""
-    told: list[float] = []
+    """The same with as many epochs in its last phase as the seconds hold, by an epoch of each phase."""
+    told = [time.process_time()]
 
     def report(metrics: Metrics, _: object) -> None:  # noqa: ARG001 - what a fit reports with
         told.append(time.process_time())
 
-    few = train[:PROBED]
-    last = run.train.phases[-1].model_copy(update={"epochs": 2})
-    fit(_with_phases(run, (last,)), of.classes, train=few, val=few[:1], report=report)
-    epoch = (told[1] - told[0]) / len(few) * len(train)
-    before = sum(phase.epochs for phase in run.train.phases[:-1])
-    epochs = max(1, round(seconds / epoch) - before)
-    return _with_phases(run, (*run.train.phases[:-1], run.train.phases[-1].model_copy(update={"epochs": epochs})))
+    *before, last = run.train.phases
+    one_each = [phase.model_copy(update={"epochs": 1}) for phase in (*before, last)]
+    fit(_with_phases(run, one_each), of.classes, train=train, val=train[:1], report=report)
+    *others, epoch = np.diff(told)
+    left = seconds - sum(phase.epochs * other for phase, other in zip(before, others, strict=True))
+    return _with_phases(run, (*before, last.model_copy(update={"epochs": max(1, int(left / epoch))})))
 
 
 def _with_phases(run: RunSpec, phases: Sequence[Any]) -> RunSpec:
