@@ -1,14 +1,15 @@
 """What a sweep would do, in a screen of text; looks at the sources, starts nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import product
 
 from segdist.core.errors import DataError, StorageError
 from segdist.core.plugins import declaration
-from segdist.core.spec import Range, SearchSpec, SweepSpec
+from segdist.core.spec import Range, SearchSpec, SweepSpec, TeacherSpec
 from segdist.core.text import counted
 from segdist.reading.sources import open_sources
 from segdist.sweepfile.alike import may_differ, why_alone
+from segdist.sweepfile.label_policies import policies
 from segdist.sweepfile.loading import candidates, epochs_of, trials_of
 from segdist.tracking import Tracker
 
@@ -36,18 +37,28 @@ def describe(spec: SweepSpec) -> str:
         *(f"    budget of {most:g} {kind.replace('_', ' ')}" for kind, most in _budget(spec).items()),
         f"  storage   {spec.storage}",
         f"  tracking  {spec.tracking.uri}",
-        *(f"  WARNING   {risk}" for risk in (Tracker.for_sweep(spec).risk, teacher_risk(spec)) if risk),
+        *(f"  WARNING   {risk}" for risk in (Tracker.for_sweep(spec).risk, *_teacher_risks(spec)) if risk),
     ]
     return "\n".join(lines)
 
 
 def teacher_risk(spec: SweepSpec) -> str:
-    """What is to be said of a teacher that may not know such images; "" for nothing."""
-    teacher = spec.label.teacher if spec.label else None
-    if teacher is None or not teacher.family or all(source.format == _DRAWN for source in spec.data.sources):
+    """What is to be said of teachers of which one may not know such images; "" for nothing."""
+    if spec.label is None or all(source.format == _DRAWN for source in spec.data.sources):
+        return ""
+    return next(filter(None, map(_risk, (spec.label.teacher, *spec.label.teachers))), "")
+
+
+def _risk(teacher: TeacherSpec) -> str:
+    if not teacher.family:
         return ""
     declared = declaration(teacher.family)
     return declared.on_photographs(declared.options.model_validate(teacher.family_options()))
+
+
+def _teacher_risks(spec: SweepSpec) -> Iterable[str]:
+    """Those of every label policy that is searched, each once."""
+    return dict.fromkeys(teacher_risk(policy.spec) for policy in policies(spec)) if spec.label else ()
 
 
 def _missing(spec: SweepSpec) -> Iterator[str]:

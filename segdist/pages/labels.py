@@ -23,6 +23,8 @@ _BECAME = {
     COMMON: "kept the pixels that a student has too",
 }
 _VERDICTS = ("labelled", "review", "rejected")
+_FAR = 0.25
+"""Mean IoU with human masks below which a teacher draws something else than people did."""
 _MEASURES = ("iou", "boundary_iou", "box_fill_iou")
 
 
@@ -52,6 +54,7 @@ def label_report(title: str, values: JsonObject, uri: str, manifest: JsonObject)
         "worse_than_boxes": worse_than_boxes(details["quality"]) if details.get("quality") else [],
         "warnings": label_warnings(details),
         "choices": label_choices(details),
+        "unknown": _unknown(details),
     }
 
 
@@ -61,7 +64,7 @@ def label_choices(details: Mapping[str, object]) -> list[str]:
     Args:
         details: of the labels' manifest.
     """
-    found = [*_choices(_CHOICES.validate_python(details.get("choices") or {}))]
+    found = [*_choices(_chosen(details))]
     for number_, one in enumerate(_ROUNDS.validate_python(details.get("rounds") or []), start=1):
         found += _round(number_, one)
     return found
@@ -95,6 +98,32 @@ def _choices(of_class: Mapping[str, Choice]) -> Iterator[str]:
         best, most = ranked[0]
         not_clear = f" ({best} is better by no more than chance)" if most > choice.would_give[choice.teacher] else ""
         yield f"{label}: {choice.teacher}, by {by}; mean IoU with them: {each}{not_clear}"
+
+
+def _chosen(details: Mapping[str, object]) -> dict[str, Choice]:
+    """Who labels each class first, where one of several was chosen."""
+    return _CHOICES.validate_python(details.get("choices") or {})
+
+
+def _unknown(details: Mapping[str, object]) -> str:
+    """What is not known of the labels' quality, and what would tell it; "" where masks were hidden to measure them."""
+    if details.get("quality"):
+        return ""
+    chosen = _chosen(details)
+    if any(choice.by == "masks" for choice in chosen.values()):
+        return (
+            "How good the masks made are is known from the comparison with human masks above alone; of the objects "
+            "that had none the truth is not known."
+        )
+    how = (
+        "Five of a class, in `train` or `val`, would tell it, and choose its teacher."
+        if chosen
+        else "Human masks in `train` or `val` tell it with `label.policy: auto`, or hidden by `data.boxes_only`."
+    )
+    return (
+        "The truth is not known: there are no human masks that the made ones were compared with, so nothing can be "
+        f"said about their IoU. {how}"
+    )
 
 
 def label_sets(summary: JsonObject) -> list[JsonDict]:
@@ -144,6 +173,7 @@ def _of_page(policy: Mapping[str, object], manifest: Mapping[str, object]) -> Js
         "has_verdicts": bool(verdicts),
         "warnings": label_warnings(details),
         "choices": label_choices(details),
+        "unknown": _unknown(details),
     }
 
 
@@ -176,7 +206,7 @@ def _print_one(one: JsonObject, out: Console) -> None:
     quality = one["quality"]
     if not quality:
         out.print(_verdict_table(one["verdicts"] or {}))
-        out.print("  The truth is not known, so nothing can be said about IoU.")
+        out.print(f"  {escape(one['unknown'])}")
         return
     out.print(_quality_table(quality, one["verdicts"]))
     out.print(_strategy_table(quality))
@@ -219,6 +249,13 @@ def label_warnings(details: JsonObject) -> list[str]:
             "images, let it see more pixels (its `image_size`), or take the filled boxes: "
             "label.teacher={family: classical, classical: {method: box}}"
         )
+    chosen = _chosen(details).items()
+    if far := [f"{label} ({max(one.would_give.values()):.3f})" for label, one in chosen if _is_far(one)]:
+        found.append(
+            f"no teacher comes near the human masks: {', '.join(far)}. Look at both (segdist label review export "
+            "--verdict accept). Where the human masks are right, these teachers do not know such images: name another "
+            "in `label.teachers`, or draw more. Where they are wrong, correct or remove them"
+        )
     verdicts = details.get("verdicts") or {}
     if none := [label for label, of in verdicts.items() if not of.get("labelled")]:
         found.append(
@@ -226,6 +263,10 @@ def label_warnings(details: JsonObject) -> list[str]:
             "and `label.review`, or decide them: segdist label review export"
         )
     return found
+
+
+def _is_far(choice: Choice) -> bool:
+    return choice.by == "masks" and max(choice.would_give.values()) < _FAR
 
 
 def worse_than_boxes(quality: JsonObject) -> list[str]:

@@ -30,6 +30,18 @@ def test_a_teacher_that_knows_drawn_scenes_is_warned_of_where_it_labels_photogra
     assert "WARNING" not in describe(spec(tmp_path, {"family": "sam"}, DRAWN))
 
 
+def test_every_teacher_that_may_label_photographs_is_looked_at(tmp_path: Path) -> None:
+    photographs: dict[str, object] = {"format": "images", "path": str(tmp_path)}
+    alone = spec(tmp_path, {"family": "classical"}, photographs)
+    assert "WARNING" not in describe(alone)
+    beside = alone.model_dump(exclude_unset=True)
+    beside["label"] |= {"teachers": [{"family": "sam"}], "policy": "auto"}
+    assert describe(SweepSpec.model_validate(beside)).count("WARNING   The shipped tiny SAM") == 1
+    searched = alone.model_dump(exclude_unset=True)
+    searched["space"] = {"label.teacher.family": {"choices": ["classical", "sam"]}}
+    assert describe(SweepSpec.model_validate(searched)).count("WARNING   The shipped tiny SAM") == 1
+
+
 def test_several_teachers_are_named_and_how_one_is_chosen(tmp_path: Path) -> None:
     asked = spec(tmp_path, {"family": "classical"}, DRAWN)
     assert asked.label is not None

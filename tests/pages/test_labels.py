@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 
 from segdist.labelling.quality import summarise
-from segdist.pages.labels import label_choices, label_report, print_label_reports
+from segdist.pages.labels import label_choices, label_report, label_warnings, print_label_reports
 
 
 def _note(label: str, iou: float, box_fill: float) -> dict[str, Any]:
@@ -91,3 +91,27 @@ def test_what_rounds_did_is_said_after_who_labelled_first_with_what_each_would_h
         f"round 2 of self-training: {again}; 503 stayed as they were",
         f"crack: student, {by} (both together is better by no more than chance)",
     ]
+
+
+def _elected(by: str, would_give: dict[str, float], objects: int = 12) -> dict[str, Any]:
+    best = max(would_give, key=lambda name: would_give[name])
+    choice = {"teacher": best, "by": by, "objects": objects, "would_give": would_give, "foretells": {}}
+    return {"choices": {"crack": choice}}
+
+
+def test_human_masks_that_no_teacher_comes_near_are_told() -> None:
+    (said,) = label_warnings(_elected("masks", {"classical box": 0.09, "classical thin": 0.033}))
+    assert said.startswith("no teacher comes near the human masks: crack (0.090).")
+    assert not label_warnings(_elected("masks", {"classical box": 0.3, "classical thin": 0.61}))
+    assert not label_warnings(_elected("agreement", {"classical box": 0.09, "classical thin": 0.033}))
+
+
+def test_what_is_not_known_of_the_labels_is_told_only_where_it_is_so() -> None:
+    manifest = {"splits": {"train": {"images": 8}}, "content_hash": "0", "findings": {}}
+
+    def unknown(details: dict[str, Any]) -> str:
+        return str(label_report("auto", {}, "somewhere", {**manifest, "details": details})["unknown"])
+
+    assert "human masks above alone" in unknown(_elected("masks", {"classical box": 0.5}))
+    assert "The truth is not known" in unknown(_elected("agreement", {"classical box": 0.5}))
+    assert unknown(summarise([_note("crack", 0.77, 0.109)])) == ""
