@@ -25,7 +25,9 @@ from segdist.reading.codes import finding
 from segdist.reading.examples import decode_image
 
 IMAGES_PER_CALL = 8
-"""Images shown to the teacher at once."""
+"""Images shown to the teacher at once, where they are small."""
+PIXELS_PER_CALL = 1 << 26
+"""Of these images together, 200 MB in RGB; a larger one is shown alone."""
 DECODERS = 2
 """Threads of an actor that decode its next images while the teacher is busy with these."""
 TeacherMaker = Callable[[LabelSpec, tuple[str, ...], str], Answers]
@@ -204,16 +206,27 @@ class _Entry:
 
 def _entries(rows: Sequence[tuple[Sample, bytes | None]], job: LabelJob) -> Iterator[list[_Entry]]:
     """The images of each call, in order; those of the next are decoded meanwhile."""
-    starts = range(0, len(rows), IMAGES_PER_CALL)
     with ThreadPoolExecutor(DECODERS) as pool:
         decoded: list[Iterator[_Entry]] = []
-        for start in starts:
-            of_call = rows[start : start + IMAGES_PER_CALL]
-            decoded.append(pool.map(_entry, *zip(*of_call, strict=True), repeat(job)))
+        for call in calls([sample for sample, _ in rows]):
+            decoded.append(pool.map(_entry, *zip(*rows[call], strict=True), repeat(job)))
             if len(decoded) > 1:
                 yield list(decoded.pop(0))
         for entries in decoded:
             yield list(entries)
+
+
+def calls(samples: Sequence[Sample]) -> Iterator[slice]:
+    """The places of those whose images are decoded and shown at once, in order: as many as memory is to hold."""
+    start, pixels = 0, 0
+    for n, sample in enumerate(samples):
+        height, width = sample.size_hw
+        pixels += height * width
+        if n > start and (n == start + IMAGES_PER_CALL or pixels > PIXELS_PER_CALL):
+            yield slice(start, n)
+            start, pixels = n, height * width
+    if start < len(samples):
+        yield slice(start, len(samples))
 
 
 def _entry(truth: Sample, image_bytes: bytes | None, job: LabelJob) -> _Entry:

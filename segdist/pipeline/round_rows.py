@@ -16,7 +16,7 @@ from segdist.labelling.election import Choice, Poll
 from segdist.labelling.rounds import Halves, is_relabelled, label_name, proposals, relabelled
 from segdist.labelling.tally import Tally
 from segdist.pipeline.dataflow import answers
-from segdist.pipeline.label_rows import IMAGES_PER_CALL, LabelJob, LabelUnit, TeacherMaker
+from segdist.pipeline.label_rows import LabelJob, LabelUnit, TeacherMaker, calls
 from segdist.pipeline.meters import Laps
 from segdist.pipeline.teacher import Answers, Teacher
 from segdist.reading.examples import decode_image
@@ -56,8 +56,8 @@ class _Round:
         """The images of a unit, as they are labelled and with what students say."""
         rows = {sample.image_id: (sample, content) for sample, content in read_rows(unit["shard"])}
         labels = [sample for sample, _ in read_rows(unit["labels"])]
-        for start in range(0, len(labels), IMAGES_PER_CALL):
-            yield from self._asked([(*rows[made.image_id], made) for made in labels[start : start + IMAGES_PER_CALL]])
+        for call in calls(labels):
+            yield from self._asked([(*rows[made.image_id], made) for made in labels[call]])
 
     def _asked(self, images: Sequence[tuple[Sample, bytes | None, Sample]]) -> Iterator["_Look"]:
         found: dict[int, list[Instance]] = {}

@@ -1,5 +1,7 @@
 """The classical teacher: finds what stands out, says how sure it is, and refuses to be trained."""
 
+import tracemalloc
+
 import cv2
 import numpy as np
 import pytest
@@ -34,6 +36,23 @@ def test_a_disc_is_found_in_its_box(method: str) -> None:
     mask, score = found(noisy, masks.encode(truth["disc"]).box_xyxy, method)
     assert iou(mask, truth["disc"]) > 0.9
     assert score > 0.8
+
+
+@pytest.mark.parametrize("method", ["auto", "grabcut", "otsu", "line", "thin"])
+def test_a_large_photograph_takes_memory_for_its_pixels_and_little_more(method: str) -> None:
+    height, width = 2600, 3800
+    ground_HWC = cv2.resize(np.random.default_rng(0).integers(120, 140, (65, 95, 3)).astype(np.uint8), (width, height))
+    cv2.ellipse(
+        ground_HWC, (1900, 1300), (1400, 20 if method in ("line", "thin") else 900), 0, 0, 360, (40, 30, 20), -1
+    )
+    truth_HW = (ground_HWC < 90).all(axis=2)
+    box = (400.0, 300.0, 3400.0, 2300.0)
+    tracemalloc.start()
+    mask_HW, _ = found(ground_HWC, box, method)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 * height * width + (100 << 20)
+    assert iou(mask_HW, truth_HW) > (0.5 if method in ("line", "thin") else 0.95)
 
 
 @pytest.mark.parametrize("colour", [60, 230])

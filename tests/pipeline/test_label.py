@@ -22,7 +22,7 @@ from segdist.labelling.quality import summarise
 from segdist.pipeline import label as module
 from segdist.pipeline import label_pool
 from segdist.pipeline.label import label, label_key
-from segdist.pipeline.label_rows import LabelJob, label_samples
+from segdist.pipeline.label_rows import LabelJob, calls, label_samples
 from segdist.pipeline.teacher import Teacher
 
 LABEL = {"teacher": {"family": "sam"}, "images_per_shard": 4, "actors": 2}
@@ -152,6 +152,16 @@ def test_bad_images_among_many_are_named_in_order_although_several_are_decoded_a
     assert [f.image for f in findings] == [rows[n][0].image_id for n in bad]
     assert [s.image_id for s in made] == [s.image_id for s, _ in rows]
     assert notes["counts"]["labelled"] == sum(len(s.instances) for n, (s, _) in enumerate(rows) if n not in bad)
+
+
+def test_large_images_are_shown_a_few_at_once_and_small_ones_in_eights() -> None:
+    (small, _), *_ = _rows(1)
+    large, huge = replace(small, size_hw=(5184, 7744)), replace(small, size_hw=(13_000, 13_000))
+    shown = [small] * 9 + [large] * 3 + [huge] * 2 + [small]
+    found = list(calls(shown))
+    assert [n for call in found for n in range(len(shown))[call]] == list(range(len(shown)))
+    assert [call.stop - call.start for call in found] == [8, 2, 1, 1, 1, 1, 1]
+    assert list(calls([])) == []
 
 
 def test_the_quality_of_several_shards_is_the_mean_over_objects() -> None:

@@ -12,7 +12,7 @@ from segdist.core.masks import Mask
 from segdist.core.plugins import Example, ImageHWC
 from segdist.core.records import Instance, Prompt
 from segdist.labelling.boxes import has_size
-from segdist.labelling.estimates import blob, grabcut, line, stands_out_as_line
+from segdist.labelling.estimates import blob, grabcut, line, smaller, stands_out_as_line
 from segdist.labelling.thin import thin
 from segdist.models.classical import Options
 from segdist.nets.segmenter import Segmenter
@@ -99,10 +99,11 @@ def _grabcut(image_HWC: ImageHWC, box: tuple[float, float, float, float], iterat
 
 def _contrast(image_HWC: ImageHWC, mask_HW: Mask) -> float:
     """Share of the colours' variance in the box that the two sides of the mask explain, 0..1."""
-    if mask_HW.all() or not mask_HW.any():
+    seen_HW = smaller(mask_HW.astype(np.uint8), by=cv2.INTER_NEAREST).astype(bool)
+    if seen_HW.all() or not seen_HW.any():
         return 0.0
-    pixels_KC = image_HWC.reshape(-1, 3).astype(np.float64)
-    inside_K = mask_HW.reshape(-1)
+    pixels_KC = smaller(image_HWC).reshape(-1, 3).astype(np.float64)
+    inside_K = seen_HW.reshape(-1)
     whole = ((pixels_KC - pixels_KC.mean(axis=0)) ** 2).sum()
     rest = sum(((side - side.mean(axis=0)) ** 2).sum() for side in (pixels_KC[inside_K], pixels_KC[~inside_K]))
     return float(1 - rest / whole) if whole else 0.0
