@@ -1,7 +1,7 @@
 """Cracks, seams, cables: the mask of a thin structure from its box alone, without weights.
 
-A box says more of a thin structure than that it lies inside: it runs from side to side. The cheapest way through what
-looks like a line, from the left side to the right one and from the top to the bottom, lies on it nearly everywhere
+A box says more of a thin structure than that it lies inside: it reaches all four sides. The cheapest way through what
+looks like a line, along the box and from there to the sides that it has not come to, lies on it nearly everywhere
 (minimal paths, Amhaz et al. 2016, "Automatic crack detection on two-dimensional pavement images"). How wide it is
 around the path, five estimates say that fail in different places; their majority is the mask, and how well they agree
 with it says how far it is to be trusted.
@@ -34,10 +34,14 @@ _LINES = ((1.0, 4.0), (1.7, 6.0), (3.0, 9.0))
 _DIRECTIONS = 12
 _STEEPNESS = 6.0
 """How much cheaper a pixel is that looks like the line than one that does not, as an exponent of e."""
+_SLACK = 3
+"""Pixels between the line and a side of its box at which it still reaches it: people draw boxes no closer."""
 _BESIDE = (4.0, 16.0)
 """Pixels from the path between which the ground is taken to be."""
 _FAR = 6.0
 _WIDEST = 40
+_RIM = (2.0, 10.0)
+"""Pixels from the mask between which it is compared with what lies beside it."""
 _FAINT = 10.0
 """Contrast in grey levels (of 255) at which agreement counts half: two estimates can agree on noise."""
 
@@ -79,7 +83,7 @@ def thin(image_HWC: ImageHWC, box_xyxy: Corners) -> ThinMask:
 
 
 def _found(seen_HWC: ImageHWC, inner: tuple[int, int, int, int], *, is_dark: bool) -> tuple[float, ThinMask]:
-    """How far the mask stands out, from what surrounds it and from what lies outside the box; and the mask."""
+    """How surely the mask differs from what lies beside it, in the box or outside; and the mask."""
     top, left, height, width = inner
     part = slice(top, top + height), slice(left, left + width)
     grey_HW = cv2.cvtColor(seen_HWC, cv2.COLOR_RGB2GRAY).astype(np.float32)
@@ -87,12 +91,12 @@ def _found(seen_HWC: ImageHWC, inner: tuple[int, int, int, int], *, is_dark: boo
     seen_HW = _floats(cv2.GaussianBlur(grey_HW, (0, 0), 1))
     value_HW, line_HW = seen_HW[part], _line_response(grey_HW)[part]
     path_HW = _path(value_HW, line_HW)
-    away_HW = _floats(cv2.distanceTransform((~path_HW).astype(np.uint8), cv2.DIST_L2, 5))
+    away_HW = _distances(path_HW)
     beside_HW = (away_HW > _BESIDE[0]) & (away_HW < _BESIDE[1])
     ground = float(np.median(value_HW[beside_HW])) if beside_HW.any() else float(np.median(value_HW))
     profile = _profile(value_HW, away_HW, ground)
     estimates = [
-        _by_colour(seen_HWC, part, path_HW, value_HW),
+        _by_colour(seen_HWC, part, path_HW, value_HW, away_HW),
         _connected(value_HW <= _halfway(value_HW, path_HW, away_HW), path_HW),
         _by_edge(value_HW, path_HW),
         away_HW < max(_half_width(profile), 1.1),
@@ -100,21 +104,32 @@ def _found(seen_HWC: ImageHWC, inner: tuple[int, int, int, int], *, is_dark: boo
     ]
     mask_HW = np.sum(estimates, axis=0) > len(estimates) / 2
     agreement = float(np.median([_iou(e, mask_HW) for e in estimates]))
-    contrast = _standing_out(seen_HW, part, mask_HW)
-    return contrast, ThinMask(mask_HW, agreement * contrast / (contrast + _FAINT) if contrast > 0 else 0.0)
+    contrast, lighter = _contrast(value_HW, mask_HW), _lighter_beside(seen_HW, part, mask_HW)
+    return lighter, ThinMask(mask_HW, agreement * contrast / (contrast + _FAINT) if contrast > 0 else 0.0)
 
 
-def _standing_out(seen_HW: Values, part: tuple[slice, slice], mask_HW: Mask) -> float:
-    """Contrast of the mask with its rim, times the share of the pixels outside the box that are lighter than it."""
-    value_HW = seen_HW[part]
+def _contrast(value_HW: Values, mask_HW: Mask) -> float:
+    """Of the mask with its rim, in grey levels."""
     rim_HW = cv2.dilate(mask_HW.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool) & ~mask_HW
-    if not rim_HW.any():
-        return 0.0
-    outside_HW = np.ones(seen_HW.shape, np.bool_)
-    outside_HW[part] = False
-    typical = np.median(value_HW[mask_HW])
-    lighter = float((seen_HW[outside_HW] > typical).mean()) if outside_HW.any() else 0.5
-    return float(value_HW[rim_HW].mean() - value_HW[mask_HW].mean()) * lighter
+    return float(value_HW[rim_HW].mean() - value_HW[mask_HW].mean()) if rim_HW.any() else 0.0
+
+
+def _lighter_beside(seen_HW: Values, part: tuple[slice, slice], mask_HW: Mask) -> float:
+    """Share of the pixels beside the mask that are lighter than its median.
+
+    A rank, as in the test of Mann and Whitney (1947): a bright stone beside a crack has more contrast than the crack,
+    but less surely so, because cracks run along it.
+    """
+    whole_HW = np.zeros(seen_HW.shape, np.bool_)
+    whole_HW[part] = mask_HW
+    away_HW = _distances(whole_HW)
+    beside_HW = (away_HW > _RIM[0]) & (away_HW < _RIM[1])
+    return float((seen_HW[beside_HW] > np.median(seen_HW[whole_HW])).mean()) if beside_HW.any() else 0.0
+
+
+def _distances(mask_HW: Mask) -> Values:
+    """Of each pixel from the mask, in pixels."""
+    return _floats(cv2.distanceTransform((~mask_HW).astype(np.uint8), cv2.DIST_L2, 5))
 
 
 def _line_response(grey_HW: Values) -> Values:
@@ -139,19 +154,32 @@ def _line_filters() -> list[Values]:
 
 
 def _path(value_HW: Values, line_HW: Values) -> Mask:
-    """The cheapest ways from left to right and from top to bottom."""
+    """The cheapest way along the box, and the cheapest from it to each side that it does not reach."""
     strength_HW = np.clip(line_HW / (np.percentile(line_HW, 99) + 1e-6), 0, 1)
     darkness_HW = 1 - (value_HW.argsort(axis=None).argsort().reshape(value_HW.shape) + 0.5) / value_HW.size
     cost_HW = np.exp(-_STEEPNESS * (strength_HW + darkness_HW) / 2) + 0.002
     graph, index_HW = _grid_graph(cost_HW)
     path_HW = np.zeros(value_HW.shape, np.bool_)
-    for start, end in ((index_HW[:, 0], index_HW[:, -1]), (index_HW[0], index_HW[-1])):
-        costs, before, _ = dijkstra(graph, directed=False, indices=start, return_predecessors=True, min_only=True)
-        node = int(end[costs[end].argmin()])
-        while node >= 0:
-            path_HW.flat[node] = True
-            node = int(before[node])
+    height, width = value_HW.shape
+    turned, turned_index = (path_HW, index_HW) if width >= height else (path_HW.T, index_HW.T)  # views: along is across
+    path_HW.flat[_cheapest_way(graph, turned_index[:, 0], turned_index[:, -1])] = True
+    slack = 1 + min(_SLACK, min(height, width) // 4)
+    for near, side in (
+        (turned[:slack], turned_index[0]),
+        (turned[-slack:], turned_index[-1]),
+    ):
+        if not near.any():
+            path_HW.flat[_cheapest_way(graph, index_HW[path_HW], side)] = True
     return path_HW
+
+
+def _cheapest_way(graph: csr_array, starts_K: NDArray[np.int32], ends_K: NDArray[np.int32]) -> list[int]:
+    """Pixels from one of the ends to one of the starts."""
+    costs, before, _ = dijkstra(graph, directed=False, indices=starts_K, return_predecessors=True, min_only=True)
+    way = [int(ends_K[costs[ends_K].argmin()])]
+    while before[way[-1]] >= 0:
+        way.append(int(before[way[-1]]))
+    return way
 
 
 def _grid_graph(cost_HW: NDArray[np.floating]) -> tuple[csr_array, NDArray[np.int32]]:
@@ -217,11 +245,12 @@ def _by_line(line_HW: Values, path_HW: Mask, away_HW: Values) -> Mask:
     return _connected((line_HW > threshold) & near_HW, path_HW)
 
 
-def _by_colour(seen_HWC: ImageHWC, part: tuple[slice, slice], path_HW: Mask, value_HW: Values) -> Mask:
-    """GrabCut (Rother et al. 2004) that knows the path, and that nothing lies outside the box."""
+def _by_colour(seen_HWC: ImageHWC, part: tuple[slice, slice], path_HW: Mask, value_HW: Values, away_HW: Values) -> Mask:
+    """GrabCut (Rother et al. 2004) that knows the path, and that nothing lies outside the box or far from the path."""
     dark_HW = value_HW <= _otsu(value_HW)
     kinds_HW = np.full(seen_HWC.shape[:2], cv2.GC_BGD, np.uint8)
     kinds_HW[part] = np.where(dark_HW, cv2.GC_PR_FGD, cv2.GC_PR_BGD)
+    kinds_HW[part][away_HW > _WIDEST / 2] = cv2.GC_BGD
     kinds_HW[part][path_HW] = cv2.GC_FGD
     found_HW = grabcut(seen_HWC, kinds_HW, iterations=3)
     return _connected(dark_HW if found_HW is None else found_HW[part], path_HW)
