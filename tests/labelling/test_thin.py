@@ -70,6 +70,51 @@ def test_a_hairline_in_rough_ground_is_followed_where_a_threshold_finds_noise() 
     assert np.mean(ours) > np.mean(threshold) + 0.2
 
 
+def test_no_short_cut_through_noise_leads_to_a_side_that_the_line_reaches_elsewhere() -> None:
+    strays, overlaps = [], []
+    for seed in range(4):
+        image, truth, box = slanting(seed)
+        mask, _ = placed(image, box)
+        away = cv2.distanceTransform((~truth).astype(np.uint8), cv2.DIST_L2, 5)
+        strays.append(np.count_nonzero(mask & (away > 4)))
+        overlaps.append(iou(mask, truth))
+    assert np.mean(strays) < 6
+    assert np.mean(overlaps) > 0.7
+
+
+def slanting(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_], Box]:
+    """A hairline from the lower left to the upper right corner of a long box, on ground as rough as it is dark."""
+    rng = np.random.default_rng(seed)
+    height, width = 70, 260
+    xs = np.arange(12, width - 12)
+    steps = np.cumsum(rng.normal(0, 0.8, len(xs)))
+    ys = np.linspace(height - 12, 12, len(xs)) + steps - np.linspace(steps[0], steps[-1], len(xs))
+    drawn = np.zeros((height, width), np.uint8)
+    points = np.stack([xs, np.clip(ys, 4, height - 4)], 1).astype(np.int32)
+    cv2.polylines(drawn, [points], isClosed=False, color=1, thickness=2)
+    rough = cv2.GaussianBlur(rng.normal(0, 1, drawn.shape), (0, 0), 1.2)
+    grey = 140 + 18 * rough / rough.std() - 50 * cv2.GaussianBlur(drawn.astype(float), (0, 0), 0.6)
+    rows, columns = np.nonzero(drawn)
+    box = (int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
+    return np.clip(grey, 0, 255).astype(np.uint8)[..., None].repeat(3, axis=2), drawn > 0, box
+
+
+@pytest.mark.parametrize("is_dark", [True, False])
+def test_stones_that_stand_out_more_than_the_line_are_not_taken_for_it(is_dark: bool) -> None:
+    for seed in range(2, 6):
+        image, truth, box = crack((120, 160), contrast=35, noise=5, width=2, seed=seed)
+        rng = np.random.default_rng(seed)
+        stones = np.zeros(truth.shape, np.float32)
+        for _ in range(60):
+            centre = int(rng.integers(160)), int(rng.integers(120))
+            axes = int(rng.integers(2, 7)), int(rng.integers(1, 4))
+            cv2.ellipse(stones, centre, axes, float(rng.uniform(0, 180)), 0, 360, 1, -1)
+        stones[cv2.dilate(truth.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0] = 0
+        strewn = np.clip(image + 70 * cv2.GaussianBlur(stones, (0, 0), 0.8)[..., None], 0, 255).astype(np.uint8)
+        mask, _ = placed(strewn if is_dark else 255 - strewn, box)
+        assert iou(mask, truth) > 0.6
+
+
 def test_the_score_falls_as_the_line_fades() -> None:
     scores = [placed(*crack((120, 160), contrast=c, noise=12, width=3)[::2])[1] for c in (90.0, 45.0, 15.0)]
     assert scores[0] > scores[1] > scores[2]
