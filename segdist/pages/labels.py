@@ -10,7 +10,7 @@ from rich.text import Text
 from segdist.core.json_values import JsonDict, JsonObject
 from segdist.core.terminal import Console, Table
 from segdist.core.text import counted
-from segdist.labelling.election import ENOUGH, Choice
+from segdist.labelling.election import EACH, ENOUGH, Choice
 from segdist.labelling.lessons import Lesson
 from segdist.labelling.rounds import BOTH, COMMON, STUDENT, Done
 from segdist.pages.leaderboard import number
@@ -22,6 +22,7 @@ _BECAME = {
     BOTH: "got the pixels that a student adds",
     COMMON: "kept the pixels that a student has too",
 }
+_CANDIDATES = {"classical box": "the filled box", EACH: "of each object the mask foretold to be the best"}
 _VERDICTS = ("labelled", "review", "rejected")
 _FAR = 0.25
 """Mean IoU with human masks below which a teacher draws something else than people did."""
@@ -64,7 +65,7 @@ def label_choices(details: Mapping[str, object]) -> list[str]:
     Args:
         details: of the labels' manifest.
     """
-    found = [*_choices(_chosen(details))]
+    found = [*_choices(_chosen(details), "labelled by")]
     for number_, one in enumerate(_ROUNDS.validate_python(details.get("rounds") or []), start=1):
         found += _round(number_, one)
     return found
@@ -80,24 +81,30 @@ def _round(number_: int, one: Done) -> Iterator[str]:
         f"round {number_} of self-training: students, each on images that it had not learned, looked into the boxes of "
         f"{masks} again; {', '.join([*became, f'{stayed} stayed as they were'])}"
     )
-    yield from _choices(one.choices)
+    yield from _choices(one.choices, "takes")
 
 
-def _choices(of_class: Mapping[str, Choice]) -> Iterator[str]:
+def _choices(of_class: Mapping[str, Choice], verb: str) -> Iterator[str]:
     for label, choice in of_class.items():
         ranked = sorted(choice.would_give.items(), key=lambda entry: -entry[1])
-        each = ", ".join(f"{name} {mean:.3f}" for name, mean in ranked)
-        objects = counted(choice.objects, "object")
+        each = ", ".join(f"{_in_words(name)} {mean:.3f}" for name, mean in ranked)
+        objects, taken = counted(choice.objects, "object"), f"{label}: {verb} {_in_words(choice.teacher)}"
         if choice.by == "agreement":
             yield (
-                f"{label}: {choice.teacher}, for want of human masks by agreement; mean IoU with the others on "
+                f"{taken}, which agrees most with the others, for want of human masks; mean IoU with the others on "
                 f"{objects}: {each}"
             )
             continue
         by = f"human masks of {objects}{' and of other classes' if choice.objects < ENOUGH else ''}"
         best, most = ranked[0]
-        not_clear = f" ({best} is better by no more than chance)" if most > choice.would_give[choice.teacher] else ""
-        yield f"{label}: {choice.teacher}, by {by}; mean IoU with them: {each}{not_clear}"
+        is_clear = most <= choice.would_give[choice.teacher]
+        not_clear = "" if is_clear else f" ({_in_words(best)} is better by no more than chance)"
+        yield f"{taken}, by {by}; mean IoU with them: {each}{not_clear}"
+
+
+def _in_words(name: str) -> str:
+    """A candidate for a reader who never saw the sweep file."""
+    return _CANDIDATES.get(name, name)
 
 
 def _chosen(details: Mapping[str, object]) -> dict[str, Choice]:

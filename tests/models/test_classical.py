@@ -42,9 +42,7 @@ def test_a_disc_is_found_in_its_box(method: str) -> None:
 def test_a_large_photograph_takes_memory_for_its_pixels_and_little_more(method: str) -> None:
     height, width = 2600, 3800
     ground_HWC = cv2.resize(np.random.default_rng(0).integers(120, 140, (65, 95, 3)).astype(np.uint8), (width, height))
-    cv2.ellipse(
-        ground_HWC, (1900, 1300), (1400, 20 if method == "line" else 900), 0, 0, 360, (40, 30, 20), -1
-    )
+    cv2.ellipse(ground_HWC, (1900, 1300), (1400, 20 if method == "line" else 900), 0, 0, 360, (40, 30, 20), -1)
     truth_HW = (ground_HWC < 90).all(axis=2)
     box = (400.0, 300.0, 3400.0, 2300.0)
     tracemalloc.start()

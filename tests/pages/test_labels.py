@@ -87,9 +87,9 @@ def test_what_rounds_did_is_said_after_who_labelled_first_with_what_each_would_h
     by = "by human masks of 34 objects; mean IoU with them: both together 0.711, first labels 0.674, student 0.576"
     assert label_choices({"choices": {}, "rounds": done}) == [
         f"round 1 of self-training: {again}; 471 got the pixels that a student adds, 32 stayed as they were",
-        f"crack: both together, {by}",
+        f"crack: takes both together, {by}",
         f"round 2 of self-training: {again}; 503 stayed as they were",
-        f"crack: student, {by} (both together is better by no more than chance)",
+        f"crack: takes student, {by} (both together is better by no more than chance)",
     ]
 
 
@@ -115,3 +115,17 @@ def test_what_is_not_known_of_the_labels_is_told_only_where_it_is_so() -> None:
     assert "human masks above alone" in unknown(_elected("masks", {"classical box": 0.5}))
     assert "The truth is not known" in unknown(_elected("agreement", {"classical box": 0.5}))
     assert unknown(summarise([_note("crack", 0.77, 0.109)])) == ""
+
+
+def test_who_labels_a_class_and_why_is_said_without_names_of_the_code() -> None:
+    means = {"classical thin": 0.63, "the surest for each object": 0.629, "classical box": 0.452}
+    (said,) = label_choices(_elected("masks", means))
+    assert said == (
+        "crack: labelled by classical thin, by human masks of 12 objects; mean IoU with them: classical thin 0.630, of "
+        "each object the mask foretold to be the best 0.629, the filled box 0.452"
+    )
+    (said,) = label_choices(_elected("agreement", {"classical box": 0.294, "classical thin": 0.244}, objects=3))
+    assert said == (
+        "crack: labelled by the filled box, which agrees most with the others, for want of human masks; mean IoU with "
+        "the others on 3 objects: the filled box 0.294, classical thin 0.244"
+    )

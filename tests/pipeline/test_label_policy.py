@@ -59,7 +59,9 @@ def test_each_class_gets_the_teacher_nearest_to_human_masks_and_the_labels_say_w
     assert choice["teacher"] == "classical thin", "nobody is better than the named teacher by more than chance"
     assert choice["would_give"]["classical thin"] > choice["would_give"]["classical box"]
     (said,) = label_choices(labels.manifest.details)
-    assert said.startswith(f"crack: {choice['teacher']}, by human masks of {choice['objects']} objects; mean IoU with")
+    assert said.startswith(
+        f"crack: labelled by {choice['teacher']}, by human masks of {choice['objects']} objects; mean IoU with"
+    )
     quality = labels.manifest.details["quality"]
     assert quality["iou"] > quality["box_fill_iou"]
     assert set(quality["strategies"]) == set(choice["would_give"])
