@@ -77,7 +77,11 @@ def compose(
     try:
         content = _with_current_names(_put_together(path, choices), path, old_name)
         for change in _renamed(changes, content):
-            _apply(change, content)
+            try:
+                _apply(change, content)
+            except OmegaConfBaseException as error:
+                said = _first_lines(error, 1)
+                raise SpecError(f"command line: {change.key_or_group}: it has no such place: {said}") from error
         if "storage" not in content:
             content["storage"] = SweepSpec.model_fields["storage"].default
         return filled_in(content, str(path))

@@ -408,7 +408,12 @@ def _value_problem(spec: SweepSpec, key: str, value: object) -> str:
     except ValidationError as error:
         problem = next(problems_of(error, declared.options if first == "model" else RunSpec))
         return problem.message if "unknown key" in problem.message else f"{value!r} is not possible: {problem.message}"
-    except (AttributeError, TypeError, IndexError, ValueError):
+    except IndexError:
+        return (
+            f"`{key}` is of an entry that its list does not have. Add it, or search it no longer; on the command line "
+            f"by '~space.{key}'"
+        )
+    except (AttributeError, TypeError, ValueError):
         return f"`{key}` is not a key that can be searched"
     return ""
 

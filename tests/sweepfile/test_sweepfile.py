@@ -230,13 +230,27 @@ def test_the_rate_of_a_phase_can_be_searched(folder: Path) -> None:
     assert spec.train.total_epochs == 10
     run = spec.run.override({"train.phases.1.lr": 5e-4})
     assert [p.lr for p in run.train.phases] == [1e-3, 5e-4]
-    assert "`train.phases.2.lr` is not a key" in refusal(write(folder, PHASES.replace("phases.1.lr", "phases.2.lr")))
+    assert "`train.phases.2.lr` is of an entry that its list does not have" in refusal(
+        write(folder, PHASES.replace("phases.1.lr", "phases.2.lr"))
+    )
 
 
 @pytest.mark.parametrize("key", ["epochs=4", "lr=1e-2", "warmup=0.5"])
 def test_keys_that_phases_replace_are_refused_beside_them(key: str, folder: Path) -> None:
     message = refusal(write(folder, PHASES), f"train.{key}")
     assert f"`train.{key.partition('=')[0]}` has no effect beside `train.phases`" in message
+
+
+def test_a_phase_that_is_not_there_is_told_with_what_to_do(folder: Path) -> None:
+    file = write(folder, PHASES)
+    phases = "train.phases=[{epochs: 1, lr: 1e-3}]"
+    said = refusal(file, phases)
+    assert "`train.phases.1.lr` is of an entry that its list does not have" in said
+    assert "'~space.train.phases.1.lr'" in said
+    load(file, [phases, "~space.train.phases.1.lr"])
+    assert "command line: train.phases.3.epochs: it has no such place" in refusal(
+        file, phases, "train.phases.3.epochs=1"
+    )
 
 
 def test_a_searched_rate_beside_phases_is_refused_with_the_key_that_counts(folder: Path) -> None:
