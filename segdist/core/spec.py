@@ -334,11 +334,11 @@ class LabelSpec(Placed):
     policy: Literal["vote", "auto"] = "vote"
     """What becomes of the masks of several teachers. vote: `consensus` makes one of them. auto: each class gets those
     of one teacher, the filled box being one as well: the one nearest to people's masks in `train` or `val` where at
-    least five objects have some, else the one nearest to the other teachers' masks. By people's masks it is
-    `label.teacher`, unless another is better by more than the standard error of the difference, or the filled box by
-    any. Where ten objects of all classes have some, a class with fewer than five goes by those of the others too,
-    scores are learned from them, and each object gets the mask of the teacher foretold to be the best, in classes where
-    that pays."""
+    least five objects have some. It is `label.teacher`, unless another is better by more than the standard error of
+    the difference, or the filled box by any. Without people's masks it is `label.teacher` too, unless no other teacher
+    agrees with it beyond chance: then the one nearest to the others' masks. Where ten objects of all classes have some,
+    a class with fewer than five goes by those of the others too, scores are learned from them, and each object gets the
+    mask of the teacher foretold to be the best, in classes where that pays."""
     rounds: int = Field(default=0, ge=0, le=MAX_ROUNDS)
     """Rounds of self-training after the first labels. In each, two students learn the labels of one half of the
     training images each, by group, and look into the boxes of the other half. How far student and label agree becomes

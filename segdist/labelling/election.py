@@ -1,4 +1,10 @@
-"""Which teacher labels a class: the one nearest to people's masks or, where there are few, to the other teachers'."""
+"""Which teacher labels a class: the one nearest to people's masks or, where there are few, the one that was named.
+
+How far teachers agree does not tell who is right: on potholes, where SAM is, and on hairline cracks, where it is not,
+they agree alike, for large masks overlap by chance. So agreement decides only where nobody agrees with the one named
+beyond chance, by Cohen's kappa (1960) over the pixels of the box. It is 0 for masks that know nothing of each other, as
+a filled box and any other.
+"""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -27,6 +33,10 @@ _WORTH_IT = 0.01
 """IoU that choosing for each object must add to what the best teacher alone gives; less may be an accident."""
 
 
+BY_CHANCE = 0.05
+"""Kappa up to which two teachers agree by chance."""
+
+
 class Known(TypedDict):
     """One object that has a human mask: its class, and for each teacher the IoU with it and the signs of its mask."""
 
@@ -36,9 +46,10 @@ class Known(TypedDict):
 
 
 class PollContent(TypedDict):
-    """What a poll has counted: objects and the sum of agreements, by class and teacher; and what is known of some."""
+    """What a poll has counted, by class and teacher: objects, agreements and kappas; and what is known of some."""
 
     agreement: dict[str, dict[str, list[float]]]
+    beyond_chance: dict[str, dict[str, dict[str, float]]]
     known: list[Known]
 
 
@@ -48,7 +59,7 @@ class Choice:
 
     Attributes:
         teacher: the name, or `EACH`.
-        by: `masks` of people, or the teachers' `agreement`.
+        by: `masks` of people, or without them its `name` in the sweep file, or the teachers' `agreement`.
         objects: of the class, on how many it rests.
         would_give: for each teacher the mean IoU with these masks, as if five more objects were as all classes are on
             average, so that a few do not decide alone; or with the other teachers' answers. For `EACH` as measured on
@@ -69,6 +80,7 @@ class Poll:
 
     def __init__(self) -> None:
         self._agreement: dict[str, dict[str, list[float]]] = defaultdict(dict)
+        self._beyond_chance: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
         self._known: list[Known] = []
 
     def add(self, asked: Instance, candidates: Sequence[CandidateMask], truth: Rle | None) -> None:
@@ -83,8 +95,10 @@ class Poll:
         size_hw = next((i.mask.size_hw for i in answers.values() if i.mask), (1, 1))
         rles = [i.mask or masks.empty(size_hw) for i in answers.values()]
         overlaps = np.nan_to_num(overlap_matrix(rles, rles))
+        kappas = _kappas(overlaps, [rle.area for rle in rles], asked)
         others = max(len(rles) - 1, 1)
         for n, name in enumerate(answers):
+            self._add_kappas(asked.label, name, dict(zip(answers, kappas[n].tolist(), strict=True)))
             sums = self._agreement[asked.label].setdefault(name, [0.0, 0.0])
             sums[0] += 1
             sums[1] += float(overlaps[n].sum() - overlaps[n, n]) / others
@@ -99,12 +113,21 @@ class Poll:
             for name, values in of_class.items():
                 own = self._agreement[label].setdefault(name, [0.0] * len(values))
                 self._agreement[label][name] = [a + b for a, b in zip(own, values, strict=True)]
+        for label, of_names in content["beyond_chance"].items():
+            for name, kappas in of_names.items():
+                self._add_kappas(label, name, kappas)
         self._known += content["known"]
+
+    def _add_kappas(self, label: str, name: str, kappas: Mapping[str, float]) -> None:
+        sums = self._beyond_chance[label].setdefault(name, {})
+        for other, kappa in kappas.items():
+            sums[other] = sums.get(other, 0.0) + kappa
 
     @property
     def content(self) -> PollContent:
         """What was counted so far, to be added to another poll."""
-        return {"agreement": dict(self._agreement), "known": self._known}
+        counted, kappas = dict(self._agreement), dict(self._beyond_chance)
+        return {"agreement": counted, "beyond_chance": kappas, "known": self._known}
 
     def choices(self, preferred: str = "", floor: str = "") -> dict[str, Choice]:
         """Who labels each class that was asked about; of equals the first.
@@ -112,8 +135,8 @@ class Poll:
         Args:
             preferred: who labels where human masks decide and nobody is better by more than the standard error of the
                 difference (the rule of one standard error, Breiman et al. 1984): of many that are tried on a few
-                objects the best is the luckiest, too.
-            floor: who must not be better than the one preferred, by any difference.
+                objects the best is the luckiest, too. Without human masks, where another agrees with it beyond chance.
+            floor: who must not be better than the one preferred, by any difference, and has no say of its own.
         """
         labels = sorted(self._agreement)
         lessons = _Lessons(labels, self._known) if len(self._known) >= SURE else None
@@ -124,7 +147,10 @@ class Poll:
         if lessons is None and len(known) < ENOUGH:
             sums = self._agreement[label]
             means = {name: total / count for name, (count, total) in sums.items()}
-            return Choice(_best(means), "agreement", int(next(iter(sums.values()))[0]), means)
+            objects = int(next(iter(sums.values()))[0])
+            if preferred in means and self._is_not_alone(label, preferred, floor):
+                return Choice(preferred, "name", objects, means)
+            return Choice(_best(means), "agreement", objects, means)
         usual = _mean_of_classes(self._known)
         means = {
             name: (sum(one["iou"][name] for one in known) + ENOUGH * mean) / (len(known) + ENOUGH)
@@ -139,6 +165,30 @@ class Poll:
             means[EACH] = means[best] + lessons.held_out[label] - own
             best = EACH if lessons.held_out[label] >= own + _WORTH_IT else best
         return Choice(best, "masks", len(known), means, lessons.weights(label) if lessons else {})
+
+    def _is_not_alone(self, label: str, name: str, floor: str) -> bool:
+        """Whether another teacher agrees with it beyond chance, or there is none that could."""
+        count, _ = self._agreement[label][name]
+        kappas = [sum_ / count for of, sum_ in self._beyond_chance[label][name].items() if of not in (name, floor)]
+        return not kappas or max(kappas) > BY_CHANCE
+
+
+def _kappas(overlaps_MM: Floats, areas: Sequence[int], asked: Instance) -> Floats:
+    """(M, M) Cohen's kappa of two masks over the pixels of the annotated box; 0 where one is empty or fills it.
+
+    Args:
+        overlaps_MM: IoU of every two.
+        areas: of each, in pixels.
+        asked: with the box; masks may be cut a little larger.
+    """
+    area_M = np.asarray(areas, np.float64)
+    sums_MM, products_MM = area_M[:, None] + area_M, area_M[:, None] * area_M
+    common_MM = overlaps_MM * sums_MM / (1 + overlaps_MM)
+    x1, y1, x2, y2 = asked.box_xyxy
+    pixels = max((x2 - x1) * (y2 - y1), float((sums_MM - common_MM).max(initial=1.0)))
+    spread_MM = pixels * sums_MM - 2 * products_MM
+    informed = (spread_MM > 0) & (products_MM > 0)
+    return np.where(informed, 2 * (pixels * common_MM - products_MM) / np.where(informed, spread_MM, 1.0), 0.0)
 
 
 def _is_clearly_better(one: str, other: str, known: Sequence[Known]) -> bool:

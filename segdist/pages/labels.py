@@ -89,11 +89,9 @@ def _choices(of_class: Mapping[str, Choice], verb: str) -> Iterator[str]:
         ranked = sorted(choice.would_give.items(), key=lambda entry: -entry[1])
         each = ", ".join(f"{_in_words(name)} {mean:.3f}" for name, mean in ranked)
         objects, taken = counted(choice.objects, "object"), f"{label}: {verb} {_in_words(choice.teacher)}"
-        if choice.by == "agreement":
-            yield (
-                f"{taken}, which agrees most with the others, for want of human masks; mean IoU with the others on "
-                f"{objects}: {each}"
-            )
+        if choice.by != "masks":
+            why = "`label.teacher`" if choice.by == "name" else "which agrees most with the others"
+            yield f"{taken}, {why}, for want of human masks; mean IoU with the others on {objects}: {each}"
             continue
         by = f"human masks of {objects}{' and of other classes' if choice.objects < ENOUGH else ''}"
         best, most = ranked[0]

@@ -48,6 +48,47 @@ def test_with_fewer_the_nearest_to_the_others_labels() -> None:
     assert choice.would_give["thin"] == pytest.approx((10 / 18 + 18 / 20) / 2)
 
 
+def test_without_human_masks_the_named_one_labels_where_another_agrees_beyond_chance() -> None:
+    """Two large masks overlap more than a thin one does with any, and know nothing of it."""
+    poll = Poll()
+    poll.add(asked(), said(box=(0, 40), sam=(0, 36), otsu=(4, 20), thin=(4, 8)), None)
+    assert (poll.choices(floor="box")["a"].teacher, poll.choices()["a"].by) == ("sam", "agreement")
+    choice = poll.choices("thin", floor="box")["a"]
+    assert (choice.teacher, choice.by, choice.objects) == ("thin", "name", 1)
+
+
+def test_one_whom_nobody_agrees_with_but_by_chance_does_not_label() -> None:
+    poll = Poll()
+    poll.add(asked(), said(box=(0, 40), sam=(0, 30), otsu=(2, 28), thin=(32, 36)), None)
+    assert poll.choices("thin", floor="box")["a"].teacher in ("sam", "otsu")
+    assert poll.choices("thin", floor="box")["a"].by == "agreement"
+
+
+def test_the_only_teacher_labels_where_nothing_speaks_for_or_against_it() -> None:
+    poll = Poll()
+    poll.add(asked(), said(box=(0, 40), thin=(4, 8)), None)
+    assert poll.choices("thin", floor="box")["a"].teacher == "thin"
+
+
+def test_agreement_beyond_chance_is_cohens_kappa_over_the_box() -> None:
+    """Against the definition, on the table of the pixels of the box."""
+    poll, rng = Poll(), np.random.default_rng(5)
+    drawn = [rng.random(SIZE_HW) < share for share in (0.1, 0.4, 0.7)]
+    drawn.append(drawn[0] | (rng.random(SIZE_HW) < 0.1))
+    whole = (0.0, 0.0, 40.0, 20.0)
+    poll.add(
+        asked(), [CandidateMask(str(n), Instance("a", masks.encode(one), whole)) for n, one in enumerate(drawn)], None
+    )
+    found, compared = poll.content["beyond_chance"]["a"], 0
+    for n, one in enumerate(drawn):
+        for k, other in enumerate(drawn):
+            chance = one.mean() * other.mean() + (1 - one.mean()) * (1 - other.mean())
+            kappa = ((one == other).mean() - chance) / (1 - chance)
+            assert found[str(n)][str(k)] == pytest.approx(kappa, abs=1e-9)
+            compared += 1
+    assert compared == 16
+
+
 def test_classes_choose_for_themselves_and_polls_add_up() -> None:
     first, second, both = Poll(), Poll(), Poll()
     for n in range(2 * ENOUGH):

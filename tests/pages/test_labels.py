@@ -129,3 +129,5 @@ def test_who_labels_a_class_and_why_is_said_without_names_of_the_code() -> None:
         "crack: labelled by the filled box, which agrees most with the others, for want of human masks; mean IoU with "
         "the others on 3 objects: the filled box 0.294, classical thin 0.244"
     )
+    (said,) = label_choices(_elected("name", {"classical thin": 0.244}, objects=3))
+    assert said.startswith("crack: labelled by classical thin, `label.teacher`, for want of human masks; ")

@@ -71,11 +71,11 @@ def test_each_class_gets_the_teacher_nearest_to_human_masks_and_the_labels_say_w
 
 
 @pytest.mark.usefixtures("cluster")
-def test_without_human_masks_the_teachers_agreement_decides(tmp_path: Path) -> None:
+def test_without_human_masks_the_named_teacher_labels(tmp_path: Path) -> None:
     spec = sweep(tmp_path, policy="auto", teachers=[OTSU])
     spec = spec.model_copy(update={"data": spec.data.model_copy(update={"boxes_only": ("train", "val")})})
     (choice,) = label(spec, ingest(spec)).manifest.details["choices"].values()
-    assert choice["by"] == "agreement"
+    assert (choice["teacher"], choice["by"]) == ("classical thin", "name")
 
 
 @pytest.mark.usefixtures("cluster")
