@@ -247,6 +247,9 @@ class TestPrediction:
     def test_large_images_are_decoded_in_parts_with_the_same_result(self, monkeypatch: pytest.MonkeyPatch) -> None:
         net = network().eval()
         with torch.inference_mode():
-            at_once = net.predict([ONE.image_HWC], [Prompt()])
+            (at_once,) = net.predict([ONE.image_HWC], [Prompt()])
             monkeypatch.setattr("segdist.nets.queries._PIXELS_AT_ONCE", 1)
-            assert net.predict([ONE.image_HWC], [Prompt()]) == at_once
+            (in_parts,) = net.predict([ONE.image_HWC], [Prompt()])
+        assert len(at_once) > 1
+        assert [replace(i, score=0.0) for i in in_parts] == [replace(i, score=0.0) for i in at_once]
+        assert [i.score for i in in_parts] == pytest.approx([i.score for i in at_once], rel=1e-6)  # sums round apart
