@@ -27,13 +27,9 @@ SURE = 10
 and so which teacher's mask of an object is the best."""
 EACH = "the surest for each object"
 """In place of a teacher's name: of each object the mask that is foretold to be the nearest to the truth."""
-
-
 _WORTH_IT = 0.01
 """IoU that choosing for each object must add to what the best teacher alone gives; less may be an accident."""
-
-
-BY_CHANCE = 0.05
+_BY_CHANCE = 0.05
 """Kappa up to which two teachers agree by chance."""
 
 
@@ -170,7 +166,7 @@ class Poll:
         """Whether another teacher agrees with it beyond chance, or there is none that could."""
         count, _ = self._agreement[label][name]
         kappas = [sum_ / count for of, sum_ in self._beyond_chance[label][name].items() if of not in (name, floor)]
-        return not kappas or max(kappas) > BY_CHANCE
+        return not kappas or max(kappas) > _BY_CHANCE
 
 
 def _kappas(overlaps_MM: Floats, areas: Sequence[int], asked: Instance) -> Floats:

@@ -164,10 +164,7 @@ def _path(value_HW: Values, line_HW: Values) -> Mask:
     turned, turned_index = (path_HW, index_HW) if width >= height else (path_HW.T, index_HW.T)  # views: along is across
     path_HW.flat[_cheapest_way(graph, turned_index[:, 0], turned_index[:, -1])] = True
     slack = 1 + min(_SLACK, min(height, width) // 4)
-    for near, side in (
-        (turned[:slack], turned_index[0]),
-        (turned[-slack:], turned_index[-1]),
-    ):
+    for near, side in ((turned[:slack], turned_index[0]), (turned[-slack:], turned_index[-1])):
         if not near.any():
             path_HW.flat[_cheapest_way(graph, index_HW[path_HW], side)] = True
     return path_HW

@@ -36,7 +36,7 @@ from segdist.sweepfile.students import student_model, student_of
 
 CODE_VERSION = 4
 """Raised when the same teacher gives other labels than before."""
-_ELECTION_VERSION = 4
+_ELECTION_VERSION = 5
 """Raised when the same polls lead to other labels than before."""
 _HOW_FAST = {
     "teacher", "teachers", "actors", "max_actors", "cpus_per_actor", "gpus_per_actor", "images_per_shard", "precision",
