@@ -1,5 +1,6 @@
 """`segdist label ...`: boxes to masks, and people's say in them. What is heavy is imported by the command."""
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -49,7 +50,7 @@ def make(sweep: Sweep, limit: Limit = 0) -> None:
     with report_user_errors():
         file, overrides = file_and_overrides(sweep)
         sets = label_sweep(file, overrides, say, limit=limit)
-        _show(sets, as_json=False)
+        _show(sets, sweep, limit, as_json=False)
 
 
 @app.command()
@@ -60,7 +61,7 @@ def report(sweep: Sweep, limit: Limit = 0, as_json: Json = False) -> None:
     with report_user_errors():
         file, overrides = file_and_overrides(sweep)
         _, sets = find_label_sets(file, overrides, limit=limit)
-        _show(sets, as_json=as_json)
+        _show(sets, sweep, limit, as_json=as_json)
 
 
 @review_app.command("export")
@@ -153,16 +154,27 @@ def file_and_overrides(words: list[str]) -> tuple[str, list[str]]:
     return files[0], overrides
 
 
-def _show(sets: "Sequence[LabelSet]", *, as_json: bool) -> None:
+def _show(sets: "Sequence[LabelSet]", sweep: list[str], limit: int, *, as_json: bool) -> None:
     from segdist.labelling.lessons import lessons
     from segdist.pages.labels import label_report, print_label_reports
 
     reports = [
         label_report(one.policy.title, one.policy.values, one.labels.uri, one.labels.manifest.model_dump(mode="json"))
-        | {"lessons": [asdict(lesson) for lesson in lessons(one.labels.samples())]}
-        for one in sets
+        | {
+            "lessons": [asdict(lesson) for lesson in lessons(one.labels.samples())],
+            "look": _look(sweep, number if len(sets) > 1 else 0, limit),
+        }
+        for number, one in enumerate(sets, start=1)
     ]
     if as_json:
         say_json(reports)
     else:
         print_label_reports(reports)
+
+
+def _look(sweep: list[str], policy: int, limit: int) -> str:
+    """The command that makes a page of labels beside their images."""
+    options = ["--verdict", "accept", "--most", "60", "-o", "look/"]
+    options += ["--policy", str(policy)] if policy else []
+    options += ["--limit", str(limit)] if limit else []
+    return shlex.join(["segdist", "label", "review", "export", *sweep, *options])

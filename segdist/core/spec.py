@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -293,6 +294,24 @@ class TeacherSpec(ModelSpec):
             )
         return self
 
+    @property
+    def name(self) -> str:
+        """In a few words: its family and what was set of it, e.g. `classical thin`, or the trained model."""
+        if self.trained:
+            return self.trained
+        options = self.family_options()
+        values = (key if value is True else PurePosixPath(str(value)).name for key, value in options.items())
+        return " ".join([self.family, *values])
+
+
+FILLED_BOX = TeacherSpec.model_validate({"family": "classical", "classical": {"method": "box"}})
+"""Always a candidate where one of several teachers is elected: whoever is no better is not worth asking."""
+
+
+def teacher_in_words(name: str) -> str:
+    """A teacher, by its name, for a reader who never saw the sweep file."""
+    return "the filled box" if name == FILLED_BOX.name else name
+
 
 class StudentSpec(Strict):
     """The students of `label.rounds`: small, and trained for minutes."""
@@ -400,12 +419,21 @@ class LabelSpec(Placed):
     @property
     def in_words(self) -> str:
         """Who labels, and how."""
-        who = " and ".join(dict.fromkeys(one.family or one.trained for one in (self.teacher, *self.teachers)))
+        first, *others = dict.fromkeys(teacher_in_words(one.name) for one in self.asked)
         how = " and ".join(dict.fromkeys(prompt.strategy for prompt in self.prompts))
-        chosen = ", of several the best for each class" if self.policy == "auto" else ""
+        elected = self.policy == "auto" and bool(others)
+        who = first if elected else " and ".join([first, *others])
+        chosen = f"; {' or '.join(others)} for a class where human masks show it to be better" if elected else ""
         more = f" in {self.rounds} rounds" if self.rounds > 1 else ""
         trained = f", then self-training{more}" if self.rounds else ""
         return f"{who} by {how}{chosen}{trained}"
+
+    @property
+    def asked(self) -> tuple[TeacherSpec, ...]:
+        """All teachers, the first of them `teacher`; the filled box is one where each class elects its own."""
+        named = (self.teacher, *self.teachers)
+        is_named = self.policy == "vote" or FILLED_BOX.name in (one.name for one in named)
+        return named if is_named else (*named, FILLED_BOX)
 
     @property
     def prompts(self) -> tuple[PromptSpec, ...]:

@@ -7,6 +7,7 @@ one row than they save, and nothing but this module reads the file.
 import uuid
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from itertools import accumulate
 from pathlib import Path
 from typing import overload
@@ -101,6 +102,12 @@ class Rows(Sequence[LabelledImage]):
     def sample(self, index: int) -> Sample:
         """One sample without its image."""
         return self._labelled(self._images.sample(self._order[index]))
+
+    def only(self, places: Sequence[int]) -> "Rows":
+        """Those at some places, in this order."""
+        some = copy(self)
+        some._order = [self._order[place] for place in places]
+        return some
 
     def _labelled(self, sample: Sample) -> Sample:
         number = self._label_of.get(sample.image_id)

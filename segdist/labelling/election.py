@@ -7,7 +7,7 @@ a filled box and any other.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypedDict
 
@@ -41,11 +41,14 @@ class Known(TypedDict):
     signs: dict[str, list[float]]
 
 
-class PollContent(TypedDict):
-    """What a poll has counted, by class and teacher: objects, agreements and kappas; and what is known of some."""
+Pairs = dict[str, dict[str, dict[str, list[float]]]]
+"""By class, by teacher, and by teacher it is compared with, itself too: objects, and sums of IoUs and of kappas."""
 
-    agreement: dict[str, dict[str, list[float]]]
-    beyond_chance: dict[str, dict[str, dict[str, float]]]
+
+class PollContent(TypedDict):
+    """What a poll has counted, and what is known of some objects."""
+
+    pairs: Pairs
     known: list[Known]
 
 
@@ -75,8 +78,7 @@ class Poll:
     """What teachers say about objects: how far they agree and, where people's masks are there, who is right when."""
 
     def __init__(self) -> None:
-        self._agreement: dict[str, dict[str, list[float]]] = defaultdict(dict)
-        self._beyond_chance: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
+        self._pairs: Pairs = {}
         self._known: list[Known] = []
 
     def add(self, asked: Instance, candidates: Sequence[CandidateMask], truth: Rle | None) -> None:
@@ -92,12 +94,9 @@ class Poll:
         rles = [i.mask or masks.empty(size_hw) for i in answers.values()]
         overlaps = np.nan_to_num(overlap_matrix(rles, rles))
         kappas = _kappas(overlaps, [rle.area for rle in rles], asked)
-        others = max(len(rles) - 1, 1)
-        for n, name in enumerate(answers):
-            self._add_kappas(asked.label, name, dict(zip(answers, kappas[n].tolist(), strict=True)))
-            sums = self._agreement[asked.label].setdefault(name, [0.0, 0.0])
-            sums[0] += 1
-            sums[1] += float(overlaps[n].sum() - overlaps[n, n]) / others
+        sums = np.stack([np.ones_like(kappas), overlaps, kappas], axis=-1).tolist()
+        compared = {name: dict(zip(answers, row, strict=True)) for name, row in zip(answers, sums, strict=True)}
+        self._add_pairs({asked.label: compared})
         if truth is not None:
             iou = {name: masks.iou(truth, i.mask) if i.mask else 0.0 for name, i in answers.items()}
             of_masks = {name: list(values) for name, values in signs(answers, asked).items()}
@@ -105,25 +104,20 @@ class Poll:
 
     def add_content(self, content: PollContent) -> None:
         """Add what another poll has counted."""
-        for label, of_class in content["agreement"].items():
-            for name, values in of_class.items():
-                own = self._agreement[label].setdefault(name, [0.0] * len(values))
-                self._agreement[label][name] = [a + b for a, b in zip(own, values, strict=True)]
-        for label, of_names in content["beyond_chance"].items():
-            for name, kappas in of_names.items():
-                self._add_kappas(label, name, kappas)
+        self._add_pairs(content["pairs"])
         self._known += content["known"]
 
-    def _add_kappas(self, label: str, name: str, kappas: Mapping[str, float]) -> None:
-        sums = self._beyond_chance[label].setdefault(name, {})
-        for other, kappa in kappas.items():
-            sums[other] = sums.get(other, 0.0) + kappa
+    def _add_pairs(self, pairs: Pairs) -> None:
+        for label, of_class in pairs.items():
+            for name, others in of_class.items():
+                own = self._pairs.setdefault(label, {}).setdefault(name, {})
+                for other, sums in others.items():
+                    own[other] = [a + b for a, b in zip(own.get(other, [0.0] * len(sums)), sums, strict=True)]
 
     @property
     def content(self) -> PollContent:
         """What was counted so far, to be added to another poll."""
-        counted, kappas = dict(self._agreement), dict(self._beyond_chance)
-        return {"agreement": counted, "beyond_chance": kappas, "known": self._known}
+        return {"pairs": self._pairs, "known": self._known}
 
     def choices(self, preferred: str = "", floor: str = "") -> dict[str, Choice]:
         """Who labels each class that was asked about; of equals the first.
@@ -134,17 +128,17 @@ class Poll:
                 objects the best is the luckiest, too. Without human masks, where another agrees with it beyond chance.
             floor: who must not be better than the one preferred, by any difference, and has no say of its own.
         """
-        labels = sorted(self._agreement)
+        labels = sorted(self._pairs)
         lessons = _Lessons(labels, self._known) if len(self._known) >= SURE else None
         return {label: self._choice(label, lessons, preferred, floor) for label in labels}
 
     def _choice(self, label: str, lessons: "_Lessons | None", preferred: str, floor: str) -> Choice:
         known = [one for one in self._known if one["label"] == label]
         if lessons is None and len(known) < ENOUGH:
-            sums = self._agreement[label]
-            means = {name: total / count for name, (count, total) in sums.items()}
-            objects = int(next(iter(sums.values()))[0])
-            if preferred in means and self._is_not_alone(label, preferred, floor):
+            of_class = self._pairs[label]
+            means = {name: _mean_of_others(name, others) for name, others in of_class.items()}
+            objects = int(max(others[name][0] for name, others in of_class.items()))
+            if preferred in means and _is_not_alone(of_class[preferred], {preferred, floor}):
                 return Choice(preferred, "name", objects, means)
             return Choice(_best(means), "agreement", objects, means)
         usual = _mean_of_classes(self._known)
@@ -162,11 +156,17 @@ class Poll:
             best = EACH if lessons.held_out[label] >= own + _WORTH_IT else best
         return Choice(best, "masks", len(known), means, lessons.weights(label) if lessons else {})
 
-    def _is_not_alone(self, label: str, name: str, floor: str) -> bool:
-        """Whether another teacher agrees with it beyond chance, or there is none that could."""
-        count, _ = self._agreement[label][name]
-        kappas = [sum_ / count for of, sum_ in self._beyond_chance[label][name].items() if of not in (name, floor)]
-        return not kappas or max(kappas) > _BY_CHANCE
+
+def _mean_of_others(name: str, compared: Mapping[str, Sequence[float]]) -> float:
+    """The mean IoU of a teacher's masks with those of the others; 0 where there are none."""
+    ious = [iou / objects for other, (objects, iou, _) in compared.items() if other != name]
+    return float(np.mean(ious)) if ious else 0.0
+
+
+def _is_not_alone(compared: Mapping[str, Sequence[float]], but: Container[str]) -> bool:
+    """Whether another teacher agrees beyond chance, or there is none that could."""
+    kappas = [kappa / objects for other, (objects, _, kappa) in compared.items() if other not in but]
+    return not kappas or max(kappas) > _BY_CHANCE
 
 
 def _kappas(overlaps_MM: Floats, areas: Sequence[int], asked: Instance) -> Floats:

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from segdist.core.json_values import JsonDict, JsonObject
+from segdist.core.spec import teacher_in_words
 from segdist.core.terminal import Console, Table
 from segdist.core.text import counted
 from segdist.labelling.election import EACH, ENOUGH, Choice
@@ -22,7 +23,6 @@ _BECAME = {
     BOTH: "got the pixels that a student adds",
     COMMON: "kept the pixels that a student has too",
 }
-_CANDIDATES = {"classical box": "the filled box", EACH: "of each object the mask foretold to be the best"}
 _VERDICTS = ("labelled", "review", "rejected")
 _FAR = 0.25
 """Mean IoU with human masks below which a teacher draws something else than people did."""
@@ -102,7 +102,7 @@ def _choices(of_class: Mapping[str, Choice], verb: str) -> Iterator[str]:
 
 def _in_words(name: str) -> str:
     """A candidate for a reader who never saw the sweep file."""
-    return _CANDIDATES.get(name, name)
+    return "of each object the mask foretold to be the best" if name == EACH else teacher_in_words(name)
 
 
 def _chosen(details: Mapping[str, object]) -> dict[str, Choice]:
@@ -127,7 +127,8 @@ def _unknown(details: Mapping[str, object]) -> str:
     )
     return (
         "The truth is not known: there are no human masks that the made ones were compared with, so nothing can be "
-        f"said about their IoU. {how}"
+        f"said about their IoU. {how} Look at pictures of them: where the masks are wrong, name another in "
+        "`label.teacher`; thin suits lines, as cracks, and sam objects with an inside, as potholes."
     )
 
 
@@ -200,6 +201,7 @@ def _print_one(one: JsonObject, out: Console) -> None:
     ]
     counts += [f"{one['corrected']} decided by people"] if one["corrected"] else []
     out.print(f"  {', '.join(counts)}; {one['content_hash']}")
+    out.print(f"  in {escape(one['labels'])}")
     for severity, codes in one["findings"].items():
         out.print(f"  {severity}: {', '.join(f'{code} {count}' for code, count in codes.items())}")
     for choice in one["choices"]:
@@ -212,6 +214,7 @@ def _print_one(one: JsonObject, out: Console) -> None:
     if not quality:
         out.print(_verdict_table(one["verdicts"] or {}))
         out.print(f"  {escape(one['unknown'])}")
+        out.print(f"  pictures: {escape(one.get('look', 'segdist label review export'))}")
         return
     out.print(_quality_table(quality, one["verdicts"]))
     out.print(_strategy_table(quality))

@@ -12,7 +12,7 @@ from segdist.commands.model import model_folder
 from segdist.core import registry, storage
 from segdist.core.errors import SpecError
 from segdist.core.plugins import declaration
-from segdist.core.spec import LabelSpec, ModelSpec, SweepSpec, digest
+from segdist.core.spec import FILLED_BOX, LabelSpec, ModelSpec, SweepSpec, digest
 from segdist.datasets.shards import (
     MANIFEST,
     SCHEMA_VERSION,
@@ -28,7 +28,7 @@ from segdist.labelling.quality import summarise
 from segdist.pipeline import label_pool
 from segdist.pipeline.label_pool import OnProgress
 from segdist.pipeline.label_rows import LabelJob, LabelShard, LabelUnit, PollShard, TeacherMaker
-from segdist.pipeline.panel import FILLED_BOX, Panel, members, name_of
+from segdist.pipeline.panel import Panel, members
 from segdist.pipeline.rounds import ROUNDS_VERSION, self_trained
 from segdist.pipeline.students import check_students
 from segdist.pipeline.teacher import check_teacher, shared_model, teacher_digest
@@ -221,7 +221,7 @@ def _choices(root: str, job: LabelJob, dataset: Dataset, teacher: TeacherMaker) 
     def ask() -> Iterator[str]:
         return label_pool.asked(label_pool.polled(dataset, job.label, job.hidden), job, teacher, PollShard)
 
-    return label_pool.poll_of(root, ask).choices(name_of(job.label.teacher), floor=name_of(FILLED_BOX))
+    return label_pool.poll_of(root, ask).choices(job.label.teacher.name, floor=FILLED_BOX.name)
 
 
 def _run(units: Sequence[LabelUnit], job: LabelJob, teacher: TeacherMaker) -> Iterator[ShardSummary]:

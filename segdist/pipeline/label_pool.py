@@ -24,7 +24,7 @@ from segdist.pipeline.meters import begin, gauges
 POLLED_IMAGES = 96
 """Images about which all teachers are asked before one is chosen for each class."""
 _POLLED_AT_ONCE = 8
-_POLL = "poll.json"
+_POLL = "polled.json"
 OnProgress = Callable[[str], None]
 
 

@@ -1,15 +1,11 @@
 """The teachers of one label policy: each is asked, and every answer stands under the name of who gave it."""
 
-from collections.abc import Iterator, Sequence
-from pathlib import PurePosixPath
+from collections.abc import Sequence
 
 from segdist.core.plugins import Question
 from segdist.core.spec import LabelSpec, PromptSpec, TeacherSpec
 from segdist.labelling.consensus import CandidateMask
 from segdist.pipeline.teacher import Teacher
-
-FILLED_BOX = TeacherSpec.model_validate({"family": "classical", "classical": {"method": "box"}})
-"""Always a candidate where one is elected: whoever is no better is not worth asking."""
 
 
 class Panel:
@@ -17,7 +13,7 @@ class Panel:
 
     def __init__(self, spec: LabelSpec, classes: tuple[str, ...], trained_uri: str = "") -> None:
         specs = members(spec)
-        self._names = [name_of(one.teacher) for one in specs] if len(specs) > 1 else [""]
+        self._names = [one.teacher.name for one in specs] if len(specs) > 1 else [""]
         self._teachers = [Teacher(one, classes, "" if n else trained_uri) for n, one in enumerate(specs)]
 
     def take_halved(self) -> int:
@@ -36,23 +32,7 @@ class Panel:
 
 def members(spec: LabelSpec) -> list[LabelSpec]:
     """The policy of each teacher by itself: the first with all of it, further ones by their boxes alone."""
-    return [spec, *(_alone(spec, teacher) for teacher in _further(spec))]
-
-
-def name_of(teacher: TeacherSpec) -> str:
-    """A teacher in a few words: its family and what was set of it, e.g. `classical thin`, or the trained model."""
-    if teacher.trained:
-        return teacher.trained
-    options = teacher.family_options()
-    values = (key if value is True else PurePosixPath(str(value)).name for key, value in options.items())
-    return " ".join([teacher.family, *values])
-
-
-def _further(spec: LabelSpec) -> Iterator[TeacherSpec]:
-    yield from spec.teachers
-    names = {name_of(teacher) for teacher in (spec.teacher, *spec.teachers)}
-    if spec.policy == "auto" and name_of(FILLED_BOX) not in names:
-        yield FILLED_BOX
+    return [spec, *(_alone(spec, teacher) for teacher in spec.asked[1:])]
 
 
 def _alone(spec: LabelSpec, teacher: TeacherSpec) -> LabelSpec:

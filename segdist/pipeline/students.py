@@ -3,13 +3,13 @@
 import json
 from collections.abc import Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from segdist.core import storage
 from segdist.core.errors import BackendError, DataError, DivergedError
-from segdist.core.records import LabelledImage, Sample
+from segdist.core.records import Sample
 from segdist.core.spec import LabelSpec, ResourceSpec, RunSpec, TrainSpec
 from segdist.core.text import counted
 from segdist.datasets.shards import Dataset
@@ -147,27 +147,6 @@ def _most(policy: LabelSpec, run: RunSpec) -> int:
     return student.max_steps * student.batch_size // run.train.epochs
 
 
-class _Some(Sequence[LabelledImage]):
-    """Some rows of many, each read when it is asked for."""
-
-    def __init__(self, rows: Sequence[LabelledImage], places: Sequence[int]) -> None:
-        self._rows, self._places = rows, places
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    @overload
-    def __getitem__(self, index: int) -> LabelledImage: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> "_Some": ...
-
-    def __getitem__(self, index: int | slice) -> "LabelledImage | _Some":
-        if isinstance(index, slice):
-            return _Some(self._rows, self._places[index])
-        return self._rows[self._places[index]]
-
-
 def _learn(
     run: RunSpec,
     half: int,
@@ -190,7 +169,7 @@ def _learn(
     samples = ((n, rows.sample(n)) for n in range(len(rows)))
     own = [n for n, s in samples if s.image_id in known and can_teach(s) and halves.of(s) == half]
     drawn = np.random.default_rng(run.seed).permutation(own)[:most]
-    train = _Some(rows, drawn.tolist())
+    train = rows.only(drawn.tolist())
 
     def report(metrics: "Metrics", _: object) -> None:
         """Nobody watches a student."""

@@ -42,14 +42,19 @@ def test_every_teacher_that_may_label_photographs_is_looked_at(tmp_path: Path) -
     assert describe(SweepSpec.model_validate(searched)).count("WARNING   The shipped tiny SAM") == 1
 
 
-def test_several_teachers_are_named_and_how_one_is_chosen(tmp_path: Path) -> None:
-    asked = spec(tmp_path, {"family": "classical"}, DRAWN)
-    assert asked.label is not None
-    label = type(asked.label).model_validate(
-        {"teacher": {"family": "classical"}, "teachers": [{"family": "sam"}], "policy": "auto"}
+def test_the_plan_says_who_labels_and_which_others_may(tmp_path: Path) -> None:
+    thin = spec(tmp_path, {"family": "classical", "classical": {"method": "thin"}}, DRAWN).model_dump(
+        exclude_unset=True
     )
-    said = describe(asked.model_copy(update={"label": label}))
-    assert "labels    classical and sam by box, of several the best for each class" in said
+
+    def labels(**label: object) -> str:
+        said = describe(SweepSpec.model_validate({**thin, "label": {**thin["label"], **label}}))
+        return next(line for line in said.splitlines() if "labels" in line).removeprefix("  labels    ")
+
+    otsu = {"family": "classical", "classical": {"method": "otsu"}}
+    assert labels() == "classical thin by box"
+    assert labels(teachers=[otsu], policy="auto").startswith("classical thin by box; classical otsu or the filled box ")
+    assert labels(teachers=[otsu], consensus={}) == "classical thin and classical otsu by box"
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,7 @@ def test_random_access_gives_samples_and_images_in_the_order_of_their_ids(root: 
     assert [rows[i] for i in range(5)] == [(s, s.image_id.encode()) for s in expected]
     assert rows[-1][0] == expected[-1]
     assert rows[1:3] == [rows[1], rows[2]]
+    assert rows.only([3, 0])[:] == [rows[3], rows[0]]
     with pytest.raises(IndexError, match="5 samples"):
         rows[5]
 

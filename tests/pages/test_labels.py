@@ -117,6 +117,17 @@ def test_what_is_not_known_of_the_labels_is_told_only_where_it_is_so() -> None:
     assert unknown(summarise([_note("crack", 0.77, 0.109)])) == ""
 
 
+def test_labels_that_nothing_is_known_of_say_where_they_lie_how_to_see_them_and_which_key_to_change() -> None:
+    details = {"verdicts": {"crack": {"labelled": 4}}, "labelled": 4}
+    manifest = {"details": details, "splits": {"train": {"images": 4}}, "content_hash": "0", "findings": {}}
+    console = Console(file=StringIO())
+    one = label_report("classical thin by box", {}, "store/labels/0123", manifest)
+    print_label_reports([one | {"look": "segdist label review export s.yaml -o look/"}], console)
+    assert isinstance(console.file, StringIO)
+    said = console.file.getvalue()
+    assert all(part in said for part in ("  in store/labels/0123\n", "`label.teacher`", "export s.yaml -o look/"))
+
+
 def test_who_labels_a_class_and_why_is_said_without_names_of_the_code() -> None:
     means = {"classical thin": 0.63, "the surest for each object": 0.629, "classical box": 0.452}
     (said,) = label_choices(_elected("masks", means))

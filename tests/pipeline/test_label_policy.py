@@ -20,7 +20,7 @@ from segdist.pipeline import label_pool
 from segdist.pipeline.ingest import ingest
 from segdist.pipeline.label import label, label_key
 from segdist.pipeline.label_rows import PollUnit
-from segdist.pipeline.panel import Panel, members, name_of
+from segdist.pipeline.panel import Panel, members
 from segdist.sweepfile.loading import load
 
 THIN: dict[str, Any] = {"family": "classical", "classical": {"method": "thin"}}
@@ -179,4 +179,4 @@ def test_further_teachers_are_looked_at_before_anything_starts(tmp_path: Path, f
 
 def test_a_teacher_is_named_by_what_was_set_of_it() -> None:
     spec = LabelSpec.model_validate({"teacher": {"family": "sam", "sam": {"weights": "weights/mobile_sam.pt"}}})
-    assert name_of(spec.teacher) == "sam mobile_sam.pt"
+    assert spec.teacher.name == "sam mobile_sam.pt"
