@@ -111,8 +111,11 @@ def _chosen(details: Mapping[str, object]) -> dict[str, Choice]:
 
 
 def _unknown(details: Mapping[str, object]) -> str:
-    """What is not known of the labels' quality, and what would tell it; "" where masks were hidden to measure them."""
-    if details.get("quality"):
+    """What is not known of the labels' quality, and what would tell it.
+
+    "" where masks were hidden to measure them, and where none were made.
+    """
+    if details.get("quality") or not are_made(details):
         return ""
     chosen = _chosen(details)
     if any(choice.by == "masks" for choice in chosen.values()):
@@ -130,6 +133,15 @@ def _unknown(details: Mapping[str, object]) -> str:
         f"said about their IoU. {how} Look at pictures of them: where the masks are wrong, name another in "
         "`label.teacher`; thin suits lines, as cracks, and sam objects with an inside, as potholes."
     )
+
+
+def are_made(details: Mapping[str, object]) -> bool:
+    """Whether any object was labelled, for better or worse.
+
+    Args:
+        details: of the labels' manifest.
+    """
+    return any(details.get(name) for name in _VERDICTS)
 
 
 def label_sets(summary: JsonObject) -> list[JsonDict]:
@@ -211,6 +223,9 @@ def _print_one(one: JsonObject, out: Console) -> None:
     for warning in one["warnings"]:
         out.print(f"  [bold]warning: {escape(warning)}[/bold]")
     quality = one["quality"]
+    if not quality and not one["unknown"]:
+        out.print("  nothing was to be labelled: every object has a mask of a person")
+        return
     if not quality:
         out.print(_verdict_table(one["verdicts"] or {}))
         out.print(f"  {escape(one['unknown'])}")
@@ -268,7 +283,7 @@ def label_warnings(details: JsonObject) -> list[str]:
     if none := [label for label, of in verdicts.items() if not of.get("labelled")]:
         found.append(
             f"no label accepted: {', '.join(none)}. Nothing of it can be learned. Lower the limits of `label.reject` "
-            "and `label.review`, or decide them: segdist label review export"
+            "and `label.review`, or decide them: segdist label review export --verdict review --verdict reject"
         )
     return found
 

@@ -179,8 +179,9 @@ class Leaderboard:
             return ""
         return (
             f"No object of {' and '.join(bare)} has a mask of a person, so these scores say how well the student "
-            "repeats its teacher's masks, not how right they are: look at the pictures, and draw a few masks "
-            "(`segdist label review export SWEEP.yaml -o queue/`)."
+            "repeats its teacher's masks, not how right they are: look at the pictures. Where these masks are wrong, "
+            "name another teacher in `label.teacher`; a few that you draw would tell "
+            "(`segdist label review export SWEEP.yaml -o queue/ --teach`)."
         )
 
     @property

@@ -13,7 +13,7 @@ from segdist.core.json_values import JsonDict, JsonObject
 from segdist.core.panels import colour
 from segdist.pages import charts, scatter
 from segdist.pages.diagnosis import why_nothing
-from segdist.pages.labels import label_sets
+from segdist.pages.labels import are_made, label_sets
 from segdist.pages.leaderboard import Leaderboard, leaderboard, shown_as
 from segdist.pages.plan import PLAN, plan_rows
 from segdist.pages.rendering import render, score
@@ -79,6 +79,7 @@ def _render(tracker: Tracker, board: Leaderboard, images: str = "") -> str:
     galleries, omitted = _galleries(tracker, board)
     dataset = board.sweep.dataset
     summary = tracker.read_json(board.sweep.run_id, SUMMARY)
+    labels = summary.get("labels")
     return render(
         "report.html.jinja",
         board=board,
@@ -100,7 +101,7 @@ def _render(tracker: Tracker, board: Leaderboard, images: str = "") -> str:
         omitted=omitted,
         data=dataset.profile if dataset else {},
         digest=dataset.digest if dataset else "",
-        labels=summary.get("labels"),
+        labels=labels if labels and are_made(labels["details"]) else None,
         label_sets=label_sets(summary),
         plan=plan_rows(tracker.read_json(board.sweep.run_id, PLAN)),
         uri=tracker.uri,

@@ -80,7 +80,7 @@ def _made(spec: SweepSpec, dataset: Dataset, on_progress: OnProgress, teacher: T
     source = f"label-{root.rpartition('/')[2]}"
     hidden, place = tuple(spec.data.boxes_only), storage.kind_of(root)
     job = LabelJob(policy, dataset.manifest.classes, hidden, source, trained_uri, sweep=spec.name, place=place)
-    if not policy.rounds:
+    if not policy.rounds or not _is_asked(dataset, job):
         return _first(root, job, dataset, on_progress, teacher, limit)
     check_students(policy, dataset, job.hidden)
     before = _made(_with_rounds(spec, policy.rounds - 1), dataset, on_progress, teacher, limit)
@@ -213,9 +213,19 @@ def _check_prompts(policy: LabelSpec, model: Any, name: str) -> None:
     check_teacher(policy, family.prompts(options), name)
 
 
+def _is_asked(dataset: Dataset, job: LabelJob) -> bool:
+    """Whether some object of the splits that are labelled has no mask that may be seen."""
+    of_splits = dataset.manifest.splits
+    return any(
+        counts.instances > (0 if name in job.hidden else counts.masks)
+        for name, counts in of_splits.items()
+        if name in job.label.splits
+    )
+
+
 def _choices(root: str, job: LabelJob, dataset: Dataset, teacher: TeacherMaker) -> dict[str, Choice]:
-    """Who labels each class, by a poll over some images."""
-    if job.label.policy != "auto":
+    """Who labels each class, by a poll over some images; nobody is asked where nothing is to be labelled."""
+    if job.label.policy != "auto" or not _is_asked(dataset, job):
         return {}
 
     def ask() -> Iterator[str]:

@@ -96,7 +96,7 @@ def test_what_rounds_did_is_said_after_who_labelled_first_with_what_each_would_h
 def _elected(by: str, would_give: dict[str, float], objects: int = 12) -> dict[str, Any]:
     best = max(would_give, key=lambda name: would_give[name])
     choice = {"teacher": best, "by": by, "objects": objects, "would_give": would_give, "foretells": {}}
-    return {"choices": {"crack": choice}}
+    return {"choices": {"crack": choice}, "labelled": objects}
 
 
 def test_human_masks_that_no_teacher_comes_near_are_told() -> None:
@@ -114,6 +114,7 @@ def test_what_is_not_known_of_the_labels_is_told_only_where_it_is_so() -> None:
 
     assert "human masks above alone" in unknown(_elected("masks", {"classical box": 0.5}))
     assert "The truth is not known" in unknown(_elected("agreement", {"classical box": 0.5}))
+    assert unknown({"labelled": 0, "kept": 9}) == "", "nothing was made"
     assert unknown(summarise([_note("crack", 0.77, 0.109)])) == ""
 
 

@@ -1,6 +1,6 @@
 """Labelling: boxes become masks, human masks stay, truth stays hidden, and a killed run goes on where it was."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,15 @@ from segdist.core.plugins import Question
 from segdist.core.records import Instance, Prediction, Sample, Verdict
 from segdist.core.spec import LabelSpec, SweepSpec
 from segdist.datasets.rows import without_masks
-from segdist.datasets.shards import Dataset, write_manifest, write_shard
+from segdist.datasets.shards import MANIFEST, Dataset, ShardSummary, write_manifest, write_shard
 from segdist.formats.synthetic import Format, Options
 from segdist.labelling.consensus import CandidateMask
 from segdist.labelling.quality import summarise
+from segdist.pages.labels import are_made
 from segdist.pipeline import label as module
 from segdist.pipeline import label_pool
-from segdist.pipeline.label import label, label_key
-from segdist.pipeline.label_rows import LabelJob, calls, label_samples
+from segdist.pipeline.label import label, label_key, label_root
+from segdist.pipeline.label_rows import LabelJob, LabelShard, LabelUnit, TeacherMaker, calls, label_samples
 from segdist.pipeline.teacher import Teacher
 
 LABEL = {"teacher": {"family": "sam"}, "images_per_shard": 4, "actors": 2}
@@ -47,6 +48,14 @@ class Unloadable(Teacher):
 
     def candidates(self, questions: Sequence[Question]) -> list[list[list[CandidateMask]]]:
         raise WeightsError("There are no weights at nowhere.pth. Download them.")
+
+
+class Unasked(Teacher):
+    """A teacher that nobody has a question for."""
+
+    def candidates(self, questions: Sequence[Question]) -> list[list[list[CandidateMask]]]:
+        assert not questions
+        return []
 
 
 def _ellipse(instance: Instance, size_hw: tuple[int, int]) -> Instance:
@@ -217,6 +226,28 @@ def test_a_pool_of_teachers_labels_every_image_once_and_the_second_time_nothing_
         assert not hidden & {i.mask for i in sample.instances}
     monkeypatch.setattr(module, "_run", lambda *_: pytest.fail("labelled again"))
     assert label(spec, dataset).manifest == labels.manifest
+
+
+@pytest.mark.parametrize("hidden", [(), ("val",)])
+def test_where_every_object_has_a_mask_nobody_is_asked_and_no_student_learns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hidden: tuple[str, ...]
+) -> None:
+    def inline(units: Sequence[LabelUnit], job: LabelJob, maker: TeacherMaker) -> Iterator[ShardSummary]:
+        for unit in units:
+            yield ShardSummary.model_validate_json(LabelShard(job, maker)(unit)["text"])
+
+    monkeypatch.setattr(module, "_run", inline)
+    monkeypatch.setattr(label_pool, "asked", lambda *_: pytest.fail("a poll was held"))
+    monkeypatch.setattr(module, "self_trained", lambda *_: pytest.fail("students learned"))
+    dataset, spec = _dataset(tmp_path / "d"), _sweep(tmp_path, policy="auto", rounds=1)
+    spec = spec.model_copy(update={"data": spec.data.model_copy(update={"boxes_only": hidden})})
+    labels = label(spec, dataset, teacher=Unasked)
+    assert [s.instances for s in labels.samples()] == [s.instances for s in dataset.samples()]
+    assert not are_made(labels.manifest.details)
+    assert (labels.manifest.details["kept"], labels.manifest.details["choices"]) == (
+        sum(len(s.instances) for s in dataset.samples()), {},
+    )  # fmt: skip
+    assert storage.exists(storage.join(label_root(spec, dataset), MANIFEST))
 
 
 @pytest.mark.usefixtures("cluster")
