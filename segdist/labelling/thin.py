@@ -40,6 +40,8 @@ _BESIDE = (4.0, 16.0)
 """Pixels from the path between which the ground is taken to be."""
 _FAR = 6.0
 _WIDEST = 40
+_REACH = 10
+"""Pixels from the path within which its colours are looked for, or twice the line's half width where that is more."""
 _RIM = (2.0, 10.0)
 """Pixels from the mask between which it is compared with what lies beside it."""
 _FAINT = 10.0
@@ -95,9 +97,11 @@ def _found(seen_HWC: ImageHWC, inner: tuple[int, int, int, int], *, is_dark: boo
     beside_HW = (away_HW > _BESIDE[0]) & (away_HW < _BESIDE[1])
     ground = float(np.median(value_HW[beside_HW])) if beside_HW.any() else float(np.median(value_HW))
     profile = _profile(value_HW, away_HW, ground)
+    as_dark_HW = _connected(value_HW <= _halfway(value_HW, path_HW, away_HW), path_HW)
+    reach = np.clip(2 * float(_distances(~as_dark_HW).max()), _REACH, _WIDEST)
     estimates = [
-        _by_colour(seen_HWC, part, path_HW, value_HW, away_HW),
-        _connected(value_HW <= _halfway(value_HW, path_HW, away_HW), path_HW),
+        _by_colour(seen_HWC, part, path_HW, value_HW, away_HW <= reach),
+        as_dark_HW,
         _by_edge(value_HW, path_HW),
         away_HW < max(_half_width(profile), 1.1),
         _by_line(line_HW, path_HW, away_HW),
@@ -242,12 +246,12 @@ def _by_line(line_HW: Values, path_HW: Mask, away_HW: Values) -> Mask:
     return _connected((line_HW > threshold) & near_HW, path_HW)
 
 
-def _by_colour(seen_HWC: ImageHWC, part: tuple[slice, slice], path_HW: Mask, value_HW: Values, away_HW: Values) -> Mask:
+def _by_colour(seen_HWC: ImageHWC, part: tuple[slice, slice], path_HW: Mask, value_HW: Values, near_HW: Mask) -> Mask:
     """GrabCut (Rother et al. 2004) that knows the path, and that nothing lies outside the box or far from the path."""
     dark_HW = value_HW <= _otsu(value_HW)
     kinds_HW = np.full(seen_HWC.shape[:2], cv2.GC_BGD, np.uint8)
     kinds_HW[part] = np.where(dark_HW, cv2.GC_PR_FGD, cv2.GC_PR_BGD)
-    kinds_HW[part][away_HW > _WIDEST / 2] = cv2.GC_BGD
+    kinds_HW[part][~near_HW] = cv2.GC_BGD
     kinds_HW[part][path_HW] = cv2.GC_FGD
     found_HW = grabcut(seen_HWC, kinds_HW, iterations=3)
     return _connected(dark_HW if found_HW is None else found_HW[part], path_HW)
