@@ -34,7 +34,7 @@ from segdist.pipeline.students import check_students
 from segdist.pipeline.teacher import check_teacher, shared_model, teacher_digest
 from segdist.sweepfile.students import student_model, student_of
 
-CODE_VERSION = 4
+CODE_VERSION = 5
 """Raised when the same teacher gives other labels than before."""
 _ELECTION_VERSION = 5
 """Raised when the same polls lead to other labels than before."""
