@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from segdist.core import storage
 from segdist.core.text import counted
-from segdist.datasets.shards import Dataset, total_counts
+from segdist.datasets.shards import FINDINGS, Dataset, total_counts
 from segdist.datasets.split import balance
 
 EXAMPLES = 3
@@ -30,6 +31,18 @@ def dataset_text(dataset: Dataset) -> str:
     for code, messages in by_code.items():
         lines += [f"{code} x{len(messages)}", *(f"    {text}" for text in messages[:EXAMPLES])]
     return "\n".join([*lines, f"written to {dataset.uri}"])
+
+
+def dataset_line(dataset: Dataset) -> str:
+    """Images of each split, classes and hash in a line; and how much was wrong and is not there, with where it is said.
+
+    What was repaired is in the report alone.
+    """
+    manifest = dataset.manifest
+    splits = ", ".join(f"{name} {counts.images}" for name, counts in manifest.splits.items())
+    lost = [f"{code} {n}" for kind in ("error", "skipped") for code, n in manifest.findings.get(kind, {}).items()]
+    left_out = f"; left out: {', '.join(lost)} ({storage.join(dataset.uri, FINDINGS)})" if lost else ""
+    return f"data      images {splits}; classes {', '.join(manifest.classes)}; {manifest.content_hash}{left_out}"
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:

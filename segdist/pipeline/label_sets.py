@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+from segdist.checking.dataset_text import dataset_line
 from segdist.commands.plan import teacher_risk
 from segdist.core import storage
 from segdist.core.errors import DataError
@@ -60,6 +61,7 @@ def label_sweep(
     storage.check_writable(spec.storage)
     with taken_along(spec.resources.environment):
         dataset = ingest(spec)
+        on_progress(dataset_line(dataset))
         is_done = all(_is_made(policy, dataset, limit) for policy in policies(spec))
         with nullcontext() if is_done else connected():  # one cluster for all policies, none where all is done
             return make_label_sets(spec, dataset, on_progress, limit=limit)

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from segdist import pages
+from segdist.checking.dataset_text import dataset_line
 from segdist.commands.compare import shown_by
 from segdist.commands.diff import standing
 from segdist.commands.promote import register_winner
@@ -87,7 +88,7 @@ def do_steps(spec: SweepSpec, file: str, *, kind: str, fingerprint: str, folder:
         tracker.close_abandoned()
         take_warm_start(tracker, spec, folder=folder, fingerprint=fingerprint)
         dataset = ingest(spec)
-        _say_dataset(dataset)
+        say(dataset_line(dataset))
         _check_learnable(spec, dataset)
         done.append("data")
         with connected() as ray:
@@ -375,11 +376,6 @@ def _summary(labels: Sequence[LabelSet]) -> dict[str, object]:
     shown = [one.labels.manifest.model_dump(mode="json", exclude={"shards"}) for one in labels]
     searched = [{"policy": dict(one.policy.values), "labels": m} for one, m in zip(labels, shown, strict=True)]
     return {"labels": shown[0] if shown else None, "policies": searched if len(shown) > 1 else []}
-
-
-def _say_dataset(dataset: Dataset) -> None:
-    splits = ", ".join(f"{name} {counts.images}" for name, counts in dataset.manifest.splits.items())
-    say(f"data      images {splits}; classes {', '.join(dataset.manifest.classes)}; {dataset.manifest.content_hash}")
 
 
 def _say_labels(one: LabelSet) -> None:
