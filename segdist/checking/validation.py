@@ -18,7 +18,7 @@ from segdist.datasets.shards import Manifest, SplitCounts, added_counts, content
 from segdist.datasets.split import leaks, untrained
 from segdist.reading.codes import CODES, finding
 from segdist.reading.garbage_collection import gc_disabled
-from segdist.reading.sources import Faults
+from segdist.reading.sources import HOW_TO_LEAVE_OUT, Faults
 
 MOST_LISTED = 10_000
 """Findings of one code that are listed; the others are counted: a million missing images must not fill the memory."""
@@ -309,7 +309,7 @@ def summary_text(found: Review, *, most: int = 5) -> str:
         lines.append(f"{severity}[{code}] x{number}: {CODES[code].meaning if code in CODES else ''}".rstrip(": "))
         lines += [f"    {_place(one)}{one.message}" for one in members[:most]]
         lines += [f"    ... and {number - most} more"] if number > most else []
-    return "\n".join([*lines, "no error" if found.ok else "errors: fix them, or leave them out with on_error: skip"])
+    return "\n".join([*lines, "no error" if found.ok else f"errors: fix them, or leave them out: {HOW_TO_LEAVE_OUT}"])
 
 
 def _place(one: Finding) -> str:

@@ -13,6 +13,8 @@ from segdist.reading.class_names import ClassNames, compared
 from segdist.reading.codes import finding
 from segdist.reading.guess import guess_format
 
+HOW_TO_LEAVE_OUT = "`data.on_error: skip` in a sweep file, `--skip-errors` of `segdist data convert`"
+"""What is wrong with data, by whoever reads them."""
 MOST_SHOWN = 12
 """Findings that fit an error of one screen."""
 
@@ -179,7 +181,7 @@ def stop_on_errors(findings: Sequence[Finding]) -> None:
                 f"The data have {len(errors)} error{'s' * (len(errors) > 1)}:",
                 *lines,
                 *more,
-                "Fix them, or set `data.on_error: skip` to leave out what is wrong.",
+                f"Fix them, or leave out what is wrong: {HOW_TO_LEAVE_OUT}.",
             ]
         )
     )

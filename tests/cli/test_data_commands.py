@@ -68,6 +68,7 @@ def test_errors_in_the_data_stop_a_conversion_unless_they_are_to_be_skipped(tmp_
     result = run("convert", folder, "--to", "yolo", "-o", tmp_path / "out")
     assert result.exit_code == 2
     assert "polygon-odd-length" in result.output
+    assert "--skip-errors" in result.output
     result = run("convert", folder, "--to", "yolo", "-o", tmp_path / "out", "--skip-errors")
     assert result.exit_code == 0, result.output
     assert "error[polygon-odd-length] x1" in result.output
