@@ -20,10 +20,11 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: setup
 	$(BIN)/segdist run sweeps/quickstart.yaml
 
-# Two processes: the tests that start Ray in one, one after the other, and everything else in the other. One thread each:
-# more would fight over the same two cores.
+# Two processes: the tests that start Ray in one, one after the other, and everything else in both, in the order that
+# tests/conftest.py gives. One thread each: more would fight over the same two cores. What a process compiles is kept,
+# so that the hundreds that the tests start need not do it again.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout 1800

@@ -17,25 +17,37 @@ for number in (signal.SIGINT, signal.SIGHUP):  # who starts the tests in the bac
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
-# Folders whose tests stay in one process. Those that start Ray take turns: two clusters at once would fight over the
-# cores and the agent's port. The others share a fixture that is expensive to make.
-GROUPS = {
-    "pipeline": "ray",
-    "commands": "ray",
-    "engine": "engine",
-    "exporting": "engine",
-    "pages": "tracking",
-    "tracking": "tracking",
-}
+# Folders whose tests stay in one process: they share a fixture that is expensive to make.
+GROUPS = {"engine": "engine", "exporting": "engine", "pages": "tracking", "tracking": "tracking"}
+RAY_STARTERS = {"cluster", "segdist", "cluster_of", "subprocess"}
+"""Fixtures of tests, and names in modules of `pipeline`, by which Ray may be started."""
+LONGEST_ID = 100
+"""Characters of a value that is its own name."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests that start Ray come first, so that the other process has all the rest to fill its time with."""
-    for item in items:
-        if group := GROUPS.get(Path(item.path).parent.name):
+    """The tests that start Ray come first, then the other groups: single tests fill what is left of both processes."""
+    groups = [_group(item) for item in items]
+    for item, group in zip(items, groups, strict=True):
+        if group:
             item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: GROUPS.get(Path(item.path).parent.name) != "ray")
+    order = {id(item): (group != "ray", not group) for item, group in zip(items, groups, strict=True)}
+    items.sort(key=lambda item: order[id(item)])
+
+
+def _group(item: pytest.Item) -> str:
+    """Tests that start Ray, in this process or in another, take turns: two clusters at once fight over the cores."""
+    folder = Path(item.path).parent.name
+    if folder != "pipeline":
+        return GROUPS.get(folder, "")
+    used = {*getattr(item, "fixturenames", ()), *vars(getattr(item, "module", None) or object)}
+    return "ray" if used & RAY_STARTERS else ""
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """A long value is named by its length: names of megabytes take seconds to make and to send between processes."""
+    return f"{argname}-of-{len(val)}" if isinstance(val, str | bytes) and len(val) > LONGEST_ID else None
 
 
 @pytest.fixture(scope="session")

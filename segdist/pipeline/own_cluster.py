@@ -53,7 +53,7 @@ def private_session() -> Iterator[Path]:
     with _folder() as folder:
         # Ray's libraries write under `RAY_TMPDIR`, too: locks, checkpoints on their way.
         own = {SESSION: str(folder), "RAY_TMPDIR": str(folder), "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        with environment({**_DOOR, **own}), on_loopback(), _out_of_our_group():
+        with environment({**_DOOR, **own}), on_loopback(), _out_of_our_group(), _agent_on_any_port():
             yield folder / "r"  # Ray opens this one to all users; nobody passes the private one above it
 
 
@@ -115,6 +115,23 @@ def _out_of_our_group() -> Iterator[None]:
         yield
     finally:
         services.ConsolePopen = before
+
+
+@contextmanager
+def _agent_on_any_port() -> Iterator[None]:
+    """The agent of our node listens where a port is free, for nobody looks for it; Ray would take 52365.
+
+    Where another cluster of this machine has that one, the agent tries for three seconds, in which nothing starts; and
+    one that is to take jobs (`ray start`) must find it free.
+    """
+    from ray._private import parameter
+
+    before = parameter.RayParams
+    parameter.RayParams = partial(before, dashboard_agent_listen_port=0)
+    try:
+        yield
+    finally:
+        parameter.RayParams = before
 
 
 def check_room(folder: Path) -> None:

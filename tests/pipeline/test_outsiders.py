@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
+from ray._private import ray_constants
 
 from segdist.pipeline import own_cluster
 from tests.engine.shipped import model_folder
@@ -96,6 +97,11 @@ def test_the_token_of_a_cluster_is_drawn_and_written_nowhere() -> None:
     saved = Path.home() / ".ray" / "auth_token"
     assert not saved.exists() or token not in saved.read_text()
     assert not [p for p in psutil.process_iter(["cmdline"]) if token in " ".join(p.info["cmdline"] or [])]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_cluster_of_our_own_leaves_the_port_of_one_that_takes_jobs_free() -> None:
+    assert ray_constants.DEFAULT_DASHBOARD_AGENT_LISTEN_PORT not in _listening(psutil.Process())
 
 
 @dataclass

@@ -89,6 +89,7 @@ def test_a_trial_that_reserved_no_card_leaves_those_of_its_machine_alone(
     assert found == [torch.device("cpu")]
 
 
+@pytest.mark.usefixtures("cluster")
 @pytest.mark.parametrize("gpus", [0.0, 1.0])
 def test_a_worker_of_a_group_takes_the_card_that_is_its_own(gpus: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray Train shows each of them the cards of all on its node."""
