@@ -44,8 +44,6 @@ _REACH = 10
 """Pixels from the path within which its colours are looked for, or twice the line's half width where that is more."""
 _RIM = (2.0, 10.0)
 """Pixels from the mask between which it is compared with what lies beside it."""
-_FAINT = 10.0
-"""Contrast in grey levels (of 255) at which agreement counts half: two estimates can agree on noise."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,11 @@ def thin(image_HWC: ImageHWC, box_xyxy: Corners) -> ThinMask:
 
 
 def _found(seen_HWC: ImageHWC, inner: tuple[int, int, int, int], *, is_dark: bool) -> tuple[float, ThinMask]:
-    """How surely the mask differs from what lies beside it, in the box or outside; and the mask."""
+    """How surely the mask differs from what lies beside it, in the box or outside; and the mask.
+
+    The score is the estimates' agreement squared, because what they have in common errs with them, times the rank
+    correlation (Cureton 1956) of lying beside the mask and being lighter: on noise they can agree too.
+    """
     top, left, height, width = inner
     part = slice(top, top + height), slice(left, left + width)
     grey_HW = cv2.cvtColor(seen_HWC, cv2.COLOR_RGB2GRAY).astype(np.float32)
@@ -108,14 +110,8 @@ def _found(seen_HWC: ImageHWC, inner: tuple[int, int, int, int], *, is_dark: boo
     ]
     mask_HW = np.sum(estimates, axis=0) > len(estimates) / 2
     agreement = float(np.median([_iou(e, mask_HW) for e in estimates]))
-    contrast, lighter = _contrast(value_HW, mask_HW), _lighter_beside(seen_HW, part, mask_HW)
-    return lighter, ThinMask(mask_HW, agreement * contrast / (contrast + _FAINT) if contrast > 0 else 0.0)
-
-
-def _contrast(value_HW: Values, mask_HW: Mask) -> float:
-    """Of the mask with its rim, in grey levels."""
-    rim_HW = cv2.dilate(mask_HW.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool) & ~mask_HW
-    return float(value_HW[rim_HW].mean() - value_HW[mask_HW].mean()) if rim_HW.any() else 0.0
+    lighter = _lighter_beside(seen_HW, part, mask_HW)
+    return lighter, ThinMask(mask_HW, agreement**2 * max(0.0, 2 * lighter - 1))
 
 
 def _lighter_beside(seen_HW: Values, part: tuple[slice, slice], mask_HW: Mask) -> float:
