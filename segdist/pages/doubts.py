@@ -44,7 +44,8 @@ def write(uri: str, figures: Sequence[Figure], classes: Sequence[str], *, total:
     """Write the page."""
     note = (
         "Left the image, right the proposed mask and the annotated box. The gain is the share of a class's pixels that "
-        "is expected to be wrong in this label: the first ones are worth the most time."
+        "is expected to be wrong in this label: the first ones are worth the most time. Where most masks show "
+        "something else than the objects, correct none, and name another teacher: `label.teacher`."
     )
     shown = f"{len(figures)} of {counted(total, 'label')}" if total > len(figures) else f"{counted(total, 'label')}"
     write_page(uri, f"Review: {title}", [Section(shown, figures=figures)], note=note, classes=classes)

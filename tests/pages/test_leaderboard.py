@@ -131,6 +131,7 @@ def test_scores_against_a_teachers_masks_alone_are_said_to_be_that(board: Leader
     splits["val"]["masks"] = 1
     of_test = Leaderboard(replace(board.sweep, spec=spec, dataset=bare), board.trials).against_the_teacher
     assert of_test.startswith("No object of test has")
+    assert "name another teacher in `label.teacher`" in of_test
     unlabelled = Leaderboard(replace(board.sweep, spec={**spec, "label": None}, dataset=bare), board.trials)
     assert not unlabelled.against_the_teacher
 
