@@ -95,7 +95,9 @@ def command_line(words: Sequence[str] = ()) -> str:
     Args:
         words: of the command; those of this process, without the folder of the program, where there are none.
     """
-    line = shlex.join(words or [Path(sys.argv[0]).name, *sys.argv[1:]])
+    program = Path(sys.argv[0])
+    started = ["python", "-m", f"segdist.{program.parent.name}"] if program.name == "__main__.py" else [program.name]
+    line = shlex.join(words or [*started, *sys.argv[1:]])
     if _JOB in os.environ:
         line = f"ray job submit --working-dir . -- {line}"
     return redact(os.environ.get(TYPED) or line)
