@@ -58,6 +58,16 @@ def s3_bucket() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def empty_storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an empty MLflow database, to be copied: making one takes seconds."""
+    from segdist.tracking import Tracker
+
+    folder = tmp_path_factory.mktemp("empty storage")  # the space in the name must do no harm
+    Tracker.at(str(folder)).check()
+    return folder
+
+
+@pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
     """One private Ray cluster for all tests that need one in this process: starting it takes many seconds."""
     with connected():

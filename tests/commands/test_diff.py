@@ -16,9 +16,9 @@ from segdist.tracking import Tracker
 from tests.pages.test_page import tags
 from tests.pipeline.inline import Inline
 from tests.pipeline.test_evaluate import job_of, sweep, trial
-from tests.tracking.conftest import empty_storage, start_sweep, storage, tracker
+from tests.tracking.conftest import start_sweep, storage, tracker
 
-__all__ = ["empty_storage", "storage", "sweep", "tracker"]
+__all__ = ["storage", "sweep", "tracker"]
 
 
 def call(*arguments: str | Path) -> Result:

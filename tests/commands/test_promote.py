@@ -1,5 +1,6 @@
 """`segdist promote`: the alias moves only where the new model is better beyond chance on the same validation images."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from tests.pipeline.conftest import SWEEP
 
 
 @pytest.fixture
-def runs(tmp_path: Path) -> tuple[Path, list[str]]:
+def runs(tmp_path: Path, empty_storage: Path) -> tuple[Path, list[str]]:
     """A sweep with two trials that kept models over the same data; the first is champion."""
+    shutil.copytree(empty_storage, tmp_path / "storage")
     spec = SweepSpec.model_validate(yaml.safe_load(SWEEP.format(storage=tmp_path / "storage")))
     dataset = ingest(spec)
     tracker = Tracker.for_sweep(spec)

@@ -20,9 +20,9 @@ from segdist.pipeline.ingest import ingest
 from segdist.tracking import Tracker, names
 from tests.pipeline.inline import Inline
 from tests.pipeline.test_evaluate import job_of, sweep, trial
-from tests.tracking.conftest import empty_storage, storage, tracker
+from tests.tracking.conftest import storage, tracker
 
-__all__ = ["empty_storage", "storage", "sweep", "tracker"]
+__all__ = ["storage", "sweep", "tracker"]
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ from tests.pages.test_page import tags
 from tests.pages.test_side_by_side import page_data
 from tests.pipeline.inline import Inline
 from tests.pipeline.test_evaluate import job_of, sweep, trial
-from tests.tracking.conftest import empty_storage, start_trial, storage, tracker
+from tests.tracking.conftest import start_trial, storage, tracker
 
-__all__ = ["empty_storage", "storage", "sweep", "tracker"]
+__all__ = ["storage", "sweep", "tracker"]
 
 
 @pytest.fixture

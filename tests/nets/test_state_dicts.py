@@ -63,6 +63,10 @@ def headed(header: Any, body: bytes = b"") -> Callable[[Path], object]:
     return lambda file: file.write_bytes(struct.pack("<Q", len(text)) + text + body)
 
 
+def nothing_but_names(file: Path) -> None:
+    headed({f"t{n}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for n in range(100_000)})(file)
+
+
 def cut(file: Path) -> None:
     torch.save(GOOD, file)
     file.write_bytes(file.read_bytes()[:-40])
@@ -158,9 +162,7 @@ SAFE: dict[str, Callable[[Path], object]] = {
     "negative": headed({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, b"\0" * 4),
     "unknown_type": headed({"a": {"dtype": "F33", "shape": [1], "data_offsets": [0, 4]}}, b"\0" * 4),
     "half_bytes": headed({"a": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}}, b"\0"),
-    "nothing_but_names": headed(
-        {f"t{n}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for n in range(100_000)}
-    ),
+    "nothing_but_names": nothing_but_names,
     "too_long": headed({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, b"\0" * 9),
     "eighths": lambda file: save_file({"a": torch.ones(2).to(torch.float8_e4m3fn)}, file),
     "nan": lambda file: save_file({"a": torch.tensor([float("nan")])}, file),

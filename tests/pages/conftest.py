@@ -8,9 +8,9 @@ import pytest
 from segdist.pages import Leaderboard, leaderboard
 from segdist.tracking import Tracker
 from tests.pages.fake import fill
-from tests.tracking.conftest import empty_storage, spec, storage, tracker
+from tests.tracking.conftest import spec, storage, tracker
 
-__all__ = ["empty_storage", "spec", "storage", "tracker"]
+__all__ = ["spec", "storage", "tracker"]
 
 
 @pytest.fixture(scope="session")

@@ -22,11 +22,11 @@ from segdist.pipeline.steps import _compare_with_next
 from segdist.pipeline.trial import Job
 from segdist.tracking import Tracker, names
 from tests.pipeline.inline import Inline
-from tests.tracking.conftest import empty_storage, start_sweep, start_trial, storage, tracker
+from tests.tracking.conftest import start_sweep, start_trial, storage, tracker
 
 RAY = cast("ModuleType", Inline)
 
-__all__ = ["empty_storage", "storage", "tracker"]
+__all__ = ["storage", "tracker"]
 
 
 @pytest.fixture

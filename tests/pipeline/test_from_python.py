@@ -23,9 +23,6 @@ from segdist.sweepfile.loading import load
 from segdist.tracking import Tracker
 from segdist.tracking.names import BASELINE
 from tests.engine.shipped import model_folder
-from tests.tracking.conftest import empty_storage
-
-__all__ = ["empty_storage"]
 
 NOTEBOOK = Path("docs/first_steps.ipynb").absolute()
 CELLS = ["".join(c["source"]) for c in json.loads(NOTEBOOK.read_text("utf-8"))["cells"] if c["cell_type"] == "code"]

@@ -10,9 +10,9 @@ from segdist.core.spec import SweepSpec
 from segdist.pages import Leaderboard, leaderboard
 from segdist.pipeline.importance import LEAST_TRIALS, importance
 from segdist.tracking import Tracker
-from tests.tracking.conftest import empty_storage, make_spec, start_sweep, start_trial, storage, tracker
+from tests.tracking.conftest import make_spec, start_sweep, start_trial, storage, tracker
 
-__all__ = ["empty_storage", "storage", "tracker"]
+__all__ = ["storage", "tracker"]
 
 
 @pytest.fixture

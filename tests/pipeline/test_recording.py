@@ -24,9 +24,9 @@ from segdist.pipeline.trial import Job
 from segdist.searching import Ledger, Search, Trial
 from segdist.tracking import Tracker, names
 from tests.searching.sweeps import begun, score, sweep
-from tests.tracking.conftest import empty_storage, storage
+from tests.tracking.conftest import storage
 
-__all__ = ["empty_storage", "storage"]
+__all__ = ["storage"]
 
 
 @pytest.fixture

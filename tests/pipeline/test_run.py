@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -20,6 +21,13 @@ from tests.pipeline.conftest import SECRETS, Command, command, draw_roofs, envir
 
 # Whole sweeps, each in processes of its own; on a busy machine they take minutes.
 pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture
+def sweep(sweep: Path, empty_storage: Path) -> Path:
+    """The sweep file, and in its storage an empty database: making one takes seconds."""
+    shutil.copytree(empty_storage, sweep.parent / "storage")
+    return sweep
 
 
 def _is_kept_among_the_models(tracker: Tracker, trials: list[dict[str, Any]]) -> None:

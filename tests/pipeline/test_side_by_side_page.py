@@ -13,11 +13,11 @@ from segdist.pages import Leaderboard
 from segdist.pages.side_by_side import Column, ShownImages, Written, write_side_by_side
 from segdist.pages.side_by_side.label_maps import true_map
 from tests.browser import answers, dom, needs_chromium
-from tests.pages.conftest import board, empty_storage, filled, storage, tracker
+from tests.pages.conftest import board, filled, storage, tracker
 from tests.pages.fake import CLASSES
 from tests.pages.test_side_by_side import columns, images, page_data
 
-__all__ = ["board", "empty_storage", "filled", "images", "storage", "tracker"]
+__all__ = ["board", "filled", "images", "storage", "tracker"]
 pytestmark = [pytest.mark.slow, needs_chromium]  # a browser
 
 FIRST = """

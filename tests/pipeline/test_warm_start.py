@@ -12,9 +12,9 @@ from segdist.pipeline.warm_start import take_warm_start
 from segdist.searching import warm_start
 from segdist.tracking import Tracker, names
 from tests.searching.sweeps import begun, sweep
-from tests.tracking.conftest import DATASET, empty_storage, storage
+from tests.tracking.conftest import DATASET, storage
 
-__all__ = ["empty_storage", "storage"]
+__all__ = ["storage"]
 
 EARLIER = {"train.lr": {"low": 1e-4, "high": 1e-2, "log": True}, "train.epochs": [3, 9]}
 TRIALS: list[dict[str, Any]] = [

@@ -1,4 +1,4 @@
-"""An empty MLflow database, made once and copied for each test, and a small sweep."""
+"""A copy of an empty MLflow database for each test, and a small sweep."""
 
 import shutil
 from collections.abc import Mapping
@@ -10,13 +10,6 @@ import pytest
 from segdist.core.spec import SweepSpec
 from segdist.datasets.shards import Manifest, SplitCounts
 from segdist.tracking import Measured, Tracker
-
-
-@pytest.fixture(scope="session")
-def empty_storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("empty storage")  # the space in the name must do no harm
-    Tracker.at(str(folder)).check()
-    return folder
 
 
 @pytest.fixture
