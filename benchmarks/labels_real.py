@@ -24,14 +24,14 @@ import torch
 from segdist.core import registry
 from segdist.core.plugins import Question
 from segdist.core.records import LabelledImage
-from segdist.core.spec import LabelSpec, digest
+from segdist.core.spec import FILLED_BOX, LabelSpec, digest
 from segdist.datasets.rows import without_masks
 from segdist.labelling.boxes import has_size
 from segdist.labelling.consensus import CandidateMask
 from segdist.labelling.election import Poll
 from segdist.labelling.quality import summarise
 from segdist.pipeline.label_rows import LabelJob, label_samples
-from segdist.pipeline.panel import FILLED_BOX, Panel, name_of
+from segdist.pipeline.panel import Panel
 from segdist.reading.examples import decode_image
 
 DATA = Path("../shared/data")
@@ -145,7 +145,7 @@ def _quality(name: str, rows: Sequence[LabelledImage], said: dict[str, Said], se
         for index, of_one in zip(_known(sample), said[sample.image_id], strict=True):
             poll.add(shown.instances[index], of_one, sample.instances[index].mask)
     policy = _policy(name)
-    choices = poll.choices(name_of(policy.teacher), floor=name_of(FILLED_BOX))
+    choices = poll.choices(policy.teacher.name, floor=FILLED_BOX.name)
     job = LabelJob(policy, _classes(rows), ("train",), source="benchmark", choices=choices)
     hidden = [(replace(_measurable(sample), split="train"), content) for sample, content in measured]
     _, _, notes = label_samples(hidden, job, _Recorded(said))
