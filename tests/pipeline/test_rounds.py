@@ -194,9 +194,10 @@ def test_nothing_to_learn_from_is_said_before_a_teacher_is_asked(
     monkeypatch.setattr(label_pool, "asked", lambda *_: pytest.fail("asked"))
     spec = sweep(tmp_path, rounds=1)
     dataset = ingest(spec)
-    empty = Dataset(dataset.uri, dataset.manifest.model_copy(update={"splits": {}}))
+    others = {name: counts for name, counts in dataset.manifest.splits.items() if name != "train"}
+    untaught = Dataset(dataset.uri, dataset.manifest.model_copy(update={"splits": others}))
     with pytest.raises(DataError, match=r"`label.rounds: 1` .* `train` has 0 images .* set `label.rounds: 0`"):
-        label(spec, empty)
+        label(spec, untaught)
 
 
 def test_a_student_takes_no_more_steps_than_it_may() -> None:
