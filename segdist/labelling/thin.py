@@ -40,6 +40,7 @@ _BESIDE = (4.0, 16.0)
 """Pixels from the path between which the ground is taken to be."""
 _FAR = 6.0
 _WIDEST = 40
+"""Pixels: half of the width of what is still thin."""
 _REACH = 10
 """Pixels from the path within which its colours are looked for, or twice the line's half width where that is more."""
 _RIM = (2.0, 10.0)
@@ -85,8 +86,9 @@ def thin(image_HWC: ImageHWC, box_xyxy: Corners) -> ThinMask:
 def _found(seen_HWC: ImageHWC, inner: tuple[int, int, int, int], *, is_dark: bool) -> tuple[float, ThinMask]:
     """How surely the mask differs from what lies beside it, in the box or outside; and the mask.
 
-    The score is the estimates' agreement squared, because what they have in common errs with them, times the rank
-    correlation (Cureton 1956) of lying beside the mask and being lighter: on noise they can agree too.
+    The score is the estimates' agreement squared, because what they have in common errs with them; and because on noise
+    they can agree, too, times by how much more of what lies beside the mask is lighter than darker, as a rank
+    correlation (Cureton 1956, "Rank-biserial correlation") with the mask's median.
     """
     top, left, height, width = inner
     part = slice(top, top + height), slice(left, left + width)
