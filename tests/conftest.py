@@ -32,8 +32,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item, group in zip(items, groups, strict=True):
         if group:
             item.add_marker(pytest.mark.xdist_group(group))
-    order = {id(item): (group != "ray", not group) for item, group in zip(items, groups, strict=True)}
-    items.sort(key=lambda item: order[id(item)])
+    ranked = sorted(zip(items, groups, strict=True), key=lambda one: (one[1] != "ray", not one[1]))
+    items[:] = [item for item, _ in ranked]
 
 
 def _group(item: pytest.Item) -> str:

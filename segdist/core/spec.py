@@ -432,8 +432,8 @@ class LabelSpec(Placed):
     def asked(self) -> tuple[TeacherSpec, ...]:
         """All teachers, the first of them `teacher`; the filled box is one where each class elects its own."""
         named = (self.teacher, *self.teachers)
-        is_named = self.policy == "vote" or FILLED_BOX.name in (one.name for one in named)
-        return named if is_named else (*named, FILLED_BOX)
+        lacks_box = self.policy == "auto" and FILLED_BOX.name not in (one.name for one in named)
+        return (*named, FILLED_BOX) if lacks_box else named
 
     @property
     def prompts(self) -> tuple[PromptSpec, ...]:
