@@ -32,6 +32,8 @@ from segdist.sweepfile.loading import load
 BATCH, RATE, DECAY, WARMUP = 8, 1e-3, 1e-2, 0.05
 """Of the peers: usual for their networks, not tuned on these photographs."""
 IGNORED = 255
+REHEARSED = 6
+"""Batches of ours that tell how long an epoch is."""
 Found = Callable[[Sequence[LabelledImage]], Iterator[Prediction]]
 """What a student that has learned says of photographs."""
 
@@ -149,18 +151,24 @@ def _predictions(network: Segmenter, run: RunSpec) -> Found:
 
 
 def _lasting(run: RunSpec, of: Photographs, train: Sequence[LabelledImage], seconds: float) -> RunSpec:
-    """The same with as many epochs in its last phase as the seconds hold, by an epoch of each phase."""
+    """The same with as many epochs in its last phase as the seconds hold, by a step of each phase.
+
+    The steps are rehearsed on a few images, two epochs of each phase, and the second one counts: in the first, memory
+    is asked for and kernels are made.
+    """
+    few = train[: REHEARSED * run.train.batch_size]
     told = [time.process_time()]
 
     def report(metrics: Metrics, _: object) -> None:  # noqa: ARG001 - what a fit reports with
         told.append(time.process_time())
 
-    *before, last = run.train.phases
-    one_each = [phase.model_copy(update={"epochs": 1}) for phase in (*before, last)]
-    fit(_with_phases(run, one_each), of.classes, train=train, val=train[:1], report=report)
-    *others, epoch = np.diff(told)
-    left = seconds - sum(phase.epochs * other for phase, other in zip(before, others, strict=True))
-    return _with_phases(run, (*before, last.model_copy(update={"epochs": max(1, int(left / epoch))})))
+    phases = run.train.phases
+    two_each = [phase.model_copy(update={"epochs": 2}) for phase in phases]
+    fit(_with_phases(run, two_each), of.classes, train=few, val=few[:1], report=report)
+    epochs = np.diff(told)[1::2] * (len(train) / len(few))
+    *before, last = phases
+    left = seconds - sum(phase.epochs * epoch for phase, epoch in zip(before, epochs, strict=False))
+    return _with_phases(run, (*before, last.model_copy(update={"epochs": max(1, round(left / epochs[-1]))})))
 
 
 def _with_phases(run: RunSpec, phases: Sequence[Any]) -> RunSpec:
