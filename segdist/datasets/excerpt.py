@@ -29,6 +29,7 @@ class Excerpt:
     Attributes:
         classes: the class names in order.
         images: number by split; copies of one image, which are left out when the data set is made, may still count.
+        unmasked: the splits in which some object has no mask.
         rows: of each split some images, upright, with what is annotated.
         shard_bytes: that the whole data set takes, or is expected to.
         open_seconds: that an image takes to be fetched, decoded and checked; 0 where that is done.
@@ -37,6 +38,7 @@ class Excerpt:
 
     classes: tuple[str, ...]
     images: dict[str, int]
+    unmasked: frozenset[str]
     rows: dict[str, list[LabelledImage]]
     shard_bytes: float
     open_seconds: float
@@ -65,7 +67,9 @@ def _of_made(root: str, images: int) -> Excerpt:
         for name in splits
     }
     size = sum(entry.size for entry in storage.find(root))
-    return Excerpt(dataset.manifest.classes, {name: c.images for name, c in splits.items()}, rows, size, 0.0, root)
+    images_of = {name: counts.images for name, counts in splits.items()}
+    unmasked = frozenset(name for name, counts in splits.items() if counts.masks < counts.instances)
+    return Excerpt(dataset.manifest.classes, images_of, unmasked, rows, size, 0.0, root)
 
 
 def _of_sources(spec: SweepSpec, images: int) -> Excerpt:
@@ -89,7 +93,10 @@ def _of_sources(spec: SweepSpec, images: int) -> Excerpt:
     seen = [len(content) for of in rows.values() for _, content in of]
     each = (time.perf_counter() - started) / len(seen)
     counts = {name: n for name in NAMES if (n := sum(place == name for place in places.values()))}
-    return Excerpt(classes, counts, rows, sum(seen) / len(seen) * len(pairs), each, "")
+    unmasked = frozenset(
+        places[sample.image_id] for _, sample in pairs if any(instance.mask is None for instance in sample.instances)
+    )
+    return Excerpt(classes, counts, unmasked, rows, sum(seen) / len(seen) * len(pairs), each, "")
 
 
 def _chosen(members: Sequence[Numbered], images: int) -> Iterator[Numbered]:

@@ -196,7 +196,12 @@ def _of_page(policy: Mapping[str, object], manifest: Mapping[str, object]) -> Js
 
 
 def print_label_reports(reports: Sequence[Mapping[str, object]], console: RichConsole | None = None) -> None:
-    """Print the sets of labels of a sweep, one after the other."""
+    """Print the sets of labels of a sweep, one after the other.
+
+    Args:
+        reports: `label_report` of each, and its `look`: the command that makes a page of these labels.
+        console: where to; standard output by default.
+    """
     out = Console(console)
     for one in reports:
         _print_one(one, out)
@@ -229,7 +234,7 @@ def _print_one(one: JsonObject, out: Console) -> None:
     if not quality:
         out.print(_verdict_table(one["verdicts"] or {}))
         out.print(f"  {escape(one['unknown'])}")
-        out.print(f"  pictures: {escape(one.get('look', 'segdist label review export'))}")
+        out.print(f"  pictures: {escape(one['look'])}")
         return
     out.print(_quality_table(quality, one["verdicts"]))
     out.print(_strategy_table(quality))

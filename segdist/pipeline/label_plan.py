@@ -25,7 +25,7 @@ _PROCESS = 6.0
 def student_taken(
     spec: SweepSpec, data: Excerpt, rows: Mapping[str, Sequence[LabelledImage]], *, most_bytes: float, beside: int
 ) -> Taken | None:
-    """What a student of `label.rounds` takes, by a few of its steps; None where there are no rounds.
+    """What a student of `label.rounds` takes, by a few of its steps; None where there are no rounds, or no labels.
 
     Args:
         spec: the sweep.
@@ -38,7 +38,7 @@ def student_taken(
         SpecError: the student does not fit.
     """
     policy = next((p.spec.label for p in label_policies.policies(spec) if p.spec.label and p.spec.label.rounds), None)
-    if policy is None:
+    if policy is None or not _asked_splits(spec, data):
         return None
     run = student_run(policy, _half(data), seed=0)
     request = Request(
@@ -67,13 +67,13 @@ def label_seconds(
     if spec.label is None or teacher is None:
         return 0.0
     label = spec.label
-    images = sum(data.images.get(name, 0) for name in label.splits if _is_asked(spec, name, data.rows))
+    images = sum(data.images.get(name, 0) for name in _asked_splits(spec, data))
     gpus = expected(label.gpus_per_actor, nodes).gpus
     many = fitting(nodes, Need(max(1.0, label.cpus_per_actor), gpus))
     units = sum(ceil(data.images.get(name, 0) / label.images_per_shard) for name in label.splits)
     actors = max(1, min(units, many if label.actors == "auto" else label.actors))
     seconds = 0.0
-    for policy in _sets(spec):
+    for policy in _sets(spec, data):
         if not policy.rounds:
             seconds += _RAY_DATA + teacher.setup_seconds + images * teacher.image_seconds / actors
         elif student:
@@ -84,22 +84,24 @@ def label_seconds(
     return seconds
 
 
-def sets_of_labels(spec: SweepSpec) -> int:
+def sets_of_labels(spec: SweepSpec, data: Excerpt) -> int:
     """How many sets of labels are made, those that rounds begin with too."""
-    return len(_sets(spec))
+    return len(_sets(spec, data))
 
 
-def students_of(spec: SweepSpec) -> int:
+def students_of(spec: SweepSpec, data: Excerpt) -> int:
     """How many students learn."""
-    return 2 * sum(policy.rounds > 0 for policy in _sets(spec))
+    return 2 * sum(policy.rounds > 0 for policy in _sets(spec, data)) if _asked_splits(spec, data) else 0
 
 
-def _sets(spec: SweepSpec) -> list[LabelSpec]:
+def _sets(spec: SweepSpec, data: Excerpt) -> list[LabelSpec]:
     """Every set of labels, each once, by the policy that makes it of the set before."""
+    asked = bool(_asked_splits(spec, data))
     found: dict[str, LabelSpec] = {}
     for policy in label_policies.policies(spec) if spec.label else ():
         assert policy.spec.label is not None
-        for rounds in range(policy.spec.label.rounds + 1):
+        last = policy.spec.label.rounds
+        for rounds in range(0 if asked else last, last + 1):
             one = policy.spec.label.model_copy(update={"rounds": rounds})
             excluded: set[str] = set() if rounds else {"student"}
             found.setdefault(digest(one.model_dump(mode="json", exclude=excluded)), one)
@@ -110,7 +112,7 @@ def _half(data: Excerpt) -> int:
     return ceil(data.images.get("train", 0) / 2)
 
 
-def _is_asked(spec: SweepSpec, split: str, rows: Mapping[str, Sequence[LabelledImage]]) -> bool:
-    """Whether the teacher has something to draw in a split."""
-    bare = any(instance.mask is None for sample, _ in rows.get(split, ()) for instance in sample.instances)
-    return bare or split in spec.data.boxes_only
+def _asked_splits(spec: SweepSpec, data: Excerpt) -> list[str]:
+    """Those in which a teacher has something to draw."""
+    splits = spec.label.splits if spec.label else ()
+    return [name for name in splits if name in data.unmasked or (name in spec.data.boxes_only and name in data.images)]

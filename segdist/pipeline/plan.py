@@ -121,7 +121,7 @@ def _planned(spec: SweepSpec, data: Excerpt) -> Plan:
         "evaluation": _evaluation_seconds(data, families, played, fitting(nodes, replace(need, workers=1))),
     }
     disk = _disk(spec, data, rows, families, played)
-    disk["labels"] += students_of(spec) * student.model_bytes if student else 0
+    disk["labels"] += students_of(spec, data) * student.model_bytes if student else 0
     hours, price = played.trial_seconds / 3600 * need.workers, spec.resources.price_per_hour
     plan = Plan(
         sweep=spec.name,
@@ -352,7 +352,7 @@ def _disk(
 
     shown = [sample for of in rows.values() for sample, _ in of]
     label_bytes = mean([float(sum(len(i.mask.counts) if i.mask else 0 for i in s.instances)) for s in shown])
-    sets = sets_of_labels(spec)
+    sets = sets_of_labels(spec, data)
     images, kept = sum(data.images.values()), data.images.get("val", 0)
     model = mean(
         [

@@ -526,7 +526,8 @@ def _current_names(keys: Keys) -> list[Keys]:
 
 def _place(path: Path, lines: Mapping[Keys, tuple[Path, int]], overridden: Iterable[Keys], keys: Keys) -> str:
     dotted = ".".join(keys)
-    if any(".".join(o) == dotted or dotted.startswith(".".join(o) + ".") for o in overridden):
+    made_by = (keys[: len(o)] == o or (keys not in lines and o[: len(keys)] == keys) for o in overridden)
+    if any(made_by):
         return f"command line: {dotted}"
     for length in range(len(keys), 0, -1):
         if keys[:length] in lines:

@@ -29,7 +29,7 @@ def _printed(notes: list[dict[str, Any]], width: int = 0) -> str:
     }
     window = {"force_terminal": True, "color_system": None, "width": width} if width else {}
     console = Console(file=StringIO(), **window)  # type: ignore[arg-type]
-    print_label_reports([label_report("sam by box", {}, "somewhere", manifest)], console)
+    print_label_reports([label_report("sam by box", {}, "somewhere", manifest) | {"look": ""}], console)
     assert isinstance(console.file, StringIO)
     return console.file.getvalue()
 

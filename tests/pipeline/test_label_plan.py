@@ -1,5 +1,6 @@
 """What a plan counts for labels: each set once, whoever shares it, and the students of each round."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,13 @@ from tests.pipeline.test_plan import GB, taken
 TEACHER = Taught(setup_seconds=2.0, image_seconds=0.5, memory=GB)
 ROWS: dict[str, Any] = {"train": [], "val": []}
 DATA = Excerpt(
-    classes=("roof",), images={"train": 100, "val": 20}, rows=ROWS, shard_bytes=1e6, open_seconds=0.01, uri=""
+    classes=("roof",),
+    images={"train": 100, "val": 20},
+    unmasked=frozenset(),
+    rows=ROWS,
+    shard_bytes=1e6,
+    open_seconds=0.01,
+    uri="",
 )
 
 
@@ -47,10 +54,22 @@ def test_a_round_takes_its_students_steps_and_a_look_at_every_image(cpus: int, a
 
 def test_what_searched_policies_have_in_common_is_counted_once() -> None:
     searched = _sweep({"label.rounds": [0, 1, 2]})
-    assert (sets_of_labels(searched), students_of(searched)) == (3, 4)
+    assert (sets_of_labels(searched, DATA), students_of(searched, DATA)) == (3, 4)
     twice = _sweep({"label.rounds": [0, 1], "label.prompt": [{"strategy": "box"}, {"strategy": "jittered_box"}]})
-    assert (sets_of_labels(twice), students_of(twice)) == (4, 4)
-    assert (sets_of_labels(_sweep()), students_of(_sweep())) == (1, 0)
+    assert (sets_of_labels(twice, DATA), students_of(twice, DATA)) == (4, 4)
+    assert (sets_of_labels(_sweep(), DATA), students_of(_sweep(), DATA)) == (1, 0)
+
+
+def test_where_every_object_has_a_mask_nobody_is_asked_and_no_student_learns() -> None:
+    whole = _sweep({"label.rounds": [0, 1]}, rounds=1)
+    whole = whole.model_copy(update={"data": whole.data.model_copy(update={"boxes_only": ()})})
+    assert (sets_of_labels(whole, DATA), students_of(whole, DATA)) == (2, 0)
+    assert student_taken(whole, DATA, ROWS, most_bytes=0, beside=0) is None
+    lacks_one = replace(DATA, unmasked=frozenset({"val"}))
+    assert (sets_of_labels(whole, lacks_one), students_of(whole, lacks_one)) == (2, 2)
+    node = [Node("here", 1, 0, 16 * GB)]
+    none, some = (label_seconds(whole, data, TEACHER, None, node) for data in (DATA, lacks_one))
+    assert some - none == pytest.approx(20 * 0.5)
 
 
 def test_a_student_that_does_not_fit_is_refused_with_what_would(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,6 +133,8 @@ def test_a_mistake_in_a_group_file_names_that_file(folder: Path) -> None:
 def test_a_mistake_on_the_command_line_says_so(folder: Path) -> None:
     file = write(folder, GOOD)
     assert refusal(file, "train.lrr=1").startswith("command line: train.lrr: unknown key `lrr`. Did you mean `lr`?")
+    assert refusal(file, "lable.teacher.family=sam").startswith("command line: lable: unknown key `lable`.")
+    assert refusal(file, "train.adaptor.kind=lora").startswith("command line: train.adaptor: unknown key `adaptor`.")
     assert "key=value" in refusal(file, "train.lr")
 
 
