@@ -233,10 +233,10 @@ class Ledger:
             StorageError: it cannot be written.
         """
         self._save(trial)
-        is_new = trial.number not in self._trials
-        self._trials[trial.number] = trial
-        if is_new:  # it may have the number of one that somebody deleted
-            self._trials = dict(sorted(self._trials.items()))
+        if trial.number in self._trials:
+            self._trials[trial.number] = trial
+        else:  # another dictionary, for a thread may be reading this one; sorted, for one with a lower number may be gone
+            self._trials = dict(sorted({**self._trials, trial.number: trial}.items()))
         self._listener(trial)
 
     def change(self, number: int, **changes: object) -> Trial:

@@ -85,6 +85,20 @@ def test_a_file_says_what_people_look_for(tmp_path: Path) -> None:
     assert (content["state"], content["reason"]) == ("failed", "x")
 
 
+def test_a_trial_that_comes_while_others_are_looked_at_disturbs_nobody(tmp_path: Path) -> None:
+    ledger, told = Ledger(str(tmp_path)), list[int]()
+    for number in (0, 1):
+        ledger.write(Trial(number=number, values={}))
+
+    def listener(trial: Trial) -> None:
+        told.append(trial.number)
+        if trial.number == 0:
+            ledger.write(Trial(number=2, values={}))
+
+    ledger.listen(listener)
+    assert (told, [trial.number for trial in ledger.trials]) == ([0, 2, 1], [0, 1, 2])
+
+
 def test_the_ledger_may_be_read_in_one_thread_while_another_writes_it(tmp_path: Path) -> None:
     ledger, errors = Ledger(str(tmp_path)), list[Exception]()
     is_done = threading.Event()
