@@ -53,19 +53,23 @@ def observe(name: str, value: float, **labels: str) -> None:
 
 
 class Gauges:
-    """The gauges of one piece of work: each is told again and again until the work is over."""
+    """The gauges of one piece of work: each is told again and again until the work is over, in any thread."""
 
     def __init__(self) -> None:
         self._values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+        self._lock = threading.Lock()
 
     def show(self, name: str, value: float, **labels: str) -> None:
         """Set a gauge."""
-        self._values[name, tuple(labels.items())] = float(value)
+        with self._lock:
+            self._values[name, tuple(labels.items())] = float(value)
 
     def tell(self) -> None:
         """Tell Ray all of them."""
         if is_told():
-            for (name, labels), value in tuple(self._values.items()):
+            with self._lock:
+                values = dict(self._values)
+            for (name, labels), value in values.items():
                 _metric(name).set(value, dict(labels))
 
 
