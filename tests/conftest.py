@@ -1,7 +1,8 @@
 """Fixtures that tests share."""
 
+import gc
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,17 @@ RAY_STARTERS = {"cluster", "segdist", "cluster_of", "subprocess"}
 """Fixtures of tests, and names in modules of `pipeline`, by which Ray may be started."""
 LONGEST_ID = 100
 """Characters of a value that is its own name."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Nobody searches for garbage in what the modules made, which stays: each such search takes half a second."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
