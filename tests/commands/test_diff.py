@@ -2,45 +2,28 @@
 
 import json
 from pathlib import Path
-from types import ModuleType
-from typing import cast
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from segdist.cli import app
-from segdist.core.spec import SweepSpec
 from segdist.engine import checkpoint
-from segdist.pipeline.evaluate import evaluate_trials
-from segdist.tracking import Tracker
+from tests.commands.conftest import Evaluated
 from tests.pages.test_page import tags
-from tests.pipeline.inline import Inline
-from tests.pipeline.test_evaluate import job_of, sweep, trial
-from tests.tracking.conftest import start_sweep, storage, tracker
-
-__all__ = ["storage", "sweep", "tracker"]
 
 
 def call(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, ["diff", *map(str, arguments)])
 
 
-@pytest.fixture
-def two_trials(tracker: Tracker, sweep: SweepSpec, storage: Path) -> list[str]:
-    parent = start_sweep(tracker, sweep)
-    runs = [trial(tracker, sweep, parent, number) for number in (1, 2)]
-    evaluate_trials(cast("ModuleType", Inline), tracker, parent, job_of(sweep))
-    return runs
-
-
 def test_two_trials_are_compared_by_what_they_left_in_the_terminal_as_json_and_as_a_page(
-    two_trials: list[str], tracker: Tracker, storage: Path, tmp_path: Path
+    evaluated: Evaluated, tmp_path: Path
 ) -> None:
     page = tmp_path / "deep" / "diff.html"
-    done = call("roofs#1", "roofs#2", "--storage", storage, "--html", page, "--json")
+    done = call("roofs#1", "roofs#2", "--storage", evaluated.storage, "--html", page, "--json")
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
-    ious = [tracker.read_json(run, "evaluation/val.json")["metrics"]["iou"] for run in two_trials]
+    ious = [evaluated.tracker.read_json(run, "evaluation/val.json")["metrics"]["iou"] for run in evaluated.runs]
     assert [found["first"], found["second"]] == pytest.approx(ious)
     assert found["difference"] == pytest.approx(ious[0] - ious[1])
     assert found["interval"][0] <= found["difference"] <= found["interval"][1]
@@ -52,16 +35,16 @@ def test_two_trials_are_compared_by_what_they_left_in_the_terminal_as_json_and_a
     assert len(pictures) == found["images_won"] + found["images_lost"]
     assert all(str(src).startswith("data:image/jpeg") for src in pictures)
 
-    again = call("roofs#2", two_trials[0], "--storage", storage)
+    again = call("roofs#2", evaluated.runs[0], "--storage", evaluated.storage)
     assert again.exit_code == 0, again.output
     assert "roofs#2 against" in again.stdout
     assert f"{found['images_lost']} images won, {found['images_won']} lost, of 3" in again.stdout
 
 
-def test_two_models_are_compared_on_data_that_both_are_shown(sweep: SweepSpec, tmp_path: Path) -> None:
+def test_two_models_are_compared_on_data_that_both_are_shown(evaluated: Evaluated, tmp_path: Path) -> None:
     for number in (1, 2):
-        network = checkpoint.build(sweep.model, ("roof",), seed=number)
-        checkpoint.save(network, tmp_path / f"model-{number}", sweep.run, ("roof",))
+        network = checkpoint.build(evaluated.sweep.model, ("roof",), seed=number)
+        checkpoint.save(network, tmp_path / f"model-{number}", evaluated.sweep.run, ("roof",))
     file = tmp_path / "roofs.yaml"
     file.write_text(
         f"name: roofs\nstorage: {tmp_path}\nmodel: {{family: unet_cbam}}\n"
@@ -78,7 +61,7 @@ def test_two_models_are_compared_on_data_that_both_are_shown(sweep: SweepSpec, t
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("roofs#1", "roofs#9"), "has no trial `9`. It has 1, 2"),
+        (("roofs#1", "roofs#9"), "has no trial `9`. It has 1, 2, 3"),
         (("roofs#1", "roof#2"), "Did you mean `roofs`?"),
         (("roofs#1", "roofs#2", "--split", "test"), "has no predictions of the split `test`"),
         (("roofs#1", "roofs#2", "--metric", "iouu"), "There is no metric `iouu`. Did you mean `iou`?"),
@@ -86,8 +69,8 @@ def test_two_models_are_compared_on_data_that_both_are_shown(sweep: SweepSpec, t
     ],
 )
 def test_what_cannot_be_compared_is_said_with_the_fix(
-    two_trials: list[str], storage: Path, arguments: tuple[str, ...], message: str
+    evaluated: Evaluated, arguments: tuple[str, ...], message: str
 ) -> None:
-    done = call(*arguments, "--storage", storage)
+    done = call(*arguments, "--storage", evaluated.storage)
     assert done.exit_code == 2, done.output
     assert message in " ".join(done.stderr.split())

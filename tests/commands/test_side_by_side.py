@@ -1,8 +1,6 @@
 """`segdist compare --html`: the pages of a sweep, of what its trials left; what is missing of old sweeps is said."""
 
-import shutil
 from pathlib import Path
-from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
@@ -11,37 +9,10 @@ from typer.testing import CliRunner
 
 from segdist.cli import app
 from segdist.commands.side_by_side import write_images
-from segdist.core.spec import SweepSpec
 from segdist.pages import leaderboard
-from segdist.pipeline.evaluate import evaluate_trials
-from segdist.pipeline.ingest import ingest
-from segdist.tracking import Tracker
+from tests.commands.conftest import Evaluated
 from tests.pages.test_page import tags
 from tests.pages.test_side_by_side import page_data
-from tests.pipeline.inline import Inline
-from tests.pipeline.test_evaluate import job_of, sweep, trial
-from tests.tracking.conftest import start_trial, storage, tracker
-
-__all__ = ["storage", "sweep", "tracker"]
-
-
-@pytest.fixture
-def parent(tracker: Tracker, sweep: SweepSpec) -> str:
-    """Two trials that were evaluated, and one that failed."""
-    parent = tracker.start_sweep(
-        sweep.name,
-        sweep.sweep_fingerprint,
-        spec_text=sweep.model_dump_json(),
-        spec_file="",
-        tags={"segdist.kind": "sweep"},
-        params={},
-        dataset=ingest(sweep).manifest,
-    )
-    for number in (1, 2):
-        trial(tracker, sweep, parent, number)
-    tracker.end(start_trial(tracker, parent, 3), "FAILED")
-    evaluate_trials(cast("ModuleType", Inline), tracker, parent, job_of(sweep))
-    return parent
 
 
 def call(*arguments: str | Path) -> Any:
@@ -49,10 +20,10 @@ def call(*arguments: str | Path) -> Any:
 
 
 def test_report_and_page_are_written_beside_each_other_and_link_to_each_other(
-    parent: str, storage: Path, tmp_path: Path
+    evaluated: Evaluated, tmp_path: Path
 ) -> None:
     folder = tmp_path / "deep" / "pages"
-    done = call("roofs", "--storage", storage, "--html", folder)
+    done = call("roofs", "--storage", evaluated.storage, "--html", folder)
     assert done.exit_code == 0, done.output
     report, page = folder / "report.html", folder / "side_by_side" / "index.html"
     assert f"report    {report}\n" in done.stdout
@@ -67,24 +38,26 @@ def test_report_and_page_are_written_beside_each_other_and_link_to_each_other(
     assert data["total"] == len(data["images"]) == 3
 
 
-def test_scores_on_the_page_are_those_of_the_evaluation(parent: str, tracker: Tracker, tmp_path: Path) -> None:
-    board = leaderboard(tracker, "roofs")
-    assert board.sweep.run_id == parent
-    done = write_images(tracker, board, str(tmp_path))
+def test_scores_on_the_page_are_those_of_the_evaluation(evaluated: Evaluated, tmp_path: Path) -> None:
+    board = leaderboard(evaluated.tracker, "roofs")
+    assert board.sweep.run_id == evaluated.parent
+    done = write_images(evaluated.tracker, board, str(tmp_path))
     assert done is not None
     shown = page_data(Path(done.uri).read_text("utf-8"))["trials"]
-    measured = [tracker.read_json(t.run_id, "evaluation/val.json")["metrics"]["iou"] for t in board.trials[:2]]
+    measured = [
+        evaluated.tracker.read_json(t.run_id, "evaluation/val.json")["metrics"]["iou"] for t in board.trials[:2]
+    ]
     assert [t["overall"] for t in shown] == pytest.approx(measured)
 
 
 @pytest.mark.parametrize("most", [0, 2])
 def test_a_sweep_says_how_many_images_it_shows(
-    parent: str, tracker: Tracker, tmp_path: Path, most: int, monkeypatch: pytest.MonkeyPatch
+    evaluated: Evaluated, tmp_path: Path, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    board = leaderboard(tracker, "roofs")
-    assert board.sweep.run_id == parent
+    board = leaderboard(evaluated.tracker, "roofs")
+    assert board.sweep.run_id == evaluated.parent
     monkeypatch.setitem(board.sweep.spec["evaluate"], "images_side_by_side", most)
-    done = write_images(tracker, board, str(tmp_path / "page"))
+    done = write_images(evaluated.tracker, board, str(tmp_path / "page"))
     if not most:
         assert done is None
         assert not (tmp_path / "page").exists()
@@ -93,23 +66,23 @@ def test_a_sweep_says_how_many_images_it_shows(
     text = Path(done.uri).read_text("utf-8")
     assert "Of 3 validation images, the 2 images are shown whose scores differ most" in text
     singles = [
-        [i["iou"] for i in tracker.read_json(t.run_id, "evaluation/val.json")["images"]] for t in board.trials[:2]
+        [i["iou"] for i in evaluated.tracker.read_json(t.run_id, "evaluation/val.json")["images"]]
+        for t in board.trials[:2]
     ]
     spread = np.abs(np.subtract(*np.array(singles, float)))
     assert {i["id"] for i in page_data(text)["images"]} == {
-        tracker.read_json(board.trials[0].run_id, "evaluation/val.json")["images"][k]["image_id"]
+        evaluated.tracker.read_json(board.trials[0].run_id, "evaluation/val.json")["images"][k]["image_id"]
         for k in np.argsort(-spread)[:2]
     }
 
 
-def test_a_sweep_whose_data_are_others_now_has_a_page_that_says_so(
-    parent: str, tracker: Tracker, sweep: SweepSpec, tmp_path: Path
-) -> None:
-    board = leaderboard(tracker, "roofs")
-    assert board.sweep.run_id == parent
-    shutil.rmtree(Path(sweep.storage) / "datasets")
-    cast("Any", board.sweep.spec)["data"]["sources"][0]["seed"] = 5
-    done = write_images(tracker, board, str(tmp_path))
+def test_a_sweep_whose_data_are_others_now_has_a_page_that_says_so(evaluated: Evaluated, tmp_path: Path) -> None:
+    board = leaderboard(evaluated.tracker, "roofs")
+    assert board.sweep.run_id == evaluated.parent
+    spec = cast("Any", board.sweep.spec)
+    spec["storage"] = str(tmp_path / "storage")
+    spec["data"]["sources"][0]["seed"] = 5
+    done = write_images(evaluated.tracker, board, str(tmp_path / "page"))
     assert done is not None
     text = Path(done.uri).read_text("utf-8")
     assert "cannot be shown" in text

@@ -32,6 +32,10 @@ __all__ = ["storage", "tracker"]
 @pytest.fixture
 def sweep(storage: Path, monkeypatch: pytest.MonkeyPatch) -> SweepSpec:
     monkeypatch.setenv("SEGDIST_CACHE", str(storage / "cache"))
+    return make_sweep(storage)
+
+
+def make_sweep(storage: Path) -> SweepSpec:
     return SweepSpec.model_validate(
         {
             "name": "roofs",
