@@ -235,7 +235,7 @@ class Ledger:
         self._save(trial)
         if trial.number in self._trials:
             self._trials[trial.number] = trial
-        else:  # another dictionary, for a thread may be reading this one; sorted, for one with a lower number may be gone
+        else:  # another dictionary, for a thread may be reading this one; sorted, for one of a lower number may be gone
             self._trials = dict(sorted({**self._trials, trial.number: trial}.items()))
         self._listener(trial)
 
