@@ -30,6 +30,7 @@ _SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # CPU actors on a GPU machine keep their environment
     "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",  # a job may set what we set, too; ours wins, and it is no error
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "55",  # the default of 5 s kills the proxy of a busy machine as it starts
+    "RAY_prestart_worker_first_driver": "0",  # they would begin without our environment, and so do nothing and end
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing leaves the machine unasked
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow is the record; no CSV, JSON and TensorBoard copies
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # we ask it to stop

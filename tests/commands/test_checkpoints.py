@@ -26,14 +26,14 @@ def answer(*arguments: str | Path) -> Any:
     return json.loads(found.stdout)
 
 
-@pytest.fixture
-def kept(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The models of every fourth of twelve steps, and the beginning of one that was not finished."""
-    drawn = roofs(4)
+    drawn, folder = roofs(4), tmp_path_factory.mktemp("kept")
     run = tiny_run(epochs=12, keep_every=4)
-    fit(run, CLASSES, train=drawn, val=drawn[:1], report=Reports(), kept=str(tmp_path / "kept"))
-    (tmp_path / "kept" / "step-0000016").mkdir()
-    return tmp_path / "kept"
+    fit(run, CLASSES, train=drawn, val=drawn[:1], report=Reports(), kept=str(folder))
+    (folder / "step-0000016").mkdir()
+    return folder
 
 
 def test_every_kept_model_is_measured_as_if_alone_and_the_best_is_marked_printed_and_drawn(
@@ -60,9 +60,11 @@ def test_every_kept_model_is_measured_as_if_alone_and_the_best_is_marked_printed
         assert f"<td>{one['step']}</td><td>{one['metrics']['loss']:.3f}" in content
 
 
-def test_nothing_kept_and_a_page_of_nothing_are_refused_with_what_to_do(kept: Path, photos: Path) -> None:
-    (kept.parent / "empty").mkdir()
-    refused = call(kept.parent / "empty", photos, "--all-checkpoints")
+def test_nothing_kept_and_a_page_of_nothing_are_refused_with_what_to_do(
+    kept: Path, photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    refused = call(tmp_path / "empty", photos, "--all-checkpoints")
     assert refused.exit_code == 2
     assert "Set `train.keep_every: 100`" in " ".join(refused.stderr.split())
     refused = call(kept, photos, "--html", kept / "page.html")
