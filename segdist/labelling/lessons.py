@@ -65,7 +65,7 @@ def lessons(samples: Iterable[Sample]) -> list[Lesson]:
             if instance.is_crowd:
                 continue
             if instance.evidence is None:
-                known[instance.label] += instance.mask is not None
+                known[instance.label] += instance.mask is not None and instance.mask.area > 0
             else:
                 doubt[instance.label] += 1 - min(max(instance.score, 0.0), 1.0)
                 objects[instance.label] += 1

@@ -66,24 +66,34 @@ def label(
         SpecError: the teacher does not understand the prompts.
         WeightsError: its weights are missing.
     """
-    made = _made(spec, dataset, on_progress, teacher, limit)
-    return corrected(made, Corrections.load(corrections_uri(spec.storage, dataset.uri)))
+    decisions = Corrections.load(corrections_uri(spec.storage, dataset.uri))
+    made = _made(spec, dataset, _heeded(policy_of(spec), decisions), on_progress, teacher, limit)
+    return corrected(made, decisions)
 
 
-def _made(spec: SweepSpec, dataset: Dataset, on_progress: OnProgress, teacher: TeacherMaker, limit: int) -> Dataset:
+def _made(
+    spec: SweepSpec,
+    dataset: Dataset,
+    decisions: Corrections,
+    on_progress: OnProgress,
+    teacher: TeacherMaker,
+    limit: int,
+) -> Dataset:
     """The labels of teachers, or of a round of self-training over those of the round before."""
     policy = policy_of(spec)
     trained_uri = checked_teacher(spec, policy)
-    root = _root(spec, dataset, trained_uri, limit)
+    root = _root(spec, dataset, trained_uri, limit, decisions)
     if storage.exists(storage.join(root, MANIFEST)):
         return Dataset.open(root)
     source = f"label-{root.rpartition('/')[2]}"
     hidden, place = tuple(spec.data.boxes_only), storage.kind_of(root)
-    job = LabelJob(policy, dataset.manifest.classes, hidden, source, trained_uri, sweep=spec.name, place=place)
+    job = LabelJob(
+        policy, dataset.manifest.classes, hidden, source, trained_uri, sweep=spec.name, place=place, decisions=decisions
+    )
     if not policy.rounds or not _is_asked(dataset, job):
         return _first(root, job, dataset, on_progress, teacher, limit)
     check_students(policy, dataset, job.hidden)
-    before = _made(_with_rounds(spec, policy.rounds - 1), dataset, on_progress, teacher, limit)
+    before = _made(_with_rounds(spec, policy.rounds - 1), dataset, decisions, on_progress, teacher, limit)
     return self_trained(root, job, dataset, before, on_progress, teacher)
 
 
@@ -93,7 +103,14 @@ def _with_rounds(spec: SweepSpec, rounds: int) -> SweepSpec:
 
 def label_root(spec: SweepSpec, dataset: Dataset, limit: int = 0) -> str:
     """The folder that holds the labels of a sweep, or will."""
-    return _root(spec, dataset, checked_teacher(spec, policy_of(spec)), limit)
+    policy = policy_of(spec)
+    heeded = _heeded(policy, Corrections.load(corrections_uri(spec.storage, dataset.uri)))
+    return _root(spec, dataset, checked_teacher(spec, policy), limit, heeded)
+
+
+def _heeded(policy: LabelSpec, decisions: Corrections) -> Corrections:
+    """The decisions by which other labels are made: teachers are chosen by them, and students learn them."""
+    return decisions if policy.policy == "auto" or policy.rounds else Corrections({})
 
 
 def policy_of(spec: SweepSpec) -> LabelSpec:
@@ -183,8 +200,9 @@ def _first(
     return write_manifest(root, "labels", dataset.manifest.classes, shards, details=details)
 
 
-def _root(spec: SweepSpec, dataset: Dataset, trained_uri: str, limit: int) -> str:
+def _root(spec: SweepSpec, dataset: Dataset, trained_uri: str, limit: int, heeded: Corrections) -> str:
     name = label_key(spec, dataset, trained_uri) + (f"-first-{limit}" if limit else "")
+    name += f"-heeds-{heeded.fingerprint}" if heeded.of_image else ""
     return storage.join(storage.absolute(spec.storage), "labels", name)
 
 
@@ -229,7 +247,8 @@ def _choices(root: str, job: LabelJob, dataset: Dataset, teacher: TeacherMaker) 
         return {}
 
     def ask() -> Iterator[str]:
-        return label_pool.asked(label_pool.polled(dataset, job.label, job.hidden), job, teacher, PollShard)
+        units = label_pool.polled(dataset, job.label, job.hidden, job.decisions)
+        return label_pool.asked(units, job, teacher, PollShard)
 
     return label_pool.poll_of(root, ask).choices(job.label.teacher.name, floor=FILLED_BOX.name)
 

@@ -14,6 +14,7 @@ from segdist.core.bounded_json import load_json
 from segdist.core.errors import StorageError
 from segdist.core.spec import LabelSpec
 from segdist.datasets.shards import Dataset, ShardSummary, read_samples, read_summary
+from segdist.labelling.corrections import Corrections
 from segdist.labelling.election import Poll
 from segdist.pipeline.cluster import connected, slots
 from segdist.pipeline.dataflow import map_items
@@ -46,7 +47,9 @@ def units_of(root: str, dataset: Dataset, spec: LabelSpec, limit: int) -> list[L
     return found
 
 
-def polled(dataset: Dataset, spec: LabelSpec, hidden: Sequence[str]) -> list[PollUnit]:
+def polled(
+    dataset: Dataset, spec: LabelSpec, hidden: Sequence[str], decisions: Corrections | None = None
+) -> list[PollUnit]:
     """Images of the splits that models learn and are chosen on; the test split is nobody's advice.
 
     Two thirds of them, if there are as many, show a human mask that may be seen; both parts are spread over all shards.
@@ -55,13 +58,16 @@ def polled(dataset: Dataset, spec: LabelSpec, hidden: Sequence[str]) -> list[Pol
         dataset: the images.
         spec: whose splits are labelled.
         hidden: splits whose human masks are not to be seen.
+        decisions: of people in reviews; an image that they are about shows a human mask wherever it is.
     """
+    decided = decisions.of_image if decisions else {}
     known: list[tuple[str, int]] = []
     others: list[tuple[str, int]] = []
     for uri in (uri for uri in dataset.shard_uris if _split_of(uri) in {*spec.splits} - {"test"}):
         for row, sample in enumerate(read_samples(uri)):
             of_people = any(i.mask is not None and not i.is_crowd for i in sample.instances)
-            (known if of_people and _split_of(uri) not in hidden else others).append((uri, row))
+            is_known = (of_people and _split_of(uri) not in hidden) or sample.image_id in decided
+            (known if is_known else others).append((uri, row))
     chosen = _spread(known, POLLED_IMAGES * 2 // 3)
     chosen = sorted(chosen + _spread(others, POLLED_IMAGES - len(chosen)))
     units: list[PollUnit] = []

@@ -15,6 +15,7 @@ from segdist.core.spec import LabelSpec
 from segdist.datasets.rows import without_masks
 from segdist.datasets.shards import read_rows, write_shard
 from segdist.labelling.boxes import has_size
+from segdist.labelling.corrections import Corrections
 from segdist.labelling.decide import pseudo_label
 from segdist.labelling.election import Choice, Poll, elected
 from segdist.labelling.tally import Tally
@@ -53,6 +54,12 @@ class LabelJob:
     """The kind of place that labels are written to, by its name in metrics."""
     asks_all: bool = False
     """Whether objects are asked about that have a mask of a person, too; it is not shown."""
+    decisions: Corrections = field(default_factory=lambda: Corrections({}))
+    """What people decided in reviews, where labels depend on people's masks."""
+
+    def seen(self, truth: Sample) -> Sample:
+        """An image with what people say of it and may be seen: masks that measure are hidden, decisions never."""
+        return self.decisions.apply(without_masks(truth) if truth.split in self.hidden else truth)
 
     @property
     def told_as(self) -> dict[str, str]:
@@ -168,7 +175,7 @@ class KnownShard:
         return write_shard(unit["target"], [(s, None) for s in samples]).model_dump_json()
 
     def _has_masks(self, sample: Sample) -> bool:
-        return sample.split not in self._job.hidden and any(i.mask and not i.is_crowd for i in sample.instances)
+        return any(i.mask and i.mask.area and not i.is_crowd for i in self._job.seen(sample).instances)
 
 
 class PollShard:
@@ -188,9 +195,11 @@ class PollShard:
             said = self._teacher.candidates([entry.question for entry in shown if entry.question])
             for entry, of_image in zip(shown, said, strict=True):
                 assert entry.question is not None
+                seen = self._job.seen(entry.truth)
                 for index, of_one in zip(entry.question.indices, of_image, strict=True):
-                    known = None if entry.truth.split in self._job.hidden else entry.truth.instances[index].mask
-                    poll.add(entry.shown.instances[index], of_one, known)
+                    known = seen.instances[index].mask
+                    if known is None or known.area:  # of what a person found nothing in, nobody can be near
+                        poll.add(entry.shown.instances[index], of_one, known)
         return json.dumps(poll.content)
 
 
@@ -230,7 +239,7 @@ def calls(samples: Sequence[Sample]) -> Iterator[slice]:
 
 
 def _entry(truth: Sample, image_bytes: bytes | None, job: LabelJob) -> _Entry:
-    shown = without_masks(truth) if truth.split in job.hidden or job.asks_all else truth
+    shown = without_masks(truth) if job.asks_all else job.seen(truth)
     findings: list[Finding] = []
     indices = _asked(shown, findings)
     if not indices:

@@ -99,8 +99,8 @@ class RoundPoll(_Round):
         poll = Poll()
         for look in self._looked_at(unit):
             for index, drawn in look.objects:
-                label, truth = look.labels.instances[index], look.truth.instances[index].mask
-                if truth is not None:
+                label, truth = look.labels.instances[index], self._job.seen(look.truth).instances[index].mask
+                if truth is not None and truth.area:
                     poll.add(label, proposals(label, drawn, name=self._name), truth)
         return json.dumps(poll.content)
 

@@ -86,7 +86,7 @@ def _details(
 def _known(before: Dataset, job: LabelJob, dataset: Dataset, teacher: TeacherMaker) -> list[str]:
     """The shards that say what the labels would be for objects that have a human mask, of which there are some."""
     seen = [name for name in ("train", "val") if name in dataset.manifest.splits and name not in job.hidden]
-    if not any(dataset.manifest.splits[name].masks for name in seen):
+    if not any(dataset.manifest.splits[name].masks for name in seen) and not job.decisions.of_image:
         return []
     there = [entry.uri for entry in storage.find(before.uri, suffix=".parquet")]
     there = sorted(uri for uri in there if _file(uri).startswith(_KNOWN))
@@ -94,7 +94,7 @@ def _known(before: Dataset, job: LabelJob, dataset: Dataset, teacher: TeacherMak
         return there  # the round made them
     units = [
         KnownUnit(shard=unit["shard"], rows=unit["rows"], target=_target(before.uri, unit))
-        for unit in label_pool.polled(dataset, job.label, job.hidden)
+        for unit in label_pool.polled(dataset, job.label, job.hidden, job.decisions)
     ]
     first = replace(job, choices=_CHOICES.validate_python(before.manifest.details.get("choices") or {}))
     if todo := [unit for unit in units if unit["target"] not in there]:

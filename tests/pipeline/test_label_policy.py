@@ -2,24 +2,25 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from segdist.core import storage
+from segdist.core import masks, storage
 from segdist.core.errors import SpecError
 from segdist.core.plugins import Question
 from segdist.core.spec import LabelSpec, SweepSpec
 from segdist.datasets.shards import Dataset, read_samples
+from segdist.labelling.corrections import Corrections, corrections_uri
 from segdist.pages.labels import label_choices
 from segdist.pipeline import label as module
 from segdist.pipeline import label_pool
 from segdist.pipeline.ingest import ingest
-from segdist.pipeline.label import label, label_key
-from segdist.pipeline.label_rows import PollUnit
+from segdist.pipeline.label import label, label_key, label_root
+from segdist.pipeline.label_rows import LabelJob, PollUnit, TeacherMaker
 from segdist.pipeline.panel import Panel, members
 from segdist.sweepfile.loading import load
 
@@ -76,6 +77,47 @@ def test_without_human_masks_the_named_teacher_labels(tmp_path: Path) -> None:
     spec = spec.model_copy(update={"data": spec.data.model_copy(update={"boxes_only": ("train", "val")})})
     (choice,) = label(spec, ingest(spec)).manifest.details["choices"].values()
     assert (choice["teacher"], choice["by"]) == ("classical thin", "name")
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labelling without Ray, by actors in this process."""
+
+    def asked(units: Sequence[Any], job: LabelJob, teacher: TeacherMaker, actor: Callable[..., Any]) -> Iterator[str]:
+        asking = actor(job, teacher)
+        yield from (asking(unit)["text"] for unit in units)
+
+    monkeypatch.setattr(label_pool, "asked", asked)
+
+
+@pytest.mark.usefixtures("here")
+def test_what_people_corrected_decides_who_labels_the_others(tmp_path: Path) -> None:
+    """The report asks for five corrected masks that would decide: here they are, and a box in which nothing is."""
+    spec = sweep(tmp_path, policy="auto", teachers=[OTSU])
+    spec = spec.model_copy(update={"data": spec.data.model_copy(update={"boxes_only": ("train", "val")})})
+    dataset = ingest(spec)
+    before = label(spec, dataset)
+    assert [(c["teacher"], c["by"]) for c in before.manifest.details["choices"].values()] == [
+        ("classical thin", "name")
+    ]
+
+    learned_from = [s for s in dataset.samples() if s.split != "test" and s.instances]
+    drawn = {s.image_id: {0: masks.from_box(s.instances[0].box_xyxy, size_hw=s.size_hw)} for s in learned_from[:6]}
+    nothing = {learned_from[6].image_id: {0: None}}
+    Corrections({**drawn, **nothing}).save(corrections_uri(spec.storage, dataset.uri))
+    after = label(spec, dataset)
+    (choice,) = after.manifest.details["choices"].values()
+    assert (choice["teacher"], choice["by"], choice["objects"]) == ("classical box", "masks", 6)
+    assert after.manifest.details["corrected"] == 7
+    assert all(
+        i.mask in (masks.from_box(i.box_xyxy, size_hw=s.size_hw), masks.empty(s.size_hw))
+        for s in after.samples()
+        if s.split != "test"
+        for i in s.instances
+    ), "as those that people drew: the others are labelled anew, by the one chosen"
+    vote = spec.model_copy(update={"label": LabelSpec.model_validate({"teacher": THIN})})
+    assert label_root(vote, dataset) in label(vote, dataset).uri, "one teacher alone is not asked again"
+    assert "heeds" not in label_root(vote, dataset)
 
 
 @pytest.mark.usefixtures("cluster")
