@@ -6,6 +6,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 
 from segdist.core import masks
 from segdist.core.masks import Mask
@@ -63,9 +64,13 @@ def _parts(instance: Instance, post: PostSpec) -> Iterator[Instance]:
     cut = masks.tight_cut(instance.mask)
     labels_HW = (components if post.instances == "components" else watershed)(masks.decode_cut(instance.mask, cut))
     areas = np.bincount(labels_HW.ravel())
+    boxes = find_objects(labels_HW)  # each part is looked at in its own: of a photograph there may be thousands
     for number in sorted(range(1, len(areas)), key=lambda n: -areas[n]):
         if areas[number]:
+            rows, columns = boxes[number - 1]
             own = masks.place(
-                np.ascontiguousarray(labels_HW == number), (cut[0].start, cut[1].start), instance.mask.size_hw
+                np.ascontiguousarray(labels_HW[rows, columns] == number),
+                (cut[0].start + rows.start, cut[1].start + columns.start),
+                instance.mask.size_hw,
             )
             yield replace(instance, mask=own, box_xyxy=own.box_xyxy)

@@ -90,3 +90,18 @@ def test_an_empty_region_and_a_thin_line_are_no_trouble() -> None:
 
 def test_a_file_that_does_not_ask_for_it_keeps_its_fingerprint() -> None:
     assert EvaluateSpec().post.instances == "as_found"
+
+
+@pytest.mark.parametrize("mode", ["components", "watershed"])
+def test_a_part_is_looked_at_in_its_own_box_however_many_there_are(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of specks in a photograph took minutes while each was sought in all of it."""
+    whole = np.zeros((83, 163), np.bool_)
+    whole[1::4, 3::4] = whole[2::4, 3::4] = True
+    whole[:, 100:] = False
+    looked_at: list[int] = []
+    place = masks.place
+    monkeypatch.setattr(masks, "place", lambda mask, *where: looked_at.append(mask.size) or place(mask, *where))
+    parts = found(whole, mode)
+    assert len(parts) == 21 * 25
+    assert (np.sum(parts, axis=0) == whole).all()
+    assert sum(looked_at) == whole.sum()
