@@ -131,6 +131,8 @@ def import_(
         )
         for one in found.first_skipped:
             say(f"passed over: {one}")
+        if found.corrections.of_image:
+            say(f"They count from now on: {shlex.join(['segdist', 'label', *sweep])}, or `segdist run`.")
 
 
 def _verdicts(names: list[str]) -> "list[Verdict]":

@@ -13,6 +13,7 @@ from segdist.core import registry, storage
 from segdist.core.errors import SpecError
 from segdist.core.plugins import declaration
 from segdist.core.spec import FILLED_BOX, LabelSpec, ModelSpec, SweepSpec, digest
+from segdist.core.text import counted
 from segdist.datasets.shards import (
     MANIFEST,
     SCHEMA_VERSION,
@@ -180,7 +181,7 @@ def _first(
     limit: int,
 ) -> Dataset:
     """The labels of teachers."""
-    job = replace(job, choices=_choices(root, job, dataset, teacher))
+    job = replace(job, choices=_choices(root, job, dataset, on_progress, teacher))
 
     def run(todo: Sequence[LabelUnit]) -> Iterator[ShardSummary]:
         return _run(todo, job, teacher)
@@ -241,13 +242,17 @@ def _is_asked(dataset: Dataset, job: LabelJob) -> bool:
     )
 
 
-def _choices(root: str, job: LabelJob, dataset: Dataset, teacher: TeacherMaker) -> dict[str, Choice]:
+def _choices(
+    root: str, job: LabelJob, dataset: Dataset, on_progress: OnProgress, teacher: TeacherMaker
+) -> dict[str, Choice]:
     """Who labels each class, by a poll over some images; nobody is asked where nothing is to be labelled."""
     if job.label.policy != "auto" or not _is_asked(dataset, job):
         return {}
 
     def ask() -> Iterator[str]:
         units = label_pool.polled(dataset, job.label, job.hidden, job.decisions)
+        images = sum(len(unit["rows"]) for unit in units)
+        on_progress(f"asking all teachers about {counted(images, 'image')}, to choose who labels each class")
         return label_pool.asked(units, job, teacher, PollShard)
 
     return label_pool.poll_of(root, ask).choices(job.label.teacher.name, floor=FILLED_BOX.name)

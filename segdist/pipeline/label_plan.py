@@ -9,6 +9,7 @@ from segdist.core.spec import LabelSpec, SweepSpec, digest
 from segdist.datasets.excerpt import Excerpt
 from segdist.engine.probe import Request
 from segdist.engine.taken import Taken
+from segdist.pipeline import label_pool
 from segdist.pipeline.gpus import expected
 from segdist.pipeline.packing import Need, Node, fitting
 from segdist.pipeline.probing import Taught, ask
@@ -76,6 +77,9 @@ def label_seconds(
     for policy in _sets(spec, data):
         if not policy.rounds:
             seconds += _RAY_DATA + teacher.setup_seconds + images * teacher.image_seconds / actors
+            if policy.policy == "auto" and (asked := label_pool.most_polled(data.images, policy)):
+                at_once = max(1, min(label_pool.units_of_poll(asked), actors))
+                seconds += _RAY_DATA + teacher.setup_seconds + asked * teacher.image_seconds / at_once
         elif student:
             train = student_run(policy, _half(data), seed=0).train
             steps = min(train.epochs * ceil(_half(data) / train.batch_size), student_of(policy).max_steps)

@@ -77,6 +77,21 @@ def polled(
     return units
 
 
+def most_polled(images: Mapping[str, int], spec: LabelSpec) -> int:
+    """How many images a poll is about, at most; see `polled`.
+
+    Args:
+        images: of each split.
+        spec: whose splits are labelled.
+    """
+    return min(POLLED_IMAGES, sum(images.get(split, 0) for split in {*spec.splits} - {"test"}))
+
+
+def units_of_poll(images: int) -> int:
+    """What so many images of a poll are asked about in, at least."""
+    return -(-images // _POLLED_AT_ONCE)
+
+
 def _spread(places: list[tuple[str, int]], most: int) -> list[tuple[str, int]]:
     """At most so many of them, from the first to the last."""
     return places[:: max(1, -(-len(places) // most))]

@@ -52,6 +52,16 @@ def test_a_round_takes_its_students_steps_and_a_look_at_every_image(cpus: int, a
     assert two - one == pytest.approx(one - none)
 
 
+@pytest.mark.parametrize("cpus", [2, 1])
+def test_where_a_teacher_is_elected_all_are_asked_about_some_images_first(cpus: int) -> None:
+    nodes = [Node("here", cpus, 0, 16 * GB)]
+    alone, elected = (label_seconds(_sweep(policy=how), DATA, TEACHER, None, nodes) for how in ("vote", "auto"))
+    assert elected - alone == pytest.approx(9 + 2 + 96 * 0.5 / cpus)
+    few = replace(DATA, images={"train": 5, "val": 2, "test": 90})
+    alone, elected = (label_seconds(_sweep(policy=how), few, TEACHER, None, nodes) for how in ("vote", "auto"))
+    assert elected - alone == pytest.approx(9 + 2 + 7 * 0.5), "the test split is not asked about"
+
+
 def test_what_searched_policies_have_in_common_is_counted_once() -> None:
     searched = _sweep({"label.rounds": [0, 1, 2]})
     assert (sets_of_labels(searched, DATA), students_of(searched, DATA)) == (3, 4)

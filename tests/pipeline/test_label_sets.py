@@ -123,6 +123,7 @@ def test_labels_are_made_for_every_policy_reported_reviewed_and_corrected(
     (out / "mine.json").write_text(json.dumps(decided))
     said = answer("label", "review", "import", file, "--file", out / "mine.json")
     assert said.startswith("1 corrected, 0 confirmed, 0 not there")
+    assert f"They count from now on: segdist label {file}, or `segdist run`." in " ".join(said.split())
 
     entry = json.loads((out / "queue.json").read_text())["objects"][0]
     _, sets = find_label_sets(str(file), [])
