@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from segdist.core import masks
-from segdist.core.records import Instance
+from segdist.core.records import Instance, Rle
 from segdist.core.spec import EvaluateSpec, PostSpec
 from segdist.engine.separate import separated, watershed
 
@@ -100,7 +100,12 @@ def test_a_part_is_looked_at_in_its_own_box_however_many_there_are(mode: str, mo
     whole[:, 100:] = False
     looked_at: list[int] = []
     place = masks.place
-    monkeypatch.setattr(masks, "place", lambda mask, *where: looked_at.append(mask.size) or place(mask, *where))
+
+    def placed(mask_HW: Mask, at_yx: tuple[int, int], size_hw: tuple[int, int]) -> Rle:
+        looked_at.append(mask_HW.size)
+        return place(mask_HW, at_yx, size_hw)
+
+    monkeypatch.setattr(masks, "place", placed)
     parts = found(whole, mode)
     assert len(parts) == 21 * 25
     assert (np.sum(parts, axis=0) == whole).all()
