@@ -338,6 +338,20 @@ def _check_learnable(spec: SweepSpec, dataset: Dataset) -> None:
             )
     _check_comparable(spec, dataset)
     _check_measured(spec, dataset)
+    _check_named(spec, dataset.manifest.classes)
+
+
+def _check_named(spec: SweepSpec, classes: Sequence[str]) -> None:
+    """A key that is about some classes names such as there are: another would be passed over, or end every trial."""
+    post, train = spec.evaluate.post, spec.train
+    for key, named in {
+        "evaluate.post.stuff": post.stuff,
+        "evaluate.post.min_scores": post.min_scores,
+        "train.augment_classes": train.augment_classes,
+    }.items():
+        for name in named:
+            if name not in classes:
+                raise DataError(f"`{key}` names `{name}`, which is no class. {did_you_mean(name, classes)}")
 
 
 def _check_measured(spec: SweepSpec, dataset: Dataset) -> None:

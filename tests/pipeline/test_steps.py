@@ -1,5 +1,6 @@
 """What the steps of the main job say when they are cut short."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,21 @@ def test_what_is_searched_for_is_of_a_class_that_there_is(search: dict[str, Any]
     with pytest.raises(DataError) as error:
         steps._check_learnable(sweep(**search), dataset)
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("evaluate.post.stuff", ["crak"]),
+        ("evaluate.post.min_scores", {"crak": 0.5}),
+        ("train.augment_classes", {"crak": ["flip"]}),
+    ],
+)
+def test_a_key_that_is_about_some_classes_names_such_as_there_are(key: str, value: object) -> None:
+    right = json.loads(json.dumps(value).replace("crak", "crack"))
+    steps._check_learnable(sweep().override({key: right}), Dataset("unread", DATASET))
+    with pytest.raises(DataError, match=f"`{key}` names `crak`, which is no class. Did you mean `crack`"):
+        steps._check_learnable(sweep().override({key: value}), Dataset("unread", DATASET))
 
 
 def test_who_drives_a_sweep_needs_no_torch_and_ray_and_mlflow_only_when_they_are_called() -> None:
