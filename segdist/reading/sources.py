@@ -90,7 +90,7 @@ class Faults:
     """Takes what is reported while a source is read, and knows the images of which nothing right is left.
 
     An image whose annotations are all wrong is no image without objects: to learn from it would be to learn that there
-    is nothing where somebody has drawn something.
+    is nothing where somebody has drawn something. Nor is one in which only points and lines were drawn.
     """
 
     def __init__(self, report: ReportFinding, wrong: Iterable[str] = ()) -> None:
@@ -99,7 +99,8 @@ class Faults:
 
     def __call__(self, one: Finding) -> None:
         """Take a finding."""
-        if one.severity is Severity.ERROR and one.image and one.code != "image-missing":  # its annotations may be none
+        is_wrong = one.severity is Severity.ERROR and one.code != "image-missing"  # its annotations may be none
+        if one.image and (is_wrong or one.code == "shape-without-area"):
             self.wrong.add(one.image)
         self._report(one)
 

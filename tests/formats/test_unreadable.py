@@ -80,6 +80,21 @@ def test_the_command_line_counts_what_was_left_out(tmp_path: Path) -> None:
     assert "coco: 2 images" in result.output
 
 
+def test_an_image_in_which_only_lines_were_drawn_is_no_image_without_objects(tmp_path: Path) -> None:
+    """Cracks drawn as lines would teach that there is none where they run."""
+    for name, kind in (("line", "linestrip"), ("both", "rectangle"), ("nothing", "")):
+        Image.new("RGB", (20, 16), "white").save(tmp_path / f"{name}.jpg")
+        drawn = [{"label": "crack", "points": [[2, 2], [9, 9]], "shape_type": one} for one in {"linestrip", kind}]
+        shapes = drawn if kind else []
+        content = {"shapes": shapes, "imagePath": f"{name}.jpg", "imageData": None, "imageHeight": 16, "imageWidth": 20}
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    found = review(open_format("labelme", {"path": str(tmp_path)}), "labelme")
+    assert sorted(row.image_id for row in found.rows) == ["both.jpg", "nothing.jpg"]
+    assert [(f.code, f.image) for f in found.findings if f.code == "annotations-lost"] == [
+        ("annotations-lost", "line.jpg")
+    ]
+
+
 @pytest.mark.parametrize("target", ["/dev/zero", "gone", "pipe"])
 def test_labels_that_are_no_file_are_named_and_their_image_is_left_out(tmp_path: Path, target: str) -> None:
     EXAMPLES["yolo"](tmp_path)
