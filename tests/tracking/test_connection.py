@@ -252,8 +252,8 @@ def test_a_database_whose_making_was_cut_short_is_made_anew(tmp_path: Path, monk
         ("(sqlite3.DatabaseError) database disk image is malformed", "Restore it from a backup"),
     ],
 )
-def test_what_a_database_lacks_is_told_with_its_file_and_the_fix(tmp_path: Path, said: str, fix: str) -> None:
-    database = Connection(f"sqlite:///{tmp_path}/mlflow.db", str(tmp_path))
+def test_what_a_database_lacks_is_told_with_its_file_and_the_fix(storage: Path, said: str, fix: str) -> None:
+    database = Connection(f"sqlite:///{storage}/mlflow.db", str(storage))
     with pytest.raises(StorageError, match=f"mlflow.db cannot be used: .*{fix}"), database.client():
         raise SQLAlchemyError(f"{said}\n[SQL: INSERT INTO x]\n(Background on this error at: https://...)")
 
@@ -267,8 +267,8 @@ def test_what_a_database_lacks_is_told_with_its_file_and_the_fix(tmp_path: Path,
         (PermissionError(errno.EACCES, "Permission denied"), "Check their folder"),
     ],
 )
-def test_what_artifacts_lack_is_told_with_their_place_and_the_fix(tmp_path: Path, error: Exception, fix: str) -> None:
-    database = Connection(f"sqlite:///{tmp_path}/mlflow.db", "s3://bucket/x")
+def test_what_artifacts_lack_is_told_with_their_place_and_the_fix(storage: Path, error: Exception, fix: str) -> None:
+    database = Connection(f"sqlite:///{storage}/mlflow.db", "s3://bucket/x")
     with pytest.raises(StorageError, match=f"files under s3://bucket/x cannot be used: .*{fix}"), database.client():
         raise error
 

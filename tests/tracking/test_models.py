@@ -119,9 +119,10 @@ def test_what_a_model_predicts_with_can_be_changed_and_comes_back(
 LOAD = """
 import json, sys, mlflow
 mlflow.set_tracking_uri(sys.argv[1])
-model = mlflow.pyfunc.load_model(sys.argv[2])
-print(model.metadata.model_id)
-print(model.predict(model.input_example)["predictions"][0])
+for name in sys.argv[2:]:
+    model = mlflow.pyfunc.load_model(name)
+    print(model.metadata.model_id)
+    print(model.predict(model.input_example)["predictions"][0])
 """
 
 
@@ -133,9 +134,10 @@ def test_mlflow_alone_loads_a_trial_s_model_by_its_id_and_by_its_registered_name
     tracker.keep_model(run_id, files, epoch=2, family="unet_cbam", example=encode_png(image))
     tracker.register_champion("cracks", run_id)
     [model] = models(tracker, run_id)
-    for name in (model.model_id, "cracks@champion"):
-        words = [sys.executable, "-W", "ignore", "-c", LOAD, tracker.uri, f"models:/{name}"]
-        done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=False)
-        assert done.returncode == 0, done.stderr
-        own_id, answer = done.stdout.splitlines()[-2:]
-        assert (own_id, json.loads(answer)["size_hw"]) == (model.model_id, [96, 96])
+    names = [f"models:/{model.model_id}", "models:/cracks@champion"]
+    words = [sys.executable, "-W", "ignore", "-c", LOAD, tracker.uri, *names]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    *_, first_id, first, second_id, second = done.stdout.splitlines()
+    assert first_id == second_id == model.model_id
+    assert json.loads(first)["size_hw"] == json.loads(second)["size_hw"] == [96, 96]
