@@ -296,7 +296,7 @@ def _amounts(found: Review) -> str:
 
 def summary_text(found: Review, *, most: int = 5) -> str:
     """What people read: counts by code, the first findings of each, and the balance."""
-    lines = [f"{found.format_name}: {_amounts(found)}"]
+    lines = [f"{found.format_name or 'no format'}: {_amounts(found)}"]
     for name, counts in found.splits.items():
         lines.append(
             f"  {name or 'no split':9} {counted(counts.images, 'image')} ({counts.empty_images} without objects)"
@@ -309,7 +309,8 @@ def summary_text(found: Review, *, most: int = 5) -> str:
         lines.append(f"{severity}[{code}] x{number}: {CODES[code].meaning if code in CODES else ''}".rstrip(": "))
         lines += [f"    {_place(one)}{one.message}" for one in members[:most]]
         lines += [f"    ... and {number - most} more"] if number > most else []
-    return "\n".join([*lines, "no error" if found.ok else f"errors: fix them, or leave them out: {HOW_TO_LEAVE_OUT}"])
+    way_out = f", or leave them out: {HOW_TO_LEAVE_OUT}" if found.images else ""  # or else nothing would be left
+    return "\n".join([*lines, "no error" if found.ok else f"errors: fix them{way_out}"])
 
 
 def _place(one: Finding) -> str:

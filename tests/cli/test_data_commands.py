@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from segdist.checking import validation
@@ -121,6 +122,15 @@ def test_validate_writes_a_page_and_a_manifest_and_lists_every_code(export: Path
     listed = run("validate", "--codes").output
     assert "polygon-crosses-itself" in listed
     assert run("validate").exit_code == 2
+
+
+def test_where_nothing_is_read_nobody_is_told_to_leave_it_out(tmp_path: Path) -> None:
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.jpg")
+    (tmp_path / "boxes.csv").write_text("filename,width,height,class,xmin,ymin,xmax,ymax\na.jpg,9,9,crack,1,1,5,5\n")
+    result = run("validate", tmp_path)
+    assert result.exit_code == 2
+    first, *_, last = result.output.strip().splitlines()
+    assert (first, last) == ("no format: 0 images, 0 instances, 0 classes", "errors: fix them")
 
 
 def test_of_very_many_findings_the_first_are_listed_and_all_are_counted(
