@@ -6,6 +6,7 @@ from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
 from segdist.core import masks, panels
+from segdist.core.panels import drawing
 from segdist.core.records import Instance, Prediction, Sample
 
 CLASSES = ("wall", "window")
@@ -144,3 +145,20 @@ def test_encoded_pictures_are_read_back_in_rgb() -> None:
     lossy = np.asarray(Image.open(io.BytesIO(panels.encode_jpeg(red)))).astype(int)
     assert (lossless == red).all()
     assert np.abs(lossy - red).max() < 12
+
+
+@pytest.mark.parametrize("size_hw", [(60, 80), (30, 40)], ids=["own", "smaller"])
+def test_of_an_object_in_a_large_picture_no_more_is_kept_than_there_is_of_it(size_hw: tuple[int, int]) -> None:
+    """Of thousands of specks in a photograph the whole masks took gigabytes, and minutes to draw."""
+    whole = np.zeros((60, 80), np.bool_)
+    whole[20:24, 30:40] = True
+    speck = Instance("a", masks.encode(whole), (30, 20, 40, 24))
+    shape = drawing.DrawnInstance.of(speck, size_hw, ("a",))
+    scale = 60 // size_hw[0]
+    assert shape.mask_HW is not None
+    assert (shape.mask_HW.shape, shape.at_yx) == ((4 // scale, 10 // scale), (20 // scale, 30 // scale))
+    picture = drawing.overlay(np.zeros((*size_hw, 3), np.uint8), [speck], ("a",), labels=False)
+    touched = np.argwhere(picture.any(axis=2))
+    assert np.abs(touched.min(axis=0) - shape.at_yx).max() <= 1, "the outline may lie beside it"
+    edge = np.array(shape.at_yx) + shape.mask_HW.shape - 1
+    assert np.abs(touched.max(axis=0) - edge).max() <= 1

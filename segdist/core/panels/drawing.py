@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from segdist.core import masks
-from segdist.core.records import Instance
+from segdist.core.records import Instance, Rle
 
 ImageHWC = NDArray[np.uint8]
 Rgb = tuple[int, int, int]
@@ -74,28 +74,48 @@ def encode_png(image_HWC: ImageHWC) -> bytes:
 
 @dataclass(frozen=True)
 class DrawnInstance:
-    """An instance at the size at which it is drawn."""
+    """An instance at the size at which it is drawn.
+
+    Attributes:
+        text: its name.
+        colour: of its class.
+        mask_HW: what of its mask lies between the first and last rows and columns that have some of it: of thousands of
+            objects in a photograph the whole masks would fill the memory.
+        box_xyxy: of the instance.
+        at_yx: where the mask's first row and column lie.
+    """
 
     text: str
     colour: Rgb
     mask_HW: masks.Mask | None
     box_xyxy: tuple[int, int, int, int]
+    at_yx: tuple[int, int] = (0, 0)
 
     @classmethod
     def of(cls, instance: Instance, size_hw: Sequence[int], classes: Sequence[str]) -> "DrawnInstance":
         """The shape of an instance in a picture of this size."""
         height, width = size_hw[0], size_hw[1]
-        mask = scale = None
+        mask, scale, at_yx = None, None, (0, 0)
         if instance.mask is not None:
             scale = height / instance.mask.size_hw[0], width / instance.mask.size_hw[1]
-            mask = masks.decode_resized(instance.mask, (height, width))
+            mask, at_yx = _cut_out(instance.mask, (height, width))
         x1, y1, x2, y2 = instance.mask.box_xyxy if instance.mask is not None else instance.box_xyxy
         down, right = scale or (1.0, 1.0)
         box = (math.floor(x1 * right), math.floor(y1 * down), math.ceil(x2 * right), math.ceil(y2 * down))
         known = instance.label in classes and not instance.is_crowd
         shade = colour(list(classes).index(instance.label)) if known else CROWD
         score = f" {instance.score:.2f}" if instance.score < 1 else ""
-        return cls(instance.label + score, shade, mask, box)
+        return cls(instance.label + score, shade, mask, box, at_yx)
+
+
+def _cut_out(rle: Rle, size_hw: tuple[int, int]) -> tuple[masks.Mask, tuple[int, int]]:
+    """The mask in a picture of this size, cut to what there is of it, and where that begins."""
+    if rle.size_hw == size_hw:
+        rows, columns = masks.tight_cut(rle)
+        return masks.decode_cut(rle, (rows, columns)), (rows.start, columns.start)
+    whole_HW = masks.decode_resized(rle, size_hw)
+    x, y, width, height = cv2.boundingRect(np.ascontiguousarray(whole_HW).view(np.uint8))
+    return whole_HW[y : y + height, x : x + width].copy(), (y, x)
 
 
 def mask_at(instance: Instance, own_hw: tuple[int, int], size_hw: Sequence[int]) -> masks.Mask:
@@ -119,10 +139,15 @@ def draw(image_HWC: ImageHWC, shapes: Sequence[DrawnInstance]) -> ImageHWC:
             cv2.rectangle(picture, (x1, y1), (x2 - 1, y2 - 1), shape.colour, stroke)
             continue
         # From the image itself, not from what lies below: the colour of a window is the same on every wall.
-        picture[shape.mask_HW] = (
-            image_HWC[shape.mask_HW] * (1 - _FILL) + np.array(shape.colour, np.float32) * _FILL
+        if not shape.mask_HW.size:
+            continue
+        (y, x), (height, width) = shape.at_yx, shape.mask_HW.shape
+        below_HWC = image_HWC[y : y + height, x : x + width]
+        picture[y : y + height, x : x + width][shape.mask_HW] = (
+            below_HWC[shape.mask_HW] * (1 - _FILL) + np.array(shape.colour, np.float32) * _FILL
         ).astype(np.uint8)
-        contours, _ = cv2.findContours(shape.mask_HW.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        outlined_HW = shape.mask_HW.astype(np.uint8)
+        contours, _ = cv2.findContours(outlined_HW, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=(x, y))
         cv2.drawContours(picture, contours, -1, shape.colour, stroke, cv2.LINE_AA)
     return picture
 
@@ -150,6 +175,7 @@ def _name_tag_box(
     _, _, text_width, text_height = (math.ceil(v) for v in pen.textbbox((0, 0), shape.text, font=font))
     width, height = text_width + 8, text_height + 5
     thick, centre_x, centre_y = _thickest(shape.mask_HW)
+    centre_y, centre_x = centre_y + shape.at_yx[0], centre_x + shape.at_yx[1]
     if thick > width / 2:
         x, y = centre_x - width // 2, centre_y - height // 2
     else:
@@ -160,7 +186,7 @@ def _name_tag_box(
 
 def _thickest(mask_HW: masks.Mask | None) -> tuple[float, int, int]:
     """The largest distance of a pixel to the object's edge, and that pixel's x and y."""
-    if mask_HW is None:
+    if mask_HW is None or not mask_HW.size:
         return 0.0, 0, 0
     distance = cv2.distanceTransform(np.pad(mask_HW.astype(np.uint8), 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
     y, x = np.unravel_index(int(np.argmax(distance)), distance.shape)
