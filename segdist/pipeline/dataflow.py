@@ -41,7 +41,9 @@ def map_items(
     Raises:
         SegdistError: a worker met it.
     """
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_no_progress_timeout_s = -1  # half an hour by default: an item may take longer on a slow machine
     # Its plans and metrics are no news to a user. After the line above: when it is imported, it sets levels of its own.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     rows = ray.data.from_items(list(items), override_num_blocks=len(items)).map(function, **how)

@@ -249,13 +249,17 @@ def _choices(
     if job.label.policy != "auto" or not _is_asked(dataset, job):
         return {}
 
-    def ask() -> Iterator[str]:
-        units = label_pool.polled(dataset, job.label, job.hidden, job.decisions)
-        images = sum(len(unit["rows"]) for unit in units)
-        on_progress(f"asking all teachers about {counted(images, 'image')}, to choose who labels each class")
-        return label_pool.asked(units, job, teacher, PollShard)
+    def target(name: str) -> str:
+        return storage.join(root, f"polled-{name}.json")
 
-    return label_pool.poll_of(root, ask).choices(job.label.teacher.name, floor=FILLED_BOX.name)
+    units = label_pool.polled(dataset, job.label, job.hidden, target, job.decisions)
+    poll = label_pool.poll_of(
+        units,
+        lambda todo: label_pool.asked(todo, job, teacher, PollShard),
+        whom=f"all teachers about {counted(sum(len(unit['rows']) for unit in units), 'image')}",
+        on_progress=on_progress,
+    )
+    return poll.choices(job.label.teacher.name, floor=FILLED_BOX.name)
 
 
 def _run(units: Sequence[LabelUnit], job: LabelJob, teacher: TeacherMaker) -> Iterator[ShardSummary]:

@@ -1,18 +1,18 @@
 """Labelling over a cluster: a pool of actors, the units that they are given, and the shards that these become."""
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from segdist.core import storage
 from segdist.core.bounded_json import load_json
 from segdist.core.errors import StorageError
 from segdist.core.spec import LabelSpec
+from segdist.core.text import counted
 from segdist.datasets.shards import Dataset, ShardSummary, read_samples, read_summary
 from segdist.labelling.corrections import Corrections
 from segdist.labelling.election import Poll
@@ -25,8 +25,9 @@ from segdist.pipeline.meters import begin, gauges
 POLLED_IMAGES = 96
 """Images about which all teachers are asked before one is chosen for each class."""
 _POLLED_AT_ONCE = 8
-_POLL = "polled.json"
 OnProgress = Callable[[str], None]
+_Unit = TypeVar("_Unit", bound=PollUnit | LabelUnit)
+_T = TypeVar("_T")
 
 
 def units_of(root: str, dataset: Dataset, spec: LabelSpec, limit: int) -> list[LabelUnit]:
@@ -48,7 +49,11 @@ def units_of(root: str, dataset: Dataset, spec: LabelSpec, limit: int) -> list[L
 
 
 def polled(
-    dataset: Dataset, spec: LabelSpec, hidden: Sequence[str], decisions: Corrections | None = None
+    dataset: Dataset,
+    spec: LabelSpec,
+    hidden: Sequence[str],
+    target: Callable[[str], str],
+    decisions: Corrections | None = None,
 ) -> list[PollUnit]:
     """Images of the splits that models learn and are chosen on; the test split is nobody's advice.
 
@@ -58,6 +63,7 @@ def polled(
         dataset: the images.
         spec: whose splits are labelled.
         hidden: splits whose human masks are not to be seen.
+        target: the file that a unit becomes, by a name of its own.
         decisions: of people in reviews; an image that they are about shows a human mask wherever it is.
     """
     decided = decisions.of_image if decisions else {}
@@ -72,8 +78,11 @@ def polled(
     chosen = sorted(chosen + _spread(others, POLLED_IMAGES - len(chosen)))
     units: list[PollUnit] = []
     for uri, of_shard in groupby(chosen, key=itemgetter(0)):
-        rows = [row for _, row in of_shard]
-        units += [{"shard": uri, "rows": rows[i : i + _POLLED_AT_ONCE]} for i in range(0, len(rows), _POLLED_AT_ONCE)]
+        every = [row for _, row in of_shard]
+        for start in range(0, len(every), _POLLED_AT_ONCE):
+            rows = every[start : start + _POLLED_AT_ONCE]
+            name = uri.rpartition("/")[2].removesuffix(".parquet")
+            units.append({"shard": uri, "rows": rows, "target": target(f"{name}-{rows[0]:05d}-{rows[-1] + 1:05d}")})
     return units
 
 
@@ -97,16 +106,24 @@ def _spread(places: list[tuple[str, int]], most: int) -> list[tuple[str, int]]:
     return places[:: max(1, -(-len(places) // most))]
 
 
-def poll_of(root: str, ask: Callable[[], Iterator[str]]) -> Poll:
-    """A poll, kept beside the labels, so that it is taken once."""
-    uri = storage.join(root, _POLL)
-    poll = Poll()
-    if storage.exists(uri):
-        poll.add_content(load_json(storage.read_bytes(uri), uri, error=StorageError))
-    else:
-        for text in ask():
-            poll.add_content(json.loads(text))
-        storage.write_atomic(uri, json.dumps(poll.content).encode())
+def poll_of(
+    units: Sequence[_Unit], ask: Callable[[Sequence[_Unit]], Iterator[str]], *, whom: str, on_progress: OnProgress
+) -> Poll:
+    """What units have counted, each in a file beside the labels, so that nobody is asked twice.
+
+    Args:
+        units: all of them; `target` is the file.
+        ask: has some of them asked.
+        whom: is asked, and about what, in words.
+        on_progress: takes a line with each.
+    """
+    todo, poll = [unit for unit in units if not storage.exists(unit["target"])], Poll()
+    if todo:
+        on_progress(f"asking {whom}, to choose who labels each class")
+        for _, place in _with_place(ask(todo), len(todo)):
+            on_progress(f"asking {whom}: {place}")
+    for unit in units:
+        poll.add_content(load_json(storage.read_bytes(unit["target"]), unit["target"], error=StorageError))
     return poll
 
 
@@ -132,6 +149,8 @@ def made(
         def show(images: int) -> None:
             shown.show("segdist_labelling_images", before + images, state="done", **told_as)
 
+        if todo:
+            on_progress(f"labelling {counted(planned - before, 'image')} in {counted(len(todo), 'shard')}")
         new = list(_reported(run(todo), len(todo), started, on_progress, show)) if todo else []
     images = sum(len(summary.rows) for summary in new)
     return [*done, *new], images / (time.monotonic() - started) if new else None
@@ -175,13 +194,19 @@ def _reported(
 ) -> Iterator[ShardSummary]:
     images = 0
     show(images)
-    for number, shard in enumerate(shards, start=1):
+    for shard, place in _with_place(shards, total):
         images += len(shard.rows)
         show(images)
-        seconds = time.monotonic() - started
-        minutes, rest = divmod(int(seconds / number * (total - number)), 60)
-        on_progress(f"labelling shard {number}/{total}, {images / seconds:.1f} images/s, {minutes}:{rest:02d} left")
+        on_progress(f"labelling shard {place}, {images / (time.monotonic() - started):.1f} images/s")
         yield shard
+
+
+def _with_place(done: Iterator[_T], total: int) -> Iterator[tuple[_T, str]]:
+    """Each with its place among all, and the minutes and seconds that are left."""
+    started = time.monotonic()
+    for number, one in enumerate(done, start=1):
+        minutes, rest = divmod(int((time.monotonic() - started) / number * (total - number)), 60)
+        yield one, f"{number}/{total}, {minutes}:{rest:02d} left"
 
 
 def _split_of(shard_uri: str) -> str:

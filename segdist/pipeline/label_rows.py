@@ -1,6 +1,5 @@
 """One unit of labelling: the images of a part of a shard, decoded, asked about, decided and measured."""
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import repeat
 from typing import Any, TypedDict
 
+from segdist.core import storage
 from segdist.core.errors import DataError
 from segdist.core.plugins import Question
 from segdist.core.records import Finding, Sample, Severity
@@ -147,15 +147,10 @@ class LabelShard:
 
 
 class PollUnit(TypedDict):
-    """Some images of a shard, by their places in it."""
+    """Some images of a shard, by their places in it, and the file that they become."""
 
     shard: str
     rows: list[int]
-
-
-class KnownUnit(PollUnit):
-    """The same, with the shard that they become."""
-
     target: str
 
 
@@ -167,7 +162,7 @@ class KnownShard:
         self._teacher = teacher(job.label, job.classes, job.trained_uri)
 
     @answers
-    def __call__(self, unit: KnownUnit) -> str:
+    def __call__(self, unit: PollUnit) -> str:
         """Write a shard of a unit's images with such objects; its summary as JSON."""
         rows = read_rows(unit["shard"])
         known = [rows[n] for n in unit["rows"] if self._has_masks(rows[n][0])]
@@ -187,7 +182,7 @@ class PollShard:
 
     @answers
     def __call__(self, unit: PollUnit) -> str:
-        """What a poll counts over the images of a unit, as JSON; people's masks are asked for once more."""
+        """Write what a poll counts over the images of a unit, as JSON; people's masks are asked for once more."""
         rows = read_rows(unit["shard"])
         poll = Poll()
         for entries in _entries([rows[n] for n in unit["rows"]], replace(self._job, asks_all=True)):
@@ -200,7 +195,8 @@ class PollShard:
                     known = seen.instances[index].mask
                     if known is None or known.area:  # of what a person found nothing in, nobody can be near
                         poll.add(entry.shown.instances[index], of_one, known)
-        return json.dumps(poll.content)
+        storage.write_json(unit["target"], poll.content)
+        return unit["target"]
 
 
 @dataclass(frozen=True)

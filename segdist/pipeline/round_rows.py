@@ -1,10 +1,10 @@
 """One unit of a round: the objects of some images, shown to the student that never saw them, and decided anew."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from segdist.core import storage
 from segdist.core.plugins import Question
 from segdist.core.records import Instance, Sample, Verdict
 from segdist.core.spec import LabelSpec, StudentSpec
@@ -95,14 +95,15 @@ class RoundPoll(_Round):
 
     @answers
     def __call__(self, unit: RoundUnit) -> str:
-        """What a poll counts over the images of a unit, as JSON."""
+        """Write what a poll counts over the images of a unit, as JSON."""
         poll = Poll()
         for look in self._looked_at(unit):
             for index, drawn in look.objects:
                 label, truth = look.labels.instances[index], self._job.seen(look.truth).instances[index].mask
                 if truth is not None and truth.area:
                     poll.add(label, proposals(label, drawn, name=self._name), truth)
-        return json.dumps(poll.content)
+        storage.write_json(unit["target"], poll.content)
+        return unit["target"]
 
 
 class RoundShard(_Round):

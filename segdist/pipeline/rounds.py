@@ -7,6 +7,7 @@ made again.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 
 from pydantic import TypeAdapter
 
@@ -17,7 +18,7 @@ from segdist.labelling.quality import summarise
 from segdist.labelling.rounds import Done, label_name
 from segdist.pipeline import label_pool
 from segdist.pipeline.label_pool import OnProgress
-from segdist.pipeline.label_rows import KnownShard, KnownUnit, LabelJob, LabelUnit, PollUnit, TeacherMaker
+from segdist.pipeline.label_rows import KnownShard, LabelJob, LabelUnit, TeacherMaker
 from segdist.pipeline.round_rows import RoundJob, RoundPoll, RoundShard, RoundUnit, student
 from segdist.pipeline.students import learned
 from segdist.sweepfile.students import student_of
@@ -48,7 +49,12 @@ def self_trained(
     again = RoundJob(**fields, students=places, halves=halves, options=student_of(policy))
     known = _units(_known(before, job, dataset, teacher), dataset, root)
     if known:
-        poll = label_pool.poll_of(root, lambda: label_pool.asked(known, again, student, RoundPoll))
+        poll = label_pool.poll_of(
+            [RoundUnit(**{**unit, "target": f"{unit['target']}.polled.json"}) for unit in known],
+            lambda todo: label_pool.asked(todo, again, student, RoundPoll),
+            whom="students about objects with a mask of a person",
+            on_progress=on_progress,
+        )
         choices = poll.choices(preferred=label_name(policy.rounds))
         again = replace(again, choices={label: choice for label, choice in choices.items() if choice.by == "masks"})
 
@@ -92,10 +98,7 @@ def _known(before: Dataset, job: LabelJob, dataset: Dataset, teacher: TeacherMak
     there = sorted(uri for uri in there if _file(uri).startswith(_KNOWN))
     if "rounds" in before.manifest.details:
         return there  # the round made them
-    units = [
-        KnownUnit(shard=unit["shard"], rows=unit["rows"], target=_target(before.uri, unit))
-        for unit in label_pool.polled(dataset, job.label, job.hidden, job.decisions)
-    ]
+    units = label_pool.polled(dataset, job.label, job.hidden, partial(_known_shard, before.uri), job.decisions)
     first = replace(job, choices=_CHOICES.validate_python(before.manifest.details.get("choices") or {}))
     if todo := [unit for unit in units if unit["target"] not in there]:
         for _ in label_pool.asked(todo, first, teacher, KnownShard):
@@ -103,9 +106,8 @@ def _known(before: Dataset, job: LabelJob, dataset: Dataset, teacher: TeacherMak
     return sorted(unit["target"] for unit in units)
 
 
-def _target(root: str, unit: PollUnit) -> str:
-    name = _file(unit["shard"]).removesuffix(".parquet")
-    return storage.join(root, f"{_KNOWN}{name}-{unit['rows'][0]:05d}-{unit['rows'][-1] + 1:05d}.parquet")
+def _known_shard(root: str, name: str) -> str:
+    return storage.join(root, f"{_KNOWN}{name}.parquet")
 
 
 def _units(labels: Sequence[str], dataset: Dataset, root: str) -> list[RoundUnit]:
