@@ -73,7 +73,9 @@ def test_each_class_gets_the_teacher_nearest_to_human_masks_and_the_labels_say_w
     assert others
     for file in (first, Path(labels.uri) / "manifest.json"):
         file.unlink()
-    assert made(tmp_path, policy="auto", teachers=[OTSU]).manifest == labels.manifest
+    again = made(tmp_path, policy="auto", teachers=[OTSU]).manifest
+    assert again.content_hash == labels.manifest.content_hash
+    assert again.details["choices"] == labels.manifest.details["choices"]
     assert [Path(unit["target"]) for unit in asked_again] == [first], "the others have answered"
 
 
