@@ -66,9 +66,13 @@ def test_each_class_gets_the_teacher_nearest_to_human_masks_and_the_labels_say_w
     quality = labels.manifest.details["quality"]
     assert quality["iou"] > quality["box_fill_iou"]
     assert set(quality["strategies"]) == set(choice["would_give"])
-    asked_again = list[Any]()
-    asked = label_pool.asked
-    monkeypatch.setattr(label_pool, "asked", lambda units, *how: asked_again.extend(units) or asked(units, *how))
+    asked_again, asked = list[Any](), label_pool.asked
+
+    def noted(units: Sequence[Any], *how: Any) -> Iterator[str]:
+        asked_again.extend(units)
+        return asked(units, *how)
+
+    monkeypatch.setattr(label_pool, "asked", noted)
     first, *others = sorted(Path(labels.uri).glob("polled-*.json"))
     assert others
     for file in (first, Path(labels.uri) / "manifest.json"):
