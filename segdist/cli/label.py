@@ -132,7 +132,10 @@ def import_(
         for one in found.first_skipped:
             say(f"passed over: {one}")
         if found.corrections.of_image:
-            say(f"They count from now on: {shlex.join(['segdist', 'label', *sweep])}, or `segdist run`.")
+            say(
+                f"They count from now on: {shlex.join(['segdist', 'label', *sweep])}, or `segdist run`. Where they decide "
+                "who labels (`label.policy: auto`) or students learn them (`label.rounds`), all labels are made anew."
+            )
 
 
 def _verdicts(names: list[str]) -> "list[Verdict]":
