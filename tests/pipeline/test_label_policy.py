@@ -91,6 +91,14 @@ def test_without_human_masks_the_named_teacher_labels(tmp_path: Path) -> None:
     assert (choice["teacher"], choice["by"]) == ("classical thin", "name")
 
 
+def test_a_teacher_that_is_named_twice_is_asked_once() -> None:
+    label = LabelSpec.model_validate({"teacher": THIN, "teachers": [OTSU, THIN, OTSU], "policy": "auto"})
+    assert [one.name for one in label.asked] == ["classical thin", "classical otsu", "classical box"]
+    other = {"family": "classical", "classical": {"method": "grabcut", "iterations": 2}}
+    grabcut = {"family": "classical", "classical": {"method": "grabcut", "iterations": 3}}
+    assert len(LabelSpec.model_validate({"teacher": grabcut, "teachers": [other], "policy": "auto"}).asked) == 3
+
+
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Labelling without Ray, by actors in this process."""
