@@ -133,8 +133,9 @@ def import_(
             say(f"passed over: {one}")
         if found.corrections.of_image:
             say(
-                f"They count from now on: {shlex.join(['segdist', 'label', *sweep])}, or `segdist run`. Where they decide "
-                "who labels (`label.policy: auto`) or students learn them (`label.rounds`), all labels are made anew."
+                f"They count from now on: {shlex.join(['segdist', 'label', *sweep])}, or `segdist run`. Where they "
+                "decide who labels (`label.policy: auto`) or students learn them (`label.rounds`), all labels are made "
+                "anew."
             )
 
 

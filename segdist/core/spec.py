@@ -430,7 +430,7 @@ class LabelSpec(Placed):
 
     @property
     def asked(self) -> tuple[TeacherSpec, ...]:
-        """All teachers, each once, the first of them `teacher`; the filled box is one where each class elects its own."""
+        """All teachers, each once, first `teacher`; the filled box is one where each class elects its own."""
         every = (self.teacher, *self.teachers)
         named = tuple(one for n, one in enumerate(every) if one not in every[:n])
         lacks_box = self.policy == "auto" and FILLED_BOX.name not in (one.name for one in named)
