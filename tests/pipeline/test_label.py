@@ -217,7 +217,7 @@ def test_a_pool_of_teachers_labels_every_image_once_and_the_second_time_nothing_
     assert len(list(labels.samples())) == 14
     assert len(labels.manifest.shards) == 4
     assert labels.manifest.details["quality"]["iou"] > 0.5
-    assert len(said) == 4
+    assert (said[0], len(said)) == ("labelling 14 images in 4 shards", 1 + 4)
     rows = dataset.reader("train", tmp_path / "cache", labels=labels, hide_masks=True)
     truth = {s.image_id: s for s in dataset.samples()}
     for index in range(len(rows)):
