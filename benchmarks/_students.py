@@ -162,13 +162,12 @@ def _lasting(run: RunSpec, of: Photographs, train: Sequence[LabelledImage], seco
     def report(metrics: Metrics, _: object) -> None:  # noqa: ARG001 - what a fit reports with
         told.append(time.process_time())
 
-    phases = run.train.phases
-    two_each = [phase.model_copy(update={"epochs": 2}) for phase in phases]
+    *before, last = run.train.phases
+    two_each = [phase.model_copy(update={"epochs": 2}) for phase in (*before, last)]
     fit(_with_phases(run, two_each), of.classes, train=few, val=few[:1], report=report)
-    epochs = np.diff(told)[1::2] * (len(train) / len(few))
-    *before, last = phases
-    left = seconds - sum(phase.epochs * epoch for phase, epoch in zip(before, epochs, strict=False))
-    return _with_phases(run, (*before, last.model_copy(update={"epochs": max(1, round(left / epochs[-1]))})))
+    *others, epoch = np.diff(told)[1::2] * (len(train) / len(few))
+    left = seconds - sum(phase.epochs * other for phase, other in zip(before, others, strict=True))
+    return _with_phases(run, (*before, last.model_copy(update={"epochs": max(1, round(left / epoch))})))
 
 
 def _with_phases(run: RunSpec, phases: Sequence[Any]) -> RunSpec:

@@ -252,7 +252,7 @@ def _choices(
     def target(name: str) -> str:
         return storage.join(root, f"polled-{name}.json")
 
-    units = label_pool.polled(dataset, job.label, job.hidden, target, job.decisions)
+    units = label_pool.polled(dataset, job, target)
     poll = label_pool.poll_of(
         units,
         lambda todo: label_pool.asked(todo, job, teacher, PollShard),

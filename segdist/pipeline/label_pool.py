@@ -14,7 +14,6 @@ from segdist.core.errors import StorageError
 from segdist.core.spec import LabelSpec
 from segdist.core.text import counted
 from segdist.datasets.shards import Dataset, ShardSummary, read_samples, read_summary
-from segdist.labelling.corrections import Corrections
 from segdist.labelling.election import Poll
 from segdist.pipeline.cluster import connected, slots
 from segdist.pipeline.dataflow import map_items
@@ -48,31 +47,23 @@ def units_of(root: str, dataset: Dataset, spec: LabelSpec, limit: int) -> list[L
     return found
 
 
-def polled(
-    dataset: Dataset,
-    spec: LabelSpec,
-    hidden: Sequence[str],
-    target: Callable[[str], str],
-    decisions: Corrections | None = None,
-) -> list[PollUnit]:
+def polled(dataset: Dataset, job: LabelJob, target: Callable[[str], str]) -> list[PollUnit]:
     """Images of the splits that models learn and are chosen on; the test split is nobody's advice.
 
     Two thirds of them, if there are as many, show a human mask that may be seen; both parts are spread over all shards.
 
     Args:
         dataset: the images.
-        spec: whose splits are labelled.
-        hidden: splits whose human masks are not to be seen.
+        job: which splits are labelled, and what of people may be seen: an image that a review has decided about shows
+            a human mask wherever it is.
         target: the file that a unit becomes, by a name of its own.
-        decisions: of people in reviews; an image that they are about shows a human mask wherever it is.
     """
-    decided = decisions.of_image if decisions else {}
     known: list[tuple[str, int]] = []
     others: list[tuple[str, int]] = []
-    for uri in (uri for uri in dataset.shard_uris if _split_of(uri) in {*spec.splits} - {"test"}):
+    for uri in (uri for uri in dataset.shard_uris if _split_of(uri) in {*job.label.splits} - {"test"}):
         for row, sample in enumerate(read_samples(uri)):
             of_people = any(i.mask is not None and not i.is_crowd for i in sample.instances)
-            is_known = (of_people and _split_of(uri) not in hidden) or sample.image_id in decided
+            is_known = (of_people and _split_of(uri) not in job.hidden) or sample.image_id in job.decisions.of_image
             (known if is_known else others).append((uri, row))
     chosen = _spread(known, POLLED_IMAGES * 2 // 3)
     chosen = sorted(chosen + _spread(others, POLLED_IMAGES - len(chosen)))
@@ -149,9 +140,10 @@ def made(
         def show(images: int) -> None:
             shown.show("segdist_labelling_images", before + images, state="done", **told_as)
 
+        new: list[ShardSummary] = []
         if todo:
             on_progress(f"labelling {counted(planned - before, 'image')} in {counted(len(todo), 'shard')}")
-        new = list(_reported(run(todo), len(todo), started, on_progress, show)) if todo else []
+            new = list(_reported(run(todo), len(todo), started, on_progress, show))
     images = sum(len(summary.rows) for summary in new)
     return [*done, *new], images / (time.monotonic() - started) if new else None
 

@@ -98,7 +98,7 @@ def _known(before: Dataset, job: LabelJob, dataset: Dataset, teacher: TeacherMak
     there = sorted(uri for uri in there if _file(uri).startswith(_KNOWN))
     if "rounds" in before.manifest.details:
         return there  # the round made them
-    units = label_pool.polled(dataset, job.label, job.hidden, partial(_known_shard, before.uri), job.decisions)
+    units = label_pool.polled(dataset, job, partial(_known_shard, before.uri))
     first = replace(job, choices=_CHOICES.validate_python(before.manifest.details.get("choices") or {}))
     if todo := [unit for unit in units if unit["target"] not in there]:
         for _ in label_pool.asked(todo, first, teacher, KnownShard):

@@ -159,7 +159,7 @@ def poll_of_six(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
     dataset, policy = ingest(spec), spec.label
     assert policy is not None
     monkeypatch.setattr(label_pool, "POLLED_IMAGES", 6)
-    return lambda *hidden: label_pool.polled(dataset, policy, hidden, str)
+    return lambda *hidden: label_pool.polled(dataset, LabelJob(policy, dataset.manifest.classes, hidden, ""), str)
 
 
 def test_a_poll_leaves_the_test_split_alone_and_spreads_over_the_others(
